@@ -1,0 +1,25 @@
+"""Raise thousands of virtual machines over Grid'5000, step by step, and time every one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Experiment", "Spec", "__version__"]
+
+if TYPE_CHECKING:
+    from g5kvirt.experiment import Experiment
+    from g5kvirt.spec import Spec
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `import g5kvirt` costs nothing: execo starts a thread and a process on import.
+    if name == "Experiment":
+        from g5kvirt.experiment import Experiment
+
+        return Experiment
+    if name == "Spec":
+        from g5kvirt.spec import Spec
+
+        return Spec
+    raise AttributeError(f"module 'g5kvirt' has no attribute {name!r}")

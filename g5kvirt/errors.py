@@ -1,0 +1,87 @@
+"""Every error that g5kvirt raises on purpose.
+
+One sentence each: what is wrong and what to do about it. The command line prints that sentence and
+leaves with the error's ``exit_code``; a traceback means a bug in g5kvirt, never bad input.
+
+::
+
+    G5kvirtError              1
+    ├── SpecError             2   what was asked cannot be read or makes no sense
+    │   └── CapacityError     2   more was asked than exists or fits
+    ├── RunError              2   a run's name, directory or journal cannot be used
+    ├── PhaseOrderError       2   a step was called before the one it stands on
+    ├── MachineError          3   this machine cannot do it (root, packages, memory, kernel)
+    ├── TestbedError          3   the testbed does not answer or refuses
+    └── PhaseError            1   a step was tried and failed; carries phase and step
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CapacityError",
+    "G5kvirtError",
+    "MachineError",
+    "PhaseError",
+    "PhaseOrderError",
+    "RunError",
+    "SpecError",
+    "TestbedError",
+]
+
+
+class G5kvirtError(Exception):
+    """Root of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class SpecError(G5kvirtError):
+    """What was asked cannot be read or makes no sense; nothing has been touched."""
+
+    exit_code = 2
+
+
+class CapacityError(SpecError):
+    """More was asked than exists or fits.
+
+    ``asked`` and ``available`` carry the two numbers, in the unit the sentence names.
+    """
+
+    def __init__(self, message: str, *, asked: int, available: int) -> None:
+        super().__init__(message)
+        self.asked = asked
+        self.available = available
+
+
+class RunError(G5kvirtError):
+    """A run's name, directory or journal cannot be used."""
+
+    exit_code = 2
+
+
+class PhaseOrderError(G5kvirtError):
+    """A step was called before the one it stands on."""
+
+    exit_code = 2
+
+
+class MachineError(G5kvirtError):
+    """This machine cannot do it: no root, a missing package, too little memory, an old kernel."""
+
+    exit_code = 3
+
+
+class TestbedError(G5kvirtError):
+    """The testbed does not answer, or refuses what was asked."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+    exit_code = 3
+
+
+class PhaseError(G5kvirtError):
+    """A step was tried and failed; ``phase`` and ``step`` say where."""
+
+    def __init__(self, message: str, *, phase: str, step: str = "") -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.step = step

@@ -1,0 +1,98 @@
+"""What exists: the plain words that all other modules speak.
+
+Sizes are in bytes, rates in bits per second, times in seconds since the epoch (UTC), durations in
+seconds. Everything is frozen; a changed thing is a new thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+__all__ = ["GIB", "MIB", "VM", "Facts", "Host", "Reservation", "SubNetwork", "to_plain"]
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host says about itself, asked by the host agent."""
+
+    cores: int
+    memory: int  #: bytes of RAM in all
+    kvm: bool  #: True only if a guest really started with KVM
+    clock_offset: float = 0.0  #: its clock minus ours, seconds
+
+
+@dataclass(frozen=True)
+class Host:
+    """A physical machine: it carries VMs, or services as a service machine.
+
+    ``name`` is the testbed's own name for it (``graphene-3.nancy.grid5000.fr``); ``address`` is the
+    name by which it is reached now (inside a KaVLAN: ``graphene-3-kavlan-14.nancy.grid5000.fr``).
+    """
+
+    name: str
+    site: str
+    cluster: str
+    cores: int  #: from the reference API
+    memory: int  #: bytes, from the reference API
+    nic_rate: float = 1e9  #: bits per second
+    switch: str = ""
+    address: str = ""
+
+    @property
+    def uid(self) -> str:
+        """Short name: ``graphene-3``."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class SubNetwork:
+    """A range of addresses reserved for VMs on one site."""
+
+    site: str
+    network: IPv4Network
+    gateway: IPv4Address | None = None
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What the testbed gave: a job on every site, its hosts, sub-networks and KaVLAN."""
+
+    jobs: Mapping[str, int]  #: site → OAR job id
+    hosts: tuple[Host, ...]
+    subnetworks: tuple[SubNetwork, ...]
+    vlan: int | None
+    vlan_site: str | None  #: the site whose job holds the KaVLAN
+    start: float
+    walltime: float
+
+
+@dataclass(frozen=True)
+class VM:
+    """One virtual machine: where it runs and what it answers to."""
+
+    index: int  #: 1, 2, … in the order of placement
+    name: str
+    host: str  #: `Host.name`
+    site: str
+    ip: IPv4Address
+    mac: str  #: lower case, colons
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn dataclasses, addresses, mappings and sequences into what JSON can hold."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {k: to_plain(v) for k, v in asdict(value).items()}
+    if isinstance(value, IPv4Address | IPv4Network):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_plain(v) for v in value]
+    return value
