@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = ["GIB", "MIB", "VM", "Facts", "Host", "Reservation", "SubNetwork", "to_plain"]
 
+# What the journal holds is read back by the `from_plain` of each class, so that a run can be opened again.
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -49,6 +51,11 @@ class Host:
         """Short name: ``graphene-3``."""
         return self.name.partition(".")[0]
 
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Host:
+        """Undo `to_plain`."""
+        return cls(**plain)
+
 
 @dataclass(frozen=True)
 class SubNetwork:
@@ -57,6 +64,12 @@ class SubNetwork:
     site: str
     network: IPv4Network
     gateway: IPv4Address | None = None
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> SubNetwork:
+        """Undo `to_plain`."""
+        gateway = plain["gateway"]
+        return cls(plain["site"], IPv4Network(plain["network"]), IPv4Address(gateway) if gateway else None)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,19 @@ class Reservation:
     vlan_site: str | None  #: the site whose job holds the KaVLAN
     start: float
     walltime: float
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Reservation:
+        """Undo `to_plain`."""
+        return cls(
+            jobs=dict(plain["jobs"]),
+            hosts=tuple(Host.from_plain(h) for h in plain["hosts"]),
+            subnetworks=tuple(SubNetwork.from_plain(s) for s in plain["subnetworks"]),
+            vlan=plain["vlan"],
+            vlan_site=plain["vlan_site"],
+            start=plain["start"],
+            walltime=plain["walltime"],
+        )
 
 
 @dataclass(frozen=True)

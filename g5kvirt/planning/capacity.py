@@ -1,0 +1,67 @@
+"""How many VMs a host can carry.
+
+A rule is a function of all hosts' cores and memories at once (numpy arrays), registered under a name
+that `CapacityRule.rule` gives. Add another with `register_rule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from g5kvirt.errors import SpecError
+from g5kvirt.inventory import MIB
+from g5kvirt.spec import CapacityRule, VMSpec, near
+
+__all__ = ["RULES", "CapacityRule", "Rule", "capacities", "capacity", "register_rule"]
+
+Ints = NDArray[np.int64]
+
+#: (cores, bytes of memory, parameters, size of a VM) → VMs, an element for each host
+Rule = Callable[[Ints, Ints, CapacityRule, VMSpec], Ints]
+
+RULES: dict[str, Rule] = {}
+
+
+def register_rule(name: str) -> Callable[[Rule], Rule]:
+    """Decorator: make a rule known under ``name``."""
+
+    def add(rule: Rule) -> Rule:
+        if name in RULES:
+            raise ValueError(f"there is already a capacity rule {name!r}")
+        RULES[name] = rule
+        return rule
+
+    return add
+
+
+@register_rule("2013")
+def formula_2013(cores: Ints, memory: Ints, rule: CapacityRule, vm: VMSpec) -> Ints:
+    """min(max_per_host, per_core × cores, (MemTotal − host_reserve) / (disk + memory)).
+
+    Kadeploy3's VM testbed of 2013 used 18, 2, 1024 MB and 564 + 350 MB; its slides show 2 to 16 VMs
+    a node.
+    """
+    by_memory = np.maximum(memory - rule.host_reserve * MIB, 0) // vm.footprint
+    found: Ints = np.minimum(np.minimum(rule.per_core * cores, by_memory), rule.max_per_host)
+    return found
+
+
+def capacities(
+    cores: Sequence[int] | Ints, memory: Sequence[int] | Ints, rule: CapacityRule, vm: VMSpec
+) -> Ints:
+    """How many VMs each host can carry, 0 if none. ``memory`` in bytes.
+
+    Raises SpecError if ``rule.rule`` is unknown.
+    """
+    if rule.rule not in RULES:
+        raise SpecError(f"unknown capacity rule {rule.rule!r}: {near(rule.rule, RULES)}")
+    found = RULES[rule.rule](np.asarray(cores, np.int64), np.asarray(memory, np.int64), rule, vm)
+    return np.maximum(np.asarray(found, np.int64), 0)
+
+
+def capacity(cores: int, memory: int, rule: CapacityRule, vm: VMSpec) -> int:
+    """How many VMs one host with ``cores`` and ``memory`` bytes can carry."""
+    return int(capacities([cores], [memory], rule, vm)[0])

@@ -1,0 +1,102 @@
+"""Whether what is asked exists: the checks of a spec against a testbed's inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.inventory import Host
+from g5kvirt.planning.capacity import RULES, capacities
+from g5kvirt.planning.placement import STRATEGIES
+from g5kvirt.planning.services import machines_per_site, services_per_site
+from g5kvirt.spec import Spec, near
+
+__all__ = ["check_against", "check_names"]
+
+
+def check_names(spec: Spec) -> None:
+    """Raises SpecError if the placement strategy or the capacity rule is not registered."""
+    if spec.placement not in STRATEGIES:
+        raise SpecError(f"unknown placement strategy {spec.placement!r}: {near(spec.placement, STRATEGIES)}")
+    if spec.capacity.rule not in RULES:
+        raise SpecError(f"unknown capacity rule {spec.capacity.rule!r}: {near(spec.capacity.rule, RULES)}")
+
+
+def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> None:
+    """Check what is asked against what exists, before anything is reserved.
+
+    Raises SpecError for an unknown site, cluster, strategy or rule; CapacityError, with the numbers and
+    what would fit, for more machines than a site has or more VMs than its best machines could carry.
+    Which machines OAR will give is not known yet: `place` checks again with those.
+    """
+    check_names(spec)
+    clusters = spec.clusters or {}
+    fitting: dict[str, list[Host]] = {}
+    for site in spec.sites:
+        if site not in hosts_by_site:
+            raise SpecError(f"unknown site {site!r}: {near(site, hosts_by_site)}")
+        fitting[site] = list(hosts_by_site[site])
+        if (cluster := clusters.get(site)) is not None:
+            known = {h.cluster for h in fitting[site]}
+            if cluster not in known:
+                raise SpecError(f"unknown cluster {cluster!r} on {site}: {near(cluster, known)}")
+            fitting[site] = [h for h in fitting[site] if h.cluster == cluster]
+    _check_machines(spec, fitting)
+    _check_vms(spec, fitting)
+
+
+def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
+    services = services_per_site(spec.sites, spec.services)
+    for site, asked in machines_per_site(spec).items():
+        there = len(fitting[site])
+        if asked <= there:
+            continue
+        where = (
+            f"cluster {spec.clusters[site]} of {site}" if spec.clusters and site in spec.clusters else site
+        )
+        room = there - services[site]
+        advice = (
+            f"ask for at most {_count(room, 'host')} there" if room > 0 else "choose another site or cluster"
+        )
+        wanted = f"{_count(spec.sites[site], 'host')} and {_count(services[site], 'service machine')}"
+        raise CapacityError(
+            f"{wanted} are asked on {where}, which has {_count(there, 'machine')}: {advice}",
+            asked=asked,
+            available=there,
+        )
+
+
+def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
+    best: dict[str, int] = {}
+    everything = 0
+    for site, hosts in fitting.items():
+        room = capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm)
+        largest_first = np.sort(room)[::-1]
+        best[site] = int(largest_first[: spec.sites[site]].sum())
+        # a service machine is one of them: the largest are taken for VMs in the best case
+        spare = len(hosts) - services_per_site(spec.sites, spec.services)[site]
+        everything += int(largest_first[:spare].sum())
+    total = sum(best.values())
+    if spec.vms <= total:
+        return
+    shares = ", ".join(f"{site} {number}" for site, number in best.items())
+    if total == 0:
+        advice = "ask for smaller VMs or change the capacity rule"
+    elif everything > total:
+        advice = (
+            f"ask for at most {total} VMs or for more hosts (all of these sites' machines carry {everything})"
+        )
+    else:
+        advice = f"ask for at most {total} VMs or for more sites"
+    raise CapacityError(
+        f"{_count(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
+        f"{_count(spec.hosts, 'host')}, which carry at most {total} ({shares}): {advice}",
+        asked=spec.vms,
+        available=total,
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,158 @@
+"""Addresses are unique, inside their site's part and never anybody else's."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.inventory import SubNetwork
+from g5kvirt.planning.addressing import (
+    addresses_for,
+    as_array,
+    covering,
+    free_addresses,
+    parts_by_site,
+    subnetwork_prefix,
+    usable,
+)
+from g5kvirt.planning.names import ip_texts, mac_of, mac_texts, vm_name, vm_names
+
+NETWORKS = st.builds(
+    lambda address, prefix: IPv4Network((address >> (32 - prefix) << (32 - prefix), prefix)),
+    st.integers(0x0A000000, 0x0AFFFFFF),
+    st.integers(20, 30),
+)
+
+
+@given(st.lists(NETWORKS, min_size=1, max_size=6))
+def test_the_vm_network_is_the_smallest_that_holds_all_parts(networks: list[IPv4Network]) -> None:
+    whole = covering(networks)
+    assert all(n.subnet_of(whole) for n in networks)
+    if whole.prefixlen < 32:
+        assert not any(all(n.subnet_of(half) for n in networks) for half in whole.subnets())
+
+
+def test_the_vm_network_of_two_real_sites() -> None:
+    nancy, rennes = IPv4Network("10.144.4.0/22"), IPv4Network("10.156.0.0/22")
+    assert covering([nancy]) == nancy
+    assert covering([nancy, rennes]) == IPv4Network("10.144.0.0/12")
+    with pytest.raises(SpecError, match="no sub-network"):
+        covering([])
+
+
+@st.composite
+def sites_with_parts(draw: st.DrawFn) -> list[SubNetwork]:
+    """Sub-networks that do not overlap, of up to three sites."""
+    networks: list[IPv4Network] = []
+    for network in draw(st.lists(NETWORKS, min_size=1, max_size=5)):
+        if not any(network.overlaps(n) for n in networks):
+            networks.append(network)
+    sites = draw(st.lists(st.sampled_from("abc"), min_size=len(networks), max_size=len(networks)))
+    gateways = draw(st.lists(st.booleans(), min_size=len(networks), max_size=len(networks)))
+    return [
+        SubNetwork(s, n, n.broadcast_address - 1 if g else None)
+        for s, n, g in zip(sites, networks, gateways, strict=True)
+    ]
+
+
+@given(parts=sites_with_parts(), data=st.data())
+def test_addresses(parts: list[SubNetwork], data: st.DataObject) -> None:
+    by_site = parts_by_site(parts)
+    inside = [
+        IPv4Address(int(p.network[0]) + i) for p in parts for i in (0, 1, 2, p.network.num_addresses - 1)
+    ]
+    taken = data.draw(st.lists(st.sampled_from(inside), max_size=8))
+    wanted = {site: data.draw(st.integers(0, 40)) for site in by_site}
+    room = {
+        site: len(
+            {a for p in own for a in list(p.network)[1:-2]}
+            - set(taken)
+            - {p.gateway for p in own if p.gateway}
+        )
+        for site, own in by_site.items()
+    }
+    if any(wanted[s] > room[s] for s in wanted):
+        with pytest.raises(CapacityError) as error:
+            addresses_for(wanted, parts, taken)
+        assert error.value.asked > error.value.available
+        assert str(error.value.asked) in str(error.value)
+        return
+    found = addresses_for(wanted, parts, taken)
+    everything = [IPv4Address(int(a)) for own in found.values() for a in own]
+    assert len(set(everything)) == len(everything) == sum(wanted.values())
+    forbidden = set(taken)
+    for part in parts:
+        forbidden |= {
+            part.network.network_address,
+            part.network.broadcast_address,
+            part.network.broadcast_address - 1,
+        }
+        forbidden |= {part.gateway} if part.gateway else set()
+    assert not forbidden & set(everything)
+    for site, own in found.items():
+        assert len(own) == wanted[site]
+        assert all(any(IPv4Address(int(a)) in p.network for p in by_site[site]) for a in own)
+
+
+def test_a_full_site_is_used_to_its_last_address() -> None:
+    part = SubNetwork("nancy", IPv4Network("10.144.0.0/29"))
+    found = free_addresses([part], as_array([]), 100)
+    assert ip_texts(found) == [f"10.144.0.{i}" for i in range(1, 6)]
+    with pytest.raises(CapacityError, match=r"6 addresses are needed on nancy.*only 5 free") as error:
+        addresses_for({"nancy": 6}, [part])
+    assert (error.value.asked, error.value.available) == (6, 5)
+
+
+def test_the_named_gateway_of_a_site_is_left_out_wherever_it_lies() -> None:
+    part = SubNetwork("nancy", IPv4Network("10.144.0.0/29"), IPv4Address("10.144.0.2"))
+    assert "10.144.0.2" not in ip_texts(free_addresses([part], as_array([]), 9))
+
+
+def test_a_site_without_sub_network() -> None:
+    with pytest.raises(CapacityError, match=r"on rennes but its sub-networks \(none\)"):
+        addresses_for({"rennes": 1}, [SubNetwork("nancy", IPv4Network("10.144.0.0/22"))])
+
+
+def test_overlapping_parts_are_refused() -> None:
+    with pytest.raises(SpecError, match="overlap"):
+        parts_by_site(
+            [SubNetwork("a", IPv4Network("10.0.0.0/22")), SubNetwork("b", IPv4Network("10.0.0.0/24"))]
+        )
+
+
+def test_a_large_network_is_not_spread_out_in_memory() -> None:
+    part = SubNetwork("nancy", IPv4Network("0.0.0.0/0"))
+    assert ip_texts(free_addresses([part], as_array([]), 2)) == ["0.0.0.1", "0.0.0.2"]
+
+
+@given(st.integers(0, 65533))
+def test_the_sub_network_to_reserve_is_the_smallest_that_does(addresses: int) -> None:
+    prefix = subnetwork_prefix(addresses)
+    assert 16 <= prefix <= 22
+    assert usable(IPv4Network((0, prefix))) >= addresses
+    assert prefix == 22 or usable(IPv4Network((0, prefix + 1))) < addresses
+
+
+def test_no_sub_network_is_large_enough() -> None:
+    with pytest.raises(CapacityError) as error:
+        subnetwork_prefix(65534)
+    assert error.value.available == 65533
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=30, unique=True))
+def test_macs_and_texts(numbers: list[int]) -> None:
+    array = as_array(IPv4Address(n) for n in numbers)
+    macs = mac_texts(array)
+    assert macs == [mac_of(IPv4Address(n)) for n in numbers]
+    assert len(set(macs)) == len(macs)
+    assert all(int(m[:2], 16) & 3 == 2 for m in macs), "locally administered, not multicast"
+    assert ip_texts(array) == [str(IPv4Address(n)) for n in numbers]
+
+
+def test_names() -> None:
+    assert mac_of(IPv4Address("10.144.0.1")) == "52:54:0a:90:00:01"
+    assert vm_names(3) == [vm_name(1), vm_name(2), vm_name(3)] == ["vm-1", "vm-2", "vm-3"]
