@@ -1,0 +1,222 @@
+"""The pure parts of the fan-out: envelopes, words of ssh and TakTuk, files, names."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.errors import SpecError
+from g5kvirt.remote import Access, File
+from g5kvirt.remote.access import check_host, parse_identity
+from g5kvirt.remote.envelope import Capture, one_line, script
+from g5kvirt.remote.files import pack, unpack_argv
+from g5kvirt.remote.result import failure, retry_delay
+from g5kvirt.remote.taktuk import Word, parse
+
+TOKEN = "0123456789abcdef01234567"
+words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)
+
+
+def shell(text: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["sh", "-c", text], input=stdin, capture_output=True, timeout=20)
+
+
+@given(st.lists(words, min_size=1, max_size=5))
+def test_a_shell_hands_on_every_word_as_it_was(argv: list[str]) -> None:
+    text = script(TOKEN, ["printf", r"%s\0", *argv], 10)
+    for form in (text, one_line(text)):
+        done = shell(form)
+        assert done.stdout == b"".join(word.encode() + b"\0" for word in argv)
+        assert done.stderr == f"{TOKEN}\n\n{TOKEN} 0\n".encode()
+
+
+@given(words.filter(bool))
+def test_one_line_gives_taktuk_nothing_to_misread(text: str) -> None:
+    line = one_line(text)
+    assert not set(line) & set("[]{}\n\t\\!;,")
+    assert "  " not in line
+    assert base64.b64decode(line.split()[2]).decode() == text
+
+
+def test_the_envelope_tells_the_exit_code_and_ends_what_takes_too_long() -> None:
+    assert shell(script(TOKEN, ["sh", "-c", "exit 255"], 10)).returncode == 255
+    late = shell(script(TOKEN, ["sleep", "20"], 0.2))
+    assert late.returncode == 124
+    assert late.stderr.endswith(f"{TOKEN} 124\n".encode())
+
+
+@given(
+    st.binary(max_size=80),
+    st.binary(max_size=80),
+    st.integers(0, 255),
+    st.lists(st.integers(1, 40)),
+    st.booleans(),
+)
+def test_a_capture_finds_its_words_however_the_stream_is_cut(
+    noise: bytes, said: bytes, code: int, cuts: list[int], keep: bool
+) -> None:
+    stream = noise + f"{TOKEN}\n".encode() + said + f"\n{TOKEN} {code}\n".encode()
+    capture = Capture("h", TOKEN, keep=keep)
+    t, rest = 0.0, stream
+    for cut in [*cuts, len(stream)]:
+        t += 1
+        capture.feed_stderr(rest[:cut], t)
+        rest = rest[cut:]
+    assert (capture.noise, capture.stderr, capture.returncode) == (noise, said, code)
+    assert capture.started is not None
+    assert capture.ended is not None
+    assert 0 < capture.started <= capture.ended <= t
+
+
+def test_a_capture_without_end_keeps_only_the_last_of_standard_error() -> None:
+    capture = Capture("h", TOKEN, keep=False)
+    capture.feed_stderr(f"{TOKEN}\n".encode(), 1)
+    for _ in range(100):
+        capture.feed_stderr(b"x" * 4096, 2)
+        capture.feed_stdout(b"y" * 4096, 2)
+    assert len(capture.stderr) < 50_000
+    assert not capture.stdout
+    capture.feed_stderr(f"\n{TOKEN} 7\n".encode(), 3)
+    assert capture.returncode == 7
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs"]), max_size=60), st.lists(st.integers(1, 20)))
+def test_lines_are_whole_however_they_come(text: str, cuts: list[int]) -> None:
+    seen: list[str] = []
+    capture = Capture("h", TOKEN, lambda host, line, t: seen.append(line))
+    rest = text.encode()
+    for cut in [*cuts, len(rest)]:
+        capture.feed_stdout(rest[:cut], 1.0)
+        rest = rest[cut:]
+    capture.close(2.0)
+    assert seen == (text.removesuffix("\n").split("\n") if text else [])
+    assert capture.stdout == text.encode()
+
+
+@pytest.mark.parametrize(
+    ("noise", "kind"),
+    [
+        ("ssh: connect to host h port 22: Connection refused\r\n", "refused"),
+        ("kex_exchange_identification: Connection closed by remote host\n", "refused"),
+        ("Connection closed by 1.2.3.4 port 22\n", "refused"),
+        ("x.grid5000.fr is not a name of the local testbed 'local'\nmm_receive_fd: recvmsg: \n", "name"),
+        (
+            "connect to h (10.0.0.1) port 22: timed out\nproxy dialer did not pass back a connection\n",
+            "silent",
+        ),
+        ("kex_exchange_identification: read: Connection reset by peer\n", "refused"),
+        ("Connection closed by UNKNOWN port 65535\n", "refused"),
+        ("ssh: connect to host h port 22: Connection timed out\n", "silent"),
+        ("Connection timed out during banner exchange\n", "silent"),
+        ("ssh: connect to host h port 22: No route to host\n", "silent"),
+        ("root@h: Permission denied (publickey).\n", "key"),
+        ("ssh: Could not resolve hostname h: Name or service not known\n", "name"),
+        ("client_loop: send disconnect: Broken pipe\n", "other"),
+        ("Read from remote host h: Connection reset by peer\n", "other"),
+        ("Connection to h closed by remote host.\n", "other"),
+        ("Timeout, server h not responding.\n", "other"),
+        ("", "other"),
+    ],
+)
+def test_what_ssh_says_is_understood(noise: str, kind: str) -> None:
+    found, sentence = failure(noise.encode())
+    assert found == kind
+    assert noise.partition("\n")[0].strip() in sentence
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    assert [retry_delay("refused", n, 4) for n in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, None]
+    assert retry_delay("refused", 20, 99) == 8.0
+    assert [retry_delay(kind, 1, 9) for kind in ("silent", "key", "name", "other")] == [None] * 4
+    assert retry_delay("other", 1, 9, idempotent=True) == 0.5
+
+
+@given(st.sampled_from("OECD"), st.integers(1, 5000), st.binary(max_size=50))
+def test_words_of_taktuk_carry_any_bytes(kind: str, position: int, data: bytes) -> None:
+    assert parse(f"{kind} {position} {data.hex()}".encode()) == Word(kind, position, data)
+
+
+def test_words_of_taktuk_that_are_events() -> None:
+    assert parse(b"S 3 5 host-4:4 host-12:12") == Word("S", 3, event=5, given=(4, 12))
+    assert parse(b"S 0 0 ") == Word("S", 0, event=0)
+    assert parse(b"X 7 256") == Word("X", 7, event=256)
+
+
+@given(st.binary(max_size=60))
+def test_anything_else_is_no_word(line: bytes) -> None:
+    word = parse(line)
+    assert word is None or line.split()[0] == word.kind.encode()
+
+
+def test_files_are_put_all_or_none(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 500)
+    target = tmp_path / "deep er" / "x y"
+    files = [File(source, f"{target}/it's", 0o750), File(b"second", f"{target}/../b", 0o600)]
+    stream, sums = pack(files, "mark")
+    argv = unpack_argv(files, "mark", sums)
+    done = subprocess.run(argv, input=stream, capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (target / "it's").read_bytes() == source.read_bytes()
+    assert (target / "it's").stat().st_mode & 0o7777 == 0o750
+    assert (target.parent / "b").read_bytes() == b"second"
+    changed = bytearray(stream)
+    changed[2000] ^= 1
+    (target / "it's").write_bytes(b"as it was")
+    done = subprocess.run(argv, input=bytes(changed), capture_output=True, timeout=20)
+    assert done.returncode != 0
+    assert (target / "it's").read_bytes() == b"as it was"
+    assert sorted(path.name for path in target.parent.rglob("*")) == ["b", "it's", "x y"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [File(b"", "relative")],
+        [File(b"", "/")],
+        [File(b"", "/a\nb")],
+        [File(b"", "/a"), File(b"", "/b/../a")],
+        [File(Path("/no/such/file"), "/a")],
+    ],
+)
+def test_files_that_make_no_sense_are_refused(files: list[File]) -> None:
+    with pytest.raises(SpecError):
+        pack(files, "mark")
+
+
+@pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a b", "a;b", "a\n", "$x", "user@host", "h-"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(SpecError):
+        check_host(name)
+
+
+@pytest.mark.parametrize("name", ["h", "graphene-1-kavlan-14.nancy.grid5000.fr", "10.0.0.1", "fe80::1%eth0"])
+def test_names_are_taken(name: str) -> None:
+    assert check_host(name) == name
+
+
+def test_the_ssh_command_line() -> None:
+    access = Access(None, Path("/c"), Path("/k"), ("ConnectTimeout=99",), 7)
+    argv = access.argv("h", "x y")
+    assert argv[:5] == ["ssh", "-F", "/c", "-o", "ConnectTimeout=99"], "a person's options come first and win"
+    assert argv[-3:] == ["--", "h", "x y"]
+    assert "ConnectTimeout=7" in argv
+    assert argv[argv.index("-i") + 1] == "/k"
+    assert "-l" not in argv
+    assert "LC_ALL" in access.environment()
+    inner = access.inner(parse_identity(["user someone"]))
+    assert "/c" not in inner
+    assert "/k" not in inner
+    assert inner[-2:] == ("-l", "someone")
+
+
+def test_what_ssh_would_use_is_read(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    lines = ["host h", "user g5k", f"identityfile {tmp_path}/none", f"identityfile {tmp_path}/key", "port 22"]
+    identity = parse_identity(lines)
+    assert (identity.user, identity.keys) == ("g5k", (tmp_path / "key",))
