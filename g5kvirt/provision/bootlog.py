@@ -1,0 +1,94 @@
+"""Milestones of VMs, read from what their servers log anyway. Pure: lines in, `Milestone` out.
+
+=================  ===============================================  ==========================
+milestone          HTTP netboot                                     TFTP netboot
+=================  ===============================================  ==========================
+``dhcp``           dnsmasq's ``DHCPACK``                            the same
+``script``         nginx: GET ``/boot/MAC``                         dnsmasq: ``sent …/boot-….ipxe``
+``kernel``         nginx: GET ``/kernel``                           dnsmasq: ``sent …/kernel``
+``initrd``         nginx: GET ``/initrd``                           dnsmasq: ``sent …/initrd``
+``minimal-system`` nginx: GET ``/report?step=minimal-system&…``     the same
+=================  ===============================================  ==========================
+
+The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail says how long
+it took (HTTP only). A VM asks for an address at least twice in a boot, by iPXE and by the minimal system:
+each is a line and so a `Milestone`; which one counts, the caller knows, who powered the VM on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from g5kvirt.inventory import VM
+
+__all__ = ["BootLog", "Milestone"]
+
+_STAMPED = re.compile(r"(\d+\.\d+) (?:\S+ )*?dnsmasq(?:-\w+)?(?:\[\d+\])?: (.*)")
+_ACK = re.compile(r"DHCPACK\(\S+\) (\S+) ((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b")
+_SENT = re.compile(r"sent (\S+) to (\S+)")
+_OK = frozenset({200, 206})
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A VM did ``step`` at ``t``, seconds since the epoch by its server's clock."""
+
+    vm: str
+    step: str
+    t: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BootLog:
+    """Reads lines of dnsmasq's log (stamped by the host agent) and of nginx's (JSON), in any order."""
+
+    def __init__(self, vms: Iterable[VM]) -> None:
+        machines = list(vms)
+        self._by_mac = {vm.mac: vm.name for vm in machines}
+        self._by_ip = {str(vm.ip): vm.name for vm in machines}
+
+    def read(self, line: str) -> Milestone | None:
+        """The milestone that a line tells of; None if it tells of none, or of a VM that is not ours."""
+        return self._access(line) if line.startswith("{") else self._dnsmasq(line)
+
+    def _dnsmasq(self, line: str) -> Milestone | None:
+        stamped = _STAMPED.fullmatch(line)
+        if not stamped:
+            return None
+        t, text = float(stamped[1]), stamped[2]
+        if ack := _ACK.match(text):
+            return self._milestone(self._by_mac.get(ack[2]), "dhcp", t, {"ip": ack[1]})
+        if sent := _SENT.match(text):
+            return self._milestone(self._by_ip.get(sent[2]), _step_of(sent[1].rpartition("/")[2]), t, {})
+        return None
+
+    def _access(self, line: str) -> Milestone | None:
+        try:
+            entry = json.loads(line)
+            t, took, status = float(entry["t"]), float(entry["took"]), int(entry["status"])
+            vm, uri, size = self._by_ip.get(entry["from"]), urlsplit(entry["uri"]), int(entry["bytes"])
+        except (ValueError, KeyError, TypeError):
+            return None  # torn, or somebody's odd request
+        if status not in _OK:
+            return None
+        if uri.path == "/report":
+            values = dict(parse_qsl(uri.query))
+            return self._milestone(vm, values.pop("step", None), t, values)
+        step = "script" if uri.path.startswith("/boot/") else _step_of(uri.path[1:])
+        return self._milestone(vm, step, t, {"seconds": took, "bytes": size})
+
+    @staticmethod
+    def _milestone(vm: str | None, step: str | None, t: float, detail: Mapping[str, Any]) -> Milestone | None:
+        return Milestone(vm, step, t, detail) if vm and step else None
+
+
+def _step_of(file: str) -> str | None:
+    """Which step the transfer of a file ends."""
+    if file in ("kernel", "initrd"):
+        return file
+    return "script" if file.endswith(".ipxe") else None
