@@ -1,0 +1,324 @@
+"""A container: one process tree in namespaces of its own, over an overlay of a layer and this machine's `/`.
+
+`run` is called in a freshly forked child and never returns. The process it makes is the container's init: it
+sets up mounts, hostname and files, then serves its control socket. It keeps the services it was told to start
+running, reaps what else dies, and ends when the other end of the control socket is closed.
+
+What a container sees is the operating system of this machine (`/usr`, `/etc`, `/var`, …) under the layer,
+read-only in effect since writes go to a tmpfs of its own. Everything personal is hidden: `/root`, `/home`,
+`/tmp`, `/run`, `/mnt`, unusual directories of `/`, ssh host keys, password hashes, disks in `/dev`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from g5kvirt.testbeds.local import namespaces as ns
+
+__all__ = ["PATH", "Spec", "close_all_but", "run"]
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_VISIBLE = {"bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "srv", "usr", "var"}
+_FRESH = {"dev", "proc", "sys", "run", "tmp"}
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "net/tun", "kvm", "vhost-net", "fuse")
+_RESTART_PAUSE = 0.5  # seconds between a service's end and its next start
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a container is made of; plain, so that it can be sent as JSON."""
+
+    name: str
+    box: str  #: an empty directory; the container mounts on it, seen by itself only
+    layer: str  #: where the layer is mounted
+    log: str  #: file that takes what the container and its services print
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)  #: path → mode, text
+    binds: Sequence[tuple[str, str]] = ()  #: outer path → inner path, read-only
+    shares: Sequence[tuple[str, str]] = ()  #: outer path → inner path, to write
+    proc: Mapping[str, str] = field(default_factory=dict)  #: name in /proc → text
+    owners: Mapping[str, str] = field(default_factory=dict)  #: path → user
+    services: Sequence[tuple[str, tuple[str, ...], str]] = ()  #: name, words, user; started with the network
+    ports: Sequence[int] = ()  #: TCP ports on which the services listen once they are ready
+    commands: Sequence[tuple[str, ...]] = ()  #: run once before the services
+
+    def to_plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(plain: Mapping[str, Any], control: socket.socket) -> NoReturn:
+    """Become a container; called in a forked child. Tells its pid, or an error, on ``control``."""
+    try:
+        spec = Spec(**plain)
+        close_all_but(control.fileno())
+        output = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        ns.unshare(ns.ALL)
+        told, telling = os.pipe()
+        child = os.fork()
+        if child:
+            _tell(control, {"pid": child})
+            os._exit(0)
+        os.close(telling)
+        os.read(told, 1)  # ends when the parent has, so that the pid is the first thing told
+        os.close(told)
+        status = 0
+        os.setsid()
+        _Init(spec, control).main()
+    except BaseException as error:  # noqa: BLE001 - the end of the line: whatever it is, it is told
+        status = 1
+        traceback.print_exc()
+        _tell(control, {"error": f"{error}"})
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def close_all_but(kept: int) -> None:
+    """Close every open file but the standard ones and ``kept``."""
+    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if fd > 2 and fd != kept:
+            with contextlib.suppress(OSError):  # the one with which the listing was read
+                os.close(fd)
+
+
+def _tell(control: socket.socket, message: Mapping[str, Any]) -> None:
+    try:
+        control.send(json.dumps(message).encode())
+    except OSError:
+        os._exit(1)  # nobody is there to be a container for
+
+
+class _Init:
+    """Process 1 of a container."""
+
+    def __init__(self, spec: Spec, control: socket.socket) -> None:
+        self.spec = spec
+        self.control = control
+        self.services: dict[int, tuple[str, Sequence[str], str]] = {}  # pid → service
+        self.due: list[tuple[float, tuple[str, Sequence[str], str]]] = []  # when to start again
+        self.wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def main(self) -> None:
+        ns.process_name("init")
+        _mounts(self.spec)
+        ns.set_hostname(self.spec.name)
+        os.environ.clear()
+        os.environ.update(PATH=PATH, LANG="C.UTF-8", HOME="/root")
+        _tell(self.control, {"mounted": True})
+        handlers: dict[str, Callable[[Any], None]] = {"start": self._start_all, "service": self._service}
+        while True:
+            pause = max(0.0, min(at for at, _ in self.due) - time.monotonic()) if self.due else None
+            ready, _, _ = select.select([self.control.fileno(), self.wake], [], [], pause)
+            if self.wake in ready:
+                os.read(self.wake, 4096)
+                self._reap()
+            self._restart()
+            if self.control.fileno() in ready:
+                message = self.control.recv(1 << 20)
+                if not message:
+                    return
+                for name, value in json.loads(message).items():
+                    handlers[name](value)
+                _tell(self.control, {"done": True})
+
+    def _start_all(self, _: object) -> None:
+        """The network is there: run the commands, start the services, wait for their ports."""
+        for words in self.spec.commands:
+            subprocess.run(words, check=True, stdin=subprocess.DEVNULL, timeout=60)
+        for name, words, user in self.spec.services:
+            self._service([name, words, user])
+        deadline = time.monotonic() + 60
+        for port in self.spec.ports:
+            while not _listening(port):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.spec.name}: nothing listens on port {port} after 60 s")
+                time.sleep(0.005)
+
+    def _service(self, service: Any) -> None:
+        name, words, user = service
+        self.services[_spawn(words, user)] = (name, words, user)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if service := self.services.pop(pid, None):
+                code = os.waitstatus_to_exitcode(status)
+                print(f"init: {service[0]} ended with {code}, is started again", file=sys.stderr, flush=True)
+                _end_session(pid)
+                self.due.append((time.monotonic() + _RESTART_PAUSE, service))
+
+    def _restart(self) -> None:
+        now = time.monotonic()
+        for item in [item for item in self.due if item[0] <= now]:
+            self.due.remove(item)
+            self._service(item[1])
+
+
+def _spawn(words: Sequence[str], user: str) -> int:
+    """Start a service in a session of its own; its pid."""
+    entry = pwd.getpwnam(user)
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        if entry.pw_uid:
+            os.initgroups(user, entry.pw_gid)
+            os.setgid(entry.pw_gid)
+            os.setuid(entry.pw_uid)
+            os.environ.update(HOME=entry.pw_dir, USER=user, LOGNAME=user)
+        os.execvp(words[0], list(words))  # noqa: S606
+    except OSError as error:
+        os.write(2, f"init: {words[0]}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _end_session(session: int) -> None:
+    """Kill what a service has left behind: it would keep the service's port from the next one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                pid = int(entry.name)
+                if pid != 1 and os.getsid(pid) == session:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _listening(port: int) -> bool:
+    """Does a TCP socket listen on ``port`` in this network namespace?"""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # no IPv6 on this machine
+        for line in lines:
+            words = line.split()
+            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+                return True
+    return False
+
+
+def _mounts(spec: Spec) -> None:
+    ns.private_mounts()
+    box = Path(spec.box)
+    ns.mount("tmpfs", box, "tmpfs", data="mode=755")
+    for name in ("upper", "work", "root", "proc", "void"):
+        (box / name).mkdir()
+    root = box / "root"
+    options = f"lowerdir={spec.layer}:/,upperdir={box}/upper,workdir={box}/work"
+    ns.mount("overlay", root, "overlay", data=options)
+    _hide(root)
+    _devices(root / "dev")
+    ns.mount("proc", root / "proc", "proc", ns.MS_NOSUID | ns.MS_NODEV)
+    ns.mount("sysfs", root / "sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV)
+    ns.mount("tmpfs", root / "run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
+    ns.mount("tmpfs", root / "tmp", "tmpfs", ns.MS_NODEV, "mode=1777")
+    for name in ("lock", "sshd"):
+        (root / "run" / name).mkdir()
+    (root / "run/lock").chmod(0o1777)
+    for name, (mode, text) in spec.files.items():
+        file = root / name.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+    for source, target in spec.binds:
+        _bind(Path(source), root / target.lstrip("/"), read_only=True)
+    for source, target in spec.shares:
+        _bind(Path(source), root / target.lstrip("/"), read_only=False)
+    for name, text in spec.proc.items():
+        (box / "proc" / name).write_text(text)
+        ns.bind(box / "proc" / name, root / "proc" / name, read_only=True)
+    ns.pivot_root(root)
+    for name, user in spec.owners.items():
+        entry = pwd.getpwnam(user)
+        Path(name).mkdir(parents=True, exist_ok=True)
+        for path in (Path(name), *Path(name).rglob("*")):
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+def _bind(source: Path, target: Path, *, read_only: bool) -> None:
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_symlink() or not target.exists():
+            target.unlink(missing_ok=True)
+            target.touch()
+    ns.bind(source, target, read_only=read_only)
+
+
+def _hide(root: Path) -> None:
+    """Leave only the operating system of this machine to be seen."""
+    for entry in root.iterdir():
+        name = entry.name
+        if name in _VISIBLE or entry.is_symlink():
+            continue
+        if not entry.is_dir():
+            entry.unlink()
+        elif name not in _FRESH:
+            ns.mount("tmpfs", entry, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755,size=25%")
+    (root / "root").chmod(0o700)
+    ns.mount("tmpfs", root / "var/tmp", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=1777")
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    shadow = root / "etc/shadow"
+    users = [line.partition(":")[0] for line in shadow.read_text().splitlines() if ":" in line]
+    shadow.write_text("".join(f"{user}:*:19000:0:99999:7:::\n" for user in users))  # no hash, not locked
+
+
+def _devices(dev: Path) -> None:
+    """A /dev with the harmless devices of this machine and terminals of its own."""
+    ns.mount("tmpfs", dev, "tmpfs", ns.MS_NOSUID, "mode=755")
+    for name in _DEVICES:
+        outer = Path("/dev") / name
+        if not outer.exists():
+            continue
+        status = outer.stat()
+        inner = dev / name
+        inner.parent.mkdir(exist_ok=True)
+        os.mknod(inner, stat.S_IFCHR | 0o666, status.st_rdev)
+        inner.chmod(0o666)
+    for name in ("pts", "shm"):
+        (dev / name).mkdir()
+    ns.mount("devpts", dev / "pts", "devpts", ns.MS_NOSUID, "newinstance,ptmxmode=0666,mode=620,gid=5")
+    ns.mount("tmpfs", dev / "shm", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=1777")
+    for link, target in (
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ):
+        (dev / link).symlink_to(target)

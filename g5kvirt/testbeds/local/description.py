@@ -1,0 +1,279 @@
+"""From words to a testbed: read a description file, or make a description in a line.
+
+A description is a small YAML file (`load`; ``default.yaml`` beside this module shows every key) that
+says how many machines of which size there are. The addresses are those of the real sites, from
+``data/sites_2026.csv``. Addresses of a node, whose ``index`` counts over its site from 1:
+
+==================================  =========================================================
+network                             address
+==================================  =========================================================
+production, local and routed vlans  network + index; these vlans take the site's own nodes
+global vlans (of any site)          network + 1024 × site's index + index: all sites' nodes
+==================================  =========================================================
+
+The last usable address of each network is its gateway; in production it is also the frontend.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.inventory import GIB
+from g5kvirt.testbeds.local.model import DOMAIN, Description, Environment, Kind, Node, SiteDescription, Vlan
+from g5kvirt.testbeds.local.networks import CLUSTER_NAME, SiteNetworks, site_networks
+
+__all__ = [
+    "DOMAIN",
+    "MAX_NODES",
+    "Description",
+    "Environment",
+    "Node",
+    "SiteDescription",
+    "Vlan",
+    "from_plain",
+    "known_sites",
+    "load",
+    "make",
+]
+
+MAX_NODES = 1000  #: of a site: each site's part of a global vlan holds 1024 addresses
+DEFAULT_FILE = Path(__file__).with_name("default.yaml")
+
+_DEFAULTS: dict[str, float] = {
+    "cores": 4,
+    "memory_gib": 8,
+    "nic_gbps": 1,
+    "uplink_gbps": 10,
+    "uplink_latency_ms": 0,
+}
+_ENVIRONMENTS = {"debian12-min": "Debian 12 (bookworm), minimal"}
+_SITE_KEYS = ("uplink_gbps", "uplink_latency_ms")
+_NODE_KEYS = ("cores", "memory_gib", "nic_gbps")
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+def known_sites() -> tuple[str, ...]:
+    """Names of the sites that a description may have."""
+    return tuple(site_networks())
+
+
+def load(path: str | Path | None = None) -> Description:
+    """Read a description file; None means the default one.
+
+    :raises SpecError: no such file, not YAML, or not a description (see `from_plain`).
+    """
+    import yaml  # only here: everything else of this module works with the standard library alone
+
+    file = DEFAULT_FILE if path is None else Path(path)
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(
+            f"{file}: the description cannot be read ({error.strerror}); give the path of a YAML file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise SpecError(
+            f"{file}{where}: this is not YAML; compare it with {DEFAULT_FILE.name} in g5kvirt."
+        ) from error
+    try:
+        return from_plain(plain)
+    except CapacityError as error:
+        raise CapacityError(f"{file}: {error}", asked=error.asked, available=error.available) from error
+    except SpecError as error:
+        raise SpecError(f"{file}: {error}") from error
+
+
+def make(
+    sites: Mapping[str, int] | None = None,
+    *,
+    name: str = "local",
+    environments: Mapping[str, str] | None = None,
+    **values: float,
+) -> Description:
+    """A description in a line: nodes a site, e.g. ``make({"nancy": 4, "rennes": 2}, cores=8)``.
+
+    ``values``: ``cores``, ``memory_gib``, ``nic_gbps``, ``uplink_gbps``, ``uplink_latency_ms`` for all.
+
+    :raises SpecError: as `from_plain`.
+    """
+    plain: dict[str, Any] = {
+        "name": name,
+        "defaults": values,
+        "sites": dict(sites or {"nancy": 3, "rennes": 3}),
+    }
+    if environments is not None:
+        plain["environments"] = dict(environments)
+    return from_plain(plain)
+
+
+def from_plain(plain: object) -> Description:
+    """Make a description of what a file, or `Description.to_plain`, says.
+
+    A site may be just a number of nodes: they form one cluster, named as the site's largest one.
+
+    :raises SpecError: an unknown key or site, a number that is none or out of bounds, a bad name.
+    :raises CapacityError: more nodes on a site than can be addressed.
+    """
+    top = _mapping(plain, "the description", ("name", "defaults", "sites", "environments"))
+    name = top.get("name", "local")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SpecError(
+            f"name {name!r} cannot name a testbed: use small letters, digits and hyphens, at most 32."
+        )
+    defaults = _numbers(
+        _mapping(top.get("defaults") or {}, "defaults", tuple(_DEFAULTS)), "defaults", _DEFAULTS
+    )
+    raw = top.get("sites")
+    if not isinstance(raw, Mapping) or not raw:
+        raise SpecError("sites must be a mapping with at least one site, such as {nancy: 3}.")
+    owner: dict[str, str] = {}
+    sites = []
+    full: dict[str, Any] = {}
+    for site_name, value in raw.items():
+        site, full[str(site_name)] = _site(site_name, value, defaults, owner)
+        sites.append(site)
+    environments = _environments(top.get("environments", _ENVIRONMENTS))
+    canonical = {"name": name, "sites": full, "environments": {e.name: e.description for e in environments}}
+    return Description(name, tuple(sites), environments, json.dumps(canonical))
+
+
+def _mapping(value: object, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{what} must be a mapping of {', '.join(keys)}, not {value!r}.")
+    for key in value:
+        if key not in keys:
+            raise SpecError(f"{what} has the unknown key {key!r}; known are {', '.join(keys)}.")
+    return value
+
+
+_NO_LIMIT = 1e9
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "cores": (1, 4096),
+    "memory_gib": (0.0625, 65536),
+    "nic_gbps": (0.001, 1000),
+    "uplink_gbps": (0.001, 1000),
+    "uplink_latency_ms": (0, 1000),
+    "nodes": (1, _NO_LIMIT),
+}
+
+
+def _number(value: object, key: str, what: str) -> float:
+    low, high = _BOUNDS[key]
+    whole = key in ("cores", "nodes")
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+        if not whole:
+            return float(value)
+        if value == int(value):
+            return int(value)
+    bounds = f"of at least {low:g}" if high == _NO_LIMIT else f"from {low:g} to {high:g}"
+    raise SpecError(f"{what}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
+
+
+def _numbers(given: Mapping[str, object], what: str, defaults: Mapping[str, float]) -> dict[str, float]:
+    return {key: _number(given.get(key, default), key, what) for key, default in defaults.items()}
+
+
+def _site(
+    name: object, value: object, defaults: Mapping[str, float], owner: dict[str, str]
+) -> tuple[SiteDescription, dict[str, Any]]:
+    networks = site_networks().get(name) if isinstance(name, str) else None
+    if networks is None or not isinstance(name, str):
+        raise SpecError(f"site {name!r} is unknown; known are {', '.join(site_networks())}.")
+    what = f"site {name}"
+    if not isinstance(value, Mapping):
+        value = {"clusters": {networks.cluster: {"nodes": value}}}
+    given = _mapping(value, what, ("clusters", *_SITE_KEYS))
+    uplink = _numbers(given, what, {key: defaults[key] for key in _SITE_KEYS})
+    raw = given.get("clusters")
+    if not isinstance(raw, Mapping) or not raw:
+        raise SpecError(f"{what} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
+    full: dict[str, Any] = {"clusters": {}, **uplink}
+    nodes: list[Node] = []
+    for cluster, cluster_value in raw.items():
+        if not isinstance(cluster, str) or not CLUSTER_NAME.fullmatch(cluster):
+            raise SpecError(
+                f"{what}: cluster {cluster!r} needs a name of small letters, then digits if wanted."
+            )
+        if (other := owner.setdefault(cluster, name)) != name:
+            raise SpecError(f"cluster {cluster} is on {other} and on {name}: give the two different names.")
+        where = f"cluster {cluster} of {name}"
+        if not isinstance(cluster_value, Mapping):
+            cluster_value = {"nodes": cluster_value}
+        numbers = _mapping(cluster_value, where, ("nodes", *_NODE_KEYS))
+        count = int(_number(numbers.get("nodes"), "nodes", where))
+        if len(nodes) + count > MAX_NODES:
+            raise CapacityError(
+                f"{what} has {len(nodes) + count} nodes or more; there are addresses for {MAX_NODES}.",
+                asked=len(nodes) + count,
+                available=MAX_NODES,
+            )
+        size = _numbers(numbers, where, {key: defaults[key] for key in _NODE_KEYS})
+        full["clusters"][cluster] = {"nodes": count, **size}
+        nodes += _nodes(name, networks, cluster, count, size, len(nodes))
+    return _site_of(name, networks, tuple(nodes), uplink), full
+
+
+def _nodes(
+    site: str, networks: SiteNetworks, cluster: str, count: int, size: Mapping[str, float], before: int
+) -> Iterator[Node]:
+    for number in range(1, count + 1):
+        index = before + number
+        uid = f"{cluster}-{number}"
+        yield Node(
+            uid=uid,
+            site=site,
+            cluster=cluster,
+            index=index,
+            number=number,
+            fqdn=f"{uid}.{site}.{DOMAIN}",
+            mac=f"02:67:35:{networks.index:02x}:{index >> 8:02x}:{index & 255:02x}",
+            ip=networks.production[index],
+            cores=int(size["cores"]),
+            memory=int(size["memory_gib"] * GIB),
+            nic_rate=size["nic_gbps"] * 1e9,
+        )
+
+
+def _site_of(
+    name: str, networks: SiteNetworks, nodes: tuple[Node, ...], uplink: Mapping[str, float]
+) -> SiteDescription:
+    kinds: tuple[tuple[Kind, tuple[tuple[int, IPv4Network], ...]], ...] = (
+        ("local", networks.local),
+        ("routed", networks.routed),
+        ("global", (networks.global_,)),
+    )
+    return SiteDescription(
+        name=name,
+        index=networks.index,
+        network=networks.production,
+        gateway=networks.production[-2],
+        nodes=nodes,
+        vlans=tuple(Vlan(i, kind, name, net, net[-2]) for kind, pairs in kinds for i, net in pairs),
+        subnet_network=networks.subnets,
+        subnet_gateway=networks.subnets_gateway,
+        subnet_pool=next(networks.subnets.subnets(new_prefix=18)),
+        uplink_rate=uplink["uplink_gbps"] * 1e9,
+        uplink_latency=uplink["uplink_latency_ms"] / 1e3,
+        wan_ip=IPv4Address(f"10.0.{networks.index}.2"),
+        wan_gateway=IPv4Address(f"10.0.{networks.index}.1"),
+    )
+
+
+def _environments(value: object) -> tuple[Environment, ...]:
+    if not isinstance(value, Mapping) or not value:
+        raise SpecError(
+            "environments must be a mapping of names to descriptions with at least one environment."
+        )
+    for name in value:
+        if not isinstance(name, str) or not _ENVIRONMENT.fullmatch(name):
+            raise SpecError(f"environment {name!r} needs a name of letters, digits and . _ + - only.")
+    return tuple(Environment(name, str(text or "")) for name, text in value.items())

@@ -1,0 +1,47 @@
+"""The local testbed as a testbed of experiments: Grid'5000's own driver, pointed elsewhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.grid5000 import Grid5000, Settings
+from g5kvirt.testbeds.local.state import State, directory
+
+__all__ = ["local"]
+
+
+def local(name: str | None = None) -> Grid5000:
+    """The local testbed ``name`` (default: the user's own). Raises TestbedError if it is not up."""
+    state = State.load(name)
+    if not state.alive:
+        raise TestbedError(f"testbed {state.name!r} has ended: raise it again with g5kvirt local up")
+    return Grid5000(
+        Settings(
+            name="local",
+            # QEMU without KVM is another kind of guest, but only the hosts can tell: the journal has it.
+            guest="QEMU",
+            real_cores=len(os.sched_getaffinity(0)),
+            api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
+            cache=_cache(state),
+            ssh_config=state.ssh_config,
+            polling_interval=0.5,
+            tiny_polling_interval=0.25,
+        )
+    )
+
+
+def _with_credentials(uri: str, user: str, password: str) -> str:
+    """execo takes a password only from a keyring or a terminal; in the URL it is handed on as it is."""
+    parts = urlsplit(uri)
+    host = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
+    return urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
+
+
+def _cache(state: State) -> Path:
+    """Where execo keeps its copy of the API's data: gone with the testbed it belongs to."""
+    where = directory(state.name) / "execo-cache"
+    return where if os.access(where.parent, os.W_OK) else Path(tempfile.mkdtemp(prefix="g5kvirt-"))

@@ -1,0 +1,161 @@
+"""The few system calls of Linux namespaces and mounts that Python 3.11 does not offer.
+
+Only the standard library, no threads, no state: safe between ``fork`` and ``exec``. Every failure is an
+`OSError` that names the call and what it was about.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+__all__ = [
+    "ALL",
+    "MNT_DETACH",
+    "MS_BIND",
+    "MS_NODEV",
+    "MS_NOSUID",
+    "MS_PRIVATE",
+    "MS_RDONLY",
+    "MS_REC",
+    "MS_REMOUNT",
+    "NEWIPC",
+    "NEWNET",
+    "NEWNS",
+    "NEWPID",
+    "NEWUTS",
+    "bind",
+    "die_with_parent",
+    "mount",
+    "pivot_root",
+    "private_mounts",
+    "process_name",
+    "set_hostname",
+    "setns",
+    "start_time",
+    "umount",
+    "unshare",
+]
+
+NEWNS = 0x00020000
+NEWUTS = 0x04000000
+NEWIPC = 0x08000000
+NEWPID = 0x20000000
+NEWNET = 0x40000000
+ALL = NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # the C library has no function for it
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces in ``flags`` for new ones (a new pid namespace: from the next child on)."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Enter the namespace that ``fd`` (of ``/proc/PID/ns/…``) stands for; the calling thread only."""
+    _check(_libc.setns(fd, flags), "setns")
+
+
+def mount(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    kind: str | None = None,
+    flags: int = 0,
+    data: str | None = None,
+) -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            kind.encode() if kind else None,
+            flags,
+            data.encode() if data else None,
+        ),
+        f"mount of {source} on {target}",
+    )
+
+
+def bind(source: str | os.PathLike[str], target: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    """Show ``source`` (a file or a directory with what is mounted below it) at ``target`` as well."""
+    mount(source, target, None, MS_BIND | MS_REC)
+    if read_only:
+        mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def private_mounts() -> None:
+    """Let no mount of this mount namespace reach another one."""
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+
+
+def umount(target: str | os.PathLike[str], flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), flags), f"umount of {target}")
+
+
+def pivot_root(new: str | os.PathLike[str]) -> None:
+    """Make the mount ``new`` the root of this mount namespace and let go of the old one."""
+    machine = platform.machine()
+    if machine not in _SYS_PIVOT_ROOT:
+        raise OSError(f"pivot_root: its number on {machine} is not known here")
+    os.chdir(new)
+    # Both on the same directory: the old root ends on top of the new one, whence it is detached.
+    _check(_libc.syscall(_SYS_PIVOT_ROOT[machine], b".", b"."), f"pivot_root to {new}")
+    umount(".", MNT_DETACH)
+    os.chdir("/")
+
+
+def set_hostname(name: str) -> None:
+    """Name this UTS namespace."""
+    encoded = name.encode()
+    _check(_libc.sethostname(encoded, len(encoded)), f"sethostname {name}")
+
+
+def die_with_parent(signal: int) -> None:
+    """Send ``signal`` to this process when the thread that started it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+
+
+def process_name(name: str) -> None:
+    """What ``ps`` and ``top`` show for this process (15 characters)."""
+    _check(_libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0), "prctl")
+
+
+def start_time(pid: int) -> int | None:
+    """When process ``pid`` started, in clock ticks since boot; None when there is none (a zombie counts as
+    none). With the pid it names one process for ever: pids are used again, the pair is not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,98 @@
+"""A node: a container that looks like the machine of the description, with sshd and nothing else running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from g5kvirt.testbeds.local.container import Spec
+from g5kvirt.testbeds.local.model import Node
+
+__all__ = ["cpuinfo", "meminfo", "spec"]
+
+_HOST_KEY = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key")
+_SSHD = """\
+AddressFamily inet
+HostKey /etc/ssh/ssh_host_ed25519_key
+PermitRootLogin prohibit-password
+AllowUsers root
+AuthorizedKeysFile .ssh/authorized_keys
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+UseDNS no
+PrintMotd no
+MaxStartups 500
+MaxSessions 500
+PidFile none
+Subsystem sftp internal-sftp
+"""
+
+
+def spec(
+    node: Node,
+    *,
+    box: Path,
+    layer: Path,
+    hosts: Path,
+    log: Path,
+    environment: str | None = None,
+    authorized_keys: str = "",
+) -> Spec:
+    """The node's container; ``environment`` None is the standard one, into which nobody gets.
+
+    ``layer`` holds the environment's file system (without the layer of our own: this machine's alone).
+    """
+    keys = {"/root/.ssh/authorized_keys": (0o600, authorized_keys)} if authorized_keys else {}
+    return Spec(
+        name=node.uid,
+        box=str(box),
+        layer=str(layer),
+        log=str(log),
+        files={
+            "/etc/hostname": (0o644, f"{node.uid}\n"),
+            "/etc/resolv.conf": (
+                0o644,
+                "# The names of the testbed are in /etc/hosts; there are no others.\n",
+            ),
+            "/etc/ssh/sshd_config": (0o644, _SSHD),
+            "/etc/g5k-environment": (0o644, f"{environment or 'standard'}\n"),
+            **keys,
+        },
+        binds=((str(hosts), "/etc/hosts"),),
+        proc={
+            "meminfo": meminfo(Path("/proc/meminfo").read_text(), node.memory),
+            "cpuinfo": cpuinfo(Path("/proc/cpuinfo").read_text(), node.cores),
+        },
+        commands=(_HOST_KEY,),
+        services=(("sshd", ("/usr/sbin/sshd", "-D", "-e"), "root"),),
+        ports=(22,),
+    )
+
+
+def meminfo(real: str, memory: int) -> str:
+    """/proc/meminfo of a machine with ``memory`` bytes, hardly any in use; ``real`` gives the form."""
+    total = memory >> 10
+    values = {"MemTotal": total, "MemFree": total * 95 // 100, "MemAvailable": total * 95 // 100}
+    lines = []
+    for line in real.splitlines():
+        name = line.partition(":")[0]
+        if name.startswith("Huge") or name == "Hugepagesize":
+            lines.append(line)
+        else:
+            lines.append(f"{name + ':':<16}{values.get(name, 0):>8} kB")
+    return "\n".join(lines) + "\n"
+
+
+def cpuinfo(real: str, cores: int) -> str:
+    """/proc/cpuinfo of a machine with ``cores`` cores like the first one of ``real``."""
+    first = real.partition("\n\n")[0]
+    numbers = {"siblings": cores, "cpu cores": cores}
+    blocks = []
+    for core in range(cores):
+        values = {**numbers, "processor": core, "core id": core, "apicid": core, "initial apicid": core}
+        lines = []
+        for line in first.splitlines():
+            name, colon, _ = line.partition(":")
+            lines.append(f"{name}{colon} {values[name.strip()]}" if name.strip() in values else line)
+        blocks.append("\n".join(lines) + "\n\n")
+    return "".join(blocks)

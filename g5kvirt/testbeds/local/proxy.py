@@ -1,0 +1,75 @@
+"""ssh's way into a local testbed: ``proxy.py STATE_DIRECTORY HOST PORT`` as ProxyCommand with ProxyUseFdpass.
+
+Looks HOST up in the testbed's own names, connects from within the testbed's network namespace and hands the
+connected socket to ssh. A name that the testbed does not have is refused, never asked of anybody.
+Only the standard library and few modules of it: this runs once for every ssh connection.
+"""
+
+import array
+import ctypes
+import os
+import socket
+import sys
+
+CONNECT_TIMEOUT = 20.0  # seconds
+CLONE_NEWNET = 0x40000000
+
+
+def lookup(text: str, name: str) -> str | None:
+    """The address of ``name`` in lines as of /etc/hosts, case ignored as ssh does."""
+    wanted = name.lower()
+    at = text.find(f" {wanted}")
+    while at >= 0:
+        end = at + 1 + len(wanted)
+        if end == len(text) or text[end] in " \n":
+            return text[text.rfind("\n", 0, at) + 1 : at].partition(" ")[0]
+        at = text.find(f" {wanted}", end)
+    return None
+
+
+def enter(pid: int, start_time: int) -> None:
+    """Enter the network namespace of process ``pid``, if that is still the process that it was."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - pathlib takes longer to import than all else
+        if int(file.read().rpartition(")")[2].split()[19]) != start_time:
+            raise ProcessLookupError
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    os.close(fd)
+
+
+def main(directory: str, host: str, port: str) -> str | None:
+    """Hand the connection to ssh on standard output; what went wrong, or None."""
+    testbed = os.path.basename(directory)  # noqa: PTH119
+    try:
+        with open(f"{directory}/names") as file:  # noqa: PTH123
+            first, _, names = file.read().partition("\n")
+    except FileNotFoundError:
+        return f"testbed {testbed!r} is not up"
+    except PermissionError:
+        return f"testbed {testbed!r} belongs to another user"
+    address = lookup(names, host)
+    if address is None:
+        return f"{host} is not a name of the local testbed {testbed!r}"
+    try:
+        _, pid, start_time = first.split()
+        enter(int(pid), int(start_time))
+    except (FileNotFoundError, ProcessLookupError):
+        return f"testbed {testbed!r} is not up any more"
+    except PermissionError:
+        return f"only root can enter testbed {testbed!r}"
+    try:
+        connection = socket.create_connection((address, int(port)), CONNECT_TIMEOUT)
+    except OSError as error:
+        return f"connect to {host} ({address}) port {port}: {error}"
+    connection.setblocking(True)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    rights = array.array("i", [connection.fileno()])
+    with socket.socket(fileno=os.dup(1)) as ssh:
+        ssh.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

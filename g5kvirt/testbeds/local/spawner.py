@@ -1,0 +1,169 @@
+"""Process 1 of a testbed, and the handle by which the daemon asks it for containers.
+
+Everything of a testbed lives below one pid namespace. Its init, made by `init`, forks the daemon and, on the
+daemon's request, containers: it has one thread and few modules, so a fork is cheap and safe, which it would
+not be in the daemon. When the daemon ends, so does the init, and the kernel ends everything else.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.local import container
+from g5kvirt.testbeds.local.container import Spec
+
+__all__ = ["Container", "Spawner", "init"]
+
+_MESSAGE = 1 << 20  # bytes; a node's specification is a few kilobytes
+
+
+class Container:
+    """A running container, as its maker sees it."""
+
+    def __init__(self, name: str, control: socket.socket) -> None:
+        self.name = name
+        self.pid = 0  #: of its init, in the testbed's pid namespace
+        self._control = control
+        self._lock = threading.Lock()
+
+    def expect(self, key: str, timeout: float = 120.0) -> Any:
+        """Wait for an answer that has ``key``; its value. Raises TestbedError if the container fails."""
+        self._control.settimeout(timeout)
+        try:
+            data = self._control.recv(_MESSAGE)
+        except TimeoutError as error:
+            raise TestbedError(f"{self.name} does not answer within {timeout:.0f} s.") from error
+        except OSError as error:
+            raise TestbedError(f"{self.name} has ended.") from error
+        message = json.loads(data) if data else {"error": "it has ended"}
+        if key not in message:
+            raise TestbedError(f"{self.name}: {message.get('error', message)}")
+        return message[key]
+
+    def send(self, **message: Any) -> None:
+        """Ask without waiting for the answer."""
+        try:
+            self._control.send(json.dumps(message).encode())
+        except OSError as error:
+            raise TestbedError(f"{self.name} has ended.") from error
+
+    def ask(self, timeout: float = 120.0, **message: Any) -> None:
+        """Ask and wait until it is done."""
+        with self._lock:
+            self.send(**message)
+            self.expect("done", timeout)
+
+    @property
+    def alive(self) -> bool:
+        """False once its init has ended."""
+        poll = select.poll()
+        poll.register(self._control, 0)
+        return not poll.poll(0)
+
+    def kill(self, timeout: float = 10.0) -> None:
+        """End every process in it and wait until they are gone."""
+        if self.pid:
+            try:
+                gone = os.pidfd_open(self.pid)
+            except ProcessLookupError:
+                pass
+            else:
+                try:
+                    if self.alive:  # else the pid may be another process's by now
+                        os.kill(self.pid, signal.SIGKILL)
+                        if not select.select([gone], [], [], timeout)[0]:
+                            raise TestbedError(f"{self.name} did not end within {timeout:.0f} s.")
+                finally:
+                    os.close(gone)
+        self._control.close()
+
+
+class Spawner:
+    """The daemon's end of the socket to process 1; any thread may use it."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+
+    def start(self, spec: Spec) -> Container:
+        """Have a container made; `Container.pid` and namespaces are there on return, mounts may not be yet.
+
+        Then `Container.expect` ``"mounted"``, set up the network, and ``ask(start=True)``.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made = Container(spec.name, ours)
+        with theirs:
+            rights = array.array("i", [theirs.fileno()])
+            with self._lock:
+                self._link.sendmsg(
+                    [json.dumps(spec.to_plain()).encode()],
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
+                )
+        made.pid = made.expect("pid")
+        return made
+
+
+def init(daemon: Callable[[Spawner], int]) -> NoReturn:
+    """Be process 1 of a testbed: fork ``daemon``, make the containers it asks for, end when it ends."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    main = os.fork()
+    if main == 0:
+        ours.close()
+        code = 1
+        try:
+            code = daemon(Spawner(theirs))
+        finally:
+            os._exit(code)
+    theirs.close()
+    container.close_all_but(ours.fileno())  # sockets and pipes that are the daemon's alone
+    wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    while True:
+        ready, _, _ = select.select([ours.fileno(), wake], [], [])
+        if wake in ready:
+            os.read(wake, 4096)
+            _reap(main)
+        if ours.fileno() in ready:
+            _serve(ours)
+
+
+def _reap(main: int) -> None:
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid == main:
+            os._exit(0)
+
+
+def _serve(link: socket.socket) -> None:
+    data, ancillary, _, _ = link.recvmsg(_MESSAGE, socket.CMSG_SPACE(4))
+    if not data:
+        os._exit(0)
+    fds = array.array("i")
+    for _, _, payload in ancillary:
+        fds.frombytes(payload)
+    control = socket.socket(fileno=fds[0])
+    control.set_inheritable(False)
+    if os.fork() == 0:
+        link.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        container.run(json.loads(data), control)
+    control.close()

@@ -1,0 +1,97 @@
+"""Stand-ins for the two things behind the REST API and the frontends' commands: OAR and the machines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Any
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.local.model import Node
+from g5kvirt.testbeds.local.oardb import LIVE, Holding, Job
+
+
+def job(
+    number: int,
+    *nodes: str,
+    user: str = "g5k",
+    state: str = "Running",
+    types: tuple[str, ...] = ("deploy",),
+    vlans: tuple[int, ...] = (),
+    subnets: tuple[str, ...] = (),
+    start: int = 1_700_000_000,
+) -> Job:
+    """A job that holds nodes (two cores each), vlans and subnets."""
+    return Job(
+        id=number,
+        user=user,
+        name=f"job{number}",
+        project="default",
+        queue="default",
+        state=state,
+        types=types,
+        mode="PASSIVE",
+        command="sleep 1",
+        properties="",
+        directory="/home/g5k",
+        message="",
+        reservation="None",
+        submitted=start - 5,
+        start=start if state not in ("Waiting", "Hold") else 0,
+        scheduled=start,
+        stop=0,
+        walltime=3600,
+        held=Holding(
+            tuple(node for node in nodes for _ in range(2)), vlans, tuple(map(IPv4Network, subnets))
+        ),
+    )
+
+
+@dataclass
+class FakeDatabase:
+    """A site's OAR."""
+
+    known: list[Job] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    down: bool = False
+
+    def jobs(self, states: Iterable[str] | None = LIVE, user: str | None = None) -> list[Job]:
+        if self.down:
+            raise TestbedError("OAR's database does not answer")
+        lower = None if states is None else {state.lower() for state in states}
+        return [
+            job
+            for job in self.known
+            if (lower is None or job.state.lower() in lower) and user in (None, job.user)
+        ]
+
+    def job(self, job: int) -> Job | None:
+        return next((one for one in self.jobs(None) if one.id == job), None)
+
+    def resources(self) -> list[dict[str, Any]]:
+        return self.rows
+
+
+@dataclass
+class FakeMachines:
+    """Machines that only note what is done to them; those in ``broken`` fail."""
+
+    broken: set[str] = field(default_factory=set)
+    deployed: dict[str, tuple[str, int | None, str]] = field(default_factory=dict)
+    vlans: dict[str, int | None] = field(default_factory=dict)
+    #: every deployment waits until so many are under way: shows that they go side by side
+    together: threading.Barrier | None = None
+
+    def deploy(self, node: Node, environment: str, vlan: int | None, authorized_keys: str) -> None:
+        if self.together is not None:
+            self.together.wait(10)
+        if node.uid in self.broken:
+            raise TestbedError(f"{node.uid} does not\ncome up")
+        self.deployed[node.uid] = (environment, vlan, authorized_keys)
+
+    def set_vlan(self, node: Node, vlan: int | None) -> None:
+        if node.uid in self.broken:
+            raise OSError("no such device")
+        self.vlans[node.uid] = vlan

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.testbeds.local.description import MAX_NODES, from_plain, known_sites, load, make
+
+
+def test_default_is_two_sites_of_three_nodes_as_on_grid5000() -> None:
+    d = load()
+    assert [site.name for site in d.sites] == ["nancy", "rennes"]
+    nancy = d.site("nancy")
+    assert [node.fqdn for node in nancy.nodes] == [f"graphene-{n}.nancy.grid5000.fr" for n in (1, 2, 3)]
+    node = nancy.nodes[0]
+    assert (node.cores, node.memory, node.nic_rate) == (4, 8 << 30, 1e9)
+    assert (nancy.uplink_rate, nancy.uplink_latency) == (10e9, 0)
+    assert str(nancy.network) == "172.16.64.0/20"
+    assert str(nancy.gateway) == "172.16.79.254"
+    assert str(nancy.subnet_pool) == "10.144.0.0/18"
+    assert str(nancy.subnet_gateway) == "10.147.255.254"
+    assert [vlan.id for vlan in nancy.vlans] == [*range(1, 10), 14]
+    assert str(nancy.global_vlan.network) == "10.19.192.0/18"
+    assert "debian12-min" in [environment.name for environment in d.environments]
+
+
+def test_default_file_says_what_make_says() -> None:
+    assert load().sites == make().sites
+
+
+def test_names_resolve_to_the_networks_they_say() -> None:
+    d = load()
+    names = d.names()
+    nancy = d.site("nancy")
+    assert names["nancy.grid5000.fr"] == names["frontend.nancy.grid5000.fr"] == nancy.gateway
+    assert names["graphene-2.nancy.grid5000.fr"] == nancy.nodes[1].ip
+    # its own local and routed vlans, and the global ones of both sites
+    assert names["graphene-2-kavlan-1.nancy.grid5000.fr"] in nancy.vlans[0].network
+    assert names["graphene-2-kavlan-16.nancy.grid5000.fr"] in d.site("rennes").global_vlan.network
+    for unknown in (
+        "graphene-4.nancy.grid5000.fr",
+        "graphene-2.rennes.grid5000.fr",
+        "graphene-2-kavlan-11.nancy.grid5000.fr",
+        "lyon.grid5000.fr",
+        "api.grid5000.fr",
+        "nancy",
+        "example.org",
+        "",
+    ):
+        assert unknown not in names
+        with pytest.raises(KeyError):
+            d.resolve(unknown)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from(known_sites()), st.integers(1, 40), min_size=1, max_size=10))
+def test_addresses_and_macs_are_unique_and_inside_their_networks(sites: dict[str, int]) -> None:
+    d = make(sites)
+    names = d.names()
+    assert all(d.resolve(name) == address for name, address in names.items())
+    nodes = [name for name in names if name[0].isalpha() and "-" in name]
+    by_address = Counter(
+        (names[name], name.split(".")[1] if "192.168" in str(names[name]) else "") for name in nodes
+    )
+    assert max(by_address.values()) == 1  # local vlans have the same networks on every site, nothing else has
+    assert len({node.mac for node in d.nodes}) == len(d.nodes)
+    for site in d.sites:
+        for node in site.nodes:
+            assert node.ip in site.network
+            for vlan in d.vlans_of(site.name):
+                address = node.kavlan_ip(d, vlan.id)
+                assert address in vlan.network
+                assert address not in (vlan.gateway, vlan.network[0], vlan.network[-1])
+
+
+def test_ten_sites_of_four_hundred_nodes() -> None:
+    d = make(dict.fromkeys(known_sites()[:10], 400))
+    assert len(d.nodes) == 4000
+    vlan = d.site(known_sites()[0]).global_vlan
+    assert len({d.kavlan_ip(node, vlan.id) for node in d.nodes}) == 4000
+
+
+def test_networks_of_sites_do_not_overlap() -> None:
+    d = make(dict.fromkeys(known_sites(), 1))
+    networks = [site.network for site in d.sites] + [site.subnet_network for site in d.sites]
+    networks += [vlan.network for site in d.sites for vlan in site.vlans if vlan.kind != "local"]
+    assert not [(str(a), str(b)) for a, b in combinations(networks, 2) if a.overlaps(b)]
+
+
+@given(
+    st.dictionaries(st.sampled_from(known_sites()), st.integers(1, 5), min_size=1, max_size=3),
+    st.integers(1, 64),
+    st.floats(0.5, 64),
+)
+def test_plain_and_back(sites: dict[str, int], cores: int, memory: float) -> None:
+    d = make(sites, cores=cores, memory_gib=memory, nic_gbps=10, uplink_latency_ms=2.5)
+    again = from_plain(json.loads(json.dumps(d.to_plain())))
+    assert again == d
+    assert again.version == d.version
+
+
+def test_version_differs_with_the_description() -> None:
+    others = [make(), make({"nancy": 3}), make(cores=8), make(name="other"), make(uplink_latency_ms=1)]
+    assert len({d.version for d in others}) == len(others)
+
+
+def test_several_clusters_of_different_machines() -> None:
+    d = from_plain(
+        {
+            "defaults": {"cores": 2},
+            "sites": {
+                "lyon": {"clusters": {"taurus": 2, "nova": {"nodes": 1, "cores": 16}}, "uplink_gbps": 1}
+            },
+        }
+    )
+    assert [(node.uid, node.index, node.cores) for node in d.nodes] == [
+        ("taurus-1", 1, 2),
+        ("taurus-2", 2, 2),
+        ("nova-1", 3, 16),
+    ]
+    assert d.site("lyon").clusters == ("taurus", "nova")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sites: {atlantis: 3}", "'atlantis' is unknown"),
+        ("sites: {bordeaux: 3}", "'bordeaux' is unknown"),  # has no networks
+        ("sites: {nancy: 0}", "nodes must be a whole number of at least 1"),
+        ("sites: {nancy: -2}", "not -2"),
+        ("sites: {nancy: 2.5}", "not 2.5"),
+        ("sites: {nancy: true}", "not True"),
+        ("sites: {nancy: many}", "not 'many'"),
+        ("sites: {nancy: .nan}", "not nan"),
+        ("sites: {}", "at least one site"),
+        ("nodes: 3", "unknown key 'nodes'"),
+        ("sites: {nancy: {clusters: {graphene: {nodes: 3, ram: 4}}}}", "unknown key 'ram'"),
+        ("sites: {nancy: {nodes: 3}}", "unknown key 'nodes'"),
+        ("sites: {nancy: {clusters: {gra-phene: 3}}}", "'gra-phene'"),
+        (
+            "sites: {nancy: {clusters: {a: 1}}, rennes: {clusters: {a: 1}}}",
+            "cluster a is on nancy and on rennes",
+        ),
+        ("sites: {nancy: 3}\ndefaults: {cores: 0}", "defaults: cores"),
+        ("sites: {nancy: 3}\ndefaults: {uplink_latency_ms: -1}", "from 0 to 1000"),
+        ("sites: {nancy: 3}\nname: 'No way'", "'No way'"),
+        ("sites: {nancy: 3}\nenvironments: {'a b': x}", "'a b'"),
+        ("sites: {nancy: 3}\nenvironments: {}", "at least one environment"),
+        ("- nancy", "must be a mapping"),
+        ("sites: [", "line 1: this is not YAML"),
+        ("", "must be a mapping"),
+        (f"sites: {{nancy: {MAX_NODES + 1}}}", f"{MAX_NODES + 1} nodes"),
+    ],
+)
+def test_bad_files_are_told_in_a_sentence(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load(file)
+    message = str(caught.value)
+    assert words in message
+    assert "mine.yaml" in message
+    assert "\n" not in message
+
+
+def test_too_many_nodes_says_the_numbers() -> None:
+    with pytest.raises(CapacityError) as caught:
+        make({"nancy": 5000})
+    assert (caught.value.asked, caught.value.available) == (5000, MAX_NODES)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
