@@ -1,0 +1,216 @@
+"""The experiment: six calls in their order, each of which can be repeated without harm.
+
+::
+
+    from g5kvirt import Experiment, Spec
+
+    exp = Experiment(Spec(sites={"nancy": 2, "rennes": 2}, vms=16), testbed="local")
+    exp.reserve(); exp.deploy(); exp.configure(); exp.place(); exp.launch()
+    exp.figures.boot()
+
+What a step found out is kept in the run's journal and nowhere else: a step that is done is read back
+from there, not done again, and `Experiment.open` continues where another process stopped.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import g5kvirt
+from g5kvirt import runs as run_directories
+from g5kvirt.errors import PhaseOrderError, RunError
+from g5kvirt.frames import Frames
+from g5kvirt.inventory import Reservation, to_plain
+from g5kvirt.journal import PHASES, Journal
+from g5kvirt.phases import Context, recall
+from g5kvirt.planning.checks import check_against
+from g5kvirt.spec import Spec
+from g5kvirt.testbeds import Testbed, open_testbed
+
+if TYPE_CHECKING:
+    from g5kvirt.views.figures import Figures
+    from g5kvirt.views.results import PhaseResult
+
+__all__ = ["Experiment"]
+
+T = TypeVar("T")
+
+
+class Experiment:
+    """One run of the experiment on one testbed.
+
+    ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of
+    `g5kvirt.testbeds.base.Testbed`. The run is kept in ``runs/name``; without a name it gets one from
+    the date. Everything that can be wrong with what is asked is found here, before anything is
+    touched. Raises SpecError, CapacityError, RunError, TestbedError.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        testbed: str | Testbed = "local",
+        *,
+        name: str | None = None,
+        runs: str | Path = "runs",
+    ) -> None:
+        self.spec = spec
+        self.testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
+        self.testbed.connect()
+        check_against(spec, self.testbed.hosts())
+        self.run = _create(Path(runs), name, spec, testbed if isinstance(testbed, str) else self.testbed.name)
+        self.journal = Journal.open(self.run.journal)
+        self._connected = True
+
+    @classmethod
+    def open(cls, path: str | Path) -> Experiment:
+        """The experiment kept in the run directory ``path``, to look at or to go on with.
+
+        Nothing is asked of the testbed before a step is called. Raises RunError.
+        """
+        directory = Path(path)
+        run = run_directories.find(directory.parent, directory.name)
+        document = run.document
+        self = cls.__new__(cls)
+        self.run = run
+        self.spec = Spec.from_dict(document["spec"])
+        self.testbed = open_testbed(document["testbed"])
+        self.journal = Journal.open(run.journal)
+        self._connected = False
+        return self
+
+    # ---- the steps --------------------------------------------------------------------------------
+
+    def reserve(self) -> PhaseResult:
+        """Get hosts, service machines, sub-networks and a global KaVLAN, and wait until they are there."""
+        from g5kvirt.phases.reserve import reserve
+
+        return self._step("reserve", reserve)
+
+    def deploy(self) -> PhaseResult:
+        """Put the host environment on the machines, inside the KaVLAN."""
+        from g5kvirt.phases.deploy import deploy
+
+        return self._step("deploy", deploy)
+
+    def configure(self) -> PhaseResult:
+        """Make hosts and service machines ready: bridge, RAM disk, facts; DHCP, DNS, netboot."""
+        from g5kvirt.phases.configure import configure
+
+        return self._step("configure", configure)
+
+    def place(self) -> PhaseResult:
+        """Decide which host carries which VM, with which name, address and MAC. Touches nothing."""
+        from g5kvirt.phases.place import place
+
+        return self._step("place", place)
+
+    def launch(self) -> PhaseResult:
+        """Power the VMs on and wait until each reports from its minimal system, or is given up."""
+        from g5kvirt.phases.launch import launch
+
+        return self._step("launch", launch)
+
+    def release(self) -> None:
+        """Give the machines back. Harmless when there is nothing to give back."""
+        jobs = recall.jobs(self.journal)
+        if not jobs or recall.released(self.journal):
+            return
+        self._connect()
+        with self._context.span("reserve", "release"):
+            self.testbed.release(jobs)
+
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+        self.journal.close()
+
+    # ---- what happened ----------------------------------------------------------------------------
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What the testbed gave, or None before `reserve`."""
+        return recall.reservation(self.journal)
+
+    @property
+    def frames(self) -> Frames:
+        """The run as pandas tables: events, spans, phases, hosts, vms."""
+        return Frames(self.journal)
+
+    @property
+    def figures(self) -> Figures:
+        """The run as figures, one method each."""
+        from g5kvirt.views.figures import Figures
+
+        return Figures(self.frames, run=self.run.name, testbed=self.testbed.name, guest=self.testbed.guest)
+
+    def __repr__(self) -> str:
+        done = [phase for phase in PHASES if recall.done(self.journal, phase)]
+        return f"<Experiment {self.run.name} on {self.testbed.name}: {', '.join(done) or 'nothing done yet'}>"
+
+    def _repr_html_(self) -> str:
+        from g5kvirt.views.html import experiment_html
+
+        return experiment_html(self.run.name, self.testbed.name, self.testbed.guest, self.frames)
+
+    # ---- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _context(self) -> Context:
+        return Context(self.spec, self.testbed, self.run, self.journal)
+
+    def _connect(self) -> None:
+        if not self._connected:
+            self.testbed.connect()
+            self._connected = True
+
+    def _step(self, phase: str, do: Callable[[Context], Any]) -> PhaseResult:
+        from g5kvirt.views.results import PhaseResult
+
+        if not recall.done(self.journal, phase):
+            before = PHASES[: PHASES.index(phase)]
+            missing = [p for p in before if not recall.done(self.journal, p)]
+            if missing:
+                raise PhaseOrderError(f"{phase}() stands on {before[-1]}(): call {missing[0]}() first")
+            if recall.released(self.journal):
+                raise PhaseOrderError(
+                    f"run {self.run.name!r} has given its machines back: start a new Experiment for {phase}()"
+                )
+            self._connect()
+            context = self._context
+            with context.span(phase, "phase") as found:
+                found.update(to_plain(do(context)))
+        return PhaseResult(
+            phase, self.frames, run=self.run.name, testbed=self.testbed.name, guest=self.testbed.guest
+        )
+
+
+def _create(root: Path, name: str | None, spec: Spec, testbed: str) -> run_directories.Run:
+    document = {
+        "spec": spec.to_dict(),
+        "testbed": testbed,
+        "versions": {"g5kvirt": g5kvirt.__version__, "execo": _version("execo")},
+    }
+    run = run_directories.create(root, name, document)
+    keys = run.path / "ssh"
+    keys.mkdir(mode=0o700)
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"g5kvirt {run.name}"]
+    made = subprocess.run(
+        [*words, "-f", str(keys / "id_ed25519")], capture_output=True, text=True, timeout=60
+    )
+    if made.returncode:
+        raise RunError(f"no ssh key could be made for the run: {made.stderr.strip()}")
+    return run
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    return metadata.version(package)

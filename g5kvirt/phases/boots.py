@@ -1,0 +1,161 @@
+"""Where every VM is on its way from power-on to the minimal system. No I/O and no clock of its own.
+
+`launch` tells it what it saw and asks it what to do next: which VMs to power on now (as many as the
+window lets through), which have waited too long. A VM ends ``up``, or ``failed`` with the last step it
+reached and a reason; one that is slow or dead never holds up the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from g5kvirt.inventory import VM
+from g5kvirt.planning.windows import Window
+
+__all__ = ["MILESTONES", "Boot", "Boots", "State"]
+
+#: What a VM is seen to do on its way, in this order.
+MILESTONES = ("dhcp", "script", "kernel", "initrd", "minimal-system")
+
+State = Literal["waiting", "starting", "booting", "up", "failed"]
+
+#: Clocks of a host and a service machine, corrected by their measured offsets, may still differ so much.
+CLOCK_SLACK = 0.5
+
+
+@dataclass
+class Boot:
+    """One VM on its way."""
+
+    vm: VM
+    state: State = "waiting"
+    attempt: int = 0  #: power-ons so far
+    asked: float = 0.0  #: when the last power-on was asked for
+    since: float = 0.0  #: when it happened
+    seen: dict[str, float] = field(default_factory=dict)  #: milestone → time, of this attempt
+    reason: str = ""
+
+    @property
+    def at(self) -> str:
+        """The last step it reached."""
+        reached = [step for step in MILESTONES if step in self.seen]
+        return reached[-1] if reached else "power-on"
+
+
+class Boots:
+    """All VMs of a launch, in the order in which they are to start.
+
+    ``timeout(in_flight, attempt)`` says for how many seconds a VM is waited for, after which it is
+    powered on again, at most ``attempts`` times in all.
+    """
+
+    def __init__(
+        self,
+        vms: Sequence[VM],
+        window: Window,
+        timeout: Callable[[int, int], float],
+        attempts: int,
+    ) -> None:
+        self.boots = {vm.name: Boot(vm) for vm in vms}
+        self._window = window
+        self._timeout = timeout
+        self._attempts = attempts
+        self._waiting = deque(vm.name for vm in vms)
+        self._in_flight: dict[str, Boot] = {}  # insertion order is the order of power-on
+        self._open = len(self.boots)
+        self._last_batch: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True when every VM is up or failed."""
+        return self._open == 0
+
+    @property
+    def in_flight(self) -> int:
+        """VMs that were powered on and are neither up nor failed."""
+        return len(self._in_flight)
+
+    def count(self, state: State) -> int:
+        """How many VMs are in ``state``."""
+        return sum(boot.state == state for boot in self.boots.values())
+
+    def already_up(self, name: str) -> None:
+        """Say that a VM is up from an earlier call: it is not started again."""
+        self._waiting.remove(name)
+        self._close(self.boots[name], "up")
+
+    def due(self, now: float) -> list[Boot]:
+        """The VMs to power on now; they count as on their way from here on."""
+        decision = self._window.decide(
+            now, waiting=len(self._waiting), in_flight=self.in_flight, last=self._last_batch
+        )
+        batch = [self.boots[self._waiting.popleft()] for _ in range(decision.start)]
+        for boot in batch:
+            boot.state = "starting"
+            boot.attempt += 1
+            boot.asked = now
+            boot.seen = {}
+            self._in_flight[boot.vm.name] = boot
+        if batch:
+            self._last_batch = now
+        return batch
+
+    def powered_on(self, name: str, t: float) -> None:
+        """Its QEMU process is there since ``t``."""
+        boot = self.boots[name]
+        if boot.state == "starting":
+            boot.state = "booting"
+            boot.since = t
+
+    def reached(self, name: str, step: str, t: float) -> bool:
+        """It was seen to do ``step`` at ``t``; False if that is no news or belongs to an earlier attempt."""
+        boot = self.boots.get(name)
+        if boot is None or boot.state not in ("starting", "booting") or step in boot.seen:
+            return False
+        if t < min(boot.asked, boot.since or boot.asked) - CLOCK_SLACK:
+            return False
+        boot.seen[step] = t
+        if step == MILESTONES[-1]:
+            self._close(boot, "up")
+        return True
+
+    def refused(self, name: str, reason: str) -> Boot:
+        """Its host could not power it on: it goes back into the queue, or fails."""
+        return self._again_or_failed(self.boots[name], reason)
+
+    def overdue(self, now: float) -> list[Boot]:
+        """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
+        patience = {attempt: self._timeout(self.in_flight, attempt) for attempt in self._attempt_numbers()}
+        late = [
+            boot
+            for boot in self._in_flight.values()
+            if now - (boot.since or boot.asked) > patience[boot.attempt]
+        ]
+        return [
+            self._again_or_failed(boot, f"nothing after {boot.at} within {patience[boot.attempt]:.0f} s")
+            for boot in late
+        ]
+
+    def _attempt_numbers(self) -> Iterable[int]:
+        return {boot.attempt for boot in self._in_flight.values()}
+
+    def _again_or_failed(self, boot: Boot, reason: str) -> Boot:
+        boot.reason = reason
+        if boot.state in ("up", "failed"):
+            return boot
+        if boot.attempt >= self._attempts:
+            self._close(boot, "failed")
+        else:
+            self._in_flight.pop(boot.vm.name, None)
+            boot.state = "waiting"
+            boot.since = 0.0
+            self._waiting.append(boot.vm.name)
+        return boot
+
+    def _close(self, boot: Boot, state: State) -> None:
+        boot.state = state
+        self._in_flight.pop(boot.vm.name, None)
+        self._open -= 1

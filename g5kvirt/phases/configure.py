@@ -1,0 +1,156 @@
+"""configure: hosts get their bridge and RAM disk and say what they are; service machines serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from g5kvirt import hostagent
+from g5kvirt.errors import PhaseError
+from g5kvirt.inventory import MIB, VM, Host
+from g5kvirt.journal import Event
+from g5kvirt.phases import agents, recall
+from g5kvirt.phases.context import Context
+from g5kvirt.planning.capacity import capacity
+from g5kvirt.provision import minimal, netboot
+from g5kvirt.remote import File
+
+__all__ = ["ISO", "boot_plan", "configure"]
+
+#: What a host needs, and what a service machine needs; the host environment has to bring them.
+HOST_PROGRAMS = ("ip", "qemu-system-x86_64")
+SERVICE_PROGRAMS = {"dhcp": ("dnsmasq",), "http": ("nginx",)}
+
+#: Where the iPXE image lies on hosts whose VMs boot from it.
+ISO = "/var/lib/g5kvirt/ipxe.iso"
+
+#: Address tables for thousands of VMs on one flat network; 2013's VM testbed set the same on its service
+#: machines. They exist only in a machine's first network namespace: elsewhere the agent says "absent".
+SYSCTLS: Mapping[str, str | int] = {
+    "net.ipv4.neigh.default.gc_thresh1": 1024,
+    "net.ipv4.neigh.default.gc_thresh2": 4096,
+    "net.ipv4.neigh.default.gc_thresh3": 16384,
+    "net.core.somaxconn": 4096,
+}
+
+
+def configure(context: Context) -> Mapping[str, Any]:
+    """Make all machines ready for VMs. Idempotent; raises PhaseError naming the first that is not."""
+    spec, journal = context.spec, context.journal
+    stand = recall.stand(spec, journal)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
+        image = pool.submit(minimal.build, progress=_teller(context))
+        agents.send(context, stand.machines, [File(hostagent.AGENT, hostagent.REMOTE_PATH, 0o755)], "agent")
+        addresses = _prepare(context, stand)
+        built = image.result()
+    web = [m.host for m in stand.layout.machines if "http" in m.roles]
+    agents.send(
+        context,
+        web,
+        [File(built.kernel, f"{netboot.WWW}/kernel"), File(built.initrd, f"{netboot.WWW}/initrd")],
+        "minimal-system",
+    )
+    if spec.boot == "iso":
+        agents.send(context, stand.hosts, [File(built.iso, ISO)], "ipxe")
+    plan = boot_plan(context, stand, (), addresses)
+    serve(context, stand, plan)
+    return {
+        "services": {m.host.name: list(m.roles) for m in stand.layout.machines},
+        "network": stand.layout.network,
+        "addresses": addresses,
+        "minimal_system": built.manifest,
+    }
+
+
+def boot_plan(
+    context: Context, stand: recall.Stand, vms: tuple[VM, ...], addresses: Mapping[str, str]
+) -> netboot.Netboot:
+    """What the service machines serve to ``vms``; ``addresses``: machine → its own address."""
+    return netboot.Netboot(
+        stand.layout,
+        vms,
+        hosts={name: IPv4Address(address) for name, address in addresses.items()},
+        parts=tuple((s.site, s.network) for s in stand.reservation.subnetworks),
+        protocol=context.spec.netboot,
+    )
+
+
+def serve(context: Context, stand: recall.Stand, plan: netboot.Netboot, phase: str = "configure") -> None:
+    """Start the services, or hand those that run their new configuration. Raises PhaseError."""
+    documents = {m.host: hostagent.document(*netboot.services(plan, m)) for m in stand.layout.machines}
+    limit = context.spec.timeouts.services
+    heard = agents.ask(context.fanout, documents, timeout=limit)
+    context.journal.extend(
+        Event(
+            phase,
+            answer.subject,
+            "service",
+            h.host.name,
+            "ok" if answer.ok else "failed",
+            h.result.end,
+            detail={} if answer.ok else {"reason": answer.reason},
+        )
+        for h in heard
+        for answer in h.answers
+    )
+    agents.must(context, phase, "services", heard)
+
+
+def _prepare(context: Context, stand: recall.Stand) -> dict[str, str]:
+    """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
+
+    Returns each machine's own address.
+    """
+    plan = boot_plan(context, stand, (), {})
+    serving = {m.host.name: m for m in stand.layout.machines}
+    documents = {}
+    for host in stand.machines:
+        machine = serving.get(host.name)
+        programs = [p for r in machine.roles for p in SERVICE_PROGRAMS[r]] if machine else HOST_PROGRAMS
+        documents[host] = hostagent.document(
+            hostagent.facts(programs),
+            hostagent.prepare(
+                addresses=netboot.extra_addresses(plan, machine) if machine else (),
+                sysctls=SYSCTLS,
+                ramdisk=0 if machine else _ramdisk(context, host),
+            ),
+        )
+    heard = agents.ask(context.fanout, documents, timeout=context.spec.timeouts.command)
+    agents.must(context, "configure", "prepare", heard)
+    return {h.host.name: _journal_facts(context, h) for h in heard}
+
+
+def _ramdisk(context: Context, host: Host) -> int:
+    """Bytes: the disks of as many VMs as the host may ever carry, and room for their consoles."""
+    vms = capacity(host.cores, host.memory, context.spec.capacity, context.spec.vm)
+    return (vms * (context.spec.vm.disk + 4) + 64) * MIB
+
+
+def _journal_facts(context: Context, heard: agents.Heard) -> str:
+    """Write down what a machine said of itself; returns its own address."""
+    answers = {a.op if a.op == "facts" else a.subject: a for a in heard.answers}
+    said = answers["facts"]
+    if missing := said.detail["missing"]:
+        raise PhaseError(
+            f"{heard.host.name} has no {', '.join(missing)}: choose a host_environment that brings them",
+            phase="configure",
+            step="facts",
+        )
+    facts = hostagent.read_facts(said, heard.result.start, heard.result.end)
+    more = {key: said.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
+    context.journal.append("configure", "facts", "host", heard.host.name, "ok", **asdict(facts), **more)
+    bridge = answers["bridge"].detail
+    own = [IPv4Interface(a) for a in bridge.get("addresses", ()) if ":" not in a]
+    return str(own[0].ip) if own else ""
+
+
+def _teller(context: Context) -> Callable[[str], None]:
+    """Progress of the image's build as journal events."""
+
+    def tell(what: str) -> None:
+        context.journal.append("configure", "build", "run", context.run.name, "ok", what=what)
+
+    return tell

@@ -1,0 +1,66 @@
+"""What every phase works with: the spec, the testbed, the run and its journal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from g5kvirt.errors import PhaseError
+from g5kvirt.journal import Journal, Kind
+from g5kvirt.remote import Access, Fanout
+from g5kvirt.runs import Run
+from g5kvirt.spec import Spec
+from g5kvirt.testbeds import Testbed
+
+__all__ = ["Context"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run in progress."""
+
+    spec: Spec
+    testbed: Testbed
+    run: Run
+    journal: Journal
+
+    @property
+    def key(self) -> str:
+        """The run's private ssh key file."""
+        return str(self.run.path / "ssh" / "id_ed25519")
+
+    @property
+    def access(self) -> Access:
+        """Root on the run's machines."""
+        return self.testbed.access(self.key)
+
+    @property
+    def fanout(self) -> Fanout:
+        """Commands and files for the run's machines."""
+        return Fanout(self.access)
+
+    @contextmanager
+    def span(
+        self, phase: str, step: str, kind: Kind = "run", subject: str = "", **detail: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Journal what happens inside as ``start`` and ``ok`` or ``failed``.
+
+        What is put into the dictionary that it yields becomes the detail of the closing event.
+        """
+        name = subject or self.run.name
+        self.journal.append(phase, step, kind, name, "start", **detail)
+        result: dict[str, Any] = {}
+        try:
+            yield result
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+            self.journal.append(phase, step, kind, name, "failed", reason=reason)
+            raise
+        self.journal.append(phase, step, kind, name, "ok", t=time.time(), **result)
+
+    def fail(self, phase: str, step: str, message: str) -> PhaseError:
+        """The error of a step that was tried and failed; raise what it returns."""
+        return PhaseError(message, phase=phase, step=step)

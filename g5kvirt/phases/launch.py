@@ -1,0 +1,185 @@
+"""launch: the VMs are powered on, netboot into the minimal system and report in.
+
+One thread decides, with `Boots` as its memory: it hears of powered-on VMs from the host agents and of
+everything else from the logs of dnsmasq and nginx, which stream in from the service machines. So no VM
+is ever asked anything, and thousands of them cost no connection each.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from g5kvirt import hostagent
+from g5kvirt.errors import PhaseError
+from g5kvirt.inventory import MIB, Host
+from g5kvirt.journal import Event, Status
+from g5kvirt.phases import agents, recall
+from g5kvirt.phases.boots import Boot, Boots
+from g5kvirt.phases.configure import ISO, boot_plan, serve
+from g5kvirt.phases.context import Context
+from g5kvirt.phases.follow import Follower
+from g5kvirt.planning.windows import boot_timeout, interleave, window_for
+from g5kvirt.provision.bootlog import BootLog, Milestone
+
+__all__ = ["launch"]
+
+#: Seconds between two looks at the clock while nothing is heard.
+TICK = 0.25
+
+
+def launch(context: Context) -> Mapping[str, Any]:
+    """Boot every VM, or say at which step each one stopped and why.
+
+    VMs that an earlier call brought up are left as they are. Single VMs never raise; raises PhaseError if
+    not one came up.
+    """
+    spec, journal = context.spec, context.journal
+    stand = recall.stand(spec, journal)
+    vms = recall.vms(journal)
+    configured = recall.detail(journal, "configure")
+    assert configured is not None  # the order of the phases sees to it
+    serve(context, stand, boot_plan(context, stand, tuple(vms), configured["addresses"]), phase="launch")
+
+    facts = [stand.facts[h.name] for h in stand.hosts]
+    cores = context.testbed.real_cores or sum(f.cores for f in facts)
+    kvm = all(f.kvm for f in facts)
+
+    def patience(in_flight: int, attempt: int) -> float:
+        if spec.timeouts.boot is not None:
+            return spec.timeouts.boot
+        return boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt)
+
+    boots = Boots(
+        interleave(vms),
+        window_for(spec.windows, facts, real_cores=context.testbed.real_cores),
+        patience,
+        spec.timeouts.boot_attempts,
+    )
+    for name in recall.up(journal):
+        boots.already_up(name)
+    _Launch(context, stand, boots).run()
+    up, failed = boots.count("up"), boots.count("failed")
+    if up == 0:
+        first = next(b for b in boots.boots.values() if b.state == "failed")
+        raise PhaseError(
+            f"none of {failed} VMs came up, first {first.vm.name} on {first.vm.host}: {first.reason}",
+            phase="launch",
+            step=first.at,
+        )
+    return {"up": up, "failed": failed}
+
+
+class _Launch:
+    """The loop of one launch, and what it has running."""
+
+    def __init__(self, context: Context, stand: recall.Stand, boots: Boots) -> None:
+        self.context = context
+        self.stand = stand
+        self.boots = boots
+        self.heard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.hosts = {h.name: h for h in stand.hosts}
+        self.log = BootLog(boot.vm for boot in boots.boots.values())
+
+    def run(self) -> None:
+        """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards."""
+        with ExitStack() as stack:
+            followers = [
+                stack.enter_context(Follower(self.context, m, self._reader(m.host)))
+                for m in self.stand.layout.machines
+            ]
+            # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
+            pool = stack.enter_context(ThreadPoolExecutor(max_workers=4))
+            while not self.boots.finished:
+                now = time.time()
+                for boot in self.boots.overdue(now):
+                    self._say_again_or_failed(boot, now)
+                if batch := self.boots.due(now):
+                    self._power_on(batch, pool, now)
+                for follower in followers:
+                    follower.keep_alive()
+                self._listen()
+
+    def _listen(self) -> None:
+        """Wait for a word, then take all that are there."""
+        try:
+            self.heard.get(timeout=TICK)()
+            while True:
+                self.heard.get_nowait()()
+        except queue.Empty:
+            return
+
+    # ---- power-on ---------------------------------------------------------------------------------
+
+    def _power_on(self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float) -> None:
+        by_host: dict[Host, list[Boot]] = {}
+        for boot in batch:
+            by_host.setdefault(self.hosts[boot.vm.host], []).append(boot)
+            self._say(boot, "power-on", "start", now)
+        documents = {host: self._document(own) for host, own in by_host.items()}
+        fanout = self.context.fanout
+        timeout = self.context.spec.timeouts.command
+        future = pool.submit(agents.ask, fanout, documents, timeout=timeout)
+        future.add_done_callback(lambda f: self.heard.put(lambda: self._answered(f, by_host)))
+
+    def _document(self, boots: Sequence[Boot]) -> bytes:
+        """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
+        spec, host = self.context.spec, boots[0].vm.host
+        again = [b.vm.name for b in boots if b.attempt > 1]
+        order = hostagent.start(
+            [hostagent.vm(b.vm.name, b.vm.mac) for b in boots],
+            memory=spec.vm.memory * MIB,
+            disk=spec.vm.disk * MIB,
+            cores=spec.vm.cores,
+            kvm=self.stand.facts[host].kvm,
+            boot=spec.boot,
+            iso=ISO if spec.boot == "iso" else None,
+        )
+        return hostagent.document(*([hostagent.stop(again)] if again else []), order)
+
+    def _answered(self, future: Future[list[agents.Heard]], by_host: Mapping[Host, list[Boot]]) -> None:
+        for heard in future.result():
+            answers = {a.subject: a for a in heard.answers if a.op == "start"}
+            offset = self.stand.facts[heard.host.name].clock_offset
+            for boot in by_host[heard.host]:
+                answer = answers.get(boot.vm.name)
+                if answer is not None and answer.ok:
+                    t = float(answer.detail["power_on"]) - offset
+                    self._say(boot, "power-on", "ok", t)
+                    self.boots.powered_on(boot.vm.name, t)
+                else:
+                    reason = answer.reason if answer is not None else heard.reason or "no answer for it"
+                    self._say(boot, "power-on", "failed", time.time(), {"reason": reason})
+                    self._say_again_or_failed(self.boots.refused(boot.vm.name, reason), time.time())
+
+    # ---- milestones -------------------------------------------------------------------------------
+
+    def _reader(self, machine: Host) -> Callable[[str], None]:
+        """What to do with each line of a service machine's logs; called in another thread."""
+        offset = self.stand.facts[machine.name].clock_offset
+
+        def read(line: str) -> None:
+            if seen := self.log.read(line):
+                self.heard.put(lambda: self._reached(seen, seen.t - offset))
+
+        return read
+
+    def _reached(self, seen: Milestone, t: float) -> None:
+        if self.boots.reached(seen.vm, seen.step, t):
+            self._say(self.boots.boots[seen.vm], seen.step, "ok", t, seen.detail)
+
+    def _say_again_or_failed(self, boot: Boot, now: float) -> None:
+        if boot.state == "failed":
+            self._say(boot, "launch", "failed", now, {"at": boot.at, "reason": boot.reason})
+        elif boot.state == "waiting":
+            self._say(boot, "launch", "retry", now, {"at": boot.at, "reason": boot.reason})
+
+    def _say(
+        self, boot: Boot, step: str, status: Status, t: float, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        event = Event("launch", step, "vm", boot.vm.name, status, t, boot.attempt, detail or {})
+        self.context.journal.extend([event])
