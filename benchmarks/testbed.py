@@ -1,0 +1,76 @@
+"""How long raising and taking down a local testbed takes: ``python benchmarks/testbed.py`` as root.
+
+3 sites × 4 hosts and a service machine each, layers cached. Bounds are the project's own targets; the median
+of the runs counts. The last lines are JSON, one a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from g5kvirt.errors import G5kvirtError
+from g5kvirt.testbeds.local import layers, lifecycle
+from g5kvirt.testbeds.local.description import make
+
+UP_BOUND = 5.0  # seconds
+DOWN_BOUND = 3.0
+SITES = ("nancy", "rennes", "lyon")
+NODES = 5  # of a site: four hosts and a service machine
+
+
+def machine() -> str:
+    """The machine in a few words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, {platform.machine()}"
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--name", default="benchmark")
+    arguments = parser.parse_args()
+    description = make(dict.fromkeys(SITES, NODES))
+    ups: list[float] = []
+    downs: list[float] = []
+    try:
+        layers.ensure(lambda what, seconds: print(f"  {what}: {seconds:.1f} s"))
+        for run in range(arguments.runs):
+            try:
+                began = time.perf_counter()
+                lifecycle.up(arguments.name, description)
+                ups.append(time.perf_counter() - began)
+            finally:
+                began = time.perf_counter()
+                lifecycle.down(arguments.name)
+                downs.append(time.perf_counter() - began)
+            print(f"run {run + 1}: up {ups[-1]:.2f} s, down {downs[-1]:.2f} s", flush=True)
+    except G5kvirtError as error:
+        print(f"testbed.py: {error}", file=sys.stderr)
+        return error.exit_code
+    what = f"{len(SITES)} sites × {NODES - 1} hosts and a service machine"
+    for name, values, bound in (("up", ups, UP_BOUND), ("down", downs, DOWN_BOUND)):
+        value = statistics.median(values)
+        figure = {
+            "name": f"local testbed {name}, {what}",
+            "value": round(value, 3),
+            "unit": "s",
+            "bound": bound,
+            "ratio": round(value / bound, 3),
+            "machine": machine(),
+        }
+        print(json.dumps(figure, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The command line: reads words, calls the library, prints what it found, leaves with an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from g5kvirt.errors import G5kvirtError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130  #: as a shell says it of Ctrl-C
+TERMINATED = 143
+BUG = 70  #: EX_SOFTWARE of sysexits.h
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    An error raised on purpose is one sentence on stderr and the error's own code; anything else is a bug
+    and says so. ``--debug`` shows the traceback of either.
+    """
+    from g5kvirt.cli.parser import build_parser
+
+    arguments = build_parser().parse_args(argv)
+    debug = bool(arguments.debug)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(arguments.do(arguments))
+    except G5kvirtError as error:
+        return _leave(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _leave("interrupted", INTERRUPTED, debug)
+    except BrokenPipeError:  # `g5kvirt runs | head`: nobody reads on, which is no error
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, it is said in one line
+        words = f"this is a bug in g5kvirt ({type(error).__name__}: {error}); `g5kvirt --debug …` shows where"
+        return _leave(words, BUG, debug)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    """SIGTERM goes the way of an exception, so that every ``finally`` runs."""
+    raise SystemExit(TERMINATED)
+
+
+def _leave(sentence: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"g5kvirt: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,222 @@
+"""What each command does. Imports are inside: `g5kvirt --help` must not wait for pandas or execo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from g5kvirt.errors import G5kvirtError, MachineError, SpecError
+from g5kvirt.views.words import count, duration
+
+if TYPE_CHECKING:
+    from g5kvirt.runs import Run
+    from g5kvirt.testbeds.local.description import Description
+
+__all__ = ["demo", "doctor", "local_down", "local_status", "local_up", "run", "runs", "show"]
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Probe this machine."""
+    from g5kvirt import doctor as probes
+    from g5kvirt.views.text import findings_table
+
+    if arguments.json:
+        findings = probes.examine()
+        print(json.dumps(probes.report(findings), indent=2, ensure_ascii=False))
+    else:
+        console = Console()
+        with _working(console, "looking at this machine …"):
+            findings = probes.examine()
+        console.print(findings_table(findings))
+        console.print(probes.verdict(findings), highlight=False, soft_wrap=True)
+    return 0 if probes.able(findings) else MachineError.exit_code
+
+
+def local_up(arguments: argparse.Namespace) -> int:
+    """Raise the local testbed."""
+    from g5kvirt.testbeds.local import lifecycle
+
+    console = Console()
+    description = _description(arguments)
+    began = time.monotonic()
+    with _working(console, "raising the local testbed …"):
+        lifecycle.up(name=arguments.name, description=description, progress=said(console))
+    console.print(f"local testbed up in {duration(time.monotonic() - began)}", highlight=False)
+    return local_status(arguments)
+
+
+def local_status(arguments: argparse.Namespace) -> int:
+    """Say what is up."""
+    from g5kvirt.testbeds.local import lifecycle
+
+    found = lifecycle.status(name=arguments.name)
+    Console().print(str(found), markup=False, highlight=False, soft_wrap=True)
+    return 0 if found.state == "up" else MachineError.exit_code
+
+
+def local_down(arguments: argparse.Namespace) -> int:
+    """Take the local testbed down."""
+    from g5kvirt.testbeds.local import lifecycle
+
+    console = Console()
+    began = time.monotonic()
+    lifecycle.down(name=arguments.name)
+    console.print(f"local testbed down in {duration(time.monotonic() - began)}", highlight=False)
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run an experiment from its specification to its release."""
+    from g5kvirt.experiment import Experiment
+    from g5kvirt.journal import PHASES
+    from g5kvirt.spec import Spec
+    from g5kvirt.views.terminal import TerminalProgress
+
+    console = Console()
+    spec = Spec.load(arguments.spec)
+    experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
+    console.print(
+        f"run {experiment.run.name} on {arguments.testbed}: {count(spec.vms, 'VM')} on "
+        f"{count(spec.hosts, 'host')} of {count(len(spec.sites), 'site')}",
+        highlight=False,
+    )
+    with TerminalProgress(console, spec.vms) as progress:
+        unsubscribe = experiment.journal.subscribe(progress.take)
+        try:
+            for phase in (p for p in PHASES if p != "measure"):
+                getattr(experiment, phase)()
+        finally:
+            unsubscribe()
+            if not arguments.keep:
+                experiment.release()
+            experiment.journal.close()
+    saved = experiment.figures.save(experiment.run.path / "figures")
+    _say_where(console, experiment.run, saved)
+    return 1 if progress.progress.failed else 0
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    """List the runs."""
+    from g5kvirt.journal import read_events
+    from g5kvirt.runs import list_runs
+    from g5kvirt.views.progress import Progress
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("run", "begun", "testbed", "VMs up", "stands at"):
+        table.add_column(title, justify="right" if title == "VMs up" else "left")
+    found = list_runs(arguments.runs)
+    for one in found:
+        asked = _vms(one)
+        try:
+            progress = Progress.of(read_events(one.journal), asked)
+        except G5kvirtError as error:
+            table.add_row(one.name, _date(one.created), _testbed(one), f"– of {asked:,}", str(error))
+            continue
+        table.add_row(
+            one.name, _date(one.created), _testbed(one), f"{progress.up:,} of {asked:,}", progress.stands_at
+        )
+    if found:
+        console.print(table, soft_wrap=not console.is_terminal)
+    else:
+        console.print(f"no runs in {arguments.runs} yet", highlight=False)
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Show where a run stands; with ``--figures`` write its figures."""
+    from g5kvirt.journal import read_events
+    from g5kvirt.runs import find
+    from g5kvirt.views.progress import Progress
+    from g5kvirt.views.text import run_text
+
+    console = Console()
+    path = Path(arguments.run)
+    one = find(path.parent, path.name) if path.is_dir() else find(arguments.runs, arguments.run)
+    events = read_events(one.journal)
+    console.print(run_text(one.name, _testbed(one), Progress.of(events, _vms(one)), events))
+    if arguments.figures:
+        from g5kvirt.frames import Frames
+        from g5kvirt.views.figures import Figures
+
+        # What kind of guest ran was written down by the run itself; it is not asked of the testbed again.
+        guest = str(one.document.get("guest", ""))
+        figures = Figures(Frames(events), run=one.name, testbed=_testbed(one), guest=guest)
+        _say_where(console, one, figures.save(one.path / "figures"))
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """The quickstart notebook on a local testbed of its own."""
+    from g5kvirt.cli.demo import demonstrate
+
+    return demonstrate(Console(), arguments.runs, arguments.vms)
+
+
+def said(console: Console) -> _Said:
+    """A progress callback that prints each part with the time it took."""
+    return _Said(console)
+
+
+class _Said:
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def __call__(self, what: str, seconds: float) -> None:
+        self.console.print(f"  {what}: {duration(seconds)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _working(console: Console, words: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    if console.is_terminal:
+        with console.status(words):
+            yield
+    else:
+        yield
+
+
+def _description(arguments: argparse.Namespace) -> Description | None:
+    """The testbed that was described, None for the default one; raises SpecError."""
+    from g5kvirt.testbeds.local import description
+
+    if arguments.description is not None:
+        return description.load(arguments.description)
+    if arguments.sites is None:
+        return None
+    sites: dict[str, int] = {}
+    for word in arguments.sites.split(","):
+        site, _, number = word.partition("=")
+        if not number.isdecimal():
+            raise SpecError(f"--sites cannot be read at {word!r}: write --sites nancy=3,rennes=3")
+        sites[site.strip()] = int(number)
+    return description.make(sites=sites)
+
+
+def _vms(one: Run) -> int:
+    return int(one.document.get("spec", {}).get("vms", 0))
+
+
+def _testbed(one: Run) -> str:
+    return str(one.document.get("testbed", "–"))
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _say_where(console: Console, one: Run, saved: list[Path]) -> None:
+    console.print(f"run      {one.path}", highlight=False, soft_wrap=True)
+    for path in saved:
+        console.print(f"figure   {path}", highlight=False, soft_wrap=True)
+    sys.stdout.flush()

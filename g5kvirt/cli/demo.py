@@ -1,0 +1,174 @@
+"""The demonstration: a local testbed of its own, the quickstart notebook on it, and nothing left behind.
+
+What is left is the run (with the executed notebook and its figures) and the cache of the testbed's layers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from g5kvirt.errors import MachineError, PhaseError, SpecError
+from g5kvirt.journal import Event
+from g5kvirt.views.terminal import TerminalProgress
+from g5kvirt.views.words import count, duration
+
+__all__ = ["Follower", "demonstrate", "find_notebook"]
+
+NOTEBOOK = "quickstart.ipynb"
+TESTBED = "demo"  #: a testbed of its own: one that the user has up already is not touched
+SITES = {"nancy": 2, "rennes": 2}  #: hosts; the default testbed has these and a service machine a site
+
+
+def find_notebook() -> Path:
+    """The quickstart notebook of this checkout; raises MachineError where only the package is installed."""
+    path = Path(__file__).resolve().parents[2] / "notebooks" / NOTEBOOK
+    if not path.is_file():
+        raise MachineError(
+            f"there is no notebooks/{NOTEBOOK} beside this package: call this in a checkout of g5kvirt"
+        )
+    return path
+
+
+def demonstrate(console: Console, runs: Path, vms: int) -> int:
+    """Raise, run, take down; says what it does and how long each part took. Returns the exit code.
+
+    Raises MachineError without root, TestbedError and PhaseError as they come; the testbed is down then.
+    """
+    from g5kvirt.testbeds.local import lifecycle
+
+    if vms < 1:
+        raise SpecError(f"--vms must be at least 1, not {vms}")
+    if os.geteuid() != 0:
+        raise MachineError(
+            "the local testbed makes network namespaces and mounts, which only root can: use sudo"
+        )
+    notebook = find_notebook()
+    runs.mkdir(parents=True, exist_ok=True)
+    name = "demo-" + datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    began = time.monotonic()
+    try:
+        with _part(console, "local testbed up"):
+            lifecycle.up(
+                name=TESTBED, progress=lambda what, seconds: _say(console, f"  {what}: {duration(seconds)}")
+            )
+        with _part(console, f"{NOTEBOOK}, {count(vms, 'VM')}"):
+            executed = _execute(console, notebook, runs, name, vms)
+    finally:
+        with _part(console, "local testbed down"):
+            lifecycle.down(name=TESTBED)
+    _give_to_caller(runs / name)
+    _say(console, f"\nall of it in {duration(time.monotonic() - began)}; what is left:")
+    _say(console, f"  notebook  {executed}")
+    for figure in sorted((runs / name / "figures").glob("*.pdf")):
+        _say(console, f"  figure    {figure} (beside it .png, and its data as .csv)")
+    _say(console, f"  run       {runs / name} (g5kvirt show {name})")
+    return 0
+
+
+def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) -> Path:
+    """Run the notebook with papermill, showing the run's journal meanwhile; returns the executed notebook."""
+    # Otherwise a kernel of the same name in the user's home would come before that of this environment.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    # The run's directory is the experiment's to make, so until then the notebook lies beside it.
+    beside = runs / f"{name}.ipynb"
+    parameters: dict[str, Any] = {
+        "testbed": f"local:{TESTBED}",
+        "sites": SITES,
+        "vms": vms,
+        "name": name,
+        "runs": str(runs.resolve()),
+    }
+    try:
+        with (
+            TerminalProgress(console, vms) as progress,
+            Follower(runs / name / "journal.jsonl", progress.take),
+        ):
+            papermill.execute_notebook(str(notebook), str(beside), parameters=parameters, progress_bar=False)
+    except PapermillExecutionError as error:
+        raise PhaseError(
+            f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}); it is kept, "
+            f"as far as it came, in {_keep(beside, runs / name)}",
+            phase="demo",
+        ) from error
+    finally:
+        final = _keep(beside, runs / name)
+    return final
+
+
+def _keep(beside: Path, run: Path) -> Path:
+    """Move the executed notebook into its run, if there is one by now."""
+    inside = run / NOTEBOOK
+    if beside.exists() and run.is_dir():
+        shutil.move(beside, inside)
+    return inside if inside.exists() else beside
+
+
+def _give_to_caller(run: Path) -> None:
+    """After sudo the run belongs to who called it, not to root; the run's private key as well."""
+    owner, group = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if not (owner.isdecimal() and group.isdecimal() and run.is_dir()):
+        return
+    for path in [run.parent, run, *run.rglob("*")]:
+        if path != run.parent or path.stat().st_uid == 0:
+            os.chown(path, int(owner), int(group), follow_symlinks=False)
+
+
+@contextmanager
+def _part(console: Console, what: str) -> Iterator[None]:
+    """Say what is done, and how long it took."""
+    _say(console, f"{what} …")
+    began = time.monotonic()
+    yield
+    _say(console, f"{what}: {duration(time.monotonic() - began)}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Follower:
+    """Hands on each event that another process appends to a journal, while its ``with`` block lasts."""
+
+    def __init__(self, path: Path, take: Callable[[Event], None], every: float = 0.2) -> None:
+        self.path = path
+        self._take = take
+        self._every = every
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="journal follower", daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=10)
+
+    def _follow(self) -> None:
+        position, rest = 0, b""
+        while True:
+            ending = self._done.is_set()  # asked before reading: what was written until then is still read
+            if self.path.exists():
+                with self.path.open("rb") as file:
+                    file.seek(position)
+                    data = file.read()
+                position += len(data)
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._take(Event.from_json(line.decode()))
+            if ending:
+                return
+            self._done.wait(self._every)

@@ -1,0 +1,164 @@
+"""The words that the command line understands, and its help."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import g5kvirt
+
+__all__ = ["build_parser"]
+
+_TOP = """\
+Raise virtual machines over Grid'5000, or over a Grid'5000 in small on this machine, step by step, and
+time every step of every one of them.
+"""
+
+_EXAMPLES = """\
+examples:
+  g5kvirt doctor                         what can this machine do?
+  g5kvirt demo                           the whole story on the local testbed (as root)
+  g5kvirt local up                       raise the local testbed, then …
+  g5kvirt run spec.yaml --name first     … reserve, deploy, configure, place and launch on it
+  g5kvirt show first --figures           where the run stands, and its figures
+  g5kvirt local down                     leave nothing behind
+
+a specification (spec.yaml):
+  sites: {nancy: 2, rennes: 2}           # hosts that carry VMs, for each site
+  vms: 8
+
+exit codes:
+  0    done
+  1    the run failed, or some of its VMs did
+  2    what was asked cannot be read, does not exist or does not fit; nothing was touched
+  3    this machine or the testbed cannot do it
+  70   a bug in g5kvirt
+  130  interrupted (Ctrl-C); what was reserved has been given back
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; each command's ``do`` takes the parsed arguments and returns an exit code."""
+    from g5kvirt.cli import commands
+
+    parser = _parser(None, "g5kvirt", _TOP, _EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"g5kvirt {g5kvirt.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    # A command always has a `do`: without one, the help is what was asked for.
+    parser.set_defaults(do=partial(_help, parser))
+    sub = parser.add_subparsers(metavar="COMMAND", title="commands")
+
+    doctor = _parser(
+        sub,
+        "doctor",
+        "what can this machine do, and so which testbeds and how many VMs",
+        "Every probe is harmless and ends within a few seconds. Exit code 0: the local testbed can be\n"
+        "raised here; 3: it cannot, and the table says what is missing.",
+    )
+    doctor.add_argument("--json", action="store_true", help="the findings as JSON, for programs")
+    doctor.set_defaults(do=commands.doctor)
+
+    demo = _parser(
+        sub,
+        "demo",
+        "raise the local testbed, run the quickstart notebook on it, take everything down",
+        "Needs root. Leaves a run with the executed notebook and its figures, and a cache for the next time.",
+    )
+    _runs_option(demo)
+    demo.add_argument("--vms", type=int, default=8, metavar="N", help="virtual machines (default: 8)")
+    demo.set_defaults(do=commands.demo)
+
+    _local(sub)
+
+    run = _parser(
+        sub,
+        "run",
+        "run an experiment: reserve, deploy, configure, place, launch, release",
+        "SPEC is a YAML file with at least `sites` and `vms`; everything wrong with it is said before\n"
+        "anything is touched. Ctrl-C gives back what was reserved.\n\n"
+        "examples:\n"
+        "  g5kvirt run spec.yaml --testbed local --name first\n"
+        "  g5kvirt run spec.yaml --testbed local:second --runs /data/runs",
+    )
+    run.add_argument("spec", type=Path, metavar="SPEC.yaml", help="what is asked for")
+    run.add_argument(
+        "--testbed",
+        default="local",
+        metavar="WORD",
+        help="local, local:NAME (one of several) or grid5000 (default: local)",
+    )
+    run.add_argument("--name", help="the run's name (default: the date)")
+    run.add_argument("--keep", action="store_true", help="do not give the machines back at the end")
+    _runs_option(run)
+    run.set_defaults(do=commands.run)
+
+    runs = _parser(sub, "runs", "list the runs, oldest first", "")
+    _runs_option(runs)
+    runs.set_defaults(do=commands.runs)
+
+    show = _parser(sub, "show", "show where a run stands, also while it is still going on", "")
+    show.add_argument("run", metavar="RUN", help="the run's name, or its directory")
+    show.add_argument("--figures", action="store_true", help="write all its figures into RUN/figures")
+    _runs_option(show)
+    show.set_defaults(do=commands.show)
+    return parser
+
+
+def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``local up|status|down``."""
+    from g5kvirt.cli import commands
+
+    local = _parser(
+        sub,
+        "local",
+        "the local testbed: a Grid'5000 in small on this machine",
+        "examples:\n"
+        "  g5kvirt local up                       two sites of three machines\n"
+        "  g5kvirt local up --sites nancy=5,rennes=3,lille=2 --name second\n"
+        "  g5kvirt local status --name second\n"
+        "  g5kvirt local down --name second",
+    )
+    local.set_defaults(do=partial(_help, local))
+    verbs = local.add_subparsers(metavar="VERB", title="verbs")
+    up = _parser(
+        verbs, "up", "raise it (repairs what a crash left); the first time builds its layers", "Needs root."
+    )
+    what = up.add_mutually_exclusive_group()
+    what.add_argument("--description", type=Path, metavar="FILE.yaml", help="sites, machines, rates")
+    what.add_argument(
+        "--sites", metavar="SITE=N,…", help="machines of each site, its service machines included"
+    )
+    up.set_defaults(do=commands.local_up)
+    status = _parser(verbs, "status", "say what is up (exit code 3: nothing is)", "")
+    status.set_defaults(do=commands.local_status)
+    down = _parser(verbs, "down", "take it down: no process, namespace or mount is left", "Needs root.")
+    down.set_defaults(do=commands.local_down)
+    for verb in (up, status, down):
+        verb.add_argument("--name", metavar="NAME", help="which one, where a machine has several")
+
+
+def _parser(
+    sub: argparse._SubParsersAction[argparse.ArgumentParser] | None, name: str, summary: str, epilog: str
+) -> argparse.ArgumentParser:
+    """A parser whose help keeps its line breaks, as the whole program or as one of its commands."""
+    form = argparse.RawDescriptionHelpFormatter
+    if sub is None:
+        return argparse.ArgumentParser(prog=name, description=summary, epilog=epilog, formatter_class=form)
+    described = summary[0].upper() + summary[1:] + "."
+    return sub.add_parser(name, help=summary, description=described, epilog=epilog, formatter_class=form)
+
+
+def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
+    parser.print_help()
+    return 0
+
+
+def _runs_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where runs are kept (default: runs)",
+    )

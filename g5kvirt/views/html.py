@@ -1,0 +1,133 @@
+"""HTML that stands for itself: no scripts, no files beside it, readable on light and on dark.
+
+All styles are inline and all greys are transparent, so the page's own colours show through. Numbers of
+VMs are shown, never three thousand names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import cast
+
+from g5kvirt.frames import Account, Frames
+from g5kvirt.journal import Event, Kind, Status
+from g5kvirt.views.palette import COLOURS, PLANNED, guest_words
+from g5kvirt.views.progress import Progress
+from g5kvirt.views.words import duration
+
+__all__ = ["about", "bar", "box", "events_of", "experiment_html", "failures", "table"]
+
+_MARK = {"waiting": "·", "running": "▸", "ok": "✓", "failed": "✗"}
+_TINT = {"waiting": "inherit", "running": "#0072b2", "ok": "#009e73", "failed": "#d55e00"}
+_FAINT = "opacity:.65"
+_CELL = "text-align:left;padding:.1em 1.2em .1em 0;border:0;background:none;vertical-align:top"
+_NUMBER = (
+    "text-align:right;padding:.1em 1.2em .1em 0;border:0;background:none;font-variant-numeric:tabular-nums"
+)
+
+
+def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
+    """An experiment: its six steps with state and time, and a bar of its VMs by state."""
+    events = events_of(frames)
+    account = frames.account
+    progress = Progress.of(events, account.asked)
+    # A run that was cut short has a step without an end; its journal does not go on with the clock.
+    now = max((e.t for e in events), default=time.time())
+    rows = [
+        [
+            f'<span style="color:{_TINT[phase.state]}">{_MARK[phase.state]}</span>',
+            escape(phase.name),
+            "" if (seconds := phase.seconds(now)) is None else duration(seconds),
+            escape(phase.heard or {"waiting": "not begun"}.get(phase.state, "")),
+        ]
+        for phase in progress.phases.values()
+    ]
+    parts = [table(rows, numbers=(2,)), bar(progress), failures(account)]
+    return box(f"Experiment {name}", about(testbed, guest), parts)
+
+
+def about(testbed: str, guest: str) -> str:
+    """``testbed local; guests: …``."""
+    return f"testbed {testbed}" + (f"; guests: {guest_words(guest)}" if guest else "")
+
+
+def box(title: str, subtitle: str, parts: Iterable[str]) -> str:
+    """A frame around ``parts`` (HTML) with a title and a subtitle (text)."""
+    inner = "".join(part for part in parts if part)
+    return (
+        '<div style="border:1px solid rgba(128,128,128,.35);border-radius:6px;padding:.6em .9em;'
+        'max-width:46em;line-height:1.4">'
+        f'<div style="margin-bottom:.3em"><b>{escape(title)}</b> '
+        f'<span style="{_FAINT}">{escape(subtitle)}</span></div>{inner}</div>'
+    )
+
+
+def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), numbers: Sequence[int] = ()) -> str:
+    """Rows of cells (HTML); the columns in ``numbers`` are set to the right."""
+
+    def line(cells: Sequence[str], tag: str, extra: str = "") -> str:
+        styles = [(_NUMBER if i in numbers else _CELL) + extra for i in range(len(cells))]
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} style="{style}">{cell}</{tag}>' for style, cell in zip(styles, cells, strict=True)
+            )
+            + "</tr>"
+        )
+
+    top = line([escape(cell) for cell in head], "th", f";font-weight:normal;{_FAINT}") if head else ""
+    body = "".join(line(row, "td") for row in rows)
+    if not body:
+        return ""
+    style = "border-collapse:collapse;border:0;margin:.3em 0 0;color:inherit;font:inherit"
+    return f'<table style="{style}">{top}{body}</table>'
+
+
+def bar(progress: Progress) -> str:
+    """The VMs by state: a bar in proportion, and the counts."""
+    if not progress.total:
+        return ""
+    counts, total = progress.counts, progress.total
+    cells = "".join(
+        f'<span title="{state}: {count:,}" style="flex:{count} 0 3px;background:{_colour(state)}"></span>'
+        for state, count in counts.items()
+    )
+    words = " · ".join(
+        f'<span style="white-space:nowrap"><span style="color:{_colour(state)}">■</span> '
+        f"{state} {count:,}</span>"
+        for state, count in counts.items()
+    )
+    return (
+        '<div style="display:flex;height:.9em;border-radius:3px;overflow:hidden;margin:.5em 0 .2em">'
+        f'{cells}</div><div>{words} <span style="{_FAINT}">of {total:,} VMs</span></div>'
+    )
+
+
+def _colour(state: str) -> str:
+    # What is black or nearly white in print would be lost on a dark or on a light page.
+    return {PLANNED: "rgba(128,128,128,.35)", "power-on": "#888888"}.get(state, COLOURS[state])
+
+
+def failures(account: Account, limit: int = 8) -> str:
+    """Why VMs were given up: reasons with their counts, the most frequent first."""
+    reasons: Mapping[tuple[str, str], int] = account.reasons
+    rows = [
+        [f"{number:,}", escape(step), escape(reason)]
+        for (step, reason), number in list(reasons.items())[:limit]
+    ]
+    more = len(reasons) - limit
+    rest = f'<div style="{_FAINT}">and {more:,} more reasons</div>' if more > 0 else ""
+    return table(rows, head=("VMs", "given up at", "because"), numbers=(0,)) + rest
+
+
+def events_of(frames: Frames) -> list[Event]:
+    """The events behind ``frames``."""
+    columns = (
+        frames.events[c] for c in ("phase", "step", "kind", "subject", "status", "t", "attempt", "detail")
+    )
+    return [
+        Event(phase, step, cast(Kind, kind), subject, cast(Status, status), float(t), int(attempt), detail)
+        for phase, step, kind, subject, status, t, attempt, detail in zip(*columns, strict=True)
+    ]

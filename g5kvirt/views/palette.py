@@ -1,0 +1,49 @@
+"""The words and colours of a VM's way up, the same in the terminal, in HTML and in print.
+
+Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers tell
+apart, and in the order of the steps they also differ in lightness in a black and white print.
+"""
+
+from __future__ import annotations
+
+__all__ = ["COLOURS", "FAILED", "LABELS", "PLANNED", "STEPS", "guest_words"]
+
+#: The steps of a VM in `launch`, in their order; each is named after the milestone that ends it.
+STEPS = ("power-on", "dhcp", "script", "kernel", "initrd", "minimal-system")
+
+PLANNED = "planned"  #: placed, not yet powered on
+FAILED = "failed"  #: given up
+
+#: What happens until the milestone, in words that a figure's legend can bear.
+LABELS = {
+    "power-on": "power on",
+    "dhcp": "firmware, DHCP",
+    "script": "script",
+    "kernel": "kernel",
+    "initrd": "initrd",
+    "minimal-system": "system start",
+}
+
+COLOURS = {
+    PLANNED: "#d0d0d0",
+    "power-on": "#000000",
+    "dhcp": "#e69f00",
+    "script": "#cc79a7",
+    "kernel": "#56b4e9",
+    "initrd": "#0072b2",
+    "minimal-system": "#009e73",
+    FAILED: "#d55e00",
+}
+
+_GUESTS = {
+    "vm": "virtual machines (QEMU)",
+    "kvm": "virtual machines (QEMU, KVM)",
+    "tcg": "virtual machines (QEMU, emulated)",
+    "light": "light guests (network namespaces, no kernel of their own)",
+    "simulated": "predicted by a model, no machine ran",
+}
+
+
+def guest_words(guest: str) -> str:
+    """The kind of guest in words: ``"simulated"`` always says that it is a prediction."""
+    return _GUESTS.get(guest, guest)

@@ -1,0 +1,207 @@
+"""What a step gives back: it shows itself in text and in HTML, and has the numbers as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from g5kvirt.frames import Frames
+from g5kvirt.views import html
+from g5kvirt.views.palette import LABELS
+from g5kvirt.views.progress import Progress
+from g5kvirt.views.tables import durations_table, quantiles, rows_of, timeline_table
+from g5kvirt.views.words import count, duration
+
+__all__ = ["PhaseResult"]
+
+
+@dataclass(frozen=True, repr=False)
+class PhaseResult:
+    """One step of an experiment, as its journal tells it.
+
+    ``status`` is ``ok``, ``failed``, ``unfinished`` or ``waiting``; ``seconds`` how long it took (NaN if it
+    has not ended); ``facts`` what came out of it, in words; ``parts`` the time of its parts (pandas).
+    """
+
+    phase: str
+    frames: Frames
+    run: str = field(kw_only=True)
+    testbed: str = field(kw_only=True)
+    guest: str = field(default="", kw_only=True)
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``failed``, ``unfinished`` or ``waiting``."""
+        row = self._row
+        return "waiting" if row is None else str(row["status"])
+
+    @property
+    def seconds(self) -> float:
+        """How long its last try took; NaN if it has not ended."""
+        row = self._row
+        return float("nan") if row is None else float(row["duration"])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What came out of it: a word and what there is to say about it."""
+        found = _FACTS.get(self.phase)
+        return found(self.frames) if found and self.status != "waiting" else {}
+
+    @property
+    def parts(self) -> pd.DataFrame:
+        """One row a part: what, on how many (``n``), ``seconds`` from the first start to the last end.
+
+        For `launch` one row a step of the VMs, with ``median``, ``q95`` and ``max`` over the VMs.
+        """
+        if self.phase == "launch":
+            table = quantiles(durations_table(self.frames))[["n", "median", "q95", "max"]]
+            return table.rename_axis("step").reset_index()
+        table = timeline_table(self.frames)
+        own = table[(table["phase"] == self.phase) & (table["part"] != "")]
+        return (
+            own[["part", "n", "duration", "status"]]
+            .rename(columns={"duration": "seconds"})
+            .reset_index(drop=True)
+        )
+
+    @property
+    def _row(self) -> pd.Series[Any] | None:
+        rows = self.frames.phases[self.frames.phases["phase"] == self.phase]
+        return rows.iloc[-1] if len(rows) else None
+
+    def __repr__(self) -> str:
+        took = "" if pd.isna(self.seconds) else f" in {duration(self.seconds)}"
+        lines = [f"{self.phase}: {self.status}{took} (run {self.run})"]
+        facts = self.facts
+        width = max((len(name) for name in facts), default=0)
+        lines += [f"  {name:<{width}}  {words}" for name, words in facts.items()]
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        took = "" if pd.isna(self.seconds) else f" in {duration(self.seconds)}"
+        facts = [[escape(name), escape(words)] for name, words in self.facts.items()]
+        parts = [html.table(facts)]
+        if self.phase == "launch":
+            account = self.frames.account
+            parts.append(html.bar(Progress.of(html.events_of(self.frames), account.asked)))
+            parts += [_launch_table(self.parts), html.failures(account)]
+        elif len(self.parts):
+            rows = [
+                [
+                    escape(str(p.part).replace("-", " ")),
+                    f"{p.n:,}",
+                    duration(p.seconds),
+                    "" if p.status == "ok" else p.status,
+                ]
+                for p in rows_of(self.parts)
+            ]
+            parts.append(html.table(rows, head=("part", "on", "time", ""), numbers=(1, 2)))
+        subtitle = f"run {self.run}, {html.about(self.testbed, self.guest)}"
+        return html.box(f"{self.phase}: {self.status}{took}", subtitle, parts)
+
+
+def _launch_table(parts: pd.DataFrame) -> str:
+    rows = [
+        [
+            escape(LABELS.get(p.step, p.step)),
+            f"{p.n:,}",
+            *(duration(float(v)) for v in (p.median, p.q95, p.max)),
+        ]
+        for p in rows_of(parts)
+    ]
+    return html.table(rows, head=("step", "VMs", "median", "95 %", "longest"), numbers=(1, 2, 3, 4))
+
+
+# ---- what there is to say about each step ------------------------------------------------------------
+
+
+def _detail(frames: Frames, phase: str, step: str) -> Mapping[str, Any]:
+    """What the last ``ok`` of a step wrote down."""
+    events = frames.events
+    own = events[(events["phase"] == phase) & (events["step"] == step) & (events["status"] == "ok")]
+    return own["detail"].iloc[-1] if len(own) else {}
+
+
+def _by_site(hosts: list[Mapping[str, Any]]) -> str:
+    sites: dict[str, int] = {}
+    for host in hosts:
+        sites[str(host["site"])] = sites.get(str(host["site"]), 0) + 1
+    return ", ".join(f"{site} {number:,}" for site, number in sorted(sites.items()))
+
+
+def _reserve(frames: Frames) -> dict[str, str]:
+    granted = _detail(frames, "reserve", "granted")
+    if not granted:
+        return {}
+    hosts = list(granted["hosts"])
+    facts = {
+        "machines": f"{len(hosts):,} ({_by_site(hosts)})",
+        "jobs": ", ".join(f"{site} {job}" for site, job in sorted(granted["jobs"].items())),
+        "sub-networks": ", ".join(f"{s['network']} at {s['site']}" for s in granted["subnetworks"]),
+    }
+    if granted.get("vlan") is not None:
+        facts["KaVLAN"] = f"{granted['vlan']} (global, of {granted['vlan_site']})"
+    return facts | {"walltime": duration(float(granted["walltime"]))}
+
+
+def _deploy(frames: Frames) -> dict[str, str]:
+    detail = _detail(frames, "deploy", "phase")
+    hosts, failed = list(detail.get("hosts", [])), dict(detail.get("failed", {}))
+    facts = {"deployed": f"{len(hosts):,} ({_by_site(hosts)})"} if hosts else {}
+    if failed:
+        facts["failed"] = _some([f"{name}: {reason}" for name, reason in sorted(failed.items())])
+    return facts
+
+
+def _configure(frames: Frames) -> dict[str, str]:
+    events = frames.events[(frames.events["phase"] == "configure") & (frames.events["status"] == "ok")]
+    hosts = events.loc[events["kind"] == "host", "subject"].nunique()
+    services = sorted(set(events.loc[events["kind"] == "service", "step"]))
+    facts = {"machines": f"{hosts:,}"} if hosts else {}
+    return facts | ({"services": ", ".join(services)} if services else {})
+
+
+def _place(frames: Frames) -> dict[str, str]:
+    vms = frames.vms
+    if vms.empty:
+        return {}
+    a_host = vms.groupby("host").size()
+    sites = vms.groupby("site").size()
+    least, most = int(a_host.min()), int(a_host.max())
+    return {
+        "VMs": f"{len(vms):,} on {count(len(a_host), 'host')}",
+        "a host": f"{least}" if least == most else f"{least} to {most}",
+        "sites": ", ".join(f"{site} {number:,}" for site, number in sites.items()),
+        "addresses": f"{vms['ip'].iloc[0]} … {vms['ip'].iloc[-1]}",
+    }
+
+
+def _launch(frames: Frames) -> dict[str, str]:
+    account, vms = frames.account, frames.vms
+    facts = {"up": f"{account.up:,} of {count(account.asked, 'VM')}"}
+    if account.failed:
+        facts["given up"] = f"{account.failed:,}"
+    if account.unfinished:
+        facts["unfinished"] = f"{account.unfinished:,}"
+    boots = vms["t_minimal_system"].dropna()
+    if len(boots):
+        facts["boot"] = (
+            f"median {duration(float(boots.median()))}, 95 % within {duration(float(boots.quantile(0.95)))}, "
+            f"longest {duration(float(boots.max()))}"
+        )
+    again = int((vms["attempts"] > 1).sum())
+    return facts | ({"started again": count(again, "VM")} if again else {})
+
+
+def _some(words: list[str], limit: int = 4) -> str:
+    more = len(words) - limit
+    return ", ".join(words[:limit]) + (f" and {more:,} more" if more > 0 else "")
+
+
+_FACTS = {"reserve": _reserve, "deploy": _deploy, "configure": _configure, "place": _place, "launch": _launch}

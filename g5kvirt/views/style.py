@@ -1,0 +1,55 @@
+"""How figures look in print: one style, two widths, the same bytes from the same data.
+
+Only fonts that come with matplotlib are used, so that a figure is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ONE_COLUMN", "STYLE", "TWO_COLUMNS", "width"]
+
+ONE_COLUMN = 3.4  #: inches: a column of a two-column paper
+TWO_COLUMNS = 7.0  #: inches: its whole width
+
+#: matplotlib's rcParams.
+STYLE: dict[str, Any] = {
+    "font.family": "STIXGeneral",  # the shapes of Times
+    "mathtext.fontset": "stix",
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.2,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.2,
+    "legend.labelspacing": 0.3,
+    "legend.borderaxespad": 0.2,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.4,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # TrueType: what journals ask for
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "path.simplify": False,
+    "svg.hashsalt": "g5kvirt",
+}
+
+
+def width(columns: int) -> float:
+    """Inches of a figure that spans one or two ``columns``; raises ValueError for any other number."""
+    if columns not in (1, 2):
+        raise ValueError(f"a figure spans 1 or 2 columns, not {columns!r}")
+    return ONE_COLUMN if columns == 1 else TWO_COLUMNS

@@ -1,0 +1,147 @@
+"""A run in the terminal: the steps with their time, and a bar of VM states, live from the journal.
+
+On a terminal one picture is redrawn in place; elsewhere (a file, a pipe, CI) plain lines are printed
+as things happen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from g5kvirt.journal import PHASES, Event
+from g5kvirt.views.palette import COLOURS, FAILED, PLANNED
+from g5kvirt.views.progress import PhaseState, Progress
+from g5kvirt.views.words import duration
+
+__all__ = ["MARKS", "TerminalProgress", "bar", "shares"]
+
+#: How the state of a step is marked, and in which style.
+#: How the state of a step is marked, and in which style.
+MARKS = {"waiting": ("·", "dim"), "running": ("▸", "bold"), "ok": ("✓", "green"), "failed": ("✗", "red")}
+_PLAIN_EVERY = 10.0  #: seconds between two plain lines about the VMs
+
+
+def shares(counts: dict[str, int], width: int) -> dict[str, int]:
+    """Cells of a bar of ``width`` for each state: in proportion, all cells used, no state that has a
+    VM invisible (as long as there is a cell for each)."""
+    total = sum(counts.values())
+    present = [state for state, count in counts.items() if count]
+    if not total or width < 1:
+        return {}
+    if len(present) > width:
+        present = sorted(present, key=lambda s: -counts[s])[:width]
+    cells = {state: max(1, counts[state] * width // total) for state in present}
+    while (over := sum(cells.values()) - width) != 0:
+        # Give to, or take from, whoever is farthest from its true share.
+        gap = {s: cells[s] - counts[s] * width / total for s in present if over < 0 or cells[s] > 1}
+        chosen = max(gap, key=lambda s: gap[s]) if over > 0 else min(gap, key=lambda s: gap[s])
+        cells[chosen] += -1 if over > 0 else 1
+    return cells
+
+
+def bar(progress: Progress, width: int = 50) -> Text:
+    """One line: a bar of the VMs' states, and the counts in words."""
+    counts = progress.counts
+    text = Text("  ")
+    for state, cells in shares(counts, width).items():
+        text.append(("░" if state == PLANNED else "█") * cells, style=_style(state))
+    text.append("\n  ")
+    for number, (state, count) in enumerate(counts.items()):
+        text.append(" · " if number else "")
+        text.append(f"{state} {count:,}", style=_style(state))
+    text.append(f" of {progress.total:,} VMs", style="dim")
+    return text
+
+
+def _style(state: str) -> str:
+    if state == "power-on":
+        return "bold"  # its black in print would not be seen on a dark terminal
+    return f"bold {COLOURS[state]}" if state == FAILED else COLOURS[state]
+
+
+class TerminalProgress:
+    """Shows the events it is given with `take`, from any thread, while its ``with`` block lasts."""
+
+    def __init__(self, console: Console, vms: int = 0) -> None:
+        self.console = console
+        self.progress = Progress(vms)
+        self._lock = threading.Lock()
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=6, transient=False)
+            if console.is_terminal
+            else None
+        )
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def take(self, event: Event) -> None:
+        """Take notice of one event."""
+        with self._lock:
+            self.progress.take(event)
+            if self._live is None:
+                self._say(event)
+
+    def _render(self) -> RenderableType:
+        with self._lock:
+            now = time.time()
+            table = Table.grid(padding=(0, 2))
+            table.add_column()
+            table.add_column(min_width=10)
+            table.add_column(justify="right", min_width=8)
+            table.add_column(overflow="ellipsis", no_wrap=True)
+            for phase in self._shown():
+                mark, style = MARKS[phase.state]
+                seconds = phase.seconds(now)
+                took = "" if seconds is None else duration(seconds)
+                name = Text(phase.name, style=style if phase.state != "ok" else "")
+                table.add_row(Text(mark, style), name, Text(took), Text(phase.heard, "dim"))
+            return Group(table, bar(self.progress)) if self.progress.vms else table
+
+    def _shown(self) -> list[PhaseState]:
+        phases = self.progress.phases
+        return [phases[p] for p in PHASES if p != "measure" or phases[p].state != "waiting"]
+
+    def _say(self, event: Event) -> None:
+        """The plain lines: a step's beginning and end, its parts, and now and then the VMs."""
+        if event.kind == "vm":
+            counted = self.progress.up + self.progress.failed >= self.progress.total
+            if event.status != "start" and (counted or time.monotonic() - self._last_line > _PLAIN_EVERY):
+                self._last_line = time.monotonic()
+                words = ", ".join(f"{state} {count}" for state, count in self.progress.counts.items())
+                self._print(f"  VMs: {words} of {self.progress.total}")
+            return
+        phase = self.progress.phases.get(event.phase)
+        if phase is None:
+            return
+        if event.step != "phase":
+            if event.status != "start" and event.kind != "host" and event.step != "release":
+                self._print(f"  {phase.heard}")
+        elif event.status == "start":
+            self._print(f"{event.phase} …")
+        elif event.status == "ok":
+            self._print(f"{event.phase} done in {duration(phase.seconds(event.t) or 0.0)}")
+        elif event.status == "failed":
+            self._print(
+                f"{event.phase} failed after {duration(phase.seconds(event.t) or 0.0)}: {phase.heard}"
+            )
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

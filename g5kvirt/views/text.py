@@ -1,0 +1,53 @@
+"""Tables for the terminal (rich): what `doctor` found, where a run stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from g5kvirt.doctor import Finding
+from g5kvirt.journal import Event
+from g5kvirt.views.progress import Progress
+from g5kvirt.views.terminal import MARKS, bar
+from g5kvirt.views.words import duration
+
+__all__ = ["findings_table", "run_text"]
+
+_FINDINGS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "unknown": ("?", "dim")}
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """One line a probe: the mark, its name, what was found, and what to do where something is to be done."""
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        mark, style = _FINDINGS[finding.state]
+        found = Text(finding.found)
+        if finding.advice:
+            found.append(f"\n→ {finding.advice}", style=style)
+        table.add_row(Text(mark, style), Text(finding.name), found)
+    return table
+
+
+def run_text(name: str, testbed: str, progress: Progress, events: Iterable[Event]) -> RenderableType:
+    """A run: its steps with state and time, its VMs by state, and why VMs failed (counts, not names)."""
+    table = Table.grid(padding=(0, 2))
+    for phase in progress.phases.values():
+        mark, style = MARKS[phase.state]
+        seconds = phase.seconds(phase.start or 0.0)
+        took = duration(seconds) if seconds is not None and phase.end is not None else ""
+        state = {"waiting": "not begun", "running": "running, or cut short"}.get(phase.state, phase.heard)
+        table.add_row(Text(mark, style), phase.name, Text(took, justify="right"), Text(state, "dim"))
+    parts: list[RenderableType] = [Text(f"run {name} on {testbed}"), table]
+    if progress.total:
+        parts.append(bar(progress))
+    reasons = Counter(
+        (str(e.detail.get("at", e.step)), str(e.detail.get("reason", "no reason was given")))
+        for e in events
+        if e.kind == "vm" and e.status == "failed"
+    )
+    parts += [Text(f"  {n:,} × at {at}: {reason}", "red") for (at, reason), n in reasons.most_common(10)]
+    return Group(*parts)

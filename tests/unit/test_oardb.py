@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pg8000.exceptions
+import pytest
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.local.oardb import Database, connector, parse_jobs
+
+
+class Connection:
+    """A connection to a database with one resource, that may die."""
+
+    def __init__(self) -> None:
+        self.columns = [{"name": "resource_id"}, {"name": "type"}]
+        self.dead = False
+        self.closed = False
+
+    def run(self, sql: str, **values: Any) -> list[list[object]]:
+        if self.dead:
+            raise pg8000.exceptions.InterfaceError("connection is closed")
+        return [[1, "default"]]
+
+    def close(self) -> None:
+        if self.dead:
+            raise pg8000.exceptions.InterfaceError("connection is closed")
+        self.closed = True
+
+
+def test_connections_are_kept_and_replaced_when_they_die() -> None:
+    made: list[Connection] = []
+
+    def connect() -> Connection:
+        made.append(Connection())
+        return made[-1]
+
+    database = Database(connect)
+    for _ in range(3):
+        assert database.resources() == [{"resource_id": 1, "type": "default"}]
+    assert len(made) == 1
+    made[0].dead = True
+    assert len(database.resources()) == 1
+    assert len(made) == 2
+    database.close()
+    assert made[1].closed
+
+
+def test_a_database_that_is_down_is_told_in_a_sentence(tmp_path: Any) -> None:
+    database = Database(connector(tmp_path / "nothing"))
+    with pytest.raises(TestbedError, match="database does not answer"):
+        database.resources()
+
+
+def test_a_new_connection_that_dies_is_not_tried_for_ever() -> None:
+    made: list[Connection] = []
+
+    def connect() -> Connection:
+        made.append(Connection())
+        made[-1].dead = True
+        return made[-1]
+
+    with pytest.raises(TestbedError):
+        Database(connect).resources()
+    assert len(made) == 1
+
+
+def test_ids_that_cannot_be_are_no_question() -> None:
+    def connect() -> Connection:
+        raise AssertionError("asked")
+
+    assert Database(connect).job(2**40) is None
+    assert Database(connect).job(0) is None
+
+
+def test_jobs_are_put_together_from_the_databases_rows() -> None:
+    common = {
+        "job_user": "g5k",
+        "job_name": None,
+        "project": "default",
+        "queue_name": "default",
+        "job_type": "PASSIVE",
+        "command": None,
+        "properties": None,
+        "launching_directory": "/home/g5k",
+        "message": "",
+        "reservation": "None",
+        "submission_time": 90,
+        "stop_time": 0,
+        "types": ["deploy", "origin=execo"],
+    }
+    running = {**common, "job_id": 7, "state": "Running", "start_time": 100, "assigned_moldable_job": 12}
+    waiting = {**common, "job_id": 5, "state": "Waiting", "start_time": 0, "assigned_moldable_job": 0}
+    found = parse_jobs(
+        [
+            {**running, "moldable_id": 11, "moldable_walltime": 50, "scheduled": None},
+            {**running, "moldable_id": 12, "moldable_walltime": 60, "scheduled": 100},
+            {**waiting, "moldable_id": 13, "moldable_walltime": 50, "scheduled": None},
+            {**waiting, "moldable_id": 14, "moldable_walltime": 70, "scheduled": 500},
+        ],
+        [
+            {"moldable_job_id": 12, "type": "default", "network_address": "a"},
+            {"moldable_job_id": 12, "type": "default", "network_address": "a"},
+            {"moldable_job_id": 12, "type": "kavlan-global", "network_address": "", "vlan": "14"},
+            {
+                "moldable_job_id": 12,
+                "type": "subnet",
+                "network_address": "",
+                "subnet_address": "10.144.0.0",
+                "subnet_prefix": 22,
+            },
+        ],
+    )
+    first, second = found
+    assert (first.id, first.walltime, first.scheduled, first.held.nodes) == (5, 70, 500, ())
+    assert (second.id, second.walltime, second.start) == (7, 60, 100)
+    assert second.held.cores == ("a", "a")
+    assert second.held.nodes == ("a",)
+    assert second.held.vlans == (14,)
+    assert [str(subnet) for subnet in second.held.subnets] == ["10.144.0.0/22"]
+    assert second.deploy

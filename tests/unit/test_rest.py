@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from localfakes import FakeDatabase, FakeMachines, job
+
+from g5kvirt.testbeds.local import rest
+from g5kvirt.testbeds.local.description import make
+
+NODE = "graphene-1.nancy.grid5000.fr"
+INTERFACE = "graphene-1-eth0.nancy.grid5000.fr"
+
+
+class Bed:
+    """A REST API over fakes."""
+
+    def __init__(self, password: str | None) -> None:
+        self.description = make({"nancy": 3, "rennes": 2})
+        self.machines = FakeMachines()
+        self.databases = {
+            "nancy": FakeDatabase(
+                [
+                    job(1, NODE, vlans=(4, 14), subnets=("10.144.4.0/22",)),
+                    job(2, "graphene-2.nancy.grid5000.fr", user="eve", state="toLaunch"),
+                    job(3, "graphene-2.nancy.grid5000.fr", state="Waiting"),
+                    job(4, "graphene-2.nancy.grid5000.fr", state="Terminated"),
+                ],
+                [{"resource_id": 1, "type": "default", "network_address": NODE, "state": "Alive"}],
+            ),
+            "rennes": FakeDatabase(),
+        }
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"http://127.0.0.1:{self.sock.getsockname()[1]}/3.0"
+        self.session = requests.Session()
+        self.session.trust_env = False
+        if password:
+            self.session.auth = ("g5k", password)
+        self.thread = rest.serve(
+            self.sock, self.description, self.databases.__getitem__, password, machines=self.machines
+        )
+
+    def get(self, path: str, status: int = 200) -> Any:
+        answer = self.session.get(f"{self.uri}/{path}", timeout=10)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def post(self, path: str, data: object, status: int = 200) -> Any:
+        text = data if isinstance(data, str) else json.dumps(data)
+        answer = self.session.post(f"{self.uri}/{path}", data=text, timeout=10)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def bed() -> Iterator[Bed]:
+    made = Bed(None)
+    yield made
+    made.thread.stop()
+
+
+@pytest.fixture
+def locked() -> Iterator[Bed]:
+    made = Bed("s3cret: with colon")
+    yield made
+    made.thread.stop()
+
+
+def test_documents_under_several_spellings_of_the_path(bed: Bed) -> None:
+    assert bed.get("")["version"] == bed.description.version
+    assert [site["uid"] for site in bed.get("sites")["items"]] == ["nancy", "rennes"]
+    assert bed.get("/sites/nancy/network_equipments/") == bed.get("sites/nancy/network_equipments")
+    plain = bed.uri.removesuffix("/3.0")
+    assert bed.session.get(f"{plain}/sites/nancy", timeout=10).json() == bed.get("sites/nancy")
+    for unknown in (
+        "sites/lyon",
+        "sites/nancy/clusters/none",
+        "sites/nancy/jobs/x",
+        "nothing",
+        "sites/lyon/jobs",
+    ):
+        assert bed.get(unknown, 404)["code"] == 404
+
+
+def test_jobs_by_state_user_and_page(bed: Bed) -> None:
+    def uids(query: str = "") -> list[int]:
+        return [item["uid"] for item in bed.get(f"sites/nancy/jobs{query}")["items"]]
+
+    assert uids() == [1, 2, 3]  # toLaunch is a kind of launching
+    assert uids("?limit=1073741824&state=waiting,launching,running") == [1, 2, 3]
+    assert uids("?state=terminated") == [4]
+    assert uids("?user=eve") == [2]
+    assert uids("?name=job3") == [3]
+    page = bed.get("sites/nancy/jobs?limit=1&offset=1")
+    assert ([item["uid"] for item in page["items"]], page["total"], page["offset"]) == ([2], 3, 1)
+    bed.get("sites/nancy/jobs?limit=many", 400)
+    assert bed.get("sites/rennes/jobs")["items"] == []
+
+
+def test_a_job_with_what_it_holds(bed: Bed) -> None:
+    found = bed.get("sites/nancy/jobs/1")
+    assert found["assigned_nodes"] == [NODE]
+    assert found["resources_by_type"] == {
+        "cores": [NODE, NODE],
+        "vlans": ["4", "14"],
+        "subnets": ["10.144.4.0/22"],
+    }
+    assert (found["state"], found["walltime"]) == ("running", 3600)
+    assert found["started_at"] == found["scheduled_at"] == 1_700_000_000
+    waiting = bed.get("sites/nancy/jobs/3")
+    assert (waiting["started_at"], waiting["scheduled_at"]) == (0, 1_700_000_000)
+    bed.get("sites/nancy/jobs/99", 404)
+
+
+def test_resources(bed: Bed) -> None:
+    (item,) = bed.get("sites/nancy/internal/oarapi/resources/details.json?limit=1073741824")["items"]
+    assert (item["id"], item["network_address"], item["state"]) == (1, NODE, "Alive")
+
+
+def test_nodes_change_their_vlan(bed: Bed) -> None:
+    answer = bed.post("sites/nancy/vlans/14", {"nodes": [INTERFACE]})
+    assert answer[INTERFACE]["status"] == "success"
+    assert bed.machines.vlans == {"graphene-1": 14}
+    bed.post("sites/nancy/vlans/DEFAULT", {"nodes": [INTERFACE]})
+    assert bed.machines.vlans == {"graphene-1": None}
+
+
+def test_only_what_a_running_job_of_the_user_holds(bed: Bed) -> None:
+    bed.post("sites/nancy/vlans/5", {"nodes": [INTERFACE]}, 403)  # in no job
+    bed.post("sites/nancy/vlans/16", {"nodes": [INTERFACE]}, 403)  # global, in no job of rennes
+    bed.post("sites/nancy/vlans/99", {"nodes": [INTERFACE]}, 403)
+    bed.post("sites/nancy/vlans/4", {"nodes": ["graphene-2-eth0.nancy.grid5000.fr"]}, 403)  # not running
+    bed.post("sites/nancy/vlans/4", {"nodes": ["graphene-1-eth1.nancy.grid5000.fr"]}, 403)
+    bed.post("sites/nancy/vlans/4", {"nodes": ["paradent-1-eth0.rennes.grid5000.fr"]}, 403)
+    assert bed.machines.vlans == {}
+    bed.databases["rennes"].known.append(job(1, vlans=(16,)))
+    bed.post("sites/nancy/vlans/16", {"nodes": [INTERFACE]})
+    both = bed.post("sites/nancy/vlans/4", {"nodes": [INTERFACE, "graphene-2-eth0.nancy.grid5000.fr"]})
+    assert [result["status"] for result in both.values()] == ["success", "failure"]
+
+
+@pytest.mark.parametrize("body", ["", "[", "[]", "{}", '{"nodes": []}', '{"nodes": [1]}', '{"nodes": "x"}'])
+def test_bodies_that_make_no_sense(bed: Bed, body: str) -> None:
+    bed.post("sites/nancy/vlans/4", body, 400)
+
+
+def test_nothing_else_can_be_posted(bed: Bed) -> None:
+    bed.post("sites/nancy/jobs", {}, 404)
+    bed.post("sites/lyon/vlans/4", {"nodes": [INTERFACE]}, 404)
+
+
+def test_a_site_whose_database_is_down(bed: Bed) -> None:
+    bed.databases["nancy"].down = True
+    assert "does not answer" in bed.get("sites/nancy/jobs", 503)["message"]
+    bed.get("sites/nancy")
+    bed.get("sites/rennes/jobs")
+
+
+def test_the_password_guards_everything(locked: Bed) -> None:
+    locked.get("sites")
+    locked.post("sites/nancy/vlans/14", {"nodes": [INTERFACE]})
+    for auth in (None, ("g5k", "wrong"), ("eve", "s3cret: with colon"), ("", "")):
+        locked.session.auth = auth
+        locked.get("sites", 401)
+        locked.get("nothing", 401)
+        locked.post("sites/nancy/vlans/DEFAULT", {"nodes": [INTERFACE]}, 401)
+    for header in ("Basic", "Basic ###", "Bearer x", "Basic /w=="):
+        locked.session.headers["Authorization"] = header
+        locked.get("sites", 401)
+    assert locked.machines.vlans == {"graphene-1": 14}
