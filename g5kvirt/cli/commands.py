@@ -34,7 +34,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         findings = probes.examine()
         print(json.dumps(probes.report(findings), indent=2, ensure_ascii=False))
     else:
-        console = Console()
+        console = _console()
         with _working(console, "looking at this machine …"):
             findings = probes.examine()
         console.print(findings_table(findings))
@@ -111,7 +111,7 @@ def runs(arguments: argparse.Namespace) -> int:
     from g5kvirt.runs import list_runs
     from g5kvirt.views.progress import Progress
 
-    console = Console()
+    console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("run", "begun", "testbed", "VMs up", "stands at"):
         table.add_column(title, justify="right" if title == "VMs up" else "left")
@@ -127,7 +127,7 @@ def runs(arguments: argparse.Namespace) -> int:
             one.name, _date(one.created), _testbed(one), f"{progress.up:,} of {asked:,}", progress.stands_at
         )
     if found:
-        console.print(table, soft_wrap=not console.is_terminal)
+        console.print(table)
     else:
         console.print(f"no runs in {arguments.runs} yet", highlight=False)
     return 0
@@ -140,7 +140,7 @@ def show(arguments: argparse.Namespace) -> int:
     from g5kvirt.views.progress import Progress
     from g5kvirt.views.text import run_text
 
-    console = Console()
+    console = _console()
     path = Path(arguments.run)
     one = find(path.parent, path.name) if path.is_dir() else find(arguments.runs, arguments.run)
     events = read_events(one.journal)
@@ -184,6 +184,12 @@ def _working(console: Console, words: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _console() -> Console:
+    """A console for tables: in a pipe or a file there is no width to keep to, and lines stay whole."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _description(arguments: argparse.Namespace) -> Description | None:

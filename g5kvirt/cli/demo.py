@@ -96,7 +96,14 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) 
             TerminalProgress(console, vms) as progress,
             Follower(runs / name / "journal.jsonl", progress.take),
         ):
-            papermill.execute_notebook(str(notebook), str(beside), parameters=parameters, progress_bar=False)
+            papermill.execute_notebook(
+                str(notebook),
+                str(beside),
+                parameters=parameters,
+                progress_bar=False,
+                # The kernel's own words would stand across the picture of the run; its errors still come.
+                extra_arguments=["--Application.log_level=40"],
+            )
     except PapermillExecutionError as error:
         raise PhaseError(
             f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}); it is kept, "

@@ -419,10 +419,8 @@ def qemu_argv(home: str, vm: Record) -> list[str]:
     if boot == "iso":
         argv += ["-drive", f"if=none,id=cd0,media=cdrom,readonly=on,format=raw,file={comma(vm['iso'])}"]
         argv += ["-device", "ide-cd,drive=cd0,bootindex=1"]
-    elif boot == "lkrn":
-        argv += ["-kernel", vm["kernel"], "-initrd", vm["script"]]
     elif boot != "rom":
-        raise ValueError(f"{boot!r} is no way to boot: rom, iso or lkrn")
+        raise ValueError(f"{boot!r} is no way to boot: rom or iso")
     if vm.get("disk"):
         argv += [
             "-drive",
@@ -470,7 +468,8 @@ def start(request: Record, home: str) -> Results:
 
 def make_taps(taps: list[str], bridge: str) -> None:
     """All taps of a host in one ``ip -batch``; one that fails does not stop the others (QEMU will say so)."""
-    missing = [tap for tap in taps if tap not in links()]
+    here = links()
+    missing = [tap for tap in taps if tap not in here]
     lines = [f"tuntap add dev {tap} mode tap" for tap in missing]
     lines += [f"link set {tap} addrgenmode none master {bridge} up" for tap in missing]
     if missing:
@@ -504,7 +503,6 @@ def power_on(home: str, vms: list[Record], limit: float, fresh: bool) -> Results
         if starting and time.monotonic() - begun > limit:
             for name, (_, process, connection, _) in starting.items():
                 process.kill()
-                process.wait(5)
                 connection.close()
                 yield (
                     name,
@@ -512,8 +510,7 @@ def power_on(home: str, vms: list[Record], limit: float, fresh: bool) -> Results
                 )
             return
         if starting:
-            select.select([c for _, _, c, _ in starting.values()], [], [], 0.004)
-            time.sleep(0.002)
+            time.sleep(0.005)
 
 
 def spawn_vm(home: str, vm: Record, fresh: bool) -> Started:
@@ -536,12 +533,6 @@ def spawn_vm(home: str, vm: Record, fresh: bool) -> Started:
             cwd="/",
             start_new_session=True,
         )
-    nice = int(vm.get("nice", 0))
-    if nice:  # emulated guests must leave the cores to sshd, dnsmasq and nginx
-        os.setpriority(os.PRIO_PROCESS, process.pid, nice)
-        if os.path.exists(f"/proc/{process.pid}/autogroup"):
-            with open(f"/proc/{process.pid}/autogroup", "w", encoding="ascii") as group:
-                group.write(str(nice))
     write(
         place["json"], json.dumps({"vm": vm, "pid": process.pid, "born": born(process.pid), "t": time.time()})
     )
@@ -564,41 +555,79 @@ def greeted(connection: socket.socket, path: str) -> bool:
 
 
 def let_run(home: str, ready: dict[str, Started]) -> Results:
-    """Say ``cont`` to every QEMU that is up."""
+    """Say ``cont`` to every QEMU that is up: all are told before any answer is waited for."""
+    told: dict[str, float] = {}
+    failed: dict[str, Exception] = {}
+    for step in (settle, tell_cont):
+        for name, (vm, process, connection, _) in ready.items():
+            if name not in failed:
+                try:
+                    step(vm, process, connection)
+                    told[name] = time.time()
+                except TROUBLE as error:
+                    failed[name] = error
     for name in list(ready):
         vm, process, connection, spawned = ready.pop(name)
         path = paths(home, name)["json"]
         try:
-            connection.settimeout(5.0)
-            talk(connection, "qmp_capabilities")
-            talk(connection, "cont")
-            now = time.time()
-            write(path, json.dumps({**load(path), "power_on": now}))
-            yield name, {"pid": process.pid, "power_on": now, "spawn": spawned, "tap": vm["tap"]}
+            if name in failed:
+                raise failed[name]
+            hear(connection)
+            write(path, json.dumps({**load(path), "power_on": told[name]}))
+            yield name, {"pid": process.pid, "power_on": told[name], "spawn": spawned, "tap": vm["tap"]}
         except TROUBLE as error:
             yield name, OSError(f"QEMU does not obey: {error}; {tail(paths(home, name)['log'])}")
         finally:
             connection.close()
 
 
-def talk(connection: socket.socket, command: str) -> Any:
-    """One QMP command; returns its answer, skipping events. Raises OSError if QEMU refuses."""
+def settle(vm: Record, process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    """Take up the monitor, and make an emulated guest nice: sshd, dnsmasq and nginx need the cores too.
+
+    Only now, so that QEMU itself has come up at full speed. Nice values of sessions weigh against each
+    other by their autogroup, where the kernel has that.
+    """
+    connection.settimeout(5.0)
+    talk(connection, "qmp_capabilities")
+    nice = int(vm.get("nice", 0))
+    for thread in os.listdir(f"/proc/{process.pid}/task") if nice else []:
+        os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+    if nice and os.path.exists(f"/proc/{process.pid}/autogroup"):
+        with open(f"/proc/{process.pid}/autogroup", "w", encoding="ascii") as group:
+            group.write(str(nice))
+
+
+def tell_cont(_vm: Record, _process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    """Let the guest run; `hear` whether QEMU obeyed."""
+    tell(connection, "cont")
+
+
+def tell(connection: socket.socket, command: str) -> None:
+    """Send one QMP command."""
     connection.sendall(json.dumps({"execute": command}).encode() + b"\n")
+
+
+def hear(connection: socket.socket) -> Any:
+    """The answer to a QMP command, skipping events. Raises OSError if QEMU refuses."""
     data = b""
     while True:
         while b"\n" not in data:
             piece = connection.recv(65536)
             if not piece:
-                if command == "quit":
-                    return {}
                 raise OSError("QEMU closed its monitor")
             data += piece
         line, _, data = data.partition(b"\n")
         answer = json.loads(line)
         if "error" in answer:
-            raise OSError(f"QMP {command}: {answer['error'].get('desc')}")
+            raise OSError(f"QEMU refuses: {answer['error'].get('desc')}")
         if "return" in answer:
             return answer["return"]
+
+
+def talk(connection: socket.socket, command: str) -> Any:
+    """One QMP command and its answer."""
+    tell(connection, command)
+    return hear(connection)
 
 
 def qmp(home: str, name: str, command: str) -> Any:
@@ -805,7 +834,7 @@ def stop_service(request: Record, home: str) -> Results:
 
 
 def kill_group(pid: int) -> None:
-    """Kill all that is left of a process group (nginx's workers outlive a killed master and keep its port)."""
+    """Kill what is left of a process group (nginx's workers outlive a killed master and keep its port)."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -928,7 +957,7 @@ def follow(request: Record, emit: Callable[[Record], object]) -> None:
 
 
 def appended(path: str, state: list[Any]) -> Iterator[tuple[str, int]]:
-    """New whole lines of one file with the offset behind each; ``state`` is [open file, offset, torn line]."""
+    """New whole lines of a file with the offset behind each; ``state`` is [open file, offset, torn line]."""
     file: IO[bytes] | None = state[0]
     if file is None:
         try:

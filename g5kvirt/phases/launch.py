@@ -43,7 +43,7 @@ def launch(context: Context) -> Mapping[str, Any]:
     vms = recall.vms(journal)
     configured = recall.detail(journal, "configure")
     assert configured is not None  # the order of the phases sees to it
-    serve(context, stand, boot_plan(context, stand, tuple(vms), configured["addresses"]), phase="launch")
+    plan = boot_plan(context, stand, tuple(vms), configured["addresses"])
 
     facts = [stand.facts[h.name] for h in stand.hosts]
     cores = context.testbed.real_cores or sum(f.cores for f in facts)
@@ -62,7 +62,7 @@ def launch(context: Context) -> Mapping[str, Any]:
     )
     for name in recall.up(journal):
         boots.already_up(name)
-    _Launch(context, stand, boots).run()
+    _Launch(context, stand, boots).run(lambda: serve(context, stand, plan, phase="launch"))
     up, failed = boots.count("up"), boots.count("failed")
     if up == 0:
         first = next(b for b in boots.boots.values() if b.state == "failed")
@@ -85,8 +85,12 @@ class _Launch:
         self.hosts = {h.name: h for h in stand.hosts}
         self.log = BootLog(boot.vm for boot in boots.boots.values())
 
-    def run(self) -> None:
-        """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards."""
+    def run(self, register: Callable[[], None]) -> None:
+        """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards.
+
+        ``register`` makes the VMs known to the services. It runs beside the first power-on: a VM's firmware
+        takes longer to ask for an address, and asks again.
+        """
         with ExitStack() as stack:
             followers = [
                 stack.enter_context(Follower(self.context, m, self._reader(m.host)))
@@ -94,7 +98,10 @@ class _Launch:
             ]
             # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
             pool = stack.enter_context(ThreadPoolExecutor(max_workers=4))
+            registered = pool.submit(register)
             while not self.boots.finished:
+                if registered.done():
+                    registered.result()  # raises what went wrong there
                 now = time.time()
                 for boot in self.boots.overdue(now):
                     self._say_again_or_failed(boot, now)
@@ -103,6 +110,7 @@ class _Launch:
                 for follower in followers:
                     follower.keep_alive()
                 self._listen()
+            registered.result()
 
     def _listen(self) -> None:
         """Wait for a word, then take all that are there."""

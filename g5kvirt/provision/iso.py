@@ -2,7 +2,7 @@
 
 Debian's ISO starts iPXE by isolinux. Its place for UEFI (``EFI.IMG``), which QEMU's BIOS does not read,
 takes the script, and isolinux is told to hand it to iPXE as an initrd, which iPXE runs as its embedded
-script. Only the contents of two files and one directory record change (ISO 9660: ECMA-119, 9.1).
+script. Only the contents and sizes of two files change (directory records: ECMA-119, 9.1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMEOUT 0
 DEFAULT ipxe
 LABEL ipxe
  KERNEL ipxe.krn
- INITRD run.ipx
+ INITRD efi.img
 """
 
 
@@ -54,16 +54,12 @@ def with_script(image: bytes, script: str) -> bytes:
         raise MachineError(
             "ipxe.iso of the package ipxe is not made as expected: boot the VMs by ROM instead"
         )
-    for name, new_name, content in (
-        (b"EFI.IMG;1", b"RUN.IPX;1", script.encode()),
-        (b"ISOLINUX.CFG;1", b"ISOLINUX.CFG;1", _CONFIGURATION),
-    ):
+    for name, content in ((b"EFI.IMG;1", script.encode()), (b"ISOLINUX.CFG;1", _CONFIGURATION)):
         record, sector, size = files[name]
         room = -(-size // _SECTOR) * _SECTOR
         if len(content) > room:
             raise MachineError(f"a script of {len(content)} bytes does not fit into the ISO ({room})")
         iso[sector * _SECTOR : sector * _SECTOR + room] = content.ljust(room, b"\0")
-        iso[record + 33 : record + 33 + len(new_name)] = new_name
         struct.pack_into("<I", iso, record + 10, len(content))
         struct.pack_into(">I", iso, record + 14, len(content))
     return bytes(iso)

@@ -179,7 +179,10 @@ def extra_addresses(netboot: Netboot, machine: ServiceMachine) -> list[str]:
     """The addresses that ``prepare`` must add to the machine's bridge, with their prefix lengths."""
     length = netboot.layout.network.prefixlen
     own = [f"{address}/{length}" for address in machine.addresses.values()]
-    return [*own, f"{PREFIX6}{int(next(iter(machine.addresses.values()))) & 0xFFFF or 1:x}/64"]
+    if "dhcp" not in machine.roles:
+        return own
+    first = int(next(iter(machine.addresses.values())))
+    return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that iPXE hears from
 
 
 def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:

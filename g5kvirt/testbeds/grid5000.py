@@ -193,13 +193,20 @@ class Grid5000:
         from execo.exception import ProcessesFailed
         from execo_g5k import get_oar_job_info, get_oar_job_kavlan, get_oar_job_nodes, get_oar_job_subnets
 
+        questions: list[Callable[[int, str], Any]] = [
+            get_oar_job_nodes,
+            get_oar_job_subnets,
+            get_oar_job_info,
+        ]
+        if with_vlan:
+            questions.append(get_oar_job_kavlan)
         try:
-            names = [node.address for node in get_oar_job_nodes(job, site)]
-            addresses, parameters = get_oar_job_subnets(job, site)
-            vlans = get_oar_job_kavlan(job, site) if with_vlan else []
-            start = float(get_oar_job_info(job, site).get("start_date", time.time()))
+            nodes, (addresses, parameters), info, *more = _each(lambda ask: ask(job, site), questions)
         except ProcessesFailed as error:
             raise TestbedError(f"{site} does not say what job {job} was given: {_said(error)}") from error
+        names = [node.address for node in nodes]
+        vlans = more[0] if more else []
+        start = float(info.get("start_date", time.time()))
         unknown = [name for name in names if name not in known]
         if unknown:
             raise TestbedError(f"{site} gave {', '.join(unknown)}, which its reference API does not know")

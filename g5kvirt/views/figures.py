@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Figures", "Picture"]
 
+_FEW = 12  #: up to so many VMs each has its number
 _BARS = 100  #: up to so many VMs each is a bar of its own, beyond they close up to areas
 _AREAS = 300  #: up to so many areas are drawn as such, beyond as an image whose points are averages
 _IMAGE = (600, 1400)  #: its lines and columns
@@ -116,13 +117,13 @@ class Figures:
             raise RunError("no step has begun yet: there is no timeline before reserve()")
         shown = data if columns == 2 else data[data["part"] == ""]
         return self._draw(
-            _timeline, shown, data, columns, 0.62 + 0.17 * len(shown), "Steps of the experiment"
+            _timeline, shown, data, columns, 0.06 + 0.17 * len(shown), "Steps of the experiment"
         )
 
     def boot(self, columns: int = 1) -> Picture:
         """The way of every VM from its power-on to the minimal system, a line each."""
         data = self._vms()
-        height = 2.6 if len(data) > 12 else 1.75 + 0.07 * len(data)
+        height = 1.7 if len(data) > _FEW else 0.3 + 0.1 * len(data)
         return self._draw(_boot, data, data, columns, height, f"Boot of {count(len(data), 'VM')}")
 
     def distribution(self, columns: int = 1) -> Picture:
@@ -132,7 +133,7 @@ class Figures:
         if data.empty:
             raise RunError("no VM has reached its first step yet: there is no distribution")
         title = f"Time of each step over {count(data['name'].nunique(), 'VM')}"
-        return self._draw(_distribution, data, data, columns, 2.6, title)
+        return self._draw(_distribution, data, data, columns, 1.6, title)
 
     def save(self, directory: str | Path) -> list[Path]:
         """Write every figure that there is data for, in one column; returns the PDF files."""
@@ -164,10 +165,14 @@ class Figures:
         caption = f"{title}. {where}" + (f", guests: {guest_words(self.guest)}." if self.guest else ".")
         foot = f"{where}" + (f"; guests: {guest_words(self.guest)}" if self.guest else "")
         with mpl.rc_context(STYLE):
-            figure = Figure(figsize=(width(columns), height), layout="constrained")
+            figure = Figure(figsize=(width(columns), 3.0))
             FigureCanvasAgg(figure)
-            draw(figure.add_subplot(), shown)
-            figure.supxlabel(_shorten(foot, columns), fontsize=5.5, color="#555555", x=0.99, ha="right")
+            axes = figure.add_subplot()
+            draw(axes, shown)
+            figure.text(
+                0.99, 0.005, _shorten(foot, columns), fontsize=5.5, color="#555555", ha="right", va="bottom"
+            )
+            _fit(figure, axes, height)
         return Picture(figure, data, caption)
 
 
@@ -227,17 +232,46 @@ def _boot(ax: Axes, vms: pd.DataFrame) -> None:
     parts.append(_Part(reached, until, COLOURS[FAILED], words, alpha=0.35))
     parts = [part for part in parts if part.known.any()]
     (_bars if n <= _BARS else _areas if n <= _AREAS else _image)(ax, parts, n)
-    size = 3.5 if n <= _BARS else 2.0
-    ax.plot(until[lost], np.flatnonzero(lost) + 1, "x", color=COLOURS[FAILED], markersize=size, clip_on=False)
+    if lost.any():  # an empty line would still claim a place in the layout
+        size = 3.5 if n <= _BARS else 2.0
+        at = np.flatnonzero(lost) + 1
+        ax.plot(until[lost], at, "x", color=COLOURS[FAILED], markersize=size, clip_on=False)
     ax.set_ylim(n + 0.7, 0.3)
     ax.set_xlim(0, 1.03 * max(float(np.nanmax(part.right)) for part in parts))
-    ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
+    if n <= _FEW:
+        ax.set_yticks(range(1, n + 1))
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1 <= value <= n else "")
     ax.set_xlabel("time since launch began (s)")
-    ax.set_ylabel("VMs, by power-on")
+    ax.set_ylabel("VMs, by power-on" if n > _FEW else "VMs")
     ax.grid(axis="x")
     drawn = [Patch(facecolor=part.colour, alpha=part.alpha, label=part.label) for part in parts]
     _legend(ax, drawn, 4 if _narrow(ax) else 7)
+
+
+def _fit(figure: Figure, ax: Axes, height: float) -> None:
+    """Give the plot itself ``height`` inches, and its labels, the legend and the foot just their room."""
+    legend = sum(one.get_window_extent().height for one in figure.legends) / figure.dpi
+    room = {"left": 0.5, "right": 0.1, "bottom": 0.5, "top": 0.1}
+    for _ in range(3):  # how wide the labels are depends, a little, on how wide the plot is
+        wide, high = figure.get_figwidth(), room["bottom"] + height + room["top"]
+        figure.set_figheight(high)
+        figure.subplots_adjust(
+            left=room["left"] / wide,
+            right=1 - room["right"] / wide,
+            bottom=room["bottom"] / high,
+            top=1 - room["top"] / high,
+        )
+        figure.draw_without_rendering()
+        inner, outer = ax.bbox, ax.get_tightbbox()
+        assert outer is not None
+        room = {
+            "left": (inner.x0 - outer.x0) / figure.dpi + 0.03,
+            "right": (outer.x1 - inner.x1) / figure.dpi + 0.03,
+            "bottom": (inner.y0 - outer.y0) / figure.dpi + 0.17,
+            "top": (outer.y1 - inner.y1) / figure.dpi + 0.05 + legend,
+        }
 
 
 def _narrow(ax: Axes) -> bool:
@@ -251,7 +285,8 @@ def _legend(ax: Axes, entries: Sequence[Any], per_row: int, title: str | None = 
     ax.figure.legend(
         handles=ordered,
         ncols=per_row,
-        loc="outside upper left",
+        loc="upper left",
+        bbox_to_anchor=(0, 1),
         title=title,
         title_fontsize=7,
         alignment="left",

@@ -134,6 +134,8 @@ class Progress:
 def _heard(event: Event) -> str:
     """``submitted nancy``, ``dnsmasq failed on graphene-1: …``."""
     what = event.step.replace("-", " ")
+    if event.kind == "run":
+        return what
     if event.status == "failed":
         reason = event.detail.get("reason")
         return f"{what} failed on {event.subject}" + (f": {reason}" if reason else "")

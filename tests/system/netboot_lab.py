@@ -1,4 +1,4 @@
-"""A service machine and hosts, each in namespaces of its own, on one bridge: the least that netboots real VMs.
+"""A service machine and hosts, each in namespaces of its own, on one bridge: the least that netboots VMs.
 
 Everything hangs on one process a machine; `close` ends them, and with them go namespaces, mounts, QEMUs.
 """
@@ -40,7 +40,8 @@ class Machine:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        script = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && echo up && exec cat"  # cat ends when we do, however that is
+        # cat ends when we do, however that is
+        script = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && echo up && exec cat"
         argv = ["unshare", "-n", "-m", "-p", "-u", "-f", "--mount-proc", "--propagation", "private"]
         argv += ["--kill-child", "sh", "-c", script]
         self.process = subprocess.Popen(
@@ -48,7 +49,9 @@ class Machine:
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"up\n"
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(
+            encoding="ascii"
+        )
         self.pid = int(children.split()[0])
 
     def argv(self, *words: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from runmaker import T0, run_events
 
 from g5kvirt.errors import RunError
@@ -104,10 +105,27 @@ def test_a_step_that_failed_or_was_cut_short_ends_with_the_journal() -> None:
     assert T0 + deploy["end"] == max(e.t for e in events)
 
 
+def axes_height(figure: Figure) -> float:
+    """Inches of the plot itself."""
+    (axes,) = figure.axes
+    return float(axes.bbox.height / figure.dpi)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("vms", "lost", "columns"),
-    [(1, 0, 1), (4, 0, 2), (64, 3, 1), (200, 150, 1), (1200, 12, 1), (1200, 12, 2)],
+    [
+        (1, 0, 1),
+        (2, 0, 1),
+        (2, 0, 2),
+        (4, 0, 2),
+        (12, 1, 1),
+        (13, 0, 1),
+        (64, 3, 1),
+        (200, 150, 1),
+        (1200, 12, 1),
+        (1200, 12, 2),
+    ],
 )
 def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, columns: int) -> None:
     picture: Picture = getattr(figures(vms, lost), name)(columns)
@@ -115,6 +133,9 @@ def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, 
     assert figure.get_figwidth() == (ONE_COLUMN if columns == 1 else TWO_COLUMNS)
     assert figure.get_figheight() <= 5
     figure.draw_without_rendering()
+    assert axes_height(figure) >= 0.2, "the plot has collapsed"
+    labels_and_foot = 0.75  # inches; more than that is an empty stripe
+    assert figure.axes[0].bbox.y0 / figure.dpi <= labels_and_foot
     page = figure.bbox
     (axes,) = figure.axes
     texts = [*axes.texts, axes.xaxis.label, axes.yaxis.label]
@@ -122,7 +143,7 @@ def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, 
         low, high = sorted(limits)  # matplotlib keeps ticks beyond them, which it does not draw
         texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     texts += [text for legend in figure.legends for text in legend.get_texts()]
-    texts += [figure._supxlabel]
+    texts += figure.texts
     boxes = [t.get_window_extent() for t in texts if t.get_text() and t.get_visible()]
     for box in boxes:
         assert box.x0 >= -1
@@ -165,7 +186,7 @@ def test_each_figure_says_what_it_shows() -> None:
     assert figures(1).boot().caption.startswith("Boot of 1 VM.")
     predicted = Figures(Frames(run_events(8)), run="first", testbed="simulated", guest="simulated")
     assert "predicted by a model" in predicted.boot().caption
-    assert "predicted by a model" in predicted.boot().figure._supxlabel.get_text()
+    assert "predicted by a model" in predicted.boot().figure.texts[0].get_text()
     html = picture._repr_html_()
     assert 'src="data:image/png;base64,' in html
     assert "<script" not in html

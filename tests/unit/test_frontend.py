@@ -220,7 +220,7 @@ def test_an_environment_from_a_file(bed: Bed, tmp_path: Path) -> None:
     file.write_text("name: mine\nimage: {file: /home/g5k/mine.tgz, kind: tar, compression: gzip}\n")
     assert bed.run("kadeploy3", "-a", str(file), "-m", "graphene-1").returncode == 0
     assert bed.machines.deployed["graphene-1"][0] == "mine"
-    for text in ("name: mine", "[", "image: {file: x}", "just words"):
+    for text in ("name: mine", "[", "image: {file: x}", "just words", "name: ../x\nimage: {file: x}"):
         file.write_text(text)
         done = bed.run("kadeploy3", "-a", str(file), "-m", "graphene-1")
         assert "Invalid environment specification" in done.stderr

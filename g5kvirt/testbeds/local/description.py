@@ -26,7 +26,7 @@ from typing import Any
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB
 from g5kvirt.testbeds.local.model import DOMAIN, Description, Environment, Kind, Node, SiteDescription, Vlan
-from g5kvirt.testbeds.local.networks import CLUSTER_NAME, SiteNetworks, site_networks
+from g5kvirt.testbeds.local.site_networks import CLUSTER_NAME, SiteNetworks, site_networks
 
 __all__ = [
     "DOMAIN",

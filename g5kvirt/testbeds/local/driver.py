@@ -19,6 +19,7 @@ def local(name: str | None = None) -> Grid5000:
     state = State.load(name)
     if not state.alive:
         raise TestbedError(f"testbed {state.name!r} has ended: raise it again with g5kvirt local up")
+    _no_proxy(urlsplit(state.api_uri).hostname or "")
     return Grid5000(
         Settings(
             name="local",
@@ -39,6 +40,14 @@ def _with_credentials(uri: str, user: str, password: str) -> str:
     parts = urlsplit(uri)
     host = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
     return urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
+
+
+def _no_proxy(host: str) -> None:
+    """A proxy of the person's environment would be asked even for this machine's own addresses."""
+    for variable in ("NO_PROXY", "no_proxy"):
+        known = [word for word in os.environ.get(variable, "").split(",") if word]
+        if host not in known:
+            os.environ[variable] = ",".join([*known, host])
 
 
 def _cache(state: State) -> Path:

@@ -21,15 +21,14 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from g5kvirt.errors import G5kvirtError
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription
+from g5kvirt.testbeds.local.model import Description, Node
 from g5kvirt.testbeds.local.oardb import Job
 from g5kvirt.testbeds.local.rights import (
     Jobs,
@@ -41,8 +40,9 @@ from g5kvirt.testbeds.local.rights import (
     node_called,
     target_vlan,
 )
+from g5kvirt.testbeds.local.subnets import subnet_lines
 
-__all__ = ["Frontend", "expand", "mac_of", "serve", "subnet_lines", "users_in"]
+__all__ = ["Frontend", "expand", "serve", "users_in"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ _MAX_REQUEST = 1 << 20
 _PATIENCE = 30  #: seconds a client may take to say what it wants
 _WAITING = ("Waiting", "Hold", "toAckReservation", "toLaunch")
 _RANGE = re.compile(r"([^\[\]]*)\[([0-9,-]+)\]([^\[\]]*)")
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _PUBLIC = "deploy"  #: owner of the environments that are there for all
 
 Write = Callable[[str], None]
@@ -79,37 +80,6 @@ def expand(words: Sequence[str]) -> list[str]:
             for number in range(int(first), int(last or first) + 1):
                 found[f"{match[1]}{number}{match[3]}"] = None
     return list(found)
-
-
-def mac_of(address: IPv4Address) -> str:
-    """The MAC address that goes with an address of a subnet: each has one of its own."""
-    return "00:16:3E:" + ":".join(f"{byte:02X}" for byte in address.packed[1:])
-
-
-def subnet_lines(
-    site: SiteDescription, subnets: Sequence[IPv4Network], options: Mapping[str, Any]
-) -> Iterator[str]:
-    """What g5k-subnets prints: a line a subnet, or with ``ips`` a line an address; fields by tabs."""
-    if options.get("summary"):
-        subnets = list(collapse_addresses(subnets))
-    network = site.subnet_network
-    everything = options.get("all")
-    tail = {
-        "broadcast": [str(network.broadcast_address)],
-        "netmask": [str(network.netmask)],
-        "gateway": [str(site.subnet_gateway)],
-        "network": [str(network.network_address)],
-        "dns": [f"dns.{site.fqdn}", str(site.gateway)],
-    }
-    ending = [field for name, fields in tail.items() if options.get(name) or everything for field in fields]
-    for subnet in subnets:
-        if options.get("ips"):
-            for address in subnet.hosts():
-                yield "\t".join([str(address), *ending, *([mac_of(address)] if options.get("macs") else [])])
-        elif options.get("ip-prefix") or everything:
-            yield "\t".join([str(subnet), *ending])
-        else:
-            yield "\t".join(ending or [str(subnet.network_address)])
 
 
 class Frontend:
@@ -291,11 +261,14 @@ def _described(text: str) -> str:
         described = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RefusedError("Invalid environment specification: the file is not YAML") from error
-    if not isinstance(described, dict) or not isinstance(described.get("name"), str):
-        raise RefusedError("Invalid environment specification: the file has no name")
-    if not isinstance(described.get("image"), dict) or "file" not in described["image"]:
+    described = described if isinstance(described, dict) else {}
+    name = described.get("name")
+    if not isinstance(name, str) or not _ENVIRONMENT.fullmatch(name):
+        raise RefusedError("Invalid environment specification: the file has no name that can be one")
+    image = described.get("image")
+    if not isinstance(image, dict) or "file" not in image:
         raise RefusedError("Invalid environment specification: the file has no image with a file")
-    return str(described["name"])
+    return name
 
 
 # --- the socket ---

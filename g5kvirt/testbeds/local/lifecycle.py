@@ -157,7 +157,8 @@ def _check_machine() -> None:
 def _unhealthy(state: State) -> str | None:
     """Why a testbed whose init runs is no good, or None."""
     if not (state.directory / "ready").exists():
-        return "it was never raised to the end"
+        busy = _held(state.directory / "lock")
+        return "it is being raised right now" if busy else "it was never raised to the end"
     host, _, port = state.api_uri.partition("//")[2].partition("/")[0].partition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=5):
@@ -195,6 +196,16 @@ def _locked(where: Path) -> Iterator[None]:
                 return
         finally:
             os.close(fd)
+
+
+def _held(lock: Path) -> bool:
+    """Does anybody hold the lock?"""
+    with suppress(FileNotFoundError), lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _same(fd: int, file: Path) -> bool:

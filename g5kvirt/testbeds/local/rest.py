@@ -18,6 +18,7 @@ import hmac
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -284,7 +285,8 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news; anything else is a bug and gets its traceback in the log."""
-        log.info("request from %s ended badly", client_address, exc_info=True)
+        gone = isinstance(sys.exc_info()[1], ConnectionError | TimeoutError)
+        log.log(logging.DEBUG if gone else logging.ERROR, "request of %s", client_address, exc_info=True)
 
 
 class _Thread(threading.Thread):

@@ -1,0 +1,110 @@
+"""A local testbed to test with: ways to reach it, and jobs on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from g5kvirt.testbeds.local import lifecycle
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.state import State, directory
+
+needs = [
+    tool for tool in ("ssh", "ssh-keygen", "mksquashfs", "nsenter", "ip", "apt-get") if not shutil.which(tool)
+]
+MARKS = [
+    pytest.mark.root,
+    pytest.mark.local,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(bool(needs), reason=f"missing on this machine: {', '.join(needs)}"),
+]
+
+PREFIX = f"t{os.getpid()}"
+DESCRIPTION = make({"nancy": 2, "rennes": 2}, cores=3, memory_gib=5, nic_gbps=0.2)
+SMALL = make({"lyon": 1})
+
+
+def ssh(state: State, host: str, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    words = ["ssh", "-F", str(state.ssh_config), "-o", "BatchMode=yes", host, command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+
+
+def on(state: State, host: str, command: str, timeout: float = 60) -> str:
+    """What ``command`` prints on ``host``; the test fails if it fails."""
+    done = ssh(state, host, command, timeout)
+    assert done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def wait(what: Callable[[], object], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def below(pid: int) -> list[int]:
+    """``pid`` and everything below it: only of such processes does a test kill any."""
+    try:
+        return [pid, *(found for child in children(pid) for found in below(child))]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def nothing_left(name: str) -> bool:
+    gone = not lifecycle._processes(directory(name)) and not directory(name).exists()
+    return gone and name not in Path("/proc/self/mountinfo").read_text()
+
+
+class Job:
+    """A deploy job on a frontend, deleted at the end."""
+
+    def __init__(self, state: State, site: str, resources: str, *more: str) -> None:
+        self.state, self.frontend = state, f"{site}.grid5000.fr"
+        words = " ".join((f'oarsub -l "{resources},walltime=0:30:00" -t deploy -t origin=test', *more))
+        text = on(state, self.frontend, f"{words} 'sleep 3600'")
+        found = re.search(r"^OAR_JOB_ID=(\d+)", text, re.M)
+        assert found, text
+        self.id = int(found[1])
+
+    def state_is(self, word: str) -> bool:
+        return word in on(self.state, self.frontend, f"oarstat -sj {self.id}")
+
+    def __enter__(self) -> Job:
+        wait(lambda: self.state_is("Running"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        on(self.state, self.frontend, f"oardel {self.id}")
+        wait(lambda: self.state_is("Error") or self.state_is("Terminated"))
+
+    @property
+    def nodes(self) -> list[str]:
+        command = f"oarstat -pj {self.id} | oarprint network_address -f - | sort"
+        return on(self.state, self.frontend, command).split()
+
+    def deploy(self, nodes: list[str], vlan: str = "") -> str:
+        words = " ".join(f"-m {node}" for node in nodes)
+        return on(self.state, self.frontend, f"kadeploy3 -k -d -e debian12-min {vlan} {words}")
+
+
+def kavlan(node: str, vlan: int) -> str:
+    return node.replace(".", f"-kavlan-{vlan}.", 1)

@@ -1,0 +1,283 @@
+"""The first five steps on a local testbed with real VMs, and what is left when they are cut short.
+
+execo knows one testbed a process, so every experiment runs in a process of its own, as a notebook's would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
+
+from g5kvirt.frames import Frames
+from g5kvirt.journal import Event, read_events
+from g5kvirt.testbeds.local import lifecycle
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.state import State
+
+pytestmark = [*MARKS, pytest.mark.vm]
+
+PREAMBLE = """
+import sys
+from g5kvirt import Experiment, Spec
+from g5kvirt.errors import G5kvirtError, PhaseOrderError
+testbed, runs = sys.argv[1:3]
+"""
+STEPS = """
+exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, vms=2), testbed=testbed, name="cut", runs=runs)
+try:
+    for step in ("reserve", "deploy", "configure", "place", "launch"):
+        getattr(exp, step)()
+finally:
+    exp.release()
+"""
+
+
+@pytest.fixture(scope="module")
+def grid() -> Iterator[State]:
+    """Two sites with a service machine and two hosts each."""
+    name = f"{PREFIX}-grid"
+    try:
+        yield lifecycle.up(name, make({"nancy": 3, "rennes": 3}))
+    finally:
+        lifecycle.down(name)
+        assert nothing_left(name)
+
+
+def start(script: str, state: State, runs: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), f"local:{state.name}", str(runs)]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    )
+
+
+def do(script: str, state: State, runs: Path, timeout: float = 300) -> str:
+    """Run a script to its end; what it printed. The test fails if it fails."""
+    process = start(script, state, runs)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"{out}\n{err}"
+    return out
+
+
+def guests(state: State) -> list[int]:
+    """The QEMU processes of a testbed."""
+    return [pid for pid in below(state.pid) if command_line(pid).startswith("qemu-system")]
+
+
+def jobs(state: State) -> str:
+    return "".join(on(state, f"{site}.grid5000.fr", "oarstat") for site in ("nancy", "rennes"))
+
+
+def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
+    script = """
+    import json
+    exp = Experiment(Spec(sites={"nancy": 2, "rennes": 1}, vms=5), testbed=testbed, name="whole", runs=runs)
+    said = []
+    try:
+        try:
+            exp.deploy()
+        except PhaseOrderError as error:
+            said.append(str(error))
+        for step in ("reserve", "deploy", "configure", "place", "launch"):
+            first = getattr(exp, step)()
+            events = len(exp.journal)
+            again = getattr(exp, step)()
+            assert len(exp.journal) == events, f"{step} was done twice"
+            assert repr(again) == repr(first)
+            assert first.status == "ok" and "<" in first._repr_html_()
+        same = Experiment.open(exp.run.path)
+        assert repr(same.launch()) == repr(exp.launch())
+        figures = exp.figures.save(exp.run.path / "figures")
+        try:
+            Experiment(exp.spec, testbed=testbed, name="whole", runs=runs)
+        except G5kvirtError as error:
+            said.append(str(error))
+    finally:
+        exp.release()
+        exp.release()
+    print(json.dumps({"said": said, "figures": [str(f) for f in figures]}))
+    """
+    answer = json.loads(do(script, grid, tmp_path).splitlines()[-1])
+    order, taken = answer["said"]
+    assert "call reserve() first" in order
+    assert "already a run 'whole'" in taken
+    for file in answer["figures"]:
+        assert Path(file).stat().st_size > 100
+
+    events = read_events(tmp_path / "whole" / "journal.jsonl")
+    frames = Frames(events)
+    assert frames.account.up == 5
+    assert list(frames.phases["status"]) == ["ok"] * 5
+    vms = frames.vms
+    steps = ["power_on", "dhcp", "script", "kernel", "initrd", "minimal_system"]
+    times = vms[steps].to_numpy()
+    assert (times[:, 1:] >= times[:, :-1]).all(), "milestones out of order"
+    assert sorted(vms["host"].str.extract(r"\.(\w+)\.")[0].unique()) == ["nancy", "rennes"]
+    key = tmp_path / "whole" / "ssh" / "id_ed25519"
+    assert key.stat().st_mode & 0o777 == 0o600
+    wait(lambda: not guests(grid))
+    assert "g5kvirt" not in jobs(grid)
+
+
+def test_bad_input_is_one_sentence_and_touches_nothing(grid: State, tmp_path: Path) -> None:
+    script = """
+    bad = [
+        dict(sites={"nacny": 1}, vms=1),
+        dict(sites={"nancy": 30}, vms=1),
+        dict(sites={"nancy": 1}, vms=4000),
+        dict(sites={"nancy": 1}, vms=0),
+        dict(sites={"nancy": -1}, vms=1),
+        dict(sites={"nancy": 1}, vms=1, walltime="0:00:10"),
+        dict(sites={"nancy": 1}, vms=1, walltime="soon"),
+        dict(sites={"nancy": 1}, vms=1, placement="whereever"),
+    ]
+    for words in bad:
+        try:
+            Experiment(Spec(**words), testbed=testbed, runs=runs)
+        except G5kvirtError as error:
+            assert error.exit_code == 2
+            print(error)
+        else:
+            raise SystemExit(f"accepted: {words}")
+    """
+    runs = tmp_path / "runs"
+    said = do(script, grid, runs).splitlines()
+    assert len(said) == 8
+    assert "did you mean 'nancy'" in said[0]
+    assert not runs.exists()
+    assert "g5kvirt" not in jobs(grid)
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(grid: State, tmp_path: Path) -> None:
+    script = """
+    exp = Experiment(Spec(sites={SITE: 1}, vms=2), testbed=testbed, name=SITE, runs=runs)
+    try:
+        for step in ("reserve", "deploy", "configure", "place", "launch"):
+            getattr(exp, step)()
+    finally:
+        exp.release()
+    """
+    both = [start(script.replace("SITE", repr(site)), grid, tmp_path) for site in ("nancy", "rennes")]
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{out}\n{err}"
+    for site in ("nancy", "rennes"):
+        frames = Frames(read_events(tmp_path / site / "journal.jsonl"))
+        assert frames.account.up == 2
+        assert set(frames.vms["site"]) == {site}
+
+
+def reached(journal: Path, phase: str) -> list[Event]:
+    """The events of ``phase``, while another process writes them."""
+    return [e for e in read_events(journal) if e.phase == phase] if journal.exists() else []
+
+
+@pytest.mark.parametrize("phase", ["reserve", "deploy", "configure", "launch"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp_path: Path) -> None:
+    journal = tmp_path / "cut" / "journal.jsonl"
+    process = start(STEPS, grid, tmp_path)
+    try:
+        # not at the very first event, but amid the step
+        wait(lambda: len(reached(journal, phase)) >= 2, timeout=120)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    if how is signal.SIGINT:
+        assert "KeyboardInterrupt" in err
+    else:  # somebody else gives back what it left
+        do('Experiment.open(runs + "/cut").release()', grid, tmp_path)
+    wait(lambda: not guests(grid))
+    wait(lambda: "g5kvirt" not in jobs(grid))
+
+
+def test_down_while_vms_run_leaves_nothing(name: str, tmp_path: Path) -> None:
+    state = lifecycle.up(name, make({"nancy": 3, "rennes": 2}))
+    process = start(STEPS, state, tmp_path)
+    try:
+        wait(lambda: len(guests(state)) == 2, timeout=120)
+        everyone = below(state.pid)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=10)
+    finally:
+        process.kill()
+    interfaces = set(Path("/sys/class/net").iterdir())
+    lifecycle.down(name)
+    assert nothing_left(name)
+    assert not [pid for pid in everyone if command_line(pid).startswith(("qemu", "sshd", "nginx", "dnsmasq"))]
+    assert set(Path("/sys/class/net").iterdir()) == interfaces
+
+
+def test_a_vm_that_dies_is_powered_on_again(grid: State, tmp_path: Path) -> None:
+    script = """
+    spec = Spec(sites={"nancy": 1}, vms=2, timeouts={"boot": 45})
+    exp = Experiment(spec, testbed=testbed, name="dies", runs=runs)
+    try:
+        for step in ("reserve", "deploy", "configure", "place", "launch"):
+            getattr(exp, step)()
+    finally:
+        exp.release()
+    """
+    process = start(script, grid, tmp_path)
+    try:
+        wait(lambda: len(guests(grid)) == 2, timeout=120)
+        os.kill(guests(grid)[0], signal.SIGKILL)
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"{out}\n{err}"
+    frames = Frames(read_events(tmp_path / "dies" / "journal.jsonl"))
+    assert frames.account.up == 2
+    assert sorted(frames.vms["attempts"]) == [1, 2]
+
+
+def test_services_killed_while_vms_boot(grid: State, tmp_path: Path) -> None:
+    process = start(STEPS.replace('"cut"', '"services"'), grid, tmp_path)
+
+    def pids(word: str) -> list[int]:
+        return [pid for pid in below(grid.pid) if command_line(pid).startswith(word)]
+
+    try:
+        wait(lambda: len(guests(grid)) == 2, timeout=120)
+        for word in ("dnsmasq", "nginx: master"):
+            for pid in pids(word):
+                os.kill(pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert Frames(read_events(tmp_path / "services" / "journal.jsonl")).account.up == 2
+
+
+def test_32_vms_on_8_hosts_of_2_sites(name: str, tmp_path: Path) -> None:
+    state = lifecycle.up(name, make({"nancy": 5, "rennes": 4}))
+    script = """
+    exp = Experiment(Spec(sites={"nancy": 4, "rennes": 4}, vms=32), testbed=testbed, name="32", runs=runs)
+    try:
+        for step in ("reserve", "deploy", "configure", "place", "launch"):
+            print(getattr(exp, step)())
+    finally:
+        exp.release()
+    """
+    began = time.monotonic()
+    out = do(script, state, tmp_path, timeout=900)
+    frames = Frames(read_events(tmp_path / "32" / "journal.jsonl"))
+    print(out, f"{time.monotonic() - began:.0f} s")
+    assert frames.account.up == 32
+    per_host: dict[Any, int] = frames.vms.groupby("host")["name"].count().to_dict()
+    assert list(per_host.values()) == [4] * 8

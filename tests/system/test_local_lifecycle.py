@@ -1,0 +1,145 @@
+"""Raising local testbeds, taking them down, and what a crash leaves behind: nothing. Needs root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from localbed import MARKS, SMALL, Job, below, children, command_line, nothing_left, on, ssh, wait
+
+from g5kvirt.errors import SpecError, TestbedError
+from g5kvirt.testbeds.local import layers, lifecycle
+from g5kvirt.testbeds.local import namespaces as ns
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.state import State, directory
+
+pytestmark = MARKS
+
+
+def test_up_again_finds_it_up(bed: State) -> None:
+    again = lifecycle.up(bed.name)
+    assert (again.pid, again.start_time) == (bed.pid, bed.start_time)
+    with pytest.raises(SpecError, match="another description"):
+        lifecycle.up(bed.name, SMALL)
+    assert lifecycle.status(bed.name).state == "up"
+
+
+def test_two_callers_raise_one_testbed(name: str) -> None:
+    states: list[State] = []
+    threads = [threading.Thread(target=lambda: states.append(lifecycle.up(name, SMALL))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(states) == 3
+    assert len({state.pid for state in states}) == 1
+
+
+def test_two_testbeds_side_by_side(bed: State, name: str) -> None:
+    other = lifecycle.up(name, make({"nancy": 1}))
+    assert on(other, "nancy.grid5000.fr", "oarnodes -l").split() == ["graphene-1.nancy.grid5000.fr"]
+    assert ssh(other, "rennes.grid5000.fr", "true").returncode != 0
+    assert lifecycle.down(name)
+    assert on(bed, "nancy.grid5000.fr", "hostname").strip() == "nancy"
+
+
+def test_down_of_nothing(name: str) -> None:
+    assert lifecycle.down(name) is False
+    assert lifecycle.status(name).state == "down"
+    with pytest.raises(TestbedError, match="not up"):
+        State.load(name)
+
+
+@pytest.mark.parametrize("victim", ["init", "daemon"])
+def test_sudden_death_leaves_nothing_and_up_repairs(name: str, victim: str) -> None:
+    state = lifecycle.up(name, SMALL)
+    every = below(state.pid)
+    assert len(every) > 10
+    target = state.pid if victim == "init" else children(state.pid)[0]
+    os.kill(target, signal.SIGKILL)
+    wait(lambda: not any(ns.start_time(pid) for pid in every))
+    assert lifecycle.status(name).state == "broken"
+    new = lifecycle.up(name, SMALL)
+    assert new.pid != state.pid
+    assert on(new, "lyon.grid5000.fr", "hostname").strip() == "lyon"
+
+
+def test_down_without_state_file(name: str) -> None:
+    state = lifecycle.up(name, SMALL)
+    (state.directory / "state.json").unlink()
+    assert lifecycle.status(name).state == "broken"
+    assert lifecycle.down(name)
+    assert ns.start_time(state.pid) is None
+
+
+def test_down_does_not_trust_a_pid_that_is_another_s_now(name: str) -> None:
+    state = lifecycle.up(name, SMALL)
+    file = state.directory / "state.json"
+    text = file.read_text().replace(f'"pid": {state.pid}', f'"pid": {os.getpid()}')
+    assert f'"pid": {os.getpid()}' in text
+    file.write_text(text)
+    assert lifecycle.down(name)  # and this test still runs
+    assert ns.start_time(state.pid) is None
+
+
+@pytest.mark.parametrize("word", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("after", [0.0, 0.2, 0.4])
+def test_the_raiser_is_killed_or_interrupted(name: str, after: float, word: str) -> None:
+    program = "import sys; from g5kvirt.testbeds.local import lifecycle, description\n"
+    program += "lifecycle.up(sys.argv[1], description.make({'lyon': 1}), lambda *a: None)"
+    root = str(Path(lifecycle.__file__).parents[3])
+    raiser = subprocess.Popen(
+        [sys.executable, "-c", program, name], env={**os.environ, "PYTHONPATH": root}, start_new_session=True
+    )
+    wait(lambda: (directory(name) / "id_ed25519").exists() or raiser.poll() is not None)
+    time.sleep(after)
+    raiser.send_signal(signal.Signals[word])
+    code = raiser.wait(20)
+    if word == "SIGKILL":
+        lifecycle.down(name)
+        assert nothing_left(name)
+    elif code:  # it was interrupted before it was ready, and cleared away what was there
+        assert nothing_left(name)
+
+
+def test_failure_leaves_nothing_and_names_the_log(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = layers.ensure()
+    broken = {**images, "node": Path("/nonexistent.sqfs")}
+    monkeypatch.setattr(layers, "ensure", lambda *_: broken)
+    with pytest.raises(TestbedError, match=r"could not be raised .*nonexistent.*its logs: /"):
+        lifecycle.up(name, SMALL)
+    assert nothing_left(name)
+
+
+def test_oar_and_its_database_come_back(name: str) -> None:
+    state = lifecycle.up(name, SMALL)
+    for program in ("/usr/lib/oar/Almighty", "postgres -D"):
+        every = below(state.pid)
+        victims = [pid for pid in every if program in command_line(pid)]
+        assert victims, program
+        os.kill(victims[0], signal.SIGKILL)
+        wait(lambda victim=victims[0]: ns.start_time(victim) is None)  # type: ignore[misc]
+        time.sleep(2)
+        with Job(state, "lyon", "nodes=1") as job:
+            assert "is successful on nodes" in job.deploy(job.nodes)
+
+
+def test_a_node_that_died_is_started_again(name: str) -> None:
+    state = lifecycle.up(name, SMALL)
+    [node] = state.description.nodes
+    inits = [pid for pid in below(state.pid) if _hostname(pid) == node.uid and "daemon" in command_line(pid)]
+    os.kill(inits[0], signal.SIGKILL)
+    wait(lambda: ns.start_time(inits[0]) is None)
+    wait(lambda: "Permission denied" in ssh(state, node.fqdn, "true").stderr)
+
+
+def _hostname(pid: int) -> str:
+    """Of the UTS namespace that ``pid`` is in."""
+    words = ["nsenter", f"--uts=/proc/{pid}/ns/uts", "hostname"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,157 @@
+"""The life of nodes, with containers and network that only take notes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.local import network
+from g5kvirt.testbeds.local.container import Spec
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.machines import Machines, Places
+from g5kvirt.testbeds.local.spawner import Container, Spawner
+
+BED = make({"nancy": 2, "rennes": 1})
+ONE, TWO, THREE = BED.nodes
+GLOBAL = BED.site("nancy").global_vlan.id
+
+
+class FakeContainer:
+    def __init__(self, spec: Spec, pid: int, fails: bool) -> None:
+        self.spec, self.pid, self.alive, self.fails = spec, pid, True, fails
+
+    def expect(self, key: str, timeout: float = 0) -> Any:
+        if self.fails:
+            raise TestbedError(f"{self.spec.name}: sshd does not start")
+        return True
+
+    def send(self, **_: Any) -> None:
+        pass
+
+    def kill(self, timeout: float = 0) -> None:
+        self.alive = False
+
+
+class FakeSpawner:
+    def __init__(self) -> None:
+        self.made: list[FakeContainer] = []
+        self.fails = False
+
+    def start(self, spec: Spec) -> FakeContainer:
+        self.made.append(FakeContainer(spec, 100 + len(self.made), self.fails))
+        return self.made[-1]
+
+
+class World:
+    """Machines over fakes; ``lines`` is what was said to ip, ``alive`` the running containers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.spawner = FakeSpawner()
+        self.lines: list[str] = []
+        monkeypatch.setattr(network, "apply", lambda batch, *_, **__: self.lines.extend(batch.ip))
+        here = Path("/x")
+        routers = {
+            site.name: FakeContainer(Spec(site.name, "", "", ""), 10 + i, False)
+            for i, site in enumerate(BED.sites)
+        }
+        self.machines = Machines(
+            BED,
+            cast(Spawner, self.spawner),
+            Places(here, {"node": here}, here, here),
+            lambda site: cast(Container, routers[site]),
+        )
+        for site in BED.sites:
+            self.machines.raise_all(site)
+
+    @property
+    def alive(self) -> list[FakeContainer]:
+        return [made for made in self.spawner.made if made.alive]
+
+    def of(self, uid: str) -> FakeContainer:
+        [found] = [made for made in self.alive if made.spec.name == uid]
+        return found
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def test_fresh_nodes_are_clean_and_closed(world: World) -> None:
+    assert sorted(made.spec.name for made in world.alive) == sorted(node.uid for node in BED.nodes)
+    assert world.machines.dirty("nancy") == {}
+    assert not any("authorized_keys" in path for made in world.alive for path in made.spec.files)
+
+
+def test_a_deployment_ends_the_old_node_and_makes_one_new(world: World) -> None:
+    old = world.of(ONE.uid)
+    world.machines.deploy(ONE, "debian12-min", GLOBAL, "key")
+    assert not old.alive
+    assert len(world.alive) == 3
+    assert world.of(ONE.uid).spec.files["/root/.ssh/authorized_keys"] == (0o600, "key")
+    assert list(world.machines.dirty("nancy")) == [ONE.fqdn]
+    assert world.machines.dirty("rennes") == {}
+    gone, new = (
+        world.lines.index(f"link del n{ONE.index}"),
+        world.lines.index(f"link set n1 master vlan{GLOBAL} up"),
+    )
+    assert gone < new
+
+
+def test_a_vlan_s_bridges_are_made_once_and_where_its_gateway_is(world: World) -> None:
+    world.machines.deploy(THREE, "debian12-min", GLOBAL, "")
+    world.machines.deploy(THREE, "debian12-min", GLOBAL, "")
+    world.machines.deploy(ONE, "debian12-min", GLOBAL, "")
+    assert sum(line.startswith(f"link add vlan{GLOBAL} ") for line in world.lines) == 2
+    with pytest.raises(TestbedError, match="rennes has no KaVLAN 4711"):
+        world.machines.deploy(THREE, "debian12-min", 4711, "")
+
+
+def test_cleaning_brings_back_the_standard_environment(world: World) -> None:
+    world.machines.deploy(ONE, "debian12-min", None, "key")
+    world.machines.clean(ONE, world.machines.dirty("nancy")[ONE.fqdn])
+    assert world.machines.dirty("nancy") == {}
+    assert "/root/.ssh/authorized_keys" not in world.of(ONE.uid).spec.files
+
+
+def test_cleaning_spares_what_was_deployed_meanwhile(world: World) -> None:
+    world.machines.deploy(ONE, "debian12-min", None, "first")
+    seen = world.machines.dirty("nancy")[ONE.fqdn]
+    world.machines.deploy(ONE, "debian12-min", None, "second")
+    kept = world.of(ONE.uid)
+    world.machines.clean(ONE, seen)
+    assert kept.alive
+
+
+def test_power_off_and_death_make_a_node_dirty(world: World) -> None:
+    world.machines.power_off(ONE)
+    world.of(TWO.uid).kill()
+    assert not world.machines.alive(ONE)
+    assert set(world.machines.dirty("nancy")) == {ONE.fqdn, TWO.fqdn}
+    with pytest.raises(TestbedError, match="is switched off"):
+        world.machines.set_vlan(ONE, GLOBAL)
+    for node in (ONE, TWO):
+        world.machines.clean(node, world.machines.dirty("nancy")[node.fqdn])
+    assert world.machines.alive(ONE)
+    assert world.machines.alive(TWO)
+
+
+def test_moving_to_a_vlan_moves_cable_and_address(world: World) -> None:
+    same = world.of(ONE.uid)
+    world.machines.set_vlan(ONE, GLOBAL)
+    assert same.alive
+    assert f"link set n1 master vlan{GLOBAL}" in world.lines
+    assert any(f"addr add {BED.kavlan_ip(ONE, GLOBAL)}/" in line for line in world.lines)
+    assert list(world.machines.dirty("nancy")) == [ONE.fqdn]
+
+
+def test_a_node_that_does_not_come_up_is_switched_off(world: World) -> None:
+    world.spawner.fails = True
+    with pytest.raises(TestbedError, match="sshd does not start"):
+        world.machines.deploy(ONE, "debian12-min", None, "")
+    assert not world.machines.alive(ONE)
+    assert list(world.machines.dirty("nancy")) == [ONE.fqdn]
+    assert len(world.alive) == 2
