@@ -27,6 +27,7 @@ from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import PHASES, Journal
 from g5kvirt.phases import Context, recall
+from g5kvirt.phases.reserve import job_name, reserve
 from g5kvirt.planning.checks import check_against
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
@@ -86,8 +87,6 @@ class Experiment:
 
     def reserve(self) -> PhaseResult:
         """Get hosts, service machines, sub-networks and a global KaVLAN, and wait until they are there."""
-        from g5kvirt.phases.reserve import reserve
-
         return self._step("reserve", reserve)
 
     def deploy(self) -> PhaseResult:
@@ -116,12 +115,12 @@ class Experiment:
 
     def release(self) -> None:
         """Give the machines back. Harmless when there is nothing to give back."""
-        jobs = recall.jobs(self.journal)
-        if not jobs or recall.released(self.journal):
+        if not recall.begun(self.journal, "reserve") or recall.released(self.journal):
             return
         self._connect()
+        sites = list(self.spec.sites) if self.reservation is None else []
         with self._context.span("reserve", "release"):
-            self.testbed.release(jobs)
+            self.testbed.release(recall.jobs(self.journal), job_name(self._context), sites)
 
     def __enter__(self) -> Experiment:
         return self

@@ -5,6 +5,7 @@ What is left is the run (with the executed notebook and its figures) and the cac
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -79,6 +80,8 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) 
     """Run the notebook with papermill, showing the run's journal meanwhile; returns the executed notebook."""
     # Otherwise a kernel of the same name in the user's home would come before that of this environment.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # After Ctrl-C the kernel's death is no news; asyncio would report it, with a traceback, on leaving.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -101,8 +104,9 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) 
                 str(beside),
                 parameters=parameters,
                 progress_bar=False,
-                # The kernel's own words would stand across the picture of the run; its errors still come.
-                extra_arguments=["--Application.log_level=40"],
+                # The kernel's own log would stand across the picture of the run; what fails in a cell is
+                # in the notebook and raised here all the same.
+                extra_arguments=["--Application.log_level=50"],
             )
     except PapermillExecutionError as error:
         raise PhaseError(
@@ -110,6 +114,8 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) 
             f"as far as it came, in {_keep(beside, runs / name)}",
             phase="demo",
         ) from error
+    except RuntimeError as error:  # what nbclient raises when the kernel does not start, or dies
+        raise PhaseError(f"the notebook's kernel failed: {error}", phase="demo") from error
     finally:
         final = _keep(beside, runs / name)
     return final

@@ -14,6 +14,7 @@ from g5kvirt.spec import Spec
 
 __all__ = [
     "Stand",
+    "begun",
     "deployed",
     "detail",
     "done",
@@ -36,6 +37,11 @@ def detail(events: Iterable[Event], phase: str, step: str = "phase") -> Mapping[
         if event.phase == phase and event.step == step and event.status == "ok":
             found = event.detail
     return found
+
+
+def begun(events: Iterable[Event], phase: str) -> bool:
+    """True if the phase was ever started."""
+    return any(e.phase == phase and e.step == "phase" for e in events)
 
 
 def done(events: Iterable[Event], phase: str) -> bool:

@@ -11,7 +11,12 @@ from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.services import machines_per_site
 from g5kvirt.testbeds import Request
 
-__all__ = ["reserve"]
+__all__ = ["job_name", "reserve"]
+
+
+def job_name(context: Context) -> str:
+    """What the run's jobs are called: by it they are found again."""
+    return f"{context.spec.job_name}-{context.run.name}"
 
 
 def reserve(context: Context) -> Mapping[str, Any]:
@@ -22,7 +27,7 @@ def reserve(context: Context) -> Mapping[str, Any]:
         machines=machines,
         subnetworks={site: subnetwork_prefix(spec.vms + machines[site]) for site in spec.sites},
         walltime=spec.walltime,
-        job_name=f"{spec.job_name}-{context.run.name}",
+        job_name=job_name(context),
         clusters=spec.clusters or {},
         vlan_site=next(iter(spec.sites)),
         start_timeout=spec.timeouts.reserve,

@@ -72,8 +72,12 @@ class Testbed(Protocol):
     def alive(self, reservation: Reservation) -> bool:
         """True while all the jobs run."""
 
-    def release(self, jobs: Mapping[str, int]) -> None:
-        """Give back what the jobs (site → id) hold. What is gone already is no error."""
+    def release(self, jobs: Mapping[str, int], job_name: str, sites: Sequence[str]) -> None:
+        """Give back what the jobs (site → id) hold. What is gone already is no error.
+
+        On those of ``sites`` of which no job is known, jobs called ``job_name`` are looked for: a process
+        that was killed while it submitted could not write down which it got.
+        """
 
     def access(self, key: str) -> Access:
         """How to reach the deployed machines as root with the private key file ``key``."""

@@ -143,7 +143,7 @@ class Grid5000:
             given = _each(lambda site: self._given(site, jobs[site], known, site == request.vlan_site), sites)
         except BaseException:
             # Also on Ctrl-C: a job that nobody remembers holds machines for its whole walltime.
-            self._delete(jobs, request.job_name, sites)
+            self.release(jobs, request.job_name, sites)
             raise
         start = min(info.start for info in given)
         vlan = next((info.vlan for info in given if info.vlan is not None), None)
@@ -229,19 +229,17 @@ class Grid5000:
         )
         return all(state == "Running" for state in states)
 
-    def release(self, jobs: Mapping[str, int]) -> None:
-        """Delete the jobs; those that are gone already are no error."""
-        self._delete(jobs, None, list(jobs))
+    def release(self, jobs: Mapping[str, int], job_name: str, sites: Sequence[str]) -> None:
+        """Delete the jobs, and those called ``job_name`` on sites of which none is known.
 
-    def _delete(self, jobs: Mapping[str, int], job_name: str | None, sites: Sequence[str]) -> None:
+        Not only a killed process loses a job: while OAR's server is down oarsub prints an id, fails, and the
+        job runs later all the same.
+        """
         from execo_g5k import get_current_oar_jobs, get_oar_job_info, oardel
 
         doomed = {(job, site) for site, job in jobs.items()}
-        if job_name is not None:
-            # While OAR's server is down oarsub prints an id, fails, and the job runs later all the same.
-            for site in sites:
-                if site in jobs:
-                    continue
+        for site in sites:
+            if site not in jobs:
                 for job, _ in get_current_oar_jobs([site]):
                     if get_oar_job_info(job, site).get("name") == job_name:
                         doomed.add((job, site))
