@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,6 +51,8 @@ class Experiment:
     touched. Raises SpecError, CapacityError, RunError, TestbedError.
     """
 
+    _testbed: Testbed | None
+
     def __init__(
         self,
         spec: Spec,
@@ -59,18 +62,19 @@ class Experiment:
         runs: str | Path = "runs",
     ) -> None:
         self.spec = spec
-        self.testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
-        self.testbed.connect()
-        check_against(spec, self.testbed.hosts())
-        self.run = _create(Path(runs), name, spec, testbed if isinstance(testbed, str) else self.testbed.name)
+        word = testbed if isinstance(testbed, str) else testbed.name
+        self._testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
+        self._testbed.connect()
+        check_against(spec, self._testbed.hosts())
+        self.run = _create(Path(runs), name, spec, word)
         self.journal = Journal.open(self.run.journal)
-        self._connected = True
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
         """The experiment kept in the run directory ``path``, to look at or to go on with.
 
-        Nothing is asked of the testbed before a step is called. Raises RunError.
+        The testbed is asked for only when a step needs it: a run can be read where it is long gone. Raises
+        RunError.
         """
         directory = Path(path)
         run = run_directories.find(directory.parent, directory.name)
@@ -78,9 +82,8 @@ class Experiment:
         self = cls.__new__(cls)
         self.run = run
         self.spec = Spec.from_dict(document["spec"])
-        self.testbed = open_testbed(document["testbed"])
         self.journal = Journal.open(run.journal)
-        self._connected = False
+        self._testbed = None
         return self
 
     # ---- the steps --------------------------------------------------------------------------------
@@ -117,7 +120,6 @@ class Experiment:
         """Give the machines back. Harmless when there is nothing to give back."""
         if not recall.begun(self.journal, "reserve") or recall.released(self.journal):
             return
-        self._connect()
         sites = list(self.spec.sites) if self.reservation is None else []
         with self._context.span("reserve", "release"):
             self.testbed.release(recall.jobs(self.journal), job_name(self._context), sites)
@@ -148,27 +150,36 @@ class Experiment:
         """The run as figures, one method each."""
         from g5kvirt.views.figures import Figures
 
-        return Figures(self.frames, run=self.run.name, testbed=self.testbed.name, guest=self.testbed.guest)
+        return Figures(self.frames, run=self.run.name, testbed=self._where, guest=self.frames.guest)
 
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if recall.done(self.journal, phase)]
-        return f"<Experiment {self.run.name} on {self.testbed.name}: {', '.join(done) or 'nothing done yet'}>"
+        return f"<Experiment {self.run.name} on {self._where}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:
         from g5kvirt.views.html import experiment_html
 
-        return experiment_html(self.run.name, self.testbed.name, self.testbed.guest, self.frames)
+        return experiment_html(self.run.name, self._where, self.frames.guest, self.frames)
 
     # ---- inside -----------------------------------------------------------------------------------
 
     @property
+    def testbed(self) -> Testbed:
+        """The testbed, connected. Raises TestbedError if it is not there any more."""
+        if self._testbed is None:
+            testbed = open_testbed(self.run.document["testbed"])
+            testbed.connect()
+            self._testbed = testbed
+        return self._testbed
+
+    @property
+    def _where(self) -> str:
+        """What the testbed is called, whether it still exists or not."""
+        return str(self.run.document["testbed"]).partition(":")[0]
+
+    @cached_property
     def _context(self) -> Context:
         return Context(self.spec, self.testbed, self.run, self.journal)
-
-    def _connect(self) -> None:
-        if not self._connected:
-            self.testbed.connect()
-            self._connected = True
 
     def _step(self, phase: str, do: Callable[[Context], Any]) -> PhaseResult:
         from g5kvirt.views.results import PhaseResult
@@ -182,12 +193,11 @@ class Experiment:
                 raise PhaseOrderError(
                     f"run {self.run.name!r} has given its machines back: start a new Experiment for {phase}()"
                 )
-            self._connect()
             context = self._context
             with context.span(phase, "phase") as found:
                 found.update(to_plain(do(context)))
         return PhaseResult(
-            phase, self.frames, run=self.run.name, testbed=self.testbed.name, guest=self.testbed.guest
+            phase, self.frames, run=self.run.name, testbed=self._where, guest=self.frames.guest
         )
 
 

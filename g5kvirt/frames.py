@@ -305,6 +305,12 @@ class Frames:
         return hosts_frame(self._events)
 
     @cached_property
+    def guest(self) -> str:
+        """The kind of guest that was launched: ``tcg``, ``kvm``, …; empty before that."""
+        found = [e.detail["guest"] for e in self._events if (e.phase, e.step) == ("launch", "guests")]
+        return str(found[-1]) if found else ""
+
+    @cached_property
     def account(self) -> Account:
         """See `account`."""
         return account(self._events)

@@ -149,9 +149,8 @@ def show(arguments: argparse.Namespace) -> int:
         from g5kvirt.frames import Frames
         from g5kvirt.views.figures import Figures
 
-        # What kind of guest ran was written down by the run itself; it is not asked of the testbed again.
-        guest = str(one.document.get("guest", ""))
-        figures = Figures(Frames(events), run=one.name, testbed=_testbed(one), guest=guest)
+        frames = Frames(events)
+        figures = Figures(frames, run=one.name, testbed=_testbed(one), guest=frames.guest)
         _say_where(console, one, figures.save(one.path / "figures"))
     return 0
 

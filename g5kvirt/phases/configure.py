@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
@@ -83,19 +83,12 @@ def serve(context: Context, stand: recall.Stand, plan: netboot.Netboot, phase: s
     documents = {m.host: hostagent.document(*netboot.services(plan, m)) for m in stand.layout.machines}
     limit = context.spec.timeouts.services
     heard = agents.ask(context.fanout, documents, timeout=limit)
-    context.journal.extend(
-        Event(
-            phase,
-            answer.subject,
-            "service",
-            h.host.name,
-            "ok" if answer.ok else "failed",
-            h.result.end,
-            detail={} if answer.ok else {"reason": answer.reason},
-        )
-        for h in heard
-        for answer in h.answers
-    )
+    for h in heard:
+        for answer in h.answers:
+            service, name = answer.subject, h.host.name
+            context.journal.append(phase, service, "service", name, "start", t=h.result.start)
+            end = Event(phase, service, "service", name, "ok" if answer.ok else "failed", h.result.end)
+            context.journal.extend([end if answer.ok else replace(end, detail={"reason": answer.reason})])
     agents.must(context, phase, "services", heard)
 
 

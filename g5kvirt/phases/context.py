@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from g5kvirt.errors import PhaseError
@@ -37,9 +38,9 @@ class Context:
         """Root on the run's machines."""
         return self.testbed.access(self.key)
 
-    @property
+    @cached_property
     def fanout(self) -> Fanout:
-        """Commands and files for the run's machines."""
+        """Commands and files for the run's machines; one for all steps, as it learns which way works."""
         return Fanout(self.access)
 
     @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,6 +31,9 @@ __all__ = ["launch"]
 #: Seconds between two looks at the clock while nothing is heard.
 TICK = 0.25
 
+#: Seconds that the first power-on may have the machines for itself before the services hear of the VMs.
+HEAD_START = 0.5
+
 
 def launch(context: Context) -> Mapping[str, Any]:
     """Boot every VM, or say at which step each one stopped and why.
@@ -48,6 +51,8 @@ def launch(context: Context) -> Mapping[str, Any]:
     facts = [stand.facts[h.name] for h in stand.hosts]
     cores = context.testbed.real_cores or sum(f.cores for f in facts)
     kvm = all(f.kvm for f in facts)
+    guest = context.testbed.guest or ("kvm" if kvm else "tcg")
+    journal.append("launch", "guests", "run", context.run.name, "ok", guest=guest)
 
     def patience(in_flight: int, attempt: int) -> float:
         if spec.timeouts.boot is not None:
@@ -88,29 +93,35 @@ class _Launch:
     def run(self, register: Callable[[], None]) -> None:
         """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards.
 
-        ``register`` makes the VMs known to the services. It runs beside the first power-on: a VM's firmware
-        takes longer to ask for an address, and asks again.
+        ``register`` makes the VMs known to the services. The first power-on goes before it: a VM's firmware
+        takes longer until it asks for an address, and asks again.
         """
         with ExitStack() as stack:
+            # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
+            pool = stack.enter_context(ThreadPoolExecutor(max_workers=4))
+            first = self._go_on(pool)
+            wait(first, timeout=HEAD_START)
+            registered = pool.submit(register)
             followers = [
                 stack.enter_context(Follower(self.context, m, self._reader(m.host)))
                 for m in self.stand.layout.machines
             ]
-            # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
-            pool = stack.enter_context(ThreadPoolExecutor(max_workers=4))
-            registered = pool.submit(register)
             while not self.boots.finished:
                 if registered.done():
                     registered.result()  # raises what went wrong there
-                now = time.time()
-                for boot in self.boots.overdue(now):
-                    self._say_again_or_failed(boot, now)
-                if batch := self.boots.due(now):
-                    self._power_on(batch, pool, now)
+                self._go_on(pool)
                 for follower in followers:
                     follower.keep_alive()
                 self._listen()
             registered.result()
+
+    def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[agents.Heard]]]:
+        """Give up on who is overdue, power on who may start now."""
+        now = time.time()
+        for boot in self.boots.overdue(now):
+            self._say_again_or_failed(boot, now)
+        batch = self.boots.due(now)
+        return [self._power_on(batch, pool, now)] if batch else []
 
     def _listen(self) -> None:
         """Wait for a word, then take all that are there."""
@@ -123,7 +134,9 @@ class _Launch:
 
     # ---- power-on ---------------------------------------------------------------------------------
 
-    def _power_on(self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float) -> None:
+    def _power_on(
+        self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float
+    ) -> Future[list[agents.Heard]]:
         by_host: dict[Host, list[Boot]] = {}
         for boot in batch:
             by_host.setdefault(self.hosts[boot.vm.host], []).append(boot)
@@ -133,6 +146,7 @@ class _Launch:
         timeout = self.context.spec.timeouts.command
         future = pool.submit(agents.ask, fanout, documents, timeout=timeout)
         future.add_done_callback(lambda f: self.heard.put(lambda: self._answered(f, by_host)))
+        return future
 
     def _document(self, boots: Sequence[Boot]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""

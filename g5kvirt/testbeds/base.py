@@ -42,7 +42,7 @@ class Testbed(Protocol):
 
     name: str  #: how runs and figures call it
     simulated: bool  #: True if nothing real stands behind it
-    guest: str  #: kind of guest, for captions: "QEMU", "light", "model"
+    guest: str  #: kind of guest where that is the testbed's doing ("light", "simulated"); "" for QEMU
     real_cores: int | None  #: cores behind all hosts together where these share a machine; else None
 
     def connect(self) -> None:

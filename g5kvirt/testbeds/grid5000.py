@@ -37,7 +37,6 @@ class Settings:
     """How execo_g5k reaches a testbed. The defaults are those of the real one, from inside it."""
 
     name: str = "grid5000"
-    guest: str = "QEMU"
     real_cores: int | None = None  #: where all hosts share one machine: its cores
     api_uri: str | None = None  #: None: execo's own (https://api.grid5000.fr/3.0/)
     cache: Path | None = None  #: None: execo's own; must differ for every testbed
@@ -52,11 +51,11 @@ class Grid5000:
     """A testbed with OAR, Kadeploy3, KaVLAN and the REST reference API on every site."""
 
     simulated = False
+    guest = ""  # QEMU, with KVM or without: the hosts tell
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.name = self.settings.name
-        self.guest = self.settings.guest
         self.real_cores = self.settings.real_cores
 
     # ---- reaching it ------------------------------------------------------------------------------

@@ -23,8 +23,6 @@ def local(name: str | None = None) -> Grid5000:
     return Grid5000(
         Settings(
             name="local",
-            # QEMU without KVM is another kind of guest, but only the hosts can tell: the journal has it.
-            guest="QEMU",
             real_cores=len(os.sched_getaffinity(0)),
             api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
             cache=_cache(state),
