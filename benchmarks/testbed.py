@@ -58,8 +58,10 @@ def main() -> int:
         print(f"testbed.py: {error}", file=sys.stderr)
         return error.exit_code
     what = f"{len(SITES)} sites × {NODES - 1} hosts and a service machine"
+    missed = False
     for name, values, bound in (("up", ups, UP_BOUND), ("down", downs, DOWN_BOUND)):
         value = statistics.median(values)
+        missed |= value > bound
         figure = {
             "name": f"local testbed {name}, {what}",
             "value": round(value, 3),
@@ -69,7 +71,7 @@ def main() -> int:
             "machine": machine(),
         }
         print(json.dumps(figure, ensure_ascii=False))
-    return 0
+    return int(missed)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from there, not done again, and `Experiment.open` continues where another proces
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +25,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import g5kvirt
 from g5kvirt import runs as run_directories
-from g5kvirt.errors import PhaseOrderError, RunError
+from g5kvirt.errors import MachineError, PhaseError, PhaseOrderError
 from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import PHASES, Journal
 from g5kvirt.phases import Context, recall
-from g5kvirt.phases.reserve import job_name, reserve
+from g5kvirt.phases.reserve import release, reserve
 from g5kvirt.planning.checks import check_against
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
@@ -117,12 +119,14 @@ class Experiment:
         return self._step("launch", launch)
 
     def release(self) -> None:
-        """Give the machines back. Harmless when there is nothing to give back."""
-        if not recall.begun(self.journal, "reserve") or recall.released(self.journal):
+        """Give the machines back. Harmless when there is nothing to give back.
+
+        Raises TestbedError if a job is still there afterwards; call it again then.
+        """
+        if not recall.tries(self.journal, "reserve") or recall.released(self.journal):
             return
-        sites = list(self.spec.sites) if self.reservation is None else []
         with self._context.span("reserve", "release"):
-            self.testbed.release(recall.jobs(self.journal), job_name(self._context), sites)
+            release(self._context)
 
     def __enter__(self) -> Experiment:
         return self
@@ -193,12 +197,28 @@ class Experiment:
                 raise PhaseOrderError(
                     f"run {self.run.name!r} has given its machines back: start a new Experiment for {phase}()"
                 )
+            self._check_walltime(phase)
             context = self._context
-            with context.span(phase, "phase") as found:
-                found.update(to_plain(do(context)))
+            try:
+                with context.span(phase, "phase") as found:
+                    found.update(to_plain(do(context)))
+            except PhaseError as error:
+                # The cause behind many another failure, and worth a question only then.
+                if (granted := self.reservation) is not None and not self.testbed.alive(granted):
+                    message = f"the jobs ended during {phase}(): start a new Experiment ({error})"
+                    raise PhaseError(message, phase=phase, step=error.step) from error
+                raise
         return PhaseResult(
             phase, self.frames, run=self.run.name, testbed=self._where, guest=self.frames.guest
         )
+
+    def _check_walltime(self, phase: str) -> None:
+        granted = self.reservation
+        if granted is not None and time.time() > granted.start + granted.walltime:
+            raise PhaseOrderError(
+                f"the walltime of run {self.run.name!r} is over: start a new Experiment, with a longer one if"
+                f" {phase}() came too late"
+            )
 
 
 def _create(root: Path, name: str | None, spec: Spec, testbed: str) -> run_directories.Run:
@@ -208,15 +228,27 @@ def _create(root: Path, name: str | None, spec: Spec, testbed: str) -> run_direc
         "versions": {"g5kvirt": g5kvirt.__version__, "execo": _version("execo")},
     }
     run = run_directories.create(root, name, document)
-    keys = run.path / "ssh"
-    keys.mkdir(mode=0o700)
-    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"g5kvirt {run.name}"]
-    made = subprocess.run(
-        [*words, "-f", str(keys / "id_ed25519")], capture_output=True, text=True, timeout=60
-    )
-    if made.returncode:
-        raise RunError(f"no ssh key could be made for the run: {made.stderr.strip()}")
+    try:
+        _make_key(run)
+    except BaseException:  # an interrupt too: a run without a key never was
+        shutil.rmtree(run.path)
+        raise
     return run
+
+
+def _make_key(run: run_directories.Run) -> None:
+    """The ssh key of the run, for root on its machines. Raises MachineError."""
+    folder = run.path / "ssh"
+    folder.mkdir(mode=0o700)
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"g5kvirt {run.name}"]
+    try:
+        made = subprocess.run(
+            [*words, "-f", str(folder / "id_ed25519")], capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"ssh-keygen does not work ({error}): install openssh-client") from error
+    if made.returncode:
+        raise MachineError(f"ssh-keygen made no key: {made.stderr.strip()}")
 
 
 def _version(package: str) -> str:

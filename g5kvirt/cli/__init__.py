@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = build_parser().parse_args(argv)
     debug = bool(arguments.debug)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # A closed terminal is no reason to keep machines: it ends a command as SIGTERM does.
+    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return int(arguments.do(arguments))
     except G5kvirtError as error:
@@ -41,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = f"this is a bug in g5kvirt ({type(error).__name__}: {error}); `g5kvirt --debug …` shows where"
         return _leave(words, BUG, debug)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
-    """SIGTERM goes the way of an exception, so that every ``finally`` runs."""
+    """The signal goes the way of an exception, so that every ``finally`` runs."""
     raise SystemExit(TERMINATED)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from g5kvirt.runs import Run
     from g5kvirt.testbeds.local.description import Description
 
-__all__ = ["demo", "doctor", "local_down", "local_status", "local_up", "run", "runs", "show"]
+__all__ = ["demo", "doctor", "local_down", "local_status", "local_up", "release", "run", "runs", "show"]
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -59,19 +59,29 @@ def local_status(arguments: argparse.Namespace) -> int:
     """Say what is up."""
     from g5kvirt.testbeds.local import lifecycle
 
+    console = Console()
     found = lifecycle.status(name=arguments.name)
-    Console().print(str(found), markup=False, highlight=False, soft_wrap=True)
+    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    if arguments.name is None:
+        for other in lifecycle.known():
+            if other != found.name:
+                words = str(lifecycle.status(name=other))
+                console.print(words, style="dim", markup=False, highlight=False, soft_wrap=True)
     return 0 if found.state == "up" else MachineError.exit_code
 
 
 def local_down(arguments: argparse.Namespace) -> int:
     """Take the local testbed down."""
     from g5kvirt.testbeds.local import lifecycle
+    from g5kvirt.testbeds.local.state import default_name
 
     console = Console()
-    began = time.monotonic()
-    lifecycle.down(name=arguments.name)
-    console.print(f"local testbed down in {duration(time.monotonic() - began)}", highlight=False)
+    for name in lifecycle.known() if arguments.all else [arguments.name]:
+        began = time.monotonic()
+        was = lifecycle.down(name=name)
+        took = duration(time.monotonic() - began)
+        words = f"down in {took}" if was else "was not up"
+        console.print(f"testbed {name or default_name()} {words}", highlight=False)
     return 0
 
 
@@ -105,6 +115,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if progress.progress.failed else 0
 
 
+def release(arguments: argparse.Namespace) -> int:
+    """Give back what a run still holds."""
+    from g5kvirt.experiment import Experiment
+
+    one = _find(arguments)
+    Experiment.open(one.path).release()
+    Console().print(f"run {one.name} holds no machines any more", highlight=False)
+    return 0
+
+
 def runs(arguments: argparse.Namespace) -> int:
     """List the runs."""
     from g5kvirt.journal import read_events
@@ -136,13 +156,11 @@ def runs(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Show where a run stands; with ``--figures`` write its figures."""
     from g5kvirt.journal import read_events
-    from g5kvirt.runs import find
     from g5kvirt.views.progress import Progress
     from g5kvirt.views.text import run_text
 
     console = _console()
-    path = Path(arguments.run)
-    one = find(path.parent, path.name) if path.is_dir() else find(arguments.runs, arguments.run)
+    one = _find(arguments)
     events = read_events(one.journal)
     console.print(run_text(one.name, _testbed(one), Progress.of(events, _vms(one)), events))
     if arguments.figures:
@@ -206,6 +224,14 @@ def _description(arguments: argparse.Namespace) -> Description | None:
             raise SpecError(f"--sites cannot be read at {word!r}: write --sites nancy=3,rennes=3")
         sites[site.strip()] = int(number)
     return description.make(sites=sites)
+
+
+def _find(arguments: argparse.Namespace) -> Run:
+    """The run that is meant by its name or its directory. Raises RunError."""
+    from g5kvirt.runs import find
+
+    path = Path(arguments.run)
+    return find(path.parent, path.name) if path.is_dir() else find(arguments.runs, arguments.run)
 
 
 def _vms(one: Run) -> int:

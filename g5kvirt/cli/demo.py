@@ -26,7 +26,9 @@ from g5kvirt.views.words import count, duration
 __all__ = ["Follower", "demonstrate", "find_notebook"]
 
 NOTEBOOK = "quickstart.ipynb"
-TESTBED = "demo"  #: a testbed of its own: one that the user has up already is not touched
+#: Every demonstration has a testbed of its own, called by its process: neither one that the user has up
+#: nor another demonstration's is touched.
+TESTBED = "demo"
 SITES = {"nancy": 2, "rennes": 2}  #: hosts; the default testbed has these and a service machine a site
 
 
@@ -57,16 +59,18 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
     runs.mkdir(parents=True, exist_ok=True)
     name = "demo-" + datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     began = time.monotonic()
+    testbed = f"{TESTBED}-{os.getpid()}"
     try:
         with _part(console, "local testbed up"):
+            _clear_orphans()
             lifecycle.up(
-                name=TESTBED, progress=lambda what, seconds: _say(console, f"  {what}: {duration(seconds)}")
+                name=testbed, progress=lambda what, seconds: _say(console, f"  {what}: {duration(seconds)}")
             )
         with _part(console, f"{NOTEBOOK}, {count(vms, 'VM')}"):
-            executed = _execute(console, notebook, runs, name, vms)
+            executed = _execute(console, notebook, runs, name, testbed, vms)
     finally:
         with _part(console, "local testbed down"):
-            lifecycle.down(name=TESTBED)
+            lifecycle.down(name=testbed)
     _give_to_caller(runs / name)
     _say(console, f"\nall of it in {duration(time.monotonic() - began)}; what is left:")
     _say(console, f"  notebook  {executed}")
@@ -76,7 +80,17 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
     return 0
 
 
-def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) -> Path:
+def _clear_orphans() -> None:
+    """Take down the testbeds of demonstrations that were killed: their process is gone."""
+    from g5kvirt.testbeds.local import lifecycle
+
+    for name in lifecycle.known():
+        prefix, _, pid = name.rpartition("-")
+        if prefix == TESTBED and pid.isdecimal() and not Path("/proc", pid).exists():
+            lifecycle.down(name)
+
+
+def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
     """Run the notebook with papermill, showing the run's journal meanwhile; returns the executed notebook."""
     # Otherwise a kernel of the same name in the user's home would come before that of this environment.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -88,7 +102,7 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, vms: int) 
     # The run's directory is the experiment's to make, so until then the notebook lies beside it.
     beside = runs / f"{name}.ipynb"
     parameters: dict[str, Any] = {
-        "testbed": f"local:{TESTBED}",
+        "testbed": f"local:{testbed}",
         "sites": SITES,
         "vms": vms,
         "name": name,

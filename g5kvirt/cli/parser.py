@@ -89,13 +89,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="local, local:NAME (one of several) or grid5000 (default: local)",
     )
     run.add_argument("--name", help="the run's name (default: the date)")
-    run.add_argument("--keep", action="store_true", help="do not give the machines back at the end")
+    run.add_argument(
+        "--keep", action="store_true", help="do not give the machines back at the end (g5kvirt release does)"
+    )
     _runs_option(run)
     run.set_defaults(do=commands.run)
 
     runs = _parser(sub, "runs", "list the runs, oldest first", "")
     _runs_option(runs)
     runs.set_defaults(do=commands.runs)
+
+    release = _parser(
+        sub,
+        "release",
+        "give back what a run still holds, after --keep or when its process was killed",
+        "",
+    )
+    release.add_argument("run", metavar="RUN", help="the run's name, or its directory")
+    _runs_option(release)
+    release.set_defaults(do=commands.release)
 
     show = _parser(sub, "show", "show where a run stands, also while it is still going on", "")
     show.add_argument("run", metavar="RUN", help="the run's name, or its directory")
@@ -135,7 +147,10 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     down = _parser(verbs, "down", "take it down: no process, namespace or mount is left", "Needs root.")
     down.set_defaults(do=commands.local_down)
     for verb in (up, status, down):
-        verb.add_argument("--name", metavar="NAME", help="which one, where a machine has several")
+        which = down.add_mutually_exclusive_group() if verb is down else verb
+        which.add_argument("--name", metavar="NAME", help="which one, where a machine has several")
+        if verb is down:
+            which.add_argument("--all", action="store_true", help="every one on this machine")
 
 
 def _parser(

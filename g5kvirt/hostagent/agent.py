@@ -119,7 +119,8 @@ def born(pid: int) -> int | None:
 
 def lives(record: Record) -> bool:
     """Whether the process of a record {"pid", "born"} is still the one that was started."""
-    return bool(record.get("pid")) and born(record["pid"]) == record["born"]
+    began = record.get("born")
+    return bool(record.get("pid")) and began is not None and born(record["pid"]) == began
 
 
 def end(records: Iterable[Record], limit: float = 3.0) -> None:
@@ -644,7 +645,7 @@ def qmp(home: str, name: str, command: str) -> Any:
 def status(request: Record, home: str) -> Results:
     """What is with each VM: running, dead or unknown, with its process's CPU seconds and memory."""
     tick = os.sysconf("SC_CLK_TCK")
-    for name in request.get("names") or known_vms(home):
+    for name in named(request, home, known_vms):
         record = load(paths(home, name_of(name))["json"])
         if not record:
             yield name, {"state": "unknown"}
@@ -663,7 +664,7 @@ def status(request: Record, home: str) -> Results:
 
 def stop(request: Record, home: str) -> Results:
     """End VMs and remove their taps, disks and consoles; without ``names``: all."""
-    names = [name_of(n) for n in request.get("names") or known_vms(home)]
+    names = [name_of(n) for n in named(request, home, known_vms)]
     records = {name: load(paths(home, name)["json"]) for name in names}
     trouble = part("", end, [r for r in records.values() if r], float(request.get("limit", 3.0)))[1]
     taps = [r["vm"]["tap"] for r in records.values() if r and not lives(r)]
@@ -686,7 +687,7 @@ def power(request: Record, home: str) -> Results:
     action, again = request["action"], []
     if action not in ("reset", "off", "on", "cycle"):
         raise ValueError(f"{action!r} is no power action: reset, off, on or cycle")
-    names = [name_of(n) for n in request.get("names") or known_vms(home)]
+    names = [name_of(n) for n in named(request, home, known_vms)]
     records = {name: load(paths(home, name)["json"]) for name in names}
     if action in ("off", "cycle"):
         end([r for r in records.values() if r], float(request.get("limit", 3.0)))
@@ -820,7 +821,7 @@ def end_service(place: str) -> bool:
 
 def services(request: Record, home: str) -> Results:
     """State of every service: running or dead, how often it was started, the end of its log."""
-    for name in request.get("names") or known_services(home):
+    for name in named(request, home, known_services):
         place = f"{home}/services/{name_of(name)}"
         state = load(f"{place}/state.json")
         alive = lives(state) and born(state.get("child", 0)) == state.get("child_born")
@@ -831,6 +832,11 @@ def services(request: Record, home: str) -> Results:
         yield name, {**detail, **{k: state[k] for k in ("pid", "child", "starts", "last_exit") if k in state}}
 
 
+def named(request: Record, home: str, known: Callable[[str], list[str]]) -> list[str]:
+    """The names that are asked for: none if none are listed, all that are known if nothing is said."""
+    return list(request["names"]) if "names" in request else known(home)
+
+
 def known_services(home: str) -> list[str]:
     """Names of the services that have a directory."""
     return sorted(os.listdir(f"{home}/services")) if os.path.isdir(f"{home}/services") else []
@@ -838,7 +844,7 @@ def known_services(home: str) -> list[str]:
 
 def stop_service(request: Record, home: str) -> Results:
     """End services; their log stays until the next start or teardown."""
-    for name in request.get("names") or known_services(home):
+    for name in named(request, home, known_services):
         subject, result = part(name, end_service, f"{home}/services/{name_of(name)}")
         yield subject, {"unchanged": not result} if isinstance(result, bool) else result
 

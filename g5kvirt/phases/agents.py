@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from g5kvirt import hostagent
-from g5kvirt.errors import PhaseError
+from g5kvirt.errors import PhaseError, TestbedError
 from g5kvirt.hostagent import Answer
 from g5kvirt.inventory import Host
 from g5kvirt.phases.context import Context
@@ -44,9 +44,13 @@ def ask(
     )
     heard = []
     for address, result in results.items():
-        answers = tuple(hostagent.parse(result.stdout)) if result.ok else ()
+        reason = result.reason
+        try:
+            answers = tuple(hostagent.parse(result.stdout))
+        except TestbedError as error:  # one host that says something else hides no other
+            answers, reason = (), reason or str(error)
         bad = [f"{a.op} of {a.subject}: {a.reason}" for a in answers if not a.ok]
-        heard.append(Heard(by_address[address], result, answers, result.reason or "; ".join(bad)))
+        heard.append(Heard(by_address[address], result, answers, reason or "; ".join(bad)))
     return heard
 
 

@@ -103,10 +103,10 @@ class Boots:
             self._last_batch = now
         return batch
 
-    def powered_on(self, name: str, t: float) -> None:
-        """Its QEMU process is there since ``t``."""
+    def powered_on(self, name: str, attempt: int, t: float) -> None:
+        """Its QEMU process of this attempt is there since ``t``; an earlier one's late answer is no news."""
         boot = self.boots[name]
-        if boot.state == "starting":
+        if boot.state == "starting" and boot.attempt == attempt:
             boot.state = "booting"
             boot.since = t
 
@@ -122,9 +122,15 @@ class Boots:
             self._close(boot, "up")
         return True
 
-    def refused(self, name: str, reason: str) -> Boot:
-        """Its host could not power it on: it goes back into the queue, or fails."""
-        return self._again_or_failed(self.boots[name], reason)
+    def refused(self, name: str, attempt: int, reason: str) -> Boot | None:
+        """Its host could not power it on: it goes back into the queue, or fails.
+
+        None if that is no news: it was given up meanwhile, or is on its way all the same.
+        """
+        boot = self.boots[name]
+        if boot.state != "starting" or boot.attempt != attempt:
+            return None
+        return self._again_or_failed(boot, reason)
 
     def overdue(self, now: float) -> list[Boot]:
         """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
@@ -144,8 +150,6 @@ class Boots:
 
     def _again_or_failed(self, boot: Boot, reason: str) -> Boot:
         boot.reason = reason
-        if boot.state in ("up", "failed"):
-            return boot
         if boot.attempt >= self._attempts:
             self._close(boot, "failed")
         else:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from g5kvirt.errors import PhaseError
 from g5kvirt.journal import Journal, Kind
 from g5kvirt.remote import Access, Fanout
 from g5kvirt.runs import Run
@@ -61,7 +60,3 @@ class Context:
             self.journal.append(phase, step, kind, name, "failed", reason=reason)
             raise
         self.journal.append(phase, step, kind, name, "ok", t=time.time(), **result)
-
-    def fail(self, phase: str, step: str, message: str) -> PhaseError:
-        """The error of a step that was tried and failed; raise what it returns."""
-        return PhaseError(message, phase=phase, step=step)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from g5kvirt import hostagent
@@ -79,6 +80,15 @@ def launch(context: Context) -> Mapping[str, Any]:
     return {"up": up, "failed": failed}
 
 
+@dataclass(frozen=True)
+class _Ask:
+    """One power-on that was asked for; the VM may be at its next attempt when the answer comes."""
+
+    name: str
+    mac: str
+    attempt: int
+
+
 class _Launch:
     """The loop of one launch, and what it has running."""
 
@@ -98,7 +108,8 @@ class _Launch:
         """
         with ExitStack() as stack:
             # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
-            pool = stack.enter_context(ThreadPoolExecutor(max_workers=4))
+            pool = ThreadPoolExecutor(max_workers=4)
+            stack.callback(pool.shutdown, cancel_futures=True)
             first = self._go_on(pool)
             wait(first, timeout=HEAD_START)
             registered = pool.submit(register)
@@ -118,8 +129,11 @@ class _Launch:
     def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[agents.Heard]]]:
         """Give up on who is overdue, power on who may start now."""
         now = time.time()
-        for boot in self.boots.overdue(now):
+        late = self.boots.overdue(now)
+        for boot in late:
             self._say_again_or_failed(boot, now)
+        if dead := [boot for boot in late if boot.state == "failed"]:
+            self._stop(dead, pool)
         batch = self.boots.due(now)
         return [self._power_on(batch, pool, now)] if batch else []
 
@@ -132,51 +146,62 @@ class _Launch:
         except queue.Empty:
             return
 
+    def _stop(self, dead: Sequence[Boot], pool: ThreadPoolExecutor) -> None:
+        """End VMs that are given up: they would take cores from those that still boot."""
+        names: dict[Host, list[str]] = {}
+        for boot in dead:
+            names.setdefault(self.hosts[boot.vm.host], []).append(boot.vm.name)
+        documents = {host: hostagent.document(hostagent.stop(own)) for host, own in names.items()}
+        pool.submit(agents.ask, self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
+
     # ---- power-on ---------------------------------------------------------------------------------
 
     def _power_on(
         self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float
     ) -> Future[list[agents.Heard]]:
-        by_host: dict[Host, list[Boot]] = {}
+        by_host: dict[Host, list[_Ask]] = {}
         for boot in batch:
-            by_host.setdefault(self.hosts[boot.vm.host], []).append(boot)
-            self._say(boot, "power-on", "start", now)
-        documents = {host: self._document(own) for host, own in by_host.items()}
+            ask = _Ask(boot.vm.name, boot.vm.mac, boot.attempt)
+            by_host.setdefault(self.hosts[boot.vm.host], []).append(ask)
+            self._say(ask.name, ask.attempt, "power-on", "start", now)
+        documents = {host: self._document(host, own) for host, own in by_host.items()}
         fanout = self.context.fanout
         timeout = self.context.spec.timeouts.command
         future = pool.submit(agents.ask, fanout, documents, timeout=timeout)
         future.add_done_callback(lambda f: self.heard.put(lambda: self._answered(f, by_host)))
         return future
 
-    def _document(self, boots: Sequence[Boot]) -> bytes:
+    def _document(self, host: Host, asked: Sequence[_Ask]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
-        spec, host = self.context.spec, boots[0].vm.host
-        again = [b.vm.name for b in boots if b.attempt > 1]
+        spec = self.context.spec
+        again = [ask.name for ask in asked if ask.attempt > 1]
         order = hostagent.start(
-            [hostagent.vm(b.vm.name, b.vm.mac) for b in boots],
+            [hostagent.vm(ask.name, ask.mac) for ask in asked],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,
-            kvm=self.stand.facts[host].kvm,
+            kvm=self.stand.facts[host.name].kvm,
             boot=spec.boot,
             iso=ISO if spec.boot == "iso" else None,
         )
         return hostagent.document(*([hostagent.stop(again)] if again else []), order)
 
-    def _answered(self, future: Future[list[agents.Heard]], by_host: Mapping[Host, list[Boot]]) -> None:
+    def _answered(self, future: Future[list[agents.Heard]], asked: Mapping[Host, Sequence[_Ask]]) -> None:
         for heard in future.result():
             answers = {a.subject: a for a in heard.answers if a.op == "start"}
             offset = self.stand.facts[heard.host.name].clock_offset
-            for boot in by_host[heard.host]:
-                answer = answers.get(boot.vm.name)
+            for ask in asked[heard.host]:
+                answer = answers.get(ask.name)
                 if answer is not None and answer.ok:
                     t = float(answer.detail["power_on"]) - offset
-                    self._say(boot, "power-on", "ok", t)
-                    self.boots.powered_on(boot.vm.name, t)
+                    self._say(ask.name, ask.attempt, "power-on", "ok", t)
+                    self.boots.powered_on(ask.name, ask.attempt, t)
                 else:
+                    now = time.time()
                     reason = answer.reason if answer is not None else heard.reason or "no answer for it"
-                    self._say(boot, "power-on", "failed", time.time(), {"reason": reason})
-                    self._say_again_or_failed(self.boots.refused(boot.vm.name, reason), time.time())
+                    self._say(ask.name, ask.attempt, "power-on", "failed", now, {"reason": reason})
+                    if boot := self.boots.refused(ask.name, ask.attempt, reason):
+                        self._say_again_or_failed(boot, now)
 
     # ---- milestones -------------------------------------------------------------------------------
 
@@ -192,16 +217,20 @@ class _Launch:
 
     def _reached(self, seen: Milestone, t: float) -> None:
         if self.boots.reached(seen.vm, seen.step, t):
-            self._say(self.boots.boots[seen.vm], seen.step, "ok", t, seen.detail)
+            self._say(seen.vm, self.boots.boots[seen.vm].attempt, seen.step, "ok", t, seen.detail)
 
     def _say_again_or_failed(self, boot: Boot, now: float) -> None:
-        if boot.state == "failed":
-            self._say(boot, "launch", "failed", now, {"at": boot.at, "reason": boot.reason})
-        elif boot.state == "waiting":
-            self._say(boot, "launch", "retry", now, {"at": boot.at, "reason": boot.reason})
+        status: Status = "failed" if boot.state == "failed" else "retry"
+        detail = {"at": boot.at, "reason": boot.reason}
+        self._say(boot.vm.name, boot.attempt, "launch", status, now, detail)
 
     def _say(
-        self, boot: Boot, step: str, status: Status, t: float, detail: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        attempt: int,
+        step: str,
+        status: Status,
+        t: float,
+        detail: Mapping[str, Any] | None = None,
     ) -> None:
-        event = Event("launch", step, "vm", boot.vm.name, status, t, boot.attempt, detail or {})
-        self.context.journal.extend([event])
+        self.context.journal.extend([Event("launch", step, "vm", name, status, t, attempt, detail or {})])

@@ -14,7 +14,6 @@ from g5kvirt.spec import Spec
 
 __all__ = [
     "Stand",
-    "begun",
     "deployed",
     "detail",
     "done",
@@ -23,6 +22,7 @@ __all__ = [
     "released",
     "reservation",
     "stand",
+    "tries",
     "up",
     "vms",
 ]
@@ -39,9 +39,9 @@ def detail(events: Iterable[Event], phase: str, step: str = "phase") -> Mapping[
     return found
 
 
-def begun(events: Iterable[Event], phase: str) -> bool:
-    """True if the phase was ever started."""
-    return any(e.phase == phase and e.step == "phase" for e in events)
+def tries(events: Iterable[Event], phase: str) -> list[float]:
+    """When the phase was started, each time."""
+    return [e.t for e in events if (e.phase, e.step, e.status) == (phase, "phase", "start")]
 
 
 def done(events: Iterable[Event], phase: str) -> bool:
@@ -60,9 +60,11 @@ def reservation(events: Iterable[Event]) -> Reservation | None:
     return None if found is None else Reservation.from_plain(found)
 
 
-def jobs(events: Iterable[Event]) -> dict[str, int]:
-    """The jobs that were submitted (site → id), also those of a reservation that was cut short."""
-    return {e.subject: int(e.detail["job"]) for e in events if e.phase == "reserve" and e.step == "submitted"}
+def jobs(events: Iterable[Event]) -> list[tuple[str, int]]:
+    """Every job that was submitted, (site, id), also those of a reservation that was cut short."""
+    return [
+        (e.subject, int(e.detail["job"])) for e in events if e.phase == "reserve" and e.step == "submitted"
+    ]
 
 
 def deployed(events: Iterable[Event]) -> tuple[Host, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,11 +72,11 @@ class Testbed(Protocol):
     def alive(self, reservation: Reservation) -> bool:
         """True while all the jobs run."""
 
-    def release(self, jobs: Mapping[str, int], job_name: str, sites: Sequence[str]) -> None:
-        """Give back what the jobs (site → id) hold. What is gone already is no error.
+    def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
+        """Give back what the jobs (site, id) hold, and wait until that is so. What is gone is no error.
 
-        On those of ``sites`` of which no job is known, jobs called ``job_name`` are looked for: a process
-        that was killed while it submitted could not write down which it got.
+        On ``sites``, jobs called ``job_name`` are looked for too: a process that was killed while it
+        submitted could not write down which it got. Raises TestbedError if a job is still there.
         """
 
     def access(self, key: str) -> Access:

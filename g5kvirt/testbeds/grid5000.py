@@ -14,7 +14,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
@@ -142,7 +142,7 @@ class Grid5000:
             given = _each(lambda site: self._given(site, jobs[site], known, site == request.vlan_site), sites)
         except BaseException:
             # Also on Ctrl-C: a job that nobody remembers holds machines for its whole walltime.
-            self.release(jobs, request.job_name, sites)
+            self.release(jobs.items(), request.job_name, [site for site in sites if site not in jobs])
             raise
         start = min(info.start for info in given)
         vlan = next((info.vlan for info in given if info.vlan is not None), None)
@@ -174,17 +174,19 @@ class Grid5000:
         notify(site, "submitted", {"job": job, "resources": "+".join(submission.resources)})
 
     def _wait(self, site: str, job: int, deadline: float, notify: Notify) -> None:
-        from execo_g5k import get_oar_job_info, wait_oar_job_start
+        from execo_g5k import wait_oar_job_start
 
         def predicted(t: float) -> None:
             notify(site, "predicted", {"job": job, "start": t})
 
         left = max(1.0, deadline - time.monotonic())
         if not wait_oar_job_start(job, site, timeout=left, prediction_callback=predicted):
-            state = get_oar_job_info(job, site).get("state", "unknown")
+            state = self._state(site, job) or "unknown"
+            if _ended(state):
+                raise TestbedError(f"job {job} at {site} ended before it ran ({state}): ask the site why")
             raise TestbedError(
-                f"job {job} at {site} did not start within {left:.0f} s (its state: {state}):"
-                " ask for fewer machines, a shorter walltime, or wait longer"
+                f"job {job} at {site} did not start within {left:.0f} s ({state}): its machines or its"
+                " KaVLAN are taken; ask for fewer machines or another first site, or raise timeouts.reserve"
             )
         notify(site, "running", {"job": job})
 
@@ -220,29 +222,41 @@ class Grid5000:
 
     def alive(self, reservation: Reservation) -> bool:
         """True while all jobs run."""
-        from execo_g5k import get_oar_job_info
-
-        states = _each(
-            lambda item: get_oar_job_info(item[1], item[0], nolog_exit_code=True).get("state"),
-            list(reservation.jobs.items()),
-        )
+        states = _each(lambda item: self._state(*item), list(reservation.jobs.items()))
         return all(state == "Running" for state in states)
 
-    def release(self, jobs: Mapping[str, int], job_name: str, sites: Sequence[str]) -> None:
-        """Delete the jobs, and those called ``job_name`` on sites of which none is known.
+    def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
+        """Delete the jobs, and those called ``job_name`` on ``sites``; returns when they have ended.
 
         Not only a killed process loses a job: while OAR's server is down oarsub prints an id, fails, and the
-        job runs later all the same.
+        job runs later all the same. execo's oardel reports nothing, so the jobs themselves are asked.
         """
+        from execo.exception import ProcessesFailed
         from execo_g5k import get_current_oar_jobs, get_oar_job_info, oardel
 
-        doomed = {(job, site) for site, job in jobs.items()}
-        for site in sites:
-            if site not in jobs:
-                for job, _ in get_current_oar_jobs([site]):
-                    if get_oar_job_info(job, site).get("name") == job_name:
-                        doomed.add((job, site))
-        oardel(sorted(doomed))
+        doomed = set(jobs)
+        try:
+            for job, site in get_current_oar_jobs(list(sites), abort_on_error=True) if sites else ():
+                if get_oar_job_info(job, site).get("name") == job_name:
+                    doomed.add((site, job))
+        except ProcessesFailed as error:
+            raise TestbedError(
+                f"nobody says which jobs are left: {_said(error)}; call release() again"
+            ) from error
+        oardel([(job, site) for site, job in sorted(doomed)])
+        deadline = time.monotonic() + self.settings.command_timeout
+        while doomed := {(site, job) for site, job in doomed if not _ended(self._state(site, job))}:
+            if time.monotonic() > deadline:
+                left = ", ".join(f"{job} at {site}" for site, job in sorted(doomed))
+                raise TestbedError(f"these jobs could not be deleted: {left}; call release() again")
+            time.sleep(self.settings.tiny_polling_interval)
+
+    def _state(self, site: str, job: int) -> str:
+        """OAR's word for the state of a job; empty if nobody answers."""
+        from execo_g5k import get_oar_job_info
+
+        info = get_oar_job_info(job, site, nolog_exit_code=True, nolog_timeout=True, nolog_error=True)
+        return str(info.get("state", ""))
 
     # ---- deploy -----------------------------------------------------------------------------------
 
@@ -318,6 +332,10 @@ class _Given:
     subnetwork: SubNetwork | None
     vlan: int | None
     start: float
+
+
+def _ended(state: str) -> bool:
+    return state in ("Terminated", "Error", "Finishing")
 
 
 def resources(request: Request, site: str) -> list[str]:

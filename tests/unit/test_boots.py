@@ -27,7 +27,7 @@ def test_a_slot_is_held_until_its_vm_is_up() -> None:
     b = boots(3, window=2)
     assert [x.vm.name for x in b.due(0.0)] == ["vm-1", "vm-2"]
     assert b.due(1.0) == []
-    b.powered_on("vm-1", 1.0)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
     assert b.reached("vm-1", "minimal-system", 5.0)
     assert [x.vm.name for x in b.due(5.0)] == ["vm-3"]
 
@@ -35,7 +35,7 @@ def test_a_slot_is_held_until_its_vm_is_up() -> None:
 def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -> None:
     b = boots(1)
     b.due(0.0)
-    b.powered_on("vm-1", 1.0)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
     b.reached("vm-1", "dhcp", 2.0)
     assert b.overdue(10.9) == []
     (late,) = b.overdue(11.1)
@@ -43,7 +43,7 @@ def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -
     (again,) = b.due(12.0)
     assert again.attempt == 2
     assert again.at == "power-on"
-    b.powered_on("vm-1", 12.0)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 12.0)
     assert b.overdue(31.0) == []  # the second attempt is given more time
     (dead,) = b.overdue(33.0)
     assert dead.state == "failed"
@@ -54,7 +54,7 @@ def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -
 def test_a_late_word_of_an_earlier_attempt_does_not_count() -> None:
     b = boots(1)
     b.due(0.0)
-    b.powered_on("vm-1", 0.0)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.0)
     b.overdue(11.0)
     b.due(100.0)
     assert not b.reached("vm-1", "minimal-system", 12.0)
@@ -80,19 +80,36 @@ def test_a_word_before_the_hosts_answer_counts() -> None:
     b = boots(1)
     b.due(0.0)
     assert b.reached("vm-1", "minimal-system", 1.0)  # the agent's answer was slower than the boot
-    b.powered_on("vm-1", 0.5)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.5)
     assert b.count("up") == 1
+    assert b.finished
+
+
+def test_a_late_answer_of_a_host_changes_nothing() -> None:
+    b = boots(1, attempts=3)
+    b.due(0.0)
+    b.overdue(11.0)
+    assert b.refused("vm-1", 1, "no answer") is None  # it waits for its second attempt already
+    (again,) = b.due(12.0)
+    assert again.attempt == 2
+    b.powered_on("vm-1", 1, 12.5)
+    assert b.boots["vm-1"].state == "starting"
+    b.powered_on("vm-1", 2, 13.0)
+    assert b.reached("vm-1", "minimal-system", 14.0)
+    assert b.refused("vm-1", 2, "too late") is None
+    assert b.due(15.0) == []
     assert b.finished
 
 
 @given(
     number=st.integers(1, 12),
     window=st.integers(1, 5),
-    fates=st.lists(st.sampled_from(["up", "refused", "silent"]), min_size=36, max_size=36),
+    fates=st.lists(st.sampled_from(["up", "refused", "silent", "late"]), min_size=36, max_size=36),
 )
 def test_every_vm_ends_up_or_failed_and_the_window_holds(number: int, window: int, fates: list[str]) -> None:
     b = boots(number, window=window, attempts=3)
     now, powered = 0.0, 0
+    late: list[tuple[str, int]] = []
     fate = iter(fates)
     for _ in range(1000):
         if b.finished:
@@ -103,13 +120,17 @@ def test_every_vm_ends_up_or_failed_and_the_window_holds(number: int, window: in
             powered += 1
             match next(fate):
                 case "refused":
-                    b.refused(boot.vm.name, "no tap")
+                    b.refused(boot.vm.name, boot.attempt, "no tap")
                 case "up":
-                    b.powered_on(boot.vm.name, now)
+                    b.powered_on(boot.vm.name, boot.attempt, now)
                     for step in MILESTONES:
                         b.reached(boot.vm.name, step, now + 1)
+                case "late":
+                    late.append((boot.vm.name, boot.attempt))
                 case _:
-                    b.powered_on(boot.vm.name, now)
+                    b.powered_on(boot.vm.name, boot.attempt, now)
+        for name, attempt in late[::2]:  # some answers come when nobody waits for them any more
+            b.refused(name, attempt, "late")
         assert b.in_flight <= window
     assert b.finished
     assert b.count("up") + b.count("failed") == number

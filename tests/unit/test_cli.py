@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import signal
 import threading
 import time
@@ -229,8 +230,13 @@ def test_the_demo_takes_its_testbed_down_whatever_happens(
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(lifecycle, "up", fake.up)
     monkeypatch.setattr(lifecycle, "down", fake.down)
+    # of demonstrations that were killed, one; of a living process, one; the user's own
+    known = [f"demo-{2**22 + 1}", f"demo-{os.getppid()}", "local", "demo-x"]
+    monkeypatch.setattr(lifecycle, "known", lambda: known)
+    own = f"demo-{os.getpid()}"
 
-    def execute(_: Console, notebook: Path, runs: Path, name: str, vms: int) -> Path:
+    def execute(_: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
+        assert testbed == own
         fake.calls.append(f"notebook {vms}")
         assert notebook.is_file()
         if failure is not None:
@@ -245,7 +251,7 @@ def test_the_demo_takes_its_testbed_down_whatever_happens(
     else:
         with pytest.raises(type(failure)):
             demo.demonstrate(console, tmp_path, 3)
-    assert fake.calls == ["up demo", "notebook 3", "down demo"]
+    assert fake.calls == [f"down {known[0]}", f"up {own}", "notebook 3", f"down {own}"]
     assert "local testbed down: 0." in out.getvalue()
 
 

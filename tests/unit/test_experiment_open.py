@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ class Refusing:
     real_cores = None
 
     def __init__(self) -> None:
-        self.released: list[Mapping[str, int]] = []
+        self.released: list[list[tuple[str, int]]] = []
 
     def connect(self) -> None:
         pass
@@ -40,8 +40,9 @@ class Refusing:
         notify("nancy", "submitted", {"job": 12})
         raise TestbedError("OAR at nancy refused the job: no")
 
-    def release(self, jobs: Mapping[str, int], job_name: str, sites: Sequence[str]) -> None:
-        self.released.append(dict(jobs))
+    def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
+        assert (job_name, list(sites)) == ("g5kvirt-x", ["nancy"])
+        self.released.append(list(jobs))
 
 
 def test_a_finished_run_is_read_without_its_testbed(tmp_path: Path) -> None:
@@ -71,12 +72,13 @@ def test_a_refused_reservation_can_be_tried_again_and_given_back(tmp_path: Path)
         with pytest.raises(TestbedError, match="refused the job"):
             exp.reserve()
     assert list(exp.frames.phases["status"]) == ["failed"]
-    assert recall.jobs(exp.journal) == {"nancy": 12}
+    assert recall.jobs(exp.journal) == [("nancy", 12)] * 2
+    assert testbed.released == [[("nancy", 12)]]  # before it was tried again
     with pytest.raises(PhaseOrderError, match="call reserve\\(\\) first"):
         exp.launch()
     exp.release()
     exp.release()
-    assert testbed.released == [{"nancy": 12}]
+    assert testbed.released[1:] == [[("nancy", 12)] * 2]
     with pytest.raises(PhaseOrderError, match="given its machines back"):
         exp.reserve()
 

@@ -94,10 +94,24 @@ def test_nginx_listens_on_its_own_addresses_only() -> None:
     assert conf.count("{") == conf.count("}")
 
 
-@pytest.mark.parametrize(("protocol", "base"), [("http", "http://10.144.0.2"), ("tftp", "tftp://10.144.0.2")])
-def test_script_fetches_by_the_protocol_and_tries_again(protocol: str, base: str) -> None:
+def files_of(plan: nb.Netboot, machine: ServiceMachine) -> dict[str, str]:
+    """What is written on a service machine: name → content."""
+    orders = nb.services(plan, machine)
+    return {f["path"].rpartition("/")[2]: f["content"] for order in orders for f in order["files"]}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "machine", "name", "base"),
+    [
+        ("http", 1, "boot-10.144.0.2.ipxe", "http://10.144.0.2"),
+        ("tftp", 0, "boot-http-10-144-0-2.ipxe", "tftp://10.144.0.1"),  # dnsmasq's machine, not nginx's
+    ],
+)
+def test_script_fetches_by_the_protocol_and_tries_again(
+    protocol: str, machine: int, name: str, base: str
+) -> None:
     plan = dataclasses.replace(netboot(), protocol=protocol)  # type: ignore[arg-type]
-    script = nb.ipxe_script(plan, IPv4Address("10.144.0.2"))
+    script = files_of(plan, plan.layout.machines[machine])[name]
     assert script.startswith("#!ipxe\n")
     assert f"kernel {base}/kernel initrd=initrd console=ttyS0" in script
     assert "g5kvirt.server=http://10.144.0.2 " in script  # reports always go by HTTP
@@ -106,6 +120,24 @@ def test_script_fetches_by_the_protocol_and_tries_again(protocol: str, base: str
     assert "reboot" in script
     conf = nb.dnsmasq_conf(plan, plan.layout.machines[0])
     assert ("enable-tftp" in conf) == (protocol == "tftp")
+    assert ("boot-http-10-144-0-2.ipxe,,10.144.0.1\n" in conf) == (protocol == "tftp")
+    assert plan.files_role in plan.layout.machines[machine].roles
+
+
+def test_new_vms_are_no_reason_to_restart_dnsmasq() -> None:
+    before, after = netboot(0), netboot(3000)
+    for one, two in zip(before.layout.machines, after.layout.machines, strict=True):
+        old, new = nb.services(before, one), nb.services(after, two)
+        changed = {
+            f["change"] for a, b in zip(old, new, strict=True) for f in b["files"] if f not in a["files"]
+        }
+        assert changed <= {"reload"}
+
+
+def test_another_port_is_in_every_address() -> None:
+    plan = dataclasses.replace(netboot(), port=8080)
+    assert ",http://10.144.0.2:8080/boot/${net0" in nb.dnsmasq_conf(plan, plan.layout.machines[0])
+    assert "kernel http://10.144.0.2:8080/kernel" in nb.ipxe_script(plan, IPv4Address("10.144.0.2"))
 
 
 def test_a_vm_of_its_own_profile() -> None:

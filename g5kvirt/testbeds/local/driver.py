@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.grid5000 import Grid5000, Settings
-from g5kvirt.testbeds.local.state import State, directory
+from g5kvirt.testbeds.local.state import State
 
 __all__ = ["local"]
 
@@ -25,7 +23,7 @@ def local(name: str | None = None) -> Grid5000:
             name="local",
             real_cores=len(os.sched_getaffinity(0)),
             api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
-            cache=_cache(state),
+            cache=state.directory / "execo-cache",  # gone with the testbed whose data it holds
             ssh_config=state.ssh_config,
             polling_interval=0.5,
             tiny_polling_interval=0.25,
@@ -46,9 +44,3 @@ def _no_proxy(host: str) -> None:
         known = [word for word in os.environ.get(variable, "").split(",") if word]
         if host not in known:
             os.environ[variable] = ",".join([*known, host])
-
-
-def _cache(state: State) -> Path:
-    """Where execo keeps its copy of the API's data: gone with the testbed it belongs to."""
-    where = directory(state.name) / "execo-cache"
-    return where if os.access(where.parent, os.W_OK) else Path(tempfile.mkdtemp(prefix="g5kvirt-"))

@@ -30,7 +30,7 @@ from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local.description import Description, load
 from g5kvirt.testbeds.local.state import RUNTIME, State, directory, hosts_text, ssh_config, write
 
-__all__ = ["Progress", "State", "Status", "down", "status", "up"]
+__all__ = ["Progress", "State", "Status", "down", "known", "status", "up"]
 
 #: Told what was done and how many seconds it took.
 Progress = Callable[[str, float], None]
@@ -112,9 +112,16 @@ def down(name: str | None = None) -> bool:
         return _clear(where)
 
 
+def known() -> list[str]:
+    """The names of all testbeds that left a trace on this machine, up or broken."""
+    return sorted(path.name for path in RUNTIME.iterdir() if path.is_dir()) if RUNTIME.is_dir() else []
+
+
 def status(name: str | None = None) -> Status:
     """How testbed ``name`` is. Asks its processes and its API, not only what is written down."""
     where = directory(name)
+    if os.geteuid() and where.is_dir():
+        return Status(where.name, "broken", "it belongs to root, who alone can tell how it is: use sudo.")
     try:
         state = State.load(where.name)
     except TestbedError as error:

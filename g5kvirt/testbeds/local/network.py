@@ -216,13 +216,16 @@ def apply(batch: Batch, pid: int | None = None, *, check: bool = True) -> None:
     for tool, lines in (("ip", batch.ip), ("bridge", batch.bridge), ("tc", batch.tc)):
         if not lines:
             continue
-        done = subprocess.run(
-            [*enter, tool, "-batch", "-"],
-            input="".join(f"{line}\n" for line in lines),
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-        )
+        try:
+            done = subprocess.run(
+                [*enter, tool, "-batch", "-"],
+                input="".join(f"{line}\n" for line in lines),
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TestbedError(f"{tool} in the testbed's network did not end in {_TIMEOUT:.0f} s") from error
         if check and done.returncode:
             raise TestbedError(f"{tool} in the testbed's network failed: {_words(done.stderr, lines)}.")
 

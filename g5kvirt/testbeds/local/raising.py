@@ -83,16 +83,18 @@ class Testbed:
 
     def _watch(self, one: SiteDescription) -> None:
         made = self._sites[one.name]
-        watch.watch(
-            one.name,
-            self.description,
-            self._databases[one.name],
-            self._machines,
-            lambda: site.ask_scheduling(made),
-            lambda: made.alive,
-        )
-        log.error("%s: the site's first process has ended", one.name)
-        (self._private / "alive" / one.name).unlink()  # what `lifecycle.status` looks at
+        try:
+            watch.watch(
+                one.name,
+                self.description,
+                self._databases[one.name],
+                self._machines,
+                lambda: site.ask_scheduling(made),
+                lambda: made.alive,
+            )
+            log.error("%s: the site's first process has ended", one.name)
+        finally:  # nobody looks after the site any more, whatever the reason: `lifecycle.status` sees it
+            (self._private / "alive" / one.name).unlink()
 
     def _hosts(self) -> str:
         """What all containers see as /etc/hosts: the testbed's names, and short ones for `hostname`."""

@@ -86,6 +86,6 @@ def watch(
             try:
                 machines.clean(description.node(name), generation)
                 log.info("%s: cleaned", name)
-            except TestbedError as error:
+            except (TestbedError, OSError) as error:
                 failed[name] = time.monotonic() + _PAUSE
                 log.warning("%s: not cleaned: %s", name, error)
