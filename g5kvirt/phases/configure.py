@@ -46,16 +46,15 @@ def configure(context: Context) -> Mapping[str, Any]:
         agents.send(context, stand.machines, [File(hostagent.AGENT, hostagent.REMOTE_PATH, 0o755)], "agent")
         addresses = _prepare(context, stand)
         built = image.result()
-    web = [m.host for m in stand.layout.machines if "http" in m.roles]
+    plan = boot_plan(context, stand, (), addresses)
     agents.send(
         context,
-        web,
+        [m.host for m in stand.layout.machines if plan.files_role in m.roles],
         [File(built.kernel, f"{netboot.WWW}/kernel"), File(built.initrd, f"{netboot.WWW}/initrd")],
         "minimal-system",
     )
     if spec.boot == "iso":
         agents.send(context, stand.hosts, [File(built.iso, ISO)], "ipxe")
-    plan = boot_plan(context, stand, (), addresses)
     serve(context, stand, plan)
     return {
         "services": {m.host.name: list(m.roles) for m in stand.layout.machines},

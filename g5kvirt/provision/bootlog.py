@@ -10,6 +10,9 @@ milestone          HTTP netboot                                     TFTP netboot
 ``minimal-system`` nginx: GET ``/report?step=minimal-system&…``     the same
 =================  ===============================================  ==========================
 
+The steps of a deployment (`tasks.STEPS`, then ``environment`` from what was deployed) are reports too; their
+`Milestone` has a ``deployment``, a ``status`` and, if it failed, a ``reason``.
+
 The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail says how long
 it took (HTTP only). A VM asks for an address at least twice in a boot, by iPXE and by the minimal system:
 each is a line and so a `Milestone`; which one counts, the caller knows, who powered the VM on.
@@ -21,7 +24,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from g5kvirt.inventory import VM
@@ -42,6 +45,21 @@ class Milestone:
     step: str
     t: float
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def deployment(self) -> str:
+        """The deployment that a report belongs to; empty for a boot's own milestones."""
+        return str(self.detail.get("deployment", ""))
+
+    @property
+    def status(self) -> Literal["ok", "failed"]:
+        """Whether the step went well; what was never reported as failed did."""
+        return "failed" if self.detail.get("status") == "failed" else "ok"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in the VM's own words; empty if it did not."""
+        return str(self.detail.get("reason") or "no reason given") if self.status == "failed" else ""
 
 
 class BootLog:

@@ -19,6 +19,7 @@ import jinja2
 from g5kvirt import hostagent
 from g5kvirt.inventory import VM
 from g5kvirt.planning.services import ServiceLayout, ServiceMachine
+from g5kvirt.spec import MAX_VMS
 
 __all__ = [
     "ACCESS_LOG",
@@ -41,6 +42,9 @@ __all__ = [
 ROOT = "/var/lib/g5kvirt"
 WWW = f"{ROOT}/www"
 ACCESS_LOG = f"{ROOT}/access.log"
+
+#: TFTP transfers at once by one dnsmasq: each takes a socket. A VM that is one too many tries again.
+TFTP_MAX = 1000
 
 #: A made-up IPv6 prefix, only so that router advertisements answer iPXE at once.
 PREFIX6 = "fd67:356b::"
@@ -66,6 +70,15 @@ class Netboot:
     kernel_arguments: str = KERNEL_ARGUMENTS
     poll: int = 2  #: seconds between two looks of an idle VM for its task
     www: str = WWW
+
+    @property
+    def files_role(self) -> str:
+        """The role of the machines from whose `www` the VMs fetch kernel and initrd."""
+        return "http" if self.protocol == "http" else "dhcp"
+
+    def url(self, server: IPv4Address) -> str:
+        """Where the HTTP server at this address is reached."""
+        return f"http://{server}" if self.port == 80 else f"http://{server}:{self.port}"
 
     def vms_of(self, role: str, machine: ServiceMachine) -> list[VM]:
         """The VMs for which ``machine`` plays ``role``."""
@@ -93,6 +106,18 @@ def _server_tag(address: IPv4Address) -> str:
     return f"http-{str(address).replace('.', '-')}"
 
 
+def _http_servers(netboot: Netboot, machine: ServiceMachine) -> dict[IPv4Address, IPv4Address]:
+    """HTTP servers of the VMs that ``machine`` is the DHCP server of → its own address at their site.
+
+    That is also where these VMs fetch by TFTP, which is dnsmasq's.
+    """
+    return {
+        server.addresses[site]: own
+        for site, own in machine.addresses.items()
+        for server in netboot.layout.servers("http", site)
+    }
+
+
 def dhcp_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
     """One line a VM of this DHCP server: MAC, tags of its site and of its HTTP server, address, name."""
     lines = []
@@ -117,9 +142,11 @@ def dns_hosts(netboot: Netboot) -> str:
 
 
 def dnsmasq_conf(netboot: Netboot, machine: ServiceMachine) -> str:
-    """dnsmasq's configuration on one machine with the role ``dhcp``."""
-    layout, vms = netboot.layout, netboot.vms_of("dhcp", machine)
-    servers = {layout.address("http", vm.site, vm.index) for vm in vms}
+    """dnsmasq's configuration on one machine with the role ``dhcp``.
+
+    It does not depend on the VMs: these are in a file of their own, which dnsmasq reads again while it runs.
+    """
+    layout = netboot.layout
     return _render(
         "dnsmasq.conf.j2",
         machine=machine.host.name,
@@ -127,13 +154,14 @@ def dnsmasq_conf(netboot: Netboot, machine: ServiceMachine) -> str:
         interface=netboot.interface,
         network=layout.network,
         only=sum("dhcp" in m.roles for m in layout.machines) == 1,
-        lease_max=max(1000, 2 * len(vms)),
+        lease_max=MAX_VMS,
+        tftp_max=TFTP_MAX,
         root=ROOT,
         router=netboot.router,
         resolvers=machine.addresses,
         parts=netboot.parts,
         domain=netboot.domain,
-        servers={_server_tag(address): address for address in sorted(servers)},
+        servers={_server_tag(a): (netboot.url(a), own) for a, own in _http_servers(netboot, machine).items()},
         protocol=netboot.protocol,
         prefix6=PREFIX6,
         www=netboot.www,
@@ -160,13 +188,17 @@ def ipxe_script(
     server: IPv4Address,
     profile: Literal["minimal", "disk"] = "minimal",
     arguments: str = "",
+    tftp: IPv4Address | None = None,
 ) -> str:
-    """The iPXE script of VMs that boot from ``server``: into the minimal system, or from their own disk."""
+    """The iPXE script of VMs with the HTTP server ``server``: into the minimal system, or from their disk.
+
+    ``tftp``: where they fetch kernel and initrd instead, if they do that by TFTP.
+    """
     if profile == "disk":
         return _render("disk.ipxe.j2")
-    http = f"http://{server}" if netboot.port == 80 else f"http://{server}:{netboot.port}"
+    http = netboot.url(server)
     words = [netboot.kernel_arguments, f"g5kvirt.server={http}", f"g5kvirt.poll={netboot.poll}", arguments]
-    base = f"tftp://{server}" if netboot.protocol == "tftp" else http
+    base = http if tftp is None else f"tftp://{tftp}"
     return _render("boot.ipxe.j2", base=base, arguments=" ".join(w for w in words if w), tries=8)
 
 
@@ -185,10 +217,26 @@ def extra_addresses(netboot: Netboot, machine: ServiceMachine) -> list[str]:
     return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that iPXE hears from
 
 
+def _tftp_scripts(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
+    """One script for each HTTP server: dnsmasq says by its tag which one a VM fetches."""
+    if netboot.protocol != "tftp":
+        return []
+    return [
+        hostagent.file(
+            f"{netboot.www}/boot-{_server_tag(http)}.ipxe",
+            ipxe_script(netboot, http, tftp=own),
+            change="none",
+        )
+        for http, own in _http_servers(netboot, machine).items()
+    ]
+
+
 def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
     """The ``serve`` requests for the host agent of one service machine."""
     orders: list[dict[str, Any]] = []
     if "dhcp" in machine.roles:
+        # VMs are made known before any has a lease: dnsmasq (2.86 to 2.90 at least) crashes if it is told to
+        # read hosts with tags again after it has served some. Its supervisor has it back in 0.1 s, with them.
         conf = f"{ROOT}/dnsmasq.conf"
         orders.append(
             hostagent.serve(
@@ -199,6 +247,7 @@ def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
                     hostagent.file(conf, dnsmasq_conf(netboot, machine)),
                     hostagent.file(f"{ROOT}/dhcp-hosts", dhcp_hosts(netboot, machine), change="reload"),
                     hostagent.file(f"{ROOT}/dns-hosts", dns_hosts(netboot), change="reload"),
+                    *_tftp_scripts(netboot, machine),
                 ],
                 directories=[ROOT, netboot.www],
                 ready_log="started",
@@ -206,11 +255,10 @@ def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
         )
     if "http" in machine.roles:
         conf = f"{ROOT}/nginx.conf"
-        scripts = []
-        for address in machine.addresses.values():
-            for name in (str(address), _server_tag(address)):  # by HTTP, by TFTP
-                path = f"{netboot.www}/boot-{name}.ipxe"
-                scripts.append(hostagent.file(path, ipxe_script(netboot, address), change="none"))
+        scripts = [
+            hostagent.file(f"{netboot.www}/boot-{a}.ipxe", ipxe_script(netboot, a), change="none")
+            for a in machine.addresses.values()
+        ]
         orders.append(
             hostagent.serve(
                 "nginx",

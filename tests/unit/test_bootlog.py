@@ -72,3 +72,21 @@ def test_what_is_no_milestone_of_ours(line: str) -> None:
 def test_no_line_can_break_it(line: str) -> None:
     LOG.read(line)
     LOG.read("{" + line)
+
+
+def test_reports_of_a_deployment_carry_its_id_and_how_the_step_ended() -> None:
+    good = LOG.read(access("/report?step=format&name=vm-1&up=9.1&deployment=d1.2&status=ok"))
+    assert good is not None
+    assert (good.step, good.deployment, good.status, good.reason) == ("format", "d1.2", "ok", "")
+    bad = LOG.read(access("/report?step=image&deployment=d1.2&status=failed&reason=No%20space%20%26%20time"))
+    assert bad is not None
+    assert (bad.step, bad.status, bad.reason) == ("image", "failed", "No space & time")
+    mute = LOG.read(access("/report?step=image&deployment=d1.2&status=failed&reason="))
+    assert mute is not None
+    assert mute.reason == "no reason given"
+
+
+def test_milestones_of_a_boot_belong_to_no_deployment() -> None:
+    seen = LOG.read(access("/kernel"))
+    assert seen is not None
+    assert (seen.deployment, seen.status, seen.reason) == ("", "ok", "")

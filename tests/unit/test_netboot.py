@@ -167,7 +167,8 @@ def test_service_machines_do_not_share_an_ipv6_address() -> None:
 # ---------------------------------------------------------------------------------------------- initramfs
 def read_archive(data: bytes) -> dict[str, tuple[int, bytes]]:
     """The other side of `cpio.archive`, written from the kernel's description of the format."""
-    found, at = {}, 0
+    found: dict[str, tuple[int, bytes]] = {}
+    at = 0
     while True:
         assert data[at : at + 6] == b"070701"
         numbers = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]

@@ -1,0 +1,113 @@
+"""Files out of Debian packages: fetched by apt, which checks their signatures; nothing is installed."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from g5kvirt.errors import MachineError
+
+__all__ = ["KERNEL", "LIBC", "candidates", "fetch", "kernel", "members", "unpack", "version"]
+
+#: The meta-package of the kernel that boots everywhere here.
+KERNEL = "linux-image-cloud-amd64"
+
+_LIB = "lib/x86_64-linux-gnu"
+
+#: What every program that is not static needs, by package.
+LIBC: Mapping[str, tuple[str, ...]] = {"libc6": (f"{_LIB}/libc.so.6", "lib64/ld-linux-x86-64.so.2")}
+
+
+def kernel() -> str:
+    """The package that the kernel's meta-package stands for now: ``linux-image-6.1.0-…-cloud-amd64``."""
+    out = _run(["apt-cache", "depends", "--important", KERNEL]).decode()
+    found = re.search(r"Depends: (linux-image-\S+)", out)
+    if not found:
+        raise MachineError(f"apt does not know the package {KERNEL}: run apt-get update")
+    return found.group(1)
+
+
+def candidates(names: Iterable[str]) -> dict[str, str]:
+    """The versions that apt would fetch now, by name. Raises MachineError if it knows one not."""
+    wanted = list(names)
+    out = _run(["apt-cache", "policy", *wanted]).decode()
+    found = dict(re.findall(r"(?m)^(\S+):\n(?: .*\n)*?  Candidate: ([^(\s]\S*)$", out))
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise MachineError(f"apt does not know {', '.join(missing)}: run apt-get update")
+    return {name: found[name] for name in wanted}
+
+
+def fetch(names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The package files of ``names`` in ``folder``, by name. Raises MachineError if one cannot be had."""
+    wanted = list(names)
+    user = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    with tempfile.TemporaryDirectory(dir=folder, prefix="packages.") as place:
+        _run(["apt-get", *user, "-q", "download", *wanted], cwd=Path(place))
+        found = {package.name.partition("_")[0]: package for package in Path(place).glob("*.deb")}
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise MachineError(
+                f"apt did not fetch {', '.join(missing)}: check the network, run apt-get update"
+            )
+        return {name: found[name].rename(folder / found[name].name) for name in wanted}
+
+
+def version(package: Path) -> str:
+    """The version that a package file's name carries."""
+    return package.name.split("_")[1].replace("%3a", ":")
+
+
+def members(package: Path, wanted: Iterable[str]) -> dict[str, bytes]:
+    """The contents of some files of a package, by the path asked for; links are followed.
+
+    A path is looked for below ``usr`` too, where newer Debians keep what was in ``/lib`` and ``/sbin``.
+    Raises MachineError if one is missing.
+    """
+    data = _run(["dpkg-deb", "--fsys-tarfile", str(package)])
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        names = {name.removeprefix("./"): name for name in tar.getnames()}
+        for path in wanted:
+            name = names.get(path) or names.get(f"usr/{path}")
+            file = _file(tar, name) if name else None
+            if file is None:
+                raise MachineError(f"{package.name} has no {path}: this Debian is not supported yet, tell us")
+            found[path] = file
+    return found
+
+
+def _file(tar: tarfile.TarFile, name: str) -> bytes | None:
+    """A file's content; a link whose target is not in the archive under that name is looked up by name."""
+    member = tar.getmember(name)
+    if member.issym():
+        base = member.linkname.rpartition("/")[2]
+        others = [m for m in tar.getmembers() if m.isreg() and m.name.rpartition("/")[2] == base]
+        member = others[0] if others else member
+    file = tar.extractfile(member) if member.isreg() or member.islnk() else None
+    return file.read() if file else None
+
+
+def unpack(package: Path, folder: Path) -> None:
+    """The whole content of a package below ``folder``."""
+    _run(["dpkg-deb", "-x", str(package), str(folder)])
+
+
+def _run(argv: list[str], cwd: Path | None = None) -> bytes:
+    try:
+        return subprocess.run(argv, capture_output=True, timeout=300, check=True, cwd=cwd).stdout
+    except FileNotFoundError as error:
+        raise MachineError(
+            f"guest systems are made from Debian packages and {argv[0]} is missing: use a Debian machine"
+        ) from error
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+        raise MachineError(
+            f"{argv[0]} failed ({said[-1] if said else error}): check the network and run apt-get update"
+        ) from error

@@ -1,0 +1,96 @@
+"""Run a command on this machine as if the packages of the node layer were installed: sshd, QEMU, dnsmasq, …
+
+    python tests/system/inlayer.py python -m pytest tests/system/test_remote.py -k relay
+
+The command sees this machine's `/` with the node layer over it; what it writes goes to a tmpfs. The checkout,
+Python's environment, the cache and /tmp are this machine's own, so is the network; mounts and processes are
+apart, so that all ends with this process, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from g5kvirt.testbeds.local import layers
+from g5kvirt.testbeds.local import namespaces as ns
+from g5kvirt.testbeds.local.container import PATH
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+#: Set for the command: it is in the layer.
+INSIDE = "G5KVIRT_TESTS_IN_LAYER"
+
+#: The tests that need programs of the layer; test_in_layer.py runs them there.
+FILES = ("test_remote.py", "test_boot_vm.py")
+
+
+def argv(command: Sequence[str]) -> list[str]:
+    """The command line that runs ``command`` inside. To be killed, if it must, with SIGKILL."""
+    return [sys.executable, str(Path(__file__)), *command]
+
+
+def _shared() -> Iterator[Path]:
+    """Directories that must be this machine's own, or that the overlay would not show: it shows one file
+    system, not what is mounted on it."""
+    cache = layers.cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    yield from (Path("/tmp"), Path("/dev"), Path("/sys"), CHECKOUT, cache)
+    for prefix in map(Path, (sys.prefix, sys.base_prefix)):
+        if prefix.stat().st_dev != Path("/").stat().st_dev:
+            yield prefix
+
+
+def _enter(image: Path) -> None:
+    """Make the overlay the root of this process, which is the first of a pid namespace."""
+    ns.private_mounts()
+    work, here = Path("/mnt"), Path.cwd()
+    ns.mount("tmpfs", work, "tmpfs", data="mode=755")
+    for name in ("layer", "upper", "work", "root"):
+        (work / name).mkdir()
+    mount = ["mount", "-t", "squashfs", "-o", "loop,ro", str(image), str(work / "layer")]
+    subprocess.run(mount, check=True, stdin=subprocess.DEVNULL, timeout=60)
+    root = work / "root"
+    options = f"lowerdir={work}/layer:/,upperdir={work}/upper,workdir={work}/work"
+    ns.mount("overlay", root, "overlay", data=options)
+    for path in _shared():
+        target = root / path.relative_to("/")
+        target.mkdir(parents=True, exist_ok=True)
+        ns.bind(path, target)
+    ns.mount("proc", root / "proc", "proc")
+    ns.mount("tmpfs", root / "run", "tmpfs", data="mode=755")
+    ns.pivot_root(root)
+    os.chdir(here)
+
+
+def _init(command: list[str], environment: dict[str, str]) -> int:
+    """Start ``command`` and reap what else ends; its exit code."""
+    main = os.fork()
+    if not main:
+        os.execvpe(command[0], command, environment)
+    while True:
+        pid, status = os.wait()
+        if pid == main:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _main(command: list[str]) -> int:
+    ns.die_with_parent(signal.SIGKILL)
+    image = layers.ensure()["node"]
+    path = f"{Path(sys.prefix) / 'bin'}:{PATH}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": layers.python_path(), INSIDE: "1"}
+    ns.unshare(ns.NEWNS | ns.NEWPID)
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ns.die_with_parent(signal.SIGKILL)
+    _enter(image)
+    return _init(command, environment)
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))
