@@ -46,7 +46,7 @@ class Event:
 
     def to_json(self) -> str:
         """One line of JSON, without its newline."""
-        return json.dumps(
+        return _encode(
             {
                 "t": round(self.t, 6),
                 "phase": self.phase,
@@ -56,8 +56,7 @@ class Event:
                 "status": self.status,
                 "attempt": self.attempt,
                 "detail": self.detail,
-            },
-            separators=(",", ":"),
+            }
         )
 
     @classmethod
@@ -77,6 +76,9 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+
+# json.dumps with separators makes an encoder for every call
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Journal:
