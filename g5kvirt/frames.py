@@ -19,6 +19,7 @@ import pandas as pd
 
 from g5kvirt.inventory import VM
 from g5kvirt.journal import PHASES, Event
+from g5kvirt.measurements import Measurements
 
 __all__ = [
     "MILESTONES",
@@ -309,6 +310,11 @@ class Frames:
         """The kind of guest that was launched: ``tcg``, ``kvm``, …; empty before that."""
         found = [e.detail["guest"] for e in self._events if (e.phase, e.step) == ("launch", "guests")]
         return str(found[-1]) if found else ""
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """The tables of the deployments, see `g5kvirt.measurements.Measurements`."""
+        return Measurements(self._events)
 
     @cached_property
     def account(self) -> Account:

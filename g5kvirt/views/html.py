@@ -13,11 +13,12 @@ from typing import cast
 
 from g5kvirt.frames import Account, Frames
 from g5kvirt.journal import Event, Kind, Status
+from g5kvirt.measurements import Summary
 from g5kvirt.views.palette import COLOURS, PLANNED, guest_words
 from g5kvirt.views.progress import Progress
 from g5kvirt.views.words import duration
 
-__all__ = ["about", "bar", "box", "events_of", "experiment_html", "failures", "table"]
+__all__ = ["about", "bar", "box", "counts_bar", "events_of", "experiment_html", "failures", "table"]
 
 _MARK = {"waiting": "·", "running": "▸", "ok": "✓", "failed": "✗"}
 _TINT = {"waiting": "inherit", "running": "#0072b2", "ok": "#009e73", "failed": "#d55e00"}
@@ -87,9 +88,13 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), numbers: S
 
 def bar(progress: Progress) -> str:
     """The VMs by state: a bar in proportion, and the counts."""
-    if not progress.total:
+    return counts_bar(progress.counts, progress.total)
+
+
+def counts_bar(counts: Mapping[str, int], total: int) -> str:
+    """``total`` VMs, so many in each state: a bar in proportion, and the counts."""
+    if not total:
         return ""
-    counts, total = progress.counts, progress.total
     cells = "".join(
         f'<span title="{state}: {count:,}" style="flex:{count} 0 3px;background:{_colour(state)}"></span>'
         for state, count in counts.items()
@@ -110,7 +115,7 @@ def _colour(state: str) -> str:
     return {PLANNED: "rgba(128,128,128,.35)", "power-on": "#888888"}.get(state, COLOURS[state])
 
 
-def failures(account: Account, limit: int = 8) -> str:
+def failures(account: Account | Summary, limit: int = 8) -> str:
     """Why VMs were given up: reasons with their counts, the most frequent first."""
     reasons: Mapping[tuple[str, str], int] = account.reasons
     rows = [

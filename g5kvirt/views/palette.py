@@ -6,13 +6,29 @@ apart, and in the order of the steps they also differ in lightness in a black an
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "FAILED", "LABELS", "PLANNED", "STEPS", "guest_words"]
+__all__ = [
+    "COLOURS",
+    "DEPLOYED",
+    "FAILED",
+    "LABELS",
+    "MACRO_COLOURS",
+    "PLANNED",
+    "REBOOTING",
+    "STEPS",
+    "WRITING",
+    "guest_words",
+    "macro_colour",
+]
 
 #: The steps of a VM in `launch`, in their order; each is named after the milestone that ends it.
 STEPS = ("power-on", "dhcp", "script", "kernel", "initrd", "minimal-system")
 
 PLANNED = "planned"  #: placed, not yet powered on
 FAILED = "failed"  #: given up
+
+REBOOTING = "rebooting"  #: in `measure`: on the way into the minimal system, or into its own environment
+WRITING = "writing"  #: in `measure`: the environment is written onto its disk
+DEPLOYED = "deployed"  #: answers as its own environment
 
 #: What happens until the milestone, in words that a figure's legend can bear.
 LABELS = {
@@ -33,7 +49,19 @@ COLOURS = {
     "initrd": "#0072b2",
     "minimal-system": "#009e73",
     FAILED: "#d55e00",
+    REBOOTING: "#7a6fd0",
+    WRITING: "#f0e442",
+    DEPLOYED: "#5fd068",
 }
+
+#: The macro-steps of a deployment in their order: light, dark, between.
+MACRO_COLOURS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
+
+
+def macro_colour(number: int) -> str:
+    """The colour of the ``number``-th macro-step, from 0."""
+    return MACRO_COLOURS[number % len(MACRO_COLOURS)]
+
 
 _GUESTS = {
     "vm": "virtual machines (QEMU)",

@@ -1,6 +1,8 @@
 """Where a run stands, folded from its events: what the terminal, the notebook and HTML all show.
 
-Only transitions that were seen count: a VM is in the state of the last event about it.
+Only transitions that were seen count: a VM is in the state of the last event about it. While an
+environment is deployed on it, that is where it stands in the deployment, and it stays so until the next one.
+Every event costs the same, whatever the number of VMs.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from g5kvirt.journal import PHASES, Event
-from g5kvirt.views.palette import FAILED, PLANNED, STEPS
+from g5kvirt.measurements import MACROS
+from g5kvirt.views.palette import DEPLOYED, FAILED, PLANNED, REBOOTING, STEPS, WRITING
 
 __all__ = ["PhaseState", "Progress"]
 
 State = Literal["waiting", "running", "ok", "failed"]
+
+_STATES = (DEPLOYED, WRITING, REBOOTING, *reversed(STEPS), PLANNED, FAILED)
+_SETTLED = (DEPLOYED, STEPS[-1], FAILED)
+_FIRST, *_, _LAST = MACROS
 
 
 @dataclass
@@ -47,6 +54,10 @@ class _Boot:
     def state(self) -> str:
         return FAILED if self.given_up else STEPS[self.reached - 1] if self.reached else PLANNED
 
+    @property
+    def up(self) -> bool:
+        return self.state == STEPS[-1]
+
 
 @dataclass
 class Progress:
@@ -55,6 +66,10 @@ class Progress:
     vms: int = 0
     phases: dict[str, PhaseState] = field(default_factory=lambda: {p: PhaseState(p) for p in PHASES})
     _boots: dict[str, _Boot] = field(default_factory=dict)
+    _deploys: dict[str, str] = field(default_factory=dict)  # VM → its state in its last deployment
+    _states: dict[str, str] = field(default_factory=dict)
+    _seen: Counter[str] = field(default_factory=Counter)  # state → VMs
+    _up: int = 0
 
     @classmethod
     def of(cls, events: Iterable[Event], vms: int = 0) -> Progress:
@@ -67,7 +82,12 @@ class Progress:
     def take(self, event: Event) -> None:
         """Go one event further."""
         if event.kind == "vm":
-            self._take_vm(event)
+            boot = self._boots.get(event.subject)
+            if event.phase == "measure":
+                self._take_deployment(event)
+            else:
+                self._take_vm(event)
+            self._count(event.subject, boot)
         phase = self.phases.get(event.phase)
         if phase is None or event.step == "release":
             return
@@ -100,27 +120,54 @@ class Progress:
                 before.attempt, reached, before.given_up and reached < len(STEPS)
             )
 
+    def _take_deployment(self, event: Event) -> None:
+        name, step, status = event.subject, event.step, event.status
+        if step == "deployment":
+            self._deploys[name] = DEPLOYED if status == "ok" else FAILED
+        elif status == "start":
+            self._deploys[name] = REBOOTING if step in (_FIRST, _LAST) else WRITING
+        elif step == STEPS[-1] and status in ("ok", "skipped"):  # it stands in its minimal system
+            self._deploys[name] = WRITING
+
+    def _count(self, name: str, before: _Boot | None) -> None:
+        """Bring the counts up to date after an event about a VM."""
+        boot = self._boots.get(name)
+        self._up += (boot is not None and boot.up) - (before is not None and before.up)
+        state = self._deploys.get(name) or (boot.state if boot else None)
+        old = self._states.get(name)
+        if state is None or state == old:
+            return
+        if old is not None:
+            self._seen[old] -= 1
+        self._states[name] = state
+        self._seen[state] += 1
+
     @property
     def counts(self) -> dict[str, int]:
         """VMs in each state, the farthest first, those not heard of yet as planned."""
-        seen = Counter(boot.state for boot in self._boots.values())
-        seen[PLANNED] += max(0, self.vms - len(self._boots))
-        return {state: seen[state] for state in (*reversed(STEPS), PLANNED, FAILED) if seen[state]}
+        seen = Counter(self._seen)
+        seen[PLANNED] += max(0, self.vms - len(self._states))
+        return {state: seen[state] for state in _STATES if seen[state]}
 
     @property
     def total(self) -> int:
         """VMs asked for, or seen if there are more."""
-        return max(self.vms, len(self._boots))
+        return max(self.vms, len(self._states))
 
     @property
     def up(self) -> int:
         """VMs that reported in from the minimal system."""
-        return sum(boot.state == STEPS[-1] for boot in self._boots.values())
+        return self._up
 
     @property
     def failed(self) -> int:
-        """VMs that were given up."""
-        return sum(boot.given_up for boot in self._boots.values())
+        """VMs that were given up, or failed in their last deployment."""
+        return self._seen[FAILED]
+
+    @property
+    def settled(self) -> bool:
+        """True when no VM is on its way: each is up, deployed or failed."""
+        return sum(self._seen[state] for state in _SETTLED) >= self.total
 
     @property
     def stands_at(self) -> str:
@@ -135,9 +182,18 @@ def _heard(event: Event) -> str:
     """``submitted nancy``, ``dnsmasq failed on graphene-1: …``."""
     what = event.step.replace("-", " ")
     if event.kind == "run":
-        return what
+        return _deployment(event) if event.step == "deployment" else str(event.detail.get("what", what))
     if event.status == "failed":
         reason = event.detail.get("reason")
         return f"{what} failed on {event.subject}" + (f": {reason}" if reason else "")
     suffix = {"start": " …", "retry": " again", "skipped": " skipped"}.get(event.status, "")
     return f"{what} {event.subject}{suffix}"
+
+
+def _deployment(event: Event) -> str:
+    """``deployment d1 on 16 VMs``, ``deployment d1: 15 deployed, 1 failed``."""
+    detail = event.detail
+    if event.status == "start":
+        return f"deployment {event.subject} on {detail.get('asked', '?')} VMs"
+    words = [f"{detail[state]} {state}" for state in ("deployed", "failed") if detail.get(state)]
+    return f"deployment {event.subject}: {', '.join(words) or event.status}"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from g5kvirt.frames import Frames
 from g5kvirt.views import html
+from g5kvirt.views.measured import measure_facts
 from g5kvirt.views.palette import LABELS
 from g5kvirt.views.progress import Progress
 from g5kvirt.views.tables import durations_table, quantiles, rows_of, timeline_table
@@ -204,4 +205,15 @@ def _some(words: list[str], limit: int = 4) -> str:
     return ", ".join(words[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
-_FACTS = {"reserve": _reserve, "deploy": _deploy, "configure": _configure, "place": _place, "launch": _launch}
+def _measure(frames: Frames) -> dict[str, str]:
+    return measure_facts(frames.measurements)
+
+
+_FACTS = {
+    "reserve": _reserve,
+    "deploy": _deploy,
+    "configure": _configure,
+    "place": _place,
+    "launch": _launch,
+    "measure": _measure,
+}

@@ -122,8 +122,8 @@ class TerminalProgress:
     def _say(self, event: Event) -> None:
         """The plain lines: a step's beginning and end, its parts, and now and then the VMs."""
         if event.kind == "vm":
-            counted = self.progress.up + self.progress.failed >= self.progress.total
-            if event.status != "start" and (counted or time.monotonic() - self._last_line > _PLAIN_EVERY):
+            settled = self.progress.settled
+            if event.status != "start" and (settled or time.monotonic() - self._last_line > _PLAIN_EVERY):
                 self._last_line = time.monotonic()
                 words = ", ".join(f"{state} {count}" for state, count in self.progress.counts.items())
                 self._print(f"  VMs: {words} of {self.progress.total}")

@@ -47,7 +47,8 @@ def run_text(name: str, testbed: str, progress: Progress, events: Iterable[Event
     reasons = Counter(
         (str(e.detail.get("at", e.step)), str(e.detail.get("reason", "no reason was given")))
         for e in events
-        if e.kind == "vm" and e.status == "failed"
+        # what failed within a deployment may have been done again; its end says what became of the VM
+        if e.kind == "vm" and e.status == "failed" and (e.phase != "measure" or e.step == "deployment")
     )
     parts += [Text(f"  {n:,} × at {at}: {reason}", "red") for (at, reason), n in reasons.most_common(10)]
     return Group(*parts)

@@ -1,0 +1,276 @@
+"""What all figures are drawn with: the sheet with its foot, one line a VM for any number of them, legends."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from g5kvirt.frames import Frames
+from g5kvirt.views.palette import COLOURS, FAILED, guest_words
+from g5kvirt.views.style import STYLE, width
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Part", "Picture", "Sheets", "legend", "narrow", "seconds", "ways", "ways_height"]
+
+_FEW = 12  #: up to so many VMs each has its number
+_BARS = 100  #: up to so many VMs each is a bar of its own, beyond they close up to areas
+_AREAS = 300  #: up to so many areas are drawn as such, beyond as an image whose points are averages
+_IMAGE = (600, 1400)  #: its lines and columns
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure with its data and its caption. In a notebook it shows itself."""
+
+    figure: Figure
+    data: pd.DataFrame
+    caption: str
+
+    def save(self, stem: str | Path) -> list[Path]:
+        """Write ``stem.pdf``, ``stem.png`` and ``stem.csv``; returns the three paths.
+
+        The same data gives the same bytes: no dates are written into the files.
+        """
+        # Not `with_suffix`: a stem such as "boot-1.5" has a dot that is no suffix.
+        pdf, png, csv = (Path(f"{stem}.{kind}") for kind in ("pdf", "png", "csv"))
+        pdf.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(STYLE):
+            about = {"Title": self.caption, "Creator": "g5kvirt", "CreationDate": None, "ModDate": None}
+            self.figure.savefig(pdf, format="pdf", metadata=about)
+            self.figure.savefig(png, format="png", metadata={"Software": None, "Description": self.caption})
+        self.data.to_csv(csv, index=False, float_format="%.6f")
+        return [pdf, png, csv]
+
+    def png(self, dpi: float = 150) -> bytes:
+        """The figure as PNG."""
+        buffer = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.png(200)).decode()
+        wide = f"width:{self.figure.get_figwidth() * 1.6:.1f}in;max-width:100%"
+        return (
+            f'<figure style="margin:0"><img alt="{escape(self.caption)}" style="{wide};background:white" '
+            f'src="data:image/png;base64,{data}"></figure>'
+        )
+
+    def __repr__(self) -> str:
+        return f"<Picture: {self.caption}>"
+
+
+class Sheets:
+    """Draws figures of one run, each with a foot that says which."""
+
+    def __init__(self, frames: Frames, *, run: str, testbed: str, guest: str = "") -> None:
+        self.frames = frames
+        self.run = run
+        self.testbed = testbed
+        self.guest = guest
+
+    def _draw(
+        self,
+        draw: Callable[[Axes, pd.DataFrame], None],
+        shown: pd.DataFrame,
+        data: pd.DataFrame,
+        columns: int,
+        height: float,
+        title: str,
+    ) -> Picture:
+        where = f"run {self.run}, testbed {self.testbed}"
+        caption = f"{title}. {where}" + (f", guests: {guest_words(self.guest)}." if self.guest else ".")
+        foot = f"{where}" + (f"; guests: {guest_words(self.guest)}" if self.guest else "")
+        with mpl.rc_context(STYLE):
+            figure = Figure(figsize=(width(columns), 3.0))
+            FigureCanvasAgg(figure)
+            axes = figure.add_subplot()
+            draw(axes, shown)
+            figure.text(
+                0.99, 0.005, _shorten(foot, columns), fontsize=5.5, color="#555555", ha="right", va="bottom"
+            )
+            _fit(figure, axes, height)
+        return Picture(figure, data, caption)
+
+
+# ---- one line a VM -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of every VM's way: from where to where (seconds, NaN if it was not gone), and its colour."""
+
+    left: Any
+    right: Any
+    colour: str
+    label: str
+    alpha: float = 1.0
+
+    @property
+    def known(self) -> Any:
+        return ~(np.isnan(self.left) | np.isnan(self.right))
+
+
+def ways(
+    ax: Axes, parts: Sequence[Part], lost: Any, until: Any, xlabel: str, ylabel: str, *, per_row: int = 4
+) -> None:
+    """One line a VM, its parts in their colours; a cross at ``until`` for each VM that is ``lost``.
+
+    ``ylabel`` is used where there are too many VMs to number each; ``per_row`` entries of the legend stand
+    side by side in a figure of one column.
+    """
+    n = len(lost)
+    parts = [part for part in parts if part.known.any()]
+    (_bars if n <= _BARS else _areas if n <= _AREAS else _image)(ax, parts, n)
+    if lost.any():  # an empty line would still claim a place in the layout
+        size = 3.5 if n <= _BARS else 2.0
+        at = np.flatnonzero(lost) + 1
+        ax.plot(until[lost], at, "x", color=COLOURS[FAILED], markersize=size, clip_on=False)
+    ax.set_ylim(n + 0.7, 0.3)
+    ax.set_xlim(0, 1.03 * _longest(parts))
+    if n <= _FEW:
+        ax.set_yticks(range(1, n + 1))
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1 <= value <= n else "")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel if n > _FEW else "VMs")
+    ax.grid(axis="x")
+    kinds = {part.label: part for part in parts}.values()
+    drawn = [Patch(facecolor=part.colour, alpha=part.alpha, label=part.label) for part in kinds]
+    legend(ax, drawn, per_row if narrow(ax) else 7)
+
+
+def _longest(parts: Sequence[Part]) -> float:
+    """Where the last part ends; 1 where nothing took any time."""
+    return max((float(np.nanmax(part.right)) for part in parts), default=1.0) or 1.0
+
+
+def ways_height(n: int) -> float:
+    """Inches of the plot that `ways` needs for ``n`` VMs."""
+    return 1.7 if n > _FEW else 0.3 + 0.1 * n
+
+
+def _bars(ax: Axes, parts: Sequence[Part], n: int) -> None:
+    """A bar for each VM."""
+    y = np.arange(1, n + 1)
+    for part in parts:
+        at, left = part.known, part.left[part.known]
+        wide = part.right[at] - left
+        ax.barh(y[at], wide, left=left, height=0.8, color=part.colour, alpha=part.alpha, linewidth=0)
+
+
+def _areas(ax: Axes, parts: Sequence[Part], n: int) -> None:
+    """Each part one area with a step for each VM: no gaps between the lines."""
+    ys = np.repeat(np.arange(n + 1) + 0.5, 2)[1:-1]
+    for part in parts:
+        lefts, rights, known = (np.repeat(values, 2) for values in (part.left, part.right, part.known))
+        ax.fill_betweenx(
+            ys,
+            lefts,
+            rights,
+            where=known,
+            color=part.colour,
+            alpha=part.alpha,
+            linewidth=0,
+            antialiased=False,
+        )
+
+
+def _image(ax: Axes, parts: Sequence[Part], n: int) -> None:
+    """More VMs than the picture has points: each point is the average of the VMs that lie on it.
+
+    Drawn as shapes, which of ten VMs a point shows would be chance.
+    """
+    lines, columns = min(_IMAGE[0], n), _IMAGE[1]
+    longest = _longest(parts)
+    colours = np.array([to_rgba(part.colour, part.alpha) for part in parts])
+    premultiplied = np.column_stack((colours[:, :3] * colours[:, 3:], colours[:, 3]))
+    ends = np.linspace(0, n, lines + 1).round().astype(int)
+    image = np.zeros((lines, columns, 4))
+    for number, (first, last) in enumerate(pairwise(ends)):
+        change = np.zeros((columns + 1, 4))  # where a part begins and ends; its sum over the line is the line
+        for part, colour in zip(parts, premultiplied, strict=True):
+            known = part.known[first:last]
+            for values, sign in ((part.left, 1), (part.right, -1)):
+                at = (values[first:last][known] / longest * columns).round().astype(int).clip(0, columns)
+                np.add.at(change, at, sign * colour)
+        image[number] = np.cumsum(change, axis=0)[:columns] / (last - first)
+    cover = image[..., 3:]
+    image[..., :3] = np.divide(image[..., :3], cover, out=np.ones_like(image[..., :3]), where=cover > 1e-9)
+    extent = (0.0, longest, n + 0.5, 0.5)
+    ax.imshow(
+        image.clip(0, 1), extent=extent, aspect="auto", interpolation="nearest", origin="upper", zorder=2
+    )
+
+
+# ---- the sheet -----------------------------------------------------------------------------------------
+
+
+def _fit(figure: Figure, ax: Axes, height: float) -> None:
+    """Give the plot itself ``height`` inches, and its labels, the legend and the foot just their room."""
+    legends = sum(one.get_window_extent().height for one in figure.legends) / figure.dpi
+    room = {"left": 0.5, "right": 0.1, "bottom": 0.5, "top": 0.1}
+    for _ in range(3):  # how wide the labels are depends, a little, on how wide the plot is
+        wide, high = figure.get_figwidth(), room["bottom"] + height + room["top"]
+        figure.set_figheight(high)
+        figure.subplots_adjust(
+            left=room["left"] / wide,
+            right=1 - room["right"] / wide,
+            bottom=room["bottom"] / high,
+            top=1 - room["top"] / high,
+        )
+        figure.draw_without_rendering()
+        inner, outer = ax.bbox, ax.get_tightbbox()
+        assert outer is not None
+        room = {
+            "left": (inner.x0 - outer.x0) / figure.dpi + 0.03,
+            "right": (outer.x1 - inner.x1) / figure.dpi + 0.03,
+            "bottom": (inner.y0 - outer.y0) / figure.dpi + 0.17,
+            "top": (outer.y1 - inner.y1) / figure.dpi + 0.05 + legends,
+        }
+
+
+def narrow(ax: Axes) -> bool:
+    """True in a figure of one column."""
+    return bool(ax.get_figure(root=True).get_figwidth() < 5)  # type: ignore[union-attr]
+
+
+def legend(ax: Axes, entries: Sequence[Any], per_row: int, title: str | None = None) -> None:
+    """Above the picture, in as many rows as needed, filled row by row (matplotlib fills by column)."""
+    ordered = [entry for column in range(per_row) for entry in entries[column::per_row]]
+    ax.figure.legend(
+        handles=ordered,
+        ncols=per_row,
+        loc="upper left",
+        bbox_to_anchor=(0, 1),
+        title=title,
+        title_fontsize=7,
+        alignment="left",
+    )
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _shorten(words: str, columns: int) -> str:
+    room = 88 * columns
+    return words if len(words) <= room else words[: room - 1] + "…"

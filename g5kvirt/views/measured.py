@@ -1,0 +1,220 @@
+"""What `measure` gives back: a row a VM and deployment, the summary, and how it shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from html import escape
+
+import pandas as pd
+
+from g5kvirt.frames import Frames
+from g5kvirt.journal import Event
+from g5kvirt.measurements import Measurements, Summary
+from g5kvirt.views import html
+from g5kvirt.views.measure_tables import breakdown_table, sizes_table
+from g5kvirt.views.palette import DEPLOYED, FAILED, PLANNED
+from g5kvirt.views.tables import rows_of
+from g5kvirt.views.words import count, duration
+
+__all__ = ["MeasureResult", "measure_facts"]
+
+_REASONS = 4  #: so many are shown in text
+
+
+class MeasureResult:
+    """The deployments of one call of `measure`, or of a whole run, as the journal tells them.
+
+    ``source``: the run's events, or its `Frames`. ``deployments`` names those that are meant; None means all.
+    A name that the journal does not know is left out, as one that never began.
+    """
+
+    phase = "measure"
+
+    def __init__(
+        self,
+        source: Frames | Iterable[Event],
+        *,
+        run: str,
+        testbed: str,
+        guest: str = "",
+        deployments: Collection[str] | None = None,
+    ) -> None:
+        self.run = run
+        self.testbed = testbed
+        self.guest = guest
+        if deployments is None:
+            self.measurements = source.measurements if isinstance(source, Frames) else Measurements(source)
+        else:
+            chosen = frozenset(deployments)
+            events = html.events_of(source) if isinstance(source, Frames) else source
+            self.measurements = Measurements(
+                e for e in events if e.phase == "measure" and e.detail.get("deployment") in chosen
+            )
+
+    # ---- the numbers ------------------------------------------------------------------------------
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a VM and deployment: each step's start, end, duration, attempt and outcome.
+
+        See `g5kvirt.measurements.measurements_frame`.
+        """
+        return self.measurements.vms
+
+    @property
+    def attempts(self) -> pd.DataFrame:
+        """One row a VM, deployment, step and attempt, also of those that failed and were done again."""
+        return self.measurements.attempts
+
+    @property
+    def deployments(self) -> pd.DataFrame:
+        """One row a deployment: ``asked``, ``deployed``, ``failed``, ``unfinished``, ``start``, ``end``."""
+        return self.measurements.deployments
+
+    @property
+    def scalability(self) -> pd.DataFrame:
+        """One row a finished deployment: time against number of VMs."""
+        return self.measurements.scalability
+
+    @property
+    def sizes(self) -> pd.DataFrame:
+        """One row an environment and number of VMs: what became of the VMs, and the times' medians."""
+        return sizes_table(self.measurements)
+
+    @property
+    def parts(self) -> pd.DataFrame:
+        """One row a macro-step (``step`` empty) and one a step of it, over the VMs that were deployed."""
+        return breakdown_table(self.measurements)
+
+    @property
+    def summary(self) -> Summary:
+        """All deployments together: deployed, failed with reasons, total, median and 95th percentile of each
+        macro-step."""
+        return self.measurements.summary()
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """One row a VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``, ``said``."""
+        table = self.frame
+        columns = ["deployment", "vm", "failed_macro", "failed_at", "reason", "said", "attempts"]
+        return table.loc[table["outcome"] == "failed", columns].reset_index(drop=True)
+
+    @property
+    def status(self) -> str:
+        """``ok`` (some VMs may have failed), ``failed`` (all did), ``unfinished`` or ``waiting``."""
+        return _status(self.measurements)
+
+    @property
+    def seconds(self) -> float:
+        """From the first deployment's begin to the last one's end; NaN if it has not ended."""
+        return self.summary.total
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What came out of it: a word and what there is to say about it."""
+        return measure_facts(self.measurements)
+
+    # ---- as a person sees them --------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        lines = [f"{self._title} (run {self.run})"]
+        facts = self.facts
+        width = max((len(name) for name in facts), default=0)
+        lines += [f"  {name:<{width}}  {words}" for name, words in facts.items()]
+        head, rows = _sizes_rows(self.sizes)
+        if len(rows) > 1:
+            lines += ["", *_aligned([head, *rows])]
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        whole = self.summary
+        counts = {DEPLOYED: whole.deployed, PLANNED: whole.unfinished, FAILED: whole.failed}
+        facts = [
+            [escape(name), escape(words)]
+            for name, words in self.facts.items()
+            if not name.startswith("failed")
+        ]
+        head, rows = _sizes_rows(self.sizes)
+        parts = [html.table(facts)]
+        if whole.asked:
+            parts += [
+                html.counts_bar({state: n for state, n in counts.items() if n}, whole.asked),
+                html.table(
+                    [[escape(cell) for cell in row] for row in rows], head=head, numbers=range(len(head))
+                ),
+                _parts_table(self.parts),
+                html.failures(whole),
+            ]
+        subtitle = f"run {self.run}, {html.about(self.testbed, self.guest)}"
+        return html.box(self._title, subtitle, parts)
+
+    @property
+    def _title(self) -> str:
+        took = self.seconds
+        return f"measure: {self.status}" + ("" if pd.isna(took) else f" in {duration(took)}")
+
+
+def _status(measurements: Measurements) -> str:
+    whole = measurements.summary()
+    if measurements.deployments.empty:
+        return "waiting"
+    if whole.unfinished or pd.isna(whole.total):
+        return "unfinished"
+    return "ok" if whole.deployed else "failed"
+
+
+def measure_facts(measurements: Measurements) -> dict[str, str]:
+    """What there is to say about deployments: what was deployed, what failed and why, how long it took."""
+    known = measurements.deployments
+    if known.empty:
+        return {}
+    whole = measurements.summary()
+    named = [name for name in dict.fromkeys(known["environment"]) if name]
+    sizes = ", ".join(f"{size:,}" for size in sorted(set(known["asked"])))
+    on = f"on {sizes} {'VM' if sizes == '1' else 'VMs'}"
+    facts = {"deployments": f"{len(known):,}" + (f" of {', '.join(named)}" if named else "") + f", {on}"}
+    facts["deployed"] = f"{whole.deployed:,} of {count(whole.asked, 'VM')}"
+    if len(known) > 1:
+        facts["deployed"] += ", each counted in each deployment"
+    if whole.failed:
+        reasons = [f"{number:,} at {step}: {reason}" for (step, reason), number in whole.reasons.items()]
+        more = [f"and {count(len(reasons) - _REASONS, 'more reason')}"] if len(reasons) > _REASONS else []
+        facts["failed"] = "; ".join([*reasons[:_REASONS], *more])
+    if whole.unfinished:
+        facts["unfinished"] = f"{whole.unfinished:,}"
+    for macro, (median, p95) in whole.macros.items():
+        if not pd.isna(median):
+            facts[macro] = f"median {duration(median)}, 95 % within {duration(p95)}"
+    return facts
+
+
+def _sizes_rows(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The head and the cells of a table with a row a size."""
+    several = sizes["environment"].nunique() > 1
+    head = ["VMs", "times", "deployed", "failed", "whole time", "a VM, median", "a VM, 95 %"]
+    rows = []
+    for row in rows_of(sizes):
+        numbers = [f"{row.vms:,}", f"{row.times:,}", f"{row.deployed:,}", f"{row.failed:,}"]
+        times = [duration(float(value)) for value in (row.total, row.median_vm, row.p95_vm)]
+        rows.append([*([row.environment] if several else []), *numbers, *times])
+    return ["environment", *head] if several else head, rows
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns set to the right, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
+    ]
+
+
+def _parts_table(parts: pd.DataFrame) -> str:
+    rows = []
+    for part in rows_of(parts):
+        name = escape(part.step.replace("-", " "))
+        shown = f"<b>{escape(part.macro)}</b>" if part.step == "" else f"&emsp;{name}"
+        times = [duration(float(value)) for value in (part.median, part.p95, part.max)]
+        rows.append([shown, f"{part.vms:,}", *times])
+    return html.table(rows, head=("step", "VMs", "median", "95 %", "longest"), numbers=(1, 2, 3, 4))
