@@ -17,11 +17,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pandas as pd
 
 import g5kvirt
 from g5kvirt import runs as run_directories
@@ -37,6 +40,7 @@ from g5kvirt.testbeds import Testbed, open_testbed
 
 if TYPE_CHECKING:
     from g5kvirt.views.figures import Figures
+    from g5kvirt.views.measured import MeasureResult
     from g5kvirt.views.results import PhaseResult
 
 __all__ = ["Experiment"]
@@ -118,6 +122,54 @@ class Experiment:
 
         return self._step("launch", launch)
 
+    def measure(
+        self,
+        environment: str = "mini",
+        sizes: Sequence[int] | None = None,
+        repeat: int = 1,
+        *,
+        broadcast: Literal["chain", "http"] = "chain",
+    ) -> MeasureResult:
+        """Deploy ``environment`` on n of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
+
+        ``sizes`` defaults to all VMs that are up. Each call measures anew, on the same virtual cluster.
+        Single VMs never raise: they end as failed, with the step and the reason. Raises SpecError for what
+        cannot be deployed, before anything reboots, and PhaseError if not one VM was deployed.
+        """
+        from g5kvirt.phases.measure import measure
+        from g5kvirt.views.measured import MeasureResult
+
+        self._check_order("measure")
+        context = self._context
+        wanted = sizes if sizes is not None else [len(recall.up(self.journal))]
+        with context.span("measure", "phase") as found:
+            found["deployments"] = measure(context, environment, wanted, repeat, broadcast)
+        return MeasureResult(
+            list(self.journal),
+            run=self.run.name,
+            testbed=self._where,
+            guest=self.frames.guest,
+            deployments=found["deployments"],
+        )
+
+    def environments(self) -> pd.DataFrame:
+        """What can be deployed: one row an environment."""
+        from g5kvirt.provision.environments import known
+
+        return pd.DataFrame([asdict(one) for one in known()])
+
+    def ssh_config(self) -> Path:
+        """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM."""
+        from g5kvirt.phases.vmaccess import ssh_config
+
+        return ssh_config(self._context, recall.vms(self.journal))
+
+    def command(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
+        """Run a shell command on all deployed VMs, or on ``vms``; one row a VM, whatever became of it."""
+        from g5kvirt.phases.vmaccess import run_on
+
+        return pd.DataFrame(run_on(self._context, command, vms, timeout))
+
     def release(self) -> None:
         """Give the machines back. Harmless when there is nothing to give back.
 
@@ -189,15 +241,7 @@ class Experiment:
         from g5kvirt.views.results import PhaseResult
 
         if not recall.done(self.journal, phase):
-            before = PHASES[: PHASES.index(phase)]
-            missing = [p for p in before if not recall.done(self.journal, p)]
-            if missing:
-                raise PhaseOrderError(f"{phase}() stands on {before[-1]}(): call {missing[0]}() first")
-            if recall.released(self.journal):
-                raise PhaseOrderError(
-                    f"run {self.run.name!r} has given its machines back: start a new Experiment for {phase}()"
-                )
-            self._check_walltime(phase)
+            self._check_order(phase)
             context = self._context
             try:
                 with context.span(phase, "phase") as found:
@@ -212,7 +256,16 @@ class Experiment:
             phase, self.frames, run=self.run.name, testbed=self._where, guest=self.frames.guest
         )
 
-    def _check_walltime(self, phase: str) -> None:
+    def _check_order(self, phase: str) -> None:
+        """Raises PhaseOrderError if the phase cannot begin now."""
+        before = PHASES[: PHASES.index(phase)]
+        missing = [p for p in before if not recall.done(self.journal, p)]
+        if missing:
+            raise PhaseOrderError(f"{phase}() stands on {before[-1]}(): call {missing[0]}() first")
+        if recall.released(self.journal):
+            raise PhaseOrderError(
+                f"run {self.run.name!r} has given its machines back: start a new Experiment for {phase}()"
+            )
         granted = self.reservation
         if granted is not None and time.time() > granted.start + granted.walltime:
             raise PhaseOrderError(

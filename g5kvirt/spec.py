@@ -86,7 +86,7 @@ def format_walltime(seconds: int) -> str:
 class VMSpec:
     """The size of every VM."""
 
-    memory: int = 128  #: MiB
+    memory: int = 160  #: MiB; with less, a deployed kernel cannot be started by kexec (144 is enough)
     cores: int = 1
     disk: int = 512  #: MiB, on a RAM disk of the host
 

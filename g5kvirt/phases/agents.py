@@ -54,12 +54,14 @@ def ask(
     return heard
 
 
-def send(context: Context, hosts: Sequence[Host], files: Sequence[File], step: str) -> None:
+def send(
+    context: Context, hosts: Sequence[Host], files: Sequence[File], step: str, phase: str = "configure"
+) -> None:
     """Put files on machines; one journal span for each. Raises PhaseError if one did not take them."""
     fanout = context.fanout
     results = fanout.put([h.address for h in hosts], files, timeout=context.spec.timeouts.command)
     heard = [Heard(host, results[host.address], (), results[host.address].reason) for host in hosts]
-    must(context, "configure", step, heard)
+    must(context, phase, step, heard)
 
 
 def must(context: Context, phase: str, step: str, heard: Sequence[Heard]) -> None:

@@ -101,11 +101,12 @@ def _prepare(context: Context, stand: recall.Stand) -> dict[str, str]:
     documents = {}
     for host in stand.machines:
         machine = serving.get(host.name)
+        own = f"{stand.addresses.get(host.name)}/{stand.layout.network.prefixlen}"
         programs = [p for r in machine.roles for p in SERVICE_PROGRAMS[r]] if machine else HOST_PROGRAMS
         documents[host] = hostagent.document(
             hostagent.facts(programs),
             hostagent.prepare(
-                addresses=netboot.extra_addresses(plan, machine) if machine else (),
+                addresses=netboot.extra_addresses(plan, machine) if machine else [own],
                 sysctls=SYSCTLS,
                 ramdisk=0 if machine else _ramdisk(context, host),
             ),

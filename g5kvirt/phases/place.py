@@ -29,7 +29,7 @@ def place(context: Context) -> Mapping[str, Any]:
         room,
         stand.reservation.subnetworks,
         strategy=spec.placement,
-        taken=stand.layout.taken,
+        taken=[*stand.layout.taken, *stand.addresses.values()],
     )
     journal.append("place", "plan", "run", context.run.name, "ok", vms=placement.to_plain())
     return {"vms": len(placement), "network": str(placement.network), "sites": placement.by_site()}

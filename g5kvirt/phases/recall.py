@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
 from g5kvirt.frames import placed_vms, vms_frame
 from g5kvirt.inventory import Facts, Host, Reservation
 from g5kvirt.journal import Event
-from g5kvirt.planning.services import ServiceLayout, lay_out, split_machines
+from g5kvirt.planning.services import ServiceLayout, host_addresses, lay_out, split_machines
 from g5kvirt.spec import Spec
 
 __all__ = [
     "Stand",
     "deployed",
+    "deployed_vms",
+    "deployments",
     "detail",
     "done",
     "facts",
@@ -96,6 +99,7 @@ class Stand:
     services: tuple[Host, ...]
     hosts: tuple[Host, ...]
     layout: ServiceLayout
+    addresses: Mapping[str, IPv4Address]  #: host's name → its address in the VM network
     facts: Mapping[str, Facts]  #: empty before `configure`
 
     @property
@@ -111,4 +115,24 @@ def stand(spec: Spec, events: Iterable[Event]) -> Stand:
     assert granted is not None  # the order of the phases sees to it
     services, hosts = split_machines(spec, deployed(known))
     load = {site: sum(h.site == site for h in hosts) for site in spec.sites}
-    return Stand(granted, services, hosts, lay_out(services, load, granted.subnetworks), facts(known))
+    layout = lay_out(services, load, granted.subnetworks)
+    addresses = host_addresses(hosts, layout, granted.subnetworks)
+    return Stand(granted, services, hosts, layout, addresses, facts(known))
+
+
+def deployments(events: Iterable[Event]) -> dict[str, list[str]]:
+    """Every deployment that was begun, with the names of its VMs, in their order."""
+    return {
+        e.subject: list(e.detail.get("vms", []))
+        for e in events
+        if (e.phase, e.step, e.kind, e.status) == ("measure", "deployment", "run", "start")
+    }
+
+
+def deployed_vms(events: Iterable[Event]) -> list[str]:
+    """The VMs whose last deployment went well."""
+    last: dict[str, str] = {}
+    for e in events:
+        if (e.phase, e.step, e.kind) == ("measure", "deployment", "vm"):
+            last[e.subject] = e.status
+    return [name for name, status in last.items() if status == "ok"]

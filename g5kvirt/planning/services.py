@@ -21,6 +21,7 @@ __all__ = [
     "ROLES",
     "ServiceLayout",
     "ServiceMachine",
+    "host_addresses",
     "lay_out",
     "machines_per_site",
     "services_per_site",
@@ -153,3 +154,23 @@ def lay_out(
             addresses = {s: IPv4Address(int(free[s][rank])) for s in load if serving[s] == home}
             laid.append(ServiceMachine(machine, roles, addresses))
     return ServiceLayout(network, tuple(laid))
+
+
+def host_addresses(
+    hosts: Sequence[Host], layout: ServiceLayout, subnetworks: Iterable[SubNetwork]
+) -> dict[str, IPv4Address]:
+    """An address in the VM network for every host (name → address): its VMs fetch images from it, on-link.
+
+    Each is in the part of the host's own site, the first free ones behind the services'. Raises
+    CapacityError if a site's sub-networks are full.
+    """
+    network = layout.network
+    ends = (network.network_address, network.broadcast_address, network.broadcast_address - 1)
+    by_site: dict[str, list[Host]] = {}
+    for host in hosts:
+        by_site.setdefault(host.site, []).append(host)
+    wanted = {site: len(own) for site, own in by_site.items()}
+    free = addresses_for(wanted, list(subnetworks), [*layout.taken, *ends])
+    return {
+        h.name: IPv4Address(int(free[site][i])) for site, own in by_site.items() for i, h in enumerate(own)
+    }

@@ -84,9 +84,8 @@ def test_the_demonstration(tmp_path: Path) -> None:
     seen = outputs(json.loads((run / NOTEBOOK).read_text()))
     assert [output for output in seen if output["output_type"] == "error"] == []
     for phase in PHASES:
-        if phase != "measure":
-            assert any(f"<b>{phase}: ok in " in html(output) for output in seen), phase
-    assert sum("data:image/png;base64," in html(output) for output in seen) == 3
+        assert any(f"<b>{phase}: ok in " in html(output) for output in seen), phase
+    assert sum("data:image/png;base64," in html(output) for output in seen) == 5
 
     for figure in ("timeline", "boot", "distribution"):
         file = run / "figures" / figure

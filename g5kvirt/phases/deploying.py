@@ -1,0 +1,320 @@
+"""Carrying out what a deployment orders: power, task files, the broadcast, checks by ssh.
+
+The engine (`g5kvirt.provision.deployment`) decides; here every order becomes one call of a host agent, of
+nginx's host or of ssh for all its VMs at once, in a thread of a small pool, and what came of it becomes
+words. What VMs report of themselves comes in from nginx's log.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Literal
+
+from g5kvirt import hostagent
+from g5kvirt.inventory import VM, Host
+from g5kvirt.phases import agents, recall
+from g5kvirt.phases.context import Context
+from g5kvirt.phases.follow import Follower
+from g5kvirt.phases.vmaccess import vm_access
+from g5kvirt.planning.services import ServiceMachine
+from g5kvirt.provision import broadcast, environments, netboot, tasks
+from g5kvirt.provision.bootlog import BootLog
+from g5kvirt.provision.workflow import Broadcast, Check, Order, Reboot, Target, Task, Word
+from g5kvirt.remote import Fanout, File
+
+__all__ = ["Deployer", "put_image"]
+
+IMAGES = "images"  #: below nginx's root
+
+#: Words of VMs that are about a deployment; the others (dhcp, script, …) are about their boot.
+_HEARD = {*tasks.STEPS, "minimal-system", "environment"}
+
+
+def put_image(
+    context: Context, machines: Sequence[ServiceMachine], image: environments.Image, tools: File
+) -> None:
+    """Put the image on the head of the broadcast, and the deployment tools on every HTTP server."""
+    servers = [m.host for m in machines if "http" in m.roles]
+    path = f"{netboot.WWW}/{IMAGES}/{image.sha256}"
+    agents.send(context, servers[:1], [File(image.path, path)], "image", phase="measure")
+    agents.send(context, servers, [tools], "tools", phase="measure")
+
+
+class Deployer:
+    """A `g5kvirt.provision.deployment.Driver` over the machines of a run; a context manager.
+
+    ``name`` is the deployment's id. Whatever it started (threads, streams, relays) has ended when it is left.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        stand: recall.Stand,
+        name: str,
+        vms: Sequence[VM],
+        image: environments.Image,
+        authorized_key: str,
+    ) -> None:
+        self._context = context
+        self._stand = stand
+        self._name = name
+        self._vms = vms
+        self._image = image
+        self._key = authorized_key
+        self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        self._hosts = {host.name: host for host in stand.hosts}
+        self._log = BootLog(vms)
+        self._guests = Fanout(vm_access(context, vms), window=8, tree_from=None)
+        self._plans: dict[str, broadcast.Plan] = {}
+        self._stack = ExitStack()
+        self._followers: list[Follower] = []
+
+    def __enter__(self) -> Deployer:
+        self._pool = ThreadPoolExecutor(max_workers=6)
+        self._stack.callback(self._stop_relays)
+        self._stack.callback(self._pool.shutdown, cancel_futures=True)
+        for machine in self._stand.layout.machines:
+            if "http" in machine.roles:
+                follower = Follower(self._context, machine, self._reader(machine.host))
+                self._followers.append(self._stack.enter_context(follower))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # ---- what the engine asks -----------------------------------------------------------------------
+
+    def carry_out(self, order: Order) -> None:
+        """Start it in a thread; what goes wrong becomes words about everyone it was for."""
+        match order:
+            case Reboot():
+                self._start(self._reboot, order, order.vms, order.step)
+            case Task():
+                self._start(self._task, order, order.vms, order.step)
+            case Check():
+                self._start(self._check, order, order.vms, order.step)
+            case Broadcast():
+                self._start_broadcast(order)
+
+    def hear(self, timeout: float) -> Iterable[Word]:
+        """All words there are; waits for the first, at most ``timeout`` seconds."""
+        for follower in self._followers:
+            follower.keep_alive()
+        words = []
+        try:
+            words.append(self._words.get(timeout=max(timeout, 0.001)))
+            while True:
+                words.append(self._words.get_nowait())
+        except queue.Empty:
+            return words
+
+    # ---- words ----------------------------------------------------------------------------------------
+
+    def _reader(self, machine: Host) -> Callable[[str], None]:
+        offset = self._stand.facts[machine.name].clock_offset
+
+        def read(line: str) -> None:
+            seen = self._log.read(line)
+            if seen is None or seen.step not in _HEARD:
+                return
+            attempt = None
+            if seen.deployment:
+                name, _, number = seen.deployment.rpartition(".")
+                if name != self._name or not number.isdecimal():
+                    return  # of a deployment before this one
+                attempt = int(number)
+            elif seen.step != "minimal-system":
+                return
+            self._words.put(Word(seen.vm, seen.step, seen.status, seen.t - offset, seen.reason, attempt))
+
+        return read
+
+    def _tell(self, target: Target, step: str, reason: str = "", *, turn: bool = False) -> None:
+        status: Literal["ok", "failed"] = "failed" if reason else "ok"
+        number = target.turn if turn else None
+        self._words.put(Word(target.vm.name, step, status, time.time(), reason, target.attempt, number))
+
+    def _start(
+        self, do: Callable[..., None], order: Reboot | Task | Check, vms: Sequence[Target], step: str
+    ) -> None:
+        future = self._pool.submit(do, order)
+
+        def done(ended: Future[None]) -> None:
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                for target in vms:
+                    self._tell(
+                        target, step, f"{type(error).__name__}: {error}", turn=isinstance(order, Check)
+                    )
+
+        future.add_done_callback(done)
+
+    # ---- power ----------------------------------------------------------------------------------------
+
+    def _reboot(self, order: Reboot) -> None:
+        self._switch_profiles(order)
+        if order.kind == "soft":
+            # It answers before it goes, so that a guest that is gone is told from one that refuses.
+            command = ["sh", "-c", "(sleep 1; reboot -f) >/dev/null 2>&1 & echo going"]
+            results = self._guests.run([t.vm.name for t in order.vms], command, timeout=15)
+            for target in order.vms:
+                self._tell(target, order.step, results[target.vm.name].reason)
+            return
+        action = hostagent.power("reset" if order.kind == "hard" else "cycle", [])
+        by_host: dict[Host, list[Target]] = {}
+        for target in order.vms:
+            by_host.setdefault(self._hosts[target.vm.host], []).append(target)
+        documents = {
+            host: hostagent.document({**action, "names": [t.vm.name for t in own]})
+            for host, own in by_host.items()
+        }
+        timeout = self._context.spec.timeouts.command
+        for heard in agents.ask(self._context.fanout, documents, timeout=timeout, idempotent=False):
+            answers = {a.subject: a for a in heard.answers}
+            for target in by_host[heard.host]:
+                answer = answers.get(target.vm.name)
+                reason = heard.reason or "no answer" if answer is None else answer.reason
+                self._tell(target, order.step, reason)
+
+    def _switch_profiles(self, order: Reboot) -> None:
+        """What VMs boot next, and no task that they would begin again. On their HTTP servers."""
+        for machine, own in self._by_server(order.vms):
+            scripts = [netboot.vm_script_path(t.vm) for t in own]
+            files = [tasks.task_path(t.vm.name, netboot.WWW) for t in own]
+            if order.into == "disk":
+                plan = netboot.Netboot(self._stand.layout, ())
+                disk = netboot.ipxe_script(plan, next(iter(machine.addresses.values())), profile="disk")
+                self._put(machine, [File(disk.encode(), path) for path in scripts])
+                self._remove(machine, files)
+            else:
+                self._remove(machine, [*scripts, *files])
+
+    # ---- tasks ----------------------------------------------------------------------------------------
+
+    def _task(self, order: Task) -> None:
+        variant = order.variants["BroadcastEnv"]
+        boot = "reboot" if order.variants["BootNewEnv"] == "reboot" else "kexec"
+        plan = self._plan(variant)
+        for machine, own in self._by_server(order.vms):
+            files = []
+            for target in own:
+                address = self._stand.layout.address("http", target.vm.site, target.vm.index)
+                task = environments.task(
+                    self._image,
+                    deployment=f"{self._name}.{target.attempt}",
+                    url=plan.url(self._hosts[target.vm.host]),
+                    server=f"http://{address}",
+                    authorized_keys=[self._key],
+                    boot=boot,
+                )
+                text = tasks.render(task).encode()
+                files.append(File(text, tasks.task_path(target.vm.name, netboot.WWW)))
+                if boot == "reboot":
+                    disk = netboot.ipxe_script(
+                        netboot.Netboot(self._stand.layout, ()), address, profile="disk"
+                    )
+                    files.append(File(disk.encode(), netboot.vm_script_path(target.vm)))
+            self._put(machine, files)
+
+    def _by_server(self, targets: Sequence[Target]) -> list[tuple[ServiceMachine, list[Target]]]:
+        """The HTTP servers, each with the VMs that it serves."""
+        found: dict[str, tuple[ServiceMachine, list[Target]]] = {}
+        for target in targets:
+            machine = self._stand.layout.server("http", target.vm.site, target.vm.index)
+            found.setdefault(machine.host.name, (machine, []))[1].append(target)
+        return list(found.values())
+
+    def _put(self, machine: ServiceMachine, files: Sequence[File]) -> None:
+        host = machine.host.address
+        result = self._context.fanout.put([host], files, timeout=self._context.spec.timeouts.command)[host]
+        if not result.ok:
+            raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {result.reason}")
+
+    def _remove(self, machine: ServiceMachine, paths: Sequence[str]) -> None:
+        host = machine.host.address
+        command = ["rm", "-f", "--", *paths]
+        timeout = self._context.spec.timeouts.command
+        result = self._context.fanout.run([host], command, timeout=timeout, idempotent=True)[host]
+        if not result.ok:
+            raise RuntimeError(f"{machine.host.name} did not remove the VMs' files: {result.reason}")
+
+    # ---- broadcast --------------------------------------------------------------------------------------
+
+    def _plan(self, variant: str) -> broadcast.Plan:
+        if variant not in self._plans:
+            head = next(m for m in self._stand.layout.machines if "http" in m.roles)
+            address = next(iter(head.addresses.values()))
+            used = {vm.host for vm in self._vms}
+            plan = broadcast.chain(
+                [host for host in self._stand.hosts if host.name in used],
+                broadcast.Image(self._image.sha256, self._image.size),
+                head_url=f"http://{address}:80/{IMAGES}/{self._image.sha256}",
+                head_name=head.host.name,
+                head_site=head.host.site,
+                open_at={name: str(a) for name, a in self._stand.addresses.items()},
+            )
+            self._plans[variant] = broadcast.http(plan) if variant == "http" else plan
+        return self._plans[variant]
+
+    def _start_broadcast(self, order: Broadcast) -> None:
+        plan = self._plan(order.variant)
+        wanted = set(order.hosts)
+        part = replace(plan, stops=tuple(s for s in plan.stops if s.host.name in wanted))
+        future = self._pool.submit(self._broadcast, part, order)
+
+        def done(ended: Future[None]) -> None:
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                for host in order.hosts:
+                    word = Word(host, order.step, "failed", time.time(), str(error), order.attempt)
+                    self._words.put(word)
+
+        future.add_done_callback(done)
+
+    def _broadcast(self, plan: broadcast.Plan, order: Broadcast) -> None:
+        fanout = self._context.fanout
+        told = set()
+
+        def tell(heard: broadcast.Progress) -> None:
+            if heard.ended and heard.host not in told:
+                told.add(heard.host)
+                status: Literal["ok", "failed"] = "ok" if heard.ok else "failed"
+                self._words.put(
+                    Word(heard.host, order.step, status, time.time(), heard.reason, order.attempt)
+                )
+
+        failed = broadcast.send(fanout, [stop.host for stop in plan.stops])
+        failed |= broadcast.start(fanout, plan)
+        for result in broadcast.collect(fanout, plan, timeout=900, failed=failed, on_progress=tell).values():
+            tell(result)
+
+    def _stop_relays(self) -> None:
+        for plan in self._plans.values():
+            broadcast.stop(self._context.fanout, plan)
+
+    # ---- ready --------------------------------------------------------------------------------------------
+
+    def _check(self, order: Check) -> None:
+        """Ready is who answers ssh with this deployment's identity, from its disk."""
+        names = [target.vm.name for target in order.vms]
+        results = self._guests.run(names, ["sh", "-c", tasks.READY_COMMAND], timeout=20, idempotent=True)
+        for target in order.vms:
+            result = results[target.vm.name]
+            reason = result.reason or self._not_ready(result.text)
+            self._tell(target, order.step, reason, turn=True)
+
+    def _not_ready(self, said: str) -> str:
+        identity = tasks.read_ready(said)
+        if identity is None:
+            return "it answers ssh, but not as a deployed environment"
+        if identity.deployment.rpartition(".")[0] != self._name or identity.sha256 != self._image.sha256:
+            return f"it runs another deployment, {identity.deployment} of {identity.environment}"
+        if not identity.root.startswith("/dev/vd"):
+            return f"its root is {identity.root}, not the disk"
+        return ""
