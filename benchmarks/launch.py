@@ -8,9 +8,7 @@ their own CPU seconds spread over all cores set. The last lines are JSON, one a 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -19,23 +17,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import say
+
 from g5kvirt import Experiment, Spec, hostagent
 from g5kvirt.errors import G5kvirtError
 from g5kvirt.phases import recall
 from g5kvirt.testbeds.local import lifecycle
 
-#: What, hosts a site, VMs, bound on the control plane in seconds (None: not measured here).
+#: What, hosts a site, VMs, bound on the control plane in seconds.
 CASES = (
     ("10 VMs on 1 host started", {"nancy": 1}, 10, 0.5),
     ("4 × 4 VMs on 4 hosts started", {"nancy": 2, "rennes": 2}, 16, 1.0),
 )
 NETBOOT = ("8 VMs netbooted", {"nancy": 2, "rennes": 2}, 8, 1.25)
-
-
-def machine() -> str:
-    """The machine in a few words."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, {platform.machine()}"
 
 
 def experiment(sites: dict[str, int], vms: int, testbed: str, runs: str) -> Experiment:
@@ -86,7 +80,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="runs of each case; the median counts")
     parser.add_argument("--name", default="benchmark")
     arguments = parser.parse_args()
-    figures: list[dict[str, object]] = []
+    figures: list[tuple[str, float, float]] = []
     try:
         lifecycle.up(arguments.name, progress=lambda what, seconds: print(f"  {what}: {seconds:.1f} s"))
         with tempfile.TemporaryDirectory() as runs:
@@ -95,9 +89,7 @@ def main() -> int:
                 for run in range(arguments.runs):
                     seconds.append(measure(sites, vms, arguments.name, runs)[0])
                     print(f"{name}, run {run + 1}: {seconds[-1]:.2f} s", flush=True)
-                figures.append(
-                    {"name": name, "value": round(statistics.median(seconds), 3), "unit": "s", "bound": bound}
-                )
+                figures.append((name, statistics.median(seconds), bound))
             name, sites, vms, limit = NETBOOT
             cores = len(os.sched_getaffinity(0))
             ratios = []
@@ -110,19 +102,14 @@ def main() -> int:
                     flush=True,
                 )
             _, wall, cpu = statistics.median_low(ratios)
-            ideal = limit * cpu / cores
-            figures.append({"name": name, "value": round(wall, 2), "unit": "s", "bound": round(ideal, 2)})
+            figures.append((name, wall, limit * cpu / cores))
     except G5kvirtError as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return error.exit_code
     finally:
         lifecycle.down(arguments.name)
-    missed = False
-    for figure in figures:
-        ratio = float(str(figure["value"])) / float(str(figure["bound"]))
-        missed |= ratio > 1
-        print(json.dumps({**figure, "ratio": round(ratio, 3), "machine": machine()}))
-    return int(missed)
+    kept = [say(name, value, "s", bound) for name, value, bound in figures]
+    return int(not all(kept))
 
 
 if __name__ == "__main__":

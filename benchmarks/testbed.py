@@ -7,15 +7,14 @@ of the runs counts. The last lines are JSON, one a figure.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import say
 
 from g5kvirt.errors import G5kvirtError
 from g5kvirt.testbeds.local import layers, lifecycle
@@ -25,12 +24,6 @@ UP_BOUND = 5.0  # seconds
 DOWN_BOUND = 3.0
 SITES = ("nancy", "rennes", "lyon")
 NODES = 5  # of a site: four hosts and a service machine
-
-
-def machine() -> str:
-    """The machine in a few words."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, {platform.machine()}"
 
 
 def main() -> int:
@@ -58,20 +51,11 @@ def main() -> int:
         print(f"testbed.py: {error}", file=sys.stderr)
         return error.exit_code
     what = f"{len(SITES)} sites × {NODES - 1} hosts and a service machine"
-    missed = False
-    for name, values, bound in (("up", ups, UP_BOUND), ("down", downs, DOWN_BOUND)):
-        value = statistics.median(values)
-        missed |= value > bound
-        figure = {
-            "name": f"local testbed {name}, {what}",
-            "value": round(value, 3),
-            "unit": "s",
-            "bound": bound,
-            "ratio": round(value / bound, 3),
-            "machine": machine(),
-        }
-        print(json.dumps(figure, ensure_ascii=False))
-    return int(missed)
+    figures = (("up", ups, UP_BOUND), ("down", downs, DOWN_BOUND))
+    kept = [
+        say(f"local testbed {word}, {what}", statistics.median(v), "s", bound) for word, v, bound in figures
+    ]
+    return int(not all(kept))
 
 
 if __name__ == "__main__":

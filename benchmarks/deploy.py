@@ -1,0 +1,59 @@
+"""How close a deployment comes to what the CPU allows: ``python benchmarks/deploy.py`` as root.
+
+16 VMs on a local testbed of its own, `mini` deployed on all of them: the wall clock of the deployment against
+1.2 × (the CPU seconds of their QEMU processes meanwhile / cores). The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import say
+from launch import cpu_seconds
+
+from g5kvirt import Experiment, Spec
+from g5kvirt.errors import G5kvirtError
+from g5kvirt.testbeds.local import lifecycle
+
+BOUND = 1.2
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vms", type=int, default=16)
+    parser.add_argument("--name", default="benchmark")
+    arguments = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    spec = Spec(sites={"nancy": 2, "rennes": 2}, vms=arguments.vms)
+    try:
+        lifecycle.up(arguments.name)
+        with (
+            tempfile.TemporaryDirectory() as runs,
+            Experiment(spec, testbed=f"local:{arguments.name}", runs=runs) as exp,
+        ):
+            for step in ("reserve", "deploy", "configure", "place", "launch"):
+                getattr(exp, step)()
+            before = cpu_seconds(exp)
+            result = exp.measure(environment="mini")
+            cpu = cpu_seconds(exp) - before  # QEMU goes on through kexec and resets: nothing is lost
+            print(result)
+            wall = float(result.deployments["duration"].iloc[-1])
+            assert result.summary.deployed == arguments.vms, result.summary.reasons
+    except G5kvirtError as error:
+        print(f"deploy.py: {error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        lifecycle.down(arguments.name)
+    print(f"{wall:.1f} s, {cpu:.1f} CPU s on {cores} cores: {wall / (cpu / cores):.2f} × (bound {BOUND})")
+    return int(not say(f"{arguments.vms} VMs deployed with mini", wall, "s", BOUND * cpu / cores))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
