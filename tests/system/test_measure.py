@@ -106,6 +106,7 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
     assert tables.summary().failed == 0
 
 
+@pytest.mark.slow
 def test_a_vm_killed_in_each_macro_step_and_the_others_finish(slow: State, tmp_path: Path) -> None:
     script = RUN % ('vms=6, windows={"boot": 6}', 'exp.measure(environment="mini", sizes=[6])')
     process = start(script, slow, tmp_path)
