@@ -186,15 +186,18 @@ class Deployer:
     def _switch_profiles(self, order: Reboot) -> None:
         """What VMs boot next, and no task that they would begin again. On their HTTP servers."""
         for machine, own in self._by_server(order.vms):
-            scripts = [netboot.vm_script_path(t.vm) for t in own]
             files = [tasks.task_path(t.vm.name, netboot.WWW) for t in own]
             if order.into == "disk":
-                plan = netboot.Netboot(self._stand.layout, ())
-                disk = netboot.ipxe_script(plan, next(iter(machine.addresses.values())), profile="disk")
-                self._put(machine, [File(disk.encode(), path) for path in scripts])
+                self._put(machine, [self._from_disk(target.vm) for target in own])
                 self._remove(machine, files)
             else:
-                self._remove(machine, [*scripts, *files])
+                self._remove(machine, [*(netboot.vm_script_path(t.vm) for t in own), *files])
+
+    def _from_disk(self, vm: VM) -> File:
+        """The VM's own iPXE script with which it boots what is on its disk."""
+        address = self._stand.layout.address("http", vm.site, vm.index)
+        script = netboot.ipxe_script(netboot.Netboot(self._stand.layout, ()), address, profile="disk")
+        return File(script.encode(), netboot.vm_script_path(vm))
 
     # ---- tasks ----------------------------------------------------------------------------------------
 
@@ -217,10 +220,7 @@ class Deployer:
                 text = tasks.render(task).encode()
                 files.append(File(text, tasks.task_path(target.vm.name, netboot.WWW)))
                 if boot == "reboot":
-                    disk = netboot.ipxe_script(
-                        netboot.Netboot(self._stand.layout, ()), address, profile="disk"
-                    )
-                    files.append(File(disk.encode(), netboot.vm_script_path(target.vm)))
+                    files.append(self._from_disk(target.vm))
             self._put(machine, files)
 
     def _by_server(self, targets: Sequence[Target]) -> list[tuple[ServiceMachine, list[Target]]]:
