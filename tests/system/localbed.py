@@ -89,7 +89,8 @@ class Job:
         return word in on(self.state, self.frontend, f"oarstat -sj {self.id}")
 
     def __enter__(self) -> Job:
-        wait(lambda: self.state_is("Running"))
+        # An Almighty that missed the submission, because it was being restarted, looks again after a minute.
+        wait(lambda: self.state_is("Running"), timeout=150)
         return self
 
     def __exit__(self, *_: object) -> None:
