@@ -90,7 +90,11 @@ class Job:
 
     def __enter__(self) -> Job:
         # An Almighty that missed the submission, because it was being restarted, looks again after a minute.
-        wait(lambda: self.state_is("Running"), timeout=150)
+        try:
+            wait(lambda: self.state_is("Running"), timeout=150)
+        except AssertionError as error:
+            seen = f"oarstat -fj {self.id}; oarnodes -s; tail -n 40 /var/log/oar.log"
+            raise AssertionError(ssh(self.state, self.frontend, seen).stdout) from error
         return self
 
     def __exit__(self, *_: object) -> None:
