@@ -12,9 +12,12 @@ from there by sendfile(2) to everybody who asks: successors and VMs. So a host t
 successors one more request to the next predecessor alive, any HTTP server that knows ranges can be the head,
 and a relay that was killed goes on where its file ends.
 
-A predecessor that sends nothing for `silence` seconds is asked with a HEAD request on a connection of its
-own. If it answers, it lives and lacks data itself: its successors wait, and only the one behind the lost host
-moves on. If it does not within `answer` seconds, it is skipped; it is taken again later if it comes back.
+A predecessor that pauses for longer than is usual for its bytes (30 ms at the least, `silence` at the most)
+is asked with a HEAD request on a connection of its own. If it answers, it lives and lacks data itself: its
+successors wait, and only the one behind the lost host moves on. If its kernel does not even take the
+connection within 40 ms (or four times what it took before), the next predecessor is asked for the file, and
+whoever sends first wins; a kernel that answers for a relay that does not has `answer` seconds. So a lost host
+is passed by at once, and a busy one is not taken for lost. It is taken again later if it comes back.
 
 The job is one JSON object; see `DEFAULTS` for what may be left out::
 
@@ -30,7 +33,7 @@ seconds, sizes bytes.
 from __future__ import annotations
 
 # pathlib and contextlib are left out: they would cost every start their import
-# ruff: noqa: PTH103, PTH105, PTH107, PTH110, PTH118, PTH123, SIM105
+# ruff: noqa: PTH103, PTH105, PTH107, PTH110, PTH116, PTH118, PTH123, SIM105
 import errno
 import hashlib
 import hmac
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 DEFAULTS: Record = {
-    "silence": 0.4,  #: without a byte, before a predecessor is asked whether it lives
+    "silence": 0.4,  #: without a byte, after which a predecessor is asked whether it lives, at the latest
     "answer": 0.6,  #: that a predecessor has for its answer, and for a connection
     "grace": 5.0,  #: after our start, in which a predecessor that refuses may still be starting
     "patience": 30.0,  #: without a byte and without a predecessor alive, before we give up
@@ -60,13 +63,17 @@ DEFAULTS: Record = {
     "idle": 300.0,  #: after which somebody who takes nothing of what is there is put out
 }
 CHUNK = 256 << 10  #: bytes read at once; small enough for the processor's cache
-WAKE = (
-    0.001  #: seconds' worth of bytes that must have come before we are woken: each hop of a chain adds them
-)
+#: Seconds' worth of bytes that must have come before we are woken: each hop of a chain adds them.
+WAKE = 0.001
 LEAST = 16 << 10  #: bytes for which we are woken at the least: a wake-up costs more than a copy
-TICK = 0.1  #: seconds between two looks at the clock
+STALL = 0.03  #: seconds without a byte before a predecessor is doubted, at the least; to ask it costs little
+KNOCK = 0.04  #: seconds that a predecessor's kernel has to take a connection, at the least
+HALF = 0.25  #: seconds after which half of an unusual pause is forgotten
+GRAIN = 0.005  #: seconds between two looks at the clock while the file is coming
+TICK = 0.1  #: and otherwise
 BURST = 4 << 20  #: bytes for one successor or VM before the others have their turn
 CONNECTIONS = 1024  #: at once
+PRIORITY = -10  #: of ours among processes; that of VMs is 0
 GONE = 10.0  #: seconds that a supervisor may take to start a killed relay again
 HEADER = 8 << 10  #: bytes of a request or an answer before its body
 REQUEST = re.compile(rb"(GET|HEAD) (?:http://[^/ ]+)?/([^ ]*) HTTP/1\.[01]\r\n", re.ASCII)
@@ -137,6 +144,12 @@ class Image:
         """The checker has something to say: the sum, or that it ended without one."""
         self.sum = os.read(self.result, 64).decode("ascii") or "unknown: the checking process was ended"
 
+    def forget(self) -> None:
+        """Give the room on the RAM disk back: the file will not be whole."""
+        os.kill(self.checker, signal.SIGKILL)
+        os.ftruncate(self.fd, 0)
+        self.have = 0
+
     def close(self, remove: bool) -> None:
         """Close, and remove the file unless it was somebody else's."""
         try:
@@ -145,12 +158,14 @@ class Image:
         except (ProcessLookupError, ChildProcessError):
             pass
         os.close(self.result)
-        os.close(self.fd)
         if remove and not self.source:
             try:
-                os.remove(self.path)
+                ours = os.path.samestat(os.stat(self.path), os.fstat(self.fd))
+                if ours:  # and has not been replaced meanwhile by a broadcast of another kind
+                    os.remove(self.path)
             except FileNotFoundError:
                 pass
+        os.close(self.fd)
 
     def _fork(self) -> tuple[int, int]:
         """The checker: a process that hashes what is there and waits for more, and the pipe it answers by.
@@ -185,6 +200,22 @@ def schedule(pid: int, policy: int) -> None:
     try:
         os.sched_setscheduler(pid, policy, os.sched_param(0))
     except OSError:
+        pass
+
+
+def prefer() -> None:
+    """Be scheduled before VMs, if that is allowed here: while they boot they take every processor, and what
+    they wait for is what we bring.
+
+    Many kernels first divide a processor's time among sessions, and only then heed priorities within each: a
+    session of our own (the supervisor has given us one) is preferred as a whole.
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+        if os.getsid(0) == os.getpid():
+            with open("/proc/self/autogroup", "w", encoding="ascii") as file:
+                file.write(str(PRIORITY))
+    except OSError:  # we are not root, or the kernel knows no such thing
         pass
 
 
@@ -340,18 +371,27 @@ class Peer:
         self.host = str(record["host"])
         self.address, self.port, self.path = found.group(1).strip("[]"), int(found.group(2)), found.group(3)
         self.seen = False  # it has answered once
+        self.took = 0.0  # the least time that a connection to it has taken
         self.fails = 0
         self.again = 0.0  # not before this time
         self.why = ""
 
+    def rest(self, now: float) -> None:
+        """It is of no use now: leave it for a while, each time for longer."""
+        self.fails += 1
+        self.again = now + min(8.0, 0.25 * 2**self.fails)
+
 
 class Ask:
-    """One request of ours to a predecessor: a connection that never blocks, and the header of its answer."""
+    """One request of ours to a predecessor: a connection that never blocks, and the header of its answer.
+
+    Raises OSError if not even a connection can be begun.
+    """
 
     def __init__(self, relay: Relay, peer: Peer, method: str, at: int, told: Callable[[Ask], object]) -> None:
         self.relay, self.peer, self.told = relay, peer, told
         self.code, self.header, self.rest = 0, b"", b""
-        self.began = relay.now
+        self.began, self.connected = relay.now, False
         self.error = ""
         family, kind, proto, _, where = socket.getaddrinfo(peer.address, peer.port, 0, socket.SOCK_STREAM)[0]
         self.sock = socket.socket(family, kind, proto)
@@ -366,6 +406,11 @@ class Ask:
             raise OSError(code, os.strerror(code))
         relay.selector.register(self.sock, selectors.EVENT_WRITE, self.ready)
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was put."""
+        return self.relay.now - self.began
+
     def ready(self, mask: int) -> None:
         """Connected, or something of the answer is here."""
         try:
@@ -373,6 +418,8 @@ class Ask:
                 code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     raise OSError(code, os.strerror(code))
+                self.connected = True
+                self.peer.took = min(self.peer.took or self.age, self.age)
                 self.sock.send(self.request)  # far smaller than a fresh connection's buffer
                 self.relay.selector.modify(self.sock, selectors.EVENT_READ, self.ready)
                 return
@@ -416,6 +463,363 @@ def words(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
+# ------------------------------------------------------------------------------------- taking the file
+class Flow:
+    """How bytes come: when the last ones did, how fast, and how long the pauses between them usually are."""
+
+    def __init__(self, now: float, pause: float) -> None:
+        self.last = now  #: when bytes came last, or a connection for them began
+        self.first: float | None = None  #: when the very first ones came
+        self.count = 0
+        self.pause = pause  #: the longest usual one: it forgets half of what it knows every `HALF` seconds
+        self.fresh = True  # a new connection: the time before its first byte is no pause
+        self.heard = now  # when bytes came last
+        self.outage = 0.0  #: the longest time from the last byte of one connection to the first of the next
+
+    def begin(self, now: float) -> None:
+        """A new connection for the bytes."""
+        self.last, self.fresh = now, True
+
+    def came(self, now: float, count: int) -> None:
+        """Bytes are here."""
+        if self.first is None:
+            self.first = now
+        elif self.fresh:
+            self.outage = max(self.outage, now - self.heard)
+        gap = 0.0 if self.fresh else now - self.last
+        self.pause = max(gap, self.pause * 0.5 ** (gap / HALF))
+        self.last, self.heard, self.fresh = now, now, False
+        self.count += count
+
+    def stall(self, silence: float) -> float:
+        """Seconds without a byte that are not usual here."""
+        return min(silence, max(STALL, 2 * self.pause))
+
+    def lowat(self, left: int) -> int:
+        """Bytes to be woken for: a millisecond's worth of them, as they come, or the last ones."""
+        rate = self.count / max(self.last - self.first, 0.01) if self.first is not None else 0.0
+        return min(left, CHUNK, max(LEAST, int(rate * WAKE)))
+
+
+def verdict(
+    quiet: float, stall: float, asked: float | None, connected: bool, knock: float, answer: float
+) -> str:
+    """What to do about a predecessor from which nothing has come for ``quiet`` seconds.
+
+    ``stall``: how long that is usual; ``asked``: seconds since it was asked whether it lives, None if it has
+    not been; ``connected``: its kernel took the connection for that; ``knock`` and ``answer``: seconds that
+    its kernel and its relay have. Gives "wait", "ask", "pass" (ask the next for the file, and take it from
+    whoever is first) or "leave".
+    """
+    if quiet <= stall:
+        return "wait"
+    if asked is None:
+        return "ask"
+    if asked > answer:
+        return "leave"
+    return "pass" if asked > knock and not connected else "wait"
+
+
+class Fetch:
+    """Taking the file from those before us: whom to ask, when to doubt them, when to leave them."""
+
+    def __init__(self, relay: Relay, records: list[Record]) -> None:
+        self.relay = relay
+        self.peers = [Peer(record) for record in records]
+        self.asks: list[Ask] = []  # for the file; several while those that do not answer are passed by
+        self.probe: Ask | None = None  # whether the one that we take from lives
+        self.scout: Ask | None = None  # whether somebody nearer is back
+        self.scouted = relay.now
+        self.doubt = 0.0  # not before so many seconds without a byte is it asked again
+        self.stream: socket.socket | None = None
+        self.peer: Peer | None = None  # from whom we take
+        self.sign = relay.now  # when there was a sign of life of anybody before us
+        self.flow = Flow(relay.now, relay.limits["silence"] / 2)
+        self.took: list[str] = []
+        self.skipped: list[str] = []
+        self.buffer = memoryview(bytearray(CHUNK))
+        self.lowat = 1
+
+    def tick(self) -> None:
+        """What has to be done as time goes by."""
+        if self.stream is not None:
+            self.attend()
+        for ask in [a for a in self.asks if a.age > self.relay.limits["answer"]]:
+            self.abandon(ask, f"no answer within {self.relay.limits['answer']:g} s")
+        if self.stream is None and not self.asks:
+            if self.relay.now - self.sign > self.relay.limits["patience"] or not self.peers:
+                self.relay.fail(self.nobody())
+            else:
+                self.choose()
+        elif self.asks and not self.asks[-1].connected and self.asks[-1].age > self.knock(self.asks[-1].peer):
+            self.choose()
+
+    def close(self) -> None:
+        """End every connection of ours."""
+        self.drop()
+        for ask in (*self.asks, self.probe, self.scout):
+            if ask:
+                ask.abandon()
+        self.asks, self.probe, self.scout = [], None, None
+
+    # ---- asking for it
+    def knock(self, peer: Peer) -> float:
+        """Seconds that a predecessor's kernel has to take a connection before the next one is asked, too.
+
+        A kernel answers even where its processes wait for a processor. As long as nothing has come, all may
+        be starting, and the nearest is worth waiting for.
+        """
+        answer = float(self.relay.limits["answer"])
+        return answer if self.flow.first is None else min(answer, max(KNOCK, 4 * peer.took))
+
+    def choose(self) -> None:
+        """Ask the nearest predecessor that may be asked now and is not being asked already."""
+        busy = [ask.peer for ask in self.asks]
+        if self.stream is not None and self.peer is not None:
+            busy.append(self.peer)
+        for peer in self.peers:
+            if peer.again <= self.relay.now and peer not in busy and self.ask_file(peer):
+                return
+
+    def ask_file(self, peer: Peer) -> bool:
+        """Ask a predecessor for what we lack; False if not even that is possible."""
+        try:
+            self.asks.append(Ask(self.relay, peer, "GET", self.relay.image.have, self.answered))
+        except TROUBLE as error:
+            self.bad(peer, words(error))
+            return False
+        return True
+
+    def abandon(self, ask: Ask, why: str = "") -> None:
+        """Take a request back; with a reason if that is its predecessor's fault."""
+        self.asks.remove(ask)
+        ask.abandon()
+        if why:
+            self.bad(ask.peer, why)
+
+    def bad(self, peer: Peer, why: str) -> None:
+        """A predecessor does not answer, or not as it should: leave it for a while.
+
+        One that refuses while all are starting is only tried again, without looking further.
+        """
+        now, peer.why = self.relay.now, why
+        young = self.relay.began + self.relay.limits["grace"]
+        if not peer.seen and now < young and "refused" in why:
+            peer.again = now + 0.05
+            for other in self.peers:
+                if other is not peer:
+                    other.again = max(other.again, min(now + 0.06, young))
+            return
+        peer.rest(now)
+        if peer.host not in self.skipped:
+            self.skipped.append(peer.host)
+
+    def answered(self, ask: Ask) -> None:
+        """The header of an answer to a request for the file is here, or an error."""
+        self.asks.remove(ask)
+        peer, relay = ask.peer, self.relay
+        if not ask.error:
+            try:
+                if ask.code not in (200, 206):
+                    raise ValueError(f"it answers {ask.code}")
+                if first_of(ask.code, ask.header, relay.image.size) != relay.image.have:
+                    raise ValueError("it knows no ranges")
+            except ValueError as error:
+                ask.error = words(error)
+                ask.sock.close()
+        if ask.error:
+            reason = field(ask.header, b"X-Reason").decode("utf-8", "replace")
+            if reason and peer is self.peers[-1]:  # the head itself will never have it
+                relay.fail(f"{peer.host} has given it up: {reason}"[:600])
+            else:
+                self.bad(peer, ask.error)
+            return
+        for other in list(self.asks):
+            slow = not other.connected and other.age > self.knock(other.peer)
+            self.abandon(other, f"no connection within {other.age:.2f} s" if slow else "")
+        if self.stream is not None and self.peer is not None:
+            self.leave(f"silent for {relay.now - self.flow.last:.2f} s")
+        self.adopt(ask)
+
+    def adopt(self, ask: Ask) -> None:
+        """Take the file from this predecessor from now on."""
+        relay, peer = self.relay, ask.peer
+        peer.seen = True
+        if self.peer is not peer:
+            self.took.append(peer.host)
+        self.peer, self.stream, self.sign, self.lowat, self.doubt = peer, ask.sock, relay.now, 1, 0.0
+        self.flow.begin(relay.now)
+        if relay.state == "waiting":
+            relay.state = "receiving"
+        relay.selector.register(self.stream, selectors.EVENT_READ, self.receive)
+        self.take(memoryview(ask.rest))
+
+    # ---- taking it
+    def receive(self, _: int = 0) -> None:
+        """Bytes are here: append them and hand them on."""
+        if self.stream is None:
+            return
+        try:
+            got = self.stream.recv_into(self.buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lost(words(error))
+            return
+        if got:
+            self.take(self.buffer[:got])
+        else:
+            self.lost("it closed the connection in the middle")
+
+    def take(self, data: memoryview) -> None:
+        """Append; hand on; see whether that was all."""
+        image, relay = self.relay.image, self.relay
+        if data:
+            if image.have + len(data) > image.size:
+                self.lost("it sends more than the file has")
+                return
+            try:
+                image.append(data)
+            except OSError as error:
+                image.forget()  # what else is on the RAM disk needs the room
+                relay.fail(f"the RAM disk takes no more: {words(error)}")
+                return
+            self.sign, self.doubt = relay.now, 0.0
+            self.flow.came(relay.now, len(data))
+            self.believe()
+            relay.hand_on()
+        left = image.size - image.have
+        if not left:
+            self.close()
+            relay.complete()
+        elif self.stream is not None:
+            lowat = self.flow.lowat(left)
+            if lowat == left or not 0.7 < lowat / self.lowat < 1.4:
+                self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowat)
+                self.lowat = lowat
+
+    def believe(self) -> None:
+        """Whom we take from lives after all: what was asked in doubt is answered."""
+        if self.probe:
+            self.probe.abandon()
+            self.probe = None
+        for ask in list(self.asks):
+            self.abandon(ask)
+
+    def drop(self) -> None:
+        """End the connection that we take from."""
+        if self.probe:
+            self.probe.abandon()
+            self.probe = None
+        if self.stream is not None:
+            self.relay.selector.unregister(self.stream)
+            self.stream.close()
+            self.stream = None
+
+    def leave(self, why: str) -> None:
+        """The predecessor that we took from is of no use now."""
+        self.drop()
+        if self.peer:
+            self.bad(self.peer, why)
+
+    def lost(self, why: str) -> None:
+        """The same; go on with the next at once."""
+        self.leave(why)
+        if not self.asks:
+            self.choose()
+
+    # ---- doubting whom we take it from
+    def attend(self) -> None:
+        """Watch the connection that we take from: is it silent, is somebody nearer back?"""
+        limits, now = self.relay.limits, self.relay.now
+        stall = self.flow.stall(limits["silence"])
+        if now - self.flow.last > stall:  # fewer bytes than we are woken for may be lying there
+            self.receive()
+        if self.stream is None or self.peer is None:
+            return
+        quiet, probe = now - self.flow.last, self.probe
+        # Whoever has nobody else to ask has no use for haste: many may be asking the same one.
+        answer = limits["answer"] * (1 if len(self.peers) > 1 else 5)
+        asked, connected = (probe.age, probe.connected) if probe else (None, False)
+        word = verdict(quiet, max(stall, self.doubt), asked, connected, self.knock(self.peer), answer)
+        if word == "ask":
+            self.probe = self.ask_life(self.peer, self.probed)
+        elif word == "pass" and not self.asks:
+            self.choose()
+        elif word == "leave":
+            self.lost(f"silent for {quiet:.1f} s")
+        elif self.scout:
+            if self.scout.age > limits["answer"]:
+                self.scout.abandon()
+                self.scout.peer.rest(now)
+                self.scout = None
+        elif self.peer is not self.peers[0] and now - self.scouted > 1.0:
+            self.scouted = now
+            nearer = self.peers[: self.peers.index(self.peer)]
+            back = [p for p in nearer if p.again <= now]
+            if back:
+                self.scout = self.ask_life(back[0], self.returned)
+
+    def ask_life(self, peer: Peer, told: Callable[[Ask], object]) -> Ask | None:
+        """Ask a predecessor, beside the data, whether it lives and how much it has."""
+        try:
+            return Ask(self.relay, peer, "HEAD", 0, told)
+        except TROUBLE as error:
+            if peer is self.peer:
+                self.lost(words(error))
+            else:
+                peer.rest(self.relay.now)
+            return None
+
+    def alive(self, ask: Ask) -> int | None:
+        """How much a predecessor has, by its answer; None if that was none."""
+        if not ask.error:
+            ask.sock.close()
+            if ask.code != 200:
+                ask.error = f"it answers {ask.code}"
+        if ask.error:
+            return None
+        ask.peer.seen, self.sign = True, self.relay.now
+        have = field(ask.header, b"X-Have")
+        return int(have) if have.isdigit() else self.relay.image.size
+
+    def probed(self, ask: Ask) -> None:
+        """The predecessor that we take from has said that it lives, or has not."""
+        self.probe = None
+        have, quiet, silence = self.alive(ask), self.relay.now - self.flow.last, self.relay.limits["silence"]
+        if quiet <= self.flow.stall(silence):
+            return
+        if have is None:
+            self.lost(ask.error)
+        elif have > self.relay.image.have and quiet > 2 * silence:
+            self.lost(f"it lives but has sent nothing for {quiet:.1f} s")
+        else:  # it lacks data itself: only the one behind the break moves on
+            self.doubt = min(1.5 * quiet, quiet + 1.0)
+            self.believe()
+
+    def returned(self, ask: Ask) -> None:
+        """A nearer predecessor has said that it is back, or has not.
+
+        If it is not behind us, we take from it, so that each link is used once again.
+        """
+        self.scout = None
+        have = self.alive(ask)
+        if have is None:
+            ask.peer.rest(self.relay.now)
+        elif have >= self.relay.image.have and self.stream is not None and not self.asks:
+            self.drop()
+            self.ask_file(ask.peer)
+
+    def nobody(self) -> str:
+        """Why nobody gives us the file, by the nearest and the farthest of those before us."""
+        if not self.peers:
+            return "there is nobody before this host and no source"
+        told = {p.host: p.why or "not asked" for p in (self.peers[0], self.peers[-1])}
+        said = "; ".join(f"{host}: {why}" for host, why in told.items())
+        patience = f"{self.relay.limits['patience']:g} s"
+        return f"none of the {len(self.peers)} before this host gave it within {patience} ({said})"
+
+
 # -------------------------------------------------------------------------------------------- the relay
 class Relay:
     """Everything together: one thread that waits for the network, and a process of its own that checks."""
@@ -430,31 +834,20 @@ class Relay:
         self.selector = selectors.DefaultSelector()
         self.clients: set[Client] = set()
         self.listeners: list[socket.socket] = []
-        self.peers = [Peer(record) for record in job.get("before", [])]
+        self.fetch = Fetch(self, job.get("before", []))
         self.image = Image(job)
         self.resumed = self.image.have  # found here from a life before
         self.state, self.reason = "waiting", ""
-        self.asking: Ask | None = None  # for the file
-        self.probe: Ask | None = None  # whether somebody lives
-        self.stream: socket.socket | None = None
-        self.peer: Peer | None = None  # from whom we take
-        self.last = self.now  # when a byte came last
-        self.sign = self.now  # when there was a sign of life of anybody before us
-        self.first: float | None = None
         self.arrived: float | None = None
-        self.switches: list[str] = []
-        self.skipped: list[str] = []
-        self.buffer = memoryview(bytearray(CHUNK))
-        self.lowat = 1
-        self.ending = False
         self.over: float | None = None
+        self.ending = False
         self.reported = 0.0
-        self.returned = self.now
         self.wake = os.pipe()
 
     # ------------------------------------------------------------------------------------ life and death
     def run(self) -> int:
         """Do the job; 0 if the file came and is right."""
+        prefer()
         os.set_blocking(self.wake[0], False)
         os.set_blocking(self.wake[1], False)
         signal.set_wakeup_fd(self.wake[1])
@@ -465,19 +858,35 @@ class Relay:
         try:
             self.listen()
             self.report()
+            self.begin()
             ticked = 0.0
             while not self.ending:
-                for key, mask in self.selector.select(TICK):
+                events = self.selector.select(GRAIN if self.arrived is None else TICK)
+                self.now = time.monotonic()
+                for key, mask in events:
                     now = self.selector.get_map().get(key.fd)
                     if now is not None and now.data == key.data:  # else one before it has closed it
                         key.data(mask)
-                self.now = time.monotonic()
+                # All that has come is heard before anybody is judged by the clock, however late we are.
+                if self.over is None and self.arrived is None:
+                    self.fetch.tick()
                 if self.now - ticked > TICK / 2:
                     ticked = self.now
                     self.tick()
         finally:
             self.close()
         return 0 if self.state == "ok" else 1
+
+    def begin(self) -> None:
+        """See whether there is something to do, and room for it."""
+        lacking = self.image.size - self.image.have
+        if not lacking:
+            self.complete()
+            return
+        disk = os.fstatvfs(self.image.fd)
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and free < lacking:
+            self.fail(f"the RAM disk has {free} bytes left, and {lacking} are to come")
 
     def close(self) -> None:
         """Leave nothing behind: connections, the file, the state."""
@@ -486,10 +895,7 @@ class Relay:
             client.close()
         for listener in self.listeners:
             listener.close()
-        self.drop()
-        for ask in (self.asking, self.probe):
-            if ask:
-                ask.abandon()
+        self.fetch.close()
         self.image.close(remove=bool(self.job.get("remove", True)))
         self.selector.close()
         if self.state_file and self.job.get("remove", True) and os.path.exists(self.state_file):
@@ -546,257 +952,42 @@ class Relay:
 
         return accept
 
+    # -------------------------------------------------------------------------------------------- the file
+    def hand_on(self) -> None:
+        """There is more: those who have taken all that there was get it at once."""
+        for client in list(self.clients):
+            if client.streaming and client.mask == selectors.EVENT_READ and client.at < client.end:
+                client.ready(selectors.EVENT_WRITE)
+
+    def complete(self) -> None:
+        """The last byte is here."""
+        self.arrived = time.monotonic()
+        self.image.hurry()
+        self.state = "received"
+        self.report()
+
     def checked(self, _: int) -> None:
-        """The sum is known."""
+        """The sum is known, or will not be."""
         self.selector.unregister(self.image.result)
         self.image.checked()
-        self.progress()
-
-    # ------------------------------------------------------------------------------------- taking the file
-    def choose(self) -> None:
-        """Ask the nearest predecessor that may be asked now."""
-        for peer in self.peers:
-            if peer.again <= self.now and self.ask_file(peer):
-                return
-
-    def ask_file(self, peer: Peer) -> bool:
-        """Ask a predecessor for what we lack; False if not even that is possible."""
-        try:
-            self.asking = Ask(self, peer, "GET", self.image.have, self.answered)
-        except TROUBLE as error:
-            self.bad(peer, words(error))
-            return False
-        return True
-
-    def bad(self, peer: Peer, why: str) -> None:
-        """A predecessor does not answer, or not as it should: leave it for a while, each time for longer.
-
-        One that refuses while all are starting is only tried again, without looking further.
-        """
-        peer.why = why
-        starting = not peer.seen and self.now - self.began < self.limits["grace"]
-        if starting and "refused" in why:
-            peer.again = self.now + 0.05
-            for other in self.peers:
-                if other is not peer:
-                    other.again = max(other.again, min(self.now + 0.06, self.began + self.limits["grace"]))
+        if self.over is not None:
             return
-        peer.fails += 1
-        peer.again = self.now + min(8.0, 0.25 * 2**peer.fails)
-        if peer.host not in self.skipped:
-            self.skipped.append(peer.host)
+        self.state = "ok"
+        if self.image.sum != self.image.sha256:
+            self.fail(f"its SHA-256 is {self.image.sum}", cut=self.image.have < self.image.size)
+        else:
+            self.settle()
 
-    def answered(self, ask: Ask) -> None:
-        """The header of an answer to our request for the file is here, or an error."""
-        self.asking, peer = None, ask.peer
-        if not ask.error:
-            try:
-                if ask.code not in (200, 206):
-                    raise ValueError(f"it answers {ask.code}")
-                if first_of(ask.code, ask.header, self.image.size) != self.image.have:
-                    raise ValueError("it knows no ranges")
-            except ValueError as error:
-                ask.error = words(error)
-                ask.sock.close()
-        if ask.error:
-            reason = field(ask.header, b"X-Reason").decode("utf-8", "replace")
-            if reason and peer is self.peers[-1]:  # the head itself will never have it
-                self.fail(f"{peer.host} has given it up: {reason}"[:600])
-            else:
-                self.bad(peer, ask.error)
-            return
-        peer.seen = True
-        if self.peer is not peer:
-            self.switches.append(peer.host)
-        self.peer, self.stream, self.last, self.sign, self.lowat = peer, ask.sock, self.now, self.now, 1
-        if self.state == "waiting":
-            self.state = "receiving"
-        self.selector.register(self.stream, selectors.EVENT_READ, self.receive)
-        self.take(memoryview(ask.rest))
-
-    def receive(self, _: int) -> None:
-        """Bytes are here: append them and hand them on."""
-        if self.stream is None:
-            return
-        try:
-            got = self.stream.recv_into(self.buffer)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.lost(words(error))
-            return
-        if not got:
-            self.lost("it closed the connection in the middle")
-            return
-        self.take(self.buffer[:got])
-
-    def take(self, data: memoryview) -> None:
-        """Append; hand on; see whether that was all."""
-        image = self.image
-        if data:
-            if image.have + len(data) > image.size:
-                self.lost("it sends more than the file has")
-                return
-            try:
-                image.append(data)
-            except OSError as error:
-                self.fail(f"the RAM disk takes no more: {words(error)}")
-                return
-            self.last = self.sign = self.now
-            self.first = self.now if self.first is None else self.first
-            for client in list(self.clients):
-                if client.streaming and client.mask == selectors.EVENT_READ and client.at < client.end:
-                    client.ready(selectors.EVENT_WRITE)
-        left = image.size - image.have
-        if not left:
-            self.arrived = time.monotonic()
-            image.hurry()
-            self.drop()
-            self.state = "received"
-            self.report()
-        elif self.stream is not None and self.first is not None:
-            self.pace(left)
-
-    def pace(self, left: int) -> None:
-        """Be woken for a millisecond's worth of bytes, as they come now, or for the last ones."""
-        assert self.stream is not None
-        assert self.first is not None
-        rate = (self.image.have - self.resumed) / max(self.now - self.first, 0.01)
-        lowat = min(left, CHUNK, max(LEAST, int(rate * WAKE)))
-        if lowat == left or not 0.7 < lowat / self.lowat < 1.4:
-            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowat)
-            self.lowat = lowat
-
-    def drop(self) -> None:
-        """End the connection that we take from."""
-        if self.stream is not None:
-            self.selector.unregister(self.stream)
-            self.stream.close()
-            self.stream = None
-
-    def lost(self, why: str) -> None:
-        """The predecessor that we took from is of no use now; go on with the next at once."""
-        self.drop()
-        if self.peer:
-            self.bad(self.peer, why)
-        self.choose()
-
-    # -------------------------------------------------------------------------------------------- the clock
     def tick(self) -> None:
         """What has to be done as time goes by."""
-        if self.over is None:
-            self.progress()
-        elif self.now - self.over > self.limits["serve"]:
-            self.ending = True
+        if self.over is not None:
+            self.ending = self.ending or self.now - self.over > self.limits["serve"]
+        elif self.now - self.began > self.limits["deadline"]:
+            self.fail(f"not here within {self.limits['deadline']:g} s")
+        elif self.now - self.reported >= 1.0:
+            self.report()
         for client in [c for c in self.clients if c.expired()]:
             client.close()
-        if self.over is None and self.now - self.reported >= 1.0:
-            self.report()
-
-    def progress(self) -> None:
-        """See that the file comes, or say why not."""
-        image = self.image
-        if image.have == image.size:
-            if self.arrived is None:
-                self.arrived = self.now
-                self.state = "received"
-                image.hurry()
-            if image.sum:
-                right = image.sum == image.sha256
-                self.state = "ok"
-                if not right:
-                    self.fail(f"its SHA-256 is {image.sum}", cut=False)
-                    return
-                self.settle()
-            return
-        if self.now - self.began > self.limits["deadline"]:
-            self.fail(f"not here within {self.limits['deadline']:g} s")
-        elif self.asking:
-            if self.now - self.asking.began > self.limits["answer"]:
-                ask = self.asking
-                ask.abandon()
-                self.asking = None
-                self.bad(ask.peer, f"no answer within {self.limits['answer']:g} s")
-                self.choose()
-        elif self.stream is None:
-            if self.now - self.sign > self.limits["patience"] or not self.peers:
-                self.fail(self.nobody())
-            else:
-                self.choose()
-        else:
-            self.attend()
-
-    def nobody(self) -> str:
-        """Why nobody gives us the file, by the nearest and the farthest of those before us."""
-        if not self.peers:
-            return "there is nobody before this host and no source"
-        told = {p.host: p.why or "not asked" for p in (self.peers[0], self.peers[-1])}
-        said = "; ".join(f"{host}: {why}" for host, why in told.items())
-        patience = f"{self.limits['patience']:g} s"
-        return f"none of the {len(self.peers)} before this host gave it within {patience} ({said})"
-
-    def attend(self) -> None:
-        """Watch the connection that we take from: is it silent, is somebody nearer back?"""
-        assert self.stream is not None
-        assert self.peer is not None
-        quiet = self.now - self.last
-        if quiet > TICK:  # fewer bytes than we are woken for may be lying there
-            self.receive(0)
-            if self.stream is None or self.asking:
-                return
-            quiet = self.now - self.last
-        if self.probe:
-            if self.now - self.probe.began > self.limits["answer"]:
-                probe = self.probe
-                probe.abandon()
-                probe.error = f"silent for {quiet:.1f} s"
-                self.probed(probe)
-        elif quiet > self.limits["silence"]:
-            self.ask_life(self.peer)
-        elif self.peer is not self.peers[0] and self.now - self.returned > 1.0:
-            self.returned = self.now
-            nearer = self.peers[: self.peers.index(self.peer)]
-            back = [p for p in nearer if p.again <= self.now]
-            if back:
-                self.ask_life(back[0])
-
-    def ask_life(self, peer: Peer) -> None:
-        """Ask a predecessor, beside the data, whether it lives and how much it has."""
-        try:
-            self.probe = Ask(self, peer, "HEAD", 0, self.probed)
-        except TROUBLE as error:
-            self.probe = None
-            self.judge(peer, words(error), 0)
-
-    def probed(self, ask: Ask) -> None:
-        """A predecessor has said that it lives, or has not."""
-        self.probe = None
-        if not ask.error:
-            ask.sock.close()
-            if ask.code != 200:
-                ask.error = f"it answers {ask.code}"
-        have = field(ask.header, b"X-Have")
-        self.judge(ask.peer, ask.error, int(have) if have.isdigit() else self.image.size)
-
-    def judge(self, peer: Peer, error: str, have: int) -> None:
-        """Go on waiting, move on to the next, or go back to a nearer one."""
-        if self.stream is None:
-            return
-        silent = self.now - self.last > self.limits["silence"]
-        if not error:
-            peer.seen = True
-            self.sign = self.now
-        if peer is self.peer:
-            if error and silent:
-                self.lost(error)
-            elif silent and have > self.image.have and self.now - self.last > 2 * self.limits["silence"]:
-                self.lost(f"it lives but has sent nothing for {self.now - self.last:.1f} s")
-        elif error:
-            peer.fails += 1
-            peer.again = self.now + min(8.0, 0.25 * 2**peer.fails)
-        elif have >= self.image.have:  # nearer, back, and not behind us: so each link is used once again
-            self.drop()
-            self.ask_file(peer)
 
     def fail(self, reason: str, cut: bool = True) -> None:
         """End without the file, or with a wrong one.
@@ -804,7 +995,7 @@ class Relay:
         Those who wait here for more are cut off at once, so that they can look elsewhere or say so; those who
         are getting a wrong file get it to its end (``cut=False``) and find out by themselves.
         """
-        self.drop()
+        self.fetch.close()
         self.state, self.reason = "failed", reason
         for client in list(self.clients) if cut else ():
             client.close()
@@ -830,9 +1021,10 @@ class Relay:
             "have": self.image.have,
             "size": self.image.size,
             "resumed": self.resumed,
-            "from": self.peer.host if self.peer else "",
-            "took_from": self.switches,
-            "skipped": self.skipped,
+            "from": self.fetch.peer.host if self.fetch.peer else "",
+            "took_from": self.fetch.took,
+            "skipped": self.fetch.skipped,
+            "outage": round(self.fetch.flow.outage, 3),
             "seconds": round(end - self.began, 4),
             "checked": round(now - self.began, 4) if self.over is not None else None,
             "cpu": round(cpu.user + cpu.system, 3),

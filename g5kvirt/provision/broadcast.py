@@ -65,6 +65,9 @@ PORT = 25390
 #: On the hosts' RAM disk: goes when the host agent's teardown unmounts it.
 STORE = f"{hostagent.HOME}/ram/images"
 
+#: Runs the words behind a file's name, then removes that file and its report; the words' exit code.
+_AND_REMOVE = 'file=$1; shift; "$@"; code=$?; rm -f -- "$file" "$file".json; exit $code'
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -110,8 +113,9 @@ class Plan:
 
     @property
     def service(self) -> str:
-        """The relays' name among a host's services."""
-        return f"relay-{self.image.sha256[:12]}"
+        """The relay's name among a host's services: there is one, so that a later broadcast replaces one that
+        was left behind, and its port is free."""
+        return "relay"
 
     @property
     def state(self) -> str:
@@ -217,13 +221,16 @@ def job(plan: Plan, stop: Stop) -> dict[str, Any]:
     }
 
 
-def request(plan: Plan, stop: Stop, home: str = hostagent.HOME) -> dict[str, Any]:
-    """The host agent's request that keeps a host's relay running: a killed one goes on where it was."""
+def request(plan: Plan, stop: Stop, home: str = hostagent.HOME, mark: str = "") -> dict[str, Any]:
+    """The host agent's request that keeps a host's relay running: a killed one goes on where it was.
+
+    The same request again changes nothing; with another ``mark`` the relay is started anew.
+    """
     path = f"{home}/services/{plan.service}/job.json"
     return hostagent.serve(
         plan.service,
         command=("python3", "-I", "-S", REMOTE_PATH, "run", path, plan.state),
-        files=[hostagent.file(path, json.dumps(job(plan, stop)), mode=0o600)],
+        files=[hostagent.file(path, json.dumps(job(plan, stop) | {"mark": mark}), mode=0o600)],
         directories=[plan.store],
         ready_log='"op": "broadcast"',
     )
@@ -312,10 +319,14 @@ def account(plan: Plan, said: Mapping[str, Progress], why: Mapping[str, str]) ->
 def start(fanout: Fanout, plan: Plan, *, home: str = hostagent.HOME, timeout: float = 60.0) -> dict[str, str]:
     """Start the relays of all hosts, the front of the chain first; host's name → why not, where it failed.
 
-    A host that fails here is skipped by those behind it, so the broadcast goes on.
+    A host that fails here is skipped by those behind it, so the broadcast goes on. Each call begins anew on
+    its hosts, whatever ran there: one that has failed gets its second chance by being started again.
     """
+    mark = secrets.token_hex(4)
     stops = {stop.host.address or stop.host.name: stop for stop in plan.stops}
-    documents = {a: hostagent.document(request(plan, stop, home), home=home) for a, stop in stops.items()}
+    documents = {
+        a: hostagent.document(request(plan, stop, home, mark), home=home) for a, stop in stops.items()
+    }
     results = fanout.run(stops, hostagent.COMMAND, stdin=documents, timeout=timeout, idempotent=True)
     failed = {}
     for address, result in results.items():
@@ -360,10 +371,14 @@ def collect(
 
 
 def stop(fanout: Fanout, plan: Plan, *, home: str = hostagent.HOME, timeout: float = 60.0) -> dict[str, str]:
-    """End the relays: they remove the image and what they wrote; host's name → why not, where it failed."""
+    """End the relays and remove the image and what they wrote; host's name → why not, where it failed.
+
+    A relay removes it itself when it ends; one that was killed just before cannot.
+    """
     names = {s.host.address or s.host.name: s.host.name for s in plan.stops}
     document = hostagent.document(hostagent.stop_service([plan.service]), home=home)
-    results = fanout.run(names, hostagent.COMMAND, stdin=document, timeout=timeout, idempotent=True)
+    command = ("sh", "-c", _AND_REMOVE, "sh", f"{plan.store}/{plan.image.sha256}", *hostagent.COMMAND)
+    results = fanout.run(names, command, stdin=document, timeout=timeout, idempotent=True)
     failed = {}
     for address, result in results.items():
         bad = [a.reason for a in hostagent.parse(result.stdout) if not a.ok] if result.ok else [result.reason]

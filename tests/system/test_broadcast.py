@@ -38,9 +38,9 @@ SIZE = 16 << 20
 
 
 def _benchmark() -> ModuleType:
-    """The benchmark builds such hosts, too; a directory of scripts is no package."""
-    path = Path(__file__).parents[2] / "benchmarks" / "broadcast.py"
-    spec = importlib.util.spec_from_file_location("benchmark_broadcast", path)
+    """The benchmark has such hosts, too; a directory of scripts is no package."""
+    path = Path(__file__).parents[2] / "benchmarks" / "chainlab.py"
+    spec = importlib.util.spec_from_file_location("benchmark_chainlab", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -150,6 +150,40 @@ def test_a_host_that_stalls_is_skipped_and_comes_in_later(lab: Any, image: Path)
     assert relays.last(3)["skipped"] == ["host-2"]
     relays.wait((2,), 30)
     right(relays, range(1, HOSTS + 1))
+
+
+def test_a_relay_that_waits_for_a_processor_is_not_taken_for_lost(lab: Any, image: Path) -> None:
+    relays = bench.Chain(lab, image, answer=20.0)
+    relays.go()
+    half(relays, 2)
+    relays.relays[2].send_signal(signal.SIGSTOP)
+    time.sleep(0.5)  # many times what the kernel of a lost host would be given
+    relays.relays[2].send_signal(signal.SIGCONT)
+    relays.wait(range(1, HOSTS + 1), 60)
+    right(relays, range(1, HOSTS + 1))
+    assert [relays.last(n)["took_from"] for n in (3, 4)] == [["host-2"], ["host-3"]]
+
+
+def test_a_disk_that_is_or_becomes_full_is_a_reason_and_gets_its_room_back(lab: Any, image: Path) -> None:
+    relays = bench.Chain(lab, image)
+    for n, room in ((1, SIZE + (1 << 20)), (2, SIZE // 2)):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", "/run"]
+        subprocess.run([*lab.inside(n), *mount], check=True, timeout=10)
+    try:
+        for n in (2, 0, 1):
+            relays.start(n, **({"store": "/run/images"} if n else {}))
+        assert "bytes left, and" in relays.last(2)["reason"]
+        fill = f"head -c {SIZE // 2} /dev/zero >/run/else"
+        subprocess.run([*lab.inside(1), "sh", "-c", fill], check=True, timeout=10)
+        relays.wait((1, 2), 30)
+        assert relays.last(1)["reason"] == "the RAM disk takes no more: No space left on device"
+        words = [*lab.inside(1), "du", "-s", "-B1", "/run/images"]
+        left = int(subprocess.run(words, check=True, capture_output=True, timeout=10).stdout.split()[0])
+        assert left < SIZE / 8
+    finally:
+        lab.end()
+        for n in (1, 2):
+            subprocess.run([*lab.inside(n), "umount", "-l", "/run"], check=True, timeout=10)
 
 
 def test_a_killed_relay_goes_on_where_its_file_ends_and_so_does_a_restarted_head(
@@ -347,6 +381,11 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
             b"\r\n\r\n"
         )[2]
         assert hashlib.sha256(body).hexdigest() == head.sha256
+        one, was = replace(plan, stops=plan.stops[:1]), results["node-1"].t
+        assert broadcast.start(fanout, one) == {}
+        again = broadcast.collect(fanout, one, timeout=60)["node-1"]
+        assert again.ok, "whoever is asked again gets a second chance"
+        assert again.t > was
     finally:
         left = broadcast.stop(fanout, up)
     assert left == {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +79,15 @@ def test_http_asks_only_the_head_and_the_tree_nobody() -> None:
     assert b.job(b.http(plan), b.http(plan).stops[0])["listen"] == []
     lone = replace(plan, kind="tree")
     assert b.job(lone, lone.stops[2])["before"] == []
+
+
+def test_only_another_mark_starts_a_relay_anew() -> None:
+    plan = b.chain([host("nancy", "", 1)], IMAGE, head_url=HEAD)
+    stop = plan.stops[0]
+    assert b.request(plan, stop, mark="a") == b.request(plan, stop, mark="a")
+    assert b.request(plan, stop, mark="a")["files"] != b.request(plan, stop, mark="b")["files"]
+    other = b.chain([stop.host], b.Image("cd" * 32, 7), head_url=HEAD)
+    assert other.service == plan.service, "a later image takes the place of an earlier one, and its port"
 
 
 def test_a_job_is_what_the_relay_reads_and_secret() -> None:
@@ -163,6 +174,27 @@ def test_every_host_gets_a_result_and_a_reason() -> None:
     assert all(r.ended for r in results.values())
 
 
+def test_what_a_killed_relay_left_is_removed_and_the_agents_exit_code_stays(tmp_path: Path) -> None:
+    for name in (SUM, f"{SUM}.json", "else"):
+        (tmp_path / name).touch()
+    words = ["sh", "-c", b._AND_REMOVE, "sh", str(tmp_path / SUM), "sh", "-c", "exit 7"]
+    assert subprocess.run(words, check=False, timeout=10).returncode == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["else"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_relay_removes_its_own_file_and_no_other(tmp_path: Path, replaced: bool) -> None:
+    image = relay.Image({"size": 10, "sha256": SUM, "store": str(tmp_path)})
+    try:
+        image.append(memoryview(b"12345"))
+        if replaced:  # by a broadcast of another kind
+            (tmp_path / "new").write_bytes(b"1234567890")
+            (tmp_path / "new").replace(tmp_path / SUM)
+    finally:
+        image.close(remove=True)
+    assert [path.name for path in tmp_path.iterdir()] == ([SUM] if replaced else [])
+
+
 # ------------------------------------------------------------------------------------------ the relay's words
 @pytest.mark.parametrize(
     ("value", "span"),
@@ -194,6 +226,78 @@ def test_nothing_that_comes_as_a_header_raises(data: bytes) -> None:
     relay.REQUEST.match(data)
     relay.wanted(relay.field(data, b"Range"), 100)
     relay.wanted(data, 100)
+
+
+# ------------------------------------------------------------------------------- whom a relay takes for lost
+seconds = st.floats(0, 10, allow_nan=False)
+limits = st.fixed_dictionaries({"stall": st.floats(0.01, 0.4), "knock": st.floats(0.01, 0.6)})
+
+
+@given(limits, seconds, seconds, st.booleans())
+def test_a_predecessor_that_pauses_no_longer_than_usual_is_left_in_peace(
+    limit: dict[str, float], quiet: float, asked: float, connected: bool
+) -> None:
+    word = relay.verdict(min(quiet, limit["stall"]), limit["stall"], asked, connected, limit["knock"], 0.6)
+    assert word == "wait"
+
+
+@given(limits, seconds, seconds)
+def test_whose_kernel_answers_is_never_passed_by_and_whose_does_not_is_bounded(
+    limit: dict[str, float], more: float, asked: float
+) -> None:
+    quiet = limit["stall"] + more + 0.001
+    knock = min(limit["knock"], 0.6)
+    assert relay.verdict(quiet, limit["stall"], None, False, knock, 0.6) == "ask"
+    assert relay.verdict(quiet, limit["stall"], asked, True, knock, 0.6) == (
+        "leave" if asked > 0.6 else "wait"
+    )
+    gone = relay.verdict(quiet, limit["stall"], asked, False, knock, 0.6)
+    assert gone == ("leave" if asked > 0.6 else "pass" if asked > knock else "wait")
+
+
+def flow(pauses: list[float]) -> relay.Flow:
+    """What a relay knows after bytes with these pauses between them."""
+    known = relay.Flow(0.0, 0.2)
+    known.begin(0.0)
+    known.came(5.0, 1000)  # the time before the first byte is no pause
+    now = 5.0
+    for pause in pauses:
+        now += pause
+        known.came(now, 1000)
+    return known
+
+
+@given(st.lists(st.floats(0.0001, 3.0), min_size=1, max_size=50))
+def test_a_pause_as_long_as_the_last_ones_is_usual_and_doubt_has_bounds(pauses: list[float]) -> None:
+    known = flow(pauses)
+    assert relay.STALL <= known.stall(0.4) <= 0.4
+    assert known.stall(0.4) >= 0.999 * min(0.4, 2 * pauses[-1])
+    assert known.stall(100.0) >= 1.999 * max(pauses) * 0.5 ** (sum(pauses) / relay.HALF)
+
+
+def test_where_bytes_flow_fast_a_silence_is_noticed_fast_and_where_they_trickle_slowly() -> None:
+    assert flow([0.001] * 2000).stall(0.4) == relay.STALL
+    assert flow([0.1] * 20).stall(0.4) == pytest.approx(0.2)
+    assert flow([0.001]).stall(0.4) == pytest.approx(0.4, abs=0.01), "little is known yet"
+    broken = flow([0.001] * 2000)
+    broken.begin(broken.last + 60)
+    broken.came(broken.last + 1, 1000)
+    assert broken.stall(0.4) == relay.STALL, "an outage is no pause that is usual here"
+
+
+@given(st.floats(1e4, 1.3e9), st.integers(1, 1 << 30))
+def test_a_relay_is_woken_for_a_millisecond_of_bytes(rate: float, left: int) -> None:
+    known = relay.Flow(0.0, 0.2)
+    for n in range(1, 101):
+        known.came(n / 100, int(rate / 100))
+    lowat = known.lowat(left)
+    assert 1 <= lowat <= min(left, relay.CHUNK)
+    assert (
+        lowat == left
+        or lowat == relay.LEAST
+        or abs(lowat / (rate * relay.WAKE) - 1) < 0.05
+        or lowat == relay.CHUNK
+    )
 
 
 @pytest.mark.parametrize(
