@@ -11,7 +11,7 @@ milestone          HTTP netboot                                     TFTP netboot
 =================  ===============================================  ==========================
 
 The steps of a deployment (`tasks.STEPS`, then ``environment`` from what was deployed) are reports too; their
-`Milestone` has a ``deployment``, a ``status`` and, if it failed, a ``reason``.
+`Milestone` has a ``deployment``, a ``status`` and, if it failed, a ``reason``, which may be ``hopeless``.
 
 The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail says how long
 it took (HTTP only). A VM asks for an address at least twice in a boot, by iPXE and by the minimal system:
@@ -60,6 +60,11 @@ class Milestone:
     def reason(self) -> str:
         """Why it failed, in the VM's own words; empty if it did not."""
         return str(self.detail.get("reason") or "no reason given") if self.status == "failed" else ""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the VM said that another try would fail in the same way."""
+        return self.status == "failed" and self.detail.get("hopeless") == "1"
 
 
 class BootLog:

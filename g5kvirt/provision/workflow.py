@@ -26,8 +26,10 @@ from typing import Literal
 from g5kvirt.inventory import VM
 
 __all__ = [
+    "KEXEC_MEMORY",
     "REBOOTS",
     "Act",
+    "Boot",
     "Broadcast",
     "Check",
     "Into",
@@ -43,15 +45,21 @@ __all__ = [
     "Variant",
     "Word",
     "Workflow",
+    "boot_order",
     "default_workflow",
 ]
 
 Act = Literal["reboot", "task", "word", "broadcast", "check"]
 RebootKind = Literal["soft", "hard", "relaunch"]
 Into = Literal["minimal", "disk"]
+Boot = Literal["kexec", "reboot", "reset"]
 
 #: From the gentlest to the surest: the guest reboots itself; power reset; a new process for the VM.
 REBOOTS: tuple[RebootKind, ...] = ("soft", "hard", "relaunch")
+
+#: MiB with which a VM can start an environment by kexec, which must fit the unpacked kernel and initrd into
+#: half of the memory. Measured with Debian's cloud kernel and ``mini``.
+KEXEC_MEMORY = 144
 
 # ---- what a workflow is made of -------------------------------------------------------------------
 
@@ -157,10 +165,19 @@ class Workflow:
         return {m.name: list(dict.fromkeys(s.name for v in m.variants for s in v.steps)) for m in self.macros}
 
 
+def boot_order(memory: int) -> tuple[Boot, ...]:
+    """How VMs with ``memory`` MiB boot what was deployed, for `default_workflow`.
+
+    Where kexec cannot succeed (`KEXEC_MEMORY`), it is not tried. A larger environment than ``mini`` may need
+    more; there kexec fails with that reason, and the reset follows.
+    """
+    return ("kexec" if memory >= KEXEC_MEMORY else "reboot", "reset")
+
+
 def default_workflow(
     *,
     broadcast: Sequence[str] = ("chain",),
-    boot: Sequence[Literal["kexec", "reboot", "reset"]] = ("kexec", "reset"),
+    boot: Sequence[Boot] = ("kexec", "reset"),
     timeouts: Mapping[str, float] | None = None,
     retries: int = 1,
     boot_seconds: float = 300.0,
@@ -289,7 +306,8 @@ Order = Reboot | Task | Broadcast | Check
 @dataclass(frozen=True, slots=True)
 class Word:
     """What was heard of a VM or a host. ``t``: seconds since the epoch when it happened, by the same clock
-    as ``now``. ``attempt`` and ``turn`` are those of the order it answers; None where nobody knows."""
+    as ``now``. ``attempt`` and ``turn`` are those of the order it answers; None where nobody knows.
+    ``hopeless``: it failed, and would fail again in every other try and way."""
 
     subject: str
     step: str
@@ -298,6 +316,7 @@ class Word:
     reason: str = ""
     attempt: int | None = None
     turn: int | None = None
+    hopeless: bool = False
 
 
 # ---- how long a step takes ----------------------------------------------------------------------------

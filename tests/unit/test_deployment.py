@@ -63,9 +63,15 @@ def say(d: Deployment, *steps: str, t: float, vm: str = "vm-1", attempt: int | N
 
 
 def fail(
-    d: Deployment, step: str, reason: str, t: float, vm: str = "vm-1", attempt: int | None = None
+    d: Deployment,
+    step: str,
+    reason: str,
+    t: float,
+    vm: str = "vm-1",
+    attempt: int | None = None,
+    hopeless: bool = False,
 ) -> bool:
-    return d.tell(Word(vm, step, "failed", t, reason, attempt), t)
+    return d.tell(Word(vm, step, "failed", t, reason, attempt, hopeless=hopeless), t)
 
 
 def to_task(d: Deployment, vm: str = "vm-1", attempt: int = 1, t: float = 1.0) -> None:
@@ -240,6 +246,51 @@ def test_a_wrong_image_is_tried_again_from_the_start_and_then_fails_with_the_gue
     assert last(d).state == "failed"
     assert (last(d).macro, last(d).step, last(d).reason) == ("BroadcastEnv", "image", "sha256 is wrong")
     assert last(d).said == "image failed: sha256 is wrong"
+
+
+def test_what_is_hopeless_ends_the_vm_at_once() -> None:
+    d = deployment(2, workflow=default_workflow(broadcast=("chain", "http"), retries=5))
+    to_task(d)
+    assert fail(d, "partition", "the disk is too small", 2.0, attempt=1, hopeless=True)
+    assert reboots(d.orders(2.0)) == []
+    first = d.outcomes[0]
+    assert (first.state, first.macro, first.step, first.attempt) == (
+        "failed",
+        "SetDeploymentEnv",
+        "partition",
+        1,
+    )
+    assert first.reason == "the disk is too small"
+    assert d.count("open") == 1
+    own = [(e.step, e.status) for e in d.events() if e.subject == "vm-1"]
+    assert own[-3:] == [("partition", "failed"), ("SetDeploymentEnv", "failed"), ("deployment", "failed")]
+
+
+def test_a_wrong_image_is_hopeless_only_if_the_hosts_copy_is_right() -> None:
+    for verified in (True, False):
+        d = deployment(workflow=default_workflow(broadcast=("chain", "http")))
+        to_task(d)
+        say(d, "partition", "format", t=2.0, attempt=1)
+        if verified:
+            assert d.tell(Word("h-1", "broadcast", "ok", 3.0, "", 1), 3.0)
+        assert fail(d, "image", "its SHA-256 is wrong", 4.0, attempt=1, hopeless=True)
+        assert (last(d).state == "failed") == verified
+        assert bool(reboots(d.orders(4.0))) == (not verified)
+
+
+def test_what_turns_out_hopeless_late_is_heard_too() -> None:
+    d = deployment()
+    to_task(d)
+    say(d, "partition", "format", t=2.0, attempt=1)
+    assert fail(d, "partition", "the disk is gone", 2.5, attempt=1, hopeless=True)
+    assert (last(d).state, last(d).reason) == ("failed", "partition: the disk is gone")
+
+
+def test_a_guest_that_says_it_could_not_leave_is_not_waited_for() -> None:
+    d = deployment()
+    to_ready(d)
+    assert fail(d, "boot", "kexec did not happen", 12.0, attempt=1)
+    assert reboots(d.orders(12.0)) == [("vm-1", "hard", "disk", 2)]
 
 
 def test_a_silent_vm_in_its_task_is_reset_hard() -> None:
@@ -591,7 +642,11 @@ def test_it_always_ends_the_account_adds_up_and_the_windows_hold(
             own = [e.status for e in events if e.step == macro and e.subject == vm.name]
             assert all((status == "start") == (i % 2 == 0) for i, status in enumerate(own))
             assert len(own) % 2 == 0
-    assert (d._reboots.held, d._checks.held, d._reboots.live, d._checks.live) == (0, 0, 0, 0)
+    queues = (d._moves.reboots, d._moves.checks)
+    assert [(queue.waiting, queue.held) for queue in queues] == [(0, 0), (0, 0)]
+    # an attempt is at most 11 steps and 3 macro-steps with two ends each, a broadcast two events
+    tries = sum(outcome.attempt for outcome in d.outcomes)
+    assert len(events) <= 17 * tries + number + 2 * 2 * len(ways) * hosts + 2
 
 
 def test_the_loop_drives_a_deployment_to_its_end() -> None:

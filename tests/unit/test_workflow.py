@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from g5kvirt.provision.tasks import STEPS
 from g5kvirt.provision.workflow import (
+    KEXEC_MEMORY,
     REBOOTS,
     MacroStep,
     Meter,
@@ -15,6 +16,7 @@ from g5kvirt.provision.workflow import (
     Patience,
     Variant,
     Workflow,
+    boot_order,
     default_workflow,
 )
 
@@ -58,6 +60,12 @@ def test_ways_time_outs_and_retries_can_be_chosen() -> None:
     assert made.macros[0].variants[0].timeout is None
     assert made.macros[0].variants[0].retries == 3
     assert [v.name for v in made.macros[2].variants] == ["reboot"]
+
+
+@pytest.mark.parametrize(("memory", "first"), [(KEXEC_MEMORY, "kexec"), (KEXEC_MEMORY - 1, "reboot")])
+def test_a_vm_too_small_for_kexec_boots_by_reboot(memory: int, first: str) -> None:
+    boot = default_workflow(boot=boot_order(memory)).macros[2]
+    assert [variant.name for variant in boot.variants] == [first, "reset"]
 
 
 @pytest.mark.parametrize("boot", [(), ("reset",), ("kexec", "reboot"), ("kexec", "reset", "reset")])

@@ -1,0 +1,90 @@
+"""What happened, as events for the journal; and how many VMs are open, deployed, failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from g5kvirt.journal import Event, Kind, Status
+from g5kvirt.provision.deployment.hosts import Part
+from g5kvirt.provision.deployment.tracks import State, Track
+
+__all__ = ["Account"]
+
+
+class Account:
+    """The books of one deployment."""
+
+    def __init__(self, deployment: str, asked: int) -> None:
+        self.deployment = deployment
+        self.counts: dict[State, int] = {"open": asked, "deployed": 0, "failed": 0}
+        self._asked = asked
+        self._news: list[Event] = []
+
+    def news(self) -> list[Event]:
+        """What happened since this was last asked."""
+        news, self._news = self._news, []
+        return news
+
+    def begin(self, now: float, about: Mapping[str, Any]) -> None:
+        """The deployment begins."""
+        self._event("deployment", "run", self.deployment, "start", now, 1, {**about, "asked": self._asked})
+        if not self._asked:
+            self._all_ended(now)
+
+    def step(self, track: Track, status: Status, t: float, **more: Any) -> None:
+        """A micro-step of a VM is over; ``seconds``: how long it took, waits for a window left out."""
+        detail = {"deployment": self.deployment, "seconds": round(t - track.t0, 6)}
+        if more:
+            detail |= more
+        name = track.spot.step.name
+        self._news.append(Event("measure", name, "vm", track.name, status, t, track.attempt, detail))
+
+    def macro(self, track: Track, status: Status, t: float, reason: str = "") -> None:
+        """A macro-step of a VM begins or is over."""
+        way = track.spot.way
+        detail = {"deployment": self.deployment, "variant": way.variant.name}
+        if reason:
+            detail["reason"] = reason
+        name, attempt = way.macro.name, track.macro_attempt
+        self._news.append(Event("measure", name, "vm", track.name, status, t, attempt, detail))
+
+    def host(self, part: Part, status: Status, t: float, reason: str = "") -> None:
+        """A broadcast to a host begins or is over."""
+        more = {"variant": part.spot.way.variant.name} | ({"reason": reason} if reason else {})
+        self._event(part.spot.step.name, "host", part.name, status, t, part.attempt, more)
+
+    def end(
+        self, track: Track, state: Literal["deployed", "failed"], t: float, now: float, reason: str
+    ) -> None:
+        """A VM is done; with the last one, so is the deployment."""
+        track.state, track.reason = state, reason
+        self.counts["open"] -= 1
+        self.counts[state] += 1
+        detail: dict[str, Any] = {"said": track.said}
+        if state == "failed":
+            spot = track.spot
+            detail |= {"macro": spot.way.macro.name, "at": spot.step.name, "reason": reason}
+        status: Status = "ok" if state == "deployed" else "failed"
+        self._event("deployment", "vm", track.name, status, t, track.attempt, detail)
+        if not self.counts["open"]:
+            self._all_ended(now)
+
+    def _all_ended(self, now: float) -> None:
+        deployed, failed = self.counts["deployed"], self.counts["failed"]
+        status: Status = "ok" if deployed or not failed else "failed"
+        numbers = {"deployed": deployed, "failed": failed}
+        self._event("deployment", "run", self.deployment, status, now, 1, numbers)
+
+    def _event(
+        self,
+        step: str,
+        kind: Kind,
+        subject: str,
+        status: Status,
+        t: float,
+        attempt: int,
+        detail: Mapping[str, Any],
+    ) -> None:
+        detail = {"deployment": self.deployment, **detail}
+        self._news.append(Event("measure", step, kind, subject, status, t, attempt, detail))
