@@ -408,7 +408,10 @@ def qemu_argv(home: str, vm: Record) -> list[str]:
     if kvm:
         argv += ["-accel", "kvm", "-cpu", "host"]
     else:
+        # rdrand: without it a guest makes its random numbers from the jitter of its clock, and the first that
+        # wants one waits for that, at 100 % of a core: a second and more
         argv += ["-accel", f"tcg,thread=single,tb-size={int(vm.get('tb_size', 32))}"]
+        argv += ["-cpu", "qemu64,+rdrand"]
     # a netboot that fails must not be the end: the firmware starts over after a second
     argv += ["-boot", "menu=off,reboot-timeout=1000"]
     argv += [
@@ -660,6 +663,20 @@ def status(request: Record, home: str) -> Results:
             detail["cpu"] = (int(fields[11]) + int(fields[12])) / tick
             detail["resident"] = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
             yield name, detail
+
+
+def console(request: Record, home: str) -> Results:
+    """The last ``size`` bytes that VMs wrote to their serial consoles, as text."""
+    size = int(request.get("size", 8192))
+    for name in named(request, home, known_vms):
+        yield part(name, last_words, paths(home, name_of(name))["serial"], size)
+
+
+def last_words(path: str, size: int) -> Record:
+    """The last ``size`` bytes of a file that may be long."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return {"text": file.read(size).decode("utf-8", "replace")}
 
 
 def stop(request: Record, home: str) -> Results:
@@ -1022,6 +1039,7 @@ OPERATIONS = {
     "prepare": prepare,
     "start": start,
     "status": status,
+    "console": console,
     "stop": stop,
     "power": power,
     "serve": serve,

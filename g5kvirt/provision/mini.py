@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from g5kvirt.provision import cpio, packages
-from g5kvirt.provision.minimal import MODULES, Progress
+from g5kvirt.provision.minimal import MODULES, Progress, unsigned
 from g5kvirt.provision.netboot import KERNEL_ARGUMENTS
 
 __all__ = ["DESCRIPTION", "RECIPE", "fields", "initrd", "write"]
@@ -54,7 +54,7 @@ _ETC = {
 }
 
 #: Part of the key of the cache: raised, or changed by itself, when other bytes would come out.
-RECIPE = [1, dict(_FILES), _APPLETS, _ETC, list(MODULES)]
+RECIPE = [2, dict(_FILES), _APPLETS, _ETC, list(MODULES)]
 
 
 def scripts() -> dict[str, str]:
@@ -96,7 +96,7 @@ def write(work: Path, progress: Progress) -> dict[str, str]:
         package.unlink()
     progress("environment mini: writing the image")
     texts = scripts()
-    drivers = {module.rpartition("/")[2]: own[module] for module in modules}
+    drivers = {module.rpartition("/")[2]: unsigned(own[module]) for module in modules}
     files["boot/vmlinuz"] = own[f"boot/vmlinuz-{release}"]
     files["boot/initrd"] = gzip.compress(
         initrd(files["bin/busybox"], drivers, texts["initrd-init"]), 9, mtime=0

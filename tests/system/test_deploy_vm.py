@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.skipif(bool(missing(
 #: Seconds for a deployment on a machine that has other things to do as well.
 PATIENCE = 240.0
 SERVER = "http://10.144.0.1"
+MEMORY = 160 << 20
+DISK = 64 << 20
 
 
 @dataclasses.dataclass
@@ -32,10 +37,10 @@ class Bench:
     image: environments.Image
     key: Path
 
-    def start(self, memory: int = 160, disk: int = 64) -> None:
-        """Power on all VMs; MiB."""
+    def start(self) -> None:
+        """Power on all VMs."""
         own = [hostagent.vm(v.name, v.mac) for v in self.lab.vms]
-        answers = self.lab.hosts[0].agent(hostagent.start(own, memory=memory << 20, disk=disk << 20))
+        answers = self.lab.hosts[0].agent(hostagent.start(own, memory=MEMORY, disk=DISK))
         assert [a.reason for a in answers if not a.ok] == []
 
     def deploy(self, vm: str, deployment: str, **changes: object) -> tasks.Task:
@@ -126,29 +131,69 @@ def built() -> tuple[minimal.MinimalSystem, tools.Tools, environments.Image]:
         pytest.skip(str(error))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bench(
     built: tuple[minimal.MinimalSystem, tools.Tools, environments.Image],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Bench]:
+    """One VM in its minimal system, for all tests: a boot is what takes longest. Each may deploy on it."""
     system, kit, image = built
-    key = tmp_path / "key"
+    key = tmp_path_factory.mktemp("keys") / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=30)
-    lab = Lab(system, vms=getattr(request, "param", 1))
+    lab = Lab(system)
     try:
         assert [a.reason for a in lab.prepare() if not a.ok] == []
         lab.service.write(f"{nb.WWW}/tools", kit.archive.read_bytes())
         lab.service.write(f"{nb.WWW}/{image.sha256}", image.path.read_bytes())
-        yield Bench(lab, image, key)
+        made = Bench(lab, image, key)
+        made.start()
+        assert "minimal-system" in lab.milestones(PATIENCE)["vm-1"]
+        yield made
     finally:
         lab.close()
 
 
+def too_large() -> bytes:
+    """A gzipped tar of one file that is larger than the disk."""
+    buffer = io.BytesIO()
+    entry = tarfile.TarInfo("zeros")
+    entry.size = DISK + 1
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+    return buffer.getvalue()
+
+
+def test_what_cannot_be_deployed_says_why_and_can_be_tried_again(bench: Bench) -> None:
+    bench.deploy("vm-1", "small", least_disk=DISK + 1)
+    seen = bench.until("vm-1", "small", "environment")
+    assert list(seen) == ["partition"]
+    assert seen["partition"].reason == "the disk is too small: it has 64 MB, mini needs 65 MB"
+    assert seen["partition"].hopeless
+
+    data = too_large()
+    sha256 = hashlib.sha256(data).hexdigest()
+    bench.lab.service.write(f"{nb.WWW}/large", data)
+    bench.deploy("vm-1", "large", image=f"{SERVER}/large", sha256=sha256, compression="gzip")
+    seen = bench.until("vm-1", "large", "environment")
+    assert [m.status for m in seen.values()] == ["ok", "ok", "failed"]
+    assert "No space left on device" in seen["image"].reason
+    assert seen["image"].hopeless
+
+    bench.deploy("vm-1", "absent", image=f"{SERVER}/absent")
+    seen = bench.until("vm-1", "absent", "environment")
+    assert "404" in seen["image"].reason
+    assert not seen["image"].hopeless
+
+    bench.deploy("vm-1", "corrupt", image=f"{SERVER}/tools", sha256="0" * 64, compression="gzip")
+    seen = bench.until("vm-1", "corrupt", "environment")
+    assert seen["image"].status == "failed"
+    assert seen["image"].reason.endswith(f", not {'0' * 64}")
+    assert seen["image"].hopeless
+    assert set(seen) == {"partition", "format", "image"}
+
+
 def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:
     lab = bench.lab
-    bench.start()
-    lab.milestones(PATIENCE)
     before, began = lab.cpu()["vm-1"], time.time()
     bench.deploy("vm-1", "1")
     seen = bench.until("vm-1", "1", "environment")
@@ -175,31 +220,3 @@ def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:
     print(f"reset and reboot: {time.time() - began:.1f} s, {lab.cpu()['vm-1'] - before:.1f} CPU s")
     print({step: round(m.t - began, 1) for step, m in seen.items()})
     assert bench.ssh("vm-1", "ls /root").stdout == ""
-
-
-def test_what_cannot_be_deployed_says_why_and_can_be_tried_again(bench: Bench) -> None:
-    bench.start(disk=16)
-    bench.lab.milestones(PATIENCE)
-
-    task = bench.deploy("vm-1", "small")
-    seen = bench.until("vm-1", "small", "environment")
-    assert list(seen) == ["partition"]
-    assert (
-        seen["partition"].reason
-        == f"the disk is too small: it has 16 MB, mini needs {-(-task.least_disk >> 20)} MB"
-    )
-
-    bench.deploy("vm-1", "smaller", least_disk=0)
-    seen = bench.until("vm-1", "smaller", "environment")
-    assert [m.status for m in seen.values()] == ["ok", "ok", "failed"]
-    assert "No space left on device" in seen["image"].reason
-
-    bench.deploy("vm-1", "absent", least_disk=0, image=f"{SERVER}/absent")
-    seen = bench.until("vm-1", "absent", "environment")
-    assert "404" in seen["image"].reason
-
-    bench.deploy("vm-1", "kernel", image=f"{SERVER}/tools", sha256="0" * 64, compression="gzip", least_disk=0)
-    seen = bench.until("vm-1", "kernel", "environment")
-    assert seen["image"].status == "failed"
-    assert seen["image"].reason.endswith(f", not {'0' * 64}")
-    assert set(seen) == {"partition", "format", "image"}

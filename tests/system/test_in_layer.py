@@ -13,7 +13,7 @@ import inlayer
 import pytest
 from localbed import MARKS, below, wait
 
-from g5kvirt.provision import minimal
+from g5kvirt.provision import environments, minimal, tools
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local import namespaces as ns
 
@@ -28,7 +28,10 @@ LIMIT = 400.0  # seconds for one file; on a quiet machine it takes less than one
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     layers.ensure()
-    minimal.build()  # with this machine's own package lists
+    # with this machine's own package lists; inside, all of it comes from the cache
+    minimal.build()
+    tools.build()
+    environments.obtain("mini")
     return {**os.environ, "PYTHONPATH": layers.python_path()}
 
 

@@ -109,11 +109,12 @@ def test_qemu_boots_from_the_network_first_and_keeps_its_monitor_private() -> No
     assert "-qmp unix:/run/x/vms/vm-1.qmp,server=on,wait=off" in text
     assert "tcp" not in text
     assert "-m 112M" in text
-    assert "-accel tcg,thread=single,tb-size=32" in text
+    assert "-accel tcg,thread=single,tb-size=32 -cpu qemu64,+rdrand" in text
     kvm = " ".join(
         agent.qemu_argv("/run/x", {**vm, "accel": "kvm", "disk": 0, "boot": "iso", "iso": "/a,b.iso"})
     )
     assert "-accel kvm -cpu host" in kvm
+    assert "rdrand" not in kvm
     assert "file=/a,,b.iso" in kvm
     assert "ide-cd,drive=cd0,bootindex=1" in kvm
     assert "virtio-blk" not in kvm
@@ -249,6 +250,19 @@ def test_follow_streams_lines_from_an_offset_and_ends_with_its_input(tmp_path: P
 
 
 # -------------------------------------------------------------------------------------- the other side
+def test_the_end_of_a_console_is_read_and_a_missing_one_hides_no_other(home: Path) -> None:
+    (home / "ram").mkdir(parents=True)
+    (home / "ram" / "vm-1.serial").write_bytes(b"x" * 100_000 + "é".encode() + b"the end\r\n")
+    (home / "ram" / "vm-2.serial").write_bytes(b"")
+    first, second, third = ask(home, hostagent.console(["vm-1", "vm-2", "vm-3"], 10))
+    assert first.detail["text"] == "\ufffdthe end\r\n"
+    assert second.detail["text"] == ""
+    assert not third.ok
+    assert "vm-3.serial" in third.reason
+    (refused,) = ask(home, hostagent.console(["../x"]))
+    assert "no usable name" in refused.reason
+
+
 def test_answers_are_read() -> None:
     text = '{"op": "start", "subject": "vm-1", "status": "failed", "t": 1.5, "detail": {"reason": "no"}}\n\n'
     assert hostagent.parse(text) == [Answer("start", "vm-1", False, 1.5, {"reason": "no"})]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from g5kvirt.errors import MachineError
 from g5kvirt.provision import minimal, packages
@@ -116,3 +118,11 @@ gone:
     }
     with pytest.raises(MachineError, match="gone"):
         packages.candidates(["ipxe", "gone"])
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_a_module_without_its_signature_is_what_was_signed(module: bytes, signature: bytes) -> None:
+    footer = bytes(8) + len(signature).to_bytes(4, "big")  # what Linux calls struct module_signature
+    signed = module + signature + footer + b"~Module signature appended~\n"
+    assert minimal.unsigned(signed) == module
+    assert minimal.unsigned(b"ELF" + module) == b"ELF" + module
