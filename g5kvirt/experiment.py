@@ -14,25 +14,25 @@ from there, not done again, and `Experiment.open` continues where another proces
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import pandas as pd
 
-import g5kvirt
 from g5kvirt import runs as run_directories
-from g5kvirt.errors import MachineError, PhaseError, PhaseOrderError
+from g5kvirt.background import Running
+from g5kvirt.errors import PhaseError, PhaseOrderError, SpecError
 from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import PHASES, Journal
 from g5kvirt.phases import Context, recall
+from g5kvirt.phases.begin import begin
 from g5kvirt.phases.reserve import release, reserve
 from g5kvirt.planning.checks import check_against
 from g5kvirt.spec import Spec
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from g5kvirt.views.results import PhaseResult
 
 __all__ = ["Experiment"]
+
+#: Where a user's own environments are described, beside the notebook.
+ENVIRONMENTS = "environments"
 
 T = TypeVar("T")
 
@@ -57,7 +60,11 @@ class Experiment:
     touched. Raises SpecError, CapacityError, RunError, TestbedError.
     """
 
+    #: The step that was last started in the background, by ``wait=False``.
+    background: Running[Any] | None = None
+
     _testbed: Testbed | None
+    _unnamed = False  # the testbed was given as an object: nobody else can open it
 
     def __init__(
         self,
@@ -70,93 +77,143 @@ class Experiment:
         self.spec = spec
         word = testbed if isinstance(testbed, str) else testbed.name
         self._testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
+        self._unnamed = not isinstance(testbed, str)
         self._testbed.connect()
         check_against(spec, self._testbed.hosts())
-        self.run = _create(Path(runs), name, spec, word)
-        self.journal = Journal.open(self.run.journal)
+        self._run = begin(Path(runs), name, spec, word)
+        self.journal = Journal.open(self._run.journal)
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
         """The experiment kept in the run directory ``path``, to look at or to go on with.
 
-        The testbed is asked for only when a step needs it: a run can be read where it is long gone. Raises
+        The testbed is asked for only when a step needs it: a run can be read where it is long gone, on
+        another machine, and while another process is at it. A step goes on where it was cut short. Raises
         RunError.
         """
         directory = Path(path)
+        if not directory.name:  # "." and the like
+            directory = directory.resolve()
         run = run_directories.find(directory.parent, directory.name)
         document = run.document
         self = cls.__new__(cls)
-        self.run = run
+        self._run = run
         self.spec = Spec.from_dict(document["spec"])
         self.journal = Journal.open(run.journal)
         self._testbed = None
         return self
 
     # ---- the steps --------------------------------------------------------------------------------
+    # With ``wait=False`` a step runs in a process of its own, and a handle on it comes back at once.
 
-    def reserve(self) -> PhaseResult:
+    @overload
+    def reserve(self) -> PhaseResult: ...
+    @overload
+    def reserve(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
+    def reserve(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
         """Get hosts, service machines, sub-networks and a global KaVLAN, and wait until they are there."""
-        return self._step("reserve", reserve)
+        return self._step("reserve", reserve, wait)
 
-    def deploy(self) -> PhaseResult:
+    @overload
+    def deploy(self) -> PhaseResult: ...
+    @overload
+    def deploy(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
+    def deploy(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
         """Put the host environment on the machines, inside the KaVLAN."""
         from g5kvirt.phases.deploy import deploy
 
-        return self._step("deploy", deploy)
+        return self._step("deploy", deploy, wait)
 
-    def configure(self) -> PhaseResult:
+    @overload
+    def configure(self) -> PhaseResult: ...
+    @overload
+    def configure(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
+    def configure(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
         """Make hosts and service machines ready: bridge, RAM disk, facts; DHCP, DNS, netboot."""
         from g5kvirt.phases.configure import configure
 
-        return self._step("configure", configure)
+        return self._step("configure", configure, wait)
 
     def place(self) -> PhaseResult:
         """Decide which host carries which VM, with which name, address and MAC. Touches nothing."""
         from g5kvirt.phases.place import place
 
-        return self._step("place", place)
+        return self._now("place", place)
 
-    def launch(self) -> PhaseResult:
+    @overload
+    def launch(self) -> PhaseResult: ...
+    @overload
+    def launch(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
+    def launch(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
         """Power the VMs on and wait until each reports from its minimal system, or is given up."""
         from g5kvirt.phases.launch import launch
 
-        return self._step("launch", launch)
+        return self._step("launch", launch, wait)
 
+    @overload
     def measure(
         self,
-        environment: str = "mini",
+        environment: str | Path = "mini",
         sizes: Sequence[int] | None = None,
         repeat: int = 1,
         *,
-        broadcast: Literal["chain", "http"] = "chain",
-    ) -> MeasureResult:
+        broadcast: Literal["chain", "tree", "http"] = "chain",
+        folder: str | Path = ENVIRONMENTS,
+    ) -> MeasureResult: ...
+    @overload
+    def measure(
+        self,
+        environment: str | Path = "mini",
+        sizes: Sequence[int] | None = None,
+        repeat: int = 1,
+        *,
+        broadcast: Literal["chain", "tree", "http"] = "chain",
+        folder: str | Path = ENVIRONMENTS,
+        wait: Literal[False],
+    ) -> Running[MeasureResult]: ...
+    def measure(
+        self,
+        environment: str | Path = "mini",
+        sizes: Sequence[int] | None = None,
+        repeat: int = 1,
+        *,
+        broadcast: Literal["chain", "tree", "http"] = "chain",
+        folder: str | Path = ENVIRONMENTS,
+        wait: bool = True,
+    ) -> MeasureResult | Running[MeasureResult]:
         """Deploy ``environment`` on n of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
 
-        ``sizes`` defaults to all VMs that are up. Each call measures anew, on the same virtual cluster.
-        Single VMs never raise: they end as failed, with the step and the reason. Raises SpecError for what
-        cannot be deployed, before anything reboots, and PhaseError if not one VM was deployed.
+        ``environment`` is one of `environments`, or the path of a YAML file that describes one. ``sizes``
+        defaults to all VMs that are up. Each call measures anew, on the same virtual cluster. The image goes
+        down a ``chain`` of the hosts; ``tree`` (TakTuk) and ``http`` (all from one server) are there to be
+        compared with. Single VMs never raise: they end as failed, with the step and the reason, and the end
+        of their serial console in ``consoles/`` of the run's directory. Raises SpecError for what cannot be
+        deployed, before anything reboots, and PhaseError if not one VM was deployed.
         """
         from g5kvirt.phases.measure import measure
-        from g5kvirt.views.measured import MeasureResult
 
         self._check_order("measure")
+        if not wait:
+            arguments = {"environment": str(environment), "repeat": repeat, "broadcast": broadcast}
+            arguments |= {"folder": str(folder), "sizes": list(sizes) if isinstance(sizes, range) else sizes}
+            return self._in_background("measure", arguments, self._measured)
         context = self._context
-        wanted = sizes if sizes is not None else [len(recall.up(self.journal))]
-        with context.span("measure", "phase") as found:
-            found["deployments"] = measure(context, environment, wanted, repeat, broadcast)
-        return MeasureResult(
-            list(self.journal),
-            run=self.run.name,
-            testbed=self._where,
-            guest=self.frames.guest,
-            deployments=found["deployments"],
-        )
+        with self._writing(), self._shown(), context.span("measure", "phase") as found:
+            wanted = sizes if sizes is not None else [len(recall.up(self.journal))]
+            folders = _folders(folder)
+            found["deployments"] = measure(context, str(environment), wanted, repeat, broadcast, folders)
+        return self._measured()
 
-    def environments(self) -> pd.DataFrame:
-        """What can be deployed: one row an environment."""
+    def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:
+        """What can be deployed: one row an environment.
+
+        Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.provision.environments`) in
+        ``folder``, by default ``environments/`` where the notebook runs, and in
+        ``~/.config/g5kvirt/environments``. Raises SpecError for a folder that is not there.
+        """
         from g5kvirt.provision.environments import known
 
-        return pd.DataFrame([asdict(one) for one in known()])
+        return pd.DataFrame([asdict(one) for one in known(_folders(folder))])
 
     def ssh_config(self) -> Path:
         """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM."""
@@ -164,20 +221,27 @@ class Experiment:
 
         return ssh_config(self._context, recall.vms(self.journal))
 
-    def command(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
-        """Run a shell command on all deployed VMs, or on ``vms``; one row a VM, whatever became of it."""
-        from g5kvirt.phases.vmaccess import run_on
+    def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
+        """Run a shell command on all deployed VMs, or on ``vms``; one row a VM, whatever became of it.
 
-        return pd.DataFrame(run_on(self._context, command, vms, timeout))
+        Columns: ``vm``, ``ok``, ``code`` (None where it did not end by itself), ``out``, ``err``, ``seconds``
+        and, where not ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM.
+        """
+        from g5kvirt.phases.vmaccess import COLUMNS, run_on
+
+        return pd.DataFrame(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
 
     def release(self) -> None:
         """Give the machines back. Harmless when there is nothing to give back.
 
-        Raises TestbedError if a job is still there afterwards; call it again then.
+        A step in the background is stopped first. Raises TestbedError if a job is still there afterwards;
+        call it again then.
         """
+        if self.background is not None:
+            self.background.stop()
         if not recall.tries(self.journal, "reserve") or recall.released(self.journal):
             return
-        with self._context.span("reserve", "release"):
+        with self._writing(), self._context.span("reserve", "release"):
             release(self._context)
 
     def __enter__(self) -> Experiment:
@@ -190,6 +254,16 @@ class Experiment:
         self.journal.close()
 
     # ---- what happened ----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self._run.name
+
+    @property
+    def path(self) -> Path:
+        """The run's directory: journal, ssh key, figures."""
+        return self._run.path
 
     @property
     def reservation(self) -> Reservation | None:
@@ -206,16 +280,16 @@ class Experiment:
         """The run as figures, one method each."""
         from g5kvirt.views.figures import Figures
 
-        return Figures(self.frames, run=self.run.name, testbed=self._where, guest=self.frames.guest)
+        return Figures(self.frames, run=self.name, testbed=self._where, guest=self.frames.guest)
 
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if recall.done(self.journal, phase)]
-        return f"<Experiment {self.run.name} on {self._where}: {', '.join(done) or 'nothing done yet'}>"
+        return f"<Experiment {self.name} on {self._where}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:
         from g5kvirt.views.html import experiment_html
 
-        return experiment_html(self.run.name, self._where, self.frames.guest, self.frames)
+        return experiment_html(self.name, self._where, self.frames.guest, self.frames)
 
     # ---- inside -----------------------------------------------------------------------------------
 
@@ -223,7 +297,7 @@ class Experiment:
     def testbed(self) -> Testbed:
         """The testbed, connected. Raises TestbedError if it is not there any more."""
         if self._testbed is None:
-            testbed = open_testbed(self.run.document["testbed"])
+            testbed = open_testbed(self._run.document["testbed"])
             testbed.connect()
             self._testbed = testbed
         return self._testbed
@@ -231,80 +305,126 @@ class Experiment:
     @property
     def _where(self) -> str:
         """What the testbed is called, whether it still exists or not."""
-        return str(self.run.document["testbed"]).partition(":")[0]
+        return str(self._run.document["testbed"]).partition(":")[0]
+
+    @property
+    def _title(self) -> str:
+        return f"run {self.name} on {self._where}"
 
     @cached_property
     def _context(self) -> Context:
-        return Context(self.spec, self.testbed, self.run, self.journal)
+        return Context(self.spec, self.testbed, self._run, self.journal)
 
-    def _step(self, phase: str, do: Callable[[Context], Any]) -> PhaseResult:
-        from g5kvirt.views.results import PhaseResult
+    def _step(
+        self, phase: str, do: Callable[[Context], Any], wait: bool
+    ) -> PhaseResult | Running[PhaseResult]:
+        if wait:
+            return self._now(phase, do)
+        if not recall.done(self.journal, phase):
+            self._check_order(phase)
+        return self._in_background(phase, {}, lambda: self._result(phase))
 
+    def _now(self, phase: str, do: Callable[[Context], Any]) -> PhaseResult:
         if not recall.done(self.journal, phase):
             self._check_order(phase)
             context = self._context
-            try:
-                with context.span(phase, "phase") as found:
-                    found.update(to_plain(do(context)))
-            except PhaseError as error:
-                # The cause behind many another failure, and worth a question only then.
-                if (granted := self.reservation) is not None and not self.testbed.alive(granted):
-                    message = f"the jobs ended during {phase}(): start a new Experiment ({error})"
-                    raise PhaseError(message, phase=phase, step=error.step) from error
-                raise
-        return PhaseResult(
-            phase, self.frames, run=self.run.name, testbed=self._where, guest=self.frames.guest
+            with self._writing():
+                if not recall.done(self.journal, phase):  # another process may just have done it
+                    self._check_order(phase)
+                    with self._shown():
+                        self._do(phase, do, context)
+        return self._result(phase)
+
+    def _result(self, phase: str) -> PhaseResult:
+        from g5kvirt.views.results import PhaseResult
+
+        return PhaseResult(phase, self.frames, run=self.name, testbed=self._where, guest=self.frames.guest)
+
+    def _do(self, phase: str, do: Callable[[Context], Any], context: Context) -> None:
+        try:
+            with context.span(phase, "phase") as found:
+                found.update(to_plain(do(context)))
+        except PhaseError as error:
+            # The cause behind many another failure, and worth a question only then.
+            if (granted := self.reservation) is not None and not self.testbed.alive(granted):
+                message = f"the jobs ended during {phase}(): start a new Experiment ({error})"
+                raise PhaseError(message, phase=phase, step=error.step) from error
+            raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the one who writes the journal, in which what a killed process had under way gets its end."""
+        with self.journal.held():
+            self.journal.extend(recall.cut_short(self.journal))
+            yield
+
+    def _shown(self) -> AbstractContextManager[None]:
+        """The live view, in a notebook; its last picture holds the end of the step's span."""
+        from g5kvirt.views import live
+
+        return live.show(self.journal, self.spec.vms, self._title)
+
+    def _in_background(self, phase: str, arguments: Mapping[str, Any], result: Callable[[], T]) -> Running[T]:
+        self._check_free(phase)
+        if self._unnamed:
+            raise SpecError(
+                f"{phase}(wait=False) opens the testbed in another process: give it to the Experiment by its"
+                ' name, such as "local" or "grid5000"'
+            )
+        from g5kvirt.views import live
+
+        view = live.watch(self.journal, self.spec.vms, self._title)
+        try:
+            running = Running(phase, arguments, self.journal, result, ended=view.end)
+        except BaseException:
+            view.end()
+            raise
+        self.background = running
+        return running
+
+    def _measured(self) -> MeasureResult:
+        """What the last `measure` gave."""
+        from g5kvirt.views.measured import MeasureResult
+
+        found = recall.detail(self.journal, "measure") or {}
+        return MeasureResult(
+            list(self.journal),
+            run=self.name,
+            testbed=self._where,
+            guest=self.frames.guest,
+            deployments=found.get("deployments", []),
         )
+
+    def _check_free(self, phase: str) -> None:
+        """Raises PhaseOrderError while another step runs in the background."""
+        if self.background is not None and not self.background.done:
+            raise PhaseOrderError(
+                f"{self.background.phase}() still runs in the background: wait for it (.wait()) or stop it"
+                f" (.stop()) before {phase}()"
+            )
 
     def _check_order(self, phase: str) -> None:
         """Raises PhaseOrderError if the phase cannot begin now."""
+        self._check_free(phase)
         before = PHASES[: PHASES.index(phase)]
         missing = [p for p in before if not recall.done(self.journal, p)]
         if missing:
             raise PhaseOrderError(f"{phase}() stands on {before[-1]}(): call {missing[0]}() first")
         if recall.released(self.journal):
             raise PhaseOrderError(
-                f"run {self.run.name!r} has given its machines back: start a new Experiment for {phase}()"
+                f"run {self.name!r} has given its machines back: start a new Experiment for {phase}()"
             )
         granted = self.reservation
         if granted is not None and time.time() > granted.start + granted.walltime:
             raise PhaseOrderError(
-                f"the walltime of run {self.run.name!r} is over: start a new Experiment, with a longer one if"
+                f"the walltime of run {self.name!r} is over: start a new Experiment, with a longer one if"
                 f" {phase}() came too late"
             )
 
 
-def _create(root: Path, name: str | None, spec: Spec, testbed: str) -> run_directories.Run:
-    document = {
-        "spec": spec.to_dict(),
-        "testbed": testbed,
-        "versions": {"g5kvirt": g5kvirt.__version__, "execo": _version("execo")},
-    }
-    run = run_directories.create(root, name, document)
-    try:
-        _make_key(run)
-    except BaseException:  # an interrupt too: a run without a key never was
-        shutil.rmtree(run.path)
-        raise
-    return run
-
-
-def _make_key(run: run_directories.Run) -> None:
-    """The ssh key of the run, for root on its machines. Raises MachineError."""
-    folder = run.path / "ssh"
-    folder.mkdir(mode=0o700)
-    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"g5kvirt {run.name}"]
-    try:
-        made = subprocess.run(
-            [*words, "-f", str(folder / "id_ed25519")], capture_output=True, text=True, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MachineError(f"ssh-keygen does not work ({error}): install openssh-client") from error
-    if made.returncode:
-        raise MachineError(f"ssh-keygen made no key: {made.stderr.strip()}")
-
-
-def _version(package: str) -> str:
-    from importlib import metadata
-
-    return metadata.version(package)
+def _folders(folder: str | Path) -> list[Path]:
+    """Where to look for environments; the usual folder need not be there."""
+    path = Path(folder)
+    if not path.is_dir() and path != Path(ENVIRONMENTS):
+        raise SpecError(f"there is no folder {path}: name one with descriptions of environments")
+    return [path]

@@ -25,6 +25,7 @@ __all__ = [
     "MILESTONES",
     "STATES",
     "Account",
+    "Boot",
     "Frames",
     "account",
     "events_frame",
@@ -92,6 +93,8 @@ class Account:
     failed: int
     unfinished: int
     failures: tuple[tuple[str, str, str], ...] = ()  #: (VM, step, reason) of each that failed
+    #: (step, reason) → where one of them left its last words, below the run's directory
+    consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def reasons(self) -> Mapping[tuple[str, str], int]:
@@ -100,8 +103,8 @@ class Account:
 
 
 @dataclass
-class _Boot:
-    """What is known of one VM while its events are read."""
+class Boot:
+    """What is known of one VM while its events of the phase ``launch`` are read."""
 
     plan: dict[str, Any]
     state: str = "placed"
@@ -109,9 +112,13 @@ class _Boot:
     power_ons: int = 0
     failed_at: str = ""
     reason: str = ""
+    console: str = ""  #: where the end of its serial console is kept, below the run's directory
     times: dict[str, float] = field(default_factory=dict)
 
     def see(self, event: Event) -> None:
+        if event.step == "console":
+            self.console = str(event.detail.get("file", ""))
+            return
         if event.step == "launch":
             if event.status == "failed":
                 self.state = "failed"
@@ -153,8 +160,8 @@ def placed_vms(events: Iterable[Event]) -> list[VM]:
     ]
 
 
-def _boots(events: Sequence[Event]) -> list[_Boot]:
-    boots = {row["name"]: _Boot(row) for row in _placed(events)}
+def _boots(events: Sequence[Event]) -> list[Boot]:
+    boots = {row["name"]: Boot(row) for row in _placed(events)}
     for event in events:
         if event.kind != "vm" or event.phase != "launch":
             continue
@@ -167,7 +174,7 @@ def _boots(events: Sequence[Event]) -> list[_Boot]:
                 "ip": "",
                 "mac": "",
             }
-            boots[event.subject] = _Boot(unknown)
+            boots[event.subject] = Boot(unknown)
         boots[event.subject].see(event)
     return list(boots.values())
 
@@ -177,8 +184,9 @@ def account(events: Iterable[Event], asked: int | None = None) -> Account:
     boots = _boots(list(events))
     up = sum(b.state == "up" for b in boots)
     failures = tuple((b.plan["name"], b.failed_at, b.reason) for b in boots if b.state == "failed")
+    consoles = {(b.failed_at, b.reason): b.console for b in boots if b.state == "failed" and b.console}
     total = max(len(boots), asked or 0)
-    return Account(total, up, len(failures), total - up - len(failures), failures)
+    return Account(total, up, len(failures), total - up - len(failures), failures, consoles)
 
 
 def events_frame(events: Iterable[Event]) -> pd.DataFrame:

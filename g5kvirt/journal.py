@@ -2,23 +2,33 @@
 
 ``runs/<name>/journal.jsonl`` holds everything that happened, ``run.json`` what was asked. Timings,
 states, progress, frames, figures and the final account are all read from here; nothing measures
-twice. A crash loses at most a torn last line, which `Journal.open` cuts off.
+twice.
+
+Any number of processes may read a journal, also where they may not write; one at a time writes: the one
+that holds its lock (flock), which ends with the process however that ends. A crash loses at most a torn
+last line. Readers wait for the rest of it, and the next writer cuts it off.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from g5kvirt.errors import RunError
 
-__all__ = ["PHASES", "Event", "Journal", "Kind", "Listener", "Status", "read_events"]
+__all__ = ["PHASES", "Event", "Fold", "Journal", "Kind", "Listener", "Status", "read_events"]
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["run", "site", "host", "service", "vm"]
 Status = Literal["start", "ok", "failed", "skipped", "retry"]
@@ -81,30 +91,56 @@ Listener = Callable[[Event], None]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Journal:
-    """The open journal of one run. Appends are flushed and safe from several threads."""
+class Fold(Protocol):
+    """What a journal's events add up to, one after the other."""
 
-    def __init__(self, path: Path, events: list[Event]) -> None:
+    def take(self, event: Event) -> None:
+        """Go one event further."""
+
+
+F = TypeVar("F", bound=Fold)
+T = TypeVar("T")
+
+
+class Journal:
+    """The journal of one run, open for reading and, while this process holds its lock, for writing.
+
+    Reading always shows what other processes have written, too. Safe from several threads.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._events = events
+        self._events: list[Event] = []
+        self._sound = 0  #: bytes of whole lines that were read or written
         self._listeners: list[Listener] = []
+        self._folds: dict[Callable[[], Any], tuple[Any, int]] = {}
+        self._followers: list[threading.Event] = []
         self._lock = threading.RLock()
-        self._file = path.open("a", encoding="utf-8")
+        self._file: int | None = None  #: descriptor that carries the lock, while we hold it
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Open ``path`` for appending, creating it if needed, and repair a torn last line.
+        """Read ``path``, which need not be there yet; nothing is written before the first event is.
 
         Raises RunError if a line other than the last cannot be read.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            events, sound = _read(path)
-            if sound < path.stat().st_size:
-                os.truncate(path, sound)
-        else:
-            events = []
-        return cls(path, events)
+        journal = cls(path)
+        journal.refresh()
+        return journal
+
+    # ---- writing ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the one who writes: what others wrote is read, and a torn last line cut off.
+
+        Raises RunError, which says who is at it, if another process or another step of this one is.
+        """
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._let_go()
 
     def append(
         self,
@@ -124,19 +160,160 @@ class Journal:
         return event
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Write several events with one flush."""
+        """Write several events at once; takes the lock for that moment where it is not `held` already.
+
+        Raises RunError if another process holds the lock or the disk does not take them.
+        """
         batch = list(events)
+        if not batch:
+            return
+        data = "".join(event.to_json() + "\n" for event in batch).encode()
         with self._lock:
-            self._file.write("".join(e.to_json() + "\n" for e in batch))
-            self._file.flush()
+            for_now = self._file is None
+            if for_now:
+                self._acquire()
+            try:
+                self._write(data)
+            finally:
+                if for_now:
+                    self._let_go()
             self._events.extend(batch)
+            self._sound += len(data)
             listeners = tuple(self._listeners)
-        for listener in listeners:
-            for event in batch:
-                listener(event)
+        _tell(listeners, batch)
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError as error:
+            if len(view) < len(data):  # half a line must not become the beginning of the next one
+                os.ftruncate(self._file, self._sound)
+            raise RunError(f"{self.path} cannot be written ({error.strerror}): make room there") from error
+
+    def _acquire(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                raise RunError(
+                    f"run {self._run!r} is in use by another step of this process: wait, or stop it"
+                )
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise RunError(
+                    f"{self.path} cannot be written ({error.strerror}): this run can only be read here"
+                ) from error
+            try:
+                self._flock(file)
+                new = self._catch_up()
+                if self._sound < os.fstat(file).st_size:
+                    os.ftruncate(file, self._sound)
+            except BaseException:
+                os.close(file)
+                raise
+            self._file = file
+            listeners = tuple(self._listeners)
+        _tell(listeners, new)
+
+    def _flock(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._catch_up()
+            raise RunError(
+                f"run {self._run!r} is in use by {_writer(self._events)}: wait, or interrupt it there"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            log.warning("%s: its file system has no locks; use this run in one process only", self.path)
+
+    def _let_go(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    @property
+    def _run(self) -> str:
+        return self.path.parent.name
+
+    # ---- reading ----------------------------------------------------------------------------------
+
+    def refresh(self) -> int:
+        """Read what other processes have written since; how many events that were. Listeners hear of them.
+
+        Raises RunError if a line other than the last cannot be read.
+        """
+        with self._lock:
+            if self._file is not None:
+                return 0  # nobody else writes
+            new = self._catch_up()
+            listeners = tuple(self._listeners)
+        _tell(listeners, new)
+        return len(new)
+
+    def _catch_up(self) -> list[Event]:
+        try:
+            try:
+                new, sound = self._read_on()
+            except RunError:  # perhaps a torn line was cut off while it was read: look again
+                time.sleep(0.05)
+                new, sound = self._read_on()
+        except FileNotFoundError:  # before the first event; or the run was removed, and what we know stays
+            return []
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be read: {error.strerror}") from error
+        self._events.extend(new)
+        self._sound += sound
+        return new
+
+    def _read_on(self) -> tuple[list[Event], int]:
+        size = self.path.stat().st_size
+        if size < self._sound:
+            raise RunError(f"{self.path} has become shorter: open the run anew")
+        if size == self._sound:
+            return [], 0
+        with self.path.open("rb") as file:
+            file.seek(self._sound)
+            return _parse(file.read(size - self._sound), self.path, len(self._events))
+
+    def follow(self, interval: float = 0.25) -> Callable[[], None]:
+        """Look every ``interval`` seconds, in a thread, for what other processes write.
+
+        So listeners hear of it, in that thread. Returns a function that ends it, after a last look.
+        """
+        over = threading.Event()
+
+        def look() -> None:
+            try:
+                while not over.wait(interval):
+                    self.refresh()
+            except RunError as error:
+                log.warning("%s", error)  # whoever reads next has it raised
+
+        thread = threading.Thread(target=look, name=f"following {self._run}", daemon=True)
+        thread.start()
+        with self._lock:
+            self._followers.append(over)
+
+        def end() -> None:
+            over.set()
+            if threading.current_thread() is not thread:
+                thread.join()
+                self.refresh()
+
+        return end
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with every event from now on; returns a function that ends it."""
+        """Call ``listener`` with every event from now on; returns a function that ends it.
+
+        It is called in the thread that wrote the event, or that read it (`refresh`, `follow`) where another
+        process wrote it.
+        """
         with self._lock:
             self._listeners.append(listener)
 
@@ -147,17 +324,42 @@ class Journal:
 
         return unsubscribe
 
+    def ask(self, fold: Callable[[], F], question: Callable[[F], T]) -> T:
+        """``question`` of what all events add up to in ``fold()``, which is kept: each event is taken once.
+
+        ``fold`` is a class (or another callable that lives as long as the program). The answer must not
+        share what later events will change.
+        """
+        self.refresh()
+        with self._lock:
+            kept, taken = self._folds.get(fold) or (fold(), 0)
+            for event in self._events[taken:]:
+                kept.take(event)
+            self._folds[fold] = kept, len(self._events)
+            return question(kept)
+
     def __iter__(self) -> Iterator[Event]:
+        self.refresh()
         with self._lock:
             return iter(tuple(self._events))
 
+    def since(self, position: int) -> list[Event]:
+        """The events from ``position`` on, for who looks now and then and keeps count."""
+        self.refresh()
+        with self._lock:
+            return self._events[position:]
+
     def __len__(self) -> int:
+        self.refresh()
         return len(self._events)
 
     def close(self) -> None:
-        """Close the file; the events stay readable."""
+        """End what `subscribe` and `follow` began; the events stay readable."""
         with self._lock:
-            self._file.close()
+            self._listeners.clear()
+            for over in self._followers:
+                over.set()
+            self._followers.clear()
 
 
 def read_events(path: Path) -> list[Event]:
@@ -167,12 +369,31 @@ def read_events(path: Path) -> list[Event]:
     """
     if not path.exists():
         raise RunError(f"there is no journal at {path}: is this the directory of a run?")
-    return _read(path)[0]
+    return list(Journal.open(path))
 
 
-def _read(path: Path) -> tuple[list[Event], int]:
-    """The events, and up to which byte the file is sound."""
-    data = path.read_bytes()
+def _tell(listeners: Iterable[Listener], events: Iterable[Event]) -> None:
+    for listener in listeners:
+        for event in events:
+            listener(event)
+
+
+def _writer(events: Iterable[Event]) -> str:
+    """Who is at it, as the last step that was begun says."""
+    process: Mapping[str, Any] = {}
+    for event in events:
+        if event.status == "start" and "process" in event.detail:
+            process = event.detail["process"]
+    if not process:
+        return "another process"
+    pid, host = process.get("pid"), process.get("host")
+    if host != os.uname().nodename:
+        return f"process {pid} on {host}"
+    return "another step of this process" if pid == os.getpid() else f"process {pid}"
+
+
+def _parse(data: bytes, path: Path, before: int) -> tuple[list[Event], int]:
+    """The events of ``data``, and how many bytes of it are sound; ``before`` lines precede them."""
     events: list[Event] = []
     sound = 0
     lines = data.split(b"\n")
@@ -183,7 +404,7 @@ def _read(path: Path) -> tuple[list[Event], int]:
             if number == len(lines) - 1 and lines[-1] == b"":
                 break
             raise RunError(
-                f"{path}, line {number} is not an event ({error}): mend or remove that line"
+                f"{path}, line {before + number} is not an event ({error}): mend or remove that line"
             ) from error
         sound += len(line) + 1
     return events, sound

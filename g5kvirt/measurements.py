@@ -42,6 +42,7 @@ MACROS: Mapping[str, tuple[str, ...]] = {
 
 _OPEN = "unfinished"
 _WHOLE = "deployment"
+_CONSOLE = "console"
 _NAN = float("nan")
 
 _ATTEMPTS = (
@@ -53,7 +54,7 @@ _ATTEMPTS = (
 _HEAD = (
     {"deployment": "object", "environment": "object", "asked": "int64", "repetition": "int64"}
     | {"vm": "object", "outcome": "object", "attempts": "int64"}
-    | dict.fromkeys(("failed_macro", "failed_at", "reason", "said"), "object")
+    | dict.fromkeys(("failed_macro", "failed_at", "reason", "said", "console"), "object")
     | dict.fromkeys(("start", "end", "duration"), "float64")
 )
 _MACROS = (
@@ -63,13 +64,13 @@ _MACROS = (
 )
 _DEPLOYMENTS = (
     {"deployment": "object", "environment": "object", "repetition": "int64"}
-    | dict.fromkeys(("asked", "deployed", "failed", "unfinished"), "int64")
+    | dict.fromkeys(("asked", "fresh", "deployed", "failed", "unfinished"), "int64")
     | dict.fromkeys(("start", "end", "duration"), "float64")
 )
 _SCALABILITY = (
     {"environment": "object", "vms": "int64", "repetition": "int64", "deployment": "object"}
-    | dict.fromkeys(("deployed", "failed"), "int64")
-    | dict.fromkeys(("total", "median_vm", "p95_vm", "vms_per_second"), "float64")
+    | dict.fromkeys(("fresh", "deployed", "failed"), "int64")
+    | dict.fromkeys(("total", "median_vm", "p95_vm", "vms_per_second", "transfer_bound"), "float64")
 )
 
 
@@ -98,6 +99,7 @@ class _VM:
     at: str = ""
     reason: str = ""
     said: str = ""
+    console: str = ""  # the file with the end of its serial console, below the run's directory
     attempts: int = 1
     start: float = _NAN
     end: float = _NAN
@@ -109,6 +111,9 @@ class _VM:
 
     def see(self, event: Event, macro_of: Mapping[str, str]) -> None:
         step, status, t, attempt = event.step, event.status, event.t, event.attempt
+        if step == _CONSOLE:
+            self.console = str(event.detail.get("file", ""))
+            return
         self.attempts = max(self.attempts, attempt)
         if math.isnan(self.start):
             self.start = t
@@ -150,6 +155,10 @@ class _Deployment:
     @property
     def repetition(self) -> int:
         return int(self.about.get("repetition", 1))
+
+    @property
+    def fresh(self) -> int:
+        return int(self.about.get("fresh", 0))
 
     @property
     def asked(self) -> int:
@@ -223,7 +232,7 @@ def _measurements(deployments: Sequence[_Deployment]) -> pd.DataFrame:
     for d in deployments:
         for vm in d.vms.values():
             row: list[Any] = [d.name, d.environment, d.asked, d.repetition, vm.name, vm.outcome, vm.attempts]
-            row += [vm.macro, vm.at, vm.reason, vm.said, vm.start, vm.end, vm.end - vm.start]
+            row += [vm.macro, vm.at, vm.reason, vm.said, vm.console, vm.start, vm.end, vm.end - vm.start]
             for part in parts:
                 known = vm.macros if part in named else vm.steps
                 span = known.get(part, nothing)
@@ -271,7 +280,11 @@ def _macros(deployments: Iterable[_Deployment]) -> pd.DataFrame:
 
 
 def deployments_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a deployment, in their order: ``asked = deployed + failed + unfinished``, always."""
+    """One row a deployment, in their order: ``asked = deployed + failed + unfinished``, always.
+
+    ``fresh``: so many of its VMs stood in their minimal system already, so that their deployment does without
+    the first reboot; their times are not to be compared with those of others.
+    """
     return _deployments(_read(events))
 
 
@@ -279,7 +292,7 @@ def _deployments(deployments: Iterable[_Deployment]) -> pd.DataFrame:
     rows = []
     for d in deployments:
         deployed, failed = d.count("deployed"), d.count("failed")
-        numbers = [d.asked, deployed, failed, d.asked - deployed - failed]
+        numbers = [d.asked, d.fresh, deployed, failed, d.asked - deployed - failed]
         rows.append([d.name, d.environment, d.repetition, *numbers, d.start, d.end, d.end - d.start])
     return _frame(rows, _DEPLOYMENTS)
 
@@ -288,7 +301,8 @@ def scalability_frame(events: Iterable[Event]) -> pd.DataFrame:
     """Time against number of VMs: one row a finished deployment that deployed any, every repetition a row.
 
     ``total``: from its begin until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``: of the
-    times of single deployed VMs.
+    times of single deployed VMs. ``fresh`` as in `deployments_frame`; ``transfer_bound``: what the transfer
+    of the image takes at the least by the links' rates, NaN if that is not known.
     """
     return _scalability(_read(events))
 
@@ -300,7 +314,8 @@ def _scalability(deployments: Iterable[_Deployment]) -> pd.DataFrame:
         total = d.end - d.start
         if len(took) and not math.isnan(total):
             figures = [total, took.median(), took.quantile(0.95), len(took) / total if total > 0 else _NAN]
-            numbers = [len(took), d.count("failed")]
+            figures.append(float(d.about.get("transfer_bound", _NAN)))
+            numbers = [d.fresh, len(took), d.count("failed")]
             rows.append([d.environment, d.asked, d.repetition, d.name, *numbers, *figures])
     table = _frame(rows, _SCALABILITY)
     return table.sort_values(["environment", "vms", "repetition"], kind="stable", ignore_index=True)
@@ -317,6 +332,8 @@ class Summary:
     failures: tuple[tuple[str, str, str, str], ...]  #: (deployment, VM, step, reason) of each that failed
     total: float  #: seconds from the first begin to the last end; NaN while one is not over
     macros: Mapping[str, tuple[float, float]]  #: macro-step → median and 95th percentile, seconds
+    #: (step, reason) → where one of them left its last words, below the run's directory
+    consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def reasons(self) -> Mapping[tuple[str, str], int]:
@@ -337,6 +354,8 @@ def _summary(deployments: Sequence[_Deployment], name: str | None) -> Summary:
     failures = tuple(
         (d.name, vm.name, vm.at, vm.reason) for d in chosen for vm in d.vms.values() if vm.outcome == "failed"
     )
+    lost = [vm for d in chosen for vm in d.vms.values() if vm.outcome == "failed"]
+    consoles = {(vm.at, vm.reason): vm.console for vm in lost if vm.console}
     macros = {}
     for macro in dict.fromkeys(macro for d in chosen for macro in d.macros):
         spans = [vm.macros[macro] for d in chosen for vm in d.vms.values() if macro in vm.macros]
@@ -345,7 +364,7 @@ def _summary(deployments: Sequence[_Deployment], name: str | None) -> Summary:
     over = chosen and not any(math.isnan(d.end) for d in chosen)
     total = max(d.end for d in chosen) - min(d.start for d in chosen) if over else _NAN
     open_ = asked - deployed - len(failures)
-    return Summary(asked, deployed, len(failures), open_, failures, total, macros)
+    return Summary(asked, deployed, len(failures), open_, failures, total, macros, consoles)
 
 
 def _frame(rows: Sequence[Sequence[Any]], types: Mapping[str, str]) -> pd.DataFrame:

@@ -124,21 +124,28 @@ class CapacityRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """How many VMs are on their way at once.
+    """How many VMs are on their way at once: when they are launched, rebooted and checked.
 
-    With ``sleep`` None a slot is held until its VM is up. With a number, ``boot`` VMs are started,
-    then ``sleep`` seconds pass, then the next ones: a rate limit, as Kadeploy3's reboot window (50
-    and 10 s by default there).
+    With a ``sleep`` of None a slot is held until its VM is up (a check: answered). With a number, as many
+    VMs as the window's size are started, then ``sleep`` seconds pass, then the next ones: a rate limit, as
+    Kadeploy3's reboot window (50 and 10 s by default there). The reboots of a deployment go as the boots of
+    the launch do, unless ``reboot`` or ``reboot_sleep`` is given.
     """
 
     boot: int | None = None  #: None: chosen from what the hosts say about themselves
     sleep: float | None = None  #: seconds
+    reboot: int | None = None  #: None: as many as for boots
+    reboot_sleep: float | None = None  #: seconds
+    check: int = 8  #: deployed VMs that are asked for their identity at once, each by an ssh from here
+    check_sleep: float | None = None  #: seconds
 
     def __post_init__(self) -> None:
-        if self.boot is not None:
-            _count(self, "windows.boot", minimum=1, maximum=MAX_VMS)
-        if self.sleep is not None:
-            _seconds(self, "windows.sleep", minimum=0)
+        for name in ("boot", "reboot", "check"):
+            if getattr(self, name) is not None or name == "check":
+                _count(self, f"windows.{name}", minimum=1, maximum=MAX_VMS)
+        for name in ("sleep", "reboot_sleep", "check_sleep"):
+            if getattr(self, name) is not None:
+                _seconds(self, f"windows.{name}", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +158,32 @@ class Timeouts:
     services: float = 60  #: until a service answers
     boot: float | None = None  #: from power-on to the minimal system; None: scales with the load
     boot_attempts: int = 3  #: power-ons of a VM before it is given up
+    set_deployment_env: float | None = None  #: one try of this macro-step; None: by measurement, step by step
+    broadcast_env: float | None = None  #: likewise
+    boot_new_env: float | None = None  #: likewise
+    deployment_retries: int = 1  #: further tries of a macro-step before a VM is given up
 
     def __post_init__(self) -> None:
         for name in ("reserve", "deploy", "command", "services"):
             _seconds(self, f"timeouts.{name}", minimum=1)
-        if self.boot is not None:
-            _seconds(self, "timeouts.boot", minimum=1)
+        for name in ("boot", *_MACROS):
+            if getattr(self, name) is not None:
+                _seconds(self, f"timeouts.{name}", minimum=1)
         _count(self, "timeouts.boot_attempts", minimum=1, maximum=100)
+        _count(self, "timeouts.deployment_retries", minimum=0, maximum=100)
+
+    @property
+    def macro_steps(self) -> dict[str, float]:
+        """Macro-step → seconds for one try, where that is bounded."""
+        bounds = {macro: getattr(self, name) for name, macro in _MACROS.items()}
+        return {macro: seconds for macro, seconds in bounds.items() if seconds is not None}
+
+
+_MACROS = {
+    "set_deployment_env": "SetDeploymentEnv",
+    "broadcast_env": "BroadcastEnv",
+    "boot_new_env": "BootNewEnv",
+}
 
 
 @dataclass(frozen=True, kw_only=True, init=False)

@@ -25,6 +25,7 @@ __all__ = [
     "REMOTE_PATH",
     "Answer",
     "Line",
+    "console",
     "document",
     "facts",
     "file",
@@ -141,6 +142,11 @@ def _named(op: str, names: Iterable[str] | None, **rest: Any) -> Request:
 def status(names: Iterable[str] | None = None) -> Request:
     """State, CPU seconds and memory of VMs (default: all)."""
     return _named("status", names)
+
+
+def console(names: Iterable[str], size: int = 8192) -> Request:
+    """The last ``size`` bytes of VMs' serial consoles (``text`` in the answers)."""
+    return {"op": "console", "names": list(names), "size": size}
 
 
 def stop(names: Iterable[str] | None = None, limit: float = 3.0) -> Request:

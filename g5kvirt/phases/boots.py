@@ -111,11 +111,17 @@ class Boots:
             boot.since = t
 
     def reached(self, name: str, step: str, t: float) -> bool:
-        """It was seen to do ``step`` at ``t``; False if that is no news or belongs to an earlier attempt."""
+        """It was seen to do ``step`` at ``t``; False if that is no news or belongs to an earlier attempt.
+
+        Before a VM that is powered on again has been stopped, nothing tells which attempt a word is about:
+        it may be said again after `powered_on`.
+        """
         boot = self.boots.get(name)
         if boot is None or boot.state not in ("starting", "booting") or step in boot.seen:
             return False
-        if t < min(boot.asked, boot.since or boot.asked) - CLOCK_SLACK:
+        if boot.state == "starting" and boot.attempt > 1:
+            return False
+        if t < (boot.since or boot.asked) - CLOCK_SLACK:
             return False
         boot.seen[step] = t
         if step == MILESTONES[-1]:

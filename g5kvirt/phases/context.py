@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,15 +49,18 @@ class Context:
     ) -> Iterator[dict[str, Any]]:
         """Journal what happens inside as ``start`` and ``ok`` or ``failed``.
 
-        What is put into the dictionary that it yields becomes the detail of the closing event.
+        What is put into the dictionary that it yields becomes the detail of the closing event. The opening
+        one names this process, for others that would like to write.
         """
         name = subject or self.run.name
-        self.journal.append(phase, step, kind, name, "start", **detail)
+        process = {"pid": os.getpid(), "host": os.uname().nodename}
+        self.journal.append(phase, step, kind, name, "start", process=process, **detail)
         result: dict[str, Any] = {}
         try:
             yield result
         except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+            ended = isinstance(error, (KeyboardInterrupt, SystemExit))  # the latter: SIGTERM
+            reason = "interrupted" if ended else str(error) or repr(error)
             self.journal.append(phase, step, kind, name, "failed", reason=reason)
             raise
         self.journal.append(phase, step, kind, name, "ok", t=time.time(), **result)

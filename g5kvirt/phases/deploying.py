@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Literal
 
@@ -21,16 +20,15 @@ from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import agents, recall
 from g5kvirt.phases.context import Context
 from g5kvirt.phases.follow import Follower
+from g5kvirt.phases.transport import IMAGES, Transport
 from g5kvirt.phases.vmaccess import vm_access
 from g5kvirt.planning.services import ServiceMachine
-from g5kvirt.provision import broadcast, environments, netboot, tasks
+from g5kvirt.provision import environments, netboot, tasks
 from g5kvirt.provision.bootlog import BootLog
 from g5kvirt.provision.workflow import Broadcast, Check, Order, Reboot, Target, Task, Word
 from g5kvirt.remote import Fanout, File
 
 __all__ = ["Deployer", "put_image"]
-
-IMAGES = "images"  #: below nginx's root
 
 #: Words of VMs that are about a deployment; the others (dhcp, script, …) are about their boot.
 _HEARD = {*tasks.STEPS, "minimal-system", "environment"}
@@ -70,14 +68,14 @@ class Deployer:
         self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self._hosts = {host.name: host for host in stand.hosts}
         self._log = BootLog(vms)
-        self._guests = Fanout(vm_access(context, vms), window=8, tree_from=None)
-        self._plans: dict[str, broadcast.Plan] = {}
+        self._guests = Fanout(vm_access(context, vms), window=context.spec.windows.check, tree_from=None)
+        self._transport = Transport(context, stand, vms, image, self._words.put, self._order_task)
         self._stack = ExitStack()
         self._followers: list[Follower] = []
 
     def __enter__(self) -> Deployer:
         self._pool = ThreadPoolExecutor(max_workers=6)
-        self._stack.callback(self._stop_relays)
+        self._stack.callback(self._transport.stop)
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         for machine in self._stand.layout.machines:
             if "http" in machine.roles:
@@ -98,11 +96,11 @@ class Deployer:
             case Reboot():
                 self._start(self._reboot, order, order.vms, order.step)
             case Task():
-                self._start(self._task, order, order.vms, order.step)
+                self._order_task(order)
             case Check():
                 self._start(self._check, order, order.vms, order.step)
             case Broadcast():
-                self._start_broadcast(order)
+                self._pool.submit(self._transport.carry, order)
 
     def hear(self, timeout: float) -> Iterable[Word]:
         """All words there are; waits for the first, at most ``timeout`` seconds."""
@@ -133,7 +131,9 @@ class Deployer:
                 attempt = int(number)
             elif seen.step != "minimal-system":
                 return
-            self._words.put(Word(seen.vm, seen.step, seen.status, seen.t - offset, seen.reason, attempt))
+            t, hopeless = seen.t - offset, seen.hopeless
+            word = Word(seen.vm, seen.step, seen.status, t, seen.reason, attempt, hopeless=hopeless)
+            self._words.put(word)
 
         return read
 
@@ -201,10 +201,15 @@ class Deployer:
 
     # ---- tasks ----------------------------------------------------------------------------------------
 
+    def _order_task(self, order: Task) -> None:
+        self._start(self._task, order, order.vms, order.step)
+
     def _task(self, order: Task) -> None:
+        order = self._transport.ready(order)
         variant = order.variants["BroadcastEnv"]
         boot = "reboot" if order.variants["BootNewEnv"] == "reboot" else "kexec"
-        plan = self._plan(variant)
+        if again := {target.vm.host for target in order.vms if target.attempt > 1}:
+            self._transport.mend(variant, again)
         for machine, own in self._by_server(order.vms):
             files = []
             for target in own:
@@ -212,7 +217,7 @@ class Deployer:
                 task = environments.task(
                     self._image,
                     deployment=f"{self._name}.{target.attempt}",
-                    url=plan.url(self._hosts[target.vm.host]),
+                    url=self._transport.url(variant, self._hosts[target.vm.host]),
                     server=f"http://{address}",
                     authorized_keys=[self._key],
                     boot=boot,
@@ -244,59 +249,6 @@ class Deployer:
         result = self._context.fanout.run([host], command, timeout=timeout, idempotent=True)[host]
         if not result.ok:
             raise RuntimeError(f"{machine.host.name} did not remove the VMs' files: {result.reason}")
-
-    # ---- broadcast --------------------------------------------------------------------------------------
-
-    def _plan(self, variant: str) -> broadcast.Plan:
-        if variant not in self._plans:
-            head = next(m for m in self._stand.layout.machines if "http" in m.roles)
-            address = next(iter(head.addresses.values()))
-            used = {vm.host for vm in self._vms}
-            plan = broadcast.chain(
-                [host for host in self._stand.hosts if host.name in used],
-                broadcast.Image(self._image.sha256, self._image.size),
-                head_url=f"http://{address}:80/{IMAGES}/{self._image.sha256}",
-                head_name=head.host.name,
-                head_site=head.host.site,
-                open_at={name: str(a) for name, a in self._stand.addresses.items()},
-            )
-            self._plans[variant] = broadcast.http(plan) if variant == "http" else plan
-        return self._plans[variant]
-
-    def _start_broadcast(self, order: Broadcast) -> None:
-        plan = self._plan(order.variant)
-        wanted = set(order.hosts)
-        part = replace(plan, stops=tuple(s for s in plan.stops if s.host.name in wanted))
-        future = self._pool.submit(self._broadcast, part, order)
-
-        def done(ended: Future[None]) -> None:
-            if not ended.cancelled() and (error := ended.exception()) is not None:
-                for host in order.hosts:
-                    word = Word(host, order.step, "failed", time.time(), str(error), order.attempt)
-                    self._words.put(word)
-
-        future.add_done_callback(done)
-
-    def _broadcast(self, plan: broadcast.Plan, order: Broadcast) -> None:
-        fanout = self._context.fanout
-        told = set()
-
-        def tell(heard: broadcast.Progress) -> None:
-            if heard.ended and heard.host not in told:
-                told.add(heard.host)
-                status: Literal["ok", "failed"] = "ok" if heard.ok else "failed"
-                self._words.put(
-                    Word(heard.host, order.step, status, time.time(), heard.reason, order.attempt)
-                )
-
-        failed = broadcast.send(fanout, [stop.host for stop in plan.stops])
-        failed |= broadcast.start(fanout, plan)
-        for result in broadcast.collect(fanout, plan, timeout=900, failed=failed, on_progress=tell).values():
-            tell(result)
-
-    def _stop_relays(self) -> None:
-        for plan in self._plans.values():
-            broadcast.stop(self._context.fanout, plan)
 
     # ---- ready --------------------------------------------------------------------------------------------
 

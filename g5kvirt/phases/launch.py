@@ -17,9 +17,9 @@ from typing import Any
 
 from g5kvirt import hostagent
 from g5kvirt.errors import PhaseError
-from g5kvirt.inventory import MIB, Host
+from g5kvirt.inventory import MIB, VM, Host
 from g5kvirt.journal import Event, Status
-from g5kvirt.phases import agents, recall
+from g5kvirt.phases import agents, consoles, recall
 from g5kvirt.phases.boots import Boot, Boots
 from g5kvirt.phases.configure import ISO, boot_plan, serve
 from g5kvirt.phases.context import Context
@@ -99,6 +99,8 @@ class _Launch:
         self.heard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.hosts = {h.name: h for h in stand.hosts}
         self.log = BootLog(boot.vm for boot in boots.boots.values())
+        self.early: dict[str, list[tuple[Milestone, float]]] = {}  # heard before the answer to a power-on
+        self.ending: list[Future[None]] = []  # what is still done about VMs that were given up
 
     def run(self, register: Callable[[], None]) -> None:
         """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards.
@@ -125,6 +127,8 @@ class _Launch:
                     follower.keep_alive()
                 self._listen()
             registered.result()
+            for ending in self.ending:
+                ending.result()
 
     def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[agents.Heard]]]:
         """Give up on who is overdue, power on who may start now."""
@@ -133,7 +137,7 @@ class _Launch:
         for boot in late:
             self._say_again_or_failed(boot, now)
         if dead := [boot for boot in late if boot.state == "failed"]:
-            self._stop(dead, pool)
+            self.ending.append(pool.submit(self._stop, [boot.vm for boot in dead]))
         batch = self.boots.due(now)
         return [self._power_on(batch, pool, now)] if batch else []
 
@@ -146,13 +150,14 @@ class _Launch:
         except queue.Empty:
             return
 
-    def _stop(self, dead: Sequence[Boot], pool: ThreadPoolExecutor) -> None:
-        """End VMs that are given up: they would take cores from those that still boot."""
+    def _stop(self, dead: Sequence[VM]) -> None:
+        """End VMs that are given up, which would take cores from the others; their last words are kept."""
+        consoles.fetch(self.context, "launch", "launch", dead, list(self.hosts.values()))
         names: dict[Host, list[str]] = {}
-        for boot in dead:
-            names.setdefault(self.hosts[boot.vm.host], []).append(boot.vm.name)
+        for vm in dead:
+            names.setdefault(self.hosts[vm.host], []).append(vm.name)
         documents = {host: hostagent.document(hostagent.stop(own)) for host, own in names.items()}
-        pool.submit(agents.ask, self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
+        agents.ask(self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
 
     # ---- power-on ---------------------------------------------------------------------------------
 
@@ -196,6 +201,8 @@ class _Launch:
                     t = float(answer.detail["power_on"]) - offset
                     self._say(ask.name, ask.attempt, "power-on", "ok", t)
                     self.boots.powered_on(ask.name, ask.attempt, t)
+                    for seen, when in self.early.pop(ask.name, []):
+                        self._reached(seen, when)
                 else:
                     now = time.time()
                     reason = answer.reason if answer is not None else heard.reason or "no answer for it"
@@ -218,6 +225,8 @@ class _Launch:
     def _reached(self, seen: Milestone, t: float) -> None:
         if self.boots.reached(seen.vm, seen.step, t):
             self._say(seen.vm, self.boots.boots[seen.vm].attempt, seen.step, "ok", t, seen.detail)
+        elif self.boots.boots[seen.vm].state in ("waiting", "starting"):
+            self.early.setdefault(seen.vm, []).append((seen, t))
 
     def _say_again_or_failed(self, boot: Boot, now: float) -> None:
         status: Status = "failed" if boot.state == "failed" else "retry"

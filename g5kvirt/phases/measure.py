@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from g5kvirt.errors import CapacityError, PhaseError, SpecError
 from g5kvirt.inventory import VM
-from g5kvirt.phases import recall
+from g5kvirt.phases import consoles, recall
 from g5kvirt.phases.context import Context
 from g5kvirt.phases.deploying import Deployer, put_image
-from g5kvirt.planning.windows import SlotWindow, boot_timeout, interleave, window_for
+from g5kvirt.planning.windows import boot_timeout, check_window, interleave, reboot_window
 from g5kvirt.provision import broadcast, environments, netboot, tools
 from g5kvirt.provision.deployment import Deployment, drive
-from g5kvirt.provision.workflow import default_workflow
+from g5kvirt.provision.workflow import boot_order, default_workflow
 from g5kvirt.remote import File
 
-__all__ = ["CHECKS", "measure"]
-
-#: Deployed VMs that are asked for their identity at once; each is two ssh processes here.
-CHECKS = 8
+__all__ = ["measure"]
 
 
 def measure(
@@ -29,11 +26,13 @@ def measure(
     sizes: Sequence[int],
     repeat: int,
     variant: broadcast.Kind = "chain",
+    folders: Collection[Path] = (),
 ) -> list[str]:
     """Deploy ``environment`` on ``n`` of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
 
-    Returns the deployments' names, as they stand in the journal. Single VMs never raise. Raises SpecError for
-    what cannot be deployed, before anything reboots; PhaseError if a deployment brought up no VM at all.
+    ``folders`` are searched for its description. Returns the deployments' names, as they stand in the
+    journal. Single VMs never raise. Raises SpecError for what cannot be deployed, before anything reboots;
+    PhaseError if a deployment brought up no VM at all.
     """
     stand = recall.stand(context.spec, context.journal)
     known = {vm.name: vm for vm in recall.vms(context.journal)}
@@ -44,24 +43,27 @@ def measure(
     def progress(what: str) -> None:
         journal.append("measure", "build", "run", run, "ok", what=what)
 
-    image = environments.obtain(environment, progress=progress)
+    image = environments.obtain(environment, folders, progress)
     archive = tools.build(progress=progress).archive
     put_image(context, stand.layout.machines, image, File(archive, f"{netboot.WWW}/tools"))
     names = []
     for repetition in range(1, repeat + 1):
         for size in sizes:
-            # Not every deployment begins with the same VMs: none may be worn in more than the others.
             names.append(_deploy(context, stand, up[:size], image, repetition, variant))
     return names
 
 
 def _check(sizes: Sequence[int], repeat: int, variant: str, up: int) -> None:
-    if not sizes or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+    if (
+        not isinstance(sizes, Sequence)
+        or not sizes
+        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes)
+    ):
         raise SpecError(f"sizes must be whole numbers of VMs, at least 1 each, such as [4, 8], not {sizes!r}")
     if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
         raise SpecError(f"repeat must be a whole number of at least 1, not {repeat!r}")
-    if variant not in ("chain", "http"):
-        raise SpecError(f"broadcast must be 'chain' or 'http', not {variant!r}")
+    if variant not in broadcast.KINDS:
+        raise SpecError(f"broadcast must be {' or '.join(map(repr, broadcast.KINDS))}, not {variant!r}")
     if max(sizes) > up:
         raise CapacityError(
             f"a deployment on {max(sizes)} VMs is asked for, but {up} are up: ask for at most {up}",
@@ -79,27 +81,37 @@ def _deploy(
     variant: broadcast.Kind,
 ) -> str:
     """One deployment, to its end; returns its name."""
-    journal = context.journal
+    spec, journal = context.spec, context.journal
     touched = recall.deployments(journal)
     name = f"d{len(touched) + 1}"
     used = {vm for names in touched.values() for vm in names}
+    fresh = [vm.name for vm in vms if vm.name not in used]
     facts = [stand.facts[h.name] for h in stand.hosts]
-    cores = context.testbed.real_cores or sum(f.cores for f in facts)
-    kvm = all(f.kvm for f in facts)
+    real_cores = context.testbed.real_cores
+    cores = real_cores or sum(f.cores for f in facts)
+    boot_seconds = spec.timeouts.boot or boot_timeout(len(vms), cores, kvm=all(f.kvm for f in facts))
     deployment = Deployment(
         name,
         vms,
-        default_workflow(broadcast=(variant,), boot_seconds=boot_timeout(len(vms), cores, kvm=kvm)),
-        reboots=window_for(context.spec.windows, facts, real_cores=context.testbed.real_cores),
-        checks=SlotWindow(CHECKS),
-        fresh=[vm.name for vm in vms if vm.name not in used],
+        default_workflow(
+            broadcast=(variant,),
+            boot=boot_order(spec.vm.memory),
+            timeouts=spec.timeouts.macro_steps,
+            retries=spec.timeouts.deployment_retries,
+            boot_seconds=boot_seconds,
+        ),
+        reboots=reboot_window(spec.windows, facts, real_cores=real_cores),
+        checks=check_window(spec.windows),
+        fresh=fresh,
         about={
             "environment": image.environment.name,
             "sha256": image.sha256,
             "size": len(vms),
             "repetition": repetition,
             "broadcast": variant,
+            "fresh": len(fresh),
             "vms": [vm.name for vm in vms],
+            "transfer_bound": _transfer_bound(stand, vms, image, variant),
         },
     )
     key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
@@ -107,10 +119,13 @@ def _deploy(
         with Deployer(context, stand, name, vms, image, key) as driver:
             outcomes = drive(deployment, driver, clock=time.time, write=journal.extend)
     except BaseException as error:  # an interrupt too: every VM has an end in the journal
-        deployment.stop(time.time(), "interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+        ended = isinstance(error, (KeyboardInterrupt, SystemExit))  # the latter: SIGTERM
+        deployment.stop(time.time(), "interrupted" if ended else str(error))
         journal.extend(deployment.events())
         raise
-    if not any(outcome.state == "deployed" for outcome in outcomes):
+    lost = [outcome.vm for outcome in outcomes if outcome.state == "failed"]
+    consoles.fetch(context, "measure", name, lost, stand.hosts)
+    if len(lost) == len(outcomes):
         first = outcomes[0]
         raise PhaseError(
             f"none of {len(vms)} VMs was deployed, first {first.vm.name} at {first.step}: {first.reason}",
@@ -118,3 +133,19 @@ def _deploy(
             step=first.step,
         )
     return name
+
+
+def _transfer_bound(
+    stand: recall.Stand, vms: Sequence[VM], image: environments.Image, variant: broadcast.Kind
+) -> float:
+    """Seconds that the transfer of the image takes at the least, by the link rates in the inventory.
+
+    It crosses the link of the head and of every host of these VMs once, by plain HTTP the head's link once
+    for each host: bytes × 8 / (bits per second) of the link that takes longest.
+    """
+    head = next(m.host for m in stand.layout.machines if "http" in m.roles)
+    used = {vm.host for vm in vms}
+    times = len(used) if variant == "http" else 1
+    return (
+        max(times / head.nic_rate, *(1 / h.nic_rate for h in stand.hosts if h.name in used)) * image.size * 8
+    )

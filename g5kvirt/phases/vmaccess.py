@@ -13,7 +13,10 @@ from g5kvirt.phases.context import Context
 from g5kvirt.remote import Access, Fanout
 from g5kvirt.spec import near
 
-__all__ = ["run_on", "ssh_config", "vm_access"]
+__all__ = ["COLUMNS", "run_on", "ssh_config", "vm_access"]
+
+#: Of `run_on`'s rows.
+COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
 
 def ssh_config(context: Context, vms: Sequence[VM]) -> Path:
@@ -55,8 +58,10 @@ def run_on(
 ) -> list[dict[str, object]]:
     """Run a shell command on VMs (default: those whose last deployment went well); one row each.
 
-    Raises SpecError for a VM that this run does not have.
+    Raises SpecError for a VM that this run does not have, and for what is no command.
     """
+    if not isinstance(command, str) or not command.strip():
+        raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
     vms = {vm.name: vm for vm in recall.vms(context.journal)}
     chosen = recall.deployed_vms(context.journal) if names is None else list(names)
     for name in chosen:

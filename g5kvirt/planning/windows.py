@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +24,11 @@ __all__ = [
     "SlotWindow",
     "Window",
     "boot_timeout",
+    "check_window",
     "default_window",
     "interleave",
     "interleaved_order",
+    "reboot_window",
     "window_for",
 ]
 
@@ -137,6 +139,19 @@ def window_for(windows: Windows, facts: Iterable[Facts], *, real_cores: int | No
             kvm = bool(known) and all(f.kvm for f in known)
             size = min(size, default_window([Facts(cores=real_cores, memory=0, kvm=kvm)]))
     return SlotWindow(size) if windows.sleep is None else RateWindow(size, windows.sleep)
+
+
+def reboot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int | None = None) -> Window:
+    """The window for the reboots of a deployment: that of `window_for`, unless another one was asked for."""
+    if windows.reboot is not None or windows.reboot_sleep is not None:
+        windows = replace(windows, boot=windows.reboot or windows.boot, sleep=windows.reboot_sleep)
+    return window_for(windows, facts, real_cores=real_cores)
+
+
+def check_window(windows: Windows) -> Window:
+    """The window for checks of deployed VMs."""
+    size, sleep = windows.check, windows.check_sleep
+    return SlotWindow(size) if sleep is None else RateWindow(size, sleep)
 
 
 def boot_timeout(in_flight: int, cores: int, *, kvm: bool, attempt: int = 1) -> float:

@@ -228,6 +228,7 @@ class Grid5000:
     def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
         """Delete the jobs, and those called ``job_name`` on ``sites``; returns when they have ended.
 
+        The run's public key goes from the frontends, too.
         Not only a killed process loses a job: while OAR's server is down oarsub prints an id, fails, and the
         job runs later all the same. execo's oardel reports nothing, so the jobs themselves are asked.
         """
@@ -243,13 +244,16 @@ class Grid5000:
             raise TestbedError(
                 f"nobody says which jobs are left: {_said(error)}; call release() again"
             ) from error
-        oardel([(job, site) for site, job in sorted(doomed)])
-        deadline = time.monotonic() + self.settings.command_timeout
-        while doomed := {(site, job) for site, job in doomed if not _ended(self._state(site, job))}:
-            if time.monotonic() > deadline:
-                left = ", ".join(f"{job} at {site}" for site, job in sorted(doomed))
-                raise TestbedError(f"these jobs could not be deleted: {left}; call release() again")
-            time.sleep(self.settings.tiny_polling_interval)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            keys = pool.submit(self._remove_keys, frozenset(doomed))
+            oardel([(job, site) for site, job in sorted(doomed)])
+            deadline = time.monotonic() + self.settings.command_timeout
+            while doomed := {(site, job) for site, job in doomed if not _ended(self._state(site, job))}:
+                if time.monotonic() > deadline:
+                    left = ", ".join(f"{job} at {site}" for site, job in sorted(doomed))
+                    raise TestbedError(f"these jobs could not be deleted: {left}; call release() again")
+                time.sleep(self.settings.tiny_polling_interval)
+            keys.result()
 
     def _state(self, site: str, job: int) -> str:
         """OAR's word for the state of a job; empty if nobody answers."""
@@ -304,26 +308,42 @@ class Grid5000:
     def _put_key(self, reservation: Reservation, public_key: str) -> str:
         """Leave the run's public key on every frontend for ``kadeploy3 -k``; returns its name there."""
         from execo.exception import ProcessesFailed
-        from execo_g5k.utils import get_frontend_host
 
-        name = f".g5kvirt-{min(reservation.jobs.values())}-{int(reservation.start)}.pub"
+        name = _key_file(*min(reservation.jobs.items()))
         command = f"umask 077; printf '%s\\n' {shlex.quote(public_key.strip())} > {shlex.quote(name)}"
 
         def put(site: str) -> None:
-            import execo
-            from execo_g5k import default_frontend_connection_params
-
-            process = execo.SshProcess(
-                command, get_frontend_host(site), connection_params=default_frontend_connection_params
-            )
-            process.timeout = self.settings.command_timeout
-            process.run()
+            process = self._on_frontend(site, command)
             if not process.ok:
                 said = _said(ProcessesFailed([process]))
                 raise TestbedError(f"the frontend of {site} did not take the run's public key: {said}")
 
         _each(put, list(reservation.jobs))
         return name
+
+    def _remove_keys(self, jobs: Iterable[tuple[str, int]]) -> None:
+        """Remove what `_put_key` left; what a frontend does not remove does no harm there."""
+        known = sorted(set(jobs))
+        command = "rm -f -- " + " ".join(shlex.quote(_key_file(site, job)) for site, job in known)
+        _each(lambda site: self._on_frontend(site, command), sorted({site for site, _ in known}))
+
+    def _on_frontend(self, site: str, command: str) -> Any:
+        """Run a shell command on a frontend; execo's process, which has ended."""
+        import execo
+        from execo_g5k import default_frontend_connection_params
+        from execo_g5k.utils import get_frontend_host
+
+        process = execo.SshProcess(
+            command,
+            get_frontend_host(site),
+            connection_params=default_frontend_connection_params,
+            timeout=self.settings.command_timeout,
+            nolog_error=True,
+            nolog_timeout=True,
+            nolog_exit_code=True,
+        )
+        process.run()
+        return process
 
 
 @dataclass(frozen=True)
@@ -332,6 +352,11 @@ class _Given:
     subnetwork: SubNetwork | None
     vlan: int | None
     start: float
+
+
+def _key_file(site: str, job: int) -> str:
+    """What a run's public key is called on the frontends; ``site`` and ``job``: the first of its jobs."""
+    return f".g5kvirt-{site}-{job}.pub"
 
 
 def _ended(state: str) -> bool:

@@ -14,8 +14,8 @@ from typing import cast
 from g5kvirt.frames import Account, Frames
 from g5kvirt.journal import Event, Kind, Status
 from g5kvirt.measurements import Summary
-from g5kvirt.views.palette import COLOURS, PLANNED, guest_words
-from g5kvirt.views.progress import Progress
+from g5kvirt.views.live.model import LiveModel
+from g5kvirt.views.palette import PLANNED, STATE_COLOURS, STATE_LABELS, guest_words
 from g5kvirt.views.words import duration
 
 __all__ = ["about", "bar", "box", "counts_bar", "events_of", "experiment_html", "failures", "table"]
@@ -33,7 +33,7 @@ def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
     """An experiment: its six steps with state and time, and a bar of its VMs by state."""
     events = events_of(frames)
     account = frames.account
-    progress = Progress.of(events, account.asked)
+    progress = LiveModel.of(events, account.asked)
     # A run that was cut short has a step without an end; its journal does not go on with the clock.
     now = max((e.t for e in events), default=time.time())
     rows = [
@@ -86,7 +86,7 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), numbers: S
     return f'<table style="{style}">{top}{body}</table>'
 
 
-def bar(progress: Progress) -> str:
+def bar(progress: LiveModel) -> str:
     """The VMs by state: a bar in proportion, and the counts."""
     return counts_bar(progress.counts, progress.total)
 
@@ -96,12 +96,13 @@ def counts_bar(counts: Mapping[str, int], total: int) -> str:
     if not total:
         return ""
     cells = "".join(
-        f'<span title="{state}: {count:,}" style="flex:{count} 0 3px;background:{_colour(state)}"></span>'
+        f'<span title="{STATE_LABELS[state]}: {count:,}"'
+        f' style="flex:{count} 0 3px;background:{_colour(state)}"></span>'
         for state, count in counts.items()
     )
     words = " · ".join(
         f'<span style="white-space:nowrap"><span style="color:{_colour(state)}">■</span> '
-        f"{state} {count:,}</span>"
+        f"{STATE_LABELS[state]} {count:,}</span>"
         for state, count in counts.items()
     )
     return (
@@ -111,20 +112,22 @@ def counts_bar(counts: Mapping[str, int], total: int) -> str:
 
 
 def _colour(state: str) -> str:
-    # What is black or nearly white in print would be lost on a dark or on a light page.
-    return {PLANNED: "rgba(128,128,128,.35)", "power-on": "#888888"}.get(state, COLOURS[state])
+    return "rgba(128,128,128,.35)" if state == PLANNED else STATE_COLOURS[state]
 
 
 def failures(account: Account | Summary, limit: int = 8) -> str:
-    """Why VMs were given up: reasons with their counts, the most frequent first."""
+    """Why VMs were given up: reasons with their counts, the most frequent first, and where to read more."""
     reasons: Mapping[tuple[str, str], int] = account.reasons
     rows = [
-        [f"{number:,}", escape(step), escape(reason)]
+        [f"{number:,}", escape(step), escape(reason), escape(account.consoles.get((step, reason), ""))]
         for (step, reason), number in list(reasons.items())[:limit]
     ]
+    head = ["VMs", "given up at", "because", "last words of one"]
+    if not account.consoles:
+        rows, head = [row[:3] for row in rows], head[:3]
     more = len(reasons) - limit
     rest = f'<div style="{_FAINT}">and {more:,} more reasons</div>' if more > 0 else ""
-    return table(rows, head=("VMs", "given up at", "because"), numbers=(0,)) + rest
+    return table(rows, head=head, numbers=(0,)) + rest
 
 
 def events_of(frames: Frames) -> list[Event]:

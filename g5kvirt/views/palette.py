@@ -1,7 +1,8 @@
 """The words and colours of a VM's way up, the same in the terminal, in HTML and in print.
 
 Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers tell
-apart, and in the order of the steps they also differ in lightness in a black and white print.
+apart, and in the order of the steps they also differ in lightness in a black and white print. Steps are
+what takes time, in figures; states are where a VM stands, in the live view.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ __all__ = [
     "MACRO_COLOURS",
     "PLANNED",
     "REBOOTING",
+    "STATES",
+    "STATE_COLOURS",
+    "STATE_LABELS",
+    "STATE_OF",
     "STEPS",
     "WRITING",
     "guest_words",
@@ -52,6 +57,42 @@ COLOURS = {
     REBOOTING: "#7a6fd0",
     WRITING: "#f0e442",
     DEPLOYED: "#5fd068",
+}
+
+#: Where a VM stands, in the order of its way. Each is named after the step that brought it there.
+STATES = (
+    PLANNED,
+    "power-on",
+    "dhcp",
+    "kernel",
+    "minimal-system",
+    WRITING,
+    REBOOTING,
+    DEPLOYED,
+    FAILED,
+)
+
+#: Step of a boot → the state in which a VM is then: script and initrd are too short to see by eye.
+STATE_OF = {step: step for step in STATES if step in STEPS} | {"script": "dhcp", "initrd": "kernel"}
+
+STATE_LABELS = {state: state for state in STATES} | {
+    PLANNED: "asked",
+    "power-on": "started",
+    "dhcp": "DHCP",
+    "minimal-system": "minimal system",
+}
+
+#: Seen on light and on dark; two greys, then colour, so that the start of a run is quiet.
+STATE_COLOURS = {
+    PLANNED: "#c9c9c9",
+    "power-on": "#606060",
+    "dhcp": "#e69f00",
+    "kernel": "#56b4e9",
+    "minimal-system": "#0072b2",
+    WRITING: "#f0e442",
+    REBOOTING: "#cc79a7",
+    DEPLOYED: "#009e73",
+    FAILED: "#d55e00",
 }
 
 #: The macro-steps of a deployment in their order: light, dark, between.

@@ -1,28 +1,15 @@
-"""Where a run stands, folded from its events: what the terminal, the notebook and HTML all show.
-
-Only transitions that were seen count: a VM is in the state of the last event about it. While an
-environment is deployed on it, that is where it stands in the deployment, and it stays so until the next one.
-Every event costs the same, whatever the number of VMs.
-"""
+"""The six steps of a run and its deployments, folded from its events: where each stands, and since when."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from g5kvirt.journal import PHASES, Event
-from g5kvirt.measurements import MACROS
-from g5kvirt.views.palette import DEPLOYED, FAILED, PLANNED, REBOOTING, STEPS, WRITING
 
-__all__ = ["PhaseState", "Progress"]
+__all__ = ["DeploymentState", "PhaseState", "Phases"]
 
 State = Literal["waiting", "running", "ok", "failed"]
-
-_STATES = (DEPLOYED, WRITING, REBOOTING, *reversed(STEPS), PLANNED, FAILED)
-_SETTLED = (DEPLOYED, STEPS[-1], FAILED)
-_FIRST, *_, _LAST = MACROS
 
 
 @dataclass
@@ -42,53 +29,34 @@ class PhaseState:
         return max(0.0, (now if self.end is None else self.end) - self.start)
 
 
-@dataclass(frozen=True, slots=True)
-class _Boot:
-    """How far a VM has come in its last attempt: ``reached`` milestones of `STEPS`."""
+@dataclass
+class DeploymentState:
+    """How far the last deployment of `measure` has come: VMs ``asked``, and what became of them so far."""
 
-    attempt: int = 0
-    reached: int = 0
-    given_up: bool = False
+    name: str
+    environment: str = ""
+    asked: int = 0
+    deployed: int = 0
+    failed: int = 0
 
-    @property
-    def state(self) -> str:
-        return FAILED if self.given_up else STEPS[self.reached - 1] if self.reached else PLANNED
-
-    @property
-    def up(self) -> bool:
-        return self.state == STEPS[-1]
+    def __str__(self) -> str:
+        what = f"{self.name} ({self.environment})" if self.environment else self.name
+        lost = f", {self.failed:,} failed" if self.failed else ""
+        return f"{what}: {self.deployed:,}/{self.asked:,} deployed{lost}"
 
 
 @dataclass
-class Progress:
-    """The state of a run; ``take`` each event in its order. ``vms`` is how many were asked for."""
+class Phases:
+    """The six steps; ``take`` each event in its order, in constant time."""
 
-    vms: int = 0
-    phases: dict[str, PhaseState] = field(default_factory=lambda: {p: PhaseState(p) for p in PHASES})
-    _boots: dict[str, _Boot] = field(default_factory=dict)
-    _deploys: dict[str, str] = field(default_factory=dict)  # VM → its state in its last deployment
-    _states: dict[str, str] = field(default_factory=dict)
-    _seen: Counter[str] = field(default_factory=Counter)  # state → VMs
-    _up: int = 0
-
-    @classmethod
-    def of(cls, events: Iterable[Event], vms: int = 0) -> Progress:
-        """The state after ``events``."""
-        progress = cls(vms)
-        for event in events:
-            progress.take(event)
-        return progress
+    states: dict[str, PhaseState] = field(default_factory=lambda: {p: PhaseState(p) for p in PHASES})
+    deployment: DeploymentState | None = None  #: the last one that was begun
 
     def take(self, event: Event) -> None:
         """Go one event further."""
-        if event.kind == "vm":
-            boot = self._boots.get(event.subject)
-            if event.phase == "measure":
-                self._take_deployment(event)
-            else:
-                self._take_vm(event)
-            self._count(event.subject, boot)
-        phase = self.phases.get(event.phase)
+        if event.phase == "measure" and event.step == "deployment":
+            self._take_deployment(event)
+        phase = self.states.get(event.phase)
         if phase is None or event.step == "release":
             return
         if event.step != "phase":
@@ -101,81 +69,33 @@ class Progress:
             phase.end = event.t
             phase.heard = str(event.detail.get("reason", "")) if event.status == "failed" else ""
 
-    def _take_vm(self, event: Event) -> None:
-        before = self._boots.get(event.subject, _Boot())
-        if event.step == "launch":
-            if event.status == "failed":
-                self._boots[event.subject] = _Boot(before.attempt, before.reached, given_up=True)
-        elif event.step not in STEPS or event.status not in ("start", "ok"):
-            return
-        elif event.attempt > before.attempt or (before.given_up and event.status == "start"):
-            # Switched on again: what was before does not count. A power-on that only began has not
-            # been seen to happen yet.
-            self._boots[event.subject] = _Boot(event.attempt, int(event.status == "ok"))
-        elif event.status == "ok" and event.attempt == before.attempt:
-            # Files and addresses may be asked for twice: a VM never goes back within one attempt. One
-            # that reports in after all is up, also after it was given up.
-            reached = max(before.reached, STEPS.index(event.step) + 1)
-            self._boots[event.subject] = _Boot(
-                before.attempt, reached, before.given_up and reached < len(STEPS)
-            )
-
     def _take_deployment(self, event: Event) -> None:
-        name, step, status = event.subject, event.step, event.status
-        if step == "deployment":
-            self._deploys[name] = DEPLOYED if status == "ok" else FAILED
-        elif status == "start":
-            self._deploys[name] = REBOOTING if step in (_FIRST, _LAST) else WRITING
-        elif step == STEPS[-1] and status in ("ok", "skipped"):  # it stands in its minimal system
-            self._deploys[name] = WRITING
+        if event.kind == "run":
+            if event.status == "start":
+                environment, asked = event.detail.get("environment", ""), event.detail.get("asked", 0)
+                self.deployment = DeploymentState(event.subject, str(environment), int(asked))
+        elif self.deployment is not None and event.detail.get("deployment") == self.deployment.name:
+            self.deployment.deployed += event.status == "ok"
+            self.deployment.failed += event.status == "failed"
 
-    def _count(self, name: str, before: _Boot | None) -> None:
-        """Bring the counts up to date after an event about a VM."""
-        boot = self._boots.get(name)
-        self._up += (boot is not None and boot.up) - (before is not None and before.up)
-        state = self._deploys.get(name) or (boot.state if boot else None)
-        old = self._states.get(name)
-        if state is None or state == old:
-            return
-        if old is not None:
-            self._seen[old] -= 1
-        self._states[name] = state
-        self._seen[state] += 1
+    def says(self, name: str) -> str:
+        """What there is to say about a step now: how far the deployment is, or what was heard last."""
+        phase = self.states[name]
+        if name == "measure" and phase.state == "running" and self.deployment is not None:
+            return str(self.deployment)
+        return phase.heard
 
     @property
-    def counts(self) -> dict[str, int]:
-        """VMs in each state, the farthest first, those not heard of yet as planned."""
-        seen = Counter(self._seen)
-        seen[PLANNED] += max(0, self.vms - len(self._states))
-        return {state: seen[state] for state in _STATES if seen[state]}
-
-    @property
-    def total(self) -> int:
-        """VMs asked for, or seen if there are more."""
-        return max(self.vms, len(self._states))
-
-    @property
-    def up(self) -> int:
-        """VMs that reported in from the minimal system."""
-        return self._up
-
-    @property
-    def failed(self) -> int:
-        """VMs that were given up, or failed in their last deployment."""
-        return self._seen[FAILED]
-
-    @property
-    def settled(self) -> bool:
-        """True when no VM is on its way: each is up, deployed or failed."""
-        return sum(self._seen[state] for state in _SETTLED) >= self.total
+    def last(self) -> PhaseState | None:
+        """The farthest step that was begun."""
+        begun = [phase for phase in self.states.values() if phase.state != "waiting"]
+        return begun[-1] if begun else None
 
     @property
     def stands_at(self) -> str:
         """In a few words: ``deploy running``, ``launch failed``, ``launch done``, ``nothing done``."""
-        begun = [phase for phase in self.phases.values() if phase.state != "waiting"]
-        if not begun:
-            return "nothing done"
-        return f"{begun[-1].name} {'done' if begun[-1].state == 'ok' else begun[-1].state}"
+        last = self.last
+        return f"{last.name} {'done' if last.state == 'ok' else last.state}" if last else "nothing done"
 
 
 def _heard(event: Event) -> str:

@@ -11,9 +11,9 @@ import pandas as pd
 
 from g5kvirt.frames import Frames
 from g5kvirt.views import html
+from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measured import measure_facts
 from g5kvirt.views.palette import LABELS
-from g5kvirt.views.progress import Progress
 from g5kvirt.views.tables import durations_table, quantiles, rows_of, timeline_table
 from g5kvirt.views.words import count, duration
 
@@ -90,7 +90,7 @@ class PhaseResult:
         parts = [html.table(facts)]
         if self.phase == "launch":
             account = self.frames.account
-            parts.append(html.bar(Progress.of(html.events_of(self.frames), account.asked)))
+            parts.append(html.bar(LiveModel.of(html.events_of(self.frames), account.asked)))
             parts += [_launch_table(self.parts), html.failures(account)]
         elif len(self.parts):
             rows = [

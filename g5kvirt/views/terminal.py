@@ -17,13 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from g5kvirt.journal import PHASES, Event
-from g5kvirt.views.palette import COLOURS, FAILED, PLANNED
-from g5kvirt.views.progress import PhaseState, Progress
+from g5kvirt.views.live.model import LiveModel
+from g5kvirt.views.palette import FAILED, PLANNED, STATE_COLOURS, STATE_LABELS
+from g5kvirt.views.progress import PhaseState
 from g5kvirt.views.words import duration
 
 __all__ = ["MARKS", "TerminalProgress", "bar", "shares"]
 
-#: How the state of a step is marked, and in which style.
 #: How the state of a step is marked, and in which style.
 MARKS = {"waiting": ("·", "dim"), "running": ("▸", "bold"), "ok": ("✓", "green"), "failed": ("✗", "red")}
 _PLAIN_EVERY = 10.0  #: seconds between two plain lines about the VMs
@@ -47,7 +47,7 @@ def shares(counts: dict[str, int], width: int) -> dict[str, int]:
     return cells
 
 
-def bar(progress: Progress, width: int = 50) -> Text:
+def bar(progress: LiveModel, width: int = 50) -> Text:
     """One line: a bar of the VMs' states, and the counts in words."""
     counts = progress.counts
     text = Text("  ")
@@ -56,15 +56,13 @@ def bar(progress: Progress, width: int = 50) -> Text:
     text.append("\n  ")
     for number, (state, count) in enumerate(counts.items()):
         text.append(" · " if number else "")
-        text.append(f"{state} {count:,}", style=_style(state))
+        text.append(f"{STATE_LABELS[state]} {count:,}", style=_style(state))
     text.append(f" of {progress.total:,} VMs", style="dim")
     return text
 
 
 def _style(state: str) -> str:
-    if state == "power-on":
-        return "bold"  # its black in print would not be seen on a dark terminal
-    return f"bold {COLOURS[state]}" if state == FAILED else COLOURS[state]
+    return f"bold {STATE_COLOURS[state]}" if state == FAILED else STATE_COLOURS[state]
 
 
 class TerminalProgress:
@@ -72,7 +70,7 @@ class TerminalProgress:
 
     def __init__(self, console: Console, vms: int = 0) -> None:
         self.console = console
-        self.progress = Progress(vms)
+        self.progress = LiveModel(vms)
         self._lock = threading.Lock()
         self._live = (
             Live(get_renderable=self._render, console=console, refresh_per_second=6, transient=False)
@@ -112,7 +110,9 @@ class TerminalProgress:
                 seconds = phase.seconds(now)
                 took = "" if seconds is None else duration(seconds)
                 name = Text(phase.name, style=style if phase.state != "ok" else "")
-                table.add_row(Text(mark, style), name, Text(took), Text(phase.heard, "dim"))
+                table.add_row(
+                    Text(mark, style), name, Text(took), Text(self.progress.steps.says(phase.name), "dim")
+                )
             return Group(table, bar(self.progress)) if self.progress.vms else table
 
     def _shown(self) -> list[PhaseState]:
@@ -125,7 +125,9 @@ class TerminalProgress:
             settled = self.progress.settled
             if event.status != "start" and (settled or time.monotonic() - self._last_line > _PLAIN_EVERY):
                 self._last_line = time.monotonic()
-                words = ", ".join(f"{state} {count}" for state, count in self.progress.counts.items())
+                words = ", ".join(
+                    f"{STATE_LABELS[state]} {count}" for state, count in self.progress.counts.items()
+                )
                 self._print(f"  VMs: {words} of {self.progress.total}")
             return
         phase = self.progress.phases.get(event.phase)

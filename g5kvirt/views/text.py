@@ -11,7 +11,7 @@ from rich.text import Text
 
 from g5kvirt.doctor import Finding
 from g5kvirt.journal import Event
-from g5kvirt.views.progress import Progress
+from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.terminal import MARKS, bar
 from g5kvirt.views.words import duration
 
@@ -32,7 +32,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def run_text(name: str, testbed: str, progress: Progress, events: Iterable[Event]) -> RenderableType:
+def run_text(name: str, testbed: str, progress: LiveModel, events: Iterable[Event]) -> RenderableType:
     """A run: its steps with state and time, its VMs by state, and why VMs failed (counts, not names)."""
     table = Table.grid(padding=(0, 2))
     for phase in progress.phases.values():

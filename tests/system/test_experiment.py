@@ -99,9 +99,9 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
             assert len(exp.journal) == events, f"{step} was done twice"
             assert repr(again) == repr(first)
             assert first.status == "ok" and "<" in first._repr_html_()
-        same = Experiment.open(exp.run.path)
+        same = Experiment.open(exp.path)
         assert repr(same.launch()) == repr(exp.launch())
-        figures = exp.figures.save(exp.run.path / "figures")
+        figures = exp.figures.save(exp.path / "figures")
         try:
             Experiment(exp.spec, testbed=testbed, name="whole", runs=runs)
         except G5kvirtError as error:
@@ -131,6 +131,8 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
     assert key.stat().st_mode & 0o777 == 0o600
     wait(lambda: not guests(grid))
     assert "g5kvirt" not in jobs(grid)
+    for site in ("nancy", "rennes"):
+        assert ".g5kvirt-" not in on(grid, f"{site}.grid5000.fr", "ls -a"), "the public key was left behind"
 
 
 def test_bad_input_is_one_sentence_and_touches_nothing(grid: State, tmp_path: Path) -> None:
@@ -186,8 +188,13 @@ def reached(journal: Path, phase: str) -> list[Event]:
     return [e for e in read_events(journal) if e.phase == phase] if journal.exists() else []
 
 
-@pytest.mark.parametrize("phase", ["reserve", "deploy", "configure", "launch"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+CUTS = [
+    *((phase, signal.SIGINT) for phase in ("reserve", "deploy", "configure", "launch")),
+    *((phase, signal.SIGKILL) for phase in ("reserve", "deploy", "configure")),  # launch and measure: below
+]
+
+
+@pytest.mark.parametrize(("phase", "how"), CUTS, ids=lambda value: getattr(value, "name", value))
 def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp_path: Path) -> None:
     journal = tmp_path / "cut" / "journal.jsonl"
     process = start(STEPS, grid, tmp_path)
@@ -205,6 +212,55 @@ def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp
         do('Experiment.open(runs + "/cut").release()', grid, tmp_path)
     wait(lambda: not guests(grid))
     wait(lambda: "g5kvirt" not in jobs(grid))
+
+
+def test_steps_in_the_background_are_killed_and_go_on(grid: State, tmp_path: Path) -> None:
+    script = """
+    import json, os, signal, time
+    from dataclasses import replace
+
+    spec = Spec(sites={"nancy": 1, "rennes": 1}, vms=2, timeouts={"boot": 300})
+    exp = Experiment(spec, testbed=testbed, name="on", runs=runs)
+
+    def killed(running, step):
+        heard = set()
+        leave = exp.journal.subscribe(lambda e: e.step == step and e.status == "ok" and heard.add(e.subject))
+        while len(heard) < 2:
+            assert not running.wait(0.05), running
+        leave()
+        os.kill(running.pid, signal.SIGKILL)
+        try:
+            running.result()
+        except G5kvirtError as error:
+            assert "exit code -9" in str(error), error
+        return time.time()
+
+    try:
+        for step in ("reserve", "deploy", "configure"):
+            assert getattr(exp, step)(wait=False).result(300).status == "ok"
+        exp.place()
+        t = killed(exp.launch(wait=False), "dhcp")
+        exp = Experiment.open(exp.path)
+        # Now one waits for the other, and both are on their way already.
+        exp.spec = replace(exp.spec, windows={"boot": 1})
+        exp.launch()
+        killed(exp.measure(wait=False), "partition")
+        before = exp.frames.measurements.summary()
+    finally:
+        exp.release()
+    print(json.dumps([t, before.unfinished]))
+    """
+    killed, unfinished = json.loads(do(script, grid, tmp_path, timeout=600).splitlines()[-1])
+    frames = Frames(read_events(tmp_path / "on" / "journal.jsonl"))
+    assert frames.account.up == 2
+    assert (frames.vms["power_on"] < killed).all(), "what runs is not started again"
+    assert set(frames.events["attempt"]) == {1}, "and nothing that it did meanwhile was lost"
+    summary = frames.measurements.summary()
+    assert unfinished == 2
+    assert (summary.asked, summary.failed, summary.unfinished) == (2, 2, 0)
+    assert "unfinished" not in set(frames.phases["status"])
+    wait(lambda: not guests(grid))
+    assert "g5kvirt" not in jobs(grid)
 
 
 def test_down_while_vms_run_leaves_nothing(name: str, tmp_path: Path) -> None:

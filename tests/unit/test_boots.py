@@ -58,7 +58,10 @@ def test_a_late_word_of_an_earlier_attempt_does_not_count() -> None:
     b.overdue(11.0)
     b.due(100.0)
     assert not b.reached("vm-1", "minimal-system", 12.0)
-    assert b.reached("vm-1", "minimal-system", 101.0)
+    assert not b.reached("vm-1", "minimal-system", 100.1), "it is about to be stopped"
+    b.powered_on("vm-1", 2, 101.0)
+    assert not b.reached("vm-1", "minimal-system", 100.1)
+    assert b.reached("vm-1", "minimal-system", 110.0)
     assert b.count("up") == 1
 
 

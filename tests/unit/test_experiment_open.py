@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +50,6 @@ def test_a_finished_run_is_read_without_its_testbed(tmp_path: Path) -> None:
     run = runs.create(tmp_path, "old", {"spec": SPEC.to_dict(), "testbed": "local:long-gone"})
     journal = Journal.open(run.journal)
     journal.extend(run_events(2))
-    journal.close()
     exp = Experiment.open(run.path)
     assert exp.spec == SPEC
     assert exp.frames.account.up == 2
@@ -58,6 +58,49 @@ def test_a_finished_run_is_read_without_its_testbed(tmp_path: Path) -> None:
     assert exp.launch().status == "ok"  # done before: read back, nothing is asked of anybody
     with pytest.raises(TestbedError, match="not up"):
         _ = exp.testbed
+
+
+def test_a_run_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.create(tmp_path, "old", {"spec": SPEC.to_dict(), "testbed": "local:long-gone"})
+    events = run_events(2)
+    Journal.open(run.journal).extend(events)
+    with run.journal.open("ab") as file:
+        file.write(b'{"t": 17')  # it was killed while it wrote
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("g5kvirt.journal.os.open", refuse)  # root may write where permissions forbid it
+    run.path.chmod(0o555)
+    try:
+        monkeypatch.chdir(run.path)
+        exp = Experiment.open(".")
+        assert exp.name == "old"
+        assert len(exp.frames.events) == len(events)
+        assert exp.frames.account.up == 2
+        assert "Experiment old" in exp._repr_html_()
+        assert exp.launch().status == "ok"
+        exp.figures.timeline()
+        with pytest.raises(RunError, match="this run can only be read here"):
+            exp.release()
+        assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+    finally:
+        run.path.chmod(0o755)
+
+
+def test_what_was_cut_short_gets_its_end_when_somebody_goes_on(tmp_path: Path) -> None:
+    testbed = Refusing()
+    exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
+    exp.journal.append("reserve", "phase", "run", "x", "start", t=1.0)
+    exp.journal.append("reserve", "submitted", "site", "nancy", "ok", t=2.0, job=11)
+    assert list(exp.frames.phases["status"]) == ["unfinished"]
+    with pytest.raises(TestbedError, match="refused the job"):
+        exp.reserve()
+    first, second = [e for e in exp.journal if (e.step, e.status) == ("phase", "failed")]
+    assert (first.t, first.detail) == (2.0, {"reason": recall.CUT_SHORT})
+    assert "refused" in second.detail["reason"]
+    assert testbed.released == [[("nancy", 11)]]
 
 
 def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
@@ -87,9 +130,8 @@ def test_each_run_has_a_key_of_its_own(tmp_path: Path) -> None:
     keys = []
     for name in ("a", "b"):
         exp = Experiment(SPEC, testbed=Refusing(), name=name, runs=tmp_path)  # type: ignore[arg-type]
-        key = exp.run.path / "ssh" / "id_ed25519"
+        key = exp.path / "ssh" / "id_ed25519"
         assert key.stat().st_mode & 0o777 == 0o600
         assert key.parent.stat().st_mode & 0o777 == 0o700
         keys.append(key.read_text())
-        exp.journal.close()
     assert keys[0] != keys[1]

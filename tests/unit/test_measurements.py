@@ -209,3 +209,12 @@ def test_the_account_adds_up_at_every_moment(number: int, bad: dict[str, int], u
     assert whole.asked == whole.deployed + whole.failed + whole.unfinished
     assert len(whole.failures) == whole.failed
     assert len(measurements_frame(events)) == whole.asked
+
+
+def test_deployments_of_fresh_vms_are_marked_and_the_transfer_has_its_bound() -> None:
+    events = [*deploy("d1", 4, fresh=3, transfer_bound=2.5), *deploy("d2", 4, 5000.0)]
+    assert list(deployments_frame(events)["fresh"]) == [3, 0]
+    curve = scalability_frame(events).set_index("deployment")
+    assert curve["fresh"].to_dict() == {"d1": 3, "d2": 0}
+    assert curve.loc["d1", "transfer_bound"] == 2.5
+    assert pd.isna(curve.loc["d2", "transfer_bound"])

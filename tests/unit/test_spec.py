@@ -39,8 +39,16 @@ GOOD: dict[str, Any] = {
     "placement": "packed",
     "netboot": "tftp",
     "boot": "iso",
-    "windows": {"boot": 5, "sleep": 1.5},
-    "timeouts": {"reserve": 60, "boot": 100.5, "boot_attempts": 2},
+    "windows": {"boot": 5, "sleep": 1.5, "reboot": 3, "reboot_sleep": 2, "check": 4, "check_sleep": 0.5},
+    "timeouts": {
+        "reserve": 60,
+        "boot": 100.5,
+        "boot_attempts": 2,
+        "set_deployment_env": 60,
+        "broadcast_env": 120.5,
+        "boot_new_env": 90,
+        "deployment_retries": 0,
+    },
     "job_name": "mine",
 }
 
@@ -63,6 +71,14 @@ def test_defaults() -> None:
         Timeouts(),
     )
     assert spec.clusters is None
+
+
+def test_macro_steps_are_bounded_only_where_that_is_asked() -> None:
+    assert Timeouts().macro_steps == {}
+    bounds = Timeouts(set_deployment_env=60, boot_new_env=1.5).macro_steps
+    assert bounds == {"SetDeploymentEnv": 60, "BootNewEnv": 1.5}
+    every = Spec.from_dict(GOOD).timeouts.macro_steps
+    assert list(every) == ["SetDeploymentEnv", "BroadcastEnv", "BootNewEnv"]
 
 
 def test_nested_parts_as_dictionaries_or_objects() -> None:
@@ -153,9 +169,22 @@ def test_a_spec_does_not_share_what_it_was_given() -> None:
         ({"windows": {"sleep": -1}}, "windows.sleep"),
         ({"windows": {"sleep": math.nan}}, "windows.sleep"),
         ({"windows": {"sleep": 10**400}}, "windows.sleep"),
+        ({"windows": {"reboot": 0}}, "windows.reboot must be"),
+        ({"windows": {"reboot": 2.5}}, "windows.reboot must be"),
+        ({"windows": {"reboot_sleep": "1"}}, "windows.reboot_sleep must be"),
+        ({"windows": {"check": None}}, "windows.check must be"),
+        ({"windows": {"check": 0}}, "windows.check must be"),
+        ({"windows": {"check_sleep": -0.1}}, "windows.check_sleep must be"),
+        ({"windows": {"checks": 3}}, "did you mean 'check'?"),
         ({"timeouts": {"boot": 0}}, "timeouts.boot"),
         ({"timeouts": {"deploy": math.inf}}, "timeouts.deploy"),
         ({"timeouts": {"boot_attempts": 0}}, "timeouts.boot_attempts"),
+        ({"timeouts": {"set_deployment_env": 0}}, "timeouts.set_deployment_env must be"),
+        ({"timeouts": {"broadcast_env": True}}, "timeouts.broadcast_env must be"),
+        ({"timeouts": {"boot_new_env": math.nan}}, "timeouts.boot_new_env must be"),
+        ({"timeouts": {"deployment_retries": -1}}, "timeouts.deployment_retries must be"),
+        ({"timeouts": {"deployment_retries": 0.5}}, "timeouts.deployment_retries must be"),
+        ({"timeouts": {"boot_new": 5}}, "did you mean 'boot_new_env'?"),
         ({"job_name": "a'b"}, "job_name"),
     ],
 )

@@ -16,8 +16,8 @@ from g5kvirt.inventory import GIB, MIB
 from g5kvirt.journal import Event
 from g5kvirt.views import words
 from g5kvirt.views.html import experiment_html
+from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.palette import STEPS
-from g5kvirt.views.progress import Progress
 from g5kvirt.views.results import PhaseResult
 from g5kvirt.views.terminal import TerminalProgress, shares
 
@@ -58,7 +58,7 @@ def text_of(html: str) -> str:
 
 
 def test_a_whole_run() -> None:
-    progress = Progress.of(run_events(20, lost=2), vms=20)
+    progress = LiveModel.of(run_events(20, lost=2), vms=20)
     assert progress.counts == {"minimal-system": 18, "failed": 2}
     assert (progress.up, progress.failed, progress.total) == (18, 2, 20)
     assert [p.state for p in progress.phases.values()] == ["ok"] * 5 + ["waiting"]
@@ -68,7 +68,7 @@ def test_a_whole_run() -> None:
 
 @given(st.integers(0, 400), st.integers(1, 30))
 def test_the_counts_always_add_up(cut: int, vms: int) -> None:
-    progress = Progress.of(run_events(vms, lost=vms // 5)[:cut], vms=vms)
+    progress = LiveModel.of(run_events(vms, lost=vms // 5)[:cut], vms=vms)
     assert sum(progress.counts.values()) == progress.total == vms
 
 
@@ -87,14 +87,14 @@ def test_the_counts_always_add_up(cut: int, vms: int) -> None:
     ],
 )
 def test_the_state_of_a_vm(events: list[Event], state: str) -> None:
-    assert Progress.of(events, vms=1).counts == {state: 1}
+    assert LiveModel.of(events, vms=1).counts == {state: 1}
 
 
 def test_progress_and_frames_tell_the_same_story() -> None:
     events = run_events(50, lost=7)
     for cut in range(0, len(events), 37):
         account = Frames(events[:cut]).account
-        progress = Progress.of(events[:cut], account.asked)
+        progress = LiveModel.of(events[:cut], account.asked)
         assert (progress.up, progress.failed) == (account.up, account.failed)
 
 
@@ -132,7 +132,7 @@ def test_elsewhere_than_on_a_terminal_plain_lines_are_printed() -> None:
     assert "reserve done in 2.10 s" in lines
     assert any(line.startswith("launch done in ") for line in lines)
     assert "  submitted nancy" in lines
-    assert "minimal-system 297, failed 3 of 300" in text
+    assert "minimal system 297, failed 3 of 300" in text
     assert len(lines) < 40, "a line for each VM would be too many"
     assert "\x1b" not in text
 
@@ -141,7 +141,7 @@ def test_on_a_terminal_the_last_picture_stays() -> None:
     text = screen(True, run_events(8, lost=1), 8)
     last = text.rpartition("reserve")[2]
     assert "✓  launch" in last
-    assert "minimal-system 7 · failed 1 of 8 VMs" in last
+    assert "minimal system 7 · failed 1 of 8 VMs" in last
     assert "measure" not in last
 
 

@@ -16,8 +16,10 @@ from g5kvirt.planning.windows import (
     RateWindow,
     SlotWindow,
     boot_timeout,
+    check_window,
     default_window,
     interleave,
+    reboot_window,
     window_for,
 )
 from g5kvirt.spec import Windows
@@ -110,6 +112,20 @@ def test_the_window_that_was_asked_for() -> None:
     assert window_for(Windows(boot=50, sleep=10), hosts) == RateWindow(50, 10)
     assert window_for(Windows(), hosts) == SlotWindow(64)
     assert window_for(Windows(), hosts, real_cores=2) == SlotWindow(8), "four hosts on one small machine"
+
+
+def test_reboots_go_as_boots_unless_it_is_said_otherwise() -> None:
+    hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
+    assert reboot_window(Windows(), hosts, real_cores=2) == SlotWindow(8)
+    assert reboot_window(Windows(boot=5, sleep=3), hosts) == RateWindow(5, 3)
+    assert reboot_window(Windows(boot=5, sleep=3, reboot=7), hosts) == SlotWindow(7)
+    assert reboot_window(Windows(boot=5, reboot_sleep=10), hosts) == RateWindow(5, 10)
+    assert reboot_window(Windows(reboot=50, reboot_sleep=10), hosts) == RateWindow(50, 10)
+
+
+def test_the_window_for_checks() -> None:
+    assert check_window(Windows(boot=50, sleep=10)) == SlotWindow(8)
+    assert check_window(Windows(check=3, check_sleep=0.5)) == RateWindow(3, 0.5)
 
 
 @given(st.integers(0, 5000), st.integers(1, 256), st.booleans(), st.integers(1, 5))

@@ -1,0 +1,59 @@
+"""A testbed without machines, for steps in other processes: it does as the second word of its name says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from g5kvirt.errors import CapacityError, TestbedError
+from g5kvirt.inventory import GIB, Host, Reservation, SubNetwork
+from g5kvirt.testbeds import TESTBEDS
+from g5kvirt.testbeds.base import Notify, Request
+
+HOSTS = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB) for i in range(1, 4)]
+
+
+class Bed:
+    """``how``: give, refuse, full, break or hang; a file in ``folder`` tells that hanging was cleaned up."""
+
+    name = "bed"
+    simulated = False
+    guest = ""
+    real_cores = None
+
+    def __init__(self, how: str) -> None:
+        self.how, _, folder = how.partition("@")
+        self.folder = Path(folder)
+
+    def connect(self) -> None:
+        """It is there."""
+
+    def hosts(self) -> Mapping[str, Sequence[Host]]:
+        """Three hosts of one site."""
+        return {"nancy": HOSTS}
+
+    def reserve(self, request: Request, notify: Notify) -> Reservation:
+        """See the class."""
+        notify("nancy", "submitted", {"job": 12})
+        if self.how == "refuse":
+            raise TestbedError("OAR at nancy refused the job: no")
+        if self.how == "full":
+            raise CapacityError("nancy has no room", asked=3, available=1)
+        if self.how == "break":
+            raise ZeroDivisionError("a bug")
+        try:
+            while self.how == "hang":
+                time.sleep(3600)
+        finally:
+            if self.how == "hang":
+                (self.folder / "cleaned").touch()
+        network = SubNetwork("nancy", IPv4Network("10.144.4.0/22"))
+        return Reservation({"nancy": 12}, tuple(HOSTS), (network,), 14, "nancy", time.time(), 3600.0)
+
+    def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
+        """Nothing is held."""
+
+
+TESTBEDS["bed"] = Bed  # type: ignore[assignment]  # only what a reservation needs

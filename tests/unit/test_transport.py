@@ -1,0 +1,141 @@
+"""Which tasks wait for a broadcast, and that every host has an end whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from g5kvirt.inventory import GIB, VM, Host
+from g5kvirt.phases.transport import Transport
+from g5kvirt.planning.services import ServiceMachine
+from g5kvirt.provision import broadcast
+from g5kvirt.provision.workflow import Broadcast, Target, Task, Word
+from g5kvirt.remote import Result
+from g5kvirt.spec import Timeouts
+
+HEAD, *HOSTS = (
+    Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB, address=f"h-{i}-kavlan") for i in range(3)
+)
+VMS = [VM(i, f"vm-{i}", HOSTS[i % 2].name, "nancy", IPv4Address(i), f"02::{i}") for i in range(4)]
+
+
+class Lab:
+    """A transport whose broadcasts end as ``fates`` says, with all it told and let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **fates: str) -> None:
+        self.fates = {host.name: fates.get(host.uid.replace("-", ""), "") for host in HOSTS}
+        self.words: list[Word] = []
+        self.gone: list[Task] = []
+        self.started: list[list[str]] = []
+        machine = ServiceMachine(HEAD, ("http",), {"nancy": IPv4Address("10.0.0.1")})
+        stand: Any = SimpleNamespace(
+            hosts=tuple(HOSTS),
+            layout=SimpleNamespace(machines=(machine,)),
+            addresses={host.name: IPv4Address(9) for host in HOSTS},
+        )
+        context: Any = SimpleNamespace(
+            fanout=SimpleNamespace(access=None, run=self.run), spec=SimpleNamespace(timeouts=Timeouts())
+        )
+        image: Any = SimpleNamespace(sha256="a" * 64, size=1000, path=Path("/nowhere"))
+        self.transport = Transport(context, stand, VMS, image, self.words.append, self.gone.append)
+        monkeypatch.setattr(broadcast, "send", lambda *_: {})
+        monkeypatch.setattr(broadcast, "start", self.start)
+        monkeypatch.setattr(broadcast, "tree", self.tree)
+        monkeypatch.setattr(broadcast, "collect", self.collect)
+
+    def start(self, _fanout: object, plan: broadcast.Plan) -> dict[str, str]:
+        self.started.append([stop.host.uid for stop in plan.stops])
+        return {}
+
+    def run(self, hosts: Iterable[str], command: object, **_: Any) -> dict[str, Result]:
+        """The host agents: on the first host the relay runs, on the second it is gone."""
+        results = {}
+        for host in hosts:
+            state = "running" if host == HOSTS[0].address else "unknown"
+            line = {
+                "op": "services",
+                "subject": "relay",
+                "status": "ok",
+                "t": 1.0,
+                "detail": {"state": state},
+            }
+            results[host] = Result(host, True, 0, json.dumps(line).encode(), b"", 1.0, 2.0)
+        return results
+
+    def tree(self, _fanout: object, plan: broadcast.Plan, _source: Path, **_: Any) -> Any:
+        lost = {name: why for name, why in self.fates.items() if why}
+        stops = tuple(stop for stop in plan.stops if stop.host.name not in lost)
+        return replace(plan, stops=stops), lost
+
+    def collect(self, _fanout: object, plan: broadcast.Plan, *, on_progress: Any, **_: Any) -> Any:
+        found = {}
+        for name in (stop.host.name for stop in plan.stops):
+            why = self.fates[name]
+            if why == "broken":
+                raise OSError("no ssh")
+            found[name] = broadcast.Progress(name, "failed" if why else "ok", reason=why)
+            on_progress(found[name])
+        return found
+
+
+def task(variant: str, *names: str, attempt: int = 1) -> Task:
+    chosen = [vm for vm in VMS if vm.name in names]
+    return Task(tuple(Target(vm, attempt) for vm in chosen), "partition", {"BroadcastEnv": variant})
+
+
+def order(variant: str, attempt: int = 1) -> Broadcast:
+    return Broadcast(tuple(host.name for host in HOSTS), "broadcast", variant, attempt)
+
+
+@pytest.mark.parametrize("variant", ["chain", "http"])
+def test_what_flows_lets_every_vm_begin_at_once(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    lab = Lab(monkeypatch, h2="full")
+    given = task(variant, "vm-0", "vm-1")
+    assert lab.transport.ready(given) == given
+    lab.transport.carry(order(variant))
+    assert [(w.subject, w.status, w.reason) for w in lab.words] == [
+        (HOSTS[0].name, "ok", ""),
+        (HOSTS[1].name, "failed", "full"),
+    ]
+    assert lab.gone == []
+
+
+def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = Lab(monkeypatch, h2="full")
+    assert lab.transport.ready(task("tree", "vm-0", "vm-1", "vm-2")).vms == ()
+    assert lab.transport.ready(task("tree", "vm-2", attempt=2)).vms == ()
+    lab.transport.carry(order("tree"))
+    assert {w.subject: w.reason for w in lab.words} == {HOSTS[0].name: "", HOSTS[1].name: "full"}
+    assert len(lab.words) == 2
+    went = {t.vm.name: t.attempt for one in lab.gone for t in one.vms}
+    assert went == {"vm-0": 1, "vm-1": 1, "vm-2": 2}, "each once, by its last attempt"
+    again = task("tree", "vm-0", "vm-3")
+    assert lab.transport.ready(again) == again
+
+
+def test_what_breaks_is_the_reason_of_every_host_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(monkeypatch, h2="broken")
+    lab.transport.carry(order("chain", attempt=2))
+    assert [(w.subject, w.status, w.attempt) for w in lab.words] == [
+        (HOSTS[0].name, "ok", 2),
+        (HOSTS[1].name, "failed", 2),
+    ]
+    assert lab.words[1].reason == "OSError: no ssh"
+
+
+@pytest.mark.parametrize("variant", ["chain", "tree"])
+def test_only_a_relay_that_is_gone_is_started_again(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    lab = Lab(monkeypatch)
+    lab.transport.mend(variant, [HOSTS[0].name])
+    assert lab.started == []
+    lab.transport.mend(variant, [host.name for host in HOSTS])
+    assert lab.started == [["h-2"]]
