@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from g5kvirt.runs import Run
     from g5kvirt.testbeds.local.description import Description
 
-__all__ = ["demo", "doctor", "local_down", "local_status", "local_up", "release", "run", "runs", "show"]
+__all__ = [
+    "demo",
+    "doctor",
+    "local_down",
+    "local_status",
+    "local_up",
+    "release",
+    "run",
+    "runs",
+    "show",
+    "sizes",
+]
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -90,29 +101,54 @@ def run(arguments: argparse.Namespace) -> int:
     from g5kvirt.experiment import Experiment
     from g5kvirt.journal import PHASES
     from g5kvirt.spec import Spec
+    from g5kvirt.sweeps import check_measure
     from g5kvirt.views.terminal import TerminalProgress
 
     console = Console()
     spec = Spec.load(arguments.spec)
+    measure = _measure(arguments)
+    if measure is not None:
+        check_measure(spec, measure)
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     console.print(
-        f"run {experiment.run.name} on {arguments.testbed}: {count(spec.vms, 'VM')} on "
+        f"run {experiment.name} on {arguments.testbed}: {count(spec.vms, 'VM')} on "
         f"{count(spec.hosts, 'host')} of {count(len(spec.sites), 'site')}",
         highlight=False,
     )
+    failed = 0
     with TerminalProgress(console, spec.vms) as progress:
         unsubscribe = experiment.journal.subscribe(progress.take)
         try:
             for phase in (p for p in PHASES if p != "measure"):
                 getattr(experiment, phase)()
+            failed = experiment.frames.account.failed
+            if measure is not None:
+                result = experiment.measure(**measure)
+                failed += result.summary.failed
         finally:
             unsubscribe()
             if not arguments.keep:
                 experiment.release()
             experiment.journal.close()
-    saved = experiment.figures.save(experiment.run.path / "figures")
-    _say_where(console, experiment.run, saved)
-    return 1 if progress.progress.failed else 0
+    if measure is not None:
+        console.print(str(result), markup=False, highlight=False, soft_wrap=True)
+    saved = experiment.figures.save(experiment.path / "figures")
+    _say_where(console, experiment.path, saved)
+    return 1 if failed else 0
+
+
+def sizes(word: str) -> list[int]:
+    """``4,8`` as numbers of VMs, ``all`` as none. Raises ValueError, which the parser puts into words."""
+    return [] if word == "all" else [int(part) for part in word.split(",")]
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The arguments of `Experiment.measure` that were given; None if nothing is to be measured."""
+    given = {name: getattr(arguments, name) for name in ("environment", "repeat", "broadcast")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.measure is not None:
+        given["sizes"] = arguments.measure or None
+    return given or None
 
 
 def release(arguments: argparse.Namespace) -> int:
@@ -129,7 +165,7 @@ def runs(arguments: argparse.Namespace) -> int:
     """List the runs."""
     from g5kvirt.journal import read_events
     from g5kvirt.runs import list_runs
-    from g5kvirt.views.progress import Progress
+    from g5kvirt.views.live.model import LiveModel
 
     console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -139,7 +175,7 @@ def runs(arguments: argparse.Namespace) -> int:
     for one in found:
         asked = _vms(one)
         try:
-            progress = Progress.of(read_events(one.journal), asked)
+            progress = LiveModel.of(read_events(one.journal), asked)
         except G5kvirtError as error:
             table.add_row(one.name, _date(one.created), _testbed(one), f"– of {asked:,}", str(error))
             continue
@@ -156,20 +192,20 @@ def runs(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Show where a run stands; with ``--figures`` write its figures."""
     from g5kvirt.journal import read_events
-    from g5kvirt.views.progress import Progress
+    from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import run_text
 
     console = _console()
     one = _find(arguments)
     events = read_events(one.journal)
-    console.print(run_text(one.name, _testbed(one), Progress.of(events, _vms(one)), events))
+    console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), events))
     if arguments.figures:
         from g5kvirt.frames import Frames
         from g5kvirt.views.figures import Figures
 
         frames = Frames(events)
         figures = Figures(frames, run=one.name, testbed=_testbed(one), guest=frames.guest)
-        _say_where(console, one, figures.save(one.path / "figures"))
+        _say_where(console, one.path, figures.save(one.path / "figures"))
     return 0
 
 
@@ -246,8 +282,8 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _say_where(console: Console, one: Run, saved: list[Path]) -> None:
-    console.print(f"run      {one.path}", highlight=False, soft_wrap=True)
-    for path in saved:
-        console.print(f"figure   {path}", highlight=False, soft_wrap=True)
+def _say_where(console: Console, where: Path, saved: list[Path]) -> None:
+    console.print(f"run      {where}", highlight=False, soft_wrap=True)
+    for figure in saved:
+        console.print(f"figure   {figure}", highlight=False, soft_wrap=True)
     sys.stdout.flush()

@@ -5,9 +5,7 @@ What is left is the run (with the executed notebook and its figures) and the cac
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,28 +16,19 @@ from typing import Any
 
 from rich.console import Console
 
-from g5kvirt.errors import MachineError, PhaseError, SpecError
+from g5kvirt.cli import notebooks
+from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.journal import Event
 from g5kvirt.views.terminal import TerminalProgress
 from g5kvirt.views.words import count, duration
 
-__all__ = ["Follower", "demonstrate", "find_notebook"]
+__all__ = ["Follower", "demonstrate"]
 
 NOTEBOOK = "quickstart.ipynb"
 #: Every demonstration has a testbed of its own, called by its process: neither one that the user has up
 #: nor another demonstration's is touched.
 TESTBED = "demo"
 SITES = {"nancy": 2, "rennes": 2}  #: hosts; the default testbed has these and a service machine a site
-
-
-def find_notebook() -> Path:
-    """The quickstart notebook of this checkout; raises MachineError where only the package is installed."""
-    path = Path(__file__).resolve().parents[2] / "notebooks" / NOTEBOOK
-    if not path.is_file():
-        raise MachineError(
-            f"there is no notebooks/{NOTEBOOK} beside this package: call this in a checkout of g5kvirt"
-        )
-    return path
 
 
 def demonstrate(console: Console, runs: Path, vms: int) -> int:
@@ -55,7 +44,7 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
         raise MachineError(
             "the local testbed makes network namespaces and mounts, which only root can: use sudo"
         )
-    notebook = find_notebook()
+    notebook = notebooks.find("quickstart")
     runs.mkdir(parents=True, exist_ok=True)
     name = "demo-" + datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     began = time.monotonic()
@@ -92,13 +81,6 @@ def _clear_orphans() -> None:
 
 def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
     """Run the notebook with papermill, showing the run's journal meanwhile; returns the executed notebook."""
-    # Otherwise a kernel of the same name in the user's home would come before that of this environment.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # After Ctrl-C the kernel's death is no news; asyncio would report it, with a traceback, on leaving.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     # The run's directory is the experiment's to make, so until then the notebook lies beside it.
     beside = runs / f"{name}.ipynb"
     parameters: dict[str, Any] = {
@@ -113,34 +95,12 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: s
             TerminalProgress(console, vms) as progress,
             Follower(runs / name / "journal.jsonl", progress.take),
         ):
-            papermill.execute_notebook(
-                str(notebook),
-                str(beside),
-                parameters=parameters,
-                progress_bar=False,
-                # The kernel's own log would stand across the picture of the run; what fails in a cell is
-                # in the notebook and raised here all the same.
-                extra_arguments=["--Application.log_level=50"],
+            notebooks.execute(
+                notebook, beside, parameters, kept=lambda: notebooks.keep(beside, runs / name, NOTEBOOK)
             )
-    except PapermillExecutionError as error:
-        raise PhaseError(
-            f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}); it is kept, "
-            f"as far as it came, in {_keep(beside, runs / name)}",
-            phase="demo",
-        ) from error
-    except RuntimeError as error:  # what nbclient raises when the kernel does not start, or dies
-        raise PhaseError(f"the notebook's kernel failed: {error}", phase="demo") from error
     finally:
-        final = _keep(beside, runs / name)
+        final = notebooks.keep(beside, runs / name, NOTEBOOK)
     return final
-
-
-def _keep(beside: Path, run: Path) -> Path:
-    """Move the executed notebook into its run, if there is one by now."""
-    inside = run / NOTEBOOK
-    if beside.exists() and run.is_dir():
-        shutil.move(beside, inside)
-    return inside if inside.exists() else beside
 
 
 def _give_to_caller(run: Path) -> None:

@@ -21,6 +21,9 @@ examples:
   g5kvirt demo                           the whole story on the local testbed (as root)
   g5kvirt local up                       raise the local testbed, then …
   g5kvirt run spec.yaml --name first     … reserve, deploy, configure, place and launch on it
+  g5kvirt run spec.yaml --measure 4,8    … and deploy an environment on 4 and on 8 of the VMs
+  g5kvirt sweep sweep.yaml --dry-run     every combination of what is to be varied
+  g5kvirt notebook scalability           a notebook without a browser
   g5kvirt show first --figures           where the run stands, and its figures
   g5kvirt local down                     leave nothing behind
 
@@ -35,6 +38,7 @@ exit codes:
   3    this machine or the testbed cannot do it
   70   a bug in g5kvirt
   130  interrupted (Ctrl-C); what was reserved has been given back
+  143  ended by SIGTERM, likewise
 """
 
 
@@ -71,29 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     _local(sub)
 
-    run = _parser(
-        sub,
-        "run",
-        "run an experiment: reserve, deploy, configure, place, launch, release",
-        "SPEC is a YAML file with at least `sites` and `vms`; everything wrong with it is said before\n"
-        "anything is touched. Ctrl-C gives back what was reserved.\n\n"
-        "examples:\n"
-        "  g5kvirt run spec.yaml --testbed local --name first\n"
-        "  g5kvirt run spec.yaml --testbed local:second --runs /data/runs",
-    )
-    run.add_argument("spec", type=Path, metavar="SPEC.yaml", help="what is asked for")
-    run.add_argument(
-        "--testbed",
-        default="local",
-        metavar="WORD",
-        help="local, local:NAME (one of several) or grid5000 (default: local)",
-    )
-    run.add_argument("--name", help="the run's name (default: the date)")
-    run.add_argument(
-        "--keep", action="store_true", help="do not give the machines back at the end (g5kvirt release does)"
-    )
-    _runs_option(run)
-    run.set_defaults(do=commands.run)
+    _run(sub)
+    _sweep(sub)
+    _notebook(sub)
 
     runs = _parser(sub, "runs", "list the runs, oldest first", "")
     _runs_option(runs)
@@ -115,6 +99,119 @@ def build_parser() -> argparse.ArgumentParser:
     _runs_option(show)
     show.set_defaults(do=commands.show)
     return parser
+
+
+def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``run``."""
+    from g5kvirt.cli import commands
+
+    run = _parser(
+        sub,
+        "run",
+        "run an experiment: reserve, deploy, configure, place, launch, measure, release",
+        "SPEC is a YAML file with at least `sites` and `vms`; everything wrong with it is said before\n"
+        "anything is touched. Ctrl-C gives back what was reserved. Without an option of `measuring` the\n"
+        "virtual machines are launched and nothing is deployed on them.\n\n"
+        "exit code 0: every VM came up and was deployed; 1: some were not, the run has their reasons.\n\n"
+        "examples:\n"
+        "  g5kvirt run spec.yaml --testbed local --name first\n"
+        "  g5kvirt run spec.yaml --measure 4,8,16 --repeat 3\n"
+        "  g5kvirt run spec.yaml --measure all --environment debian12-min --broadcast http",
+    )
+    run.add_argument("spec", type=Path, metavar="SPEC.yaml", help="what is asked for")
+    run.add_argument(
+        "--testbed",
+        default="local",
+        metavar="WORD",
+        help="local, local:NAME (one of several) or grid5000 (default: local)",
+    )
+    run.add_argument("--name", help="the run's name (default: the date)")
+    run.add_argument(
+        "--keep", action="store_true", help="do not give the machines back at the end (g5kvirt release does)"
+    )
+    _runs_option(run)
+    measuring = run.add_argument_group("measuring", "any of these deploys an environment on the VMs")
+    measuring.add_argument(
+        "--measure",
+        type=commands.sizes,
+        metavar="N,…",
+        help="on how many VMs, one deployment after the other; all: on every VM that is up (the default)",
+    )
+    measuring.add_argument("--environment", metavar="NAME", help="what to deploy (default: mini)")
+    measuring.add_argument("--repeat", type=int, metavar="N", help="each size so many times (default: 1)")
+    measuring.add_argument(
+        "--broadcast", metavar="WAY", help="how the image gets to the hosts (default: chain)"
+    )
+    run.set_defaults(do=commands.run)
+
+
+def _sweep(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``sweep``."""
+    from g5kvirt.cli import sweeping
+
+    sweep = _parser(
+        sub,
+        "sweep",
+        "an experiment for every combination of what is to be varied",
+        "SWEEP is a YAML file:\n"
+        "  testbed: local\n"
+        "  spec: {sites: {nancy: 2, rennes: 2}, vms: 8}   # what is the same for all\n"
+        "  measure: {environment: mini, repeat: 3}        # leave it out to launch only\n"
+        "  vary:                                          # factor: its levels\n"
+        "    netboot: [http, tftp]                        # keys of the specification,\n"
+        "    windows.boot: [2, 8]                         # a dot leads into its parts\n"
+        "    measure.broadcast: [chain, http]             # arguments of Experiment.measure\n"
+        "    measure.sizes: [4, 8]\n\n"
+        "Combinations of the same specification are measured on the same virtual cluster. Each cluster\n"
+        "is a run in RUNS/SWEEP; index.csv there says which run and deployments belong to which\n"
+        "combination. What is done is not done again: after a kill, a failure or the end of a batch job\n"
+        "call the same once more. Ctrl-C and SIGTERM give the machines back, and the combination that\n"
+        "was being measured is done again next time.\n\n"
+        "exit code 0: all combinations are done; 1: some failed, call it again to try them again.\n\n"
+        "examples:\n"
+        "  g5kvirt sweep broadcast.yaml --dry-run\n"
+        "  g5kvirt sweep broadcast.yaml --testbed grid5000 --runs ~/runs",
+    )
+    sweep.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="what is the same and what varies")
+    sweep.add_argument("--testbed", metavar="WORD", help="instead of the one in SWEEP.yaml (default: local)")
+    sweep.add_argument(
+        "--dry-run", action="store_true", help="show combinations and clusters, and touch nothing"
+    )
+    _runs_option(sweep)
+    sweep.set_defaults(do=sweeping.sweep)
+
+
+def _notebook(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``notebook``."""
+    from g5kvirt.cli import notebooks
+
+    notebook = _parser(
+        sub,
+        "notebook",
+        "run a notebook without a browser (papermill), and keep it with its output",
+        "NOTEBOOK is one of the project's, or a file. Without it they are listed with their parameters.\n"
+        "The executed notebook and its page (HTML) are kept in the directory of its run, or in --output,\n"
+        "also if it fails; then its machines are given back.\n\n"
+        "exit code 0: it ran to its end; 1: a cell failed.\n\n"
+        "examples:\n"
+        "  g5kvirt notebook\n"
+        "  g5kvirt notebook scalability -p vms 32 -p sizes '[8, 16, 32]'\n"
+        "  g5kvirt notebook grid5000 --testbed grid5000 -p sites \"{'nancy': 4}\" --output results",
+    )
+    notebook.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="its name, or a file")
+    notebook.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter; VALUE as Python writes it, other words are texts",
+    )
+    notebook.add_argument("--testbed", metavar="WORD", help="short for -p testbed WORD")
+    notebook.add_argument("--output", type=Path, metavar="DIR", help="where to keep the executed notebook")
+    _runs_option(notebook)
+    notebook.set_defaults(do=notebooks.notebook)
 
 
 def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

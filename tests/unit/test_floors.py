@@ -13,8 +13,8 @@ FLOORS = (
     {"planning"},
     {"testbeds", "provision", "hostagent", "remote"},
     {"phases"},
-    {"experiment"},
-    {"cli", "views", "doctor", "__main__"},
+    {"background", "experiment"},
+    {"cli", "views", "sweeps", "doctor", "__main__"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -1,0 +1,201 @@
+"""Notebooks without a browser: a thin cover over papermill that knows the notebooks of the project."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import g5kvirt
+from g5kvirt.errors import G5kvirtError, MachineError, PhaseError, SpecError
+from g5kvirt.spec import near
+
+__all__ = ["execute", "find", "keep", "notebook", "parameters_of", "shipped", "values"]
+
+
+def notebook(arguments: argparse.Namespace) -> int:
+    """Run a notebook with papermill; leaves it, executed, and as HTML."""
+    console = Console()
+    if arguments.notebook is None:
+        return _list(console)
+    source = find(arguments.notebook)
+    given = values(arguments.parameters, source)
+    name = str(given.get("name") or f"{source.stem}-{datetime.now(UTC):%Y-%m-%d-%H%M%S}")
+    runs = Path(given.get("runs") or arguments.runs).resolve()
+    known = parameters_of(source)
+    own: dict[str, Any] = {"name": name, "runs": str(runs), "testbed": arguments.testbed}
+    given = {**{key: value for key, value in own.items() if key in known and value is not None}, **given}
+    output = Path(arguments.output) if arguments.output else None
+    folder = runs / name
+    if (output or folder).joinpath(source.name).exists():
+        raise SpecError(f"{(output or folder) / source.name} is there already: give another name or --output")
+    beside = (output or runs) / (source.name if output else f"{name}.ipynb")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+
+    def place() -> Path:
+        return beside if output else keep(beside, folder, source.name)
+
+    console.print(f"{source.name} as {name}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        execute(source, beside, given, kept=place, progress_bar=console.is_terminal)
+    except BaseException:
+        _release_left(folder, console)
+        _say(console, "notebook", place())
+        raise
+    finally:
+        if place().exists():
+            _say(console, "html", _html(place()))
+    _say(console, "notebook", place())
+    return 0
+
+
+def shipped() -> dict[str, Path]:
+    """The notebooks of the project by name: those of the checkout, or what was installed with the package."""
+    package = Path(g5kvirt.__file__).resolve().parent
+    for folder in (package.parent / "notebooks", package / "_notebooks"):
+        found = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+        if found:
+            return found
+    return {}
+
+
+def find(word: str) -> Path:
+    """The notebook of that name, or that file. Raises SpecError."""
+    path = Path(word)
+    if path.suffix == ".ipynb":
+        if path.is_file():
+            return path
+        raise SpecError(f"there is no notebook {path}: name a file that exists, or one of {_names()}")
+    known = shipped()
+    if word not in known:
+        raise SpecError(f"there is no notebook {word!r}: {near(word, known)}")
+    return known[word]
+
+
+def parameters_of(path: Path) -> dict[str, str]:
+    """What can be set: name → the default, as Python. Raises SpecError if the file is no such notebook."""
+    import papermill
+
+    try:
+        found = papermill.inspect_notebook(str(path))
+    except Exception as error:  # papermill and nbformat raise whatever a broken file provokes
+        raise SpecError(f"{path} cannot be read as a notebook ({error}): is it one?") from error
+    return {name: str(about["default"]) for name, about in found.items()}
+
+
+def values(pairs: Sequence[Sequence[str]], path: Path) -> dict[str, Any]:
+    """``-p NAME VALUE`` as Python values; a word that is no literal of Python is a text. Raises SpecError."""
+    known, given = parameters_of(path), {}
+    for name, word in pairs:
+        if name not in known:
+            raise SpecError(f"{path.name} has no parameter {name!r}: {near(name, known)}")
+        try:
+            given[name] = ast.literal_eval(word)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            given[name] = word
+    return given
+
+
+def execute(
+    source: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    *,
+    kept: Callable[[], Path],
+    progress_bar: bool = False,
+) -> None:
+    """Run a notebook with papermill, which writes ``output`` after each cell.
+
+    Raises PhaseError, which names the cell and where the notebook is ``kept``, and MachineError if there is
+    no kernel.
+    """
+    # Otherwise a kernel of the same name in the user's home would come before that of this environment.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # Nobody is at the other end, also where we are started from a Jupyter kernel and the mark is inherited.
+    os.environ["G5KVIRT_VIEW"] = "static"
+    # After Ctrl-C the kernel's death is no news; asyncio would report it, with a traceback, on leaving.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(output),
+            parameters=dict(parameters),
+            progress_bar=progress_bar,
+            # What fails in a cell is in the notebook and raised here all the same.
+            extra_arguments=["--Application.log_level=50"],
+        )
+    except PapermillExecutionError as error:
+        raise PhaseError(
+            f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}); it is kept, "
+            f"as far as it came, in {kept()}",
+            phase="notebook",
+        ) from error
+    except NoSuchKernel as error:
+        raise MachineError(f"there is no kernel {error.name!r}: install ipykernel beside g5kvirt") from error
+    except RuntimeError as error:  # what nbclient raises when the kernel does not start, or dies
+        raise PhaseError(f"the notebook's kernel failed: {error}", phase="notebook") from error
+
+
+def keep(beside: Path, folder: Path, name: str) -> Path:
+    """Move the executed notebook into its run, whose directory is the experiment's to make, if it is there
+    by now; returns where the notebook is."""
+    inside = folder / name
+    if beside.exists() and folder.is_dir():
+        shutil.move(beside, inside)
+    return inside if inside.exists() else beside
+
+
+def _html(path: Path) -> Path:
+    """The notebook as a page that needs no kernel."""
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_filename(str(path))  # type: ignore[no-untyped-call]
+    written = path.with_suffix(".html")
+    written.write_text(page, encoding="utf-8")
+    return written
+
+
+def _release_left(folder: Path, console: Console) -> None:
+    """Give back what the runs of a notebook hold that did not come to its end."""
+    from g5kvirt.experiment import Experiment
+    from g5kvirt.runs import list_runs
+
+    for run in [*list_runs(folder.parent), *list_runs(folder)]:
+        if run.path not in (folder, folder / run.name):
+            continue
+        try:
+            Experiment.open(run.path).release()
+        except G5kvirtError as error:
+            console.print(f"g5kvirt release {run.path} has to be called: {error}", markup=False)
+
+
+def _list(console: Console) -> int:
+    import nbformat
+
+    for name, path in shipped().items():
+        cells = nbformat.read(path, as_version=4).cells  # type: ignore[no-untyped-call]
+        title = cells[0].source.splitlines()[0].lstrip("# ")
+        console.print(f"{name:<22} {title}", markup=False, highlight=False, soft_wrap=True)
+        for key, default in parameters_of(path).items():
+            console.print(f"    -p {key} {default}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _names() -> str:
+    return ", ".join(shipped())
+
+
+def _say(console: Console, what: str, path: Path) -> None:
+    console.print(f"{what:<8} {path}", markup=False, highlight=False, soft_wrap=True)

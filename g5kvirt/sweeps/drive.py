@@ -1,0 +1,319 @@
+"""Carrying a sweep out: one virtual cluster after the other, every combination once, over several starts.
+
+A sweep lives in ``runs/NAME``: a run for each virtual cluster that was raised, ``index.csv`` (which run and
+which deployments belong to which combination) and ``sweeper``, where execo_engine's ParamSweeper remembers
+what is done.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from g5kvirt import runs
+from g5kvirt.errors import G5kvirtError, RunError
+from g5kvirt.journal import PHASES
+from g5kvirt.sweeps.plan import Combination, Sweep
+
+__all__ = ["INDEX", "Account", "carry_out", "finished", "folder_of", "read_index"]
+
+INDEX = "index.csv"
+_ABOUT = "sweep.json"
+_SWEEPER = "sweeper"
+_RESULT = ("run", "deployments", "state", "vms", "ok", "failed", "seconds", "begun", "ended", "reason", "id")
+_SAFETY = 1.5  #: a measurement may take so much longer than those before it
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+#: ``follow(experiment)`` shows what happens while its ``with`` block lasts.
+Follow = Callable[[Any], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Account:
+    """How the combinations stand: ``failed`` are those that failed now, ``left`` all that are not done."""
+
+    done: int
+    failed: int
+    left: int
+
+
+def folder_of(sweep: Sweep, root: Path) -> Path:
+    """Where the sweep is kept; raises RunError if a run is called so."""
+    folder = root / sweep.name
+    if (folder / "run.json").exists():
+        raise RunError(f"{sweep.name!r} is a run in {root}: give the sweep another name")
+    return folder
+
+
+def finished(sweep: Sweep, folder: Path) -> set[str]:
+    """The keys of the combinations that are done."""
+    if not (folder / _SWEEPER / "done").exists():
+        return set()
+    return set(_sweeper(sweep, folder).get_done())
+
+
+def carry_out(
+    sweep: Sweep,
+    folder: Path,
+    *,
+    say: Say = print,
+    follow: Follow = lambda _: nullcontext(),
+    experiment: Any = None,
+) -> Account:
+    """Do what is not done yet, and return how it stands.
+
+    A combination that fails is said and left for the next start, and its virtual cluster given back; so is a
+    cluster whose walltime would not suffice for the next combination. Whatever ends this call, the machines
+    are given back first. ``experiment`` stands in for the class `Experiment`. Raises RunError, also if
+    another process is at it; TestbedError if machines could not be given back.
+    """
+    if experiment is None:
+        from g5kvirt.experiment import Experiment
+
+        experiment = Experiment
+    with _Book(sweep, folder) as book:
+        _release_left(sweep, folder, say, experiment)
+        while (combination := book.take()) is not None:
+            _on_a_cluster(combination, sweep, book, say, follow, experiment)
+        return book.account()
+
+
+def read_index(folder: Path) -> list[dict[str, str]]:
+    """The rows of the index, empty if there is none."""
+    try:
+        with (folder / INDEX).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def _on_a_cluster(
+    combination: Combination, sweep: Sweep, book: _Book, say: Say, follow: Follow, experiment: Any
+) -> None:
+    """Raise a virtual cluster for ``combination``, and measure on it whatever can share it."""
+    name = book.fresh_name()
+    say(f"virtual cluster {name} for {combination}")
+    begun = time.time()
+    try:
+        one = experiment(combination.spec, testbed=sweep.testbed, name=name, runs=book.folder)
+    except G5kvirtError as error:
+        book.fail_cluster(combination, "", str(error), begun)
+        say(f"  failed: {error}")
+        return
+    with one, follow(one):
+        try:
+            for phase in (p for p in PHASES if p != "measure"):
+                getattr(one, phase)()
+        except G5kvirtError as error:
+            book.fail_cluster(combination, name, str(error), begun)
+            say(f"  failed: {error}")
+            return
+        slowest = 0.0  # seconds a deployment
+        current: Combination | None = combination
+        while current is not None:
+            if not _fits(one, current, slowest):
+                book.put_back(current)
+                say("  too little of the walltime is left: the rest goes to a new virtual cluster")
+                return
+            began = time.time()
+            if not _measure(one, current, book, name, begun if current.measure is None else began, say):
+                return
+            slowest = max(slowest, (time.time() - began) / max(1, current.deployments))
+            current = book.take(current.cluster)
+
+
+def _measure(one: Any, combination: Combination, book: _Book, name: str, begun: float, say: Say) -> bool:
+    """Measure one combination and write down what became of it; False if it failed."""
+    if combination.measure is None:
+        account = one.frames.account
+        book.done(combination, name, begun, (), account.asked, account.up, account.failed)
+        say(f"  launched: {account.up:,} of {account.asked:,} VMs are up")
+        return True
+    say(f"  {combination}")
+    try:
+        table = one.measure(**combination.measure).deployments
+    except G5kvirtError as error:
+        book.fail(combination, name, str(error), begun)
+        say(f"  failed: {error}")
+        return False
+    sums = [int(table[column].sum()) for column in ("asked", "deployed", "failed")]
+    book.done(combination, name, begun, list(table["deployment"]), *sums)
+    say(f"  deployed {sums[1]:,} of {sums[0]:,} VMs in {time.time() - begun:.0f} s")
+    return True
+
+
+def _fits(one: Any, combination: Combination, slowest: float) -> bool:
+    """False if the walltime would probably end during the measurement."""
+    if not slowest or (granted := one.reservation) is None:
+        return True
+    left = granted.start + granted.walltime - time.time()
+    return bool(left > _SAFETY * slowest * combination.deployments)
+
+
+def _release_left(sweep: Sweep, folder: Path, say: Say, experiment: Any) -> None:
+    """Give back what an earlier process still held when it was killed."""
+    for run in runs.list_runs(folder):
+        if run.document.get("testbed") != sweep.testbed:
+            continue
+        one = experiment.open(run.path)
+        try:
+            held = len(one.journal)
+            one.release()
+            if len(one.journal) > held:
+                say(f"virtual cluster {run.name}, left over by a process that was killed, is given back")
+        finally:
+            one.journal.close()
+
+
+def _sweeper(sweep: Sweep, folder: Path) -> Any:
+    from execo_engine import ParamSweeper
+
+    # Texts and not its dictionaries, which cannot be hashed if a level is a list or a mapping.
+    return ParamSweeper(str(folder / _SWEEPER), sweeps=[c.key for c in sweep.combinations])
+
+
+class _Book:
+    """What is done, on disk; only one process at a time may write it."""
+
+    def __init__(self, sweep: Sweep, folder: Path) -> None:
+        self.sweep = sweep
+        self.folder = folder
+        self._by_key = {c.key: c for c in sweep.combinations}
+
+    def __enter__(self) -> Self:
+        import execo_engine  # noqa: F401 - before the lock: execo starts processes, which would share it
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("a")
+        except OSError as error:
+            raise RunError(f"cannot write in {self.folder} ({error.strerror}): choose another") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RunError(f"another process is at the sweep in {self.folder}: wait for its end") from error
+        try:
+            self._same_testbed()
+            self._sweeper = _sweeper(self.sweep, self.folder)
+        except BaseException:
+            self._lock.close()
+            raise
+        # ParamSweeper takes whatever is raised while it reads for the end of its file, and cuts it off there:
+        # in a thread no signal raises anything.
+        self._pool = ThreadPoolExecutor(1, "sweep")
+        # What a killed process was at, nobody is at any more. (ParamSweeper's reset() would lose it.)
+        self._do(lambda: self._sweeper.cancel_batch(self._sweeper.get_inprogress()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._do(lambda: self._sweeper.cancel_batch(self._sweeper.get_inprogress()))
+        self._pool.shutdown()
+        self._lock.close()
+
+    def _same_testbed(self) -> None:
+        """Figures of two testbeds do not belong into one index. Raises RunError."""
+        path, own = self.folder / _ABOUT, self.sweep.testbed.partition(":")[0]
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))["testbed"]
+        except FileNotFoundError:
+            path.write_text(json.dumps({"name": self.sweep.name, "testbed": own}) + "\n", encoding="utf-8")
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} cannot be read ({error}): is {self.folder} a sweep?") from error
+        if other != own:
+            raise RunError(f"the sweep in {self.folder} was begun on {other}: give one on {own} another name")
+
+    def _do(self, what: Callable[[], T]) -> T:
+        return self._pool.submit(what).result()
+
+    # ---- what is next -----------------------------------------------------------------------------
+
+    def take(self, cluster: str | None = None) -> Combination | None:
+        """The next one to do, in the order of the sweep (ParamSweeper's own is a set's); None: all done."""
+
+        def wanted(remaining: Iterable[str]) -> list[str]:
+            there = frozenset(remaining)
+            return [c.key for c in self.sweep.combinations if c.key in there and cluster in (None, c.cluster)]
+
+        key = self._do(lambda: self._sweeper.get_next(wanted))
+        return None if key is None else self._by_key[key]
+
+    def put_back(self, combination: Combination) -> None:
+        """It was not begun after all."""
+        self._do(lambda: self._sweeper.cancel(combination.key))
+
+    def fresh_name(self) -> str:
+        """A name for the next run."""
+        number = 1
+        while (self.folder / f"{self.sweep.name}-{number}").exists():
+            number += 1
+        return f"{self.sweep.name}-{number}"
+
+    def account(self) -> Account:
+        """How it stands."""
+        everything, _, skipped, _, done = self._do(self._sweeper.stats)
+        return Account(len(done), len(skipped), len(everything) - len(done))
+
+    # ---- what became of it ------------------------------------------------------------------------
+
+    def done(
+        self, one: Combination, run: str, begun: float, deployments: Iterable[str], *counts: int
+    ) -> None:
+        """It is done: a row in the index first, so that nothing that counts as done lacks one."""
+        vms, ok, failed = counts
+        row = {"deployments": " ".join(deployments), "vms": vms, "ok": ok, "failed": failed}
+        self._write([(one, {"run": run, "state": "done", **row, **_times(begun)})])
+        self._do(lambda: self._sweeper.done(one.key))
+
+    def fail(self, one: Combination, run: str, reason: str, begun: float) -> None:
+        """It failed, and is tried again when the sweep is started again."""
+        self._fail([one], run, reason, begun)
+
+    def fail_cluster(self, one: Combination, run: str, reason: str, begun: float) -> None:
+        """Its virtual cluster could not be raised, and so all others that would share it fail too."""
+        others = []
+        while (other := self.take(one.cluster)) is not None:
+            others.append(other)
+        self._fail([one, *others], run, reason, begun)
+
+    def _fail(self, those: list[Combination], run: str, reason: str, begun: float) -> None:
+        row = {"run": run, "state": "failed", "reason": reason, **_times(begun)}
+        self._write([(one, row) for one in those])
+        self._do(lambda: self._sweeper.skip_batch([one.key for one in those]))
+
+    def _write(self, results: list[tuple[Combination, Mapping[str, Any]]]) -> None:
+        """Put rows into the index, each in the place of an earlier one of the same combination."""
+        ids = {one.id for one, _ in results}
+        rows: list[Mapping[str, Any]] = [row for row in read_index(self.folder) if row["id"] not in ids]
+        for one, result in results:
+            rows.append({**{f: _cell(level) for f, level in one.levels.items()}, **result, "id": one.id})
+        factors = dict.fromkeys([*self.sweep.factors, *(c for row in rows for c in row if c not in _RESULT)])
+        temporary = self.folder / f".{INDEX}.{os.getpid()}"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*factors, *_RESULT], restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.folder / INDEX)
+
+
+def _times(begun: float) -> dict[str, str]:
+    ended = time.time()
+    return {"seconds": f"{ended - begun:.2f}", "begun": f"{begun:.2f}", "ended": f"{ended:.2f}"}
+
+
+def _cell(level: Any) -> Any:
+    return level if isinstance(level, (str, int, float)) else json.dumps(level)

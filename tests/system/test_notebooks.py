@@ -1,0 +1,76 @@
+"""Every notebook of the project as a batch job runs it: `g5kvirt notebook`, top to bottom, with real VMs.
+
+The quickstart is run by test_demo.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from localbed import MARKS, PREFIX, nothing_left
+
+from g5kvirt.journal import read_events
+from g5kvirt.phases import recall
+from g5kvirt.runs import list_runs
+from g5kvirt.testbeds.local import layers, lifecycle
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.state import State
+
+pytestmark = [*MARKS, pytest.mark.vm]
+
+TWO = ["-p", "vms", "2", "-p", "sites", "{'nancy': 1, 'rennes': 1}"]
+#: notebook: its parameters, how many runs it makes, and figures that it has to leave.
+STORIES = {
+    "scalability": (["-p", "sizes", "[1, 2]", "-p", "repeat", "1"], 1, {"scalability", "breakdown"}),
+    "netboot-http-vs-tftp": ([], 2, {"compare-boot", "compare-steps"}),
+    "windows": (["-p", "windows", "[1, 2]"], 2, {"compare-boot", "windows"}),
+    "broadcast": ([], 1, {"compare-deployment", "compare-macro-steps"}),
+    "grid5000": (["-p", "sizes", "[2]"], 1, {"timeline", "scalability"}),
+}
+LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[State]:
+    """Two sites with one host each, and a service machine."""
+    name = f"{PREFIX}-notebooks"
+    try:
+        yield lifecycle.up(name, make({"nancy": 2, "rennes": 1}))
+    finally:
+        lifecycle.down(name)
+        assert nothing_left(name)
+
+
+@pytest.mark.timeout(LIMIT + 100)
+@pytest.mark.parametrize("notebook", STORIES)
+def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_path: Path) -> None:
+    parameters, runs, figures = STORIES[notebook]
+    words = [sys.executable, "-m", "g5kvirt", "notebook", notebook, "--testbed", f"local:{small.name}"]
+    done = subprocess.run(
+        [*words, *TWO, *parameters, "-p", "name", "story", "--runs", str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "PYTHONPATH": layers.python_path()},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    story = tmp_path / "story"
+    cells = json.loads((story / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if output["output_type"] == "error"] == []
+    page = (story / f"{notebook}.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= 2, "figures are seen without a kernel"
+    assert {path.stem for path in (story / "figures").glob("*.pdf")} >= figures
+
+    made = [*(run for run in list_runs(tmp_path) if run.name == "story"), *list_runs(story)]
+    assert len(made) == runs
+    for run in made:
+        assert recall.released(read_events(run.journal)), "the machines were given back"

@@ -1,0 +1,66 @@
+"""The documentation builds without a warning, and promises only commands that exist."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from g5kvirt.cli.parser import build_parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: In a block of code or in backticks: ``g5kvirt local up --name x``.
+_COMMAND = re.compile(r"(?:`|^ {4,})g5kvirt ((?:local )?[a-z]+)([^`\n#]*)", re.MULTILINE)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: it is among the dev dependencies")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--site-dir",
+            str(tmp_path / "site"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},  # a word about mkdocs' own future
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (tmp_path / "site" / "reference" / "experiment.html").read_text(encoding="utf-8")
+    assert "g5kvirt.experiment.Experiment.measure" in reference
+    spec = (tmp_path / "site" / "reference" / "spec.html").read_text(encoding="utf-8")
+    assert "hosts that carry VMs, for each site" in spec, "comments of attributes are part of the reference"
+    assert "usage: g5kvirt sweep" in (tmp_path / "site" / "reference" / "cli.html").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_shows_exists(page: Path) -> None:
+    for words, rest in _COMMAND.findall(page.read_text(encoding="utf-8")):
+        options = set(re.findall(r"--[a-z-]+", rest))
+        assert options <= options_of(words.split()), f"g5kvirt {words}{rest}"
+
+
+def options_of(words: list[str]) -> set[str]:
+    """The options of a command; the test fails if there is none of that name."""
+    parser = build_parser()
+    for word in words:
+        commands = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        assert commands, f"g5kvirt {' '.join(words)}"
+        assert word in commands[0], f"g5kvirt {' '.join(words)}"
+        parser = commands[0][word]
+    return {option for action in parser._actions for option in action.option_strings}
