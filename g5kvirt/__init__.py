@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "Spec", "__version__"]
+__all__ = ["Experiment", "Spec", "__version__", "compare"]
 
 if TYPE_CHECKING:
     from g5kvirt.experiment import Experiment
     from g5kvirt.spec import Spec
+    from g5kvirt.views.compare import compare
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from g5kvirt.spec import Spec
 
         return Spec
+    if name == "compare":
+        from g5kvirt.views.compare import compare
+
+        return compare
     raise AttributeError(f"module 'g5kvirt' has no attribute {name!r}")

@@ -282,6 +282,12 @@ class Experiment:
 
         return Figures(self.frames, run=self.name, testbed=self._where, guest=self.frames.guest)
 
+    def trace(self, path: str | Path) -> Path:
+        """Write the run as a trace for ui.perfetto.dev: one track a host, VMs as slices. Returns the file."""
+        from g5kvirt.views.trace import trace
+
+        return trace(self.journal, path, run=self.name, testbed=self._where, guest=self.frames.guest)
+
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if recall.done(self.journal, phase)]
         return f"<Experiment {self.name} on {self._where}: {', '.join(done) or 'nothing done yet'}>"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -27,8 +28,23 @@ from g5kvirt.views.style import STYLE, width
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Part", "Picture", "Sheets", "legend", "narrow", "seconds", "ways", "ways_height"]
+__all__ = [
+    "SIMULATED",
+    "Part",
+    "Picture",
+    "Sheets",
+    "Source",
+    "legend",
+    "narrow",
+    "seconds",
+    "sheet",
+    "ways",
+    "ways_height",
+]
 
+SIMULATED = "simulated"  #: the testbed, and its guests, where a model ran instead of machines
+
+_FOOT = 84  #: characters of a line of the foot, in one column
 _FEW = 12  #: up to so many VMs each has its number
 _BARS = 100  #: up to so many VMs each is a bar of its own, beyond they close up to areas
 _AREAS = 300  #: up to so many areas are drawn as such, beyond as an image whose points are averages
@@ -77,6 +93,48 @@ class Picture:
         return f"<Picture: {self.caption}>"
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a figure was drawn from. A testbed that is simulated says so whatever the guest is called."""
+
+    runs: tuple[str, ...]
+    testbed: str
+    guest: str = ""
+
+    @property
+    def words(self) -> str:
+        """``run first, testbed local, guests: virtual machines (QEMU, emulated)``."""
+        named = f"{'run' if len(self.runs) == 1 else 'runs'} {', '.join(self.runs)}"
+        guest = self.guest or (SIMULATED if self.testbed == SIMULATED else "")
+        words = f"{named}, testbed {self.testbed}"
+        return f"{words}, guests: {guest_words(guest)}" if guest else words
+
+
+def sheet(
+    draw: Callable[[Axes, pd.DataFrame], None],
+    shown: pd.DataFrame,
+    data: pd.DataFrame,
+    columns: int,
+    height: float,
+    title: str,
+    source: Source,
+) -> Picture:
+    """One figure: ``draw`` gets empty axes and ``shown``; the plot itself becomes ``height`` inches high.
+
+    ``data`` is what is kept beside it. The foot, and the caption after ``title``, name the ``source``.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width(columns), 3.0))
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        draw(axes, shown)
+        foot = wrap(source.words, _FOOT * columns)
+        at = figure.text(0.99, 0.005, "\n".join(foot), fontsize=5.5, color="#555555", ha="right", va="bottom")
+        at.set_linespacing(1.1)
+        _fit(figure, axes, height, 0.17 + 0.085 * (len(foot) - 1))
+    return Picture(figure, data, f"{title}. {source.words}.")
+
+
 class Sheets:
     """Draws figures of one run, each with a foot that says which."""
 
@@ -85,6 +143,11 @@ class Sheets:
         self.run = run
         self.testbed = testbed
         self.guest = guest
+
+    @property
+    def source(self) -> Source:
+        """What the figures are drawn from."""
+        return Source((self.run,), self.testbed, self.guest)
 
     def _draw(
         self,
@@ -95,19 +158,7 @@ class Sheets:
         height: float,
         title: str,
     ) -> Picture:
-        where = f"run {self.run}, testbed {self.testbed}"
-        caption = f"{title}. {where}" + (f", guests: {guest_words(self.guest)}." if self.guest else ".")
-        foot = f"{where}" + (f"; guests: {guest_words(self.guest)}" if self.guest else "")
-        with mpl.rc_context(STYLE):
-            figure = Figure(figsize=(width(columns), 3.0))
-            FigureCanvasAgg(figure)
-            axes = figure.add_subplot()
-            draw(axes, shown)
-            figure.text(
-                0.99, 0.005, _shorten(foot, columns), fontsize=5.5, color="#555555", ha="right", va="bottom"
-            )
-            _fit(figure, axes, height)
-        return Picture(figure, data, caption)
+        return sheet(draw, shown, data, columns, height, title, self.source)
 
 
 # ---- one line a VM -------------------------------------------------------------------------------------
@@ -224,7 +275,7 @@ def _image(ax: Axes, parts: Sequence[Part], n: int) -> None:
 # ---- the sheet -----------------------------------------------------------------------------------------
 
 
-def _fit(figure: Figure, ax: Axes, height: float) -> None:
+def _fit(figure: Figure, ax: Axes, height: float, foot: float) -> None:
     """Give the plot itself ``height`` inches, and its labels, the legend and the foot just their room."""
     legends = sum(one.get_window_extent().height for one in figure.legends) / figure.dpi
     room = {"left": 0.5, "right": 0.1, "bottom": 0.5, "top": 0.1}
@@ -243,7 +294,7 @@ def _fit(figure: Figure, ax: Axes, height: float) -> None:
         room = {
             "left": (inner.x0 - outer.x0) / figure.dpi + 0.03,
             "right": (outer.x1 - inner.x1) / figure.dpi + 0.03,
-            "bottom": (inner.y0 - outer.y0) / figure.dpi + 0.17,
+            "bottom": (inner.y0 - outer.y0) / figure.dpi + foot,
             "top": (outer.y1 - inner.y1) / figure.dpi + 0.05 + legends,
         }
 
@@ -269,8 +320,3 @@ def legend(ax: Axes, entries: Sequence[Any], per_row: int, title: str | None = N
 
 def seconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _shorten(words: str, columns: int) -> str:
-    room = 88 * columns
-    return words if len(words) <= room else words[: room - 1] + "…"

@@ -2,10 +2,11 @@
 
 ::
 
-    figures = experiment.figures
+    figures = experiment.figures                  # or Figures.open("runs/first")
     figures.boot()                                # shows itself in a notebook
     figures.boot(columns=2).save("paper/boot")    # paper/boot.pdf, .png and .csv
     figures.scalability(bound={4: 12.5, 16: 50})  # what cannot be beaten, where it is known
+    figures.map(by="boot")                        # every host and VM, coloured by its boot time
     figures.save("runs/first/figures")            # all that there is data for
 
 Every figure says at its foot which run it shows, on which testbed, and with which kind of guest; a
@@ -16,21 +17,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from g5kvirt.errors import RunError
+from g5kvirt.views.compared import open_run
 from g5kvirt.views.drawing import Part, Picture, legend, narrow, seconds, ways, ways_height
+from g5kvirt.views.maps import MAPS, draw_map, lay_out
 from g5kvirt.views.measure_figures import DeploymentFigures
 from g5kvirt.views.palette import COLOURS, FAILED, LABELS, STEPS
+from g5kvirt.views.spread import draw_steps, steps_height
 from g5kvirt.views.tables import (
     COLUMN,
     boot_table,
     durations_table,
+    map_table,
     quantiles,
     rows_of,
+    steps_table,
     timeline_table,
 )
 from g5kvirt.views.words import count, duration
@@ -48,6 +54,12 @@ class Figures(DeploymentFigures):
 
     A figure for which the run has no data yet raises RunError, which says what to call first.
     """
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Figures:
+        """The figures of the run in this directory, of which only reading is asked. Raises RunError."""
+        one = open_run(Path(directory), None)
+        return cls(one.frames, run=one.run, testbed=one.testbed, guest=one.frames.guest)
 
     def timeline(self, columns: int = 1) -> Picture:
         """When each step of the experiment ran; over two columns also the parts of each step."""
@@ -75,10 +87,50 @@ class Figures(DeploymentFigures):
         title = f"Time of each step over {count(data['name'].nunique(), 'VM')}"
         return self._draw(_distribution, data, data, columns, 1.6, title)
 
-    def save(self, directory: str | Path, *, bound: Mapping[int, float] | None = None) -> list[Path]:
+    def steps(self, columns: int = 1) -> Picture:
+        """How the time of every step spread over the VMs: those of the boot and those of all deployments.
+
+        A box from 25 % to 75 %, a line from 5 % to 95 %, the median; where there are few VMs each is a point.
+        """
+        self._vms()
+        data = steps_table(self.frames)
+        if data.empty:
+            raise RunError("no VM has reached its first step yet: there is nothing that spreads")
+        number = len(data[["macro", "step"]].drop_duplicates())
+        title = f"Distribution of {count(number, 'step')} over {count(data['name'].nunique(), 'VM')}"
+        return self._draw(draw_steps, data, data, columns, steps_height(number), title)
+
+    def map(self, columns: int = 1, *, by: Literal["state", "boot", "deployment"] = "state") -> Picture:
+        """Every site, its hosts and their VMs, a cell each.
+
+        Its colour tells the VM's state, or how long its boot or its last deployment took (five classes of as
+        many VMs each). Raises ValueError for another ``by``.
+        """
+        if by not in MAPS:
+            raise ValueError(f"the colours of a map tell {' or '.join(map(repr, MAPS))}, not {by!r}")
+        data = map_table(self.frames)
+        vms = int((data["name"] != "").sum())
+        if not vms:
+            raise RunError("no VM has been placed yet: call place() first")
+        if by != "state" and data[by].isna().all():
+            needed = "launch" if by == "boot" else "measure"
+            raise RunError(f"no VM has a time of its {by} yet: call {needed}() first")
+        plan = lay_out(data, columns)
+        title = f"{count(vms, 'VM')} on {count(data['host'].nunique(), 'host')}, by {by}"
+        return self._draw(
+            lambda ax, rows: draw_map(ax, rows, plan, by), data, data, columns, plan.height, title
+        )
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        bound: Mapping[int, float] | None = None,
+        prediction: Mapping[int, float] | None = None,
+    ) -> list[Path]:
         """Write every figure that there is data for, in one column; returns the PDF files.
 
-        ``bound`` is that of `scalability`.
+        ``bound`` and ``prediction`` are those of `scalability`.
         """
         every: dict[str, Callable[[], Picture]] = {
             "timeline": self.timeline,
@@ -86,7 +138,10 @@ class Figures(DeploymentFigures):
             "distribution": self.distribution,
             "deployment": self.deployment,
             "breakdown": self.breakdown,
-            "scalability": lambda: self.scalability(bound=bound),
+            "nodes": self.nodes,
+            "scalability": lambda: self.scalability(bound=bound, prediction=prediction),
+            "steps": self.steps,
+            "map": self.map,
         }
         written = []
         for name, draw in every.items():

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 
 from g5kvirt.errors import RunError
 from g5kvirt.measurements import Measurements, column
-from g5kvirt.views.drawing import Part, Picture, Sheets, legend, narrow, seconds, ways, ways_height
-from g5kvirt.views.measure_tables import breakdown_table, largest, macros_of, ways_table
+from g5kvirt.views.curves import draw_scalability, with_lines
+from g5kvirt.views.drawing import Part, Picture, Sheets, narrow, seconds, ways, ways_height
+from g5kvirt.views.measure_tables import (
+    breakdown_table,
+    largest,
+    macros_of,
+    nodes_table,
+    series_of,
+    ways_table,
+)
 from g5kvirt.views.palette import COLOURS, FAILED, PLANNED, macro_colour
+from g5kvirt.views.spread import draw_nodes
 from g5kvirt.views.tables import rows_of
 from g5kvirt.views.words import count
 
@@ -23,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["DeploymentFigures"]
 
 _VAIN = "#cc79a7"  #: what a VM did in vain, before it came through
-_TICKS = 8  #: up to so many sizes each has its number
-_WIDE = 30  #: sizes that differ by more than this factor lie on a logarithmic axis
 
 
 class DeploymentFigures(Sheets):
@@ -37,59 +43,117 @@ class DeploymentFigures(Sheets):
         last.
         """
         known = self._measured()
-        name = of or largest(known)
-        if name is None or name not in set(known.deployments["deployment"]):
-            some = ", ".join(known.deployments["deployment"].iloc[:8])
-            raise RunError(f"this run has no deployment {of!r}: it has {some}")
+        name = self._chosen(known, of)
         data = ways_table(known, name)
         macros = macros_of(known, name)
         if data[[*map(column, macros), "gave_up"]].isna().all(axis=None):
             raise RunError(f"no VM of deployment {name} has come through its first macro-step yet")
         about = known.deployments.set_index("deployment").loc[name]
         environment = f" of {about['environment']}" if about["environment"] else ""
-        title = f"Deployment {name}{environment} on {count(len(data), 'VM')}"
+        title = f"Deployment {name}{environment}{self._series(name)} on {count(len(data), 'VM')}"
         return self._draw(
             lambda ax, rows: _deployment(ax, rows, macros), data, data, columns, ways_height(len(data)), title
         )
 
-    def breakdown(self, columns: int = 1, *, vms: int | None = None) -> Picture:
-        """How long each macro-step and each of its steps took: the median, and a line up to 95 % of the VMs.
+    def nodes(self, columns: int = 1, *, of: str | None = None) -> Picture:
+        """How long each VM of a deployment took until it was deployed, a point each, by site and host.
 
-        Over all deployments of ``vms`` VMs; without it, of the largest number that has any deployed.
+        ``of`` is that of `deployment`.
         """
         known = self._measured()
+        name = self._chosen(known, of)
+        data = nodes_table(self.frames, name)
+        if data["seconds"].isna().all():
+            raise RunError(f"no VM of deployment {name} has come to its end yet")
+        title = f"Deployment time of each of {count(len(data), 'VM')}, deployment {name}{self._series(name)}"
+        return self._draw(draw_nodes, data, data, columns, 1.5, title)
+
+    def breakdown(self, columns: int = 1, *, vms: int | None = None, series: str | None = None) -> Picture:
+        """How long each macro-step and each of its steps took: the median, and a line up to 95 % of the VMs.
+
+        Over all deployments of ``vms`` VMs; without it, of the largest number that has any deployed. Where
+        the run's deployments differ in their settings, only those of one ``series`` (such as "chain") are
+        taken; without it, that of the last one. Deployments that did without the first reboot are left out,
+        where there are others.
+        """
+        known = self._measured()
+        labels = series_of(self.frames)
         finished = known.deployments[known.deployments["deployed"] > 0]
+        of = finished["deployment"].map(labels).fillna("")
+        if series is not None:
+            if finished.empty or series not in set(of):
+                raise RunError(f"no deployment of {series!r} deployed any VM: there are {', '.join(set(of))}")
+            finished = finished[of == series]
         sizes = sorted({int(asked) for asked in finished["asked"]})
         if not sizes:
             raise RunError("no VM has been deployed yet: there is no breakdown")
         if vms is not None and vms not in sizes:
             raise RunError(f"no deployment of {vms} VMs deployed any: there are {', '.join(map(str, sizes))}")
         asked = sizes[-1] if vms is None else vms
-        data = breakdown_table(known, asked)
-        times = int((finished["asked"] == asked).sum())
-        title = f"Steps of a deployment on {count(asked, 'VM')}, {count(times, 'repetition')}"
+        finished = finished[finished["asked"] == asked]
+        label = labels.get(finished["deployment"].iloc[-1], "")
+        own = finished[finished["deployment"].map(labels).fillna("") == label]
+        among = list(own.loc[own["fresh"] == 0, "deployment"]) or list(own["deployment"])
+        data = breakdown_table(known, asked, among)
+        title = f"Steps of a deployment on {count(asked, 'VM')}{f', {label}' if label else ''}, "
         height = 0.06 + 0.13 * len(data)
-        return self._draw(_breakdown, data, data, columns, height, title)
+        return self._draw(_breakdown, data, data, columns, height, title + count(len(among), "repetition"))
 
-    def scalability(self, columns: int = 1, *, bound: Mapping[int, float] | None = None) -> Picture:
+    def scalability(
+        self,
+        columns: int = 1,
+        *,
+        bound: Mapping[int, float] | None = None,
+        prediction: Mapping[int, float] | None = None,
+    ) -> Picture:
         """Time of a whole deployment against its number of VMs: a point each, the median as a line.
 
-        ``bound``, number of VMs → seconds, is drawn as what cannot be beaten; it is a column of the data too.
+        ``bound``, number of VMs → seconds, is drawn as what cannot be beaten, ``prediction`` as what a model
+        says; both are columns of the data too, with lines of their own for sizes that were not measured.
+        Without a ``bound`` it is what the transfer of the image takes at the least, by the rates of the links
+        in the testbed's inventory; what the VMs' processors have to do is not known beforehand.
+        Deployments that differ in their settings have a line each.
         """
-        data = self._measured().scalability.copy()
-        if data.empty:
+        shown = self._measured().scalability.copy()
+        if shown.empty:
             raise RunError("no deployment has come to its end yet: there is no scalability curve")
-        limits = {int(size): float(value) for size, value in (bound or {}).items()}
-        if limits:
-            data["bound"] = data["vms"].map(limits).astype("float64")
-        title = f"Deployment time against the number of VMs, {count(len(data), 'deployment')}"
-        return self._draw(lambda ax, rows: _scalability(ax, rows, limits), data, data, columns, 1.6, title)
+        shown["series"] = shown["deployment"].map(series_of(self.frames)).fillna("")
+        lines = {"bound": _transfer(shown) if bound is None else bound, "prediction": prediction or {}}
+        word = "transfer bound" if bound is None else "bound"
+        title = f"Deployment time against the number of VMs, {count(len(shown), 'deployment')}"
+        return self._draw(
+            lambda ax, rows: draw_scalability(ax, rows, **lines, bounded_by=word),
+            shown,
+            with_lines(shown, lines),
+            columns,
+            1.6,
+            title,
+        )
+
+    def _chosen(self, known: Measurements, of: str | None) -> str:
+        """The deployment that is meant: ``of``, or the last one of the most VMs. Raises RunError."""
+        name = of or largest(known)
+        if name is None or name not in set(known.deployments["deployment"]):
+            some = ", ".join(known.deployments["deployment"].iloc[:8])
+            raise RunError(f"this run has no deployment {of!r}: it has {some}")
+        return name
+
+    def _series(self, name: str) -> str:
+        """In what the deployment differs from others of the run, for a title."""
+        label = series_of(self.frames).get(name, "")
+        return f" ({label})" if label else ""
 
     def _measured(self) -> Measurements:
         known = self.frames.measurements
         if known.deployments.empty:
             raise RunError("nothing has been deployed on the VMs yet: call measure() first")
         return known
+
+
+def _transfer(shown: pd.DataFrame) -> dict[int, float]:
+    """Number of VMs → the least time that the transfer of the image takes, where the journal says it."""
+    known = shown.dropna(subset=["transfer_bound"]).groupby("vms")["transfer_bound"].min()
+    return {int(size): float(seconds) for size, seconds in known.items()}  # type: ignore[call-overload]
 
 
 # ---- drawing -----------------------------------------------------------------------------------------
@@ -155,56 +219,3 @@ def _breakdown(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xlim(0, span * (1.36 if narrow(ax) else 1.14))
     ax.set_xlabel("median / 95 % of the VMs (s)")
     ax.grid(axis="x")
-
-
-def _scalability(ax: Axes, rows: pd.DataFrame, bound: Mapping[int, float]) -> None:
-    entries = []
-    environments = list(dict.fromkeys(rows["environment"]))
-    for number, environment in enumerate(environments):
-        own = rows[rows["environment"] == environment]
-        colour = macro_colour(number + 1)
-        for whole, group in own.groupby(own["failed"] == 0):
-            face = colour if whole else "white"
-            ax.plot(
-                group["vms"],
-                group["total"],
-                "o",
-                color=colour,
-                markersize=3.5,
-                markerfacecolor=face,
-                zorder=3,
-            )
-        median = own.groupby("vms")["total"].median()
-        ax.plot(median.index, median.to_numpy(), color=colour)
-        word = environment if environment and len(environments) > 1 else "median"
-        entries.append(Line2D([], [], color=colour, marker="o", markersize=3.5, label=word))
-    if (rows["failed"] > 0).any():
-        hollow = Line2D([], [], color=macro_colour(1), linestyle="", marker="o", markersize=3.5)
-        hollow.set(markerfacecolor="white", label="some VMs failed")
-        entries.append(hollow)
-    if bound:
-        sizes = sorted(bound)
-        ax.plot(sizes, [bound[size] for size in sizes], "--", color="black", linewidth=0.9)
-        entries.append(Line2D([], [], color="black", linestyle="--", linewidth=0.9, label="bound"))
-    sizes = sorted({int(size) for size in rows["vms"]})
-    longest = max(float(rows["total"].max()), *bound.values()) if bound else float(rows["total"].max())
-    if sizes[-1] / max(sizes[0], 1) > _WIDE:
-        ax.set_xscale("log")
-        ax.minorticks_off()
-    else:
-        ax.set_xlim(0, 1.05 * max(sizes[-1], *bound) if bound else 1.05 * sizes[-1])
-    if len(sizes) <= _TICKS and not _crowded(sizes):
-        ax.set_xticks(sizes)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    ax.set_ylim(0, 1.08 * longest or 1.0)
-    ax.set_xlabel("VMs")
-    ax.set_ylabel("deployment time (s)")
-    ax.grid()
-    legend(ax, entries, 3 if narrow(ax) else 5)
-
-
-def _crowded(sizes: list[int]) -> bool:
-    """True if numbers below the axis would touch: two of them nearer than a tenth of it."""
-    linear = sizes[-1] / max(sizes[0], 1) <= _WIDE
-    at = np.array(sizes, dtype=float) / sizes[-1] if linear else np.log(sizes) / np.log(sizes[-1] / sizes[0])
-    return bool(len(sizes) > 1 and np.diff(at).min() < 0.1)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from g5kvirt.frames import Frames
 from g5kvirt.measurements import Measurements, column
 
-__all__ = ["WAITING", "breakdown_table", "largest", "macros_of", "sizes_table", "ways_table"]
+__all__ = [
+    "WAITING",
+    "breakdown_table",
+    "differing",
+    "flat",
+    "largest",
+    "macros_of",
+    "nodes_table",
+    "series_of",
+    "settings_of",
+    "sizes_table",
+    "ways_table",
+]
 
 #: The part of a macro-step in which a VM waited for its turn, between the steps it did.
 WAITING = "waiting"
+
+#: Words of a deployment's first event that are no setting.
+_NO_SETTINGS = {"deployment", "sha256"}
 
 _BREAKDOWN = ["macro", "step", "vms", "min", "median", "mean", "p95", "max"]
 
@@ -28,6 +47,64 @@ def macros_of(measurements: Measurements, deployment: str | None = None) -> list
     table = measurements.macros
     own = table if deployment is None else table[table["deployment"] == deployment]
     return list(dict.fromkeys(own["macro"]))
+
+
+def flat(document: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """``{"windows": {"boot": 2}}`` → ``{"windows.boot": 2}``; lists stay as they are."""
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        name = f"{before}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
+
+
+def differing(documents: Collection[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all of these flat documents, in their order."""
+    keys = dict.fromkeys(key for document in documents for key in document)
+    return [key for key in keys if len({repr(document.get(key)) for document in documents}) > 1]
+
+
+def settings_of(frames: Frames) -> dict[str, dict[str, str]]:
+    """Deployment → how it was done (environment, broadcast, …), in the words of its first event."""
+    events = frames.events
+    own = events[(events["phase"] == "measure") & (events["step"] == "deployment")]
+    own = own[(own["kind"] == "run") & (own["status"] == "start")]
+    return {
+        str(detail["deployment"]): {
+            key: value for key, value in detail.items() if isinstance(value, str) and key not in _NO_SETTINGS
+        }
+        for detail in own["detail"]
+        if "deployment" in detail
+    }
+
+
+def series_of(frames: Frames) -> dict[str, str]:
+    """Deployment → the settings in which it differs from others of the run, in words; "" if in none."""
+    settings = settings_of(frames)
+    keys = differing(settings.values())
+    return {
+        name: ", ".join(str(one[key]) for key in keys if one.get(key) is not None)
+        for name, one in settings.items()
+    }
+
+
+def nodes_table(frames: Frames, deployment: str) -> pd.DataFrame:
+    """One row a VM of a deployment, by site and host: ``seconds`` from the deployment's begin until it
+    was deployed, or given up.
+    """
+    known = frames.measurements
+    zero = float(known.deployments.loc[known.deployments["deployment"] == deployment, "start"].iloc[0])
+    own = known.vms[known.vms["deployment"] == deployment]
+    table = own[["deployment", "vm", "outcome", "failed_at", "reason"]].copy()
+    placed = frames.vms.set_index("name")
+    for name in ("site", "host"):
+        table[name] = [str(placed[name].get(vm, "")) for vm in table["vm"]]
+    table["_index"] = table["vm"].map(placed["index"]).astype("float64")
+    table["seconds"] = own["end"] - zero
+    # Hosts in the order in which they were placed: graphene-2 comes before graphene-10.
+    table["_host"] = table.groupby("host")["_index"].transform("min")
+    table = table.sort_values(["site", "_host", "host", "_index", "vm"], ignore_index=True)
+    return table[["deployment", "site", "host", "vm", "outcome", "seconds", "failed_at", "reason"]]
 
 
 def ways_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
@@ -63,15 +140,19 @@ def ways_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
     return table.drop(columns=["_about", "_end"])
 
 
-def breakdown_table(measurements: Measurements, asked: int | None = None) -> pd.DataFrame:
+def breakdown_table(
+    measurements: Measurements, asked: int | None = None, among: Collection[str] | None = None
+) -> pd.DataFrame:
     """One row a macro-step (``step`` empty) and one a micro-step of it, over all deployments of ``asked`` VMs
-    (None: of any number). Durations in seconds.
+    (None: of any number) ``among`` those named (None: all). Durations in seconds.
 
     Of the VMs that were deployed. What a VM did more than once is added up; a step that it skipped does not
     count. Where VMs waited for their turn, ``waiting`` is the rest of the macro-step.
     """
     known = measurements.deployments
     chosen = known if asked is None else known[known["asked"] == asked]
+    if among is not None:
+        chosen = chosen[chosen["deployment"].isin(among)]
     vms = measurements.vms
     vms = vms[vms["deployment"].isin(chosen["deployment"]) & (vms["outcome"] == "deployed")]
     steps = measurements.attempts
@@ -105,13 +186,16 @@ def _row(macro: str, step: str, took: pd.Series[float]) -> list[object]:
 def sizes_table(measurements: Measurements) -> pd.DataFrame:
     """One row an environment and number of VMs: ``times`` deployed, what became of the VMs, seconds.
 
-    ``total`` is the median over the repetitions of the time from the begin until the last VM, ``median_vm``
-    and ``p95_vm`` those of the median and the 95th percentile of single VMs.
+    ``fresh``: so many of these deployments had VMs that did without the first reboot, because nothing had
+    been deployed on them yet; their times are not to be compared with the others'. ``total`` is the median
+    over the repetitions of the time from the begin until the last VM, ``median_vm`` and ``p95_vm`` those of
+    the median and the 95th percentile of single VMs.
     """
     known, curve = measurements.deployments, measurements.scalability
     key = ["environment", "asked"]
     counts = known.groupby(key).agg(
         times=("deployment", "size"),
+        fresh=("fresh", lambda vms: int((vms > 0).sum())),
         deployed=("deployed", "sum"),
         failed=("failed", "sum"),
         unfinished=("unfinished", "sum"),

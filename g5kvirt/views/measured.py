@@ -94,9 +94,10 @@ class MeasureResult:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """One row a VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``, ``said``."""
+        """One row a VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``, ``said``; and
+        ``console``, the file below the run's directory with the end of its serial console."""
         table = self.frame
-        columns = ["deployment", "vm", "failed_macro", "failed_at", "reason", "said", "attempts"]
+        columns = ["deployment", "vm", "failed_macro", "failed_at", "reason", "said", "console", "attempts"]
         return table.loc[table["outcome"] == "failed", columns].reset_index(drop=True)
 
     @property
@@ -179,7 +180,10 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
     if len(known) > 1:
         facts["deployed"] += ", each counted in each deployment"
     if whole.failed:
-        reasons = [f"{number:,} at {step}: {reason}" for (step, reason), number in whole.reasons.items()]
+        read = {key: f" (see {file})" for key, file in whole.consoles.items()}
+        reasons = [
+            f"{number:,} at {key[0]}: {key[1]}{read.get(key, '')}" for key, number in whole.reasons.items()
+        ]
         more = [f"and {count(len(reasons) - _REASONS, 'more reason')}"] if len(reasons) > _REASONS else []
         facts["failed"] = "; ".join([*reasons[:_REASONS], *more])
     if whole.unfinished:
@@ -193,10 +197,21 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
 def _sizes_rows(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The head and the cells of a table with a row a size."""
     several = sizes["environment"].nunique() > 1
-    head = ["VMs", "times", "deployed", "failed", "whole time", "a VM, median", "a VM, 95 %"]
+    fresh = bool(sizes["fresh"].any())
+    head = [
+        "VMs",
+        "times",
+        *(["of them fresh"] if fresh else []),
+        "deployed",
+        "failed",
+        "whole time",
+        "a VM, median",
+        "a VM, 95 %",
+    ]
     rows = []
     for row in rows_of(sizes):
-        numbers = [f"{row.vms:,}", f"{row.times:,}", f"{row.deployed:,}", f"{row.failed:,}"]
+        numbers = [f"{row.vms:,}", f"{row.times:,}"]
+        numbers += [*([f"{row.fresh:,}"] if fresh else []), f"{row.deployed:,}", f"{row.failed:,}"]
         times = [duration(float(value)) for value in (row.total, row.median_vm, row.p95_vm)]
         rows.append([*([row.environment] if several else []), *numbers, *times])
     return ["environment", *head] if several else head, rows

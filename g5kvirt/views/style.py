@@ -1,16 +1,28 @@
 """How figures look in print: one style, two widths, the same bytes from the same data.
 
-Only fonts that come with matplotlib are used, so that a figure is the same on every machine.
+Only fonts that come with matplotlib are used, and where a system has others of that name, matplotlib's own
+come first: a figure is the same on every machine with the same matplotlib.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ONE_COLUMN", "STYLE", "TWO_COLUMNS", "width"]
+__all__ = ["ONE_COLUMN", "SERIES", "STYLE", "TWO_COLUMNS", "series_style", "width"]
 
-ONE_COLUMN = 3.4  #: inches: a column of a two-column paper
+ONE_COLUMN = 3.3  #: inches: a column of a two-column paper, the narrowest of the usual ones
 TWO_COLUMNS = 7.0  #: inches: its whole width
+
+#: Lines that stand for different runs: colour (Okabe and Ito), dashes, marker. Any one of the three tells
+#: them apart, so that a print in black and white does too.
+SERIES = (
+    ("#0072b2", "-", "o"),
+    ("#e69f00", "--", "s"),
+    ("#009e73", "-.", "^"),
+    ("#cc79a7", ":", "D"),
+    ("#56b4e9", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("#000000", (0, (6, 2)), "P"),
+)
 
 #: matplotlib's rcParams.
 STYLE: dict[str, Any] = {
@@ -53,3 +65,8 @@ def width(columns: int) -> float:
     if columns not in (1, 2):
         raise ValueError(f"a figure spans 1 or 2 columns, not {columns!r}")
     return ONE_COLUMN if columns == 1 else TWO_COLUMNS
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """How the ``number``-th line of a figure is drawn, from 0: ``color``, ``linestyle``, ``marker``."""
+    return dict(zip(("color", "linestyle", "marker"), SERIES[number % len(SERIES)], strict=True))

@@ -12,7 +12,16 @@ import pandas as pd
 from g5kvirt.frames import Frames
 from g5kvirt.views.palette import STEPS
 
-__all__ = ["COLUMN", "boot_table", "durations_table", "quantiles", "rows_of", "timeline_table"]
+__all__ = [
+    "COLUMN",
+    "boot_table",
+    "durations_table",
+    "map_table",
+    "quantiles",
+    "rows_of",
+    "steps_table",
+    "timeline_table",
+]
 
 #: Step of a VM → its column in the tables.
 COLUMN = {step: step.replace("-", "_") for step in STEPS}
@@ -102,3 +111,53 @@ def quantiles(durations: pd.DataFrame) -> pd.DataFrame:
                 "mean": float(values.mean()),
             }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["n", *_QUANTILES, "mean"])
+
+
+def steps_table(frames: Frames) -> pd.DataFrame:
+    """One row a VM and step that it passed, of `launch` (``macro`` is "launch") and of all deployments.
+
+    ``seconds``: of a deployment's steps the sum of what a VM that was deployed did; steps that were skipped
+    do not count. Steps stand in the order in which they were done.
+    """
+    boots = durations_table(frames)
+    boots = boots[boots["step"] != "total"].assign(deployment="", macro="launch")
+    known = frames.measurements
+    steps, vms = known.attempts, known.vms
+    deployed = vms.loc[vms["outcome"] == "deployed", ["deployment", "vm"]]
+    steps = steps[steps["outcome"] != "skipped"].merge(deployed, on=["deployment", "vm"])
+    key = ["deployment", "vm", "macro", "step"]
+    each = steps.groupby(key, sort=False)["duration"].sum().reset_index()
+    each = each.rename(columns={"vm": "name", "duration": "seconds"})
+    # The order of the workflow is that of the columns of the measurements.
+    order = {name: place for place, name in enumerate(vms.columns)}
+    at = [order[f"{step.replace('-', '_')}_start"] for step in each["step"]]
+    each = each.assign(_at=at).sort_values("_at", kind="stable").drop(columns="_at")
+    columns = ["macro", "step", "deployment", "name", "seconds"]
+    return pd.concat([boots[columns], each[columns]], ignore_index=True)
+
+
+def map_table(frames: Frames) -> pd.DataFrame:
+    """One row a VM and one a host without any (``name`` empty), by site and host.
+
+    ``boot`` is its seconds from power-on to the minimal system, ``deployment`` those of the last deployment
+    that deployed it; NaN where there are none. ``state`` is that of the launch, or what the last deployment
+    that it was part of made of it.
+    """
+    vms = frames.vms
+    table = vms[["site", "host", "index", "name", "state", "failed_at", "reason"]].copy()
+    table["boot"] = vms["t_minimal_system"]
+    measured = frames.measurements.vms
+    last = measured.groupby("vm")[["outcome", "failed_at", "reason"]].last()
+    outcome = table["name"].map(last["outcome"])
+    table["state"] = table["state"].where(outcome.isna(), outcome)
+    for name in ("failed_at", "reason"):
+        table[name] = table["name"].map(last[name]).where(outcome.notna(), table[name])
+    deployed = measured[measured["outcome"] == "deployed"].groupby("vm")["duration"].last()
+    table["deployment"] = table["name"].map(deployed).astype("float64")
+    hosts = frames.hosts
+    empty = hosts.loc[hosts["vms"] == 0, ["site", "host"]]
+    table = pd.concat([table, empty.assign(name="", state="")], ignore_index=True)
+    table["_host"] = table.groupby("host")["index"].transform("min").fillna(np.inf)
+    table = table.sort_values(["site", "_host", "host", "index"], ignore_index=True)
+    columns = ["site", "host", "name", "state", "boot", "deployment", "failed_at", "reason"]
+    return table[columns].fillna({"failed_at": "", "reason": ""})

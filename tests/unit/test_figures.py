@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont
 from runmaker import T0, run_events
 
 from g5kvirt.errors import RunError
@@ -15,9 +18,10 @@ from g5kvirt.frames import MILESTONES, Frames
 from g5kvirt.journal import Event
 from g5kvirt.views import palette, tables
 from g5kvirt.views.figures import Figures, Picture
-from g5kvirt.views.style import ONE_COLUMN, TWO_COLUMNS
+from g5kvirt.views.maps import lay_out
+from g5kvirt.views.style import ONE_COLUMN, STYLE, TWO_COLUMNS
 
-NAMES = ("timeline", "boot", "distribution")
+NAMES = ("timeline", "boot", "distribution", "steps", "map")
 
 
 def figures(vms: int, lost: int = 0, **more: int) -> Figures:
@@ -111,24 +115,8 @@ def axes_height(figure: Figure) -> float:
     return float(axes.bbox.height / figure.dpi)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("vms", "lost", "columns"),
-    [
-        (1, 0, 1),
-        (2, 0, 1),
-        (2, 0, 2),
-        (4, 0, 2),
-        (12, 1, 1),
-        (13, 0, 1),
-        (64, 3, 1),
-        (200, 150, 1),
-        (1200, 12, 1),
-        (1200, 12, 2),
-    ],
-)
-def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, columns: int) -> None:
-    picture: Picture = getattr(figures(vms, lost), name)(columns)
+def check_layout(picture: Picture, columns: int) -> None:
+    """The figure is as wide as it should be, and none of its texts overlaps another or falls off the page."""
     figure = picture.figure
     assert figure.get_figwidth() == (ONE_COLUMN if columns == 1 else TWO_COLUMNS)
     assert figure.get_figheight() <= 5
@@ -161,10 +149,30 @@ def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, 
             assert apart, f"two texts overlap: {box} {other}"
 
 
-@pytest.mark.parametrize("vms", [8, 400])
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path, vms: int) -> None:
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("vms", "lost", "columns"),
+    [
+        (1, 0, 1),
+        (2, 0, 1),
+        (2, 0, 2),
+        (4, 0, 2),
+        (12, 1, 1),
+        (13, 0, 1),
+        (64, 3, 1),
+        (200, 150, 1),
+        (1200, 12, 1),
+        (1200, 12, 2),
+    ],
+)
+def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, columns: int) -> None:
+    check_layout(getattr(figures(vms, lost), name)(columns), columns)
+
+
+@pytest.mark.parametrize(("vms", "names"), [(8, NAMES), (400, ("boot",))])
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, vms: int, names: tuple[str, ...]) -> None:
     for attempt in ("a", "b"):
-        for name in NAMES:
+        for name in names:
             written = getattr(figures(vms, 2), name)().save(tmp_path / attempt / name)
             assert [path.suffix for path in written] == [".pdf", ".png", ".csv"]
     for first in sorted((tmp_path / "a").iterdir()):
@@ -187,6 +195,8 @@ def test_each_figure_says_what_it_shows() -> None:
     predicted = Figures(Frames(run_events(8)), run="first", testbed="simulated", guest="simulated")
     assert "predicted by a model" in predicted.boot().caption
     assert "predicted by a model" in predicted.boot().figure.texts[0].get_text()
+    unnamed = Figures(Frames(run_events(8)), run="first", testbed="simulated")
+    assert "predicted by a model" in unnamed.boot().caption
     html = picture._repr_html_()
     assert 'src="data:image/png;base64,' in html
     assert "<script" not in html
@@ -194,7 +204,7 @@ def test_each_figure_says_what_it_shows() -> None:
 
 def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
     empty = Figures(Frames([]), run="first", testbed="local")
-    for name, needed in (("timeline", "reserve"), ("boot", "launch"), ("distribution", "launch")):
+    for name, needed in zip(NAMES, ("reserve", "launch", "launch", "launch", "place"), strict=True):
         with pytest.raises(RunError, match=needed):
             getattr(empty, name)()
     assert empty.save(tmp_path) == []
@@ -217,3 +227,59 @@ def test_a_point_of_the_picture_of_many_is_the_average_of_its_vms() -> None:
     cover = array[..., 3].sum() / 1400 * float(data["minimal_system"].max()) * (1200 / 600)
     took = (data["minimal_system"] - data["asked"]).sum()
     assert cover == pytest.approx(took, rel=0.01)
+
+
+def test_fonts_are_those_of_matplotlib() -> None:
+    with mpl.rc_context(STYLE):
+        for style in ("normal", "italic"):
+            for weight in ("normal", "bold"):
+                found = Path(findfont(FontProperties(style=style, weight=weight), fallback_to_default=False))
+                assert found.is_relative_to(mpl.get_data_path()), found
+
+
+def test_every_vm_has_its_cell_on_the_map() -> None:
+    known = figures(64, 3, hosts=5)
+    data = known.map().data
+    plan = lay_out(data, 1)
+    assert sorted(row for row, _, _ in plan.cells) == list(range(64))
+    assert [name for name, *_ in plan.hosts] == [f"paradent-{n}.rennes.grid5000.fr" for n in range(1, 6)]
+    boxes = {name: (x, y, x + wide, y + high) for name, x, y, wide, high in plan.hosts}
+    for row, x, y in plan.cells:
+        left, top, right, bottom = boxes[data["host"].iloc[row]]
+        assert left <= x <= right - plan.cell + 1e-9
+        assert top <= y <= bottom - plan.cell + 1e-9
+    assert len({(x, y) for _, x, y in plan.cells}) == 64
+    for (_, _, right, bottom), (left, top, _, _) in pairwise(boxes.values()):
+        assert right < left or bottom < top
+
+
+def test_colours_of_a_map_are_states_or_classes_of_time() -> None:
+    known = figures(64, 3)
+    words = [text.get_text() for text in known.map().figure.legends[0].get_texts()]
+    assert words == ["minimal system (61)", "failed (3)"]
+    picture = known.map(by="boot")
+    words = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+    longest = picture.data["boot"].max()
+    assert len(words) == 6
+    assert f"≤ {longest:.1f}" in words
+    with pytest.raises(ValueError, match="'state' or 'boot' or 'deployment', not 'x'"):
+        known.map(by="x")  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"call measure\(\) first"):
+        known.map(by="deployment")
+
+
+def test_a_very_large_map_fits_a_page() -> None:
+    for columns in (1, 2):
+        picture = figures(4552, 40, hosts=355).map(columns, by="boot")
+        assert picture.figure.get_figheight() < 9
+        assert len(picture.data) == 4552
+
+
+def test_a_run_can_be_drawn_from_its_directory(tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    path.mkdir()
+    (path / "run.json").write_text('{"name": "mine", "created": 1, "testbed": "local:bed", "spec": {}}')
+    (path / "journal.jsonl").write_text("".join(e.to_json() + "\n" for e in run_events(4)))
+    assert Figures.open(path).boot().caption == "Boot of 4 VMs. run mine, testbed local."
+    with pytest.raises(RunError, match="no run"):
+        Figures.open(tmp_path / "yours")

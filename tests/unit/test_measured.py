@@ -22,16 +22,16 @@ from g5kvirt.measurements import MACROS, Measurements, column
 from g5kvirt.provision.workflow import Workflow, default_workflow
 from g5kvirt.views.figures import Figures, Picture
 from g5kvirt.views.html import events_of
+from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measure_tables import WAITING, breakdown_table, largest, sizes_table, ways_table
 from g5kvirt.views.measured import MeasureResult
-from g5kvirt.views.progress import Progress
 from g5kvirt.views.results import PhaseResult
 from g5kvirt.views.style import ONE_COLUMN, TWO_COLUMNS
 
 WRONG = "SHA-256 is not that of mini"
 BAD = {"vm-3": ("image", 99, WRONG), "vm-7": ("image", 1, WRONG)}  # one never, one at its second try
 EVENTS = measure_events(bad=BAD)
-NAMES = ("deployment", "breakdown", "scalability")
+NAMES = ("deployment", "breakdown", "nodes", "scalability")
 
 
 def result(events: list[Event] = EVENTS, **more: object) -> MeasureResult:
@@ -375,6 +375,20 @@ def test_every_repetition_is_a_point_and_the_bound_is_drawn_only_if_given() -> N
     assert "bound" not in without.data
 
 
+def test_without_a_bound_the_transfer_of_the_image_is_the_bound() -> None:
+    def bounded(event: Event, seconds: float) -> Event:
+        began = (event.step, event.kind, event.status) == ("deployment", "run", "start")
+        return replace(event, detail=event.detail | {"transfer_bound": seconds}) if began else event
+
+    first, second = deploy_events("d1", 4), deploy_events("d2", 8, begin=T0 + 500)
+    events = [*(bounded(e, 2.0) for e in first), *(bounded(e, 3.0) for e in second)]
+    picture = figures(events).scalability()
+    dashed = [line for line in picture.figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert [line.get_xydata().tolist() for line in dashed] == [[[4.0, 2.0], [8.0, 3.0]]]
+    assert picture.data["bound"].tolist() == [2.0, 3.0]
+    assert "bound" not in figures(events).scalability(bound={}).data
+
+
 def test_environments_have_a_line_each() -> None:
     both = [*deploy_events("d1", 4), *deploy_events("d2", 4, environment="debian12-min", begin=T0 + 500)]
     picture = figures(both).scalability()
@@ -392,7 +406,7 @@ def test_the_breakdown_is_of_one_size() -> None:
 def test_all_that_there_is_data_for_is_saved_with_the_same_bytes(tmp_path: Path) -> None:
     events = [*run_events(16), *EVENTS]
     written = figures(events).save(tmp_path / "b", bound={16: 10.0})
-    assert [path.stem for path in written] == ["timeline", "boot", "distribution", *NAMES]
+    assert [path.stem for path in written] == ["timeline", "boot", "distribution", *NAMES, "steps", "map"]
     for name in NAMES:
         more = {"bound": {16: 10.0}} if name == "scalability" else {}
         getattr(figures(events), name)(**more).save(tmp_path / "a" / name)
@@ -410,7 +424,7 @@ def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"no (VM|deployment)"):
             getattr(figures(begun), name)()
     lost = deploy_events("d1", 2, bad={f"vm-{i}": ("partition", 99, "no") for i in (1, 2)})
-    assert [path.stem for path in figures(lost).save(tmp_path)] == ["deployment"]
+    assert [path.stem for path in figures(lost).save(tmp_path)] == ["deployment", "nodes"]
 
 
 # ---- progress ----------------------------------------------------------------------------------------
@@ -418,7 +432,7 @@ def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
 
 def test_vms_are_seen_rebooting_writing_and_deployed() -> None:
     events = [*run_events(16), *EVENTS]
-    progress = Progress(16)
+    progress = LiveModel(16)
     seen: set[str] = set()
     heard = []
     for event in events:
@@ -437,9 +451,9 @@ def test_vms_are_seen_rebooting_writing_and_deployed() -> None:
 
 def test_a_vm_that_failed_once_is_deployed_the_next_time() -> None:
     first = deploy_events("d1", 2, bad={"vm-1": ("partition", 99, "no")})
-    assert Progress.of(first, 2).counts == {"deployed": 1, "failed": 1}
+    assert LiveModel.of(first, 2).counts == {"deployed": 1, "failed": 1}
     then = [*first, *deploy_events("d2", 2, begin=first[-1].t + 1)]
-    assert Progress.of(then, 2).counts == {"deployed": 2}
+    assert LiveModel.of(then, 2).counts == {"deployed": 2}
 
 
 def test_events_survive_the_frames() -> None:

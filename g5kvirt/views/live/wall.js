@@ -208,7 +208,8 @@ class View {
     const right = x > wall.width * 0.6;
     this.tip.style.left = right ? "" : `${(x + wall.pitch) * scale + 6}px`;
     this.tip.style.right = right ? `${this.frame.clientWidth - x * scale + 6}px` : "";
-    this.tip.style.top = `${(y + wall.pitch) * scale + 4}px`;
+    const lowest = this.frame.clientHeight - this.tip.offsetHeight; // below it an output's edge cuts it off
+    this.tip.style.top = `${Math.max(0, Math.min((y + wall.pitch) * scale + 4, lowest))}px`;
   }
 }
 

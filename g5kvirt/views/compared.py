@@ -1,0 +1,213 @@
+"""The runs of a comparison, each with its label, and the numbers behind its figures. No matplotlib here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from g5kvirt import runs as run_directories
+from g5kvirt.errors import RunError
+from g5kvirt.frames import Frames
+from g5kvirt.journal import read_events
+from g5kvirt.views.drawing import SIMULATED
+from g5kvirt.views.measure_tables import differing, flat, series_of, settings_of
+from g5kvirt.views.tables import durations_table
+
+__all__ = [
+    "Labelled",
+    "alike",
+    "boots_table",
+    "curve_table",
+    "label_runs",
+    "macros_table",
+    "open_run",
+    "over_table",
+    "vms_table",
+]
+
+#: What a spec says that makes no run another experiment.
+_NO_DIFFERENCE = ("job_name", "walltime", "start", "timeouts.", "name")
+_LONG = 32  #: characters; a label that is longer gives way to the run's name
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One run of a comparison. Runs with the same label are repetitions of each other."""
+
+    label: str
+    run: str
+    testbed: str
+    spec: Mapping[str, Any]  #: flat: "windows.boot" → 2
+    settings: Mapping[str, str]  #: what all its deployments have in common, such as "broadcast"
+    frames: Frames
+    given: bool  #: false where the label was made from what differs
+
+    @property
+    def guest(self) -> str:
+        """The kind of guest that was launched; "simulated" on a testbed that is."""
+        return self.frames.guest or (SIMULATED if self.testbed == SIMULATED else "")
+
+    @property
+    def predicted(self) -> bool:
+        """True if no machine ran."""
+        return self.guest == SIMULATED
+
+
+def open_run(path: Path, label: str | None) -> Labelled:
+    """The run in this directory; raises RunError if there is none that can be read."""
+    path = path.resolve()
+    found = run_directories.find(path.parent, path.name)
+    testbed = str(found.document.get("testbed", "–")).partition(":")[0]
+    spec = flat(found.document.get("spec") or {})
+    frames = Frames(read_events(found.journal))
+    known = list(settings_of(frames).values())
+    common = {key: value for key, value in (known[0] if known else {}).items() if key not in differing(known)}
+    return Labelled(label or "", found.name, testbed, spec, common, frames, label is not None)
+
+
+def label_runs(runs: Sequence[Labelled]) -> tuple[Labelled, ...]:
+    """Give a label to each run that has none: that in which it differs from the others, else its name.
+
+    A prediction beside real runs says in its label that it is one.
+    """
+    words = _differences(runs)
+    mixed = len({run.predicted for run in runs}) > 1
+    done = []
+    for run, word in zip(runs, words, strict=True):
+        label = run.label if run.given else word if 0 < len(word) <= _LONG else run.run
+        if mixed and run.predicted:
+            label = f"{label} (predicted)"
+        done.append(replace(run, label=label))
+    return tuple(done)
+
+
+def _differences(runs: Sequence[Labelled], apart_from: str = "") -> list[str]:
+    """For each run in words in what its spec, or how it deploys, differs from others; "" if in nothing."""
+    shared = set.intersection(*(set(run.settings) for run in runs)) if runs else set()
+    said = [{**run.spec, **{key: run.settings[key] for key in sorted(shared)}} for run in runs]
+    keys = [key for key in differing(said) if not key.startswith(_NO_DIFFERENCE)]
+    keys = [key for key in keys if key != apart_from]
+
+    def word(key: str, value: object) -> str:
+        alone = isinstance(value, str) and len(keys) == 1
+        return value if alone else f"{key} {'auto' if value is None else value}"  # type: ignore[return-value]
+
+    return [", ".join(word(key, one.get(key)) for key in keys) for one in said]
+
+
+def boots_table(runs: Sequence[Labelled]) -> pd.DataFrame:
+    """One row a VM and step of its boot ("total": from power-on to the minimal system): ``label``, ``run``,
+    ``name``, ``step``, ``seconds``.
+    """
+    parts = [durations_table(run.frames).assign(label=run.label, run=run.run) for run in runs]
+    return pd.concat(parts, ignore_index=True)[["label", "run", "name", "step", "seconds"]]
+
+
+def curve_table(runs: Sequence[Labelled]) -> pd.DataFrame:
+    """One row a finished deployment, as `Measurements.scalability`, with ``series`` and ``run`` before.
+
+    ``series`` is the run's label and, where deployments of one label differ in their settings, those.
+    """
+    return _each(runs, lambda run: run.frames.measurements.scalability)
+
+
+def vms_table(runs: Sequence[Labelled]) -> pd.DataFrame:
+    """One row a VM that was deployed: ``series``, ``run``, ``deployment``, ``asked``, ``vm``,
+    ``seconds`` from the deployment's begin.
+    """
+
+    def of(run: Labelled) -> pd.DataFrame:
+        known = run.frames.measurements
+        vms = known.vms[known.vms["outcome"] == "deployed"]
+        begin = known.deployments.set_index("deployment")["start"]
+        table = vms[["deployment", "asked", "vm"]].copy()
+        table["seconds"] = vms["end"] - vms["deployment"].map(begin)
+        return table
+
+    return _each(runs, of)
+
+
+def macros_table(runs: Sequence[Labelled]) -> pd.DataFrame:
+    """One row a VM that was deployed and macro-step: ``series``, ``run``, ``deployment``, ``asked``, ``vm``,
+    ``step``, ``seconds``.
+    """
+
+    def of(run: Labelled) -> pd.DataFrame:
+        known = run.frames.measurements
+        vms = known.vms[known.vms["outcome"] == "deployed"]
+        parts = []
+        for macro in dict.fromkeys(known.macros["macro"]):
+            part = vms[["deployment", "asked", "vm"]].copy()
+            part["step"], part["seconds"] = macro, vms[f"{macro}_duration"]
+            parts.append(part.dropna(subset=["seconds"]))
+        head = ["deployment", "asked", "vm", "step", "seconds"]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=head)
+
+    return _each(runs, of)
+
+
+def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None) -> pd.DataFrame:
+    """One row a launch, or with ``vms`` one a deployment on so many: ``series``, ``run``, the ``parameter``
+    of the spec, ``seconds`` until the last VM was up, or deployed.
+
+    ``parameter`` is a number, or NaN where it was left to be chosen. A series is what has one label; where
+    each label only names a value of the parameter, what else differs. Raises RunError for a parameter that
+    no spec has, or that is no number.
+    """
+    known = {key for run in runs for key in run.spec}
+    if parameter not in known:
+        there = ", ".join(sorted(known)) or "nothing"
+        raise RunError(f"no run says {parameter!r} in its specification: there is {there}")
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        values.setdefault(run.label, set()).add(repr(run.spec.get(parameter)))
+    named = all(run.given for run in runs) and any(len(own) > 1 for own in values.values())
+    words = [run.label for run in runs] if named else _differences(runs, apart_from=parameter)
+    rows = []
+    for run, series in zip(runs, words, strict=True):
+        if vms is None:
+            launch = run.frames.phases[run.frames.phases["phase"] == "launch"]
+            times = launch["duration"].tail(1)
+        else:
+            curve = run.frames.measurements.scalability
+            times = curve.loc[curve["vms"] == vms, "total"]
+        rows += [(series, run.run, run.spec.get(parameter), float(took)) for took in times]
+    table = pd.DataFrame(rows, columns=["series", "run", parameter, "seconds"])
+    try:
+        table[parameter] = table[parameter].astype("float64")
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{parameter!r} is no number ({error}): compare the runs by boot() or steps()"
+        ) from error
+    return table.dropna(subset=["seconds"]).reset_index(drop=True)
+
+
+def alike(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the deployments that skipped the first reboot (``fresh``), in each ``series`` with others."""
+    others = table.loc[table["fresh"] == 0, "series"].unique()
+    return table[(table["fresh"] == 0) | ~table["series"].isin(others)].reset_index(drop=True)
+
+
+def _each(runs: Sequence[Labelled], table_of: Callable[[Labelled], pd.DataFrame]) -> pd.DataFrame:
+    """The tables of all runs below each other, each row with the series that its deployment belongs to."""
+    alone = len({run.label for run in runs}) == 1
+    parts = []
+    for run in runs:
+        table = table_of(run)
+        if table.empty:
+            continue
+        own = series_of(run.frames)
+        known = run.frames.measurements.deployments.set_index("deployment")
+        table = table.assign(fresh=table["deployment"].map(known["fresh"]))
+        words = table["deployment"].map(own).fillna("").astype(str)
+        series = words.where(words == "", words if alone else f"{run.label}, " + words)
+        parts.append(table.assign(series=series.where(series != "", run.label), run=run.run))
+    if not parts:
+        return pd.DataFrame(columns=["series", "run", "deployment"])
+    whole = pd.concat(parts, ignore_index=True)
+    head = ["series", "run"]
+    return whole[head + [name for name in whole.columns if name not in head]]

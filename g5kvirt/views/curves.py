@@ -1,0 +1,154 @@
+"""Curves: time against a number, a point for each measurement and the median as a line; and shares of VMs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from g5kvirt.views.drawing import legend, narrow
+from g5kvirt.views.style import series_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_scalability", "draw_shares", "points", "with_lines"]
+
+_TICKS = 8  #: up to so many sizes each has its number
+_WIDE = 30  #: sizes that differ by more than this factor lie on a logarithmic axis
+_LINES = {"bound": "--", "prediction": ":"}
+
+
+def with_lines(rows: pd.DataFrame, lines: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
+    """``rows`` with a column for each of ``lines`` that has any value (size → seconds).
+
+    A size that was not measured gets a row of its own, the other columns of which are empty.
+    """
+    known = {name: line for name, line in lines.items() if line}
+    sizes = {int(size) for line in known.values() for size in line} - {int(size) for size in rows["vms"]}
+    more = pd.DataFrame({"vms": sorted(sizes)}, dtype="int64")
+    table = pd.concat([rows, more], ignore_index=True) if sizes else rows.copy()
+    for name, line in known.items():
+        values = {int(size): float(value) for size, value in line.items()}
+        table[name] = table["vms"].map(values).astype("float64")
+    return table
+
+
+def draw_scalability(
+    ax: Axes,
+    rows: pd.DataFrame,
+    bound: Mapping[int, float] | None = None,
+    prediction: Mapping[int, float] | None = None,
+    bounded_by: str = "bound",
+) -> None:
+    """Whole time (``total``) against ``vms``, a line for each ``series``; hollow points where VMs failed.
+
+    ``bounded_by`` says in the legend what the ``bound`` is.
+    """
+    lines = {"bound": bound or {}, "prediction": prediction or {}}
+    entries = points(ax, rows, "vms", "total")
+    if (rows["failed"] > 0).any():
+        hollow = Line2D([], [], color="black", linestyle="", marker="o", markersize=3.5)
+        hollow.set(markerfacecolor="white", label="some VMs failed")
+        entries.append(hollow)
+    if "fresh" in rows and (rows["fresh"] > 0).any():
+        plus: dict[str, Any] = {
+            "linestyle": "",
+            "marker": "+",
+            "markersize": 5,
+            "label": "without first reboot",
+        }
+        entries.append(Line2D([], [], color="black", **plus))
+    for name, line in lines.items():
+        if line:
+            sizes = sorted(line)
+            style: dict[str, Any] = {"color": "black", "linestyle": _LINES[name], "linewidth": 0.9}
+            ax.plot(sizes, [line[size] for size in sizes], **style)
+            entries.append(Line2D([], [], label=bounded_by if name == "bound" else name, **style))
+    sizes = sorted({int(size) for size in rows["vms"]} | {int(n) for line in lines.values() for n in line})
+    longest = max(float(rows["total"].max()), *(v for line in lines.values() for v in line.values()), 0.0)
+    _sizes_axis(ax, sizes)
+    ax.set_ylim(0, 1.08 * longest or 1.0)
+    ax.set_xlabel("VMs")
+    ax.set_ylabel("deployment time (s)")
+    ax.grid()
+    legend(ax, entries, 3 if narrow(ax) else 5)
+
+
+def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
+    """A point for each row, the median of each ``series`` as a line; returns what the legend shows.
+
+    Where VMs failed the point is hollow. Deployments on VMs that were ``fresh``, and did without the first
+    reboot, are a plus, and no part of the median where there are others of their size.
+    """
+    names = list(dict.fromkeys(rows["series"]))
+    entries = []
+    for number, name in enumerate(names):
+        style = series_style(number)
+        own = rows[rows["series"] == name]
+        none = pd.Series(0, index=own.index)
+        fresh, failed = own.get("fresh", none) > 0, own.get("failed", none) > 0
+        for (early, lost), group in own.groupby([fresh, failed]):
+            ax.plot(
+                group[x],
+                group[y],
+                "+" if early else style["marker"],
+                color=style["color"],
+                markersize=5 if early else 3.5,
+                markerfacecolor="white" if lost else style["color"],
+                zorder=3,
+            )
+        others = set(own.loc[~fresh, x])
+        median = own[~fresh | ~own[x].isin(others)].groupby(x)[y].median()
+        ax.plot(median.index, median.to_numpy(), color=style["color"], linestyle=style["linestyle"])
+        word = name if name and len(names) > 1 else "median"
+        entries.append(Line2D([], [], markersize=3.5, label=word, **style))
+    return entries
+
+
+def draw_shares(ax: Axes, groups: Sequence[tuple[str, pd.Series]], xlabel: str) -> None:
+    """For each of (label, seconds) the share of the VMs that took at most so long."""
+    entries = []
+    for number, (label, took) in enumerate(groups):
+        style = series_style(number)
+        values = np.sort(took.to_numpy())
+        share = np.arange(1, len(values) + 1) / len(values)
+        ax.step(
+            np.concatenate(([values[0]], values)),
+            np.concatenate(([0.0], share)),
+            where="post",
+            color=style["color"],
+            linestyle=style["linestyle"],
+        )
+        entries.append(Line2D([], [], color=style["color"], linestyle=style["linestyle"], label=label))
+    longest = max(float(took.max()) for _, took in groups)
+    ax.set_xlim(0, 1.04 * longest or 1.0)
+    ax.set_ylim(0, 1.02)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("VMs")
+    ax.grid()
+    wide = max(len(label) for label, _ in groups) > 24
+    legend(ax, entries, (1 if wide else 2) if narrow(ax) else 3, "median / 95 % of the VMs (s)")
+
+
+def _sizes_axis(ax: Axes, sizes: list[int]) -> None:
+    """From 0 where the sizes lie near to each other, else logarithmic; each is named where there is room."""
+    if sizes[-1] / max(sizes[0], 1) > _WIDE:
+        ax.set_xscale("log")
+        ax.minorticks_off()
+    else:
+        ax.set_xlim(0, 1.05 * sizes[-1])
+    if len(sizes) <= _TICKS and not _crowded(sizes):
+        ax.set_xticks(sizes)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def _crowded(sizes: list[int]) -> bool:
+    """True if numbers below the axis would touch: two of them nearer than a tenth of it."""
+    linear = sizes[-1] / max(sizes[0], 1) <= _WIDE
+    at = np.array(sizes, dtype=float) / sizes[-1] if linear else np.log(sizes) / np.log(sizes[-1] / sizes[0])
+    return bool(len(sizes) > 1 and np.diff(at).min() < 0.1)

@@ -1,0 +1,240 @@
+"""A run as a trace for Perfetto (ui.perfetto.dev) or Chrome (chrome://tracing), in their JSON format.
+
+Each host is a process and each of its VMs a thread with a slice for each step; the experiment's own phases,
+sites and services are a process before them. The format, "Trace Event Format", is described by the Chromium
+project: times are microseconds, slices ("X") of a thread lie within each other or apart, never across.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from g5kvirt.frames import MILESTONES, Frames
+from g5kvirt.journal import Event
+from g5kvirt.views.tables import rows_of
+
+__all__ = ["trace", "trace_events"]
+
+_OPEN = "unfinished"
+
+
+@dataclass
+class _Slice:
+    """Something on a track from ``start`` to ``end`` (seconds), and what lies within it."""
+
+    name: str
+    start: float
+    end: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+    inner: list[_Slice] = field(default_factory=list)
+
+
+def trace(events: Iterable[Event], path: str | Path, **about: str) -> Path:
+    """Write the trace of ``events`` to ``path``; ``about`` (run, testbed, guest) is kept in it.
+
+    Times count from the first event. What has not ended ends with the last event and says so. The same events
+    give the same bytes.
+    """
+    known = list(events)
+    document = {
+        "traceEvents": list(trace_events(known)),
+        "displayTimeUnit": "ms",
+        "otherData": dict(sorted(about.items())),
+    }
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    return target
+
+
+def trace_events(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    """The events of the trace: first the names of the tracks, then their slices, track by track."""
+    known = list(events)
+    if not known:
+        return
+    frames = Frames(known)
+    zero, last = min(e.t for e in known), max(e.t for e in known)
+    yield from _process(1, "experiment", _own_tracks(frames, last), zero)
+    vms = frames.vms
+    on_host = _host_steps(frames, last)
+    boots, deployments = _boot_slices(known, last), _deployment_slices(frames, last)
+    placed = {str(host): list(own) for host, own in vms.groupby("host", sort=False)["name"]}
+    for pid, host in enumerate(dict.fromkeys([*frames.hosts["host"], *placed]), start=2):
+        tracks = {"host": on_host[host]} if host in on_host else {}
+        for vm in placed.get(host, ()):
+            tracks[vm] = [*boots.get(vm, ()), *deployments.get(vm, ())]
+        yield from _process(pid, host or "unknown host", tracks, zero)
+
+
+def _own_tracks(frames: Frames, last: float) -> dict[str, list[_Slice]]:
+    """The phases, what was done at each site, the services, and the deployments as wholes."""
+    tracks: dict[str, list[_Slice]] = {"phases": []}
+    spans = frames.spans
+    for span in rows_of(spans[spans["kind"].isin(["run", "site", "service"])]):
+        if span.kind == "run":
+            whole = span.step in ("phase", "")
+            name = span.phase if whole else "release" if span.step == "release" else span.step
+            track = "phases" if span.step != "deployment" else "deployments"
+            name = span.subject if span.step == "deployment" else name
+        else:
+            name, track = span.step, f"{span.kind} {span.subject}"
+        tracks.setdefault(track, []).append(_of_span(name, span, last))
+    return tracks
+
+
+def _host_steps(frames: Frames, last: float) -> dict[str, list[_Slice]]:
+    spans = frames.spans
+    found: dict[str, list[_Slice]] = {}
+    for span in rows_of(spans[spans["kind"] == "host"]):
+        found.setdefault(span.subject, []).append(_of_span(span.step, span, last))
+    return found
+
+
+def _of_span(name: str, span: Any, last: float) -> _Slice:
+    end = last if pd.isna(span.end) else span.end
+    return _Slice(name, span.start, end, {"phase": span.phase, "outcome": span.status})
+
+
+def _boot_slices(events: Iterable[Event], last: float) -> dict[str, list[_Slice]]:
+    """VM → a slice for each power-on, in it its steps; a step ends with its milestone."""
+    found: dict[str, list[_Slice]] = {}
+    reached: dict[str, int] = {}
+    for event in events:
+        if event.phase != "launch" or event.kind != "vm":
+            continue
+        own = found.setdefault(event.subject, [])
+        if (event.step, event.status) == (MILESTONES[0], "start"):
+            if own and own[-1].about["outcome"] == _OPEN:  # was started again: that try was in vain
+                own[-1].end, own[-1].about = event.t, {**own[-1].about, "outcome": "failed"}
+            about = {"phase": "launch", "attempt": event.attempt, "outcome": _OPEN}
+            own.append(_Slice("boot", event.t, last, about))
+            reached[event.subject] = 0
+        elif not own:
+            continue
+        elif event.step == "launch" and event.status == "failed":
+            own[-1].end = event.t
+            own[-1].about = {**own[-1].about, "outcome": "failed", **_reason(event)}
+        elif event.step in MILESTONES and event.status == "ok":
+            boot, place = own[-1], MILESTONES.index(event.step) + 1
+            if place <= reached[event.subject] or boot.about["outcome"] == "ok":
+                continue  # heard before: files may be asked for twice
+            reached[event.subject] = place
+            begin = boot.inner[-1].end if boot.inner else boot.start
+            boot.inner.append(_Slice(event.step, begin, event.t, {"outcome": "ok", **_plain(event.detail)}))
+            if event.step == MILESTONES[-1]:
+                boot.end, boot.about = event.t, {**boot.about, "outcome": "ok"}
+    return found
+
+
+def _deployment_slices(frames: Frames, last: float) -> dict[str, list[_Slice]]:
+    """VM → a slice for each deployment, in it its macro-steps, in each its steps."""
+    found: dict[str, list[_Slice]] = {}
+    known = frames.measurements
+    index: dict[tuple[str, str], _Slice] = {}
+    for vm in rows_of(known.vms):
+        about = {"environment": vm.environment, "outcome": vm.outcome, "attempts": vm.attempts}
+        if vm.reason:
+            about |= {"failed_at": vm.failed_at, "reason": vm.reason}
+        end = last if pd.isna(vm.end) else vm.end
+        one = _Slice(f"deployment {vm.deployment}", vm.start, end, about)
+        found.setdefault(vm.vm, []).append(one)
+        index[vm.deployment, vm.vm] = one
+    open_: dict[tuple[str, str], _Slice] = {}
+    macros = set(known.macros["macro"])
+    events = frames.events
+    own = events[(events["phase"] == "measure") & (events["kind"] == "vm")]
+    for event in rows_of(own):
+        key = (str(event.detail.get("deployment", "")), event.subject)
+        if key not in index or event.step == "deployment":
+            continue
+        about = {"outcome": event.status, "attempt": event.attempt, **_plain(event.detail)}
+        about.pop("deployment", None)
+        if event.step in macros and "seconds" not in event.detail:
+            if event.status == "start":
+                open_[key] = _Slice(event.step, event.t, index[key].end, {**about, "outcome": _OPEN})
+                index[key].inner.append(open_[key])
+            elif key in open_:
+                open_[key].end, open_[key].about = event.t, about
+        elif "seconds" in event.detail and event.status != "skipped":
+            inside = open_.get(key, index[key])
+            inside.inner.append(_Slice(event.step, event.t - about.pop("seconds"), event.t, about))
+    return found
+
+
+# ---- the format --------------------------------------------------------------------------------------
+
+
+def _process(
+    pid: int, name: str, tracks: Mapping[str, list[_Slice]], zero: float
+) -> Iterator[dict[str, Any]]:
+    """A process with its threads, in this order."""
+    yield _about(pid, 0, "process_name", name=name)
+    yield _about(pid, 0, "process_sort_index", sort_index=pid)
+    tid = 0
+    for track, slices in tracks.items():
+        for lane in _lanes(slices) or [[]]:
+            tid += 1
+            yield _about(pid, tid, "thread_name", name=track)
+            yield _about(pid, tid, "thread_sort_index", sort_index=tid)
+            yield from _written(pid, tid, lane, 0, None, zero)
+
+
+def _about(pid: int, tid: int, what: str, **args: object) -> dict[str, Any]:
+    return {"ph": "M", "pid": pid, "tid": tid, "ts": 0, "name": what, "args": args}
+
+
+def _lanes(slices: Iterable[_Slice]) -> list[list[_Slice]]:
+    """What lies within another becomes an inner one of it; what crosses another goes to a lane of its own."""
+    lanes: list[list[_Slice]] = []
+    stacks: list[list[_Slice]] = []  # for each lane what has not ended yet, the innermost last
+    for one in sorted(slices, key=lambda s: (s.start, -s.end)):
+        for lane, stack in zip(lanes, stacks, strict=True):
+            while stack and one.start >= stack[-1].end:
+                stack.pop()
+            if not stack or one.end <= stack[-1].end:
+                (stack[-1].inner if stack else lane).append(one)
+                stack.append(one)
+                break
+        else:
+            lanes.append([one])
+            stacks.append([one])
+    return lanes
+
+
+def _written(
+    pid: int, tid: int, slices: Iterable[_Slice], begin: int, end: int | None, zero: float
+) -> Iterator[dict[str, Any]]:
+    """The slices one after another, each within ``begin`` and ``end`` (microseconds) and after the one
+    before: clocks of several machines, and rounded durations, would else make them cross.
+    """
+    for one in sorted(slices, key=lambda s: s.start):
+        start, stop = (max(begin, round((t - zero) * 1e6)) for t in (one.start, one.end))
+        if end is not None:
+            start, stop = min(start, end), min(stop, end)
+        stop = max(start, stop)
+        about = {"pid": pid, "tid": tid, "cat": str(one.about.get("phase", "vm"))}
+        yield {
+            "ph": "X",
+            "name": one.name,
+            "ts": start,
+            "dur": stop - start,
+            **about,
+            "args": dict(one.about),
+        }
+        yield from _written(pid, tid, one.inner, start, stop, zero)
+        begin = stop
+
+
+def _reason(event: Event) -> dict[str, str]:
+    return {key: str(event.detail[key]) for key in ("at", "reason") if key in event.detail}
+
+
+def _plain(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Words and numbers of an event's detail; lists and mappings are left to the journal."""
+    return {key: value for key, value in detail.items() if isinstance(value, str | int | float)}
