@@ -23,8 +23,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 def fetch(context: Context, phase: str, label: str, vms: Sequence[VM], hosts: Sequence[Host]) -> None:
     """Keep the end of each VM's console in ``consoles/LABEL/VM.txt`` of the run, and say so in the journal.
 
-    One request a host. A host that does not answer, or a VM without a console, costs a line in the journal
-    and nothing else. ``label`` is the deployment's name, or ``launch``.
+    One request a host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a
+    console, costs a line in the journal and nothing else. ``label`` is the deployment's name, or ``launch``.
     """
     by_name = {host.name: host for host in hosts}
     names: dict[Host, list[str]] = {}
@@ -45,6 +45,9 @@ def fetch(context: Context, phase: str, label: str, vms: Sequence[VM], hosts: Se
                 events.append(Event(phase, "console", "vm", name, "failed", one.result.end, 1, detail))
                 continue
             text = readable(str(answer.detail.get("text", "")))
+            if not text.strip():  # its kernel is told to be quiet
+                events.append(Event(phase, "console", "vm", name, "ok", one.result.end, 1, about))
+                continue
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.txt").write_text(text, encoding="utf-8")
             detail = {**about, "file": f"consoles/{label}/{name}.txt", "last": last_line(text.encode())}

@@ -327,7 +327,7 @@ def task(
     """The deployment of ``image``, which the VM fetches from ``url``, as the VM will be told."""
     environment = image.environment
     # ext4's tables, the boot loader and the last block of every file come on top
-    least = environment.unpacked + environment.unpacked // 16 + (4 << 20) if environment.unpacked else 0
+    least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
     return Task(
         deployment=deployment,
         environment=environment.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
-from test_experiment import do, start
+from test_experiment import start
 
 from g5kvirt.journal import Event, read_events
 from g5kvirt.measurements import Measurements
@@ -21,8 +22,11 @@ from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]
 
+RELAY = re.compile(r"/g5kvirt-agent supervise \S+/services/relay$")
+
 RUN = """
 import json
+from pathlib import Path
 exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, %s), testbed=testbed, name="m", runs=runs)
 try:
     for step in ("reserve", "deploy", "configure", "place", "launch"):
@@ -56,44 +60,99 @@ def seen(runs: Path, what: Callable[[Event], bool], process: subprocess.Popen[st
         assert process.poll() is None, process.communicate()
         return any(what(event) for event in journal(runs) if event.phase == "measure")
 
-    wait(there, timeout=300)
+    wait(there, timeout=600)
 
 
-def kill(state: State, start_of_command: str) -> None:
-    """SIGKILL to the processes of the testbed whose command begins so."""
-    pids = [pid for pid in below(state.pid) if command_line(pid).startswith(start_of_command)]
+def running(state: State, start_of_command: str) -> list[int]:
+    """The processes of the testbed whose command begins so."""
+    return [pid for pid in below(state.pid) if command_line(pid).startswith(start_of_command)]
+
+
+def kill(state: State, start_of_command: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to these processes."""
+    pids = running(state, start_of_command)
     assert pids, f"no {start_of_command}"
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
+
+
+def qemu(vm: str) -> str:
+    """How the command of a VM's process begins."""
+    return f"qemu-system-x86_64 -name {vm} "
+
+
+def relays(state: State) -> list[tuple[int, int]]:
+    """The host agents that keep a relay running, each with its relay."""
+    agents = [pid for pid in below(state.pid) if RELAY.search(command_line(pid))]
+    families = [below(pid) for pid in agents]
+    return [(family[0], family[1]) for family in families if len(family) > 1]
+
+
+def at(deployment: str, subject: str, step: str) -> Callable[[Event], bool]:
+    """An event: a VM has come through a step of a deployment."""
+
+    def is_it(e: Event) -> bool:
+        key = (e.detail.get("deployment"), e.subject, e.step, e.status)
+        return key == (deployment, subject, step, "ok")
+
+    return is_it
 
 
 def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path) -> None:
-    out = do(
-        RUN
-        % (
-            "vms=2",
-            """
+    """The third time the HTTP server, a relay and a host agent are killed while the image is on its way."""
+    (tmp_path / "own").mkdir()
+    for name, about in {
+        "gone": "image: {file: gone.tar}",
+        "corrupt": f"image: {{file: corrupt.yaml, sha256: '{'0' * 64}'}}",
+        "strange": "image: {file: corrupt.yaml}\nfilesystem: zfs",
+    }.items():
+        (tmp_path / "own" / f"{name}.yaml").write_text(f"name: {name}\n{about}\n")
+    script = RUN % (
+        "vms=2",
+        """
     result = exp.measure(environment="mini", sizes=[1, 2], repeat=1)
     assert "<" in result._repr_html_()
-    for bad in (dict(environment="nothing"), dict(sizes=[3]), dict(sizes=[0]), dict(repeat=0)):
+    own = Path(runs) / "own"
+    assert {"mini", "gone"} <= set(exp.environments(own)["name"])
+    said = []
+    for bad in (
+        dict(environment="nothing"), dict(environment="gone", folder=own),
+        dict(environment=own / "corrupt.yaml"), dict(environment="strange", folder=own),
+        dict(folder=own / "none"), dict(broadcast="torrent"),
+        dict(sizes=[3]), dict(sizes=[0]), dict(sizes=3), dict(repeat=0),
+    ):
         events = len([e for e in exp.journal if e.kind == "vm"])
         try:
             exp.measure(**bad)
         except G5kvirtError as error:
             assert error.exit_code == 2, error
+            said.append(str(error))
         assert events == len([e for e in exp.journal if e.kind == "vm"]), "something was rebooted"
-    rows = exp.command("cat /etc/g5kvirt-environment; hostname; grep ' / ' /proc/mounts | tail -n 1")
+    rows = exp.run("cat /etc/g5kvirt-environment; hostname; grep ' / ' /proc/mounts | tail -n 1")
     import subprocess
     words = ["ssh", "-F", str(exp.ssh_config()), "vm-2", "hostname"]
     ssh = subprocess.run(words, capture_output=True, text=True)
-    exp.figures.save(exp.run.path / "figures")
-    print(json.dumps({"out": dict(zip(rows["vm"], rows["out"])), "ssh": ssh.stdout}))
+    exp.figures.save(exp.path / "figures")
+    exp.measure()
+    print(json.dumps({"out": dict(zip(rows["vm"], rows["out"])), "ssh": ssh.stdout, "said": said}))
 """.strip(),
-        ),
-        slow,
-        tmp_path,
-        timeout=400,
     )
+
+    def begun(e: Event) -> bool:
+        return (e.step, e.kind, e.status) == ("broadcast", "host", "start") and e.detail["deployment"] == "d3"
+
+    process = start(script, slow, tmp_path)
+    try:
+        seen(tmp_path, begun, process)
+        wait(lambda: len(relays(slow)) == 2)
+        kill(slow, "nginx: master")
+        (_, relay), (agent, _) = relays(slow)
+        os.kill(relay, signal.SIGKILL)
+        os.kill(agent, signal.SIGKILL)
+        out, err = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"{out}\n{err}"
     said = json.loads(out.splitlines()[-1])
     assert said["ssh"] == "vm-2\n"
     assert set(said["out"]) == {"vm-1", "vm-2"}
@@ -102,47 +161,75 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
         assert "deployment=d2" in text, "the deployment before left its trace"
         assert f"{name}\n/dev/vda1 / " in text
     tables = Measurements(journal(tmp_path))
-    assert list(tables.deployments["deployed"]) == [1, 2]
+    assert list(tables.deployments["deployed"]) == [1, 2, 2]
+    assert list(tables.deployments["fresh"]) == [1, 1, 0]
     assert tables.summary().failed == 0
+    words = ["no environment 'nothing'", "gone.tar: No such file", "is corrupt", "file system 'zfs'"]
+    words += ["no folder", "'torrent'", "2 are up", "sizes must be", "sizes must be", "repeat must be"]
+    for sentence, word in zip(said["said"], words, strict=True):
+        assert word in sentence
+        assert "\n" not in sentence
 
 
-@pytest.mark.slow
-def test_a_vm_killed_in_each_macro_step_and_the_others_finish(slow: State, tmp_path: Path) -> None:
-    script = RUN % ('vms=6, windows={"boot": 6}', 'exp.measure(environment="mini", sizes=[6])')
+def test_whatever_happens_to_some_the_others_are_deployed(slow: State, tmp_path: Path) -> None:
+    """First an image that becomes corrupt on its way. Then a VM is killed in each macro-step, and one boots
+    but never reports."""
+    limits = {"deployment_retries": 0, "set_deployment_env": 45, "broadcast_env": 45}
+    script = RUN % (
+        f"vms=7, windows={{'boot': 7}}, timeouts={limits}",
+        """
+    from g5kvirt.errors import PhaseError
+    from g5kvirt.phases import measure as phase, transport
+    put = phase.put_image
+    def corrupted(context, machines, image, tools):
+        put(context, machines, image, tools)
+        head = next(m.host.address for m in machines if "http" in m.roles)
+        file = f"{phase.netboot.WWW}/{transport.IMAGES}/{image.sha256}"
+        command = ["sh", "-c", f"printf G5K | dd conv=notrunc bs=1 seek=1000000 of={file}"]
+        assert all(r.ok for r in context.fanout.run([head], command, timeout=60).values())
+    phase.put_image = corrupted
+    try:
+        exp.measure(sizes=[1])
+    except PhaseError as error:
+        print(error)
+    phase.put_image = put
+    result = exp.measure(sizes=[7])
+    print(result, result._repr_html_())
+""".strip(),
+    )
     process = start(script, slow, tmp_path)
     try:
-        for vm, step in (("vm-1", "partition"), ("vm-2", "format"), ("vm-3", "sync")):
-            seen(tmp_path, lambda e, v=vm, s=step: (e.subject, e.step) == (v, s), process)  # type: ignore[misc]
-            kill(slow, f"qemu-system-x86_64 -name {vm} ")
+        # vm-1 is not fresh any more, so it is the only one that is rebooted first
+        for vm, step, number in (
+            ("vm-2", "partition", signal.SIGKILL),
+            ("vm-3", "format", signal.SIGKILL),
+            ("vm-1", "reboot", signal.SIGSTOP),
+            ("vm-4", "sync", signal.SIGKILL),
+        ):
+            seen(tmp_path, at("d2", vm, step), process)
+            kill(slow, qemu(vm), number)
         out, err = process.communicate(timeout=400)
     finally:
         process.kill()
     assert process.returncode == 0, f"{out}\n{err}"
+    assert "none of 1 VMs was deployed" in out
     tables = Measurements(journal(tmp_path))
-    summary = tables.summary()
-    assert summary.asked == 6
-    assert summary.deployed + summary.failed == 6
-    assert summary.unfinished == 0
-    vms = tables.vms.set_index("vm")
-    assert (vms.loc[["vm-4", "vm-5", "vm-6"], "outcome"] == "deployed").all()
-    for reason in summary.failures:
-        assert reason[3]
-
-
-def test_services_and_relays_killed_during_the_broadcast(slow: State, tmp_path: Path) -> None:
-    script = RUN % ("vms=2", 'exp.measure(environment="mini")')
-    process = start(script, slow, tmp_path)
-    try:
-        seen(tmp_path, lambda e: (e.step, e.kind, e.status) == ("broadcast", "host", "start"), process)
-        relay = "python3 -I -S /usr/local/sbin/g5kvirt-relay run"
-        wait(lambda: any(command_line(pid).startswith(relay) for pid in below(slow.pid)))
-        kill(slow, "nginx: master")
-        kill(slow, relay)
-        out, err = process.communicate(timeout=400)
-    finally:
-        process.kill()
-    assert process.returncode == 0, f"{out}\n{err}"
-    assert Measurements(journal(tmp_path)).summary().deployed == 2
+    vms = tables.vms[tables.vms["deployment"] == "d2"].set_index("vm")
+    assert set(vms["outcome"]) == {"deployed", "failed"}
+    assert (vms.loc[["vm-5", "vm-6", "vm-7"], "outcome"] == "deployed").all()
+    first = tables.vms[tables.vms["deployment"] == "d1"].iloc[0]
+    assert "SHA-256" in first["reason"]
+    assert vms.loc["vm-1", "failed_at"] == "minimal-system"
+    assert "took longer than 45 s" in vms.loc["vm-1", "reason"]
+    assert vms.loc["vm-2", "failed_macro"] in ("SetDeploymentEnv", "BroadcastEnv")
+    lost = tables.vms[tables.vms["outcome"] == "failed"]
+    assert lost["reason"].all()
+    fetched = {
+        (event.detail["deployment"], event.subject)
+        for event in journal(tmp_path)
+        if (event.step, event.status) == ("console", "ok")
+    }
+    assert fetched == set(zip(lost["deployment"], lost["vm"], strict=True))
 
 
 def test_a_disk_that_is_too_small_is_named(slow: State, tmp_path: Path) -> None:

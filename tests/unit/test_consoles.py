@@ -23,7 +23,7 @@ from g5kvirt.spec import Spec
 from g5kvirt.views.html import failures
 
 HOSTS = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB, address=f"h-{i}") for i in (1, 2)]
-VMS = [VM(i, f"vm-{i}", HOSTS[i > 2].name, "nancy", IPv4Address(i), f"02::{i}") for i in (1, 2, 3)]
+VMS = [VM(i, f"vm-{i}", HOSTS[i == 3].name, "nancy", IPv4Address(i), f"02::{i}") for i in (1, 2, 3, 4)]
 
 
 class Fanout:
@@ -32,7 +32,7 @@ class Fanout:
     def run(self, hosts: Iterable[str], command: object, *, stdin: Mapping[str, bytes], **_: Any) -> Any:
         assert sorted(hosts) == sorted(stdin) == ["h-1", "h-2"]
         (request,) = json.loads(stdin["h-1"])["requests"]
-        assert (request["op"], request["names"]) == ("console", ["vm-1", "vm-2"])
+        assert (request["op"], request["names"]) == ("console", ["vm-1", "vm-2", "vm-4"])
         text = "\x1b[2J\x1b[01;01HiPXE\r\n[    1.5] Kernel panic\r\n\r\n"
         said = [
             {"op": "console", "subject": "vm-1", "status": "ok", "t": 1.0, "detail": {"text": text}},
@@ -44,6 +44,7 @@ class Fanout:
                 "detail": {"reason": "no file"},
             },
         ]
+        said += [{"op": "console", "subject": "vm-4", "status": "ok", "t": 1.0, "detail": {"text": "\r\n"}}]
         out = "\n".join(map(json.dumps, said)).encode()
         return {
             "h-1": Result("h-1", True, 0, out, b"", 1.0, 2.0),
@@ -73,6 +74,7 @@ def test_what_can_be_fetched_is_kept_and_the_rest_has_a_reason(tmp_path: Path) -
         "last": "[    1.5] Kernel panic",
     }
     assert [found[name].status for name in ("vm-1", "vm-2", "vm-3")] == ["ok", "failed", "failed"]
+    assert (found["vm-4"].status, dict(found["vm-4"].detail)) == ("ok", {"deployment": "d7"})
     assert "no file" in found["vm-2"].detail["reason"]
     assert "no answer" in found["vm-3"].detail["reason"]
 
@@ -96,17 +98,17 @@ def test_the_account_says_where_to_read_them(tmp_path: Path) -> None:
     ]
     events = [Event("place", "plan", "run", "r", "ok", 0.0, 1, {"vms": plan}), *gave_up, *events]
     found = account(events)
-    assert found.reasons == {("kernel", "silent"): 3}
+    assert found.reasons == {("kernel", "silent"): 4}
     assert found.consoles == {("kernel", "silent"): "consoles/launch/vm-1.txt"}
     assert "consoles/launch/vm-1.txt" in failures(found)
-    assert "last words" not in failures(account(events[:-3]))
+    assert "last words" not in failures(account(events[:-4]))
 
 
 def test_a_deployment_says_where_to_read_them(tmp_path: Path) -> None:
     _, events = fetched(tmp_path, "measure", "d7")
     about = {"deployment": "d7"}
     ends = [
-        Event("measure", "deployment", "run", "d7", "start", 0.0, 1, about | {"asked": 3}),
+        Event("measure", "deployment", "run", "d7", "start", 0.0, 1, about | {"asked": 4}),
         *(
             Event(
                 "measure",
@@ -127,9 +129,10 @@ def test_a_deployment_says_where_to_read_them(tmp_path: Path) -> None:
         "vm-1": "consoles/d7/vm-1.txt",
         "vm-2": "",
         "vm-3": "",
+        "vm-4": "",
     }
     assert tables.summary().consoles == {("image", "full"): "consoles/d7/vm-1.txt"}
-    assert list(tables.deployments["failed"]) == [3]
+    assert list(tables.deployments["failed"]) == [4]
 
 
 @given(st.text())
