@@ -1,0 +1,93 @@
+"""A way to a server that listens on its own machine only: an ssh that carries a local port there."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+import time
+from types import TracebackType
+from typing import IO
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.remote.access import Access, check_host
+
+__all__ = ["Tunnel"]
+
+
+class Tunnel:
+    """``with Tunnel(access, host, port) as url``: an address of ours behind which ``host``'s ``port``
+    answers.
+
+    Raises TestbedError if it does not stand within ``limit`` seconds. The ssh ends with the block.
+    """
+
+    def __init__(self, access: Access, host: str, port: int, *, limit: float = 30.0) -> None:
+        self._access, self._host, self._port, self._limit = access, host, port, limit
+        self._stack = contextlib.ExitStack()
+
+    def argv(self, local: int) -> list[str]:
+        """The command that carries the local port ``local``."""
+        forward = f"127.0.0.1:{local}:localhost:{self._port}"
+        words = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", forward, "--", check_host(self._host)]
+        return [*self._access.prefix(), *words]
+
+    def __enter__(self) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            local = int(probe.getsockname()[1])
+        try:
+            self._start(local)
+        except BaseException:
+            self._stack.close()
+            raise
+        return f"http://127.0.0.1:{local}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, local: int) -> None:
+        said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
+        try:
+            process = subprocess.Popen(
+                self.argv(local),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env=self._access.environment(),
+            )
+        except OSError as error:
+            raise TestbedError(f"ssh cannot be started ({error}): install openssh-client") from error
+        self._stack.callback(_end, process)
+        deadline = time.monotonic() + self._limit
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                why = _last(said) or "ssh ended without a word"
+                raise TestbedError(f"no way to port {self._port} of {self._host}: {why}")
+            try:
+                socket.create_connection(("127.0.0.1", local), timeout=1.0).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise TestbedError(
+            f"no way to port {self._port} of {self._host} within {self._limit:.0f} s: is it up?"
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+
+
+def _last(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read(65536).decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,148 @@
+"""What Kadeploy3 says of a deployment: the states of its nodes, its log, its statistics.
+
+Source: the REST API of Kadeploy 3.3 (``/deployment/WID/state``, ``/deployment/WID/logs``, ``/stats/deploy``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from g5kvirt.errors import TestbedError
+
+__all__ = [
+    "STATISTICS",
+    "Line",
+    "Progress",
+    "Row",
+    "Sight",
+    "read_log",
+    "read_progress",
+    "read_states",
+    "read_statistics",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One node in the answer to ``/state``. A node that is done has neither macro- nor micro-step."""
+
+    macro: str  #: such as ``SetDeploymentEnvUntrusted``
+    micro: str
+    state: str  #: ok (also while under way), ko, brk, discarded, reboot_in_progress, rebooted
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the log: seconds since the epoch by the server's clock, the set of nodes, the text."""
+
+    t: float
+    nodes: str  #: number of the set of nodes, after the cluster's prefix; "" for all
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The answer to ``/deployment/WID``."""
+
+    done: bool
+    error: bool
+    ok: tuple[str, ...] = ()
+    ko: tuple[str, ...] = ()
+    processing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One node in the statistics. Durations in seconds, of the last attempt only; ``start`` of the whole."""
+
+    wid: str
+    node: str
+    steps: tuple[str, str, str]  #: such as ``BroadcastEnvKascade``; "" for one that was not reached
+    retries: tuple[int, int, int]
+    durations: tuple[int, int, int]
+    start: int
+    success: bool
+    error: str  #: ``Macro-micro: message``
+
+    @property
+    def failed_at(self) -> tuple[str, str, str]:
+        """Macro-step, micro-step and message of ``error``; the first two empty if it does not name them."""
+        found = re.match(r"([A-Za-z]+)-([A-Za-z0-9_]+): ?(.*)", self.error, re.DOTALL)
+        return (found[1], found[2], found[3].strip()) if found else ("", "", self.error.strip())
+
+
+def read_states(answer: Any) -> dict[str, Sight]:
+    """Node → what is seen of it; none of a deployment that broke. Raises TestbedError for what are no
+    states."""
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
+        return {}
+    try:
+        return {
+            str(node): Sight(*(str(seen.get(key) or "") for key in ("macro", "micro", "state", "error")))
+            for node, seen in answer.items()
+        }
+    except AttributeError as error:
+        raise TestbedError(f"Kadeploy3 answered {str(answer)[:80]!r} where states were expected") from error
+
+
+def read_progress(answer: Any) -> Progress:
+    """Who is done. Raises TestbedError for anything else than a workflow."""
+    try:
+        nodes = answer.get("nodes") or {}
+        named = nodes if isinstance(nodes, Mapping) else {"processing": nodes}
+        lists = (tuple(map(str, named.get(key) or ())) for key in ("ok", "ko", "processing"))
+        return Progress(bool(answer["done"]), bool(answer["error"]), *lists)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise TestbedError(
+            f"Kadeploy3 answered {str(answer)[:80]!r} where a workflow was expected"
+        ) from error
+
+
+_LINE = re.compile(r"(\d+\.\d+)\|(?:\[(?:[^\].]*\.)?(\w+)\] )?(.*)")
+
+
+def read_log(text: str) -> list[Line]:
+    """The lines of a piece of the log, each ``TIME|[SET] TEXT``; one without a time goes on with the last."""
+    lines: list[Line] = []
+    for raw in text.splitlines():
+        found = _LINE.fullmatch(raw)
+        if found:
+            lines.append(Line(float(found[1]), found[2] or "", found[3]))
+        elif lines and raw.strip():
+            lines[-1] = Line(lines[-1].t, lines[-1].nodes, f"{lines[-1].text}\n{raw}")
+    return lines
+
+
+#: The columns that are asked for, in this order; the error, which may hold commas and newlines, at the end.
+STATISTICS = (
+    *("wid", "hostname", "step1", "step2", "step3", "retry_step1", "retry_step2", "retry_step3"),
+    *("step1_duration", "step2_duration", "step3_duration", "start", "success", "error"),
+)
+_ROW = re.compile(r"^[A-Z]-[0-9a-f-]{8,},", re.MULTILINE)
+
+
+def read_statistics(text: str) -> list[Row]:
+    """The rows of ``/stats/deploy`` with the columns `STATISTICS`. Raises TestbedError for a row that is
+    none."""
+    starts = [found.start() for found in _ROW.finditer(text)]
+    pieces = [text[a:b] for a, b in pairwise([*starts, len(text)])]
+    if not pieces and text.strip():
+        raise TestbedError(f"Kadeploy3 answered {text[:80]!r} where statistics were expected")
+    return [_row(piece.strip("\n")) for piece in pieces]
+
+
+def _row(line: str) -> Row:
+    words = line.split(",", len(STATISTICS) - 1)
+    try:
+        numbers = [int(word or 0) for word in words[5:12]]
+        wid, node, one, two, three = words[:5]
+        r1, r2, r3, d1, d2, d3, start = numbers
+        success, error = words[12:]
+    except ValueError as problem:
+        raise TestbedError(f"Kadeploy3's statistics hold a line that is no row: {line[:120]!r}") from problem
+    return Row(wid, node, (one, two, three), (r1, r2, r3), (d1, d2, d3), start, success == "true", error)
