@@ -114,6 +114,8 @@ class Boot:
     reason: str = ""
     console: str = ""  #: where the end of its serial console is kept, below the run's directory
     times: dict[str, float] = field(default_factory=dict)
+    began: set[float] = field(default_factory=set)  #: when its processes began
+    asked: bool = False  #: to be there, and no answer yet
 
     def see(self, event: Event) -> None:
         if event.step == "console":
@@ -129,6 +131,11 @@ class Boot:
             return
         switched_on = (event.step, event.status) == (MILESTONES[0], "start")
         self.power_ons += switched_on
+        self.asked = self.asked or switched_on
+        if (event.step, event.status) == (MILESTONES[0], "ok") and self.asked:
+            self.asked = False
+            self.power_ons -= round(event.t, 3) in self.began  # it was there: a later process asked, too
+            self.began.add(round(event.t, 3))
         # switched on again, perhaps by a later process that counts from 1: what was before does not count
         if event.attempt > self.attempt or (switched_on and self.state == "failed"):
             self.attempt = event.attempt

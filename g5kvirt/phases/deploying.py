@@ -86,6 +86,8 @@ class Deployer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:  # else the pool would wait for the end of a broadcast that nobody needs
+            self._transport.stop()
         self._stack.close()
 
     # ---- what the engine asks -----------------------------------------------------------------------

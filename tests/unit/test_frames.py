@@ -106,6 +106,13 @@ def test_given_up_then_launched_again_by_another_process() -> None:
     assert (found["state"], found["attempts"], found["t_minimal_system"]) == ("up", 3, 5.0)
 
 
+def test_a_boot_that_a_later_process_finds_under_way_is_the_same_boot() -> None:
+    found_again = [vm("vm-1", "power-on", 130.0, "start"), vm("vm-1", "power-on", 100.0)]
+    rest = [vm("vm-1", step, 131.0 + i) for i, step in enumerate(MILESTONES[1:])]
+    found = row(vms_frame([plan(), *boot("vm-1", 100.0, upto=1), *found_again, *rest]), "vm-1")
+    assert (found["state"], found["attempts"], found["power_on"]) == ("up", 1, 100.0)
+
+
 def test_the_plan_comes_back() -> None:
     planned = placed_vms([plan()])
     assert [v.name for v in planned] == ["vm-1", "vm-2", "vm-3"]
