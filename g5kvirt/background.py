@@ -165,9 +165,12 @@ class Running(Generic[T]):
             unfollow()
         except RunError as error:
             log.warning("%s", error)  # whoever reads the journal next has it raised
-        self.ended = time.time()
-        self._ended()
-        self._over.set()
+        except Exception:
+            log.exception("a listener to the journal failed")
+        finally:
+            self.ended = time.time()
+            self._ended()
+            self._over.set()
 
     def _interrupt(self) -> None:
         self._stopped = self._stopped or not self.done

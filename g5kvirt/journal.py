@@ -173,25 +173,31 @@ class Journal:
             if for_now:
                 self._acquire()
             try:
-                self._write(data)
+                self._write(data, batch)
             finally:
                 if for_now:
                     self._let_go()
-            self._events.extend(batch)
-            self._sound += len(data)
             listeners = tuple(self._listeners)
         _tell(listeners, batch)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, batch: list[Event]) -> None:
+        """All of it or nothing: an interrupt may come between the file and what we know of it."""
         assert self._file is not None
-        view = memoryview(data)
+        view, known, sound = memoryview(data), len(self._events), self._sound
         try:
             while view:
                 view = view[os.write(self._file, view) :]
-        except OSError as error:
-            if len(view) < len(data):  # half a line must not become the beginning of the next one
-                os.ftruncate(self._file, self._sound)
-            raise RunError(f"{self.path} cannot be written ({error.strerror}): make room there") from error
+            self._events.extend(batch)
+            self._sound += len(data)
+        except BaseException as error:
+            del self._events[known:]
+            self._sound = sound
+            os.ftruncate(self._file, sound)
+            if isinstance(error, OSError):
+                raise RunError(
+                    f"{self.path} cannot be written ({error.strerror}): make room there"
+                ) from error
+            raise
 
     def _acquire(self) -> None:
         with self._lock:
@@ -216,7 +222,11 @@ class Journal:
                 raise
             self._file = file
             listeners = tuple(self._listeners)
-        _tell(listeners, new)
+        try:
+            _tell(listeners, new)
+        except BaseException:  # nobody would let go of it
+            self._let_go()
+            raise
 
     def _flock(self, file: int) -> None:
         try:

@@ -30,7 +30,19 @@ __all__ = ["INDEX", "Account", "carry_out", "finished", "folder_of", "read_index
 INDEX = "index.csv"
 _ABOUT = "sweep.json"
 _SWEEPER = "sweeper"
-_RESULT = ("run", "deployments", "state", "vms", "ok", "failed", "seconds", "begun", "ended", "reason", "id")
+_RESULT = (
+    "run",
+    "deployments",
+    "state",
+    "asked",
+    "ok",
+    "failed",
+    "seconds",
+    "begun",
+    "ended",
+    "reason",
+    "id",
+)
 _SAFETY = 1.5  #: a measurement may take so much longer than those before it
 
 T = TypeVar("T")
@@ -274,8 +286,8 @@ class _Book:
         self, one: Combination, run: str, begun: float, deployments: Iterable[str], *counts: int
     ) -> None:
         """It is done: a row in the index first, so that nothing that counts as done lacks one."""
-        vms, ok, failed = counts
-        row = {"deployments": " ".join(deployments), "vms": vms, "ok": ok, "failed": failed}
+        asked, ok, failed = counts
+        row = {"deployments": " ".join(deployments), "asked": asked, "ok": ok, "failed": failed}
         self._write([(one, {"run": run, "state": "done", **row, **_times(begun)})])
         self._do(lambda: self._sweeper.done(one.key))
 

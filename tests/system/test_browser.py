@@ -12,7 +12,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,16 +167,20 @@ def run_well(notebook: Notebook, cell: str) -> None:
     assert "Traceback" not in "".join(notebook.output(cell).locator(ERRORS).all_inner_texts())
 
 
-def look_at(notebook: Notebook, cell: str, wall: Wall, vm: Cell) -> None:
+def look_at(notebook: Notebook, cell: str, wall: Wall, known: Callable[[], Cell]) -> None:
     """Point at a VM in the live view of a cell; what explains it is right, goes on, and can be read."""
     notebook.show(cell)
-    wall.point_at(vm.name)
+    wall.point_at(known().name)
     tip = notebook.page.locator(".g5kvirt-tip")
     tip.wait_for()
+
+    def right() -> bool:
+        vm, words = known(), tip.inner_text().split("\n")
+        then = rf"{STATE_LABELS[vm.state]}, at {vm.step} for ([\d.]+|\d+ min \d\d) s"
+        return words[:2] == [vm.name, vm.host] and bool(re.fullmatch(then, words[2]))
+
+    wait(right, PATIENCE)  # the view is a moment behind the journal
     said = tip.inner_text()
-    name, host, state = said.split("\n")
-    assert (name, host) == (vm.name, vm.host)
-    assert re.fullmatch(rf"{STATE_LABELS[vm.state]}, at {vm.step} for ([\d.]+|\d+ min \d\d) s", state)
     notebook.page.wait_for_function(
         "said => document.querySelector('.g5kvirt-tip').innerText !== said", arg=said
     )
@@ -189,7 +193,7 @@ def look_at(notebook: Notebook, cell: str, wall: Wall, vm: Cell) -> None:
 def assert_picture_stays(notebook: Notebook, cell: str) -> None:
     """The live view of a cell has gone, and its picture is seen."""
     notebook.page.locator(CANVAS).wait_for(state="detached")
-    assert notebook.output(cell).locator(PICTURE).is_visible()
+    notebook.output(cell).locator(PICTURE).wait_for()
 
 
 def outputs(notebook: Path) -> dict[str, list[dict[str, Any]]]:
@@ -206,7 +210,7 @@ def powered_on(events: Sequence[Event]) -> list[tuple[str, float]]:
 # ---- the story ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)  # the first time with the download of a browser
 def test_a_person_goes_through_the_quickstart(
     program: Chromium, grid: State, server: Server, pictures: Path, tmp_path: Path
 ) -> None:
@@ -234,13 +238,12 @@ def test_a_person_goes_through_the_quickstart(
         with frozen(grid):
             wait(lambda: wall.shows(model()), PATIENCE)
             assert notebook.output(launch).locator(PICTURE).is_hidden(), "the live view stands for it"
-            look_at(notebook, launch, wall, model().cells[wall.names[-1]])
+            look_at(notebook, launch, wall, lambda: model().cells[wall.names[-1]])
             notebook.shot("launch")
             notebook.interrupt()
             notebook.finish(launch)
-        (trace,) = notebook.output(launch).locator(ERRORS).all_inner_texts()
-        assert "KeyboardInterrupt" in trace
-        assert "Traceback" in trace
+        traces = notebook.output(launch).locator(ERRORS).all_inner_texts()
+        assert any("KeyboardInterrupt" in trace and "Traceback" in trace for trace in traces)
         assert_picture_stays(notebook, launch)
         notebook.shot("interrupted", launch)
         last = read_events(journal)[-1]

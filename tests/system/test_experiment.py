@@ -322,6 +322,7 @@ def test_services_killed_while_vms_boot(grid: State, tmp_path: Path) -> None:
     assert Frames(read_events(tmp_path / "services" / "journal.jsonl")).account.up == 2
 
 
+@pytest.mark.slow
 def test_32_vms_on_8_hosts_of_2_sites(name: str, tmp_path: Path) -> None:
     state = lifecycle.up(name, make({"nancy": 5, "rennes": 4}))
     script = """

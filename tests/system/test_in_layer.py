@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(inlayer.INSIDE in os.environ, reason="already inside the node layer"),
 ]
 
-LIMIT = 400.0  # seconds for one file; on a quiet machine it takes less than one
+LIMIT = 300.0  # seconds for one file; on a quiet machine it takes less than one
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def environment() -> dict[str, str]:
 
 
 def run(command: list[str], environment: dict[str, str], limit: float) -> tuple[int, str]:
-    """Exit code and output of ``command`` inside; the test fails, and all inside ends, after ``limit``."""
+    """Exit code and output of ``command`` inside; -1, and all inside has ended, after ``limit`` seconds."""
     process = subprocess.Popen(
         inlayer.argv(command),
         stdin=subprocess.DEVNULL,
@@ -51,7 +52,7 @@ def run(command: list[str], environment: dict[str, str], limit: float) -> tuple[
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate(timeout=30)
-        pytest.fail(f"not done after {limit:.0f} s:\n{output}")
+        return -1, f"not done after {limit:.0f} s:\n{output}"
     finally:
         process.kill()
         process.wait(30)
@@ -59,14 +60,20 @@ def run(command: list[str], environment: dict[str, str], limit: float) -> tuple[
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(LIMIT + 120)
+@pytest.mark.timeout(2 * LIMIT + 120)
 @pytest.mark.parametrize("file", inlayer.FILES)
 def test_in_the_node_layer(file: str, environment: dict[str, str], tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     options = ["-v", "--durations=5", "-p", "no:cacheprovider", f"--junit-xml={report}"]
     words = [sys.executable, "-m", "pytest", *options, f"--basetemp={tmp_path / 'inside'}"]
-    code, output = run([*words, str(Path(__file__).with_name(file))], environment, LIMIT)
-    print(output)  # pytest shows it if this test fails
+    for again in (True, False):
+        code, output = run([*words, str(Path(__file__).with_name(file))], environment, LIMIT)
+        print(output)  # pytest shows it if this test fails
+        if code == 0 or not again:
+            break
+        # Seen once in some thirty runs, not understood: from one test on no sshd of the lab answered any more.
+        bad = [line for line in output.splitlines() if "FAILED" in line or "not done" in line]
+        warnings.warn(f"{file} failed and is run again: {'; '.join(bad)}", stacklevel=1)
     assert code == 0
     cases = ElementTree.parse(report).findall(".//testcase")
     skipped = {case.get("name"): note.get("message") for case in cases for note in case.findall("skipped")}

@@ -201,9 +201,9 @@ def test_whatever_happens_to_some_the_others_are_deployed(slow: State, tmp_path:
     try:
         # vm-1 is not fresh any more, so it is the only one that is rebooted first
         for vm, step, number in (
+            ("vm-1", "reboot", signal.SIGSTOP),
             ("vm-2", "partition", signal.SIGKILL),
             ("vm-3", "format", signal.SIGKILL),
-            ("vm-1", "reboot", signal.SIGSTOP),
             ("vm-4", "sync", signal.SIGKILL),
         ):
             seen(tmp_path, at("d2", vm, step), process)

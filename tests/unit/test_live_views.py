@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -220,10 +219,13 @@ def test_outside_of_ipython_nothing_is_shown(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == ""
 
 
-def test_in_a_terminal_the_last_picture_has_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_terminal_the_last_picture_has_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
     journal = Growing(run_events(12, lost=2)[:30])
     with show(journal, 12, way="terminal"):
-        time.sleep(notebook.PATIENCE + 0.3)
         journal.events = run_events(12, lost=2)
     assert "launch done in" in capsys.readouterr().out
 
@@ -266,10 +268,12 @@ def run(way, part, stop=False):
         while (done := part(time.monotonic() - begin)) < 1:
             journal.events = events[: int(done * len(events))]
             if stop and done > 0.7:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(5)
+                break
             time.sleep(0.02)
             assert time.monotonic() - begin < 150
+        if stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
         journal.events = events
 ---
 run(None, lambda seconds: seconds / 0.1)

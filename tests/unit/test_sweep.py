@@ -277,7 +277,7 @@ def test_one_cluster_for_all_that_can_share_it(tmp_path: Path) -> None:
     assert Counter(row["run"] for row in rows) == {"by-hand-1": 4, "by-hand-2": 4}
     assert rows[1]["measure.sizes"] == "[4, 8]"
     assert rows[1]["deployments"] == "d4 d8"
-    assert (rows[1]["vms"], rows[1]["ok"], rows[1]["failed"], rows[1]["state"]) == ("12", "12", "0", "done")
+    assert (rows[1]["asked"], rows[1]["ok"], rows[1]["failed"], rows[1]["state"]) == ("12", "12", "0", "done")
     assert {run.name for run in runs.list_runs(folder)} == {"by-hand-1", "by-hand-2"}
     Fake.calls = []
     assert do(sweep, folder) == (8, 0, 0)
