@@ -71,7 +71,7 @@ def test_in_the_node_layer(file: str, environment: dict[str, str], tmp_path: Pat
         print(output)  # pytest shows it if this test fails
         if code == 0 or not again:
             break
-        # Seen once in some thirty runs, not understood: from one test on no sshd of the lab answered any more.
+        # Seen once in some thirty runs, not understood: from one test on no sshd of the lab answered.
         bad = [line for line in output.splitlines() if "FAILED" in line or "not done" in line]
         warnings.warn(f"{file} failed and is run again: {'; '.join(bad)}", stacklevel=1)
     assert code == 0
