@@ -301,6 +301,48 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
     assert [e.step for e in journal] == [e.step for e in read_events(path)] == ["one", "three"]
 
 
+def test_an_interrupt_amid_a_write_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal.open(path)
+    real = os.write
+
+    def interrupted(file: int, data: bytes) -> int:
+        real(file, data)
+        raise KeyboardInterrupt
+
+    with journal.held():
+        journal.append("launch", "phase", "run", "r", "start")
+        with monkeypatch.context() as patch:
+            patch.setattr("g5kvirt.journal.os.write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.append("launch", "power-on", "vm", "vm-1", "ok")
+        journal.append("launch", "phase", "run", "r", "failed")
+    journal.append("launch", "phase", "run", "r", "start")
+    steps = [("phase", "start"), ("phase", "failed"), ("phase", "start")]
+    assert [(e.step, e.status) for e in journal] == steps
+    assert [(e.step, e.status) for e in read_events(path)] == steps
+
+
+def test_a_listener_that_raises_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal, other = Journal.open(path), Journal.open(path)
+
+    def refuse(*_: object) -> None:
+        raise ArithmeticError
+
+    leave = journal.subscribe(refuse)
+    other.append("place", "one", "run", "r", "ok")
+    with pytest.raises(ArithmeticError), journal.held():
+        pass
+    leave()
+    other.append("place", "two", "run", "r", "ok")
+    with journal.held():
+        pass
+    assert len(journal) == 2
+
+
 def test_a_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
