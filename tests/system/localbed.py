@@ -85,8 +85,9 @@ class Job:
         assert found, text
         self.id = int(found[1])
 
-    def state_is(self, word: str) -> bool:
-        return word in on(self.state, self.frontend, f"oarstat -sj {self.id}")
+    def state_is(self, *words: str) -> bool:
+        # whole words: "toError" is a state of a job whose end is still under way
+        return on(self.state, self.frontend, f"oarstat -sj {self.id}").split(":")[-1].strip() in words
 
     def __enter__(self) -> Job:
         # An Almighty that missed the submission, because it was being restarted, looks again after a minute.
@@ -99,7 +100,7 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         on(self.state, self.frontend, f"oardel {self.id}")
-        wait(lambda: self.state_is("Error") or self.state_is("Terminated"))
+        wait(lambda: self.state_is("Error", "Terminated"))
 
     @property
     def nodes(self) -> list[str]:

@@ -119,6 +119,7 @@ def test_failure_leaves_nothing_and_names_the_log(name: str, monkeypatch: pytest
 
 def test_oar_and_its_database_come_back(name: str) -> None:
     state = lifecycle.up(name, SMALL)
+    before: list[Job] = []
     for program in ("/usr/lib/oar/Almighty", "postgres -D"):
         every = below(state.pid)
         victims = [pid for pid in every if program in command_line(pid)]
@@ -127,7 +128,10 @@ def test_oar_and_its_database_come_back(name: str) -> None:
         wait(lambda victim=victims[0]: ns.start_time(victim) is None)  # type: ignore[misc]
         time.sleep(2)
         with Job(state, "lyon", "nodes=1") as job:
+            # ends that were committed just before the database was killed are not forgotten
+            assert all(ended.state_is("Error", "Terminated") for ended in before)
             assert "is successful on nodes" in job.deploy(job.nodes)
+        before.append(job)
 
 
 def test_a_node_that_died_is_started_again(name: str) -> None:

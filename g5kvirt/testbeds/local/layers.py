@@ -95,9 +95,10 @@ _OAR_CONF = {
     "SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "0",
 }
 _OAR_CONF_OFF = ("JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD", "PINGCHECKER_SENTINELLE_SCRIPT_COMMAND")
+# What was committed has to outlive a database that is killed, not a machine that loses power: each commit
+# is written at once (a commit that is only buffered is lost with its process), but never synced to the disk.
 _POSTGRESQL = """\
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 listen_addresses = '127.0.0.1'
 max_connections = 200
