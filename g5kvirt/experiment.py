@@ -280,7 +280,8 @@ class Experiment:
         """The run as figures, one method each."""
         from g5kvirt.views.figures import Figures
 
-        return Figures(self.frames, run=self.name, testbed=self._where, guest=self.frames.guest)
+        frames = self.frames
+        return Figures(frames, run=self.name, testbed=self._where, guest=frames.guest)
 
     def trace(self, path: str | Path) -> Path:
         """Write the run as a trace for ui.perfetto.dev: one track a host, VMs as slices. Returns the file."""
@@ -295,7 +296,8 @@ class Experiment:
     def _repr_html_(self) -> str:
         from g5kvirt.views.html import experiment_html
 
-        return experiment_html(self.name, self._where, self.frames.guest, self.frames)
+        frames = self.frames
+        return experiment_html(self.name, self._where, frames.guest, frames)
 
     # ---- inside -----------------------------------------------------------------------------------
 
@@ -344,7 +346,8 @@ class Experiment:
     def _result(self, phase: str) -> PhaseResult:
         from g5kvirt.views.results import PhaseResult
 
-        return PhaseResult(phase, self.frames, run=self.name, testbed=self._where, guest=self.frames.guest)
+        frames = self.frames
+        return PhaseResult(phase, frames, run=self.name, testbed=self._where, guest=frames.guest)
 
     def _do(self, phase: str, do: Callable[[Context], Any], context: Context) -> None:
         try:

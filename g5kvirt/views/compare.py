@@ -37,7 +37,7 @@ from g5kvirt.views.compared import (
     vms_table,
 )
 from g5kvirt.views.curves import draw_scalability, draw_shares, points, with_lines
-from g5kvirt.views.drawing import Picture, Source, legend, narrow, seconds, sheet
+from g5kvirt.views.drawing import Drawer, Picture, Source, legend, narrow, seconds
 from g5kvirt.views.palette import LABELS, guest_words
 from g5kvirt.views.style import series_style
 from g5kvirt.views.tables import rows_of
@@ -104,7 +104,7 @@ def _directory(run: object) -> Path:
     raise RunError(f"{run!r} is no run: give the directory of one, or an experiment")
 
 
-class Comparison:
+class Comparison(Drawer):
     """Runs with their labels, and the figures that show them beside each other.
 
     Each figure takes ``columns``, 1 or 2: how much of a page's width it fills; one for which the runs have no
@@ -256,29 +256,20 @@ class Comparison:
             rows.append([escape(row.label), escape(row.run), *numbers, *times, f"{row.deployments:,}"])
         head = ("label", "run", "up", "VMs", "launch", "boot, median", "boot, 95 %", "deployments")
         table = html.table(rows, head=head, numbers=range(2, len(head)))
-        return html.box("comparison", self._source.words, [table])
+        return html.box("comparison", self.source.words, [table])
 
     # ---- inside -----------------------------------------------------------------------------------
 
     @property
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """What the figures are drawn from."""
+
         def together(words: list[str]) -> str:
             return " and ".join(dict.fromkeys(word for word in words if word))
 
         guests = together([guest_words(run.guest) for run in self.runs])
         names = tuple(dict.fromkeys(run.run for run in self.runs))
         return Source(names, together([run.testbed for run in self.runs]), guests)
-
-    def _draw(
-        self,
-        draw: Callable[[Axes, pd.DataFrame], None],
-        shown: pd.DataFrame,
-        data: pd.DataFrame,
-        columns: int,
-        height: float,
-        title: str,
-    ) -> Picture:
-        return sheet(draw, shown, data, columns, height, title, self._source)
 
     def _shares(self, data: pd.DataFrame, by: str, columns: int, title: str, xlabel: str) -> Picture:
         groups = []

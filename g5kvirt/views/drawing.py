@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -135,19 +136,13 @@ def sheet(
     return Picture(figure, data, f"{title}. {source.words}.")
 
 
-class Sheets:
-    """Draws figures of one run, each with a foot that says which."""
-
-    def __init__(self, frames: Frames, *, run: str, testbed: str, guest: str = "") -> None:
-        self.frames = frames
-        self.run = run
-        self.testbed = testbed
-        self.guest = guest
+class Drawer(ABC):
+    """Draws figures, each with a foot that says what it is drawn from."""
 
     @property
+    @abstractmethod
     def source(self) -> Source:
         """What the figures are drawn from."""
-        return Source((self.run,), self.testbed, self.guest)
 
     def _draw(
         self,
@@ -159,6 +154,21 @@ class Sheets:
         title: str,
     ) -> Picture:
         return sheet(draw, shown, data, columns, height, title, self.source)
+
+
+class Sheets(Drawer):
+    """Draws figures of one run."""
+
+    def __init__(self, frames: Frames, *, run: str, testbed: str, guest: str = "") -> None:
+        self.frames = frames
+        self.run = run
+        self.testbed = testbed
+        self.guest = guest
+
+    @property
+    def source(self) -> Source:
+        """What the figures are drawn from."""
+        return Source((self.run,), self.testbed, self.guest)
 
 
 # ---- one line a VM -------------------------------------------------------------------------------------

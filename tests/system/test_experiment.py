@@ -34,14 +34,17 @@ from g5kvirt import Experiment, Spec
 from g5kvirt.errors import G5kvirtError, PhaseOrderError
 testbed, runs = sys.argv[1:3]
 """
-STEPS = """
-exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, vms=2), testbed=testbed, name="cut", runs=runs)
+#: More of the specification, the run's name, what is done once the VMs are up.
+LAUNCHED = """
+exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, %s), testbed=testbed, name="%s", runs=runs)
 try:
     for step in ("reserve", "deploy", "configure", "place", "launch"):
         getattr(exp, step)()
+    %s
 finally:
     exp.release()
 """
+STEPS = LAUNCHED % ("vms=2", "cut", "")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
-from test_experiment import start
+from test_experiment import LAUNCHED, start
 
 from g5kvirt.journal import Event, read_events
 from g5kvirt.measurements import Measurements
@@ -24,17 +24,7 @@ pytestmark = [*MARKS, pytest.mark.vm]
 
 RELAY = re.compile(r"/g5kvirt-agent supervise \S+/services/relay$")
 
-RUN = """
-import json
-from pathlib import Path
-exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, %s), testbed=testbed, name="m", runs=runs)
-try:
-    for step in ("reserve", "deploy", "configure", "place", "launch"):
-        getattr(exp, step)()
-    %s
-finally:
-    exp.release()
-"""
+RUN = "import json\nfrom pathlib import Path\n" + LAUNCHED % ("%s", "m", "%s")
 
 
 @pytest.fixture(scope="module")

@@ -5,36 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from g5kvirt.journal import Event, Kind, Status
+from g5kvirt.journal import Event, Status
+from g5kvirt.provision.deployment.events import DeploymentEvents
 from g5kvirt.provision.deployment.hosts import Part
 from g5kvirt.provision.deployment.tracks import State, Track
 
 __all__ = ["Account"]
 
 
-class Account:
+class Account(DeploymentEvents):
     """The books of one deployment."""
 
     def __init__(self, deployment: str, asked: int) -> None:
-        self.deployment = deployment
+        super().__init__(deployment)
         self.counts: dict[State, int] = {"open": asked, "deployed": 0, "failed": 0}
         self._asked = asked
-        self._news: list[Event] = []
-
-    def news(self) -> list[Event]:
-        """What happened since this was last asked."""
-        news, self._news = self._news, []
-        return news
 
     def begin(self, now: float, about: Mapping[str, Any]) -> None:
         """The deployment begins."""
-        self._event("deployment", "run", self.deployment, "start", now, 1, {**about, "asked": self._asked})
+        self._begun(now, self._asked, about)
         if not self._asked:
-            self._all_ended(now)
+            self._all_ended(now, 0, 0)
 
     def step(self, track: Track, status: Status, t: float, **more: Any) -> None:
         """A micro-step of a VM is over; ``seconds``: how long it took, waits for a window left out."""
-        detail = {"deployment": self.deployment, "seconds": round(t - track.t0, 6)}
+        detail = {"deployment": self.name, "seconds": round(t - track.t0, 6)}
         if more:
             detail |= more
         name = track.spot.step.name
@@ -43,7 +38,7 @@ class Account:
     def macro(self, track: Track, status: Status, t: float, reason: str = "") -> None:
         """A macro-step of a VM begins or is over."""
         way = track.spot.way
-        detail = {"deployment": self.deployment, "variant": way.variant.name}
+        detail = {"deployment": self.name, "variant": way.variant.name}
         if reason:
             detail["reason"] = reason
         name, attempt = way.macro.name, track.macro_attempt
@@ -65,26 +60,6 @@ class Account:
         if state == "failed":
             spot = track.spot
             detail |= {"macro": spot.way.macro.name, "at": spot.step.name, "reason": reason}
-        status: Status = "ok" if state == "deployed" else "failed"
-        self._event("deployment", "vm", track.name, status, t, track.attempt, detail)
+        self._vm_ended(track.name, state, t, track.attempt, detail)
         if not self.counts["open"]:
-            self._all_ended(now)
-
-    def _all_ended(self, now: float) -> None:
-        deployed, failed = self.counts["deployed"], self.counts["failed"]
-        status: Status = "ok" if deployed or not failed else "failed"
-        numbers = {"deployed": deployed, "failed": failed}
-        self._event("deployment", "run", self.deployment, status, now, 1, numbers)
-
-    def _event(
-        self,
-        step: str,
-        kind: Kind,
-        subject: str,
-        status: Status,
-        t: float,
-        attempt: int,
-        detail: Mapping[str, Any],
-    ) -> None:
-        detail = {"deployment": self.deployment, **detail}
-        self._news.append(Event("measure", step, kind, subject, status, t, attempt, detail))
+            self._all_ended(now, self.counts["deployed"], self.counts["failed"])

@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from g5kvirt.journal import Event, Kind, Status
+from g5kvirt.journal import Status
 from g5kvirt.provision.deployment import Outcome
+from g5kvirt.provision.deployment.events import DeploymentEvents
 from g5kvirt.provision.deployment.tracks import State
 from g5kvirt.provision.kadeploy3.configuration import Node
 from g5kvirt.provision.kadeploy3.records import Line, Row, Sight
@@ -49,17 +50,16 @@ class _Track:
     failed_at: tuple[str, str] = ("", "")
 
 
-class Books:
+class Books(DeploymentEvents):
     """The books of one deployment, which may consist of several of Kadeploy3's.
 
     ``name`` is its id in the journal. ``offset``: seconds by which the server's clock is ahead of ours.
     """
 
     def __init__(self, name: str, nodes: Sequence[Node], *, offset: float = 0.0) -> None:
-        self.name = name
+        super().__init__(name)
         self._tracks = {node.name: _Track(node) for node in nodes}
         self._offset = offset
-        self._news: list[Event] = []
         self._unsettled = set(self._tracks)  # nodes whose part Kadeploy3 has not closed
         self._last = 0.0  # when the last VM was done
 
@@ -77,15 +77,9 @@ class Books:
             found.append(Outcome(k.node.vm, k.state, macro, step, k.attempt, k.reason, k.said))
         return found
 
-    def news(self) -> list[Event]:
-        """What happened since this was last asked."""
-        news, self._news = self._news, []
-        return news
-
     def begin(self, now: float, about: Mapping[str, Any]) -> None:
         """The deployment begins; ``about`` goes into its first event."""
-        detail = {**about, "workflow": workflow(), "asked": len(self._tracks)}
-        self._event("deployment", "run", self.name, "start", now, 1, detail)
+        self._begun(now, len(self._tracks), {**about, "workflow": workflow()})
 
     # ---- while it runs ------------------------------------------------------------------------------
 
@@ -213,9 +207,7 @@ class Books:
         self._unsettled.difference_update(nodes)
         if not self._unsettled:
             states = [k.state for k in self._tracks.values()]
-            numbers = {"deployed": states.count("deployed"), "failed": states.count("failed")}
-            status: Status = "ok" if numbers["deployed"] else "failed"
-            self._event("deployment", "run", self.name, status, max(now, self._last), 1, numbers)
+            self._all_ended(max(now, self._last), states.count("deployed"), states.count("failed"))
 
     def _write_statistics(self, now: float, rows: Iterable[Row]) -> None:
         """What Kadeploy3 itself has measured: whole seconds of each macro-step's last try, and tries."""
@@ -271,13 +263,13 @@ class Books:
         detail = {"macro": track.failed_at[0], "at": track.failed_at[1], "reason": reason}
         self._over(track, "failed", t, detail)
 
-    def _over(self, track: _Track, state: State, t: float, detail: Mapping[str, Any]) -> None:
+    def _over(
+        self, track: _Track, state: Literal["deployed", "failed"], t: float, detail: Mapping[str, Any]
+    ) -> None:
         track.state = state
         t = max(t, track.last)
         self._last = max(self._last, t)
-        status: Status = "ok" if state == "deployed" else "failed"
-        more = {"said": track.said, **detail}
-        self._event("deployment", "vm", track.node.vm.name, status, t, track.attempt, more)
+        self._vm_ended(track.node.vm.name, state, t, track.attempt, {"said": track.said, **detail})
 
     # ---- single events ------------------------------------------------------------------------------
 
@@ -332,19 +324,6 @@ class Books:
         track.last = t = max(t, track.last)
         detail = {"variant": variant, **more}
         self._event(macro, "vm", track.node.vm.name, status, t, track.macro_attempt, detail)
-
-    def _event(
-        self,
-        step: str,
-        kind: Kind,
-        subject: str,
-        status: Status,
-        t: float,
-        attempt: int,
-        detail: Mapping[str, Any],
-    ) -> None:
-        detail = {"deployment": self.name, **detail}
-        self._news.append(Event("measure", step, kind, subject, status, t, attempt, detail))
 
 
 def _ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:

@@ -156,7 +156,7 @@ class _Terminal(_Threaded):
     _shown: TerminalProgress | None = None
 
     def __init__(self, source: Source, vms: int) -> None:
-        self._before = len(source.since(0))  # what was before is not said again
+        self._before = source.since(0)  # is not said again
         super().__init__(source, vms)
 
     def look(self) -> None:
@@ -166,9 +166,9 @@ class _Terminal(_Threaded):
 
         if self._shown is None:
             self._shown = TerminalProgress(Console(), self.model.vms)
-            for event in self._source.since(0)[: self._before]:
+            for event in self._before:
                 self._shown.progress.take(event)
-            self._position = self._before
+            self._position = len(self._before)
             self._shown.__enter__()
         for event in self.news():
             self._shown.take(event)
