@@ -98,8 +98,8 @@ class Lab:
 
     def spawn(self, n: int, *argv: str | Path, **more: Any) -> subprocess.Popen[bytes]:
         """Start a program on a host; it ends with the lab at the latest. Whatever it is, it is a session with
-        the priority that relays give themselves."""
-        prefer = f'echo {relay.PRIORITY} >/proc/self/autogroup; exec nice -n {relay.PRIORITY} "$@"'
+        the priority that relays give themselves, and of real time as they are."""
+        prefer = f'echo {relay.PRIORITY} >/proc/self/autogroup; exec nice -n {relay.PRIORITY} chrt -r 1 "$@"'
         words = ["sh", "-c", prefer, "sh", *self.inside(n), "setpriv", "--pdeathsig", "KILL", *map(str, argv)]
         more = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL) | more
         folder = self.folder / str(min(n, self.hosts))

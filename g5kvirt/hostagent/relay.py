@@ -12,7 +12,7 @@ from there by sendfile(2) to everybody who asks: successors and VMs. So a host t
 successors one more request to the next predecessor alive, any HTTP server that knows ranges can be the head,
 and a relay that was killed goes on where its file ends.
 
-A predecessor that pauses for longer than is usual for its bytes (30 ms at the least, `silence` at the most)
+A predecessor that pauses for longer than is usual for its bytes (20 ms at the least, `silence` at the most)
 is asked with a HEAD request on a connection of its own. If it answers, it lives and lacks data itself: its
 successors wait, and only the one behind the lost host moves on. If its kernel does not even take the
 connection within 40 ms (or four times what it took before), the next predecessor is asked for the file, and
@@ -40,6 +40,7 @@ import hmac
 import json
 import os
 import re
+import resource
 import selectors
 import signal
 import socket
@@ -66,7 +67,7 @@ CHUNK = 256 << 10  #: bytes read at once; small enough for the processor's cache
 #: Seconds' worth of bytes that must have come before we are woken: each hop of a chain adds them.
 WAKE = 0.001
 LEAST = 16 << 10  #: bytes for which we are woken at the least: a wake-up costs more than a copy
-STALL = 0.03  #: seconds without a byte before a predecessor is doubted, at the least; to ask it costs little
+STALL = 0.02  #: seconds without a byte before a predecessor is doubted, at the least; to ask it costs little
 KNOCK = 0.04  #: seconds that a predecessor's kernel has to take a connection, at the least
 HALF = 0.25  #: seconds after which half of an unusual pause is forgotten
 GRAIN = 0.005  #: seconds between two looks at the clock while the file is coming
@@ -74,6 +75,7 @@ TICK = 0.1  #: and otherwise
 BURST = 4 << 20  #: bytes for one successor or VM before the others have their turn
 CONNECTIONS = 1024  #: at once
 PRIORITY = -10  #: of ours among processes; that of VMs is 0
+HOG = 0.3  #: seconds that a process of real time may keep a processor without a pause
 GONE = 10.0  #: seconds that a supervisor may take to start a killed relay again
 HEADER = 8 << 10  #: bytes of a request or an answer before its body
 REQUEST = re.compile(rb"(GET|HEAD) (?:http://[^/ ]+)?/([^ ]*) HTTP/1\.[01]\r\n", re.ASCII)
@@ -195,28 +197,53 @@ class Image:
             os._exit(0)
 
 
-def schedule(pid: int, policy: int) -> None:
+def schedule(pid: int, policy: int, priority: int = 0) -> None:
     """Change how a process is scheduled, if that is allowed here."""
     try:
-        os.sched_setscheduler(pid, policy, os.sched_param(0))
+        os.sched_setscheduler(pid, policy, os.sched_param(priority))
     except OSError:
         pass
 
 
-def prefer() -> None:
-    """Be scheduled before VMs, if that is allowed here: while they boot they take every processor, and what
-    they wait for is what we bring.
+class Place:
+    """Our place among those who want a processor: before VMs, if that is allowed here, since while they boot
+    they take every processor, and what they wait for is what we bring.
 
-    Many kernels first divide a processor's time among sessions, and only then heed priorities within each: a
-    session of our own (the supervisor has given us one) is preferred as a whole.
+    Always by priority. Many kernels first divide a processor's time among sessions, and only then heed
+    priorities within each: a session of our own (the supervisor has given us one) is preferred as a whole.
+
+    And while bytes come or go to successors, as a process of real time: a relay works for 0.2 ms in each
+    millisecond, and what it has to wait for a processor is lost for all hosts behind it, since no link can
+    catch up. Should it keep a processor for `HOG` seconds without a pause, the kernel says so, and it is an
+    ordinary process from then on.
     """
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-        if os.getsid(0) == os.getpid():
-            with open("/proc/self/autogroup", "w", encoding="ascii") as file:
-                file.write(str(PRIORITY))
-    except OSError:  # we are not root, or the kernel knows no such thing
-        pass
+
+    def __init__(self) -> None:
+        self.first = False  # a process of real time
+        self.hogged = False
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+            if os.getsid(0) == os.getpid():
+                with open("/proc/self/autogroup", "w", encoding="ascii") as file:
+                    file.write(str(PRIORITY))
+        except OSError:  # we are not root, or the kernel knows no such thing
+            pass
+        signal.signal(signal.SIGXCPU, self.hog)
+        resource.setrlimit(
+            resource.RLIMIT_RTTIME, (int(HOG * 1e6), resource.getrlimit(resource.RLIMIT_RTTIME)[1])
+        )
+
+    def take(self, first: bool) -> None:
+        """Be a process of real time, or an ordinary one."""
+        first = first and not self.hogged
+        if first != self.first:
+            self.first = first
+            schedule(0, os.SCHED_RR if first else os.SCHED_OTHER, int(first))
+
+    def hog(self, *_: object) -> None:
+        """The kernel says that we keep others from a processor."""
+        self.hogged = True
+        self.take(False)
 
 
 # ------------------------------------------------------------------------------------- those who ask us
@@ -288,6 +315,7 @@ class Client:
             extra += f"Content-Range: bytes {first}-{end - 1}/{image.size}\r\n"
         self.head = self.header(206 if span else 200, end - first, extra)
         self.at, self.end = first, first if found.group(1) == b"HEAD" else end
+        self.relay.hurry()
         self.pump()
 
     @staticmethod
@@ -351,6 +379,10 @@ class Client:
             self.seen = self.relay.now
             return False
         return bool(quiet > self.relay.limits["idle"])
+
+    def behind(self) -> bool:
+        """Whether it is a successor that still takes the file."""
+        return self.secret and self.streaming and self.at < self.end
 
     def close(self) -> None:
         """End the connection."""
@@ -847,7 +879,7 @@ class Relay:
     # ------------------------------------------------------------------------------------ life and death
     def run(self) -> int:
         """Do the job; 0 if the file came and is right."""
-        prefer()
+        self.place = Place()
         os.set_blocking(self.wake[0], False)
         os.set_blocking(self.wake[1], False)
         signal.set_wakeup_fd(self.wake[1])
@@ -986,6 +1018,7 @@ class Relay:
             self.fail(f"not here within {self.limits['deadline']:g} s")
         elif self.now - self.reported >= 1.0:
             self.report()
+        self.hurry()
         for client in [c for c in self.clients if c.expired()]:
             client.close()
 
@@ -1000,6 +1033,11 @@ class Relay:
         for client in list(self.clients) if cut else ():
             client.close()
         self.settle()
+
+    def hurry(self) -> None:
+        """Come first while hosts wait for it; what is left then is for VMs, which need processors, too."""
+        coming = self.arrived is None and self.over is None
+        self.place.take(coming or any(client.behind() for client in self.clients))
 
     def settle(self) -> None:
         """That is how it ended."""

@@ -114,6 +114,44 @@ def test_the_image_crosses_every_link_once_and_streams(lab: Any, image: Path) ->
     )
 
 
+def real_time() -> bool:
+    """Whether processes of real time are allowed here."""
+    word = "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
+    return subprocess.run([sys.executable, "-c", word], capture_output=True).returncode == 0
+
+
+def test_a_relay_comes_first_only_while_hosts_wait_for_it(lab: Any, image: Path) -> None:
+    if not real_time():
+        pytest.skip("no process of real time is allowed here")
+    relays = bench.Chain(lab, image)
+    relays.go()
+    half(relays, 2)
+    pids = [relays.last(n)["pid"] for n in range(HOSTS + 1)]
+    assert os.sched_getscheduler(pids[0]) == os.sched_getscheduler(pids[2]) == os.SCHED_RR
+    relays.wait(range(1, HOSTS + 1), 60)
+    bench.until(lambda: all(os.sched_getscheduler(pid) == os.SCHED_OTHER for pid in pids), 30, "still first")
+
+
+def test_a_relay_that_keeps_a_processor_becomes_an_ordinary_process() -> None:
+    if not real_time():
+        pytest.skip("no process of real time is allowed here")
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(bench.RELAY.parent)!r})
+import relay
+place = relay.Place()
+place.take(True)
+print(os.sched_getscheduler(0) == os.SCHED_RR)
+end = time.monotonic() + 60
+while place.first and time.monotonic() < end:
+    pass
+place.take(True)
+print(os.sched_getscheduler(0) == os.SCHED_OTHER)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 @pytest.mark.parametrize("kill", ["process", "link"])
 def test_a_lost_host_is_skipped_and_those_behind_resume(lab: Any, image: Path, kill: str) -> None:
     relays = bench.Chain(lab, image)
