@@ -523,6 +523,10 @@ class Flow:
         self.last, self.heard, self.fresh = now, now, False
         self.count += count
 
+    def found(self, count: int) -> None:
+        """Bytes were lying here, for nobody knows how long: no sign of life, and no pause."""
+        self.count += count
+
     def stall(self, silence: float) -> float:
         """Seconds without a byte that are not usual here."""
         return min(silence, max(STALL, 2 * self.pause))
@@ -687,8 +691,8 @@ class Fetch:
         self.take(memoryview(ask.rest))
 
     # ---- taking it
-    def receive(self, _: int = 0) -> None:
-        """Bytes are here: append them and hand them on."""
+    def receive(self, _: int = 0, late: bool = False) -> None:
+        """Bytes are here: append them and hand them on. ``late``: it is the clock that says to look."""
         if self.stream is None:
             return
         try:
@@ -699,11 +703,11 @@ class Fetch:
             self.lost(words(error))
             return
         if got:
-            self.take(self.buffer[:got])
+            self.take(self.buffer[:got], late)
         else:
             self.lost("it closed the connection in the middle")
 
-    def take(self, data: memoryview) -> None:
+    def take(self, data: memoryview, late: bool = False) -> None:
         """Append; hand on; see whether that was all."""
         image, relay = self.relay.image, self.relay
         if data:
@@ -716,19 +720,25 @@ class Fetch:
                 image.forget()  # what else is on the RAM disk needs the room
                 relay.fail(f"the RAM disk takes no more: {words(error)}")
                 return
-            self.sign, self.doubt = relay.now, 0.0
-            self.flow.came(relay.now, len(data))
-            self.believe()
+            if late:
+                self.flow.found(len(data))
+            else:
+                self.sign, self.doubt = relay.now, 0.0
+                self.flow.came(relay.now, len(data))
+                self.believe()
             relay.hand_on()
         left = image.size - image.have
         if not left:
             self.close()
             relay.complete()
-        elif self.stream is not None:
-            lowat = self.flow.lowat(left)
-            if lowat == left or not 0.7 < lowat / self.lowat < 1.4:
-                self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowat)
-                self.lowat = lowat
+        elif not late:
+            self.wake_for(self.flow.lowat(left), last=left)
+
+    def wake_for(self, lowat: int, last: int = 0) -> None:
+        """Be woken when so many bytes are here; ``last``: exactly if these are the last ones."""
+        if self.stream is not None and (lowat == last or not 0.7 < lowat / self.lowat < 1.4):
+            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowat)
+            self.lowat = lowat
 
     def believe(self) -> None:
         """Whom we take from lives after all: what was asked in doubt is answered."""
@@ -765,8 +775,10 @@ class Fetch:
         """Watch the connection that we take from: is it silent, is somebody nearer back?"""
         limits, now = self.relay.limits, self.relay.now
         stall = self.flow.stall(limits["silence"])
-        if now - self.flow.last > stall:  # fewer bytes than we are woken for may be lying there
-            self.receive()
+        if now - self.flow.last > stall and self.lowat > 1:
+            # Fewer bytes than we are woken for may be lying there; the next one that comes tells us itself.
+            self.wake_for(1)
+            self.receive(late=True)
         if self.stream is None or self.peer is None:
             return
         quiet, probe = now - self.flow.last, self.probe

@@ -48,6 +48,27 @@ def test_every_host_asks_exactly_those_before_it_nearest_first_and_the_head_last
         assert all(relay.URL.fullmatch(url) for _, url in stop.before)
 
 
+@given(hosts, st.booleans())
+def test_a_site_with_an_image_server_of_its_own_needs_no_other_site(line: list[Host], first: bool) -> None:
+    heads = {"lyon": ("www-lyon", HEAD.replace("10.", "11.", 1))}
+    site = "nancy" if first else ""
+    plan = b.chain(line, IMAGE, head_url=HEAD, head_name="www", head_site=site, heads=heads)
+    by_site = {s: [stop.host.name for stop in plan.stops if stop.host.site == s] for s in ("lyon", "nancy")}
+    for stop in plan.stops:
+        before = [name for name, _ in stop.before]
+        own = by_site[stop.host.site]
+        near = own[: own.index(stop.host.name)][::-1]
+        assert before[: len(near)] == near
+        assert before[-1] == "www", "the last resort, whoever is gone"
+        assert len(set(before)) == len(before)
+        if stop.host.site == "lyon":
+            assert before[len(near)] == "www-lyon"
+        else:
+            assert "www-lyon" not in before, "nobody turns to another site's server"
+        direct = [name for name, _ in next(s for s in b.http(plan).stops if s.host == stop.host).before]
+        assert direct == (["www-lyon", "www"] if stop.host.site == "lyon" else ["www"])
+
+
 @given(hosts, st.randoms(use_true_random=False))
 def test_the_chain_enters_each_site_and_each_switch_of_it_once(
     line: list[Host], chance: random.Random
@@ -273,6 +294,13 @@ def test_a_pause_as_long_as_the_last_ones_is_usual_and_doubt_has_bounds(pauses: 
     assert relay.STALL <= known.stall(0.4) <= 0.4
     assert known.stall(0.4) >= 0.999 * min(0.4, 2 * pauses[-1])
     assert known.stall(100.0) >= 1.999 * max(pauses) * 0.5 ** (sum(pauses) / relay.HALF)
+
+
+def test_bytes_that_lay_there_unnoticed_are_no_pause_and_no_sign_of_life() -> None:
+    known = flow([0.001] * 2000)
+    last, stall, count = known.last, known.stall(0.4), known.count
+    known.found(700)
+    assert (known.last, known.stall(0.4), known.count) == (last, stall, count + 700)
 
 
 def test_where_bytes_flow_fast_a_silence_is_noticed_fast_and_where_they_trickle_slowly() -> None:
