@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import MachineError
@@ -125,4 +125,5 @@ def test_a_module_without_its_signature_is_what_was_signed(module: bytes, signat
     footer = bytes(8) + len(signature).to_bytes(4, "big")  # what Linux calls struct module_signature
     signed = module + signature + footer + b"~Module signature appended~\n"
     assert minimal.unsigned(signed) == module
+    assume(not module.endswith(b"~Module signature appended~\n"))
     assert minimal.unsigned(b"ELF" + module) == b"ELF" + module
