@@ -6,17 +6,16 @@ more hosts than exist, more VMs than fit) is checked by `g5kvirt.planning.checks
 
 from __future__ import annotations
 
-import math
 import re
-import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, Self
 
+from g5kvirt import fields as check
+from g5kvirt.clock import MIN_WALLTIME, format_walltime, parse_start, parse_walltime, start_seconds
 from g5kvirt.errors import SpecError
+from g5kvirt.fields import near
 from g5kvirt.inventory import MIB
 from g5kvirt.plainyaml import load_yaml
 
@@ -24,6 +23,7 @@ __all__ = [
     "MAX_VMS",
     "MIN_WALLTIME",
     "CapacityRule",
+    "Kadeploy3",
     "Spec",
     "Timeouts",
     "VMSpec",
@@ -33,53 +33,13 @@ __all__ = [
     "parse_walltime",
 ]
 
-MIN_WALLTIME = 300  #: seconds; a shorter job ends before its hosts are deployed
-MAX_WALLTIME = 366 * 86400
 MAX_VMS = 1 << 24  #: a /8 holds no more addresses
 MAX_HOSTS = 1_000_000
 
 _SITE = re.compile(r"[a-z][a-z0-9-]*")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_CLOCK = re.compile(r"([0-9]{1,5}):([0-5][0-9])(?::([0-5][0-9]))?")
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A clause that helps after a mistyped ``word``: the nearest known name, or all of them."""
-    names = sorted(known)
-    close = get_close_matches(word.lower()[:64], names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(names)}" if names else "none is known"
-
-
-def parse_walltime(value: object) -> int:
-    """Seconds from ``"H:MM:SS"``, ``"HH:MM"`` or a whole number of seconds.
-
-    Raises SpecError if it cannot be read, is shorter than `MIN_WALLTIME` or longer than a year.
-    """
-    if isinstance(value, str) and (found := _CLOCK.fullmatch(value.strip())):
-        hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        total = hours * 3600 + minutes * 60 + seconds
-    elif not isinstance(value, bool) and isinstance(value, Integral):
-        total = int(value)
-    else:
-        raise SpecError(
-            f"walltime {_show(value)} cannot be read: write hours:minutes:seconds such as '1:30:00', "
-            "hours:minutes, or a whole number of seconds"
-        )
-    if total < MIN_WALLTIME:
-        raise SpecError(
-            f"walltime {_show(value)} is too short ({_show(total)} s): ask for at least {MIN_WALLTIME} s, "
-            "hosts must be deployed within it"
-        )
-    if total > MAX_WALLTIME:
-        raise SpecError(f"walltime {_show(value)} is too long: ask for at most a year (8784:00:00)")
-    return total
-
-
-def format_walltime(seconds: int) -> str:
-    """``3600`` → ``"1:00:00"``, as OAR reads it."""
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+_SOURCE = re.compile(r"deb( \[[^\]\r\n]{1,200}\])? \S{1,500}( \S{1,100}){1,20}")
+#: What a filter on OAR's properties may hold: it is written into a command between double quotes.
+_FILTER = re.compile(r"[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +51,9 @@ class VMSpec:
     disk: int = 512  #: MiB, on a RAM disk of the host
 
     def __post_init__(self) -> None:
-        _count(self, "vm.memory", minimum=1, maximum=1 << 30, unit="MiB")
-        _count(self, "vm.cores", minimum=1, maximum=4096)
-        _count(self, "vm.disk", minimum=0, maximum=1 << 30, unit="MiB")
+        check.count(self, "vm.memory", minimum=1, maximum=1 << 30, unit="MiB")
+        check.count(self, "vm.cores", minimum=1, maximum=4096)
+        check.count(self, "vm.disk", minimum=0, maximum=1 << 30, unit="MiB")
 
     @property
     def footprint(self) -> int:
@@ -116,10 +76,10 @@ class CapacityRule:
     host_reserve: int = 1024  #: MiB that the host keeps for itself
 
     def __post_init__(self) -> None:
-        _word(self, "capacity.rule")
-        _count(self, "capacity.max_per_host", minimum=1, maximum=MAX_VMS)
-        _count(self, "capacity.per_core", minimum=1, maximum=MAX_VMS)
-        _count(self, "capacity.host_reserve", minimum=0, maximum=1 << 30, unit="MiB")
+        check.word(self, "capacity.rule")
+        check.count(self, "capacity.max_per_host", minimum=1, maximum=MAX_VMS)
+        check.count(self, "capacity.per_core", minimum=1, maximum=MAX_VMS)
+        check.count(self, "capacity.host_reserve", minimum=0, maximum=1 << 30, unit="MiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +102,10 @@ class Windows:
     def __post_init__(self) -> None:
         for name in ("boot", "reboot", "check"):
             if getattr(self, name) is not None or name == "check":
-                _count(self, f"windows.{name}", minimum=1, maximum=MAX_VMS)
+                check.count(self, f"windows.{name}", minimum=1, maximum=MAX_VMS)
         for name in ("sleep", "reboot_sleep", "check_sleep"):
             if getattr(self, name) is not None:
-                _seconds(self, f"windows.{name}", minimum=0)
+                check.seconds(self, f"windows.{name}", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +125,12 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for name in ("reserve", "deploy", "command", "services"):
-            _seconds(self, f"timeouts.{name}", minimum=1)
+            check.seconds(self, f"timeouts.{name}", minimum=1)
         for name in ("boot", *_MACROS):
             if getattr(self, name) is not None:
-                _seconds(self, f"timeouts.{name}", minimum=1)
-        _count(self, "timeouts.boot_attempts", minimum=1, maximum=100)
-        _count(self, "timeouts.deployment_retries", minimum=0, maximum=100)
+                check.seconds(self, f"timeouts.{name}", minimum=1)
+        check.count(self, "timeouts.boot_attempts", minimum=1, maximum=100)
+        check.count(self, "timeouts.deployment_retries", minimum=0, maximum=100)
 
     @property
     def macro_steps(self) -> dict[str, float]:
@@ -186,6 +146,24 @@ _MACROS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kadeploy3:
+    """What a Kadeploy3 of one's own needs besides, for ``provisioner="kadeploy3"``."""
+
+    #: a line of sources.list for a place that has the packages kadeploy and kadeploy-client, which Debian
+    #: does not have: ``"deb [trusted=yes] http://packages.example/kadeploy ./"``; "" if machines know one
+    repository: str = ""
+
+    def __post_init__(self) -> None:
+        given: object = self.repository
+        if not isinstance(given, str) or (given and not _SOURCE.fullmatch(given)):
+            check.wrong(
+                "kadeploy3.repository",
+                "a line of sources.list such as 'deb [trusted=yes] http://packages.example/kadeploy ./'",
+                given,
+            )
+
+
 @dataclass(frozen=True, kw_only=True, init=False)
 class Spec:
     """What an experiment asks for. Parts may be given as plain dictionaries.
@@ -193,18 +171,26 @@ class Spec:
     Raises SpecError with one sentence if something cannot be read or makes no sense.
     """
 
-    sites: Mapping[str, int]  #: hosts that carry VMs, for each site
+    sites: Mapping[str, int]  #: hosts that carry VMs, for each site; empty until they are chosen
     vms: int
+    hosts: int  #: hosts that carry VMs, over all sites
+    site_count: int | None  #: where the sites are to be chosen: how many (None: as few as will do)
+    min_hosts: int | None  #: so few are enough where a deployment failed; None: while the VMs fit
     services: int  #: service machines, reserved in addition to the hosts and spread over the sites
     clusters: Mapping[str, str] | None  #: site → the only cluster to take machines from
+    properties: str | None  #: what machines must have, as ``oarsub -p`` takes it: ``"memnode >= 16384"``
+    queue: str | None  #: OAR's queue; None: the site's own choice
+    project: str | None  #: OAR's project to which the jobs are accounted
     walltime: int  #: seconds
-    start: Literal["now"]
+    start: str  #: ``"now"``, ``"first"`` (slot common to all), or a date in Paris: ``"2026-12-01 19:00"``
     host_environment: str
     vm: VMSpec
     capacity: CapacityRule
     placement: str
     netboot: Literal["http", "tftp"]
     boot: Literal["rom", "iso"]
+    provisioner: Literal["g5kvirt", "kadeploy3"]  #: who deploys the VMs: our own workflow, or a Kadeploy3
+    kadeploy3: Kadeploy3
     windows: Windows
     timeouts: Timeouts
     job_name: str
@@ -212,10 +198,15 @@ class Spec:
     def __init__(
         self,
         *,
-        sites: Mapping[str, int],
         vms: int,
+        sites: Mapping[str, int] | int | None = None,
+        hosts: int | None = None,
+        min_hosts: int | None = None,
         services: int = 1,
         clusters: Mapping[str, str] | None = None,
+        properties: str | None = None,
+        queue: str | None = None,
+        project: str | None = None,
         walltime: int | str = "1:00:00",
         start: str = "now",
         host_environment: str = "debian12-min",
@@ -224,43 +215,85 @@ class Spec:
         placement: str = "balanced",
         netboot: str = "http",
         boot: str = "rom",
+        provisioner: str = "g5kvirt",
+        kadeploy3: Kadeploy3 | Mapping[str, Any] | None = None,
         windows: Windows | Mapping[str, Any] | None = None,
         timeouts: Timeouts | Mapping[str, Any] | None = None,
         job_name: str = "g5kvirt",
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         for name, value in given.items():
-            object.__setattr__(self, name, value)
-        _set(self, "sites", _sites(sites))
-        _count(self, "vms", minimum=1, maximum=MAX_VMS)
-        _count(self, "services", minimum=1, maximum=MAX_HOSTS)
-        _set(self, "clusters", _clusters(clusters, self.sites))
-        _set(self, "walltime", parse_walltime(walltime))
-        _choice(self, "start", ("now",))
-        _word(self, "host_environment")
+            check.assign(self, name, value)
+        self._check_sites()
+        check.count(self, "vms", minimum=1, maximum=MAX_VMS)
+        if min_hosts is not None:
+            check.count(self, "min_hosts", minimum=1, maximum=self.hosts)
+        check.count(self, "services", minimum=1, maximum=MAX_HOSTS)
+        check.assign(self, "clusters", _clusters(clusters, self.sites))
+        check.assign(self, "properties", _filter(properties))
+        for name in ("queue", "project"):
+            if given[name] is not None:
+                check.word(self, name)
+        check.assign(self, "walltime", parse_walltime(walltime))
+        check.assign(self, "start", parse_start(start))
+        check.word(self, "host_environment")
         for name, part in _PARTS.items():
-            _set(self, name, _part(part, name, given[name]))
-        _word(self, "placement")
-        _choice(self, "netboot", ("http", "tftp"))
-        _choice(self, "boot", ("rom", "iso"))
-        _word(self, "job_name")
+            check.assign(self, name, check.part(part, name, given[name]))
+        check.word(self, "placement")
+        check.choice(self, "netboot", ("http", "tftp"))
+        check.choice(self, "boot", ("rom", "iso"))
+        check.choice(self, "provisioner", ("g5kvirt", "kadeploy3"))
+        if (self.provisioner, self.netboot) == ("kadeploy3", "tftp"):
+            raise SpecError(
+                "Kadeploy3 says by HTTP what VMs boot: leave netboot at 'http', or provisioner at 'g5kvirt'"
+            )
+        check.word(self, "job_name")
+
+    def _check_sites(self) -> None:
+        """``sites`` are named, or a number of them is to be chosen, for as many ``hosts``."""
+        asked: Any = self.sites
+        hosts: Any = self.hosts
+        if asked is not None and not check.is_whole(asked):
+            sites = _sites(asked)
+            total = sum(sites.values())
+            if hosts is not None and hosts != total:
+                raise SpecError(
+                    f"hosts says {check.show(hosts)} and sites add up to {total}: leave hosts out, or give"
+                    " a number of sites instead of their names"
+                )
+            check.assign(self, "site_count", None)
+        else:
+            if hosts is None:
+                raise SpecError(
+                    "the specification says neither which sites nor how many hosts: it needs sites such as"
+                    " {'nancy': 2}, or hosts such as 12 and perhaps a number of sites"
+                )
+            total = check.whole("hosts", hosts, 1, MAX_HOSTS)
+            sites = {}
+            count = None if asked is None else check.whole("sites", asked, 1, total)
+            check.assign(self, "site_count", count)
+        check.assign(self, "sites", sites)
+        check.assign(self, "hosts", total)
 
     @property
-    def hosts(self) -> int:
-        """Hosts that carry VMs, over all sites."""
-        return sum(self.sites.values())
+    def start_seconds(self) -> float | None:
+        """When a date is asked for: seconds since the epoch."""
+        return start_seconds(self.start)
+
+    def at(self, sites: Mapping[str, int]) -> Self:
+        """The same, on ``sites`` (site → hosts)."""
+        return type(self).from_dict({**self.to_dict(), "sites": sites, "hosts": sum(sites.values())})
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The spec that ``document`` describes; raises SpecError, also for an unknown key at any depth."""
-        known = [f.name for f in fields(cls)]
-        _keys(document, known, "the specification")
-        for needed in ("sites", "vms"):
-            if needed not in document:
-                raise SpecError(
-                    f"the specification does not say {needed!r}: it needs at least sites and vms, "
-                    "such as sites: {nancy: 2}, vms: 8"
-                )
+        known = [f.name for f in fields(cls) if f.name != "site_count"]
+        check.keys(document, known, "the specification")
+        if "vms" not in document:
+            raise SpecError(
+                "the specification does not say 'vms': it needs at least sites and vms, "
+                "such as sites: {nancy: 2}, vms: 8"
+            )
         return cls(**document)
 
     @classmethod
@@ -275,124 +308,69 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML; ``Spec.from_dict`` makes the same spec of it."""
         plain = asdict(self)
+        count = plain.pop("site_count")
+        plain["sites"] = plain["sites"] or count
         plain["walltime"] = format_walltime(self.walltime)
         return plain
 
 
-_PARTS: dict[str, type[VMSpec | CapacityRule | Windows | Timeouts]] = {
+_PARTS: dict[str, type[VMSpec | CapacityRule | Kadeploy3 | Windows | Timeouts]] = {
     "vm": VMSpec,
     "capacity": CapacityRule,
+    "kadeploy3": Kadeploy3,
     "windows": Windows,
     "timeouts": Timeouts,
 }
-_T = TypeVar("_T")
-
-
-def _set(owner: object, name: str, value: object) -> None:
-    object.__setattr__(owner, name, value)
-
-
-def _show(value: object) -> str:
-    """A short text of any value, however large or strange."""
-    try:
-        text = reprlib.repr(value)
-    except Exception:  # noqa: BLE001 - a foreign __repr__ may raise anything; the sentence must come out
-        text = "a very long number" if isinstance(value, int) else f"<{type(value).__name__}>"
-    return text.replace("\n", " ")
-
-
-def _wrong(name: str, needed: str, value: object) -> NoReturn:
-    raise SpecError(f"{name} must be {needed}, not {_show(value)}")
-
-
-def _count(owner: object, name: str, *, minimum: int, maximum: int, unit: str = "") -> None:
-    """Check the whole number at ``owner``'s field and store it as a plain int."""
-    key = name.rpartition(".")[2]
-    _set(owner, key, _whole(name, getattr(owner, key), minimum, maximum, unit))
-
-
-def _whole(name: str, value: object, minimum: int, maximum: int, unit: str = "") -> int:
-    of = f" of {unit}" if unit else ""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        _wrong(
-            name, f"a whole number{of} of at least {minimum}" if not unit else f"a whole number{of}", value
-        )
-    number = int(value)
-    if number < minimum:
-        _wrong(name, f"a whole number{of}, at least {minimum}", value)
-    if number > maximum:
-        _wrong(name, f"a whole number{of}, at most {maximum}", value)
-    return number
-
-
-def _seconds(owner: object, name: str, *, minimum: float) -> None:
-    key = name.rpartition(".")[2]
-    value = getattr(owner, key)
-    if isinstance(value, bool) or not isinstance(value, Real):
-        _wrong(name, "a number of seconds", value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not minimum <= number <= MAX_WALLTIME:  # false for NaN too
-        _wrong(name, f"a number of seconds from {minimum:g} to {MAX_WALLTIME}", value)
-    _set(owner, key, int(number) if number.is_integer() else number)
-
-
-def _word(owner: object, name: str) -> None:
-    value = getattr(owner, name.rpartition(".")[2])
-    if not isinstance(value, str) or len(value) > 200 or not _WORD.fullmatch(value):
-        _wrong(name, "a name of letters, digits and . _ + - that starts with a letter or digit", value)
-
-
-def _choice(owner: object, name: str, known: tuple[str, ...]) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, str) or value not in known:
-        _wrong(name, " or ".join(repr(k) for k in known), value)
-
-
-def _keys(document: object, known: Iterable[str], where: str) -> None:
-    if not isinstance(document, Mapping):
-        _wrong(where, "a mapping of keys to values", document)
-    names = list(known)
-    for key in document:
-        if not isinstance(key, str) or key not in names:
-            raise SpecError(f"unknown key {_show(key)} in {where}: {near(str(key)[:64], names)}")
-
-
-def _part(part: type[_T], name: str, value: object) -> _T:
-    if isinstance(value, part):
-        return value
-    if value is None:
-        return part()
-    _keys(value, [f.name for f in fields(part)], name)  # type: ignore[arg-type]
-    assert isinstance(value, Mapping)
-    return part(**value)
 
 
 def _sites(value: object) -> dict[str, int]:
     if not isinstance(value, Mapping):
-        _wrong("sites", "a mapping of site names to numbers of hosts such as {'nancy': 2}", value)
+        check.wrong("sites", "a mapping of site names to numbers of hosts such as {'nancy': 2}", value)
     if not value:
         raise SpecError(
             "sites is empty: name at least one site and its number of hosts, such as {'nancy': 2}"
         )
     for site in value:
-        if not isinstance(site, str) or len(site) > 63 or not _SITE.fullmatch(site):
-            _wrong("a site's name", "a word of lower-case letters, digits and hyphens such as 'nancy'", site)
-    return {site: _whole(f"sites.{site}", number, 1, MAX_HOSTS) for site, number in value.items()}
+        _site(site)
+    return {site: check.whole(f"sites.{site}", number, 1, MAX_HOSTS) for site, number in value.items()}
+
+
+def _site(name: object) -> None:
+    if not isinstance(name, str) or len(name) > 63 or not _SITE.fullmatch(name):
+        check.wrong("a site's name", "a word of lower-case letters, digits and hyphens such as 'nancy'", name)
 
 
 def _clusters(value: object, sites: Mapping[str, int]) -> dict[str, str] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        _wrong("clusters", "a mapping of site names to cluster names such as {'nancy': 'graphene'}", value)
+        check.wrong(
+            "clusters", "a mapping of site names to cluster names such as {'nancy': 'graphene'}", value
+        )
     for site, cluster in value.items():
-        if not isinstance(site, str) or site not in sites:
+        if not isinstance(site, str) or (sites and site not in sites):
             raise SpecError(
-                f"clusters names a site that is not in sites, {_show(site)}: {near(str(site), sites)}"
+                f"clusters names a site that is not in sites, {check.show(site)}: {near(str(site), sites)}"
             )
+        _site(site)
         if not isinstance(cluster, str) or len(cluster) > 63 or not _SITE.fullmatch(cluster):
-            _wrong(f"clusters.{site}", "the name of a cluster such as 'graphene'", cluster)
+            check.wrong(f"clusters.{site}", "the name of a cluster such as 'graphene'", cluster)
     return dict(value) or None
+
+
+def _filter(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > 1000 or not _FILTER.fullmatch(value) or not value.strip():
+        check.wrong("properties", 'a condition on OAR\'s properties such as "memnode >= 16384"', value)
+    if not _closed(value):
+        check.wrong("properties", "a condition whose parentheses and quotes are closed", value)
+    return value.strip()
+
+
+def _closed(condition: str) -> bool:
+    """It stands between parentheses of ours: it must not close these."""
+    bare = re.sub("'[^']*'", "", condition)
+    while (inner := re.sub(r"\([^()]*\)", "", bare)) != bare:
+        bare = inner
+    return not set(bare) & set("()'")

@@ -21,6 +21,7 @@ __all__ = [
     "as_array",
     "covering",
     "free_addresses",
+    "neighbour_tables",
     "parts_by_site",
     "subnetwork_prefix",
     "usable",
@@ -136,3 +137,19 @@ def addresses_for(
                 available=len(found[site]),
             )
     return found
+
+
+def neighbour_tables(machines: int) -> dict[str, int]:
+    """Kernel settings with which a machine remembers the MAC addresses of ``machines`` others (at least 1).
+
+    On one flat network a service machine hears from every VM, and any machine may speak with any other. Up
+    to gc_thresh1 entries the kernel forgets none by itself; above gc_thresh2 it drops whatever was not used
+    for five seconds; at gc_thresh3 it refuses new ones ("neighbor table overflow") and packets are lost
+    (Linux, Documentation/networking/ip-sysctl.rst). So the first is the next power of two that holds them
+    all, but not less than the kernel's own hard limit, 1024; the second leaves as much room again for the
+    machines' further addresses, and for neighbours that do not answer, the third twice that. One table
+    for IPv4 and one for IPv6: a VM's firmware asks for a router there.
+    """
+    first = max(1024, 1 << (machines - 1).bit_length())
+    sizes = {"gc_thresh1": first, "gc_thresh2": 2 * first, "gc_thresh3": 4 * first}
+    return {f"net.{ip}.neigh.default.{key}": size for ip in ("ipv4", "ipv6") for key, size in sizes.items()}

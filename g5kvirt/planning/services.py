@@ -106,6 +106,8 @@ def split_machines(spec: Spec, machines: Sequence[Host]) -> tuple[tuple[Host, ..
         own = [m for m in machines if m.site == site]
         services += own[:number]
         hosts += own[number:]
+    if not services and len(hosts) > 1:  # the only site that has any is lost
+        services, hosts = hosts[:1], hosts[1:]
     if not services or not hosts:
         needed = sum(machines_per_site(spec).values())
         raise CapacityError(

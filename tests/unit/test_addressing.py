@@ -15,6 +15,7 @@ from g5kvirt.planning.addressing import (
     as_array,
     covering,
     free_addresses,
+    neighbour_tables,
     parts_by_site,
     subnetwork_prefix,
     usable,
@@ -156,3 +157,20 @@ def test_macs_and_texts(numbers: list[int]) -> None:
 def test_names() -> None:
     assert mac_of(IPv4Address("10.144.0.1")) == "52:54:0a:90:00:01"
     assert vm_names(3) == [vm_name(1), vm_name(2), vm_name(3)] == ["vm-1", "vm-2", "vm-3"]
+
+
+@given(st.integers(1, 1 << 24))
+def test_no_neighbour_is_forgotten_or_refused(machines: int) -> None:
+    sizes = neighbour_tables(machines)
+    for ip in ("ipv4", "ipv6"):
+        first, second, third = (sizes[f"net.{ip}.neigh.default.gc_thresh{n}"] for n in (1, 2, 3))
+        assert machines <= first < second < third
+        assert first <= max(1024, 2 * machines), "no more than is needed"
+        assert third < 1 << 31, "the kernel's own limit of such a number"
+    assert len(sizes) == 6
+
+
+def test_tables_of_a_small_and_of_the_largest_experiment() -> None:
+    small, large = (list(neighbour_tables(n).values())[:3] for n in (8 + 3, 4552 + 355 + 6))
+    assert small == [1024, 2048, 4096]
+    assert large == [8192, 16384, 32768]

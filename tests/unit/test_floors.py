@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "g5kvirt"
 FLOORS = (
-    {"spec", "inventory", "journal", "frames", "runs", "errors", "tables", "plainyaml", "measurements"},
+    {"spec", "fields", "clock", "inventory", "journal", "frames", "runs", "errors", "tables", "plainyaml"}
+    | {"measurements"},
     {"planning"},
     {"testbeds", "provision", "hostagent", "remote"},
     {"phases"},

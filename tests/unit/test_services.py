@@ -127,6 +127,28 @@ def test_vms_and_services_share_no_address() -> None:
     assert not {vm.ip for vm in placement.vms} & set(layout.taken)
 
 
+@given(vms=st.integers(1, 60), room=st.lists(st.integers(1, 12), min_size=6, max_size=6))
+def test_every_vm_goes_to_its_own_site_and_servers_of_a_site_share_its_vms_evenly(
+    vms: int, room: list[int]
+) -> None:
+    """a has two machines for HTTP, b and c one for all."""
+    machines = [machine(site, i) for i, site in enumerate("aaabc")]
+    hosts = [machine(site, 10 + i) for i, site in enumerate("aabbcc")]
+    layout = lay_out(machines, {"a": 2, "b": 2, "c": 2}, PARTS)
+    placement = place(min(vms, sum(room)), hosts, room, PARTS, taken=layout.taken)
+    shares: dict[str, dict[str, int]] = {}
+    for vm in placement.vms:
+        for role in ROLES:
+            server = layout.server(role, vm.site, vm.index)
+            assert server.host.site == vm.site
+            assert layout.address(role, vm.site, vm.index) == server.addresses[vm.site]
+        names = shares.setdefault(vm.site, {m.host.name: 0 for m in layout.servers("http", vm.site)})
+        names[layout.server("http", vm.site, vm.index).host.name] += 1
+    for site, names in shares.items():
+        assert len(names) == (2 if site == "a" else 1)
+        assert max(names.values()) - min(names.values()) <= 1
+
+
 def test_what_cannot_be_laid_out() -> None:
     with pytest.raises(SpecError, match="no service machine"):
         lay_out([], {"a": 1}, PARTS)

@@ -81,6 +81,25 @@ def test_macro_steps_are_bounded_only_where_that_is_asked() -> None:
     assert list(every) == ["SetDeploymentEnv", "BroadcastEnv", "BootNewEnv"]
 
 
+def test_sites_to_be_chosen() -> None:
+    spec = Spec(hosts=355, sites=6, vms=4552, properties="memnode >= 4096", start="first")
+    assert (spec.sites, spec.hosts, spec.site_count) == ({}, 355, 6)
+    assert Spec(hosts=3, vms=1).site_count is None
+    chosen = spec.at({"nancy": 200, "lyon": 155})
+    assert (chosen.sites, chosen.hosts, chosen.site_count) == ({"nancy": 200, "lyon": 155}, 355, None)
+    assert (chosen.properties, chosen.start) == (spec.properties, "first")
+    for one in (spec, chosen, Spec(hosts=3, vms=1)):
+        assert Spec.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_starts() -> None:
+    spec = Spec(sites={"nancy": 2}, vms=1, start="2026-12-01 19:00")
+    assert spec.start == "2026-12-01 19:00:00"
+    assert spec.start_seconds == 1796148000  # 18:00 UTC
+    assert Spec(sites={"nancy": 2}, vms=1).start_seconds is None
+    assert Spec.from_dict(spec.to_dict()) == spec
+
+
 def test_nested_parts_as_dictionaries_or_objects() -> None:
     as_dict = Spec(sites={"nancy": 1}, vms=1, vm={"memory": 64}, windows={"boot": 3})
     as_objects = Spec(sites={"nancy": 1}, vms=1, vm=VMSpec(memory=64), windows=Windows(boot=3))
@@ -128,6 +147,23 @@ def test_a_spec_does_not_share_what_it_was_given() -> None:
         ({"sites": {"Nancy; rm": 2}}, "Nancy; rm"),
         ({"sites": {3: 2}}, "site"),
         ({"sites": "nancy"}, "sites"),
+        ({"sites": {"nancy": 2}, "hosts": 3}, "add up to 2"),
+        ({"sites": 2}, "nor how many hosts"),
+        ({"sites": None}, "nor how many hosts"),
+        ({"sites": 4, "hosts": 3}, "sites"),
+        ({"sites": 0, "hosts": 3}, "sites"),
+        ({"sites": True, "hosts": 3}, "sites"),
+        ({"sites": None, "hosts": -1}, "hosts"),
+        ({"min_hosts": 0}, "min_hosts"),
+        ({"min_hosts": 5000}, "min_hosts"),
+        ({"properties": 'a"; rm -rf /'}, "properties"),
+        ({"properties": "$(id)"}, "properties"),
+        ({"properties": "  "}, "properties"),
+        ({"queue": "a b"}, "queue"),
+        ({"project": 3}, "project"),
+        ({"start": "tomorrow"}, "start"),
+        ({"start": "2026-13-01 10:00"}, "start"),
+        ({"provisioner": "kadeploy4"}, "'kadeploy3'"),
         ({"sites": None}, "sites"),
         ({"vms": 0}, "at least 1"),
         ({"vms": -5}, "-5"),

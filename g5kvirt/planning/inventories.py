@@ -1,0 +1,179 @@
+"""What a testbed has, as far as it decides whether an experiment can run there: machines and pools.
+
+An inventory is made of the reference API's documents (`machine_of`), or of the tables of Grid'5000 that
+come with the project (`table`), so that an experiment can be checked without any testbed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Any
+
+from g5kvirt import tables
+from g5kvirt.errors import SpecError
+from g5kvirt.inventory import GIB, MIB, Host
+from g5kvirt.spec import Spec, near
+
+__all__ = ["TABLES", "Inventory", "Machine", "in_order", "machine_of", "table", "unfit"]
+
+#: Year of a table → the column that says how many nodes a cluster had.
+TABLES = {"2013": "nodes_2013_02_15", "2026": "nodes"}
+#: OAR gives sub-networks of these sizes: ``slash_16`` … ``slash_22``.
+LARGEST, SMALLEST = 16, 22
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine and what it can do; None: nobody says."""
+
+    host: Host
+    virtual: bool | None = None  #: its processors have virtualization in hardware
+    deploy: bool | None = None  #: Kadeploy3 may deploy it
+    kavlan: bool | None = None  #: the network card that is mounted can join a KaVLAN
+    x86: bool | None = None  #: x86_64, as the virtual machines are
+    exotic: bool = False  #: OAR gives it only to jobs of the type exotic
+    queues: tuple[str, ...] | None = None
+    state: str | None = None  #: OAR's word now: Alive, Absent, Suspected, Dead
+    properties: Mapping[str, Any] = field(default_factory=dict, hash=False)  #: those of OAR that are known
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All machines of each site, and what else OAR gives there. What is missing nobody says."""
+
+    name: str
+    machines: Mapping[str, tuple[Machine, ...]]
+    largest: Mapping[str, int] = field(default_factory=dict)  #: site → prefix of its largest sub-network
+    vlans: Mapping[str, int] = field(default_factory=dict)  #: site → global KaVLANs
+    meeting: frozenset[str] | None = None  #: machines that have the properties asked for; None: all may
+    silent: frozenset[str] = frozenset()  #: sites that exist, and of whose machines nobody says anything
+
+    def hosts(self) -> dict[str, tuple[Host, ...]]:
+        """Site → its machines as hosts."""
+        return {site: tuple(m.host for m in own) for site, own in self.machines.items()}
+
+
+def unfit(machine: Machine, spec: Spec, *, emulated: bool = False) -> str | None:
+    """Why ``machine`` cannot carry the VMs of ``spec``, in a few words; None if nothing speaks against it.
+
+    ``emulated``: guests are emulated there anyway, so that processors without virtualization will do.
+    What nobody says about a machine does not speak against it.
+    """
+    if machine.deploy is False:
+        return "cannot be deployed"
+    if machine.x86 is False:
+        return "not x86_64"
+    if machine.virtual is False and not emulated:
+        return "cannot virtualize"
+    if machine.kavlan is False:
+        return "cannot join a KaVLAN"
+    if machine.exotic:
+        return "exotic"
+    if machine.queues is not None and (spec.queue or "default") not in machine.queues:
+        return f"not in the queue {spec.queue or 'default'}"
+    return None
+
+
+def machine_of(
+    site: str, cluster: str, node: Mapping[str, Any], properties: Mapping[str, Any] | None = None
+) -> Machine:
+    """A machine from its document in the reference API, and its properties in OAR (of one of its cores)."""
+    jobs: Mapping[str, Any] = node.get("supported_job_types") or {}
+    cards = [c for c in node.get("network_adapters", ()) if c.get("mounted") and not c.get("management")]
+    nic: Mapping[str, Any] = cards[0] if cards else {}
+    kavlan = nic.get("kavlan")
+    platform = (node.get("architecture") or {}).get("platform_type")
+    queues = jobs.get("queues")
+    return Machine(
+        Host(
+            name=nic.get("network_address") or f"{node['uid']}.{site}.grid5000.fr",
+            site=site,
+            cluster=cluster,
+            cores=int(node["architecture"]["nb_cores"]),
+            memory=int(node["main_memory"]["ram_size"]),
+            nic_rate=float(nic.get("rate") or 1e9),
+            switch=str(nic.get("switch") or ""),
+        ),
+        virtual=_virtual(jobs.get("virtual")) if "virtual" in jobs else None,
+        deploy=bool(jobs["deploy"]) if "deploy" in jobs else None,
+        kavlan=None if kavlan is None else bool(kavlan),
+        x86=None if platform is None else platform == "x86_64",
+        exotic=bool(node.get("exotic")),
+        queues=None if queues is None else tuple(queues),
+        state=None if properties is None else str(properties.get("state") or "") or None,
+        properties=properties or {},
+    )
+
+
+def in_order(host: Host) -> tuple[str, int]:
+    """Sorts a site's machines: by cluster, then by number."""
+    found = re.match(r"\w+-(\d+)", host.name)
+    return host.cluster, int(found[1]) if found else 0
+
+
+def _virtual(word: object) -> bool:
+    """``ivt`` and ``amd-v`` are virtualization; ``none``, ``NO``, false and nothing are none."""
+    return bool(word) and str(word).lower() not in ("none", "no", "false")
+
+
+def table(year: str) -> Inventory:
+    """Grid'5000 as the tables of that year have it: "2013" (15 February) or "2026".
+
+    The tables know installed memory, of which a running system has some percent less, and nothing of
+    switches and states. Raises SpecError for another year.
+    """
+    if year not in TABLES:
+        raise SpecError(f"there is no table of the clusters of {year}: {near(year, TABLES)}")
+    machines: dict[str, tuple[Machine, ...]] = {}
+    for row in tables.rows(f"clusters_{year}.csv"):
+        own = tuple(_machines(row, int(row[TABLES[year]] or 0)))
+        machines[row["site"]] = machines.get(row["site"], ()) + own
+    pools = {row["site"]: row["g5ksubnet"] for row in tables.rows(f"sites_{year}.csv") if row["g5ksubnet"]}
+    largest = {site: max(LARGEST, IPv4Network(pool).prefixlen) for site, pool in pools.items()}
+    # Since KaVLAN spans sites, each site that has KaVLANs has a global one.
+    vlans = {
+        row["site"]: int(bool(row["kavlan_ip_range"] if year == "2013" else row["kavlan_global"]))
+        for row in tables.rows(f"sites_{year}.csv")
+    }
+    return Inventory(f"tables of {year}", machines, largest, vlans)
+
+
+def _machines(row: Mapping[str, str], count: int) -> Iterator[Machine]:
+    memory = _each(row["ram_gib"], count)
+    site, cluster = row["site"], row["cluster"]
+    # The table of 2013 has neither column: all of it was x86_64, and nothing was exotic.
+    arch, queues = row.get("arch"), row.get("queues")
+    for number in range(1, count + 1):
+        host = Host(
+            name=f"{cluster}-{number}.{site}.grid5000.fr",
+            site=site,
+            cluster=cluster,
+            cores=int(row["cores_per_node"]),
+            memory=int(memory[number - 1] * GIB),
+            nic_rate=float(row["main_nic_gbps"]) * 1e9,
+        )
+        yield Machine(
+            host,
+            virtual=row["virtualization"] in ("ivt", "amd-v"),
+            deploy=row["deploy"] == "true",
+            kavlan=(row.get("kavlan") or row.get("kavlan_main_nic")) == "true",
+            x86=arch in (None, "x86_64"),
+            exotic=row.get("exotic") == "true",
+            queues=None if queues is None else tuple(queues.split("+")),
+            properties={"cluster": cluster, "host": host.name, "memnode": host.memory // MIB},
+        )
+
+
+def _each(text: str, count: int) -> Sequence[float]:
+    """A value for each of ``count`` machines: ``16``, or ``2x69|16x10`` (2 for 69 of them, 16 for 10)."""
+    if "x" not in text:
+        return [float(text)] * count
+    values = [
+        float(value)
+        for value, _, number in (part.partition("x") for part in text.split("|"))
+        for _ in range(int(number))
+    ]
+    return (values + values[-1:] * count)[:count]
