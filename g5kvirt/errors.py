@@ -13,6 +13,8 @@ leaves with the error's ``exit_code``; a traceback means a bug in g5kvirt, never
     ├── MachineError          3   this machine cannot do it (root, packages, memory, kernel)
     ├── TestbedError          3   the testbed does not answer or refuses
     └── PhaseError            1   a step was tried and failed; carries phase and step
+
+`Stopped` is none of them: it is an interrupt with a reason.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ __all__ = [
     "PhaseOrderError",
     "RunError",
     "SpecError",
+    "Stopped",
     "TestbedError",
+    "reason_of",
 ]
 
 
@@ -85,3 +89,14 @@ class PhaseError(G5kvirtError):
         super().__init__(message)
         self.phase = phase
         self.step = step
+
+
+class Stopped(KeyboardInterrupt):
+    """A step is ended from outside, and this is why; whoever cleans up after Ctrl-C does so after this."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What the journal says of what ended a step."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)) and not isinstance(error, Stopped):
+        return "interrupted"  # SystemExit: SIGTERM
+    return str(error) or repr(error)

@@ -27,18 +27,21 @@ import pandas as pd
 
 from g5kvirt import runs as run_directories
 from g5kvirt.background import Running
-from g5kvirt.errors import PhaseError, PhaseOrderError, SpecError
+from g5kvirt.errors import PhaseOrderError, SpecError
 from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import PHASES, Journal
 from g5kvirt.phases import Context, recall
+from g5kvirt.phases.asked import with_sites
 from g5kvirt.phases.begin import begin
 from g5kvirt.phases.reserve import release, reserve
+from g5kvirt.phases.watching import watched
 from g5kvirt.planning.checks import check_against
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
 
 if TYPE_CHECKING:
+    from g5kvirt.views.checked import CheckResult
     from g5kvirt.views.figures import Figures
     from g5kvirt.views.measured import MeasureResult
     from g5kvirt.views.results import PhaseResult
@@ -74,13 +77,13 @@ class Experiment:
         name: str | None = None,
         runs: str | Path = "runs",
     ) -> None:
-        self.spec = spec
         word = testbed if isinstance(testbed, str) else testbed.name
         self._testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
         self._unnamed = not isinstance(testbed, str)
         self._testbed.connect()
-        check_against(spec, self._testbed.hosts())
-        self._run = begin(Path(runs), name, spec, word)
+        self.spec = with_sites(spec, self._testbed)
+        check_against(self.spec, self._testbed.hosts())
+        self._run = begin(Path(runs), name, self.spec, word)
         self.journal = Journal.open(self._run.journal)
 
     @classmethod
@@ -102,6 +105,18 @@ class Experiment:
         self.journal = Journal.open(run.journal)
         self._testbed = None
         return self
+
+    def check(self) -> CheckResult:
+        """What would happen, and what is wrong with it, before anything is reserved. Changes nothing.
+
+        Asks the testbed's API and the sites' frontends, each question within a bound (some minutes for all,
+        where nothing answers); what cannot be asked is a row that says so.
+        """
+        from g5kvirt.phases.check import check
+        from g5kvirt.views.checked import CheckResult
+
+        found = check(self.spec, self.testbed, self.path.parent, self.name)
+        return CheckResult(found, of=f"run {self.name}", testbed=self._where)
 
     # ---- the steps --------------------------------------------------------------------------------
     # With ``wait=False`` a step runs in a process of its own, and a handle on it comes back at once.
@@ -186,9 +201,10 @@ class Experiment:
         ``environment`` is one of `environments`, or the path of a YAML file that describes one. ``sizes``
         defaults to all VMs that are up. Each call measures anew, on the same virtual cluster. The image goes
         down a ``chain`` of the hosts; ``tree`` (TakTuk) and ``http`` (all from one server) are there to be
-        compared with. Single VMs never raise: they end as failed, with the step and the reason, and the end
-        of their serial console in ``consoles/`` of the run's directory. Raises SpecError for what cannot be
-        deployed, before anything reboots, and PhaseError if not one VM was deployed.
+        compared with; a Kadeploy3 (``Spec.provisioner``) takes the first two. Single VMs never raise: they
+        end as failed, with the step and the reason, and the end of their serial console in ``consoles/`` of
+        the run's directory. Raises SpecError for what cannot be deployed, before anything reboots, and
+        PhaseError if not one VM was deployed.
         """
         from g5kvirt.phases.measure import measure
 
@@ -198,7 +214,8 @@ class Experiment:
             arguments |= {"folder": str(folder), "sizes": list(sizes) if isinstance(sizes, range) else sizes}
             return self._in_background("measure", arguments, self._measured)
         context = self._context
-        with self._writing(), self._shown(), context.span("measure", "phase") as found:
+        span = context.span("measure", "phase")
+        with self._writing(), self._shown(), span as found, watched(context, "measure"):
             wanted = sizes if sizes is not None else [len(recall.up(self.journal))]
             folders = _folders(folder)
             found["deployments"] = measure(context, str(environment), wanted, repeat, broadcast, folders)
@@ -216,7 +233,10 @@ class Experiment:
         return pd.DataFrame([asdict(one) for one in known(_folders(folder))])
 
     def ssh_config(self) -> Path:
-        """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM."""
+        """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM.
+
+        Hosts, service machines and frontends go by their whole names: ``graphene-3.nancy.grid5000.fr``.
+        """
         from g5kvirt.phases.vmaccess import ssh_config
 
         return ssh_config(self._context, recall.vms(self.journal))
@@ -350,15 +370,8 @@ class Experiment:
         return PhaseResult(phase, frames, run=self.name, testbed=self._where, guest=frames.guest)
 
     def _do(self, phase: str, do: Callable[[Context], Any], context: Context) -> None:
-        try:
-            with context.span(phase, "phase") as found:
-                found.update(to_plain(do(context)))
-        except PhaseError as error:
-            # The cause behind many another failure, and worth a question only then.
-            if (granted := self.reservation) is not None and not self.testbed.alive(granted):
-                message = f"the jobs ended during {phase}(): start a new Experiment ({error})"
-                raise PhaseError(message, phase=phase, step=error.step) from error
-            raise
+        with context.span(phase, "phase") as found, watched(context, phase):
+            found.update(to_plain(do(context)))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -30,6 +30,7 @@ __all__ = [
     "facts",
     "file",
     "follow",
+    "packages",
     "parse",
     "parse_line",
     "power",
@@ -94,6 +95,22 @@ def document(*requests: Request, home: str = HOME) -> bytes:
 def facts(programs: Iterable[str] = (), kvm_limit: float = 3.0) -> Request:
     """Ask for cores, memory, KVM (waited for at most ``kvm_limit`` seconds), missing ``programs``."""
     return {"op": "facts", "programs": list(programs), "kvm_limit": kvm_limit}
+
+
+def packages(
+    programs: Mapping[str, str],
+    *,
+    proxy: str | None = None,
+    limit: float = 600.0,
+    options: Sequence[str] = (),
+) -> Request:
+    """Install what is missing of ``programs`` (program → Debian package) by apt, within ``limit`` seconds.
+
+    ``proxy``: URL of the testbed's package proxy; None leaves it to the host's own settings. ``options``:
+    further words for apt-get.
+    """
+    request: Request = {"op": "packages", "programs": dict(programs), "limit": limit}
+    return {**request, "proxy": proxy, "options": list(options)}
 
 
 def prepare(

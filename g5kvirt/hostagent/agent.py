@@ -193,6 +193,8 @@ def kvm_answers(home: str, limit: float) -> tuple[bool, str]:
     """(True, "") only if a guest with KVM really ran; asked once a boot, then read from ``home``."""
     if not os.path.exists("/dev/kvm"):
         return False, "there is no /dev/kvm"
+    if not shutil.which(QEMU):
+        return False, f"{QEMU} is not installed"  # not kept: it may be, later
     path, boot = f"{home}/kvm.json", read("/proc/sys/kernel/random/boot_id", "?").strip()
     known = load(path)
     if known.get("boot") != boot:
@@ -208,8 +210,6 @@ def guest_answers(accel: str, home: str, limit: float) -> tuple[bool, str]:
     The device file alone proves nothing, nor do a few instructions: on some machines both work, and yet the
     guest hangs in its firmware for ever. ``-cpu host`` as the VMs will have it.
     """
-    if not shutil.which(QEMU):
-        return False, f"{QEMU} is not installed"
     sector = b"\xb0\x10\xe6\xf4\xf4\xeb\xfd"  # mov al,0x10; out 0xf4,al; hlt; jmp back: code 0x10<<1|1
     with open(f"{home}/probe.img", "wb") as file:
         file.write(sector.ljust(510, b"\x00") + b"\x55\xaa" + b"\x00" * (1440 * 1024 - 512))
@@ -221,6 +221,126 @@ def guest_answers(accel: str, home: str, limit: float) -> tuple[bool, str]:
     except subprocess.TimeoutExpired:
         return False, f"a guest did not answer within {limit:g} s"
     return (True, "") if code == 33 else (False, f"a guest ended with {code}: {out[-300:]}")
+
+
+# ---------------------------------------------------------------------------------------------- packages
+#: Asked by Debian's maintainer scripts whether a service may be started; 101 says no.
+POLICY = "/usr/sbin/policy-rc.d"
+NO_SERVICE = "#!/bin/sh\n# by g5kvirt, while it installs packages: nothing starts by itself\nexit 101\n"
+
+
+def packages(request: Record, home: str) -> Results:
+    """Install the Debian packages of the programs that are missing, from the network; one answer for all.
+
+    ``programs``: program → its package. Nothing that comes with them is started: a web server of the
+    distribution's would take the port that ours is about to listen on.
+    """
+    wanted: Record = request["programs"]
+    missing = [p for p in wanted if not shutil.which(p)]
+    names = sorted({str(wanted[p]) for p in missing})
+    subject = os.uname().nodename
+    if not names:
+        yield subject, {"unchanged": True}
+        return
+    if not shutil.which("apt-get"):
+        raise OSError("it has no apt-get")
+    root = str(request.get("root", ""))  # of the policy's file, for tests
+    deadline = time.monotonic() + float(request.get("limit", 600.0))
+    with no_services(root + POLICY):
+        install(names, request.get("proxy") or "", request.get("options", []), deadline)
+    left = [p for p in missing if not shutil.which(p)]
+    if left:
+        raise OSError(f"{', '.join(names)} is installed, but brought no {', '.join(left)}")
+    yield subject, {"installed": names, "programs": missing}
+
+
+class no_services:  # noqa: N801 - used as a statement; contextlib would cost every call its import
+    """Nothing starts by itself meanwhile; a policy that was there before is there again afterwards."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.aside = f"{path}.g5kvirt"
+
+    def __enter__(self) -> None:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        # one of ours was left behind by an agent that was killed: what was before is already aside
+        if os.path.lexists(self.path) and read(self.path, "") != NO_SERVICE:
+            os.replace(self.path, self.aside)
+        write(self.path, NO_SERVICE, 0o755)
+
+    def __exit__(self, *_: object) -> None:
+        if os.path.lexists(self.aside):
+            os.replace(self.aside, self.path)
+        else:
+            os.remove(self.path)
+
+
+def install(names: list[str], proxy: str, options: list[str], deadline: float) -> None:
+    """``apt-get install``, without and then with new package lists. Raises OSError with apt's last words."""
+    apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=60", "-o", "Acquire::Retries=2"]
+    for word in ("http", "https"):
+        apt += ["-o", f"Acquire::{word}::Timeout=20"]
+        apt += ["-o", f"Acquire::{word}::Proxy={proxy}"] if proxy else []
+    apt += options
+    # Whoever configured a package by hand keeps its configuration.
+    command = [*apt, "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
+    command += ["--no-install-recommends", "install", "--", *names]
+    code, _ = patiently(command, deadline)
+    if code == 0:
+        return
+    # A dpkg that was cut short, or lists that are missing or old; whether it helped, the next try shows.
+    patiently(["dpkg", "--configure", "-a"], deadline)
+    old, why = patiently([*apt, "-o", "APT::Update::Error-Mode=any", "update"], deadline)
+    code, out = patiently(command, deadline)
+    if code:
+        reason = last_error(out) or f"apt-get ended with {code} and said nothing"
+        raise OSError(f"{reason}; its lists are old: {last_error(why)}" if old else reason)
+
+
+def patiently(command: list[str], deadline: float) -> tuple[int, str]:
+    """Run a program of a package manager to its end; past ``deadline`` it is ended with all it started."""
+    environment = {
+        **os.environ,
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LC_ALL": "C",
+        "NEEDRESTART_SUSPEND": "1",
+    }
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise OSError("the time for it was over")
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=left)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)  # dpkg lets its package be whole
+        try:
+            process.communicate(timeout=10.0)
+        except subprocess.TimeoutExpired:
+            kill_group(process.pid)
+            process.communicate()
+        raise OSError(f"{' '.join(command[:1])} was not done in time") from None
+    return process.returncode, out
+
+
+def last_error(out: str) -> str:
+    """What apt said was wrong: dpkg's own words, else its last error or warning that gives a reason."""
+    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    dpkg = [line for line in lines if "subprocess returned error" in line or line.startswith("dpkg: error")]
+    errors = [line[3:] for line in lines if line.startswith(("E: ", "W: "))]
+    # these stand behind the lines that say why
+    said = [
+        e for e in errors if not e.startswith(("Unable to fetch some archives", "Some index files failed"))
+    ]
+    return (dpkg or said or errors or lines or [""])[-1][:400]
 
 
 # ----------------------------------------------------------------------------------------------- prepare
@@ -1036,6 +1156,7 @@ def teardown(request: Record, home: str) -> Results:
 # --------------------------------------------------------------------------------------------------- main
 OPERATIONS = {
     "facts": facts,
+    "packages": packages,
     "prepare": prepare,
     "start": start,
     "status": status,

@@ -9,32 +9,22 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from g5kvirt import hostagent
-from g5kvirt.errors import PhaseError
 from g5kvirt.inventory import MIB, VM, Host
 from g5kvirt.journal import Event
-from g5kvirt.phases import agents, recall
+from g5kvirt.phases import agents, packages, recall
 from g5kvirt.phases.context import Context
+from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.provision import minimal, netboot
 from g5kvirt.remote import File
 
 __all__ = ["ISO", "boot_plan", "configure"]
 
-#: What a host needs, and what a service machine needs; the host environment has to bring them.
-HOST_PROGRAMS = ("ip", "qemu-system-x86_64")
-SERVICE_PROGRAMS = {"dhcp": ("dnsmasq",), "http": ("nginx",)}
-
 #: Where the iPXE image lies on hosts whose VMs boot from it.
 ISO = "/var/lib/g5kvirt/ipxe.iso"
 
-#: Address tables for thousands of VMs on one flat network; 2013's VM testbed set the same on its service
-#: machines. They exist only in a machine's first network namespace: elsewhere the agent says "absent".
-SYSCTLS: Mapping[str, str | int] = {
-    "net.ipv4.neigh.default.gc_thresh1": 1024,
-    "net.ipv4.neigh.default.gc_thresh2": 4096,
-    "net.ipv4.neigh.default.gc_thresh3": 16384,
-    "net.core.somaxconn": 4096,
-}
+#: Connections that may wait to be taken: all VMs of a window come to the services at once.
+BACKLOG: Mapping[str, str | int] = {"net.core.somaxconn": 4096}
 
 
 def configure(context: Context) -> Mapping[str, Any]:
@@ -94,26 +84,43 @@ def serve(context: Context, stand: recall.Stand, plan: netboot.Netboot, phase: s
 def _prepare(context: Context, stand: recall.Stand) -> dict[str, str]:
     """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
 
-    Returns each machine's own address.
+    A machine that lacks programs gets them installed, in a second one. Returns each machine's own address.
     """
     plan = boot_plan(context, stand, (), {})
     serving = {m.host.name: m for m in stand.layout.machines}
+    sysctls = {**neighbour_tables(context.spec.vms + len(stand.machines)), **BACKLOG}
     documents = {}
     for host in stand.machines:
         machine = serving.get(host.name)
         own = f"{stand.addresses.get(host.name)}/{stand.layout.network.prefixlen}"
-        programs = [p for r in machine.roles for p in SERVICE_PROGRAMS[r]] if machine else HOST_PROGRAMS
         documents[host] = hostagent.document(
-            hostagent.facts(programs),
+            hostagent.facts(packages.needed(machine.roles if machine else ())),
             hostagent.prepare(
                 addresses=netboot.extra_addresses(plan, machine) if machine else [own],
-                sysctls=SYSCTLS,
+                sysctls=sysctls,
                 ramdisk=0 if machine else _ramdisk(context, host),
             ),
         )
-    heard = agents.ask(context.fanout, documents, timeout=context.spec.timeouts.command)
+    limit = context.spec.timeouts.command
+    heard = agents.ask(context.fanout, documents, timeout=limit)
     agents.must(context, "configure", "prepare", heard)
-    return {h.host.name: _journal_facts(context, h) for h in heard}
+    # A machine that lacked something says anew what it is: without QEMU nobody knows about KVM.
+    newer = packages.install(context, {h.host: lacking for h in heard if (lacking := _lacking(h))})
+    for h in heard:
+        # What became of each setting: the address tables' sizes, say, are "absent" in a network namespace.
+        settings = _said(h, "sysctls").detail["keys"]
+        _journal_facts(context, newer.get(h.host.name, h), settings)
+    return {h.host.name: _own_address(h) for h in heard}
+
+
+def _lacking(heard: agents.Heard) -> dict[str, str]:
+    """The programs that a machine said it lacks, each with its package."""
+    return {p: packages.PACKAGES[p] for p in _said(heard, "facts").detail["missing"]}
+
+
+def _said(heard: agents.Heard, what: str) -> hostagent.Answer:
+    """A machine's answer to ``facts``, or about a part of ``prepare``."""
+    return next(a for a in heard.answers if what in (a.op, a.subject))
 
 
 def _ramdisk(context: Context, host: Host) -> int:
@@ -122,20 +129,18 @@ def _ramdisk(context: Context, host: Host) -> int:
     return (vms * (context.spec.vm.disk + 4) + 64) * MIB
 
 
-def _journal_facts(context: Context, heard: agents.Heard) -> str:
-    """Write down what a machine said of itself; returns its own address."""
-    answers = {a.op if a.op == "facts" else a.subject: a for a in heard.answers}
-    said = answers["facts"]
-    if missing := said.detail["missing"]:
-        raise PhaseError(
-            f"{heard.host.name} has no {', '.join(missing)}: choose a host_environment that brings them",
-            phase="configure",
-            step="facts",
-        )
+def _journal_facts(context: Context, heard: agents.Heard, settings: Mapping[str, str]) -> None:
+    """Write down what a machine said of itself."""
+    said = _said(heard, "facts")
     facts = hostagent.read_facts(said, heard.result.start, heard.result.end)
     more = {key: said.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
-    context.journal.append("configure", "facts", "host", heard.host.name, "ok", **asdict(facts), **more)
-    bridge = answers["bridge"].detail
+    told = {**asdict(facts), **more, "settings": settings}
+    context.journal.append("configure", "facts", "host", heard.host.name, "ok", **told)
+
+
+def _own_address(heard: agents.Heard) -> str:
+    """The address that a machine had before it got one in the VM network."""
+    bridge = _said(heard, "bridge").detail
     own = [IPv4Interface(a) for a in bridge.get("addresses", ()) if ":" not in a]
     return str(own[0].ip) if own else ""
 

@@ -10,13 +10,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from g5kvirt.errors import reason_of
 from g5kvirt.journal import Journal, Kind
-from g5kvirt.remote import Access, Fanout
+from g5kvirt.phases import recall
+from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.runs import Run
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Testbed
 
-__all__ = ["Context"]
+__all__ = ["Context", "way_in"]
+
+
+def way_in(access: Access, journal: Journal) -> Access:
+    """``access`` as it is for machines in the KaVLAN that was reserved: through its gateway, if need be."""
+    granted = recall.reservation(journal)
+    if granted is None or granted.vlan is None or not granted.vlan_site:
+        return access
+    # The host's own name tells the site's domain.
+    domain = next(h.name.partition(".")[2] for h in granted.hosts if h.site == granted.vlan_site)
+    return access.through(*jumps.gateways(granted.vlan, domain))
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,8 @@ class Context:
 
     @property
     def access(self) -> Access:
-        """Root on the run's machines."""
-        return self.testbed.access(self.key)
+        """Root on the run's machines, on the way that `g5kvirt.phases.vmaccess` writes down, too."""
+        return way_in(self.testbed.access(self.key), self.journal)
 
     @cached_property
     def fanout(self) -> Fanout:
@@ -59,8 +71,6 @@ class Context:
         try:
             yield result
         except BaseException as error:
-            ended = isinstance(error, (KeyboardInterrupt, SystemExit))  # the latter: SIGTERM
-            reason = "interrupted" if ended else str(error) or repr(error)
-            self.journal.append(phase, step, kind, name, "failed", reason=reason)
+            self.journal.append(phase, step, kind, name, "failed", reason=reason_of(error))
             raise
         self.journal.append(phase, step, kind, name, "ok", t=time.time(), **result)

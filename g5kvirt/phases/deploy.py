@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, PhaseError
+from g5kvirt.inventory import Host
 from g5kvirt.phases import recall
 from g5kvirt.phases.context import Context
-from g5kvirt.planning.capacity import capacity
+from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.services import split_machines
+from g5kvirt.spec import Spec
 
-__all__ = ["deploy"]
+__all__ = ["check_enough", "deploy"]
 
 
 def deploy(context: Context) -> Mapping[str, Any]:
     """Deploy all machines of the reservation; the result holds those that came up.
 
-    The run goes on without those that failed as long as the VMs still fit on the others. Raises PhaseError
-    if they do not.
+    The run goes on without those that failed as long as the VMs still fit on the others, and there are at
+    least ``spec.min_hosts`` of them. Raises PhaseError if not.
     """
     reservation = recall.reservation(context.journal)
     assert reservation is not None  # the order of the phases sees to it
@@ -38,12 +40,7 @@ def deploy(context: Context) -> Mapping[str, Any]:
         timeout=spec.timeouts.deploy,
     )
     try:
-        _, hosts = split_machines(spec, came.hosts)
-        room = sum(capacity(h.cores, h.memory, spec.capacity, spec.vm) for h in hosts)
-        if room < spec.vms:
-            raise CapacityError(
-                f"the hosts that came up carry {room} of {spec.vms} VMs", asked=spec.vms, available=room
-            )
+        check_enough(spec, came.hosts)
     except CapacityError as error:
         first = "".join(f", first {name}: {why}" for name, why in sorted(came.failed.items())[:1])
         raise PhaseError(
@@ -53,3 +50,25 @@ def deploy(context: Context) -> Mapping[str, Any]:
             step="kadeploy3",
         ) from error
     return {"hosts": came.hosts, "failed": came.failed}
+
+
+def check_enough(spec: Spec, machines: Sequence[Host]) -> None:
+    """Whether the run can go on with these machines alone. Raises CapacityError, with a clause, if not."""
+    _, hosts = split_machines(spec, machines)
+    if spec.min_hosts is not None and len(hosts) < spec.min_hosts:
+        raise CapacityError(
+            f"{_hosts(hosts)} for VMs came up and min_hosts asks for {spec.min_hosts}",
+            asked=spec.min_hosts,
+            available=len(hosts),
+        )
+    room = int(capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm).sum())
+    if room < spec.vms:
+        raise CapacityError(
+            f"{_hosts(hosts)} for VMs came up and can carry {room} of {spec.vms} VMs",
+            asked=spec.vms,
+            available=room,
+        )
+
+
+def _hosts(hosts: Sequence[Host]) -> str:
+    return "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"

@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Literal
 
 from g5kvirt import hostagent
+from g5kvirt.errors import reason_of
 from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import agents, recall
 from g5kvirt.phases.context import Context
 from g5kvirt.phases.follow import Follower
-from g5kvirt.phases.transport import IMAGES, Transport
+from g5kvirt.phases.transport import IMAGES, Transport, image_servers
 from g5kvirt.phases.vmaccess import vm_access
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provision import environments, netboot, tasks
@@ -37,10 +38,11 @@ _HEARD = {*tasks.STEPS, "minimal-system", "environment"}
 def put_image(
     context: Context, machines: Sequence[ServiceMachine], image: environments.Image, tools: File
 ) -> None:
-    """Put the image on the head of the broadcast, and the deployment tools on every HTTP server."""
+    """Put the image on each site's head of the broadcast, and the deployment tools on every HTTP server."""
     servers = [m.host for m in machines if "http" in m.roles]
+    heads = [m.host for m in image_servers(machines).values()]
     path = f"{netboot.WWW}/{IMAGES}/{image.sha256}"
-    agents.send(context, servers[:1], [File(image.path, path)], "image", phase="measure")
+    agents.send(context, heads, [File(image.path, path)], "image", phase="measure")
     agents.send(context, servers, [tools], "tools", phase="measure")
 
 
@@ -86,7 +88,8 @@ class Deployer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:  # else the pool would wait for the end of a broadcast that nobody needs
+        if error is not None:  # else the pool would wait for the end of what nobody needs any more
+            self._guests.give_up(reason_of(error))
             self._transport.stop()
         self._stack.close()
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from g5kvirt import hostagent
-from g5kvirt.errors import PhaseError
+from g5kvirt.errors import PhaseError, Stopped
 from g5kvirt.inventory import MIB, VM, Host
 from g5kvirt.journal import Event, Status
 from g5kvirt.phases import agents, consoles, recall
@@ -68,7 +68,11 @@ def launch(context: Context) -> Mapping[str, Any]:
     )
     for name in recall.up(journal):
         boots.already_up(name)
-    _Launch(context, stand, boots).run(lambda: serve(context, stand, plan, phase="launch"))
+    try:
+        _Launch(context, stand, boots).run(lambda: serve(context, stand, plan, phase="launch"))
+    except Stopped as stopped:  # unlike after Ctrl-C, no later call can go on with what is on its way
+        _end_all(context, boots, str(stopped))
+        raise
     up, failed = boots.count("up"), boots.count("failed")
     if up == 0:
         first = next(b for b in boots.boots.values() if b.state == "failed")
@@ -78,6 +82,16 @@ def launch(context: Context) -> Mapping[str, Any]:
             step=first.at,
         )
     return {"up": up, "failed": failed}
+
+
+def _end_all(context: Context, boots: Boots, reason: str) -> None:
+    """Every VM that is not up has failed where it is."""
+    now = time.time()
+    context.journal.extend(
+        Event("launch", "launch", "vm", b.vm.name, "failed", now, b.attempt, {"at": b.at, "reason": reason})
+        for b in boots.boots.values()
+        if b.state not in ("up", "failed")
+    )
 
 
 @dataclass(frozen=True)

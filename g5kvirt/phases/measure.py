@@ -1,23 +1,34 @@
-"""measure: an environment is deployed on VMs by the Kadeploy workflow; every step of every VM is timed."""
+"""measure: an environment is deployed on VMs by the Kadeploy workflow; every step of every VM is timed.
+
+The workflow is our own or that of a Kadeploy3 server (`kadeploying`): both leave the same events.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from g5kvirt.errors import CapacityError, PhaseError, SpecError
+from g5kvirt.errors import CapacityError, PhaseError, SpecError, reason_of
 from g5kvirt.inventory import VM
-from g5kvirt.phases import consoles, recall
+from g5kvirt.phases import consoles, kadeploying, recall
 from g5kvirt.phases.context import Context
 from g5kvirt.phases.deploying import Deployer, put_image
+from g5kvirt.phases.transport import image_servers
 from g5kvirt.planning.windows import boot_timeout, check_window, interleave, reboot_window
 from g5kvirt.provision import broadcast, environments, netboot, tools
-from g5kvirt.provision.deployment import Deployment, drive
+from g5kvirt.provision.deployment import Deployment, Outcome, drive
 from g5kvirt.provision.workflow import boot_order, default_workflow
 from g5kvirt.remote import File
 
 __all__ = ["measure"]
+
+#: Carries out the deployment of a name, on these VMs; what its first event says about it. Journals all of it,
+#: and gives back what became of every VM.
+Provisioner: TypeAlias = Callable[[str, Sequence[VM], Mapping[str, Any]], list[Outcome]]
 
 
 def measure(
@@ -44,12 +55,19 @@ def measure(
         journal.append("measure", "build", "run", run, "ok", what=what)
 
     image = environments.obtain(environment, folders, progress)
-    archive = tools.build(progress=progress).archive
-    put_image(context, stand.layout.machines, image, File(archive, f"{netboot.WWW}/tools"))
+    carry_out: Provisioner
+    if context.spec.provisioner == "kadeploy3":
+        boot_seconds = _boot_seconds(context, stand, len(up))
+        raised = kadeploying.raise_server(context, stand, up, image, variant, boot_seconds)
+        carry_out = partial(kadeploying.deploy, context, stand, raised)
+    else:
+        archive = tools.build(progress=progress).archive
+        put_image(context, stand.layout.machines, image, File(archive, f"{netboot.WWW}/tools"))
+        carry_out = partial(_by_ourselves, context, stand, image, variant)
     names = []
     for repetition in range(1, repeat + 1):
         for size in sizes:
-            names.append(_deploy(context, stand, up[:size], image, repetition, variant))
+            names.append(_deploy(context, stand, up[:size], image, repetition, variant, carry_out))
     return names
 
 
@@ -79,50 +97,24 @@ def _deploy(
     image: environments.Image,
     repetition: int,
     variant: broadcast.Kind,
+    carry_out: Provisioner,
 ) -> str:
     """One deployment, to its end; returns its name."""
-    spec, journal = context.spec, context.journal
-    touched = recall.deployments(journal)
+    touched = recall.deployments(context.journal)
     name = f"d{len(touched) + 1}"
     used = {vm for names in touched.values() for vm in names}
-    fresh = [vm.name for vm in vms if vm.name not in used]
-    facts = [stand.facts[h.name] for h in stand.hosts]
-    real_cores = context.testbed.real_cores
-    cores = real_cores or sum(f.cores for f in facts)
-    boot_seconds = spec.timeouts.boot or boot_timeout(len(vms), cores, kvm=all(f.kvm for f in facts))
-    deployment = Deployment(
-        name,
-        vms,
-        default_workflow(
-            broadcast=(variant,),
-            boot=boot_order(spec.vm.memory),
-            timeouts=spec.timeouts.macro_steps,
-            retries=spec.timeouts.deployment_retries,
-            boot_seconds=boot_seconds,
-        ),
-        reboots=reboot_window(spec.windows, facts, real_cores=real_cores),
-        checks=check_window(spec.windows),
-        fresh=fresh,
-        about={
-            "environment": image.environment.name,
-            "sha256": image.sha256,
-            "size": len(vms),
-            "repetition": repetition,
-            "broadcast": variant,
-            "fresh": len(fresh),
-            "vms": [vm.name for vm in vms],
-            "transfer_bound": _transfer_bound(stand, vms, image, variant),
-        },
-    )
-    key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
-    try:
-        with Deployer(context, stand, name, vms, image, key) as driver:
-            outcomes = drive(deployment, driver, clock=time.time, write=journal.extend)
-    except BaseException as error:  # an interrupt too: every VM has an end in the journal
-        ended = isinstance(error, (KeyboardInterrupt, SystemExit))  # the latter: SIGTERM
-        deployment.stop(time.time(), "interrupted" if ended else str(error))
-        journal.extend(deployment.events())
-        raise
+    about = {
+        "environment": image.environment.name,
+        "sha256": image.sha256,
+        "size": len(vms),
+        "repetition": repetition,
+        "provisioner": context.spec.provisioner,
+        "broadcast": variant,
+        "fresh": sum(vm.name not in used for vm in vms),
+        "vms": [vm.name for vm in vms],
+        "transfer_bound": _transfer_bound(stand, vms, image, variant),
+    }
+    outcomes = carry_out(name, vms, about)
     lost = [outcome.vm for outcome in outcomes if outcome.state == "failed"]
     consoles.fetch(context, "measure", name, lost, stand.hosts)
     if len(lost) == len(outcomes):
@@ -135,17 +127,64 @@ def _deploy(
     return name
 
 
+def _by_ourselves(
+    context: Context,
+    stand: recall.Stand,
+    image: environments.Image,
+    variant: broadcast.Kind,
+    name: str,
+    vms: Sequence[VM],
+    about: Mapping[str, Any],
+) -> list[Outcome]:
+    """One deployment by our own workflow."""
+    spec, journal = context.spec, context.journal
+    used = {vm for names in recall.deployments(journal).values() for vm in names}
+    deployment = Deployment(
+        name,
+        vms,
+        default_workflow(
+            broadcast=(variant,),
+            boot=boot_order(spec.vm.memory),
+            timeouts=spec.timeouts.macro_steps,
+            retries=spec.timeouts.deployment_retries,
+            boot_seconds=_boot_seconds(context, stand, len(vms)),
+        ),
+        reboots=reboot_window(
+            spec.windows, [stand.facts[h.name] for h in stand.hosts], real_cores=context.testbed.real_cores
+        ),
+        checks=check_window(spec.windows),
+        fresh=[vm.name for vm in vms if vm.name not in used],
+        about=about,
+    )
+    key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
+    try:
+        with Deployer(context, stand, name, vms, image, key) as driver:
+            return drive(deployment, driver, clock=time.time, write=journal.extend)
+    except BaseException as error:  # an interrupt too: every VM has an end in the journal
+        deployment.stop(time.time(), reason_of(error))
+        journal.extend(deployment.events())
+        raise
+
+
+def _boot_seconds(context: Context, stand: recall.Stand, vms: int) -> float:
+    """How long a boot may take where so many boot at once."""
+    facts = [stand.facts[h.name] for h in stand.hosts]
+    cores = context.testbed.real_cores or sum(f.cores for f in facts)
+    return context.spec.timeouts.boot or boot_timeout(vms, cores, kvm=all(f.kvm for f in facts))
+
+
 def _transfer_bound(
     stand: recall.Stand, vms: Sequence[VM], image: environments.Image, variant: broadcast.Kind
 ) -> float:
     """Seconds that the transfer of the image takes at the least, by the link rates in the inventory.
 
-    It crosses the link of the head and of every host of these VMs once, by plain HTTP the head's link once
-    for each host: bytes × 8 / (bits per second) of the link that takes longest.
+    It crosses the link of each site's head and of every host of these VMs once, by plain HTTP a head's link
+    once for each host that takes from it: bytes × 8 / (bits per second) of the link that takes longest.
     """
-    head = next(m.host for m in stand.layout.machines if "http" in m.roles)
+    heads = image_servers(stand.layout.machines)
+    first = next(iter(heads.values()))
     used = {vm.host for vm in vms}
-    times = len(used) if variant == "http" else 1
-    return (
-        max(times / head.nic_rate, *(1 / h.nic_rate for h in stand.hosts if h.name in used)) * image.size * 8
-    )
+    hosts = [h for h in stand.hosts if h.name in used]
+    served = Counter(heads.get(h.site, first).host for h in hosts)
+    times = {head: number if variant == "http" else 1 for head, number in served.items()}
+    return max(times.get(m, 1) / m.nic_rate for m in (*hosts, *times)) * image.size * 8

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from g5kvirt.inventory import to_plain
 from g5kvirt.phases import recall
+from g5kvirt.phases.asked import job_name, request_for
 from g5kvirt.phases.context import Context
-from g5kvirt.planning.addressing import subnetwork_prefix
-from g5kvirt.planning.services import machines_per_site
-from g5kvirt.testbeds import Request
 
 __all__ = ["release", "reserve"]
 
@@ -18,17 +17,11 @@ __all__ = ["release", "reserve"]
 def reserve(context: Context) -> Mapping[str, Any]:
     """Reserve on all sites at once, or nowhere; journals each job as it is submitted and starts."""
     spec, journal = context.spec, context.journal
-    if len(recall.tries(journal, "reserve")) > 1:
-        release(context)  # what an earlier try may have left holds the machines that are asked for now
-    machines = machines_per_site(spec)
-    request = Request(
-        machines=machines,
-        subnetworks={site: subnetwork_prefix(spec.vms + machines[site]) for site in spec.sites},
-        walltime=spec.walltime,
-        job_name=_job_name(context),
-        clusters=spec.clusters or {},
-        vlan_site=next(iter(spec.sites)),
-        start_timeout=spec.timeouts.reserve,
+    # What an earlier try may have left is gone on with, or else holds the machines that are asked for now.
+    again = len(recall.tries(journal, "reserve")) > 1
+    request = replace(
+        request_for(spec, job_name(spec, context.run.name)),
+        earlier=tuple(recall.jobs(journal)) if again else None,
     )
 
     def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
@@ -43,9 +36,5 @@ def release(context: Context) -> None:
     """Give back everything that this run ever reserved. Raises TestbedError if a job is still there."""
     granted = recall.reservation(context.journal) is not None
     sites = [] if granted else list(context.spec.sites)
-    context.testbed.release(recall.jobs(context.journal), _job_name(context), sites)
-
-
-def _job_name(context: Context) -> str:
-    """What the run's jobs are called: by it they are found again."""
-    return f"{context.spec.job_name}-{context.run.name}"
+    name = job_name(context.spec, context.run.name)
+    context.testbed.release(recall.jobs(context.journal), name, sites)

@@ -12,14 +12,25 @@ from g5kvirt import hostagent
 from g5kvirt.inventory import VM, Host
 from g5kvirt.phases.context import Context
 from g5kvirt.phases.recall import Stand
+from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provision import broadcast, environments
 from g5kvirt.provision.workflow import Broadcast, Task, Word
 from g5kvirt.remote import Fanout
 
-__all__ = ["IMAGES", "Transport"]
+__all__ = ["IMAGES", "Transport", "image_servers"]
 
 IMAGES = "images"  #: below nginx's root
 TIMEOUT = 900.0  #: seconds for a host to get the image; the engine gives it up earlier by what it measures
+
+
+def image_servers(machines: Sequence[ServiceMachine]) -> dict[str, ServiceMachine]:
+    """Site → the service machine there that has the image, for every site that has one; the first is the
+    head of the whole broadcast. Of several HTTP servers of a site it is one: its hosts make a chain."""
+    found: dict[str, ServiceMachine] = {}
+    for machine in machines:
+        if "http" in machine.roles and machine.host.site in machine.addresses:
+            found.setdefault(machine.host.site, machine)
+    return found
 
 
 class Transport:
@@ -60,14 +71,19 @@ class Transport:
             return self._plans[variant]
 
     def _planned(self, variant: str) -> broadcast.Plan:
-        head = next(m for m in self._stand.layout.machines if "http" in m.roles)
-        address = next(iter(head.addresses.values()))
+        machines = image_servers(self._stand.layout.machines)
+        heads = {
+            site: (m.host.name, f"http://{m.addresses[site]}:80/{IMAGES}/{self._image.sha256}")
+            for site, m in machines.items()
+        }
+        site, (name, url) = next(iter(heads.items()))
         plan = broadcast.chain(
             [host for host in self._stand.hosts if host.name in self._used],
             broadcast.Image(self._image.sha256, self._image.size),
-            head_url=f"http://{address}:80/{IMAGES}/{self._image.sha256}",
-            head_name=head.host.name,
-            head_site=head.host.site,
+            head_url=url,
+            head_name=name,
+            head_site=site,
+            heads=heads,
             open_at={name: str(a) for name, a in self._stand.addresses.items()},
         )
         return broadcast.http(plan) if variant == "http" else plan

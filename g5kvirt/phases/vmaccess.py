@@ -1,56 +1,84 @@
-"""The way to the VMs: by ssh through their own hosts, written down as an ssh configuration of the run."""
+"""The way to the machines of a run, written down as an ssh configuration: frontends, hosts, VMs.
+
+The same that the run itself takes (`Context.access`): what stands between this machine and the testbed is the
+testbed's doing, a VM is reached through its own host.
+"""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from g5kvirt.errors import SpecError
-from g5kvirt.inventory import VM
+from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import recall
 from g5kvirt.phases.context import Context
 from g5kvirt.remote import Access, Fanout
+from g5kvirt.remote.access import COMMON
 from g5kvirt.spec import near
 
-__all__ = ["COLUMNS", "run_on", "ssh_config", "vm_access"]
+__all__ = ["COLUMNS", "configuration", "run_on", "ssh_config", "vm_access"]
 
 #: Of `run_on`'s rows.
 COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
+#: A person wants a terminal.
+_NOT_FOR_PEOPLE = "RequestTTY=no"
 
-def ssh_config(context: Context, vms: Sequence[VM]) -> Path:
-    """Write ``ssh/config`` of the run; with it, plain ``ssh -F FILE vm-12`` reaches a VM. Returns it."""
-    hosts = {host.name: host for host in recall.deployed(context.journal)}
-    blocks = [
-        "# Made by g5kvirt: the VMs of a run, each reached through its own host.\n"
-        "Host *\n"
-        "  User root\n"
-        f"  IdentityFile {_quoted(context.key)}\n"
-        "  IdentitiesOnly yes\n"
-        "  StrictHostKeyChecking no\n"
-        "  UserKnownHostsFile /dev/null\n"
-        "  LogLevel ERROR\n"
-    ]
-    prefix = context.access.prefix()
-    for vm in vms:
-        jump = shlex.join([*prefix, "-W", "[%h]:%p", "--", hosts[vm.host].address])
-        words = jump.replace("%", "%%").replace("[%%h]:%%p", "[%h]:%p")
-        blocks.append(f"Host {vm.name}\n  HostName {vm.ip}\n  ProxyCommand {words}\n")
-    path = Path(context.key).with_name("config")
-    path.write_text("".join(blocks), encoding="utf-8")
+#: What ssh reads where it is not given a file.
+_USUAL = ("~/.ssh/config", "/etc/ssh/ssh_config")
+
+
+def ssh_config(context: Context, vms: Sequence[VM], name: str = "config") -> Path:
+    """Write ``ssh/NAME`` of the run and return it; with it, plain ``ssh -F FILE vm-12`` reaches a VM."""
+    hosts = recall.deployed(context.journal)
+    text = configuration(context.access, context.testbed.access(context.key).jump, hosts, vms)
+    path = Path(context.key).with_name(name)
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
     return path
 
 
+def configuration(access: Access, outside: str, hosts: Sequence[Host], vms: Iterable[VM]) -> str:
+    """An ssh_config(5) for frontends, ``hosts`` (service machines among them) and ``vms``.
+
+    ``access`` leads to the hosts; ``outside`` are the ssh servers in front of the testbed, as ``ssh -J`` has
+    them. A host goes by its own name and by that in the KaVLAN, a frontend by ``nancy.grid5000.fr``: whole
+    names, for how these are reached and with which keys says the configuration that ``access`` works with,
+    which is read behind this one and goes by what was typed.
+    """
+    frontends = sorted({host.name.partition(".")[2] for host in hosts} - {""})
+    steps = [hop.rpartition("@")[2].partition(":")[0] for hop in access.jump.split(",") if hop]
+    others = list(dict.fromkeys([*frontends, *steps]))
+    lines = ["# Made by g5kvirt: the machines of a run, and the way to them.\n"]
+    if frontends and outside:
+        lines.append(f"Host {' '.join(frontends)}\n  ProxyJump {outside}\n")
+    if others and access.login:
+        lines.append(f"Host {' '.join(others)}\n  User {access.login}\n")
+    for host in hosts:
+        names = dict.fromkeys([host.name, host.address])
+        lines.append(f"Host {' '.join(names)}\n  HostName {host.address}\n")
+        lines += [f"  ProxyJump {access.jump}\n"] * bool(access.jump)
+    by_name = {host.name: host.address for host in hosts}
+    lines += [f"Host {vm.name}\n  HostName {vm.ip}\n  ProxyJump {by_name[vm.host]}\n" for vm in vms]
+    lines.append(f"Host {' '.join(['*', *(f'!{name}' for name in others)])}\n  User {access.user}\n")
+    if access.key is not None:
+        lines.append(f"  IdentityFile {_quoted(access.key)}\n  IdentitiesOnly yes\n")
+    lines += [f"  {' '.join(option.split('=', 1))}\n" for option in COMMON if option != _NOT_FOR_PEOPLE]
+    lines.append(f"  ConnectTimeout {access.connect_timeout:.0f}\n")
+    files = [_quoted(access.ssh_config)] if access.ssh_config else _USUAL
+    lines.append("Match all\n" + "".join(f"  Include {file}\n" for file in files))
+    return "".join(lines)
+
+
 def vm_access(context: Context, vms: Sequence[VM], connect_timeout: float = 5.0) -> Access:
-    """Root on deployed VMs, by their names."""
-    config = ssh_config(context, vms)
+    """Root on deployed VMs, by their names. In a file for these alone: ssh reads it for every connection."""
+    config = ssh_config(context, vms, "config-vms")
     return Access(user="root", ssh_config=config, key=Path(context.key), connect_timeout=connect_timeout)
 
 
-def _quoted(path: str) -> str:
-    return '"' + path.replace("%", "%%") + '"'
+def _quoted(path: Path) -> str:
+    return '"' + str(path).replace("%", "%%") + '"'
 
 
 def run_on(

@@ -91,7 +91,7 @@ class Stop:
     """A host of the chain: where its relay listens, and to whom it turns, the nearest first.
 
     ``listen`` are (address, port) for successors, who need the token; ``open`` for VMs. ``before``: (host's
-    name, URL); the last one is the head.
+    name, URL); the last one is the head, and the site's own head, if it has one, comes behind its own hosts.
     """
 
     host: Host
@@ -154,17 +154,22 @@ def chain(
     head_url: str,
     head_name: str = "head",
     head_site: str = "",
+    heads: Mapping[str, tuple[str, str]] | None = None,
     open_at: Mapping[str, str] | None = None,
     port: int = PORT,
     store: str = STORE,
     limits: Mapping[str, float] | None = None,
 ) -> Plan:
     """Plan a chain. ``head_url``: where the image lies whole, on any HTTP server that knows ranges (nginx on
-    a service machine, say). ``open_at``: host's name → its address in the VM network. Nothing is touched.
+    a service machine, say). ``heads``: site → (name, URL) of one there, where a site has its own: the first
+    of its hosts takes the image from it, so that nothing comes from another site; were it gone, from the
+    site before. ``open_at``: host's name → its address in the VM network. Nothing is touched.
 
     Raises SpecError for a head URL that relays cannot use, an unknown limit, or no host.
     """
-    _check(head_url, limits or {})
+    heads = {**(heads or {}), head_site: (head_name, head_url)}
+    for _, url in heads.values():
+        _check(url, limits or {})
     line = order(hosts, head_site)
     if not line:
         raise SpecError("a broadcast needs at least one host")
@@ -176,16 +181,34 @@ def chain(
             host,
             ((host.address or host.name, port),),
             ((open_at[host.name], port),) if host.name in open_at else (),
-            (*reversed(urls[:n]), (head_name, head_url)),
+            _before(line, urls, n, heads, head_site),
         )
         for n, host in enumerate(line)
     )
     return Plan("chain", image, stops, secrets.token_hex(16), store, dict(limits or {}))
 
 
+def _before(
+    line: Sequence[Host],
+    urls: Sequence[tuple[str, str]],
+    n: int,
+    heads: Mapping[str, tuple[str, str]],
+    head_site: str,
+) -> tuple[tuple[str, str], ...]:
+    """To whom host number ``n`` turns: back along its site, to the site's head, on along other sites."""
+    site = line[n].site
+    first = next(i for i in range(n + 1) if line[i].site == site)
+    own = (heads[site],) if site in heads and site != head_site else ()
+    return (*reversed(urls[first:n]), *own, *reversed(urls[:first]), heads[head_site])
+
+
 def http(plan: Plan) -> Plan:
-    """The same broadcast without a chain: every host takes the image from the head."""
-    stops = tuple(replace(stop, before=stop.before[-1:]) for stop in plan.stops)
+    """The same broadcast without a chain: every host takes the image from its head."""
+    hosts = {stop.host.name for stop in plan.stops}
+    stops = tuple(
+        replace(stop, before=tuple(place for place in stop.before if place[0] not in hosts))
+        for stop in plan.stops
+    )
     return replace(plan, kind="http", stops=stops)
 
 

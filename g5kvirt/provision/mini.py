@@ -19,12 +19,12 @@ from g5kvirt.provision import cpio, packages
 from g5kvirt.provision.minimal import MODULES, Progress, unsigned
 from g5kvirt.provision.netboot import KERNEL_ARGUMENTS
 
-__all__ = ["DESCRIPTION", "RECIPE", "fields", "initrd", "write"]
+__all__ = ["APPLETS", "DESCRIPTION", "FILES", "RECIPE", "fields", "initrd", "write"]
 
 DESCRIPTION = "busybox and dropbear on Debian's cloud kernel: the smallest that answers ssh"
 
 _LIB = "lib/x86_64-linux-gnu"
-_FILES: Mapping[str, tuple[str, ...]] = {
+FILES: Mapping[str, tuple[str, ...]] = {
     **packages.LIBC,
     "busybox-static": ("bin/busybox",),
     "dropbear-bin": ("usr/sbin/dropbear", "usr/bin/dropbearkey"),
@@ -36,7 +36,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 #: Programs by name, in /bin and, for what others look for there, in /sbin.
-_APPLETS = """
+APPLETS = """
 sh ash awk basename cat chmod chown chroot clear cmp cp cut date dd df diff dirname dmesg du echo env
 expr false find free grep gunzip gzip halt head hexdump hostname id insmod ip kill killall less ln logger
 ls lsmod md5sum mkdir mkfifo mknod mktemp mount mv nc netstat nproc od passwd ping poweroff printf ps pwd
@@ -54,7 +54,7 @@ _ETC = {
 }
 
 #: Part of the key of the cache: raised, or changed by itself, when other bytes would come out.
-RECIPE = [2, dict(_FILES), _APPLETS, _ETC, list(MODULES)]
+RECIPE = [2, dict(FILES), APPLETS, _ETC, list(MODULES)]
 
 
 def scripts() -> dict[str, str]:
@@ -86,10 +86,10 @@ def write(work: Path, progress: Progress) -> dict[str, str]:
     kernel = packages.kernel()
     release = kernel.removeprefix("linux-image-")
     modules = [f"lib/modules/{release}/kernel/{module}.ko" for module in MODULES]
-    fetched = packages.fetch((kernel, *_FILES), work)
+    fetched = packages.fetch((kernel, *FILES), work)
     own = packages.members(fetched[kernel], [f"boot/vmlinuz-{release}", *modules])
     files: dict[str, bytes] = {}
-    for name, wanted in _FILES.items():
+    for name, wanted in FILES.items():
         files |= packages.members(fetched[name], wanted)
     versions = {name: packages.version(package) for name, package in fetched.items()}
     for package in fetched.values():
@@ -120,7 +120,7 @@ def initrd(busybox: bytes, modules: Mapping[str, bytes], init: str) -> bytes:
 
 def _applets(script: str) -> list[str]:
     """Programs that a script names."""
-    known = {*_APPLETS.split(), "switch_root"}
+    known = {*APPLETS.split(), "switch_root"}
     return sorted(known & set(re.findall(r"[a-z_]+", script)))
 
 
@@ -130,7 +130,7 @@ def image(files: Mapping[str, bytes], texts: Mapping[str, str]) -> bytes:
     made |= {f"etc/{name}": (text.encode(), 0o644) for name, text in _ETC.items()}
     made |= {f"etc/{name}": (texts[name].encode(), 0o755) for name in ("rc", "report", "address")}
     made["etc/inittab"] = (texts["inittab"].encode(), 0o644)
-    links = {f"bin/{name}": "busybox" for name in _APPLETS.split()} | {"sbin/init": "../bin/busybox"}
+    links = {f"bin/{name}": "busybox" for name in APPLETS.split()} | {"sbin/init": "../bin/busybox"}
     folders = {parent.as_posix() for path in [*made, *links] for parent in Path(path).parents} - {"."}
     folders |= {"dev", "etc/dropbear", "mnt", "proc", "root", "run", "sys", "tmp", "var", "var/log"}
     buffer = io.BytesIO()

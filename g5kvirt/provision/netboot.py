@@ -131,15 +131,18 @@ def dhcp_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
     return "".join(lines)
 
 
-def dns_hosts(netboot: Netboot) -> str:
+def dns_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
     """Addresses and names of all hosts, service machines and VMs; every DNS server knows them all.
 
-    ``http.SITE.DOMAIN`` and ``dns.SITE.DOMAIN`` are the services of that site.
+    ``http.SITE.DOMAIN`` and ``dns.SITE.DOMAIN`` are the services of that site; ``http.DOMAIN`` and
+    ``dns.DOMAIN`` are the nearest ones: each DNS server says its own sites' to the VMs that ask it.
     """
     lines = [f"{address} {name} {name.partition('.')[0]}\n" for name, address in netboot.hosts.items()]
-    for machine in netboot.layout.machines:
-        for site, address in machine.addresses.items():
-            names = [f"{'dns' if role == 'dhcp' else role}.{site}.{netboot.domain}" for role in machine.roles]
+    for other in netboot.layout.machines:
+        for site, address in other.addresses.items():
+            words = ["dns" if role == "dhcp" else role for role in other.roles]
+            names = [f"{word}.{site}.{netboot.domain}" for word in words]
+            names += [f"{word}.{netboot.domain}" for word in words if site in machine.addresses]
             lines.append(f"{address} {' '.join(names)}\n")
     lines += [f"{vm.ip} {vm.name}.{vm.site}.{netboot.domain} {vm.name}\n" for vm in netboot.vms]
     return "".join(lines)
@@ -250,7 +253,7 @@ def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
                 files=[
                     hostagent.file(conf, dnsmasq_conf(netboot, machine)),
                     hostagent.file(f"{ROOT}/dhcp-hosts", dhcp_hosts(netboot, machine), change="reload"),
-                    hostagent.file(f"{ROOT}/dns-hosts", dns_hosts(netboot), change="reload"),
+                    hostagent.file(f"{ROOT}/dns-hosts", dns_hosts(netboot, machine), change="reload"),
                     *_tftp_scripts(netboot, machine),
                 ],
                 directories=[ROOT, netboot.www],

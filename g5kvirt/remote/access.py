@@ -6,12 +6,12 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
 
-__all__ = ["Access", "Identity", "check_host"]
+__all__ = ["COMMON", "Access", "Identity", "check_host"]
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 
@@ -20,7 +20,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 #: waits for. No question is ever asked, no pseudo-terminal (it would spoil binary output), no shared
 #: connection (its master would outlive us), no host key kept: every deployment makes new ones. The alive
 #: messages end a connection whose host died silently after 30 s.
-_COMMON = (
+COMMON = (
     "BatchMode=yes",
     "RequestTTY=no",
     "ForwardX11=no",
@@ -49,6 +49,7 @@ class Identity:
 
     user: str
     keys: tuple[Path, ...]  #: private keys that exist, in the order ssh tries them
+    proxied: bool = False  #: through a jump or a proxy that its configuration names
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class Access:
 
     ``user=None`` leaves the user to the configuration. ``ssh_config=None`` means the person's own
     ``~/.ssh/config``; the local testbed gives its own file, whose ProxyCommand enters the testbed.
-    ``options`` are further ``Key=value`` words of ssh_config(5) and win over all others. ``connect_timeout``
-    (seconds) bounds the connection and the banner; up to `login_timeout` a host may take until our command
-    runs there.
+    ``options`` are further ``Key=value`` words of ssh_config(5) and win over all others. ``jump``: the ssh
+    servers in between, as ``ssh -J`` takes them, and ``login``: who one is there (None: as the configuration
+    has it); the way to them, their keys and host keys are the configuration's. ``connect_timeout`` (seconds)
+    bounds the connection and the banner; up to `login_timeout` a host may take until our command runs there.
     """
 
     user: str | None = "root"
@@ -67,6 +69,13 @@ class Access:
     key: Path | None = None
     options: tuple[str, ...] = ()
     connect_timeout: float = 10.0
+    jump: str = ""
+    login: str | None = None
+
+    def through(self, *hosts: str) -> Access:
+        """The same, with further ssh servers in between."""
+        names = [f"{self.login}@{check_host(h)}" if self.login else check_host(h) for h in hosts]
+        return replace(self, jump=",".join([*([self.jump] if self.jump else []), *names]))
 
     @property
     def login_timeout(self) -> float:
@@ -81,6 +90,8 @@ class Access:
         words = ["ssh"]
         if self.ssh_config is not None:
             words += ["-F", str(self.ssh_config)]
+        if self.jump:
+            words += ["-J", self.jump]
         # ssh takes the first value it meets, so what must win comes first.
         for option in (*self.options, *self._shared()):
             words += ["-o", option]
@@ -128,12 +139,12 @@ class Access:
         return parse_identity(text.splitlines())
 
     def _shared(self) -> tuple[str, ...]:
-        return (*_COMMON, f"ConnectTimeout={max(1, round(self.connect_timeout))}")
+        return (*COMMON, f"ConnectTimeout={max(1, round(self.connect_timeout))}")
 
 
 def parse_identity(lines: Sequence[str]) -> Identity:
     """Read the answer of ``ssh -G``; keys that do not exist are left out."""
-    user, keys = "root", []
+    user, keys, proxied = "root", [], False
     for line in lines:
         word, _, value = line.partition(" ")
         if word == "user":
@@ -142,4 +153,6 @@ def parse_identity(lines: Sequence[str]) -> Identity:
             path = Path(value).expanduser()
             if path.is_file() and path not in keys:
                 keys.append(path)
-    return Identity(user, tuple(keys))
+        elif word in ("proxycommand", "proxyjump"):
+            proxied = value != "none"
+    return Identity(user, tuple(keys), proxied)

@@ -52,6 +52,7 @@ class Fanout:
         self.tree_from = tree_from
         self.attempts = attempts
         self.tree_at_once = 10  #: connections that one node of a tree makes at once
+        self.given_up = ""  #: why nobody is asked any more
         self._no_tree = False
 
     def run(
@@ -116,13 +117,24 @@ class Fanout:
         argv = unpack_argv(files, mark, sums)
         return self.run(hosts, argv, stdin=stream, timeout=timeout, within=within, idempotent=True)
 
+    def give_up(self, why: str) -> None:
+        """The hosts are gone: commands that are under way, and all others from now on, end as given up."""
+        self.given_up = why
+
     def _windows(self, hosts: Sequence[str], order: _Order, within: float | None) -> dict[str, Result]:
         with _Inputs(hosts, order.stdin) as inputs:
             tasks = [
                 Task(host, order.argv, order.timeout, inputs(host), order.idempotent, self.attempts)
                 for host in hosts
             ]
-            return run_window(self.access, tasks, window=self.window, on_line=order.on_line, within=within)
+            return run_window(
+                self.access,
+                tasks,
+                window=self.window,
+                on_line=order.on_line,
+                within=within,
+                given_up=lambda: self.given_up,
+            )
 
     def _tree(
         self, identity: Identity, hosts: Sequence[str], order: _Order, within: float | None
@@ -137,6 +149,7 @@ class Fanout:
             timeout=order.timeout,
             on_line=order.on_line,
             at_once=self.tree_at_once,
+            given_up=lambda: self.given_up,
         )
         grown = tree.grow(within)
         if grown.said:

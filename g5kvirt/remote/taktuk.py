@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +123,9 @@ class Tree:
         timeout: float,
         on_line: OnLine | None = None,
         at_once: int = 10,
+        given_up: Callable[[], str] = str,
     ) -> None:
+        self.given_up = given_up  # asked every second: a reason ends it all
         self.at_once = at_once  # connections that one node of the tree makes at once
         self.access = access
         self.identity = identity
@@ -219,6 +221,8 @@ class Tree:
                 when, words = self._deadline(begun, within)
                 if now >= when:
                     return words
+                if why := self.given_up():
+                    return f"given up: {why}"
                 for key, _ in selector.select(min(when - now, 1.0)):
                     data = os.read(key.fd, 1 << 18)
                     if not data:

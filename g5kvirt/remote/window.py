@@ -121,7 +121,13 @@ class _Attempt:
 
 class _Window:
     def __init__(
-        self, access: Access, tasks: Iterable[Task], window: int, on_line: OnLine | None, within: float | None
+        self,
+        access: Access,
+        tasks: Iterable[Task],
+        window: int,
+        on_line: OnLine | None,
+        within: float | None,
+        given_up: Callable[[], str],
     ) -> None:
         self.access = access
         self.env = access.environment()
@@ -132,6 +138,7 @@ class _Window:
         self.running: set[_Attempt] = set()
         self.results: dict[str, Result] = {}
         self.within = within
+        self.given_up = given_up
         self.deadline = None if within is None else time.time() + within
         self.selector = selectors.DefaultSelector()
 
@@ -140,7 +147,10 @@ class _Window:
             while self.todo or self.later or self.running:
                 now = time.time()
                 if self.deadline is not None and now >= self.deadline:
-                    self._give_all_up(now)
+                    self._give_all_up(now, f"the {self.within:g} s for all hosts were over")
+                    break
+                if why := self.given_up():
+                    self._give_all_up(now, why)
                     break
                 self._admit(now)
                 self._wait(now)
@@ -188,7 +198,7 @@ class _Window:
             times.append(self.later[0][0])
         if self.deadline is not None:
             times.append(self.deadline)
-        patience = min(max(0.0, min(times, default=now) - now), 5.0)
+        patience = min(max(0.0, min(times, default=now) - now), 1.0)
         for key, _ in self.selector.select(patience):
             attempt, pipe, feed = key.data
             if attempt not in self.running:
@@ -242,8 +252,8 @@ class _Window:
                 self.selector.unregister(file)
         os.close(attempt.pidfd)
 
-    def _give_all_up(self, now: float) -> None:
-        words = f"given up: the {self.within:g} s for all hosts were over"
+    def _give_all_up(self, now: float, why: str) -> None:
+        words = f"given up: {why}"
         left = list(self.running)
         for attempt in left:
             self._forget(attempt)
@@ -267,12 +277,14 @@ def run_window(
     window: int,
     on_line: OnLine | None = None,
     within: float | None = None,
+    given_up: Callable[[], str] = str,
 ) -> dict[str, Result]:
     """Run each task, at most ``window`` at once; always one result for each host, in any order.
 
-    ``within``: seconds for all of it together, None for no bound beyond those of each host. Raises
-    MachineError if ssh cannot be started at all; whatever is raised, no process is left.
+    ``within``: seconds for all of it together, None for no bound beyond those of each host. ``given_up`` is
+    asked every second: a reason ends all that is left. Raises MachineError if ssh cannot be started at all;
+    whatever is raised, no process is left.
     """
     if window < 1:
         raise SpecError(f"a window of {window} connections lets nobody in: give at least 1")
-    return _Window(access, tasks, window, on_line, within).run()
+    return _Window(access, tasks, window, on_line, within, given_up).run()

@@ -15,8 +15,9 @@ __all__ = ["TESTBEDS", "Deployed", "Notify", "Request", "Testbed", "open_testbed
 
 def _grid5000(_: str) -> Testbed:
     from g5kvirt.testbeds.grid5000 import Grid5000
+    from g5kvirt.testbeds.personal import settings
 
-    return Grid5000()
+    return Grid5000(settings())
 
 
 def _local(name: str) -> Testbed:

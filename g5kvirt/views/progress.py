@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
+from g5kvirt.clock import PARIS
 from g5kvirt.journal import PHASES, Event
+from g5kvirt.views.words import duration
 
 __all__ = ["DeploymentState", "PhaseState", "Phases"]
 
@@ -107,7 +110,16 @@ def _heard(event: Event) -> str:
         reason = event.detail.get("reason")
         return f"{what} failed on {event.subject}" + (f": {reason}" if reason else "")
     suffix = {"start": " …", "retry": " again", "skipped": " skipped"}.get(event.status, "")
-    return f"{what} {event.subject}{suffix}"
+    return f"{what} {event.subject}{suffix}{_when(event)}"
+
+
+def _when(event: Event) -> str:
+    """``: starts at 2026-12-01 19:00:00 in Paris, in 2 h 10 min``, of a job that is to start later."""
+    start = event.detail.get("start")
+    if event.phase != "reserve" or not isinstance(start, int | float) or start - event.t < 2:
+        return ""
+    clock = datetime.fromtimestamp(start, PARIS).strftime("%Y-%m-%d %H:%M:%S")
+    return f": starts at {clock} in Paris, in {duration(start - event.t)}"
 
 
 def _deployment(event: Event) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from localbed import MARKS, Job, kavlan, on, ssh, wait
 
+from g5kvirt.inventory import Host
+from g5kvirt.phases.vmaccess import configuration
+from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = MARKS
@@ -74,7 +77,7 @@ def test_a_node_looks_as_described_and_hides_the_machine(bed: State) -> None:
         assert ssh(bed, node, "getent hosts debian.org").returncode != 0
 
 
-def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State) -> None:
+def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State, tmp_path: Path) -> None:
     with (
         Job(bed, "nancy", "{type='kavlan-global'}/vlan=1+nodes=1") as here,
         Job(bed, "rennes", "{type='kavlan-local'}/vlan=1+nodes=2") as there,
@@ -97,6 +100,19 @@ def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State) -> None:
         assert (
             ssh(bed, "rennes.grid5000.fr", f"timeout 3 bash -c 'echo > /dev/tcp/{inside}/22'").returncode == 0
         )
+        # Into it through its gateway, as a run goes and as it writes it down.
+        host = Host(three, "rennes", "c", 3, 1, address=kavlan(three, own))
+        closed = Access(ssh_config=bed.ssh_config, key=bed.key, connect_timeout=5)
+        access = closed.through(*jumps.gateways(own, "rennes.grid5000.fr"))
+        assert (
+            Fanout(access).run([host.address], ["hostname"], timeout=60)[host.address].text.strip()
+            == host.uid
+        )
+        file = tmp_path / "config"
+        file.write_text(configuration(access, "", [host], []))
+        words = ["ssh", "-F", str(file), three, "hostname"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        assert (done.stdout.strip(), done.stderr) == (host.uid, "")
 
 
 def test_card_is_as_slow_as_described(bed: State) -> None:

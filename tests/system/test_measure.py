@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
+from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
 from test_experiment import LAUNCHED, start
 
 from g5kvirt.journal import Event, read_events
@@ -120,11 +120,15 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
         assert events == len([e for e in exp.journal if e.kind == "vm"]), "something was rebooted"
     rows = exp.run("cat /etc/g5kvirt-environment; hostname; grep ' / ' /proc/mounts | tail -n 1")
     import subprocess
-    words = ["ssh", "-F", str(exp.ssh_config()), "vm-2", "hostname"]
-    ssh = subprocess.run(words, capture_output=True, text=True)
+    service, host = (h.name for h in exp.reservation.hosts if h.site == "nancy")
+    ssh = []
+    for name in ("vm-2", service, host, "nancy.grid5000.fr"):
+        words = ["ssh", "-F", str(exp.ssh_config()), name, "hostname"]
+        ssh.append(subprocess.run(words, capture_output=True, text=True, timeout=60).stdout.strip())
+    ssh = [ssh, ["vm-2", service.partition(".")[0], host.partition(".")[0], "nancy"]]
     exp.figures.save(exp.path / "figures")
     exp.measure()
-    print(json.dumps({"out": dict(zip(rows["vm"], rows["out"])), "ssh": ssh.stdout, "said": said}))
+    print(json.dumps({"out": dict(zip(rows["vm"], rows["out"])), "ssh": ssh, "said": said}))
 """.strip(),
     )
 
@@ -144,7 +148,7 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
         process.kill()
     assert process.returncode == 0, f"{out}\n{err}"
     said = json.loads(out.splitlines()[-1])
-    assert said["ssh"] == "vm-2\n"
+    assert said["ssh"][0] == said["ssh"][1]
     assert set(said["out"]) == {"vm-1", "vm-2"}
     for name, text in said["out"].items():
         assert "name=mini" in text
@@ -220,6 +224,43 @@ def test_whatever_happens_to_some_the_others_are_deployed(slow: State, tmp_path:
         if (event.step, event.status) == ("console", "ok")
     }
     assert fetched == set(zip(lost["deployment"], lost["vm"], strict=True))
+
+
+def test_a_job_that_ends_in_the_middle(slow: State, tmp_path: Path) -> None:
+    """Deleted from outside, during the second deployment; the first one stays."""
+    script = RUN % (
+        "vms=2",
+        """
+    from g5kvirt.errors import PhaseError
+    try:
+        exp.measure(sizes=[1, 2])
+    except PhaseError as error:
+        print(error)
+""".strip(),
+    )
+
+    def begun(e: Event) -> bool:
+        return (e.step, e.kind, e.status) == ("broadcast", "host", "start") and e.detail["deployment"] == "d2"
+
+    process = start(script, slow, tmp_path)
+    try:
+        seen(tmp_path, begun, process)
+        [granted] = [event for event in journal(tmp_path) if event.step == "granted"]
+        job = granted.detail["jobs"]["rennes"]
+        on(slow, "rennes.grid5000.fr", f"oardel {job}")
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"{out}\n{err}"
+    why = f"job {job} at rennes ended at "
+    assert out.startswith(f"during measure() {why}")
+    assert out.count("\n") == 1
+    tables = Measurements(journal(tmp_path))
+    assert list(tables.deployments["deployed"]) == [1, 0]
+    lost = tables.vms[tables.vms["deployment"] == "d2"]
+    assert list(lost["outcome"]) == ["failed", "failed"]
+    assert all(reason.startswith(why) and "deleted by g5k" in reason for reason in lost["reason"])
+    assert tables.summary().unfinished == 0
 
 
 def test_a_disk_that_is_too_small_is_named(slow: State, tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ class Kadeploy:
         return gzip.compress("".join(lines).encode())
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     kadeploy: Kadeploy
 
     def log_message(self, *_: Any) -> None:
@@ -424,7 +424,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(kadeploy: Kadeploy) -> Iterator[str]:
     """The server at an address of the loopback interface, until the block ends."""
-    handler = type("Handler", (_Handler,), {"kadeploy": kadeploy})
+    handler = type("Handler", (Handler,), {"kadeploy": kadeploy})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

@@ -64,7 +64,9 @@ def test_addresses_and_macs_are_unique_and_inside_their_networks(sites: dict[str
     d = make(sites)
     names = d.names()
     assert all(d.resolve(name) == address for name, address in names.items())
-    nodes = [name for name in names if name[0].isalpha() and "-" in name]
+    gateways = {name: address for name, address in names.items() if name.startswith("kavlan-")}
+    assert set(gateways.values()) == {site.gateway for site in d.sites}
+    nodes = [name for name in names if "-" in name and name not in gateways]
     by_address = Counter(
         (names[name], name.split(".")[1] if "192.168" in str(names[name]) else "") for name in nodes
     )

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+import yaml
 from localfakes import FakeDatabase, FakeMachines, job
 
 from g5kvirt.testbeds.local import frontend
@@ -47,7 +48,7 @@ class Bed:
         self.home = directory / "home"
         (self.home / ".ssh").mkdir(parents=True)
         (self.home / ".ssh" / "authorized_keys").write_text("ssh-ed25519 AAAA mine\n")
-        for name in ("kadeploy3", "kavlan", "g5k-subnets"):
+        for name in ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets"):
             (directory / name).symlink_to(PROGRAM)
 
     @property
@@ -321,3 +322,15 @@ def test_names_in_brackets() -> None:
     for word in ("a-[1-", "a-]", "a-[]", "a-[1-2][3]", "a-[1-999999]"):
         with pytest.raises(RefusedError):
             frontend.expand([word])
+
+
+def test_environments_are_listed_and_printed(bed: Bed) -> None:
+    assert "debian12-min" in bed.run("kaenv3", "-l").stdout
+    for words in (["-p", "debian12-min"], ["-u", "deploy", "-p", "debian12-min"]):
+        done = bed.run("kaenv3", *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert yaml.safe_load(done.stdout)["name"] == "debian12-min"
+    for words in (["-p", "nothere"], ["-u", "g5k", "-p", "debian12-min"], [], ["-l", "-p", "debian12-min"]):
+        done = bed.run("kaenv3", *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "[ERROR]" in done.stderr

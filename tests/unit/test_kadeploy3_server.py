@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,7 +190,7 @@ def test_a_soft_reboot_goes_through_the_guest(power: Power) -> None:
     assert power("reboot", "soft", "node-1.kadeploy").returncode == 0
     words, document = power.last()
     assert words[:2] == ["--", "10.158.1.1"]
-    assert "/sbin/reboot" in words[2]
+    assert "reboot -f" in words[2], "busybox has it in /bin, systemd wants no time for it"
     assert document == ""
 
 
@@ -284,6 +287,37 @@ def test_a_tunnel_leads_to_the_port_and_ends_with_its_block(ssh: Path) -> None:
             local = int(url.rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", local), 5) as connection:
                 assert connection.recv(100) == b"kadeploy"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", local), 5)
+
+
+def test_a_tunnel_that_broke_is_mended_at_the_same_address(ssh: Path, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    text = CARRY.format(python=sys.executable)
+    note = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+    ssh.write_text(text.replace("import socket", note + "import socket", 1), encoding="utf-8")
+    ssh.chmod(0o755)
+    with saying(b"kadeploy") as port:
+        tunnel = Tunnel(Access(), "paradent-9", port)
+        with tunnel as url:
+            local = int(url.rpartition(":")[2])
+            first = pid.read_text()
+            tunnel.mend()
+            assert pid.read_text() == first, "what stands is left alone"
+            os.kill(int(first), signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while pid.read_text() == first and time.monotonic() < deadline:
+                tunnel.mend()
+                time.sleep(0.02)
+            with socket.create_connection(("127.0.0.1", local), 5) as connection:
+                assert connection.recv(100) == b"kadeploy"
+            ssh.unlink()
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+            ssh.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+            ssh.chmod(0o755)
+            for _ in range(3):
+                tunnel.mend()  # in vain, and nothing is raised
+                time.sleep(0.02)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", local), 5)
 

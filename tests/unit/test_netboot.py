@@ -81,10 +81,25 @@ def test_only_a_lonely_dhcp_server_is_authoritative() -> None:
 
 def test_dns_knows_vms_hosts_and_services() -> None:
     plan = dataclasses.replace(netboot(2), hosts={"h-1.nancy.grid5000.fr": IPv4Address("10.9.0.1")})
-    text = nb.dns_hosts(plan)
+    text = nb.dns_hosts(plan, plan.layout.machines[0])
     assert "10.9.0.1 h-1.nancy.grid5000.fr h-1\n" in text
     assert "10.156.0.22 vm-2.rennes.g5kvirt vm-2\n" in text
     assert "10.156.0.1 dns.rennes.g5kvirt http.rennes.g5kvirt\n" in text
+
+
+def test_each_dns_server_names_the_services_of_its_own_sites_as_the_nearest() -> None:
+    plan = netboot(2)
+    nearest = {}
+    for server in (plan.layout.machines[0], plan.layout.machines[3]):
+        lines = [line.split() for line in nb.dns_hosts(plan, server).splitlines()]
+        found = {
+            name: {line[0] for line in lines if name in line} for name in ("http.g5kvirt", "dns.g5kvirt")
+        }
+        nearest[server.host.site] = found
+    assert nearest == {
+        "nancy": {"http.g5kvirt": {"10.144.0.2", "10.144.0.3"}, "dns.g5kvirt": {"10.144.0.1"}},
+        "rennes": {"http.g5kvirt": {"10.156.0.1"}, "dns.g5kvirt": {"10.156.0.1"}},
+    }
 
 
 def test_nginx_listens_on_its_own_addresses_only() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from g5kvirt.inventory import GIB, VM, Host
-from g5kvirt.phases.transport import Transport
+from g5kvirt.phases import measure
+from g5kvirt.phases.transport import Transport, image_servers
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provision import broadcast
 from g5kvirt.provision.workflow import Broadcast, Target, Task, Word
@@ -139,3 +140,37 @@ def test_only_a_relay_that_is_gone_is_started_again(monkeypatch: pytest.MonkeyPa
     assert lab.started == []
     lab.transport.mend(variant, [host.name for host in HOSTS])
     assert lab.started == [["h-2"]]
+
+
+def test_each_site_with_http_has_one_head_and_the_first_is_the_heads_head() -> None:
+    def machine(site: str, number: int, *roles: str) -> ServiceMachine:
+        host = Host(f"s-{number}.{site}.grid5000.fr", site, "s", 4, 8 * GIB)
+        return ServiceMachine(host, roles, {site: IPv4Address(number)})
+
+    machines = [
+        machine("nancy", 1, "dhcp"),
+        machine("nancy", 2, "http"),
+        machine("nancy", 3, "http"),
+        machine("lyon", 4, "dhcp", "http"),
+    ]
+    assert {site: m.host.uid for site, m in image_servers(machines).items()} == {
+        "nancy": "s-2",
+        "lyon": "s-4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "seconds"),
+    [("chain", 1.0), ("tree", 1.0), ("http", 2.0)],  # nancy's head has two hosts, lyon's faster one the third
+)
+def test_the_bound_of_a_transfer_is_that_of_the_link_that_takes_longest(variant: Any, seconds: float) -> None:
+    lyon = Host("h-9.lyon.grid5000.fr", "lyon", "h", 4, 8 * GIB, nic_rate=4e9)
+    head = replace(lyon, name="s-1.lyon.grid5000.fr")
+    machines = (
+        ServiceMachine(HEAD, ("http",), {"nancy": IPv4Address(1)}),
+        ServiceMachine(head, ("http",), {"lyon": IPv4Address(2)}),
+    )
+    vms = [*VMS, VM(9, "vm-9", lyon.name, "lyon", IPv4Address(9), "02::9")]
+    stand: Any = SimpleNamespace(hosts=(*HOSTS, lyon), layout=SimpleNamespace(machines=machines))
+    image: Any = SimpleNamespace(size=125_000_000)  # a second at 1 Gbit/s
+    assert measure._transfer_bound(stand, vms, image, variant) == seconds

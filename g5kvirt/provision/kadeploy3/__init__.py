@@ -1,4 +1,4 @@
-"""A Kadeploy3 server of one's own for the VMs of a run. ::
+"""A Kadeploy3 server of one's own for the VMs of a run; `g5kvirt.phases.kadeploying` raises and drives it. ::
 
     nodes = nodes_of(vms)                                         # VMs as Kadeploy3's nodes
     cluster = Cluster(nodes, timing=tuned(len(nodes)))
@@ -13,8 +13,9 @@
 
 The modules, each on top of those before it: `keys` (what its files may hold), `splitting` (what it costs
 itself, and how large a deployment it is given), `configuration` (its files), `environment`, `server` (how a
-machine becomes one), `steps` (its steps in our words), `records` (what it says), `client` (its REST API),
-`reach` (the way to it), `following` (what it says, as events), `driving` (the loop).
+machine becomes one), `system` (what nodes boot into to be deployed), `steps` (its steps in our words),
+`records` (what it says), `client` (its REST API), `reach` (the way to it), `following` (what it says, as
+events), `driving` (the loop).
 """
 
 from g5kvirt.provision.kadeploy3.client import Client, RefusedError

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from g5kvirt.errors import TestbedError
+from g5kvirt.errors import TestbedError, reason_of
 from g5kvirt.journal import Event
 from g5kvirt.provision.deployment import Outcome
 from g5kvirt.provision.kadeploy3.client import Client, RefusedError
@@ -78,8 +78,7 @@ def drive(
             sleep(tick)
         return books.outcomes
     except BaseException as error:
-        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-        driving.give_up("interrupted" if interrupted else str(error))
+        driving.give_up(reason_of(error))
         raise
     finally:
         write(books.news())

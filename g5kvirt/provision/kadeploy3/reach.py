@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import subprocess
 import tempfile
@@ -15,6 +16,8 @@ from g5kvirt.remote.access import Access, check_host
 
 __all__ = ["Tunnel"]
 
+log = logging.getLogger(__name__)
+
 
 class Tunnel:
     """``with Tunnel(access, host, port) as url``: an address of ours behind which ``host``'s ``port``
@@ -26,6 +29,8 @@ class Tunnel:
     def __init__(self, access: Access, host: str, port: int, *, limit: float = 30.0) -> None:
         self._access, self._host, self._port, self._limit = access, host, port, limit
         self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._local = 0
 
     def argv(self, local: int) -> list[str]:
         """The command that carries the local port ``local``."""
@@ -36,13 +41,24 @@ class Tunnel:
     def __enter__(self) -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            local = int(probe.getsockname()[1])
+            self._local = int(probe.getsockname()[1])
         try:
-            self._start(local)
+            self._start(self._local)
         except BaseException:
             self._stack.close()
             raise
-        return f"http://127.0.0.1:{local}"
+        return f"http://127.0.0.1:{self._local}"
+
+    def mend(self) -> None:
+        """Start the ssh again if it has ended, at the same address. What fails is logged: whoever uses the
+        way knows how long to bear that."""
+        if self._process is None or self._process.poll() is None:
+            return
+        self._stack.close()
+        try:
+            self._start(self._local)
+        except TestbedError as error:
+            log.warning("%s", error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -61,6 +77,7 @@ class Tunnel:
             )
         except OSError as error:
             raise TestbedError(f"ssh cannot be started ({error}): install openssh-client") from error
+        self._process = process
         self._stack.callback(_end, process)
         deadline = time.monotonic() + self._limit
         while time.monotonic() < deadline:

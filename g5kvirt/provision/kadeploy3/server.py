@@ -35,6 +35,11 @@ __all__ = ["PACKAGES", "Content", "Packages", "Run", "Work", "plan", "schema", "
 PACKAGES = ("kadeploy", "kadeploy-client", "mariadb-server", "taktuk", "openssh-client")
 USER = "deploy"
 _MARIADB = "/etc/mysql/mariadb.conf.d/90-g5kvirt-kadeploy3.cnf"
+#: Succeeds if all packages named are installed.
+_INSTALLED = (
+    'for name; do dpkg-query -W -f "\\${db:Status-Status}\\n" "$name" 2>/dev/null '
+    "| grep -qx installed || exit 1; done"
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Work:
-    """One step of the plan: first its files are put there, then its commands run, one after the other."""
+    """One step of the plan: first its files are put there, then its commands run, one after the other.
+
+    If ``unless`` succeeds there is nothing to do.
+    """
 
     name: str
     files: tuple[Content, ...] = ()
     runs: tuple[Run, ...] = ()
+    unless: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +95,16 @@ def service(server: Server, limit: float = 120.0) -> dict[str, Any]:
     """The order for the host agent that keeps the server running; ready when it listens.
 
     It runs as ``deploy`` in the foreground, so that whoever stops the order stops the server; its words go
-    to the order's log. ``limit``: seconds; thousands of nodes take it a while to read.
+    to the order's log. An ssh agent of its own holds its key: only with the key forwarded can nodes hand
+    commands and images on to each other. ``limit``: seconds; thousands of nodes take it a while to read.
     """
+    with_key = 'key=$1; shift; ssh-add -q "$key" && exec "$@"'
     return hostagent.serve(
         "kadeploy3d",
         command=[
             *("runuser", "-u", USER, "--"),
             *("env", f"KADEPLOY3_CONFIG_DIR={ETC}", f"KADEPLOY3_LOGDIR={LOGS}"),
+            *("ssh-agent", "sh", "-c", with_key, "sh", KEY),
             *("kadeploy3d", "--no-stdout-redirect", "--no-stderr-redirect", "--no-dh-seeds"),
         ],
         ready_tcp=("127.0.0.1", server.port),
@@ -120,6 +132,7 @@ def _install(packages: Packages) -> Work:
             Run((*apt, "update"), timeout=300),
             Run((*apt, "install", "--yes", "--no-install-recommends", "--", *packages.names), timeout=900),
         ),
+        unless=Run(("sh", "-c", _INSTALLED, "sh", *packages.names)),
     )
 
 

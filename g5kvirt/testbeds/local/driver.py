@@ -25,6 +25,8 @@ def local(name: str | None = None) -> Grid5000:
             api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
             cache=state.directory / "execo-cache",  # gone with the testbed whose data it holds
             ssh_config=state.ssh_config,
+            jump="",
+            charter=False,  # here is one user, and no day or night
             polling_interval=0.5,
             tiny_polling_interval=0.25,
         )

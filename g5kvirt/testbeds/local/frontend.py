@@ -1,4 +1,4 @@
-"""The testbed's side of the frontends' commands: kadeploy3, kavlan and g5k-subnets.
+"""The testbed's side of the frontends' commands: kadeploy3, kaenv3, kavlan and g5k-subnets.
 
 The client program (``bin/g5k``) sends one request, a line of JSON, over a unix socket of its site and
 gets lines of JSON back: ``{"out": text}``, ``{"err": text}``, at last ``{"exit": status}``. Who asks is
@@ -110,6 +110,8 @@ class Frontend:
         match request.get("command"):
             case "kadeploy3":
                 return self._kadeploy(user, options, out)
+            case "kaenv3":
+                return self._kaenv(options, out)
             case "kavlan":
                 return self._kavlan(user, options, out)
             case "g5k-subnets":
@@ -192,6 +194,25 @@ class Frontend:
                     self._deploying.add(node.fqdn)
                     mine.append(node)
         return mine, reasons
+
+    # --- kaenv3 ---
+
+    def _kaenv(self, options: Mapping[str, Any], out: Write) -> dict[str, Any]:
+        """List the environments, or print one; nobody registers any here."""
+        if ("print" in options) == bool(options.get("list")):
+            raise RefusedError("give one of -l (list) and -p NAME (print)")
+        known = {environment.name: environment for environment in self._description.environments}
+        if options.get("list"):
+            width = max(map(len, known))
+            out(f"{'Name':<{width}}  User    Description\n")
+            out("".join(f"{e.name:<{width}}  {_PUBLIC}  {e.description}\n" for e in known.values()))
+            return {"exit": 0}
+        name, owner = options["print"], options.get("env-user", _PUBLIC)
+        if name not in known or owner != _PUBLIC:
+            raise RefusedError(f"The environment {name} of {owner} does not exist")
+        plain = {"name": name, "description": known[name].description, "os": "linux", "visibility": "public"}
+        out("---\n" + yaml.safe_dump(plain, sort_keys=False))
+        return {"exit": 0}
 
     # --- kavlan ---
 

@@ -21,7 +21,7 @@ DOMAIN = "grid5000.fr"
 Kind = Literal["local", "routed", "global"]
 
 _NODE_NAME = re.compile(r"([a-z]+[0-9]*-[1-9][0-9]*)(?:-kavlan-([1-9][0-9]*))?\.([a-z]+)\.grid5000\.fr")
-_FRONTEND = re.compile(r"(?:(?:frontend|oardb|dns)\.)?([a-z]+)\.grid5000\.fr")
+_FRONTEND = re.compile(r"(?:(?:frontend|oardb|dns|kavlan-\d)\.)?([a-z]+)\.grid5000\.fr")
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,9 @@ class Description:
             for prefix in ("", "frontend.", "oardb.", "dns."):
                 yield prefix + site.fqdn, site.gateway
             vlans = self.vlans_of(site.name)
+            for vlan in vlans:
+                if vlan.kind == "local":  # nothing leads into it but an ssh gateway of its own
+                    yield f"kavlan-{vlan.id}.{site.fqdn}", site.gateway
             for node in site.nodes:
                 yield node.fqdn, node.ip
                 for vlan in vlans:

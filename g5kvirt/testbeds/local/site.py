@@ -22,7 +22,7 @@ __all__ = [
     "start_oar",
 ]
 
-COMMANDS = ("kadeploy3", "kavlan", "g5k-subnets")  #: the frontend's, besides OAR's own
+COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets")  #: the frontend's, besides OAR's own
 FRONTEND_SOCKET = "/run/g5k/socket"  #: where they find their server, seen from the site
 USER = "g5k"
 _ALMIGHTY_PORT = 6666

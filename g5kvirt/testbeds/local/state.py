@@ -137,6 +137,8 @@ def ssh_config(where: Path) -> str:
     command = shlex.join(words).replace("%", "%%")
     return f"""\
 # Made by g5kvirt: the local testbed {where.name}.
+Host kavlan-?.*.grid5000.fr
+  User g5k
 Host *-*.*.grid5000.fr
   User root
 Host *.grid5000.fr

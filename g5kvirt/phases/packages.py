@@ -1,0 +1,78 @@
+"""What machines need to have installed, and getting it where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from g5kvirt import hostagent
+from g5kvirt.errors import PhaseError
+from g5kvirt.inventory import Host
+from g5kvirt.phases import agents
+from g5kvirt.phases.context import Context
+
+__all__ = ["HOST_PROGRAMS", "PACKAGES", "SERVICE_PROGRAMS", "install", "needed"]
+
+#: Program → the Debian package that brings it, in Debian 11 and newer. QEMU's brings its firmware and network
+#: boot ROMs with it; nothing else of it is recommended or wanted.
+PACKAGES: Mapping[str, str] = {
+    "ip": "iproute2",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "dnsmasq": "dnsmasq-base",
+    "nginx": "nginx",
+}
+
+#: What a host runs, and what a service machine runs in each of its roles.
+HOST_PROGRAMS = ("ip", "qemu-system-x86_64")
+SERVICE_PROGRAMS: Mapping[str, tuple[str, ...]] = {"dhcp": ("ip", "dnsmasq"), "http": ("ip", "nginx")}
+
+
+def needed(roles: Sequence[str] = ()) -> list[str]:
+    """The programs of a service machine with these roles; without any, those of a host."""
+    words = [word for role in roles for word in SERVICE_PROGRAMS[role]] if roles else HOST_PROGRAMS
+    return list(dict.fromkeys(words))
+
+
+def install(
+    context: Context, missing: Mapping[Host, Mapping[str, str]], phase: str = "configure"
+) -> dict[str, agents.Heard]:
+    """Install what is missing: for each machine program → package. Returns machine → its answers about
+    ``packages``, then ``facts``.
+
+    All machines side by side, through the testbed's package proxy if it has one, for as long as a deployment
+    of hosts may take. One journal span ``packages`` a machine. Raises PhaseError with one sentence if one of
+    them cannot have it, after all were heard.
+    """
+    if not missing:
+        return {}
+    limit, proxy = context.spec.timeouts.deploy, context.testbed.package_proxy
+    documents = {
+        host: hostagent.document(
+            hostagent.packages(programs, proxy=proxy, limit=limit), hostagent.facts(programs)
+        )
+        for host, programs in missing.items()
+    }
+    heard = agents.ask(context.fanout, documents, timeout=limit + 60)
+    failed = []
+    for h in heard:
+        name, wanted = h.host.name, sorted(set(missing[h.host].values()))
+        context.journal.append(phase, "packages", "host", name, "start", t=h.result.start, packages=wanted)
+        if h.ok:
+            got = [p for answer in h.answers for p in answer.detail.get("installed", ())]
+            context.journal.append(phase, "packages", "host", name, "ok", t=h.result.end, installed=got)
+        else:
+            reason = next((a.reason for a in h.answers if not a.ok), h.reason)
+            context.journal.append(phase, "packages", "host", name, "failed", t=h.result.end, reason=reason)
+            failed.append((name, wanted, reason))
+    if failed:
+        name, wanted, reason = failed[0]
+        others = f"{len(failed) - 1} more machine{'s' * (len(failed) > 2)}"
+        many = f" (and {others})" if len(failed) > 1 else ""
+        through = f"the package proxy {proxy}" if proxy else "the network"
+        raise PhaseError(
+            f"{name}{many} lacks {', '.join(wanted)} and does not get it from {through}: {reason};"
+            " choose a host_environment that brings it, or a package_proxy in the testbed's settings that"
+            f" machines reach, and call {phase}() again",
+            phase=phase,
+            step="packages",
+        )
+    return {h.host.name: h for h in heard}

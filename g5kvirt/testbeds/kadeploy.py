@@ -1,0 +1,93 @@
+"""Deploying hosts with the Kadeploy3 of each site, through execo_g5k's `Kadeployer`.
+
+Not through its `deploy`: that gives the processes of all sites one reader, which takes a node's line for good
+news or bad by the heading that any site printed last; it sets the time-out after the processes were made, who
+never hear of it; and its handlers of output are given no whole line. So here each site has a `Kadeployer` of
+its own, with its time-out, and why a node failed is read from what its site's Kadeploy3 printed.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["deploy", "reasons"]
+
+#: A node that failed, as Kadeploy3's client lists them; the reason may be missing.
+_FAILED = re.compile(r"^([a-z]+\d*-\d+\.\w+\.grid5000\.fr)(?: \((.*)\))?\s*$")
+_HEADING = re.compile(r"(successful|failed) on nodes")
+
+
+def deploy(
+    nodes: Mapping[str, Sequence[str]], make: Callable[[Sequence[str]], Any], *, tries: int, timeout: float
+) -> dict[str, str]:
+    """Deploy ``nodes`` (site → names) on all sites at once; those that fail once more, up to ``tries`` times.
+
+    ``make`` makes execo_g5k's Deployment for some nodes of a site. Returns the nodes that were not deployed,
+    each with the reason. A try takes at most ``timeout`` seconds.
+    Whatever happens, no client is left running.
+    """
+    from execo_g5k import Kadeployer
+
+    left = {site: list(names) for site, names in nodes.items()}
+    failed: dict[str, str] = {}
+    for _ in range(tries):
+        left = {site: names for site, names in left.items() if names}
+        kadeployers = {site: Kadeployer(make(names)) for site, names in left.items()}
+        try:
+            for kadeployer in kadeployers.values():
+                for process in kadeployer.processes:
+                    process.timeout = timeout
+                kadeployer.start()
+            for kadeployer in kadeployers.values():
+                kadeployer.wait()
+        finally:
+            _end(kadeployers.values())
+        for site, kadeployer in kadeployers.items():
+            done = set(kadeployer.deployed_hosts) - set(kadeployer.undeployed_hosts)
+            left[site] = [name for name in left[site] if name not in done]
+            failed = {name: why for name, why in failed.items() if name not in done}
+            failed |= _why(kadeployer.processes, left[site], timeout)
+    return failed
+
+
+def _end(kadeployers: Any) -> None:
+    """After an interrupt some still run: without their client the frontends end them."""
+    running = [process for k in kadeployers for process in k.processes if process.running]
+    for process in running:
+        process.kill()
+    deadline = time.monotonic() + 5
+    for process in running:
+        process.wait(timeout=max(0.1, deadline - time.monotonic()))
+
+
+def _why(processes: Sequence[Any], names: Sequence[str], timeout: float) -> dict[str, str]:
+    """The reason of each node that was not deployed, from what its site's Kadeploy3 printed."""
+    known: dict[str, str] = {}
+    said = ""
+    for process in processes:
+        known |= reasons(process.stdout)
+        said = said or _last(f"{process.stdout}\n{process.stderr}")
+        if process.timeouted:
+            said = f"its Kadeploy3 did not end within {timeout:g} s"
+    return {name: known.get(name) or said or "its Kadeploy3 said nothing of it" for name in names}
+
+
+def reasons(text: str) -> dict[str, str]:
+    """The nodes that Kadeploy3's client says have failed, each with the reason it gives, or ``""``."""
+    found: dict[str, str] = {}
+    failing = False
+    for line in text.splitlines():
+        if heading := _HEADING.search(line):
+            failing = heading[1] == "failed"
+        elif failing and (node := _FAILED.match(line.strip())):
+            found[node[1]] = node[2] or ""
+    return found
+
+
+def _last(text: str) -> str:
+    """The last line that says something; ssh's own good-bye does not."""
+    lines = [w for line in text.splitlines() if (w := line.strip()) and not w.startswith("Connection to ")]
+    return lines[-1][:200] if lines else ""
