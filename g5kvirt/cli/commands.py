@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from g5kvirt.errors import G5kvirtError, MachineError, SpecError
+from g5kvirt.errors import G5kvirtError, MachineError, SpecError, TestbedError
+from g5kvirt.inventory import to_plain
 from g5kvirt.views.words import count, duration
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from g5kvirt.testbeds.local.description import Description
 
 __all__ = [
+    "check",
     "demo",
     "doctor",
     "local_down",
@@ -34,6 +37,10 @@ __all__ = [
     "show",
     "sizes",
 ]
+
+
+#: What `check` asks of which nothing in the specification is to blame.
+OF_THE_TESTBED = {"testbed", "API", "frontend", "ssh key", "run's key"}
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -135,6 +142,34 @@ def run(arguments: argparse.Namespace) -> int:
     saved = experiment.figures.save(experiment.path / "figures")
     _say_where(console, experiment.path, saved)
     return 1 if failed else 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Say what an experiment would do and what is wrong with it, without doing it."""
+    from g5kvirt.phases.check import check as ask
+    from g5kvirt.phases.check import on_table
+    from g5kvirt.spec import Spec
+    from g5kvirt.testbeds import open_testbed
+    from g5kvirt.views.checked import CheckResult
+
+    console = _console()
+    spec = Spec.load(arguments.spec)
+    if arguments.inventory is not None:
+        found, where = on_table(spec, arguments.inventory), f"Grid'5000 of {arguments.inventory}"
+    else:
+        where = arguments.testbed
+        with _working(console, f"asking {where} …"):
+            found = ask(spec, open_testbed(where), arguments.runs, arguments.name)
+    if arguments.json:
+        document = {"ok": found.ok, "rows": [asdict(row) for row in found.rows], "plan": to_plain(found.plan)}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        result = CheckResult(found, of=str(arguments.spec), testbed=where)
+        console.print(str(result), markup=False, highlight=False, soft_wrap=True)
+    if found.ok:
+        return 0
+    problems = {row.what for row in found.rows if row.status == "problem"}
+    return TestbedError.exit_code if problems <= OF_THE_TESTBED else SpecError.exit_code
 
 
 def sizes(word: str) -> list[int]:

@@ -20,6 +20,7 @@ examples:
   g5kvirt doctor                         what can this machine do?
   g5kvirt demo                           the whole story on the local testbed (as root)
   g5kvirt local up                       raise the local testbed, then …
+  g5kvirt check spec.yaml                … ask what would happen, reserving nothing
   g5kvirt run spec.yaml --name first     … reserve, deploy, configure, place and launch on it
   g5kvirt run spec.yaml --measure 4,8    … and deploy an environment on 4 and on 8 of the VMs
   g5kvirt sweep sweep.yaml --dry-run     every combination of what is to be varied
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _local(sub)
 
+    _check(sub)
     _run(sub)
     _sweep(sub)
     _notebook(sub)
@@ -99,6 +101,45 @@ def build_parser() -> argparse.ArgumentParser:
     _runs_option(show)
     show.set_defaults(do=commands.show)
     return parser
+
+
+def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``check``."""
+    from g5kvirt.cli import commands
+    from g5kvirt.planning.inventories import TABLES
+
+    check = _parser(
+        sub,
+        "check",
+        "say what an experiment would do and what is wrong with it, reserving nothing",
+        "One line a question, with what to do where it is not ok: do the API and the sites' frontends\n"
+        "answer, is the ssh key accepted, is the host environment known there, does the usage charter allow\n"
+        "it, when is all of it free, are there enough machines that can carry virtual machines and join a\n"
+        "KaVLAN, do the virtual machines fit, are the sub-networks large enough, will the walltime do. Then\n"
+        "the plan: hosts, virtual machines on each, expected times, addresses. Nothing is changed anywhere,\n"
+        "and no run is made. Takes seconds; where nothing answers, some minutes at most.\n\n"
+        "  ✓ ok   ! a warning   ✗ a problem   ? nobody could say\n\n"
+        "exit code 0: no problem; 2: what is asked does not exist, fit or is not allowed; 3: the testbed\n"
+        "does not answer, or does not let you in.\n\n"
+        "examples:\n"
+        "  g5kvirt check spec.yaml\n"
+        "  g5kvirt check spec.yaml --testbed grid5000 --name first\n"
+        "  g5kvirt check data/scenarios/slides-2013.yaml --inventory 2013",
+    )
+    check.add_argument("spec", type=Path, metavar="SPEC.yaml", help="what is asked for")
+    where = check.add_mutually_exclusive_group()
+    where.add_argument(
+        "--testbed", default="local", metavar="WORD", help="local, local:NAME or grid5000 (default: local)"
+    )
+    where.add_argument(
+        "--inventory",
+        choices=sorted(TABLES),
+        help="ask nobody: take Grid'5000 as the project's tables of that year have it",
+    )
+    check.add_argument("--name", help="the name that the run would get (default: the date)")
+    check.add_argument("--json", action="store_true", help="rows and plan as JSON, for programs")
+    _runs_option(check)
+    check.set_defaults(do=commands.check)
 
 
 def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
