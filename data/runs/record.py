@@ -1,11 +1,12 @@
 """Record the runs of this directory anew: ``python data/runs/record.py NAME`` as root.
 
 Raises a local testbed NAME of its own, takes it down afterwards, and writes a directory a run beside this
-file: ``journal.jsonl`` as it came and ``run.json``, to which it adds on which machine and under which load it
-was made. What tells machines of the same kind apart (keys, names, paths) is left out; a recording in which
-the name, the user or a directory of this machine still stands is refused.
+file: ``journal.jsonl`` as it came and ``run.json``, to which it adds on which machine it was made. What tells
+machines of the same kind apart (keys, names, paths) is left out; a recording in which the name, the user or a
+directory of this machine still stands is refused.
 
-Times are only worth something on a machine that does nothing else: the load before each run is kept with it.
+Times are only worth something on a machine that does nothing else: what share of its processors was taken
+just before each run is kept with it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from g5kvirt.testbeds.local import lifecycle
 HERE = Path(__file__).resolve().parent
 SITES = {"nancy": 2, "rennes": 2}
 WINDOWS = (1, 2, 4, 8)
-LARGEST = 200_000  #: bytes of a journal
+LARGEST = 300_000  #: bytes of a journal
 
 
 def launched(exp: Experiment) -> None:
@@ -42,7 +43,7 @@ def launched(exp: Experiment) -> None:
 
 
 def deployments(exp: Experiment) -> None:
-    """Three sizes twice by the chain, then all VMs twice by each other way of sending the image.
+    """Three sizes twice by the chain, then all VMs once by each other way of sending the image.
 
     The first deployment is on VMs that stand in their minimal system already; it does not count, and is there
     so that all others begin alike.
@@ -51,7 +52,7 @@ def deployments(exp: Experiment) -> None:
     exp.measure()
     exp.measure(sizes=sorted({max(1, vms // 4), max(1, vms // 2), vms}), repeat=2, broadcast="chain")
     for broadcast in ("tree", "http"):
-        exp.measure(repeat=2, broadcast=broadcast)
+        exp.measure(broadcast=broadcast)
 
 
 def what(vms: int) -> Mapping[str, tuple[Spec, Callable[[Experiment], None]]]:
@@ -98,13 +99,13 @@ def _record(
     name: str, spec: Spec, more: Callable[[Experiment], None], testbed: str, folder: Path, into: Path
 ) -> None:
     """One run, from reserve to release, and its recording."""
-    load, began = os.getloadavg()[0], time.monotonic()
+    busy, began = _busy(), time.monotonic()
     with Experiment(spec, testbed=f"local:{testbed}", name=name, runs=folder) as exp:
         for step in ("reserve", "deploy", "configure", "place", "launch"):
             getattr(exp, step)()
         more(exp)
     document = json.loads((folder / name / "run.json").read_text(encoding="utf-8"))
-    document |= {"testbed": "local", "recorded": _machine() | {"load_before": round(load, 2)}}
+    document |= {"testbed": "local", "recorded": _machine() | {"busy_before": round(busy, 3)}}
     words = json.dumps(document, indent=2) + "\n"
     journal = (folder / name / "journal.jsonl").read_text(encoding="utf-8")
     journal = journal.replace(f"local:{testbed}", "local")
@@ -117,7 +118,20 @@ def _record(
     (target / "run.json").write_text(words, encoding="utf-8")
     (target / "journal.jsonl").write_text(journal, encoding="utf-8")
     took = time.monotonic() - began
-    print(f"{name}: {took:.0f} s, {len(journal):,} bytes, load before {load:.2f}", flush=True)
+    print(f"{name}: {took:.0f} s, {len(journal):,} bytes, {busy:.1%} busy before", flush=True)
+
+
+def _busy(seconds: float = 3.0) -> float:
+    """The share of the processors' time that is taken now; a load average remembers our own last run."""
+
+    def spent() -> tuple[int, int]:
+        times = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(times), times[3] + times[4]  # all; idle, and waiting for a disk
+
+    every, idle = spent()
+    time.sleep(seconds)
+    every_then, idle_then = spent()
+    return 1 - (idle_then - idle) / max(1, every_then - every)
 
 
 def _machine() -> dict[str, Any]:

@@ -235,12 +235,9 @@ def show(arguments: argparse.Namespace) -> int:
     events = read_events(one.journal)
     console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), events))
     if arguments.figures:
-        from g5kvirt.frames import Frames
         from g5kvirt.views.figures import Figures
 
-        frames = Frames(events)
-        figures = Figures(frames, run=one.name, testbed=_testbed(one), guest=frames.guest)
-        _say_where(console, one.path, figures.save(one.path / "figures"))
+        _say_where(console, one.path, Figures.open(one.path).save(one.path / "figures"))
     return 0
 
 

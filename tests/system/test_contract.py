@@ -77,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ends(grid: State, runs: Path) -> Iterator[Runs]:
     """Two runs whose jobs end amid a step, by site: on their way while the other tests run."""
     processes = {
-        "nancy": start(silent("nancy", 30), grid, runs),
+        "nancy": start(silent("nancy", 45), grid, runs),
         "rennes": start(silent("rennes", 3600, NO_API), grid, runs),
     }
     try:
@@ -267,10 +267,10 @@ def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
 
 def test_the_walltime_ends_amid_a_step(grid: State, ends: Runs, runs: Path) -> None:
     text = said(ends["nancy"])
-    sentence(text, "PhaseError during", "at nancy ended at", "its walltime of 0:0:30 was over", "start a new")
+    sentence(text, "PhaseError during", "at nancy ended at", "its walltime of 0:0:45 was over", "start a new")
     [granted] = seen(runs / "nancy", "reserve", "granted")
     over = [event for event in read_events(runs / "nancy" / "journal.jsonl") if event.status == "failed"][-1]
     assert over.step == "phase"
-    assert over.t - granted.detail["start"] >= 30
+    assert over.t - granted.detail["start"] >= 45
     wait(lambda: "g5kvirt" not in jobs(grid, "nancy"))
     assert "\n.g5kvirt-" not in on(grid, "nancy.grid5000.fr", "ls -a")

@@ -26,6 +26,8 @@ spec = Spec(sites=SITES, vms=VMS, services=SERVICES)
 exp = Experiment(spec, testbed=testbed, name=name, runs=runs)
 try:
     steps(exp, "reserve", "deploy", "configure", "place", "launch")
+    if MEASURED:
+        exp.measure(sizes=[MEASURED])
     stand = recall.stand(exp.spec, exp.journal)
     found = []
     for m in stand.layout.machines:
@@ -34,7 +36,8 @@ try:
         (address,) = m.addresses.values()
         logs = {"dnsmasq": dns, "nginx": web}
         found.append({"site": m.host.site, "roles": list(m.roles), "address": str(address), **logs})
-    print(json.dumps({"vlan": stand.reservation.vlan, "machines": found}))
+    hosts = {site: [str(stand.addresses[h.name]) for h in stand.hosts if h.site == site] for site in SITES}
+    print(json.dumps({"vlan": stand.reservation.vlan, "machines": found, "hosts": hosts}))
 finally:
     exp.release()
 """
@@ -51,10 +54,15 @@ def requests(log: str) -> Iterator[tuple[str, str, str]]:
             yield entry["from"], found["step"] or found[1].partition("/")[0], entry["uri"]
 
 
-def shown(name: str, runs: Path, hosts: Mapping[str, int], services: Mapping[str, int], vms: int) -> None:
-    """Raise a testbed, launch, and look at who was asked by whom. By site: hosts, and service machines."""
+def shown(
+    name: str, runs: Path, hosts: Mapping[str, int], services: Mapping[str, int], vms: int, measured: int = 0
+) -> None:
+    """Raise a testbed, launch, deploy on ``measured``, and look at who was asked by whom.
+
+    By site: hosts, and service machines.
+    """
     state = lifecycle.up(name, make({site: hosts[site] + services[site] for site in hosts}))
-    words = {"SITES": hosts, "VMS": vms, "SERVICES": sum(services.values())}
+    words = {"SITES": hosts, "VMS": vms, "SERVICES": sum(services.values()), "MEASURED": measured}
     script = SCRIPT
     for word, value in words.items():
         script = script.replace(word, repr(value))
@@ -71,6 +79,16 @@ def shown(name: str, runs: Path, hosts: Mapping[str, int], services: Mapping[str
         machines = [m for m in told["machines"] if m["site"] == site]
         assert len(machines) == services[site]
         served(machines, own, name_of)
+        if measured:  # the image came to the site's hosts once, from the site's own server
+            asked = [ip for m in machines for ip in images(m["nginx"])]
+            assert len(asked) == 1
+            assert asked[0] in told["hosts"][site]
+
+
+def images(log: str) -> list[str]:
+    """Who asked nginx for an environment's image."""
+    entries = [json.loads(line) for line in log.splitlines()]
+    return [e["from"] for e in entries if re.search(r"/[0-9a-f]{64}", e["uri"])]
 
 
 def served(machines: list[Any], own: set[str], name_of: Mapping[str, str]) -> None:
@@ -89,7 +107,8 @@ def served(machines: list[Any], own: set[str], name_of: Mapping[str, str]) -> No
                 assert said.groups() == (name_of[ip], resolver)
         if "http" in machine["roles"]:
             share = asked["boot"]
-            assert asked == dict.fromkeys(("boot", "kernel", "initrd", "minimal-system"), share)
+            assert all(asked[what] == share for what in ("boot", "kernel", "initrd", "minimal-system"))
+            assert set().union(*asked.values()) == share
             shares.append(share)
     assert set().union(*shares) == own
     assert sum(map(len, shares)) == len(own)
@@ -105,4 +124,4 @@ def test_each_vm_is_served_by_its_own_site(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_24_vms_on_12_hosts_are_served_by_their_own_sites(name: str, tmp_path: Path) -> None:
     sites = ("nancy", "rennes", "lyon")
-    shown(name, tmp_path, dict.fromkeys(sites, 4), dict.fromkeys(sites, 1), vms=24)
+    shown(name, tmp_path, dict.fromkeys(sites, 4), dict.fromkeys(sites, 1), vms=24, measured=6)

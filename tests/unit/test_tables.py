@@ -71,7 +71,7 @@ def test_a_recorded_run_is_whole_small_and_tells_nothing_private(path: Path) -> 
     document = json.loads((path / "run.json").read_text())
     asked = Spec.from_dict(document["spec"])
     assert document["testbed"] == "local"
-    assert {"cpu", "cores", "memory_gib", "load_before"} <= set(document["recorded"])
+    assert {"cpu", "cores", "memory_gib", "busy_before"} <= set(document["recorded"])
     frames = Frames(read_events(path / "journal.jsonl"))
     assert frames.guest in ("tcg", "kvm")
     whole = frames.account
