@@ -6,6 +6,7 @@ such a picture in a notebook, in a headless Chromium (the machine's own, or Debi
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +28,14 @@ MARGIN = 12  #: pixels
 
 
 def busiest(events: Sequence[Event]) -> int:
-    """After how many events of the last `measure` with all VMs the most different states are to be seen."""
-    model, best, most = LiveModel(), 0, 0
+    """After how many events of the deployments the VMs are spread over the most states (their entropy)."""
+    model, best, most = LiveModel(), 0, 0.0
     for number, event in enumerate(events, 1):
         model.take(event)
-        states = sum(count > 0 for count in model.counts.values())
-        if event.phase == "measure" and states > most:
-            best, most = number, states
+        shares = [count / model.total for count in model.counts.values() if count and model.total]
+        spread = -sum(share * math.log(share) for share in shares)
+        if event.phase == "measure" and spread > most:
+            best, most = number, spread
     return best
 
 
