@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -67,9 +67,8 @@ class Figures(DeploymentFigures):
         if data.empty:
             raise RunError("no step has begun yet: there is no timeline before reserve()")
         shown = data if columns == 2 else data[data["part"] == ""]
-        return self._draw(
-            _timeline, shown, data, columns, 0.06 + 0.17 * len(shown), "Steps of the experiment"
-        )
+        lines = len(shown.groupby(["phase", "part"]))
+        return self._draw(_timeline, shown, data, columns, 0.06 + 0.17 * lines, "Steps of the experiment")
 
     def boot(self, columns: int = 1) -> Picture:
         """The way of every VM from its power-on to the minimal system, a line each."""
@@ -164,21 +163,26 @@ class Figures(DeploymentFigures):
 
 def _timeline(ax: Axes, rows: pd.DataFrame) -> None:
     span = float(rows["end"].max()) or 1.0
-    labels = []
-    for y, row in enumerate(rows_of(rows)):
-        whole = row.part == ""
-        colour = COLOURS[FAILED] if row.status == "failed" else COLOURS["initrd" if whole else "kernel"]
+    labels: list[tuple[str, int]] = []
+    for y, (name, calls) in enumerate(rows.groupby(["phase", "part"], sort=False)):
+        phase, part = map(str, cast(tuple[str, str], name))
+        whole = part == ""
         # A step of a tenth of a second must still be seen: every bar has an edge.
         height = 0.62 if whole else 0.36
-        ax.barh(y, row.duration, height, row.start, color=colour, edgecolor=colour, linewidth=0.8)
-        words = duration(row.duration) + (" (failed)" if row.status == "failed" else "")
-        # Beside the bar where there is room for it, after it or before it; else inside, at its end.
-        at, shift, side, ink = row.end, 3, "left", "black"
-        if row.end > 0.75 * span:
-            if row.start > 0.3 * span:
-                at, shift, side = row.start, -3, "right"
+        for call in rows_of(calls):
+            colour = COLOURS[FAILED] if call.status == "failed" else COLOURS["initrd" if whole else "kernel"]
+            ax.barh(y, call.duration, height, call.start, color=colour, edgecolor=colour, linewidth=0.8)
+        first, last = float(calls["start"].min()), calls.iloc[-1]
+        words = duration(calls["duration"].sum())
+        words += f" in {len(calls)} calls" if len(calls) > 1 else ""
+        words += " (failed)" if last["status"] == "failed" else ""
+        # Beside the bars where there is room for it, after them or before them; else inside, at their end.
+        at, shift, side, ink = float(last["end"]), 3, "left", "black"
+        if at > 0.75 * span:
+            if first > 0.3 * span:
+                at, shift, side = first, -3, "right"
             else:
-                shift, side, ink = -3, "right", "white" if whole else "black"
+                shift, side, ink = -3, "right", "white" if whole and len(calls) == 1 else "black"
         ax.annotate(
             words,
             (at, y),
@@ -188,12 +192,15 @@ def _timeline(ax: Axes, rows: pd.DataFrame) -> None:
             ha=side,
             color=ink,
             fontsize=7 if whole else 6,
+            # over the bars of several calls, and the gaps between them
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6} if len(calls) > 1 else None,
         )
-        what = row.part.replace("-", " ") + (f" × {row.n:,}" if row.n > 1 else "")
-        labels.append(row.phase if whole else what)
-    ax.set_yticks(range(len(rows)), labels)
-    for tick, part in zip(ax.get_yticklabels(), rows["part"], strict=True):
-        tick.set_fontsize(8 if part == "" else 6)
+        n = int(last["n"])
+        what = part.replace("-", " ") + (f" × {n:,}" if n > 1 else "")
+        labels.append((phase, 8) if whole else (what, 6))
+    ax.set_yticks(range(len(labels)), [words for words, _ in labels])
+    for tick, (_, size) in zip(ax.get_yticklabels(), labels, strict=True):
+        tick.set_fontsize(size)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
     ax.set_xlim(0, span * 1.02)

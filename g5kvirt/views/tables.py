@@ -35,18 +35,23 @@ def rows_of(table: pd.DataFrame) -> Iterable[Any]:
 
 
 def timeline_table(frames: Frames) -> pd.DataFrame:
-    """One row a step (``part`` empty) and one a part of it: ``start`` and ``end`` in seconds since the
-    run began, ``n`` how many sites, hosts or services the part was done on (its first start to its last end).
+    """One row a call of a step (``part`` empty), and one a part of its last call.
+
+    ``start`` and ``end`` in seconds since the run began; ``n``: on how many sites, hosts or services the part
+    was done, from its first start to its last end.
     """
     phases, spans = frames.phases, frames.spans
     rows: list[tuple[str, str, str, int, float, float]] = []
     if not phases.empty:
-        zero = phases["start"].min()
+        calls = spans[(spans["kind"] == "run") & spans["step"].isin(["phase", ""])]
+        zero = calls["start"].min()
         last = frames.events["t"].max()
         inner = spans[(spans["kind"] != "vm") & ~spans["step"].isin(["phase", "", "release"])]
         for phase in rows_of(phases):
             end = last if pd.isna(phase.end) else phase.end
-            rows.append((phase.phase, "", phase.status, 1, phase.start - zero, end - zero))
+            for call in rows_of(calls[calls["phase"] == phase.phase]):
+                until = last if pd.isna(call.end) else call.end
+                rows.append((phase.phase, "", call.status, 1, call.start - zero, until - zero))
             own = inner[(inner["phase"] == phase.phase) & (inner["start"] >= phase.start)]
             for step, group in own.groupby("step", sort=False):
                 bad = group["status"].isin(["failed"]).any()
@@ -155,7 +160,8 @@ def map_table(frames: Frames) -> pd.DataFrame:
     deployed = measured[measured["outcome"] == "deployed"].groupby("vm")["duration"].last()
     table["deployment"] = table["name"].map(deployed).astype("float64")
     hosts = frames.hosts
-    empty = hosts.loc[hosts["vms"] == 0, ["site", "host"]]
+    serving = frames.events.loc[frames.events["kind"] == "service", "subject"]
+    empty = hosts.loc[(hosts["vms"] == 0) & ~hosts["host"].isin(serving), ["site", "host"]]
     table = pd.concat([table, empty.assign(name="", state="")], ignore_index=True)
     table["_host"] = table.groupby("host")["index"].transform("min").fillna(np.inf)
     table = table.sort_values(["site", "_host", "host", "index"], ignore_index=True)

@@ -101,6 +101,32 @@ def test_the_timeline_has_each_step_and_its_parts() -> None:
     assert prepare["duration"] == pytest.approx(0.8, abs=1e-5)
 
 
+def test_the_timeline_has_every_call_of_a_step() -> None:
+    again = [
+        Event("measure", "phase", "run", "r", status, T0 + t)
+        for t, status in ((100, "start"), (130, "ok"), (140, "start"), (150, "failed"))
+    ]
+    events = [*run_events(8), *again]
+    table = tables.timeline_table(Frames(events))
+    calls = table[(table["phase"] == "measure") & (table["part"] == "")]
+    assert list(calls["duration"]) == [30, 10]
+    assert list(calls["status"]) == ["ok", "failed"]
+    picture = Figures(Frames(events), run="r", testbed="local", guest="QEMU").timeline()
+    check_layout(picture, 1)
+    words = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert "40.0 s in 2 calls (failed)" in words
+
+
+def test_service_machines_are_no_hosts_on_the_map() -> None:
+    served = [
+        Event("deploy", "kadeploy3", "host", "graphene-9.nancy.grid5000.fr", "ok", T0),
+        Event("configure", "dnsmasq", "service", "graphene-9.nancy.grid5000.fr", "ok", T0),
+    ]
+    hosts = set(tables.map_table(Frames([*served, *run_events(8)]))["host"])
+    assert hosts == set(tables.map_table(Frames(run_events(8)))["host"])
+    assert hosts != set(tables.map_table(Frames([*served[:1], *run_events(8)]))["host"])
+
+
 def test_a_step_that_failed_or_was_cut_short_ends_with_the_journal() -> None:
     events = [e for e in run_events(4) if e.t <= T0 + 4]  # in the middle of deploy
     table = tables.timeline_table(Frames(events))
