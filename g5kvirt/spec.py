@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -164,6 +164,13 @@ class Kadeploy3:
             )
 
 
+class _Unchosen(dict[str, int]):
+    """No sites yet; it knows what is asked instead, for ``dataclasses.replace``, which hands on only this."""
+
+    hosts: int
+    count: int | None
+
+
 @dataclass(frozen=True, kw_only=True, init=False)
 class Spec:
     """What an experiment asks for. Parts may be given as plain dictionaries.
@@ -173,8 +180,10 @@ class Spec:
 
     sites: Mapping[str, int]  #: hosts that carry VMs, for each site; empty until they are chosen
     vms: int
-    hosts: int  #: hosts that carry VMs, over all sites
-    site_count: int | None  #: where the sites are to be chosen: how many (None: as few as will do)
+    hosts: int = field(init=False)  #: hosts that carry VMs, over all sites
+    site_count: int | None = field(
+        init=False
+    )  #: where the sites are to be chosen: how many (None: as few as will do)
     min_hosts: int | None  #: so few are enough where a deployment failed; None: while the VMs fit
     services: int  #: service machines, reserved in addition to the hosts and spread over the sites
     clusters: Mapping[str, str] | None  #: site → the only cluster to take machines from
@@ -253,6 +262,8 @@ class Spec:
         """``sites`` are named, or a number of them is to be chosen, for as many ``hosts``."""
         asked: Any = self.sites
         hosts: Any = self.hosts
+        if isinstance(asked, _Unchosen) and hosts is None:
+            asked, hosts = asked.count, asked.hosts
         if asked is not None and not check.is_whole(asked):
             sites = _sites(asked)
             total = sum(sites.values())
@@ -269,9 +280,10 @@ class Spec:
                     " {'nancy': 2}, or hosts such as 12 and perhaps a number of sites"
                 )
             total = check.whole("hosts", hosts, 1, MAX_HOSTS)
-            sites = {}
             count = None if asked is None else check.whole("sites", asked, 1, total)
             check.assign(self, "site_count", count)
+            sites = _Unchosen()
+            sites.hosts, sites.count = total, count
         check.assign(self, "sites", sites)
         check.assign(self, "hosts", total)
 
@@ -309,7 +321,7 @@ class Spec:
         """Plain data for JSON or YAML; ``Spec.from_dict`` makes the same spec of it."""
         plain = asdict(self)
         count = plain.pop("site_count")
-        plain["sites"] = plain["sites"] or count
+        plain["sites"] = dict(plain["sites"]) or count
         plain["walltime"] = format_walltime(self.walltime)
         return plain
 

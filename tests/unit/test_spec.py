@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_sites_to_be_chosen() -> None:
     assert (chosen.properties, chosen.start) == (spec.properties, "first")
     for one in (spec, chosen, Spec(hosts=3, vms=1)):
         assert Spec.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_a_spec_can_be_replaced_in_part() -> None:
+    named = Spec(sites={"nancy": 2}, vms=4)
+    assert replace(named, sites={"nancy": 3}).hosts == 3
+    assert replace(named, vms=5).sites == {"nancy": 2}
+    unchosen = Spec(hosts=4, sites=2, vms=4)
+    other = replace(unchosen, vms=5)
+    assert (other.vms, other.hosts, other.site_count, other.sites) == (5, 4, 2, {})
+    assert replace(unchosen, sites={"lyon": 1}) == Spec(sites={"lyon": 1}, vms=4)
+    assert replace(other, vms=4) == unchosen
 
 
 def test_starts() -> None:
