@@ -181,9 +181,7 @@ class Spec:
     sites: Mapping[str, int]  #: hosts that carry VMs, for each site; empty until they are chosen
     vms: int
     hosts: int = field(init=False)  #: hosts that carry VMs, over all sites
-    site_count: int | None = field(
-        init=False
-    )  #: where the sites are to be chosen: how many (None: as few as will do)
+    site_count: int | None = field(init=False)  #: how many are to be chosen; None: as few as will do
     min_hosts: int | None  #: so few are enough where a deployment failed; None: while the VMs fit
     services: int  #: service machines, reserved in addition to the hosts and spread over the sites
     clusters: Mapping[str, str] | None  #: site → the only cluster to take machines from
