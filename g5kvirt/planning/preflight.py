@@ -96,7 +96,7 @@ def preflight(
     rows += [_room(look), *_min_hosts(look)]
     bills = [bill for bill in plan.addresses if bill.site in inventory.machines]
     rows += [_subnetwork(bill, inventory.largest.get(bill.site)) for bill in bills]
-    rows += _vlan(spec, inventory)
+    rows += [*_vlan(spec, inventory), *_provisioner(spec)]
     rows.append(_walltime(spec, plan))
     return ended(*rows, plan=plan)
 
@@ -229,6 +229,14 @@ def _min_hosts(look: Forecast) -> Iterator[Row]:
         says = f"{spec.min_hosts:,} hosts carry {most:,} of {spec.vms:,} VMs at most"
         todo = "raise min_hosts: with so few the run would fail all the same"
         yield Row("min_hosts", "", "warning", says, todo)
+
+
+def _provisioner(spec: Spec) -> Iterator[Row]:
+    """Can a Kadeploy3 of one's own be had?"""
+    if spec.provisioner == "kadeploy3" and not spec.kadeploy3.repository:
+        says = "Debian does not have Kadeploy3's packages, and no other place is named that does"
+        todo = "give kadeploy3.repository a line of sources.list, unless the host environment knows one"
+        yield Row("provisioner", "", "warning", says, todo)
 
 
 def _walltime(spec: Spec, plan: Plan) -> Row:

@@ -136,6 +136,13 @@ def test_so_few_hosts_that_they_would_not_carry_the_vms() -> None:
     assert not [r for r in look(vms=32, min_hosts=2).rows if r.what == "min_hosts"]
 
 
+def test_a_kadeploy3_of_one_s_own_needs_a_place_for_its_packages() -> None:
+    assert row(look(provisioner="kadeploy3"), "provisioner").status == "warning"
+    named = {"repository": "deb [trusted=yes] http://packages.example/kadeploy ./"}
+    assert not [r for r in look(provisioner="kadeploy3", kadeploy3=named).rows if r.what == "provisioner"]
+    assert not [r for r in look().rows if r.what == "provisioner"]
+
+
 def test_sub_networks() -> None:
     large = {"capacity": {"max_per_host": 10**6, "per_core": 10**6}, "vm": {"memory": 1, "disk": 0}}
     found = look(vms=9000, **large)
