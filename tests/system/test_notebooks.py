@@ -33,8 +33,6 @@ STORIES = {
     "broadcast": ([], 1, {"compare-deployment", "compare-macro-steps"}),
     "grid5000": (["-p", "sizes", "[2]"], 1, {"timeline", "scalability"}),
 }
-#: Two virtual clusters each: minutes that not every run of the tests can spare (``pytest -m slow``).
-LONG = {"netboot-http-vs-tftp", "windows"}
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 
 
@@ -50,9 +48,7 @@ def small() -> Iterator[State]:
 
 
 @pytest.mark.timeout(LIMIT + 100)
-@pytest.mark.parametrize(
-    "notebook", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in STORIES]
-)
+@pytest.mark.parametrize("notebook", STORIES)
 def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_path: Path) -> None:
     parameters, runs, figures = STORIES[notebook]
     words = [sys.executable, "-m", "g5kvirt", "notebook", notebook, "--testbed", f"local:{small.name}"]
