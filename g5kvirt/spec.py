@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -291,8 +291,9 @@ class Spec:
         return start_seconds(self.start)
 
     def at(self, sites: Mapping[str, int]) -> Self:
-        """The same, on ``sites`` (site → hosts)."""
-        return type(self).from_dict({**self.to_dict(), "sites": sites, "hosts": sum(sites.values())})
+        """The same, on ``sites`` (site → hosts); what it says of other sites is left out."""
+        clusters = {site: cluster for site, cluster in (self.clusters or {}).items() if site in sites}
+        return replace(self, sites=sites, clusters=clusters or None)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

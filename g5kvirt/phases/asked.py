@@ -10,7 +10,7 @@ from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.agenda import Agenda, Need, free_hosts, lacking, moments
-from g5kvirt.planning.choice import choose, settled
+from g5kvirt.planning.choice import choose
 from g5kvirt.planning.inventories import unfit
 from g5kvirt.planning.services import machines_per_site
 from g5kvirt.spec import Spec
@@ -72,7 +72,7 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
     if spec.start == "first":
         for t in moments(agenda):
             try:
-                return settled(spec, at_a_time(spec, hosts, agenda, t, such))
+                return spec.at(at_a_time(spec, hosts, agenda, t, such))
             except CapacityError:
                 continue
         raise TestbedError(
@@ -86,7 +86,7 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
         if date is not None:
             raise
         chosen = everything
-    return settled(spec, chosen)
+    return spec.at(chosen)
 
 
 def at_a_time(

@@ -20,20 +20,13 @@ from g5kvirt.planning.checks import check_names
 from g5kvirt.planning.services import services_per_site
 from g5kvirt.spec import Spec, near
 
-__all__ = ["choose", "settled"]
+__all__ = ["choose"]
 
 # Grid'5000 has nine sites, at most 126 combinations of as many: all are tried. With many more, the best are.
 _LOOKED_AT = 20_000
 _TRIED = 200
 
 _Room = Mapping[str, NDArray[np.int64]]  # site → VMs that each of its machines carries, the most first
-
-
-def settled(spec: Spec, sites: Mapping[str, int]) -> Spec:
-    """``spec`` with its sites chosen; what it says of others is left out."""
-    clusters = {site: cluster for site, cluster in (spec.clusters or {}).items() if site in sites}
-    document = {**spec.to_dict(), "sites": dict(sites), "hosts": sum(sites.values())}
-    return Spec.from_dict({**document, "clusters": clusters or None})
 
 
 def choose(

@@ -14,7 +14,7 @@ from g5kvirt.errors import CapacityError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.capacity import capacities
-from g5kvirt.planning.choice import choose, settled
+from g5kvirt.planning.choice import choose
 from g5kvirt.planning.expectation import Expected, Work, expectation, total
 from g5kvirt.planning.inventories import Inventory, Machine, unfit
 from g5kvirt.planning.placement import distribute
@@ -81,7 +81,7 @@ def chosen(spec: Spec, inventory: Inventory, *, emulated: bool = False) -> Spec:
         for site, own in candidates(spec, inventory).items()
     }
     able = {site for site, number in inventory.vlans.items() if number}
-    return settled(spec, choose(spec, fitting, able or None))
+    return spec.at(choose(spec, fitting, able or None))
 
 
 def room(spec: Spec, hosts: Sequence[Host]) -> Ints:

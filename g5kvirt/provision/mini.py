@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from g5kvirt.provision import cpio, packages
-from g5kvirt.provision.minimal import MODULES, Progress, unsigned
+from g5kvirt.provision.minimal import MODULES, Progress, gather
 from g5kvirt.provision.netboot import KERNEL_ARGUMENTS
 
 __all__ = ["APPLETS", "DESCRIPTION", "FILES", "RECIPE", "fields", "initrd", "write"]
@@ -83,26 +83,14 @@ def write(work: Path, progress: Progress) -> dict[str, str]:
     Raises MachineError if the packages cannot be had.
     """
     progress("environment mini: fetching the kernel, busybox and dropbear from Debian")
-    kernel = packages.kernel()
-    release = kernel.removeprefix("linux-image-")
-    modules = [f"lib/modules/{release}/kernel/{module}.ko" for module in MODULES]
-    fetched = packages.fetch((kernel, *FILES), work)
-    own = packages.members(fetched[kernel], [f"boot/vmlinuz-{release}", *modules])
-    files: dict[str, bytes] = {}
-    for name, wanted in FILES.items():
-        files |= packages.members(fetched[name], wanted)
-    versions = {name: packages.version(package) for name, package in fetched.items()}
-    for package in fetched.values():
-        package.unlink()
+    found = gather(FILES, work)
     progress("environment mini: writing the image")
-    texts = scripts()
-    drivers = {module.rpartition("/")[2]: unsigned(own[module]) for module in modules}
-    files["boot/vmlinuz"] = own[f"boot/vmlinuz-{release}"]
-    files["boot/initrd"] = gzip.compress(
-        initrd(files["bin/busybox"], drivers, texts["initrd-init"]), 9, mtime=0
-    )
+    texts, files = scripts(), found.files
+    files["boot/vmlinuz"] = found.kernel
+    archive = initrd(files["bin/busybox"], found.drivers, texts["initrd-init"])
+    files["boot/initrd"] = gzip.compress(archive, 9, mtime=0)
     (work / "image").write_bytes(image(files, texts))
-    return versions
+    return dict(found.versions)
 
 
 def initrd(busybox: bytes, modules: Mapping[str, bytes], init: str) -> bytes:

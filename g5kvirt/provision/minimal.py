@@ -24,12 +24,17 @@ from typing import Any
 from g5kvirt.errors import MachineError
 from g5kvirt.provision import cpio, iso, packages
 
-__all__ = ["MinimalSystem", "build", "cache_directory", "initramfs", "unsigned"]
+__all__ = ["Gathered", "MinimalSystem", "build", "cache_directory", "gather", "initramfs", "unsigned"]
 
 #: Raised when the way of building changes, so that older caches are left alone.
 _RECIPE = 2
 
-PACKAGES = (packages.KERNEL, "busybox-static", "ipxe")
+#: Debian package → the files that are taken from it, besides the kernel's.
+FILES: Mapping[str, tuple[str, ...]] = {
+    "busybox-static": ("bin/busybox",),
+    "ipxe": ("usr/lib/ipxe/ipxe.iso",),
+}
+PACKAGES = (packages.KERNEL, *FILES)
 
 #: In the order of loading: what virtio-net and virtio-blk on PCI need.
 MODULES = (
@@ -139,32 +144,49 @@ def _replace(home: Path, work: Path, refresh: bool) -> None:
             raise MachineError(f"the minimal system cannot be kept in {home}: {error}") from error
 
 
-def _build_into(work: Path, recipes: Mapping[str, str], progress: Progress) -> None:
-    progress("minimal system: fetching the kernel, busybox and iPXE from Debian")
-    kernel_name = packages.kernel()
-    fetched = packages.fetch((kernel_name, *PACKAGES[1:]), work)
-    versions = {name: packages.version(package) for name, package in fetched.items()}
-    progress("minimal system: unpacking and writing kernel, initrd and ISO")
-    release = kernel_name.removeprefix("linux-image-")
+@dataclass(frozen=True)
+class Gathered:
+    """What a guest's system is made of: Debian's kernel, the drivers of `MODULES`, other packages' files."""
+
+    release: str
+    kernel: bytes
+    drivers: Mapping[str, bytes]  #: file name → content, in the order of loading
+    files: dict[str, bytes]  #: path → content
+    versions: Mapping[str, str]  #: by package
+
+
+def gather(wanted: Mapping[str, tuple[str, ...]], work: Path) -> Gathered:
+    """The kernel and the files of ``wanted`` (package → paths), fetched into ``work``, where nothing of the
+    packages stays. Raises MachineError if one cannot be had."""
+    kernel = packages.kernel()
+    release = kernel.removeprefix("linux-image-")
     modules = [f"lib/modules/{release}/kernel/{module}.ko" for module in MODULES]
-    kernel = packages.members(fetched[kernel_name], [f"boot/vmlinuz-{release}", *modules])
-    busybox = packages.members(fetched["busybox-static"], ["bin/busybox"])["bin/busybox"]
-    image = packages.members(fetched["ipxe"], ["usr/lib/ipxe/ipxe.iso"])["usr/lib/ipxe/ipxe.iso"]
+    fetched = packages.fetch((kernel, *wanted), work)
+    own = packages.members(fetched[kernel], [f"boot/vmlinuz-{release}", *modules])
+    files: dict[str, bytes] = {}
+    for name, paths in wanted.items():
+        files |= packages.members(fetched[name], paths)
+    versions = {name: packages.version(package) for name, package in fetched.items()}
     for package in fetched.values():
         package.unlink()
+    drivers = {module.rpartition("/")[2]: unsigned(own[module]) for module in modules}
+    return Gathered(release, own[f"boot/vmlinuz-{release}"], drivers, files, versions)
+
+
+def _build_into(work: Path, recipes: Mapping[str, str], progress: Progress) -> None:
+    progress("minimal system: fetching the kernel, busybox and iPXE from Debian")
+    found = gather(FILES, work)
+    progress("minimal system: writing kernel, initrd and ISO")
+    archive = initramfs(found.files["bin/busybox"], found.drivers, recipes)
     files = {
-        "kernel": kernel[f"boot/vmlinuz-{release}"],
-        "initrd": gzip.compress(
-            initramfs(busybox, {m.rpartition("/")[2]: unsigned(kernel[m]) for m in modules}, recipes),
-            9,
-            mtime=0,
-        ),
-        "ipxe.iso": iso.with_script(image, recipes["iso.ipxe"]),
+        "kernel": found.kernel,
+        "initrd": gzip.compress(archive, 9, mtime=0),
+        "ipxe.iso": iso.with_script(found.files["usr/lib/ipxe/ipxe.iso"], recipes["iso.ipxe"]),
     }
     for name, content in files.items():
         (work / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = {"packages": versions, "release": release, "sha256": sums}
+    manifest = {"packages": found.versions, "release": found.release, "sha256": sums}
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 

@@ -157,13 +157,7 @@ class Real(Kadeploy):
     def run(self, workflow: Workflow) -> None:
         """Begin it; who asks meanwhile sees how far it has come."""
         workflow.end = float("inf")
-        for node in workflow.nodes:
-            workflow.rows[node] = {
-                "steps": ["", "", ""],
-                "retries": [0, 0, 0],
-                "durations": [0, 0, 0],
-                "error": "",
-            }
+        workflow.begin()
         request = self.asked
         threading.Thread(target=self.course, args=(workflow, request), daemon=True).start()
 

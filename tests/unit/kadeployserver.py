@@ -75,6 +75,11 @@ class Workflow:
     level: int = 3
     broken: str = ""  # the whole deployment ends with this error
 
+    def begin(self) -> None:
+        """No node has done anything yet."""
+        for node in self.nodes:
+            self.rows[node] = {"steps": [""] * 3, "retries": [0] * 3, "durations": [0] * 3, "error": ""}
+
 
 class Kadeploy:
     """The server. ``bad``: (node, macro-step with variant, micro-step) → how often that fails there, and
@@ -98,13 +103,7 @@ class Kadeploy:
     # ---- a deployment's course ------------------------------------------------------------------------
     def run(self, workflow: Workflow) -> None:
         """Work out what happens when."""
-        for node in workflow.nodes:
-            workflow.rows[node] = {
-                "steps": ["", "", ""],
-                "retries": [0, 0, 0],
-                "durations": [0, 0, 0],
-                "error": "",
-            }
+        workflow.begin()
         self._macro(workflow, workflow.nodes, 0, 0, 0, workflow.start, "")
         workflow.marks.sort(key=lambda mark: mark[0])
         workflow.lines.sort(key=lambda line: line[0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.planning.checks import check_against
-from g5kvirt.planning.choice import choose, settled
+from g5kvirt.planning.choice import choose
 from g5kvirt.planning.services import services_per_site
 from g5kvirt.spec import Spec
 
@@ -70,9 +70,9 @@ def test_clusters_of_some_sites() -> None:
     open_spec = spec(hosts=2, clusters={"nancy": "griffon", "rennes": "x"})
     with pytest.raises(SpecError, match="unknown site 'rennes'"):
         choose(open_spec, bed)
-    fixed = settled(open_spec, {"nancy": 2})
+    fixed = open_spec.at({"nancy": 2})
     assert (fixed.sites, fixed.hosts, fixed.clusters) == ({"nancy": 2}, 2, {"nancy": "griffon"})
-    assert settled(open_spec, {"lyon": 2}).clusters is None
+    assert open_spec.at({"lyon": 2}).clusters is None
 
 
 def test_refusals_say_numbers_and_what_would_fit() -> None:
@@ -115,7 +115,7 @@ def test_what_is_chosen_fits_and_what_fits_is_chosen(
         return
     assert sum(chosen.values()) == hosts
     assert sites in (None, len(chosen))
-    check_against(settled(asked, chosen), bed)
+    check_against(asked.at(chosen), bed)
 
 
 def plainly_possible(asked: Spec, bed: dict[str, list[Host]]) -> bool:
@@ -133,7 +133,7 @@ def plainly_possible(asked: Spec, bed: dict[str, list[Host]]) -> bool:
                 if any(own[s] + services[s] > len(bed[s]) for s in own):
                     continue
                 try:
-                    check_against(settled(asked, own), bed)
+                    check_against(asked.at(own), bed)
                 except CapacityError:
                     continue
                 return True

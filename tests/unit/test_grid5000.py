@@ -16,22 +16,10 @@ from g5kvirt.clock import PARIS
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import Host, Reservation, SubNetwork, to_plain
 from g5kvirt.planning.agenda import Agenda, SiteAgenda
-from g5kvirt.planning.inventories import machine_of
 from g5kvirt.testbeds import charter, jobs
 from g5kvirt.testbeds.base import Request
 from g5kvirt.testbeds.common import each, mask
 from g5kvirt.testbeds.grid5000 import Grid5000, Settings
-
-NODE: dict[str, Any] = {
-    "uid": "graphene-12",
-    "architecture": {"nb_cores": 4},
-    "main_memory": {"ram_size": 17 << 30},
-    "network_adapters": [
-        {"device": "bmc", "mounted": True, "management": True},
-        {"device": "eth1", "mounted": False},
-        {"device": "eth0", "mounted": True, "rate": 10**10, "switch": "sgraphene1"},
-    ],
-}
 
 
 def test_all_sites_are_heard_before_the_first_error_is_raised() -> None:
@@ -59,7 +47,7 @@ def test_words_for_testbeds() -> None:
 
 
 def test_a_reservation_survives_the_journal() -> None:
-    host = machine_of("nancy", "graphene", NODE).host
+    host = Host("graphene-12.nancy.grid5000.fr", "nancy", "graphene", 4, 17 << 30, 1e10, "sgraphene1")
     part = SubNetwork("nancy", IPv4Network("10.144.4.0/22"), IPv4Address("10.147.255.254"))
     one = Reservation({"nancy": 7}, (host,), (part, SubNetwork("x", part.network)), 14, "nancy", 1.0, 3600.0)
     assert Reservation.from_plain(to_plain(one)) == one

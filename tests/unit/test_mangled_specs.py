@@ -25,7 +25,7 @@ from g5kvirt.inventory import SubNetwork
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.checks import check_against
-from g5kvirt.planning.choice import choose, settled
+from g5kvirt.planning.choice import choose
 from g5kvirt.planning.inventories import table
 from g5kvirt.planning.placement import Placement, place
 from g5kvirt.planning.services import host_addresses, lay_out, machines_per_site, split_machines
@@ -38,7 +38,7 @@ MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(Hea
 def plan(spec: Spec) -> Placement:
     """From what is asked to where every VM is, on the first machines that there are."""
     if not spec.sites:
-        spec = settled(spec, choose(spec, HOSTS))
+        spec = spec.at(choose(spec, HOSTS))
     check_against(spec, HOSTS)
     machines, parts = [], []
     for number, (site, count) in enumerate(machines_per_site(spec).items()):

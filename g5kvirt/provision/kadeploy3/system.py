@@ -22,7 +22,7 @@ from typing import Any
 
 from g5kvirt.errors import SpecError
 from g5kvirt.provision import cpio, mini, packages, tools
-from g5kvirt.provision.minimal import MODULES, cache_directory, unsigned
+from g5kvirt.provision.minimal import MODULES, cache_directory, gather
 
 __all__ = ["FILES", "System", "build", "initramfs", "with_keys"]
 
@@ -131,27 +131,16 @@ def _scripts() -> dict[str, str]:
 
 def _build_into(work: Path, scripts: Mapping[str, str], progress: Progress) -> None:
     progress("deployment environment: fetching the kernel, Perl, OpenSSH's client and others from Debian")
-    kernel = packages.kernel()
-    release = kernel.removeprefix("linux-image-")
-    modules = [f"lib/modules/{release}/kernel/{module}.ko" for module in MODULES]
-    fetched = packages.fetch((kernel, *FILES), work)
-    own = packages.members(fetched[kernel], [f"boot/vmlinuz-{release}", *modules])
-    files: dict[str, bytes] = {}
-    for name, wanted in FILES.items():
-        files |= packages.members(fetched[name], wanted)
-    versions = {name: packages.version(package) for name, package in fetched.items()}
-    for package in fetched.values():
-        package.unlink()
+    found = gather(FILES, work)
     progress("deployment environment: writing kernel and initrd")
-    drivers = {module.rpartition("/")[2]: unsigned(own[module]) for module in modules}
     written = {
-        "kernel": own[f"boot/vmlinuz-{release}"],
-        "initrd": gzip.compress(initramfs(files, drivers, scripts), 6, mtime=0),
+        "kernel": found.kernel,
+        "initrd": gzip.compress(initramfs(found.files, found.drivers, scripts), 6, mtime=0),
     }
     for name, content in written.items():
         (work / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-    manifest = {"packages": versions, "release": release, "sha256": sums}
+    manifest = {"packages": found.versions, "release": found.release, "sha256": sums}
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
