@@ -15,9 +15,15 @@ leaves with the error's ``exit_code``; a traceback means a bug in g5kvirt, never
     └── PhaseError            1   a step was tried and failed; carries phase and step
 
 `Stopped` is none of them: it is an interrupt with a reason.
+
+A notebook shows each as its sentence and the lines of the cell that met it; ``%debug`` and
+``traceback.print_last()`` still show the way through g5kvirt.
 """
 
 from __future__ import annotations
+
+import linecache
+import traceback
 
 __all__ = [
     "CapacityError",
@@ -29,6 +35,7 @@ __all__ = [
     "SpecError",
     "Stopped",
     "TestbedError",
+    "for_a_notebook",
     "reason_of",
 ]
 
@@ -37,6 +44,10 @@ class G5kvirtError(Exception):
     """Root of all errors raised on purpose."""
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """Called by IPython, instead of its own traceback."""
+        return for_a_notebook(self)
 
 
 class SpecError(G5kvirtError):
@@ -93,6 +104,25 @@ class PhaseError(G5kvirtError):
 
 class Stopped(KeyboardInterrupt):
     """A step is ended from outside, and this is why; whoever cleans up after Ctrl-C does so after this."""
+
+
+def for_a_notebook(error: BaseException) -> list[str]:
+    """What a cell shows of an error, a line each: its sentence, then the caller's own lines, innermost last.
+
+    The frames of g5kvirt and of IPython are left out: they say nothing about what to do.
+    """
+    lines = [f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"]
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        module, file = str(frame.f_globals.get("__name__")), frame.f_code.co_filename
+        package = module.partition(".")[0]
+        if package == __name__.partition(".")[0]:
+            break
+        if package != "IPython":
+            where = "" if module == "__main__" else f" of {file}"
+            lines.append(
+                f"  line {number}{where}: {linecache.getline(file, number, frame.f_globals).strip()}"
+            )
+    return lines
 
 
 def reason_of(error: BaseException) -> str:

@@ -35,7 +35,7 @@ from g5kvirt.phases import Context, recall
 from g5kvirt.phases.asked import with_sites
 from g5kvirt.phases.begin import begin
 from g5kvirt.phases.reserve import release, reserve
-from g5kvirt.phases.watching import watched
+from g5kvirt.phases.watching import interruptible, watched
 from g5kvirt.planning.checks import check_against
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
@@ -215,7 +215,13 @@ class Experiment:
             return self._in_background("measure", arguments, self._measured)
         context = self._context
         span = context.span("measure", "phase")
-        with self._writing(), self._shown(), span as found, watched(context, "measure"):
+        with (
+            interruptible("measure"),
+            self._writing(),
+            self._shown(),
+            span as found,
+            watched(context, "measure"),
+        ):
             wanted = sizes if sizes is not None else [len(recall.up(self.journal))]
             folders = _folders(folder)
             found["deployments"] = measure(context, str(environment), wanted, repeat, broadcast, folders)
@@ -356,7 +362,7 @@ class Experiment:
         if not recall.done(self.journal, phase):
             self._check_order(phase)
             context = self._context
-            with self._writing():
+            with interruptible(phase), self._writing():
                 if not recall.done(self.journal, phase):  # another process may just have done it
                     self._check_order(phase)
                     with self._shown():

@@ -12,13 +12,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 
-from g5kvirt.errors import PhaseError, Stopped, TestbedError
+from g5kvirt.errors import PhaseError, Stopped, TestbedError, for_a_notebook
 from g5kvirt.phases import recall
 from g5kvirt.phases.context import Context
 
-__all__ = ["watched"]
+__all__ = ["interruptible", "watched"]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,23 @@ def watched(context: Context, phase: str) -> Iterator[None]:
     except PhaseError as failed:
         if why := ask():
             raise error(why, failed.step) from failed
+        raise
+
+
+@contextmanager
+def interruptible(call: str) -> Iterator[None]:
+    """An interrupt inside says where it leaves the run.
+
+    It stays a plain KeyboardInterrupt: of a subclass, a shell would not be told that Ctrl-C ended Python.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = (
+            f"{call}() was interrupted, and what it had under way is stopped: call it again to go on, or"
+            " release() to give the machines back",
+        )
+        error._render_traceback_ = partial(for_a_notebook, error)  # type: ignore[attr-defined]
         raise
 
 
