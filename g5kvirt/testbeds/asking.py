@@ -24,7 +24,7 @@ from g5kvirt.spec import Spec
 from g5kvirt.testbeds.base import Request, Testbed
 from g5kvirt.testbeds.common import frontend, mask, short
 from g5kvirt.testbeds.grid5000 import Grid5000, _connected
-from g5kvirt.testbeds.slots import satisfying
+from g5kvirt.testbeds.slots import RESOURCES, satisfying, state_of
 
 __all__ = [
     "API_LIMIT",
@@ -142,7 +142,7 @@ def _get(path: str) -> dict[str, Any]:
 
 
 def _resources(site: str) -> Resources:
-    document = _get(f"sites/{site}/internal/oarapi/resources/details.json?limit=1000000")
+    document = _get(RESOURCES.format(site))
     found = resources_of(document["items"], time.time())
     if found.largest is not None:
         return found
@@ -160,8 +160,7 @@ def _prefix(pool: object) -> int | None:
 def resources_of(items: Iterable[Mapping[str, Any]], now: float) -> Resources:
     """What OAR's list of resources (one item a core, KaVLAN or /22) says of a site at ``now``.
 
-    A machine that sleeps to save power is Absent too, and until when it may be woken stands beside it: it
-    counts as alive. One in maintenance does not.
+    ``state`` among a machine's properties is what `slots.state_of` makes of it.
     """
     properties: dict[str, Mapping[str, Any]] = {}
     slashes: set[int] = set()
@@ -169,7 +168,7 @@ def resources_of(items: Iterable[Mapping[str, Any]], now: float) -> Resources:
     for item in items:
         kind, name = str(item.get("type", "default")), item.get("network_address")
         if kind == "default" and name:
-            properties.setdefault(str(name), {**item, "state": _state(item, now)})
+            properties.setdefault(str(name), {**item, "state": state_of(item, now)})
         elif kind == "subnet":
             subnets = True
             slashes |= {p for p in range(LARGEST, SMALLEST + 1) if item.get(f"slash_{p}") is not None}
@@ -182,14 +181,6 @@ def resources_of(items: Iterable[Mapping[str, Any]], now: float) -> Resources:
         min(slashes) if subnets and slashes else None,
         len(vlans) if any_vlan else None,
     )
-
-
-def _state(item: Mapping[str, Any], now: float) -> str:
-    state = str(item.get("state") or "unknown")
-    if str(item.get("maintenance") or "NO").upper() in ("YES", "TRUE", "1"):
-        return "in maintenance"
-    until = str(item.get("available_upto") or "0")
-    return "Alive" if state == "Absent" and until.isdecimal() and int(until) > now else state
 
 
 def _machines(

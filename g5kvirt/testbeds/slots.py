@@ -29,10 +29,12 @@ from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.planning.agenda import Agenda, SiteAgenda
 from g5kvirt.testbeds.common import each, mask, short
 
-__all__ = ["HORIZON", "Reader", "calendar", "matching", "satisfying", "typed"]
+__all__ = ["HORIZON", "RESOURCES", "Reader", "calendar", "matching", "satisfying", "state_of", "typed"]
 
 HORIZON = 28 * 86400.0  #: seconds that are looked ahead, as far as OAR's users plan
-_RESOURCES = "/sites/{}/internal/oarapi/resources/details.json?limit=1073741824"
+RESOURCES = (
+    "/sites/{}/internal/oarapi/resources/details.json?limit=1073741824"  #: of all that a site's OAR has
+)
 _AT_ONCE = 16  #: requests
 _GRACE = 121  #: seconds that execo adds to the end of each job: OAR's own cleaning up
 _SMALLEST = 22  #: prefix length of the sub-networks that OAR deals in
@@ -70,7 +72,7 @@ class Reader:
 
     def resources(self, site: str) -> list[dict[str, Any]]:
         """All that the site's OAR has."""
-        return list(self(_RESOURCES.format(site))["items"])
+        return list(self(RESOURCES.format(site))["items"])
 
     def jobs(self, site: str) -> Iterator[dict[str, Any]]:
         """The site's jobs that have been read."""
@@ -176,12 +178,20 @@ def typed(
     return {name for name, good in usable.items() if good}, vlans, subnets
 
 
+def state_of(row: Mapping[str, Any], now: float) -> str:
+    """OAR's state of a resource, of which it gives to jobs what is "Alive"; "in maintenance" is one, too.
+
+    What is switched off to save energy is Absent, and until when it may be woken stands beside it: it comes
+    back for a job, and so counts as alive.
+    """
+    if str(row.get("maintenance") or "NO").upper() == "YES":
+        return "in maintenance"
+    state, until = str(row.get("state") or "unknown"), str(row.get("available_upto") or "0")
+    return "Alive" if state == "Absent" and until.isdecimal() and int(until) > now else state
+
+
 def _usable(row: Mapping[str, Any], now: float) -> bool:
-    """Whether OAR gives a resource to jobs; one that is switched off to save energy comes back for them."""
-    if str(row.get("maintenance", "NO")).upper() == "YES":
-        return False
-    asleep = row.get("state") == "Absent" and int(row.get("available_upto") or 0) > now
-    return row.get("state") == "Alive" or asleep
+    return state_of(row, now) == "Alive"
 
 
 def matching(sites: Sequence[str], condition: str) -> dict[str, set[str]]:

@@ -28,6 +28,7 @@ from g5kvirt.testbeds.asking import (
 )
 from g5kvirt.testbeds.base import Request
 from g5kvirt.testbeds.grid5000 import Grid5000, Settings
+from g5kvirt.testbeds.slots import RESOURCES
 
 THERE = "g5kvirt-there\r\n"
 PRINTED = "---\r\nname: debian12-min\r\nos: linux\r\ng5kvirt-code 0\r\n"
@@ -147,7 +148,7 @@ def documents(**changed: Any) -> dict[str, Any]:
         "sites": {"items": [{"uid": "nancy"}, {"uid": "rennes"}]},
         "sites/nancy/clusters": {"items": [{"uid": "gros"}]},
         "sites/nancy/clusters/gros/nodes": {"items": [NODE]},
-        "sites/nancy/internal/oarapi/resources/details.json?limit=1000000": {"items": OAR},
+        RESOURCES.format("nancy"): {"items": OAR},
         "sites/rennes/clusters": {"items": []},
     } | changed
 
@@ -195,7 +196,7 @@ def test_a_silent_site_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch)
 
 def test_oar_that_does_not_answer_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     known = documents()
-    del known["sites/nancy/internal/oarapi/resources/details.json?limit=1000000"]
+    del known[RESOURCES.format("nancy")]
     serve(monkeypatch, known)
     rows, inventory = ask_api(Grid5000(Settings()), {"nancy"})
     assert statuses(rows) == {"API": "ok", "OAR's resources": "unknown"}
@@ -207,7 +208,7 @@ def test_oar_that_does_not_answer_leaves_the_rest(monkeypatch: pytest.MonkeyPatc
 def test_where_oar_has_no_sub_networks_the_site_s_document_says_how_large_they_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = "sites/nancy/internal/oarapi/resources/details.json?limit=1000000"
+    path = RESOURCES.format("nancy")
     pool = {"g5ksubnet": {"network": "10.144.0.0/14"}}
     serve(monkeypatch, documents(**{path: {"items": OAR[:2]}, "sites/nancy": pool}))
     _, inventory = ask_api(Grid5000(Settings()), {"nancy"})

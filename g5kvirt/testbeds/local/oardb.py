@@ -213,7 +213,7 @@ class Database:
     # --- questions ---
 
     def jobs(self, states: Iterable[str] | None = LIVE, user: str | None = None) -> list[Job]:
-        """Jobs in these states (of any letter case; None for all), by rising id."""
+        """Jobs in these states (of any letter case; None for all), of ``user`` or of all, by rising id."""
         where, values = [], {}
         if states is not None:
             where.append("lower(j.state) = ANY(CAST(:states AS varchar[]))")
@@ -233,24 +233,6 @@ class Database:
     def active_jobs(self) -> list[Job]:
         """Jobs that have their resources now; a node in none of them is nobody's."""
         return self.jobs(ACTIVE)
-
-    def running_deploy_nodes(self, user: str) -> set[str]:
-        """Names of the nodes that ``user`` may deploy now."""
-        return {node for job in self.jobs(("Running",), user) if job.deploy for node in job.held.nodes}
-
-    def running_vlans(self, user: str) -> set[int]:
-        """Vlans that running jobs of ``user`` hold."""
-        return {vlan for job in self.jobs(("Running",), user) for vlan in job.held.vlans}
-
-    def job_vlans(self, job: int) -> tuple[int, ...]:
-        """Ids of a job's vlans; nothing for an unknown job."""
-        found = self.job(job)
-        return found.held.vlans if found else ()
-
-    def job_subnets(self, job: int) -> tuple[IPv4Network, ...]:
-        """A job's subnets; nothing for an unknown job."""
-        found = self.job(job)
-        return found.held.subnets if found else ()
 
     def reservation_starts(self) -> tuple[float, ...]:
         """When the advance reservations that still wait begin, the next one first."""
