@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
-from test_experiment import start
+from scripts import end, start
 
 from g5kvirt.journal import Event, read_events
 from g5kvirt.testbeds.local import lifecycle
@@ -97,13 +97,6 @@ def seen(run: Path, phase: str, step: str) -> list[Event]:
     return [event for event in events if (event.phase, event.step) == (phase, step)]
 
 
-def said(process: subprocess.Popen[str], timeout: float = 120) -> str:
-    """What it printed; the test fails if it failed, or did not end."""
-    out, err = process.communicate(timeout=timeout)
-    assert process.returncode == 0, f"{out}\n{err}"
-    return out.strip()
-
-
 def sentence(text: str, *words: str) -> None:
     """One line that says all this."""
     assert "\n" not in text
@@ -145,7 +138,7 @@ finally:
 
 def test_the_only_global_kavlan_is_taken(grid: State, ends: Runs, tmp_path: Path) -> None:
     words = ALONE % ('sites={"nancy": 1}, vms=1, timeouts={"reserve": 3}', "taken", "exp.release()")
-    text = said(start(words, grid, tmp_path))
+    text = end(start(words, grid, tmp_path)).strip()
     sentence(text, "TestbedError", "at nancy did not start", "KaVLAN", "raise timeouts.reserve")
     assert "g5kvirt-taken" not in jobs(grid, "nancy")
 
@@ -155,7 +148,7 @@ def test_a_job_is_deleted_from_outside_while_the_api_is_down(grid: State, ends: 
     [granted] = seen(runs / "rennes", "reserve", "granted")
     job = granted.detail["jobs"]["rennes"]
     on(grid, "rennes.grid5000.fr", f"oardel {job}")
-    text = said(ends["rennes"])
+    text = end(ends["rennes"]).strip()
     sentence(text, "PhaseError during configure()", f"job {job} at rennes ended at", "deleted by g5k")
     sentence(text, "start a new Experiment")
     [_, over] = seen(runs / "rennes", "configure", "phase")
@@ -186,7 +179,7 @@ def test_deployments_of_hosts_that_fail(grid: State, tmp_path: Path) -> None:
     finally:
         exp.release()
     """
-    text = said(start(script, grid, tmp_path))
+    text = end(start(script, grid, tmp_path)).strip()
     sentence(text, "PhaseError 2 of 4 machines were not deployed, first", "Is a directory")
     sentence(text, "1 host for VMs came up and min_hosts asks for 2", "call deploy() again")
     [_, ok] = [event for event in seen(tmp_path / "some", "deploy", "phase") if event.status != "start"]
@@ -209,7 +202,7 @@ def test_a_node_is_suspected(grid: State, tmp_path: Path) -> None:
     turn("Suspected")
     try:
         words = ALONE % ('sites={"lyon": 3}, vms=1, timeouts={"reserve": 3}', "suspected", "exp.release()")
-        text = said(start(words, grid, tmp_path))
+        text = end(start(words, grid, tmp_path)).strip()
     finally:
         turn("Alive")
     sentence(text, "TestbedError", "lyon")
@@ -242,7 +235,7 @@ def jobs_or_none(state: State, site: str) -> str | None:
 def test_a_frontend_is_not_reachable(grid: State, tmp_path: Path) -> None:
     asked = 'sites={"rennes": 1, "lyon": 1}, vms=1'
     with frontend_down(grid, "lyon"):
-        text = said(start(ALONE % (asked, "unreachable", "pass"), grid, tmp_path))
+        text = end(start(ALONE % (asked, "unreachable", "pass"), grid, tmp_path)).strip()
         assert "g5kvirt-unreachable" not in jobs(grid, "rennes"), (
             "what the other site gave was not given back"
         )
@@ -259,14 +252,14 @@ def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
     except G5kvirtError as error:
         print(type(error).__name__, error)
     """
-    text = said(start(script, grid, tmp_path))
+    text = end(start(script, grid, tmp_path)).strip()
     sentence(text, "TestbedError the API of the testbed 'grid5000' does not answer", "is it up")
     assert "secret" not in text
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_walltime_ends_amid_a_step(grid: State, ends: Runs, runs: Path) -> None:
-    text = said(ends["nancy"])
+    text = end(ends["nancy"]).strip()
     sentence(text, "PhaseError during", "at nancy ended at", "its walltime of 0:0:45 was over", "start a new")
     [granted] = seen(runs / "nancy", "reserve", "granted")
     over = [event for event in read_events(runs / "nancy" / "journal.jsonl") if event.status == "failed"][-1]

@@ -5,13 +5,9 @@ execo knows one testbed a process, so every experiment runs in a process of its 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 
 import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
+from scripts import LAUNCHED, answer, end, start
 
 from g5kvirt.frames import Frames
 from g5kvirt.journal import Event, read_events
@@ -28,22 +25,6 @@ from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]
 
-PREAMBLE = """
-import sys
-from g5kvirt import Experiment, Spec
-from g5kvirt.errors import G5kvirtError, PhaseOrderError
-testbed, runs = sys.argv[1:3]
-"""
-#: More of the specification, the run's name, what is done once the VMs are up.
-LAUNCHED = """
-exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, %s), testbed=testbed, name="%s", runs=runs)
-try:
-    for step in ("reserve", "deploy", "configure", "place", "launch"):
-        getattr(exp, step)()
-    %s
-finally:
-    exp.release()
-"""
 STEPS = LAUNCHED % ("vms=2", "cut", "")
 
 
@@ -56,24 +37,6 @@ def grid() -> Iterator[State]:
     finally:
         lifecycle.down(name)
         assert nothing_left(name)
-
-
-def start(script: str, state: State, runs: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), f"local:{state.name}", str(runs)]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
-
-
-def do(script: str, state: State, runs: Path, timeout: float = 300) -> str:
-    """Run a script to its end; what it printed. The test fails if it fails."""
-    process = start(script, state, runs)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    assert process.returncode == 0, f"{out}\n{err}"
-    return out
 
 
 def guests(state: State) -> list[int]:
@@ -114,11 +77,11 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
         exp.release()
     print(json.dumps({"said": said, "figures": [str(f) for f in figures]}))
     """
-    answer = json.loads(do(script, grid, tmp_path).splitlines()[-1])
-    order, taken = answer["said"]
+    found = answer(start(script, grid, tmp_path))
+    order, taken = found["said"]
     assert "call reserve() first" in order
     assert "already a run 'whole'" in taken
-    for file in answer["figures"]:
+    for file in found["figures"]:
         assert Path(file).stat().st_size > 100
 
     events = read_events(tmp_path / "whole" / "journal.jsonl")
@@ -161,7 +124,7 @@ def test_bad_input_is_one_sentence_and_touches_nothing(grid: State, tmp_path: Pa
             raise SystemExit(f"accepted: {words}")
     """
     runs = tmp_path / "runs"
-    said = do(script, grid, runs).splitlines()
+    said = end(start(script, grid, runs)).splitlines()
     assert len(said) == 8
     assert "did you mean 'nancy'" in said[0]
     assert not runs.exists()
@@ -213,7 +176,7 @@ def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp
     if how is signal.SIGINT:
         assert "KeyboardInterrupt" in err
     else:  # somebody else gives back what it left
-        do('Experiment.open(runs + "/cut").release()', grid, tmp_path)
+        end(start('Experiment.open(runs + "/cut").release()', grid, tmp_path))
     wait(lambda: not guests(grid))
     wait(lambda: "g5kvirt" not in jobs(grid))
 
@@ -254,7 +217,7 @@ def test_steps_in_the_background_are_killed_and_go_on(grid: State, tmp_path: Pat
         exp.release()
     print(json.dumps([t, before.unfinished]))
     """
-    killed, unfinished = json.loads(do(script, grid, tmp_path, timeout=600).splitlines()[-1])
+    killed, unfinished = answer(start(script, grid, tmp_path), timeout=600)
     frames = Frames(read_events(tmp_path / "on" / "journal.jsonl"))
     assert frames.account.up == 2
     assert (frames.vms["power_on"] < killed).all(), "what runs is not started again"
@@ -337,7 +300,7 @@ def test_32_vms_on_8_hosts_of_2_sites(name: str, tmp_path: Path) -> None:
         exp.release()
     """
     began = time.monotonic()
-    out = do(script, state, tmp_path, timeout=900)
+    out = end(start(script, state, tmp_path), timeout=900)
     frames = Frames(read_events(tmp_path / "32" / "journal.jsonl"))
     print(out, f"{time.monotonic() - began:.0f} s")
     assert frames.account.up == 32

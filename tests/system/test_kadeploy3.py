@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from localbed import MARKS
-from test_experiment import LAUNCHED, do
+from scripts import LAUNCHED, answer, start
 
 import g5kvirt
 from g5kvirt.journal import read_events
@@ -107,7 +107,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     print(json.dumps(said))
 """.strip(),
     )
-    said = json.loads(do(script, bed, tmp_path, timeout=600).splitlines()[-1])
+    said = answer(start(script, bed, tmp_path), timeout=600)
     assert "<" in said["html"]
     for name in ("vm-1", "vm-2"):
         assert said["deployed"][name].split()[1:3] == [name, "/dev/vda1"]

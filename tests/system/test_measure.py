@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
-from test_experiment import LAUNCHED, start
+from scripts import LAUNCHED, start
 
 from g5kvirt.journal import Event, read_events
 from g5kvirt.measurements import Measurements

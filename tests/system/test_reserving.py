@@ -5,21 +5,17 @@ No test waits for a start: what other jobs hold for half an hour decides when ou
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from localbed import MARKS, Job, on, wait
+from scripts import answer, end, start
 
 from g5kvirt.clock import PARIS
 from g5kvirt.journal import Event, read_events
@@ -29,30 +25,6 @@ pytest.importorskip("execo_g5k", reason="execo is not installed")
 pytestmark = MARKS
 
 SITES = ("nancy", "rennes")
-PREAMBLE = """
-import datetime, json, sys, time
-from dataclasses import replace
-from g5kvirt import Experiment, Spec
-from g5kvirt.errors import G5kvirtError
-testbed, runs = sys.argv[1:3]
-"""
-
-
-def start(script: str, state: State, runs: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), f"local:{state.name}", str(runs)]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
-
-
-def end(process: subprocess.Popen[str], timeout: float = 120) -> str:
-    """What it printed; the test fails if it fails."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    assert process.returncode == 0, f"{out}\n{err}"
-    return out
 
 
 def jobs(state: State, run: str) -> list[str]:
@@ -108,10 +80,10 @@ def test_jobs_of_a_killed_process_are_found_again(bed: State, tmp_path: Path) ->
         before = {site: event.detail["job"] for site, event in heard(tmp_path, "again", "submitted").items()}
         process = start(script, bed, tmp_path)
         wait(lambda: len(heard(tmp_path, "again", "found-again")) == 2 or process.poll() is not None, 90)
-    answer = json.loads(end(process).splitlines()[-1])
-    assert answer["jobs"] == before
-    assert [name for name in answer["hosts"] if "rennes" in name] == ["paradent-2.rennes.grid5000.fr"]
-    assert len(answer["hosts"]) == 3
+    found = answer(process)
+    assert found["jobs"] == before
+    assert [name for name in found["hosts"] if "rennes" in name] == ["paradent-2.rennes.grid5000.fr"]
+    assert len(found["hosts"]) == 3
     assert jobs(bed, "again") == []
 
 
@@ -165,8 +137,8 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     first["sites"], first["kept"] = exp.spec.sites, Experiment.open(exp.path).spec.sites
     print(json.dumps({"said": said, "events": events, "first": first}))
     """
-    answer: dict[str, Any] = json.loads(end(start(script, bed, tmp_path)).splitlines()[-1])
-    said, submitted, first = answer["said"], answer["events"], answer["first"]
+    found = answer(start(script, bed, tmp_path))
+    said, submitted, first = found["said"], found["events"], found["first"]
     assert "OAR at rennes refused the job: not at that time: This reservation could run at" in said["full"]
     assert submitted["full"] == ["nancy"]
     assert "OAR at rennes refused the job: There are not enough resources" in said["filter"]

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from localbed import MARKS
-from test_variants import answer, frames, start
+from scripts import answer
+from test_variants import begin, frames
 
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
@@ -67,7 +68,7 @@ def shown(
     for word, value in words.items():
         script = script.replace(word, repr(value))
     began = time.monotonic()
-    told = answer(start(script, state, runs, "sites"), timeout=900)
+    told = answer(begin(script, state, runs, "sites"), timeout=900)
     print(f"{vms} VMs on {sum(hosts.values())} hosts: {time.monotonic() - began:.0f} s")
     assert told["vlan"] > 9, "a global KaVLAN"
     table = frames(runs, "sites").vms

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from localbed import MARKS, PREFIX, nothing_left
+from scripts import answer, start
 
 from g5kvirt.frames import Frames
 from g5kvirt.journal import read_events
@@ -28,14 +28,13 @@ pytestmark = [*MARKS, pytest.mark.vm]
 NIC = 100e6  #: bits per second of every machine
 
 #: What the scripts below have at hand; they print one line of JSON at their end.
-PREAMBLE = """
-import json, sys, threading, time
-from g5kvirt import Experiment, Spec, hostagent
+HELPERS = """
+import threading
+from g5kvirt import hostagent
 from g5kvirt.phases import agents, recall
 from g5kvirt.phases.configure import configure
 from g5kvirt.phases.launch import launch
 from g5kvirt.provision import netboot
-testbed, runs, name = sys.argv[1:4]
 
 def run(exp, host, command):
     done = exp._context.fanout.run([host.address], ["sh", "-c", command], timeout=30)[host.address]
@@ -72,19 +71,8 @@ def grid() -> Iterator[State]:
         assert nothing_left(name)
 
 
-def start(script: str, state: State, runs: Path, name: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), f"local:{state.name}", str(runs), name]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True)
-
-
-def answer(process: subprocess.Popen[str], timeout: float = 300) -> Any:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    assert process.returncode == 0, f"{out}\n{err}"
-    return json.loads(out.splitlines()[-1])
+def begin(script: str, state: State, runs: Path, name: str) -> subprocess.Popen[str]:
+    return start(f"{HELPERS}\nname = {name!r}\n{textwrap.dedent(script)}", state, runs)
 
 
 def frames(runs: Path, name: str) -> Frames:
@@ -118,7 +106,7 @@ def test_vms_boot_although_dhcp_was_silent_for_longer_than_a_rom_waits(grid: Sta
     """By ROM (the firmware starts over) and from the ISO (its script does), at the same time."""
     cases = {"rom": "nancy", "iso": "rennes"}
     scripts = {b: SILENT.replace("SITE", repr(s)).replace("BOOT", repr(b)) for b, s in cases.items()}
-    running = {boot: start(script, grid, tmp_path, boot) for boot, script in scripts.items()}
+    running = {boot: begin(script, grid, tmp_path, boot) for boot, script in scripts.items()}
     for boot, process in running.items():
         (counted,) = answer(process)
         unheard = re.search(r"counter packets (\d+)", counted)
@@ -144,7 +132,7 @@ def test_tftp_with_dhcp_and_http_apart(grid: State, tmp_path: Path) -> None:
     finally:
         exp.release()
     """
-    found = answer(start(script, grid, tmp_path, "tftp"))
+    found = answer(begin(script, grid, tmp_path, "tftp"))
     vms = frames(tmp_path, "tftp").vms
     assert list(vms["state"]) == ["up", "up"]
     own = {site: set(vms[vms["site"] == site]["name"]) for site in ("nancy", "rennes")}
@@ -213,7 +201,7 @@ def test_http_of_two_sites_killed_amid_the_kernel(grid: State, tmp_path: Path) -
     finally:
         exp.release()
     """
-    killed, found, again, changed, left = answer(start(script, grid, tmp_path, "killed"))
+    killed, found, again, changed, left = answer(begin(script, grid, tmp_path, "killed"))
     vms = frames(tmp_path, "killed").vms
     assert [int(number) >= 2 for number in killed] == [True, True]
     assert list(vms["state"]) == ["up"] * 4
