@@ -96,12 +96,13 @@ class Windows:
     sleep: float | None = None  #: seconds
     reboot: int | None = None  #: None: as many as for boots
     reboot_sleep: float | None = None  #: seconds
-    check: int = 8  #: deployed VMs that are asked for their identity at once, each by an ssh from here
+    #: deployed VMs that are reached at once, each by an ssh from here; None: chosen from this machine's cores
+    check: int | None = None
     check_sleep: float | None = None  #: seconds
 
     def __post_init__(self) -> None:
         for name in ("boot", "reboot", "check"):
-            if getattr(self, name) is not None or name == "check":
+            if getattr(self, name) is not None:
                 check.count(self, f"windows.{name}", minimum=1, maximum=MAX_VMS)
         for name in ("sleep", "reboot_sleep", "check_sleep"):
             if getattr(self, name) is not None:

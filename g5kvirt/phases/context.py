@@ -13,6 +13,7 @@ from typing import Any
 from g5kvirt.errors import reason_of
 from g5kvirt.journal import Journal, Kind
 from g5kvirt.phases import recall
+from g5kvirt.planning.windows import checks_at_once
 from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.runs import Run
 from g5kvirt.spec import Spec
@@ -54,6 +55,12 @@ class Context:
     def fanout(self) -> Fanout:
         """Commands and files for the run's machines; one for all steps, as it learns which way works."""
         return Fanout(self.access)
+
+    @property
+    def checks_at_once(self) -> int:
+        """How many VMs are reached by ssh at once."""
+        cores = len(os.sched_getaffinity(0))
+        return checks_at_once(self.spec.windows, cores, relayed=bool(self.access.jump))
 
     @contextmanager
     def span(

@@ -70,7 +70,7 @@ class Deployer:
         self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self._hosts = {host.name: host for host in stand.hosts}
         self._log = BootLog(vms)
-        self._guests = Fanout(vm_access(context, vms), window=context.spec.windows.check, tree_from=None)
+        self._guests = Fanout(vm_access(context, vms), window=context.checks_at_once, tree_from=None)
         self._transport = Transport(context, stand, vms, image, self._words.put, self._order_task)
         self._stack = ExitStack()
         self._followers: list[Follower] = []

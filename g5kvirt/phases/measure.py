@@ -152,7 +152,7 @@ def _by_ourselves(
         reboots=reboot_window(
             spec.windows, [stand.facts[h.name] for h in stand.hosts], real_cores=context.testbed.real_cores
         ),
-        checks=check_window(spec.windows),
+        checks=check_window(spec.windows, context.checks_at_once),
         fresh=[vm.name for vm in vms if vm.name not in used],
         about=about,
     )

@@ -13,6 +13,7 @@ from g5kvirt.errors import SpecError
 from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import recall
 from g5kvirt.phases.context import Context
+from g5kvirt.planning.windows import interleave
 from g5kvirt.remote import Access, Fanout
 from g5kvirt.remote.access import COMMON
 from g5kvirt.spec import near
@@ -91,12 +92,15 @@ def run_on(
     if not isinstance(command, str) or not command.strip():
         raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
     vms = {vm.name: vm for vm in recall.vms(context.journal)}
-    chosen = recall.deployed_vms(context.journal) if names is None else list(names)
+    chosen = recall.deployed_vms(context.journal) if names is None else list(dict.fromkeys(names))
     for name in chosen:
         if name not in vms:
             raise SpecError(f"there is no VM {name!r} in this run: {near(name, vms)}")
-    access = vm_access(context, [vms[name] for name in chosen])
-    results = Fanout(access, window=8, tree_from=None).run(chosen, ["sh", "-c", command], timeout=timeout)
+    own = [vms[name] for name in chosen]
+    fanout = Fanout(vm_access(context, own), window=context.checks_at_once, tree_from=None)
+    # host by host, one host's sshd would get all of the window at once, and refuse some
+    order = [vm.name for vm in interleave(own)]
+    results = fanout.run(order, ["sh", "-c", command], timeout=timeout)
     return [
         {
             "vm": name,
@@ -107,5 +111,5 @@ def run_on(
             "seconds": result.duration,
             "reason": result.reason,
         }
-        for name, result in results.items()
+        for name, result in ((name, results[name]) for name in chosen)
     ]

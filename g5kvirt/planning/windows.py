@@ -25,6 +25,7 @@ __all__ = [
     "Window",
     "boot_timeout",
     "check_window",
+    "checks_at_once",
     "default_window",
     "interleave",
     "interleaved_order",
@@ -41,6 +42,13 @@ VMS_A_CORE = {"tcg": 4, "kvm": 16}
 #: CPU seconds from power-on to the minimal system (measured: 2.3 with a small kernel, 6.8 with Debian's
 #: under emulation).
 CPU_SECONDS = {"tcg": 7.0, "kvm": 1.5}
+
+#: Checks of deployed VMs on their way: at least, and at most where one ssh server in between carries all.
+CHECKS = 8
+
+#: Beyond, for each core of the machine that checks: one costs it two connections of 15 ms (measured), and
+#: lasts some twenty trips over the network.
+CHECKS_A_CORE = 4
 
 #: What every boot may take whatever the load: DHCP that is tried again, a slow link.
 BASE_SECONDS = 60.0
@@ -148,10 +156,19 @@ def reboot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int |
     return window_for(windows, facts, real_cores=real_cores)
 
 
-def check_window(windows: Windows) -> Window:
-    """The window for checks of deployed VMs."""
-    size, sleep = windows.check, windows.check_sleep
-    return SlotWindow(size) if sleep is None else RateWindow(size, sleep)
+def checks_at_once(windows: Windows, cores: int, *, relayed: bool = False) -> int:
+    """How many VMs are reached by ssh at once: as was asked, or as ``cores`` of this machine can carry.
+
+    ``relayed``: through an ssh server in between, which others use too.
+    """
+    if windows.check is not None:
+        return windows.check
+    return CHECKS if relayed else max(CHECKS, CHECKS_A_CORE * cores)
+
+
+def check_window(windows: Windows, at_once: int) -> Window:
+    """The window for checks of deployed VMs, ``at_once`` as by `checks_at_once`."""
+    return SlotWindow(at_once) if windows.check_sleep is None else RateWindow(at_once, windows.check_sleep)
 
 
 def boot_timeout(in_flight: int, cores: int, *, kvm: bool, attempt: int = 1) -> float:

@@ -17,6 +17,7 @@ from g5kvirt.planning.windows import (
     SlotWindow,
     boot_timeout,
     check_window,
+    checks_at_once,
     default_window,
     interleave,
     reboot_window,
@@ -124,8 +125,14 @@ def test_reboots_go_as_boots_unless_it_is_said_otherwise() -> None:
 
 
 def test_the_window_for_checks() -> None:
-    assert check_window(Windows(boot=50, sleep=10)) == SlotWindow(8)
-    assert check_window(Windows(check=3, check_sleep=0.5)) == RateWindow(3, 0.5)
+    assert check_window(Windows(boot=50, sleep=10), 8) == SlotWindow(8)
+    assert check_window(Windows(check=3, check_sleep=0.5), 3) == RateWindow(3, 0.5)
+
+
+def test_checks_are_as_many_as_this_machine_can_carry() -> None:
+    assert [checks_at_once(Windows(), cores) for cores in (1, 2, 32)] == [8, 8, 128]
+    assert checks_at_once(Windows(), 32, relayed=True) == 8, "others use the server in between, too"
+    assert checks_at_once(Windows(check=3), 32) == checks_at_once(Windows(check=3), 1, relayed=True) == 3
 
 
 @given(st.integers(0, 5000), st.integers(1, 256), st.booleans(), st.integers(1, 5))
