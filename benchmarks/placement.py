@@ -9,9 +9,6 @@ whole table with every name, host, site, address and MAC as text. The second mus
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from ipaddress import IPv4Network
@@ -19,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import say
 
 from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.planning.capacity import capacities
@@ -75,11 +74,8 @@ def main() -> int:
         print(f"{strategy:20}{best_place:10.3f}{best_all:10.3f}")
         worst = max(worst, best_all)
 
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     name = f"place {asked.vms} VMs on {asked.hosts} hosts (slowest strategy)"
-    result = {"name": name, "value": round(worst, 4), "unit": "s", "bound": BOUND}
-    print(json.dumps(result | {"ratio": round(worst / BOUND, 4), "machine": machine}))
-    return 0 if worst <= BOUND else 1
+    return 0 if say(name, worst, "s", BOUND) else 1
 
 
 if __name__ == "__main__":
