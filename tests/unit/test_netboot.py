@@ -79,6 +79,12 @@ def test_only_a_lonely_dhcp_server_is_authoritative() -> None:
     assert "dhcp-authoritative" in nb.dnsmasq_conf(alone, alone.layout.machines[0])
 
 
+def test_who_is_no_vm_gets_no_answer_from_a_dhcp_server_not_even_a_refusal() -> None:
+    plan = netboot()
+    for machine in (plan.layout.machines[0], plan.layout.machines[3]):
+        assert "dhcp-ignore=tag:!known" in nb.dnsmasq_conf(plan, machine).splitlines()
+
+
 def test_dns_knows_vms_hosts_and_services() -> None:
     plan = dataclasses.replace(netboot(2), hosts={"h-1.nancy.grid5000.fr": IPv4Address("10.9.0.1")})
     text = nb.dns_hosts(plan, plan.layout.machines[0])
