@@ -193,8 +193,12 @@ def serve(
     ready_log: str = "",
     ready_tcp: tuple[str, int] | None = None,
     limit: float = 15.0,
+    until: float | None = None,
 ) -> Request:
-    """Keep ``command`` running; ready when it logs ``ready_log`` or listens, within ``limit`` seconds."""
+    """Keep ``command`` running; ready when it logs ``ready_log`` or listens, within ``limit`` seconds.
+
+    ``until``: when the host ends it by itself, in seconds since the epoch.
+    """
     ready: Request = {"tcp": list(ready_tcp)} if ready_tcp else {"log": ready_log}
     return {
         "op": "serve",
@@ -205,6 +209,7 @@ def serve(
         "directories": [{"path": d, "mode": 0o755} for d in directories],
         "ready": ready,
         "limit": limit,
+        "until": until,
     }
 
 

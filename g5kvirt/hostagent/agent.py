@@ -852,9 +852,13 @@ def power(request: Record, home: str) -> Results:
 def serve(request: Record, home: str) -> Results:
     """Write a service's files, let the program itself check them, keep it running under a supervisor.
 
-    If a check fails, the files are put back as they were and whatever ran goes on running.
+    If a check fails, the files are put back as they were and whatever ran goes on running. ``until``: when
+    its supervisor ends it for good.
     """
     name = name_of(request["name"])
+    until = request.get("until")
+    if until is not None and time.time() >= until:
+        raise ValueError(f"its time is over since {time.time() - until:.0f} s")
     place = f"{home}/services/{name}"
     os.makedirs(place, mode=0o700, exist_ok=True)
     for directory in request.get("directories", []):
@@ -877,7 +881,7 @@ def serve(request: Record, home: str) -> Results:
                     write(path, *old) if old else os.remove(path)
                 yield name, OSError(f"{argv[0]} does not accept its configuration ({code}): {out[-1500:]}")
                 return
-    spec = {"command": request["command"]}
+    spec = {"command": request["command"], "until": until}
     state, old_spec = load(f"{place}/state.json"), load(f"{place}/spec.json")
     since = os.path.getsize(f"{place}/log") if os.path.exists(f"{place}/log") else 0
     if lives(state) and old_spec == spec:
@@ -1004,7 +1008,7 @@ def die_with_parent() -> None:
 def supervise(place: str) -> None:
     """Keep one command running: start again when it dies, stamp its output with times, bounded log.
 
-    SIGTERM ends both, SIGHUP is handed on, SIGUSR1 restarts the command.
+    SIGTERM ends both, and so does the time that is set; SIGHUP is handed on, SIGUSR1 restarts the command.
     """
     wake, waker = os.pipe()
     os.set_blocking(wake, False)
@@ -1013,7 +1017,8 @@ def supervise(place: str) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     state: Record = {"pid": os.getpid(), "born": born(os.getpid()), "starts": 0, "last_exit": None}
-    command, pause, ending = load(f"{place}/spec.json")["command"], 0.1, False
+    spec, pause, ending = load(f"{place}/spec.json"), 0.1, False
+    command, until = spec["command"], spec.get("until") or float("inf")
     while not ending:
         began = time.monotonic()
         child = subprocess.Popen(
@@ -1027,7 +1032,7 @@ def supervise(place: str) -> None:
         )
         state.update(child=child.pid, child_born=born(child.pid), starts=state["starts"] + 1)
         write(f"{place}/state.json", json.dumps(state))
-        ending, restart = attend(child, wake, f"{place}/log")
+        ending, restart = attend(child, wake, f"{place}/log", until)
         kill_group(child.pid)
         state["last_exit"] = child.returncode
         pause = 0.1 if restart or time.monotonic() - began > 10 else min(5.0, pause * 2)
@@ -1035,17 +1040,24 @@ def supervise(place: str) -> None:
             log_lines(f"{place}/log", [f"supervisor: ended with {child.returncode}, again in {pause:.1f} s"])
             write(f"{place}/state.json", json.dumps(state))
             select.select([wake], [], [], pause)
-            ending = signal.SIGTERM in drain(wake)
+            ending = signal.SIGTERM in drain(wake) or time.time() >= until
 
 
-def attend(child: subprocess.Popen[bytes], wake: int, log: str) -> tuple[bool, bool]:
-    """Copy a child's lines into the log until it ends; returns (asked to end, asked to restart)."""
+def attend(child: subprocess.Popen[bytes], wake: int, log: str, until: float) -> tuple[bool, bool]:
+    """Copy a child's lines into the log until it ends; returns (asked to end, asked to restart).
+
+    At ``until`` it is as if it had been asked to end.
+    """
     output, rest, ending, restart, deadline = child.stdout, b"", False, False, 0.0
     assert output is not None
     pipe = output.fileno()
     while child.poll() is None:
         readable = select.select([wake] + ([pipe] if pipe >= 0 else []), [], [], 0.5)[0]
-        for number in drain(wake) if wake in readable else b"":
+        asked = drain(wake) if wake in readable else b""
+        if time.time() >= until and not ending:
+            log_lines(log, ["supervisor: its time is over"])
+            asked += bytes([signal.SIGTERM])
+        for number in asked:
             if number == signal.SIGHUP:
                 child.send_signal(signal.SIGHUP)
             elif number in (signal.SIGTERM, signal.SIGUSR1):

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from g5kvirt import hostagent
-from g5kvirt.inventory import MIB, VM, Host
+from g5kvirt.inventory import MIB, VM, Host, Reservation
 from g5kvirt.journal import Event
 from g5kvirt.phases import agents, packages, recall
 from g5kvirt.phases.context import Context
@@ -64,7 +64,17 @@ def boot_plan(
         hosts={name: IPv4Address(address) for name, address in addresses.items()},
         parts=tuple((s.site, s.network) for s in stand.reservation.subnetworks),
         protocol=context.spec.netboot,
+        until=_last_moment(stand.reservation),
     )
+
+
+def _last_moment(reservation: Reservation) -> float:
+    """When machines must not act as DHCP servers any more: a minute before the first of the jobs ends.
+
+    With the job that holds it the KaVLAN goes, and machines of jobs that began later, and so end later, come
+    to stand in their site's common network, among everybody's machines.
+    """
+    return reservation.start + reservation.walltime - min(60.0, reservation.walltime / 10)
 
 
 def serve(context: Context, stand: recall.Stand, plan: netboot.Netboot, phase: str = "configure") -> None:

@@ -74,6 +74,8 @@ class Netboot:
     kernel_arguments: str = KERNEL_ARGUMENTS
     poll: int = 2  #: seconds between two looks of an idle VM for its task
     www: str = WWW
+    #: when DHCP and router advertisements end by themselves, before the KaVLAN may go that keeps them in
+    until: float | None = None
 
     @property
     def files_role(self) -> str:
@@ -258,6 +260,7 @@ def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
                 ],
                 directories=[ROOT, netboot.www],
                 ready_log="started",
+                until=netboot.until,
             )
         )
     if "http" in machine.roles:

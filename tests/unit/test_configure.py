@@ -44,7 +44,7 @@ class Machines:
             machines=tuple(names),
             layout=layout,
             addresses=host_addresses(self.hosts, layout, [PART]),
-            reservation=SimpleNamespace(subnetworks=(PART,)),
+            reservation=SimpleNamespace(subnetworks=(PART,), start=1000.0, walltime=7200.0),
         )
         self.context: Any = SimpleNamespace(
             spec=Spec(sites={"nancy": 2}, vms=3000),
@@ -106,3 +106,10 @@ def test_every_machine_is_prepared_and_what_one_lacks_is_installed(monkeypatch: 
     assert {name: detail["kvm"] for name, detail in told.items()} == dict.fromkeys(told, True)
     assert set(told) == {h.name for h in lab.stand.machines}
     assert set(told[without]["settings"].values()) == {"absent"}
+
+
+def test_dhcp_ends_before_the_first_job_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Machines(monkeypatch)
+    assert configure.boot_plan(lab.context, lab.stand, (), {}).until == 1000 + 7200 - 60
+    lab.stand.reservation.walltime = 120.0
+    assert configure.boot_plan(lab.context, lab.stand, (), {}).until == 1000 + 120 - 12

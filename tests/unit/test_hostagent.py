@@ -193,6 +193,26 @@ def test_a_killed_service_comes_back(home: Path, tmp_path: Path) -> None:
     assert again.ok, again.reason
 
 
+def test_a_service_ends_when_its_time_is_over_and_is_not_begun_again(home: Path, tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo up; exec sleep 100"]
+    (tmp_path / "spec.json").write_text(json.dumps({"command": command, "until": time.time()}))
+    supervised = [sys.executable, "-I", str(AGENT), "supervise", str(tmp_path)]
+    assert subprocess.run(supervised, timeout=60, check=False).returncode == 0
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state["starts"] == 1
+    assert agent.born(state["child"]) is None
+    assert "supervisor: its time is over" in (tmp_path / "log").read_text()
+
+    order = service(tmp_path / "c", "", command, ready_log="up", until=time.time() - 5)
+    (late,) = ask(home, order)
+    assert not late.ok
+    assert "its time is over since" in late.reason
+    order["until"] = time.time() + 600
+    (started,) = ask(home, order)
+    assert started.ok, started.reason
+    assert ask(home, order)[0].unchanged
+
+
 def test_a_configuration_that_its_program_refuses_changes_nothing(home: Path, tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     check = [["sh", "-c", f"grep -q good {conf} || {{ echo no good; exit 1; }}"]]

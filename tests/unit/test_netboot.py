@@ -79,6 +79,12 @@ def test_only_a_lonely_dhcp_server_is_authoritative() -> None:
     assert "dhcp-authoritative" in nb.dnsmasq_conf(alone, alone.layout.machines[0])
 
 
+def test_dhcp_ends_by_itself_and_files_go_on() -> None:
+    plan = dataclasses.replace(netboot(), until=1e9)
+    orders = [order for machine in plan.layout.machines for order in nb.services(plan, machine)]
+    assert {(o["name"], o["until"]) for o in orders} == {("dnsmasq", 1e9), ("nginx", None)}
+
+
 def test_who_is_no_vm_gets_no_answer_from_a_dhcp_server_not_even_a_refusal() -> None:
     plan = netboot()
     for machine in (plan.layout.machines[0], plan.layout.machines[3]):
