@@ -65,10 +65,12 @@ def said(failed: Any) -> str:
     return "; ".join(words) or "no answer"
 
 
-#: What oarsub prints whatever becomes of the job, or adds to what it has said already.
+#: What oarsub prints whatever becomes of the job, or adds to what it has said already. Grid'5000's own begins
+#: its lines about a request with "# ", where OAR 2.5.9 has "[ADMISSION RULE]" or nothing.
 _CHATTER = re.compile(
-    r"\[ADMISSION RULE\] (Modify|Automatically|Set)|OAR_JOB_ID=|Reservation mode|Generate a job key"
-    r"|\[ERROR\] Oarsub failed|LINE \d+:|[\s^)]*$|Pseudo-terminal"
+    r"\[ADMISSION RULE\] (Modify|Automatically|Set)|OAR_JOB_ID=|(# )?(Reservation mode|Generate a job key)"
+    r"|(\[ERROR\] )?Oarsub failed|LINE \d+:|[\s^)]*$|Pseudo-terminal"
+    r"|# (Filtering|Set|Warning|Include|Advance reservation request)"
 )
 
 
@@ -76,16 +78,19 @@ def refusal(failed: Any) -> str:
     """Why oarsub refused, from the processes of an execo ProcessesFailed: the line that says it.
 
     That is not the last one: after a request that PostgreSQL or the resources refuse comes only the advice to
-    verify its syntax, and the reason of a database goes on for several lines.
+    verify its syntax, and the reason of a database goes on for several lines. Where some lines are marked as
+    remarks, "# ", and others not, it is the first of the others.
     """
     words = []
     for process in failed.processes:
         telling = [line for line in _lines(process) if not _CHATTER.match(line)]
+        telling.sort(key=lambda line: line.startswith("# "))
         words.append(_unreachable(process) or (_cleared(telling[0]) if telling else said(failed)))
     return "; ".join(words) or "no answer"
 
 
 def _cleared(line: str) -> str:
+    line = line.removeprefix("# ")
     line = re.sub(r"^\[ADMISSION RULE\] ?(Error: ?)?|^Bad resource request \(ERROR: *|^ERROR *: *", "", line)
     line = re.sub(r"^Reservation not valid --> KO \((.*)\)$", r"not at that time: \1", line)
     return line.strip().rstrip(".")

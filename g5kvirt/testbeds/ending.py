@@ -10,7 +10,8 @@ __all__ = ["ENDED", "how_it_ended"]
 ENDED = ("Terminated", "Error", "Finishing", "toError")
 
 _STATE = re.compile(r"^\s*state = (\w+)\s*$", re.M)
-_STOP = re.compile(r"^\s*stopTime = (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\s*$", re.M)
+#: OAR 2.5.9 writes stopTime, Grid'5000's own stop_time.
+_STOP = re.compile(r"^\s*stop(?:T|_t)ime = (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\s*$", re.M)
 _WALLTIME = re.compile(r"^\s*walltime = ([\d:]+)\s*$", re.M)
 #: The events at the end of the answer: date, type, description.
 _EVENT = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)> (\w+):(.*?)\s*$", re.M)

@@ -139,6 +139,20 @@ def process(stdout: str, stderr: str = "") -> Any:
             "[ADMISSION RULE] Error: no slash_17 here: ask for slash_18 to slash_22\n",
             "no slash_17 here: ask for slash_18 to slash_22",
         ),
+        (
+            "# Filtering out exotic resources (vianden).\n# Set walltime to default (3600 s).\n"
+            "There are not enough resources for your request\nOAR_JOB_ID=-5\n"
+            "Oarsub failed: please verify your request syntax or ask for support to your admin.\n",
+            "There are not enough resources for your request",
+        ),
+        (
+            "# Filtering out exotic resources (pyxis, neowise).\n"
+            "# Warning: your reservation starts very soon, you might get less nodes than what you required!\n"
+            "OAR_JOB_ID=1894417\n# Advance reservation request: waiting for validation...\n"
+            "# Reservation not valid --> KO (This reservation could run at 2026-11-22 19:47:23)\n",
+            "not at that time: This reservation could run at 2026-11-22 19:47:23",
+        ),
+        ("# Some remark.\nWhat is wrong\n", "What is wrong"),
         ("", "exit code 8"),
     ],
 )

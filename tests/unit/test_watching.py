@@ -190,6 +190,10 @@ def test_without_a_reservation_nothing_is_watched(tmp_path: Path) -> None:
         ("    state = Terminated\n", "job 7 at nancy ended (its command was over)"),
         ("    state = Error\n", "job 7 at nancy ended (OAR says Error)"),
         (
+            "id: 7\n    state = Terminated\n    stop_time = 2026-12-01 19:00:00\n    events =\n",
+            "job 7 at nancy ended at 2026-12-01 19:00:00 (its command was over)",
+        ),
+        (
             "    state = Error\r\n    walltime = 0:30:0\r\n    stopTime = 2026-12-01 19:00:00\r\n"
             "2026-12-01 18:59:57> FRAG_JOB_REQUEST:User root requested to frag the job 7\r\n"
             "2026-12-01 18:59:57> WALLTIME:[sarko] Job [7] from 1 with 20; current time=2 (Elapsed)\r\n",
