@@ -2,7 +2,9 @@
 
 Between 9 and 19 o'clock in Paris on working days, a user's jobs on a cluster may add up to two hours times
 all the cluster's cores, each day (https://www.grid5000.fr/w/Grid5000:UsagePolicy; execo_g5k.charter has the
-same quota). Nights, weekends and French holidays are free. Other rules of the charter are not looked at.
+same quota). Nights, weekends and French holidays are free, but no job goes on from one into the other: it
+does not cross 9 o'clock of a working day, nor 19 o'clock unless it is submitted after 17 o'clock of that day.
+Other rules of the charter are not looked at, nor is its exception for the shortest jobs.
 
 What is used up of that is asked of the REST API: execo's own ``g5k_charter_remaining`` exists only where
 psycopg2 does, and its ``get_next_charter_period`` mistakes the machine's time zone for that of Paris.
@@ -25,7 +27,8 @@ __all__ = [
     "Used",
     "at_worst",
     "breach",
-    "day_ends",
+    "crossing",
+    "day_edges",
     "day_seconds",
     "french_working_days",
     "spent",
@@ -34,6 +37,7 @@ __all__ = [
 
 DAY_BEGINS, DAY_ENDS = 9, 19  #: hours in Paris
 QUOTA = 2 * 3600.0  #: seconds of all cores of a cluster, a day
+EVENING = 2 * 3600.0  #: seconds before charter time ends from which on a job may be submitted that crosses it
 
 Used = Mapping[str, Mapping[date, float]]  #: cluster → day → core-seconds of charter time
 Working = Callable[[date], bool]
@@ -66,9 +70,33 @@ def day_seconds(start: float, end: float, working: Working) -> dict[date, float]
     return found
 
 
-def day_ends(start: float, end: float, working: Working) -> list[float]:
-    """When charter time ends, between two times: good times to begin."""
-    return [t for day in _days(start, end) if working(day) and start < (t := _hours(day)[1]) < end]
+def day_edges(start: float, end: float, working: Working) -> list[float]:
+    """When charter time begins and ends, between two times: good times to begin."""
+    return [t for day in _days(start, end) if working(day) for t in _hours(day) if start < t < end]
+
+
+def crossing(start: float, walltime: float, submitted: float, working: Working) -> str:
+    """Why a job may not go on beyond a time at which charter time begins or ends, in one sentence; or empty.
+
+    :param submitted: when it is submitted, in seconds since the epoch.
+    """
+    for day in _days(start, start + walltime):
+        begins, ends = _hours(day)
+        if not working(day):
+            continue
+        if start < begins < start + walltime:
+            return (
+                f"the usage charter lets no job cross {DAY_BEGINS} o'clock of a working day, as this would on"
+                f" {day}: ask for at most {(begins - start) // 60:.0f} minutes, or start at {DAY_BEGINS}"
+                f" or after {DAY_ENDS} o'clock"
+            )
+        if start < ends < start + walltime and submitted < ends - EVENING:
+            return (
+                f"the usage charter lets no job cross {DAY_ENDS} o'clock of a working day, as this would on"
+                f" {day}, that is submitted before {DAY_ENDS - round(EVENING / 3600)} o'clock: ask for at"
+                f" most {(ends - start) // 60:.0f} minutes, or start at {DAY_ENDS} o'clock"
+            )
+    return ""
 
 
 def used_by(jobs: Iterable[Spent], working: Working) -> dict[str, dict[date, float]]:

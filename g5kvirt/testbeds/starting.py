@@ -75,8 +75,8 @@ def _first(bed: Grid5000, request: Request, agenda: Agenda, needs: Mapping[str, 
     if not bed.settings.charter:
         return first_slot(agenda, needs, request.walltime)
     why = bed.judge(request, agenda.start, agenda.end + request.walltime)
-    ends = charter.day_ends(agenda.start, agenda.end, charter.french_working_days())
-    return first_slot(agenda, needs, request.walltime, allowed=lambda t: not why(t), also=ends)
+    edges = charter.day_edges(agenda.start, agenda.end, charter.french_working_days())
+    return first_slot(agenda, needs, request.walltime, allowed=lambda t: not why(t), also=edges)
 
 
 def _no_slot(agenda: Agenda, needs: Mapping[str, Need], walltime: float) -> str:
@@ -113,7 +113,11 @@ def judge(bed: Grid5000, request: Request, since: float, until: float) -> Callab
             f"nobody says what is used up of the usage charter ({mask(short(error))}): is the API up?"
         ) from error
 
+    submitted = time.time()
+
     def why(t: float) -> str:
+        if words := charter.crossing(t, request.walltime, submitted, working):
+            return words
         for site, machines in request.machines.items():
             asked, cores = charter.at_worst(everything[site], machines, request.clusters.get(site))
             if words := charter.breach(site, asked, cores, t, request.walltime, used[site], working):

@@ -10,7 +10,7 @@ import pytest
 from g5kvirt.clock import PARIS
 from g5kvirt.inventory import Host
 from g5kvirt.testbeds import charter
-from g5kvirt.testbeds.charter import at_worst, breach, day_ends, day_seconds, spent, used_by
+from g5kvirt.testbeds.charter import at_worst, breach, crossing, day_edges, day_seconds, spent, used_by
 
 MONDAY = date(2026, 11, 23)
 
@@ -67,9 +67,25 @@ def test_a_job_may_come_to_lie_on_any_cluster() -> None:
     assert at_worst(hosts, 2, "a") == ({"a": 8}, {"a": 12})
 
 
-def test_charter_time_ends_in_the_evening() -> None:
-    ends = day_ends(at("2026-11-20 12:00"), at("2026-11-24 12:00"), working)
-    assert ends == [at("2026-11-20 19:00"), at("2026-11-23 19:00")]
+def test_charter_time_begins_in_the_morning_and_ends_in_the_evening() -> None:
+    edges = day_edges(at("2026-11-20 12:00"), at("2026-11-24 08:00"), working)
+    assert edges == [at("2026-11-20 19:00"), at("2026-11-23 09:00"), at("2026-11-23 19:00")]
+
+
+def test_no_job_goes_on_from_night_to_day_or_from_day_to_night() -> None:
+    def said(start: str, hours: float, submitted: str = "2026-11-20 10:00") -> str:
+        return crossing(at(start), hours * 3600, at(submitted), working)
+
+    assert not said("2026-11-23 09:00", 10), "a day"
+    assert not said("2026-11-23 19:00", 14), "a night"
+    assert not said("2026-11-20 19:00", 62), "a weekend"
+    assert "cross 9 o'clock of a working day, as this would on 2026-11-24" in said("2026-11-23 19:00", 14.1)
+    assert "ask for at most 30 minutes" in said("2026-11-23 08:30", 1)
+    assert "cross 19 o'clock" in said("2026-11-23 18:00", 2)
+    assert "ask for at most 60 minutes" in said("2026-11-23 18:00", 2)
+    assert "cross 19 o'clock" in said("2026-11-23 18:00", 2, submitted="2026-11-23 16:59")
+    assert not said("2026-11-23 18:00", 2, submitted="2026-11-23 17:00")
+    assert "on 2026-11-24" in said("2026-11-23 18:00", 16, submitted="2026-11-23 17:00")
 
 
 def test_what_was_used_is_added_up() -> None:
