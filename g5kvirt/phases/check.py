@@ -16,6 +16,7 @@ from g5kvirt.planning.forecast import chosen
 from g5kvirt.planning.inventories import Inventory, table
 from g5kvirt.planning.preflight import Preflight, Row, advice, names, preflight
 from g5kvirt.planning.services import machines_per_site
+from g5kvirt.provision import minimal
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Testbed
 from g5kvirt.testbeds.asking import (
@@ -37,7 +38,7 @@ def check(spec: Spec, testbed: Testbed, runs: Path, name: str | None = None) -> 
 
     ``runs`` and ``name``: where the run is kept or would be, and what it is called (None: by the date).
     """
-    here = _here(spec, runs, name)
+    here = [*_here(spec, runs, name), *_guests(testbed)]
     if (reason := connect(testbed)) is not None:
         rows = [Row("testbed", "", "problem", reason, "start a new process, or restart the kernel")]
         return preflight(spec, None, before=rows, after=here)
@@ -127,6 +128,18 @@ def _here(spec: Spec, runs: Path, name: str | None) -> list[Row]:
         rows += _to_be_made(runs)
     target = runs / word if (runs / word).is_dir() else runs
     return rows if _writable(target) else [*rows, _unwritable(target)]
+
+
+def _guests(testbed: Testbed) -> Iterator[Row]:
+    """What VMs boot is made on this machine, of Debian packages, when the machines are held already."""
+    if testbed.simulated:
+        return
+    if not (why := minimal.lacking()):
+        yield Row("minimal system", "", "ok", "is there, or its packages are known to apt")
+        return
+    says, _, advised = why.rpartition(": ")
+    todo = f"{advised}, or take the run from a Debian machine, or copy ~/.cache/g5kvirt from one where it ran"
+    yield Row("minimal system", "", "problem", f"cannot be made here ({says or why})", todo)
 
 
 def _to_be_made(runs: Path) -> Iterator[Row]:

@@ -24,7 +24,16 @@ from typing import Any
 from g5kvirt.errors import MachineError
 from g5kvirt.provision import cpio, iso, packages
 
-__all__ = ["Gathered", "MinimalSystem", "build", "cache_directory", "gather", "initramfs", "unsigned"]
+__all__ = [
+    "Gathered",
+    "MinimalSystem",
+    "build",
+    "cache_directory",
+    "gather",
+    "initramfs",
+    "lacking",
+    "unsigned",
+]
 
 #: Raised when the way of building changes, so that older caches are left alone.
 _RECIPE = 2
@@ -78,6 +87,22 @@ def _recipes() -> dict[str, str]:
     return {**files, "iso.ipxe": script.read_text(encoding="utf-8")}
 
 
+def _home(cache: Path | None, recipes: Mapping[str, str]) -> Path:
+    key = hashlib.sha256(json.dumps([_RECIPE, MODULES, recipes]).encode()).hexdigest()[:16]
+    return (cache or cache_directory()) / key
+
+
+def lacking(cache: Path | None = None) -> str:
+    """Why `build` cannot give a system on this machine, as far as can be told without a network; or ""."""
+    if (_home(cache, _recipes()) / "manifest.json").exists():
+        return ""
+    try:
+        packages.candidates((packages.kernel(), *PACKAGES[1:]))
+    except (MachineError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def build(
     cache: Path | None = None, progress: Progress = lambda _: None, *, refresh: bool = False
 ) -> MinimalSystem:
@@ -89,13 +114,12 @@ def build(
     cannot be had or are not made as expected.
     """
     recipes = _recipes()
-    key = hashlib.sha256(json.dumps([_RECIPE, MODULES, recipes]).encode()).hexdigest()[:16]
-    home = (cache or cache_directory()) / key
+    home = _home(cache, recipes)
     there = (home / "manifest.json").exists()
     anew = refresh or not there or _outdated(home)
     if anew:
         home.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=home.parent))
+        work = Path(tempfile.mkdtemp(prefix=f"{home.name}.", dir=home.parent))
         try:
             _build_into(work, recipes, progress)
             (work / "checked").touch()

@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[2]
 SLIDES = str(ROOT / "data/scenarios/slides-2013.yaml")
 
 
+@pytest.fixture(autouse=True)
+def apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's apt knows."""
+    monkeypatch.setattr(phase.minimal, "lacking", lambda: "")
+
+
 def statuses(found: Preflight) -> dict[str, str]:
     return {row.what: row.status for row in found.rows}
 
@@ -86,6 +92,29 @@ def test_no_ssh_keygen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phase.shutil, "which", lambda _: None)
     rows = phase._here(Spec(sites={"nancy": 1}, vms=1), tmp_path, None)
     assert [row.todo for row in rows if row.what == "run's key"] == ["install openssh-client"]
+
+
+@pytest.mark.parametrize(
+    ("why", "status", "says", "todo"),
+    [
+        ("", "ok", "is there, or its packages are known to apt", ""),
+        (
+            "apt does not know ipxe: run apt-get update",
+            "problem",
+            "(apt does not know ipxe)",
+            "run apt-get update, or",
+        ),
+    ],
+)
+def test_what_vms_boot_has_to_be_made_here(
+    why: str, status: str, says: str, todo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phase.minimal, "lacking", lambda: why)
+    [row] = phase._guests(SimpleNamespace(simulated=False))  # type: ignore[arg-type]
+    assert row.status == status
+    assert says in row.says
+    assert row.todo.startswith(todo)
+    assert list(phase._guests(SimpleNamespace(simulated=True))) == []  # type: ignore[arg-type]
 
 
 def test_an_experiment_checks_itself(tmp_path: Path) -> None:

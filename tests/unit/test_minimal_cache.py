@@ -53,6 +53,16 @@ def a_day_later(cache: Path) -> None:
     os.utime(stamp, (stamp.stat().st_atime, stamp.stat().st_mtime - minimal.FRESH - 1))
 
 
+def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Path) -> None:
+    assert minimal.lacking(tmp_path) == ""
+    apt.trouble = MachineError("apt does not know ipxe: run apt-get update")
+    assert minimal.lacking(tmp_path) == "apt does not know ipxe: run apt-get update"
+    apt.trouble = None
+    minimal.build(tmp_path)
+    apt.trouble = MachineError("apt is missing")
+    assert minimal.lacking(tmp_path) == ""
+
+
 def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: Apt, tmp_path: Path) -> None:
     for _ in range(3):
         minimal.build(tmp_path)
