@@ -394,7 +394,7 @@ def make_bridge(home: str, bridge: str, nic: str | None = None) -> Record:
         if a["scope"] == "global" and not a.get("temporary")
     ]
     routes = [r for r in ip_json("-4", "route", "show", "dev", nic) if r.get("protocol") != "kernel"]
-    there = moving(bridge, addresses, routes)
+    there = moving(bridge, addresses, preferred(routes))
     batch = [] if bridge in links() else [f"link add {bridge} type bridge"]
     batch += [
         f"link set {bridge} address {link['address']} mtu {link.get('mtu', 1500)}",
@@ -413,6 +413,19 @@ def make_bridge(home: str, bridge: str, nic: str | None = None) -> Record:
         unmake_bridge(home)
         raise
     return record
+
+
+def preferred(routes: list[Record]) -> list[Record]:
+    """The routes without their metric, unless that tells two to the same place apart.
+
+    The NIC's DHCP client is still there, and may set the routes of before anew, with the metric of before:
+    then they would lead into a port of the bridge, and the host would be lost. Without one ours win.
+    """
+    places = [route["dst"] for route in routes]
+    return [
+        {k: v for k, v in route.items() if k != "metric" or places.count(route["dst"]) > 1}
+        for route in routes
+    ]
 
 
 def moving(device: str, addresses: Iterable[str], routes: Iterable[Record]) -> list[str]:

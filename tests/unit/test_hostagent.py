@@ -133,6 +133,13 @@ def test_routes_move_in_an_order_that_works() -> None:
     ]
 
 
+def test_routes_of_the_bridge_come_before_those_that_a_dhcp_client_sets_anew() -> None:
+    only = {"dst": "default", "gateway": "192.0.2.1", "metric": 1002, "flags": []}
+    assert agent.preferred([only]) == [{"dst": "default", "gateway": "192.0.2.1", "flags": []}]
+    two = [only, {**only, "gateway": "192.0.2.2", "metric": 1003}]
+    assert agent.preferred(two) == two
+
+
 def test_settings_that_do_not_exist_are_absent_not_failed(home: Path) -> None:
     here = Path("/proc/sys/kernel/pid_max").read_text().strip()
     wanted = {"net.no.such.key": 1, "kernel.pid_max": here, "../../etc/passwd": "x"}
