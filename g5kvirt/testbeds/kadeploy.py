@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["deploy", "reasons"]
+__all__ = ["deploy", "finished", "reasons"]
 
 #: A node that failed, as Kadeploy3's client lists them; the reason may be missing.
 _FAILED = re.compile(r"^([a-z]+\d*-\d+\.\w+\.grid5000\.fr)(?: \((.*)\))?\s*$")
 _HEADING = re.compile(r"(successful|failed) on nodes")
+#: What it says of nodes as soon as they are done: one, or several as ``gros-[1-3,7].nancy.grid5000.fr``.
+_DONE = re.compile(r"End of deployment for (\S+(?:, \S+)*) after \d")
 
 
 def deploy(
@@ -26,7 +28,8 @@ def deploy(
     """Deploy ``nodes`` (site → names) on all sites at once; those that fail once more, up to ``tries`` times.
 
     ``make`` makes execo_g5k's Deployment for some nodes of a site. Returns the nodes that were not deployed,
-    each with the reason. A try takes at most ``timeout`` seconds.
+    each with the reason. A try takes at most ``timeout`` seconds; of a site whose client is ended then, those
+    that it had called done are deployed: one machine that hangs costs the others nothing.
     Whatever happens, no client is left running.
     """
     from execo_g5k import Kadeployer
@@ -47,6 +50,9 @@ def deploy(
             _end(kadeployers.values())
         for site, kadeployer in kadeployers.items():
             done = set(kadeployer.deployed_hosts) - set(kadeployer.undeployed_hosts)
+            for process in kadeployer.processes:
+                if process.timeouted:  # it had no time for its list
+                    done |= finished(process.stdout)
             left[site] = [name for name in left[site] if name not in done]
             failed = {name: why for name, why in failed.items() if name not in done}
             failed |= _why(kadeployer.processes, left[site], timeout)
@@ -73,6 +79,22 @@ def _why(processes: Sequence[Any], names: Sequence[str], timeout: float) -> dict
         if process.timeouted:
             said = f"its Kadeploy3 did not end within {timeout:g} s"
     return {name: known.get(name) or said or "its Kadeploy3 said nothing of it" for name in names}
+
+
+def finished(text: str) -> set[str]:
+    """The nodes that Kadeploy3's client has called done so far."""
+    found: set[str] = set()
+    for words in _DONE.findall(text):
+        for word in re.findall(r"(?:[^,\s\[]|\[[^\]]*\])+", words):
+            head, _, rest = word.partition("[")
+            numbers, _, tail = rest.partition("]")
+            for part in numbers.split(","):
+                first, _, last = part.partition("-")
+                if first.isdecimal() and (last or first).isdecimal():
+                    found |= {f"{head}{number}{tail}" for number in range(int(first), int(last or first) + 1)}
+                else:
+                    found.add(word)
+    return found
 
 
 def reasons(text: str) -> dict[str, str]:

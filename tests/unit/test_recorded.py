@@ -227,6 +227,18 @@ def test_a_deployment_that_hangs_ends_in_time_and_nothing_is_left(
     assert not frontends.left
 
 
+def test_a_machine_that_hangs_costs_the_others_nothing(frontends: Frontends, driver: Grid5000) -> None:
+    said = "  End of deployment for graphene-1.nancy.grid5000.fr after 332s\r\n"
+    frontends.put("nancy", "kadeploy3", said, pause=60)
+    frontends.say("nancy", "umask 077")
+    names, failed = deployed(driver, timeout=3, nancy=1)
+    assert names == ["graphene-1.nancy.grid5000.fr"]
+    assert failed == {"graphene-2.nancy.grid5000.fr": "its Kadeploy3 did not end within 3 s"}
+    asked = [command for _, command in frontends.calls if "kadeploy3" in command]
+    assert ["graphene-1." in command for command in asked] == [True, False], "done, and not done again"
+    assert not frontends.left
+
+
 def test_execo_s_own_deployment_does_not_heed_its_time_out(frontends: Frontends) -> None:
     """Why we have another; when this fails, execo has mended it."""
     from execo_g5k import Deployment, deploy
@@ -239,6 +251,19 @@ def test_execo_s_own_deployment_does_not_heed_its_time_out(frontends: Frontends)
     )
     assert time.monotonic() - begun > 1
     assert len(done) == 2
+
+
+def test_what_a_client_calls_done() -> None:
+    text = (
+        "Deployment failed for gros-4.nancy.grid5000.fr after 12s\n"
+        "  End of deployment for dahu-32.grenoble.grid5000.fr after 332s\r\n"
+        "End of deployment on cluster dahu after 333s\n"
+        "[gros] End of deployment for gros-[1-3,7].nancy.grid5000.fr,gros-9.nancy.grid5000.fr after 3s\n"
+        "End of deployment after 3.1s\n"
+    )
+    gros = {f"gros-{number}.nancy.grid5000.fr" for number in (1, 2, 3, 7, 9)}
+    assert kadeploy.finished(text) == {"dahu-32.grenoble.grid5000.fr", *gros}
+    assert kadeploy.finished("") == set()
 
 
 def test_what_a_client_lists() -> None:

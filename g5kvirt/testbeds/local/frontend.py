@@ -136,7 +136,7 @@ class Frontend:
 
             def deploy(node: Node) -> None:
                 self._machines.deploy(node, environment, vlan, options.get("key") or "")
-                out(f"  {node.uid}: {environment} is up after {time.monotonic() - started:.1f}s\n")
+                out(f"  End of deployment for {node.fqdn} after {time.monotonic() - started:.0f}s\n")
 
             results = each(mine, deploy)
         finally:
