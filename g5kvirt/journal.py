@@ -19,8 +19,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -116,7 +117,8 @@ class Journal:
         self._folds: dict[Callable[[], Any], tuple[Any, int]] = {}
         self._followers: list[threading.Event] = []
         self._lock = threading.RLock()
-        self._file: int | None = None  #: descriptor that carries the lock, while we hold it
+        self._file: FileIO | None = None  #: carries the lock, while we hold it
+        self._holder: object = None  #: who may let go of it
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -136,11 +138,15 @@ class Journal:
 
         Raises RunError, which says who is at it, if another process or another step of this one is.
         """
-        self._acquire()
+        holder = object()
         try:
-            yield
-        finally:
-            self._let_go()
+            try:
+                self._acquire(holder)
+                yield
+            finally:
+                self._let_go(holder)
+        finally:  # once more, in case the first is interrupted as it begins
+            self._let_go(holder)
 
     def append(
         self,
@@ -169,14 +175,8 @@ class Journal:
             return
         data = "".join(event.to_json() + "\n" for event in batch).encode()
         with self._lock:
-            for_now = self._file is None
-            if for_now:
-                self._acquire()
-            try:
+            with self.held() if self._file is None else nullcontext():
                 self._write(data, batch)
-            finally:
-                if for_now:
-                    self._let_go()
             listeners = tuple(self._listeners)
         _tell(listeners, batch)
 
@@ -186,20 +186,21 @@ class Journal:
         view, known, sound = memoryview(data), len(self._events), self._sound
         try:
             while view:
-                view = view[os.write(self._file, view) :]
+                view = view[os.write(self._file.fileno(), view) :]
             self._events.extend(batch)
             self._sound += len(data)
         except BaseException as error:
             del self._events[known:]
             self._sound = sound
-            os.ftruncate(self._file, sound)
+            self._file.truncate(sound)
             if isinstance(error, OSError):
                 raise RunError(
                     f"{self.path} cannot be written ({error.strerror}): make room there"
                 ) from error
             raise
 
-    def _acquire(self) -> None:
+    def _acquire(self, holder: object) -> None:
+        """Whoever calls it lets go as the same ``holder``, whatever is raised here."""
         with self._lock:
             if self._file is not None:
                 raise RunError(
@@ -207,28 +208,20 @@ class Journal:
                 )
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+                self._holder = holder
+                self._file = FileIO(self.path, "a")
             except OSError as error:
                 raise RunError(
                     f"{self.path} cannot be written ({error.strerror}): this run can only be read here"
                 ) from error
-            try:
-                self._flock(file)
-                new = self._catch_up()
-                if self._sound < os.fstat(file).st_size:
-                    os.ftruncate(file, self._sound)
-            except BaseException:
-                os.close(file)
-                raise
-            self._file = file
+            self._flock(self._file)
+            new = self._catch_up()
+            if self._sound < os.fstat(self._file.fileno()).st_size:
+                self._file.truncate(self._sound)
             listeners = tuple(self._listeners)
-        try:
-            _tell(listeners, new)
-        except BaseException:  # nobody would let go of it
-            self._let_go()
-            raise
+        _tell(listeners, new)
 
-    def _flock(self, file: int) -> None:
+    def _flock(self, file: FileIO) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -241,10 +234,10 @@ class Journal:
                 raise
             log.warning("%s: its file system has no locks; use this run in one process only", self.path)
 
-    def _let_go(self) -> None:
+    def _let_go(self, holder: object) -> None:
         with self._lock:
-            if self._file is not None:
-                os.close(self._file)
+            if self._file is not None and self._holder is holder:
+                self._file.close()
                 self._file = None
 
     @property
@@ -277,8 +270,14 @@ class Journal:
             return []
         except OSError as error:
             raise RunError(f"{self.path} cannot be read: {error.strerror}") from error
-        self._events.extend(new)
-        self._sound += sound
+        known, before = len(self._events), self._sound
+        try:
+            self._events.extend(new)
+            self._sound += sound
+        except BaseException:  # an interrupt in between: or they would be read twice
+            del self._events[known:]
+            self._sound = before
+            raise
         return new
 
     def _read_on(self) -> tuple[list[Event], int]:

@@ -73,7 +73,7 @@ def test_a_run_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch:
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("g5kvirt.journal.os.open", refuse)  # root may write where permissions forbid it
+    monkeypatch.setattr("g5kvirt.journal.FileIO", refuse)  # root may write where permissions forbid it
     run.path.chmod(0o555)
     try:
         monkeypatch.chdir(run.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import inspect
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -272,7 +274,7 @@ def test_what_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: object) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("g5kvirt.journal.os.open", refuse)
+    monkeypatch.setattr("g5kvirt.journal.FileIO", refuse)
     journal = Journal.open(path)
     assert len(journal) == 1
     with pytest.raises(RunError, match=r"cannot be written \(Read-only file system\): this run can only be"):
@@ -363,3 +365,35 @@ def test_a_journal_that_became_shorter_is_said_so(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(RunError, match="has become shorter"):
         list(journal)
+
+
+def test_an_interrupt_anywhere_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """Raised at each single instruction of the journal in its turn, as Ctrl-C may be."""
+    path = tmp_path / "journal.jsonl"
+    journal, other = Journal.open(path), Journal.open(path)
+    before = sys.gettrace()
+    passed = at = 0
+
+    def step(frame: FrameType, what: str, _: object) -> Any:
+        nonlocal passed
+        if frame.f_code.co_filename != inspect.getfile(Journal):
+            return None
+        frame.f_trace_opcodes = True
+        passed += what == "opcode"
+        if what == "opcode" and passed == at:
+            raise KeyboardInterrupt
+        return step
+
+    while passed >= at:
+        passed, at = 0, at + 1
+        assert at % 2 or len(journal) == len(other)  # now and then it has something to read first
+        sys.settrace(step)
+        try:
+            journal.append("place", "one", "run", "r", "ok")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        other.append("place", "two", "run", "r", "ok")
+    assert at > 100, "it was interrupted"
+    assert len(journal) == len(other) == len(read_events(path))
