@@ -14,6 +14,7 @@ from there, not done again, and `Experiment.open` continues where another proces
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +28,7 @@ import pandas as pd
 
 from g5kvirt import runs as run_directories
 from g5kvirt.background import Running
-from g5kvirt.errors import PhaseOrderError, SpecError
+from g5kvirt.errors import PhaseOrderError, RunError, SpecError
 from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import PHASES, Journal
@@ -261,14 +262,22 @@ class Experiment:
         """Give the machines back. Harmless when there is nothing to give back.
 
         A step in the background is stopped first. Raises TestbedError if a job is still there afterwards;
-        call it again then.
+        call it again then. Raises RunError if it could not be written down, on a full disk for instance: the
+        machines go back all the same, unless another process is at the run or it may only be read here.
         """
         if self.background is not None:
             self.background.stop()
         if not recall.tries(self.journal, "reserve") or recall.released(self.journal):
             return
-        with self._writing(), self._context.span("reserve", "release"):
-            release(self._context)
+        try:
+            with self._writing(), self._context.span("reserve", "release"):
+                release(self._context)
+        except RunError as error:
+            why = error.__cause__
+            if not isinstance(why, OSError) or isinstance(why, PermissionError) or why.errno == errno.EROFS:
+                raise
+            release(self._context)  # a full disk is no reason to keep machines
+            raise RunError(f"the machines are given back, but {error}") from error
 
     def __enter__(self) -> Experiment:
         return self

@@ -207,7 +207,10 @@ class Journal:
                     f"run {self._run!r} is in use by another step of this process: wait, or stop it"
                 )
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                if self._sound:
+                    self.path.stat()  # a new one in its place would know nothing of the run
+                else:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._holder = holder
                 self._file = FileIO(self.path, "a")
             except OSError as error:

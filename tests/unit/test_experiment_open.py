@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -137,3 +139,37 @@ def test_each_run_has_a_key_of_its_own(tmp_path: Path) -> None:
         assert key.parent.stat().st_mode & 0o777 == 0o700
         keys.append(key.read_text())
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("how", ["full", "removed"])
+def test_what_cannot_be_written_down_is_given_back_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    testbed = Refusing()
+    exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TestbedError, match="refused the job"):
+        exp.reserve()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if how == "full":
+        monkeypatch.setattr("g5kvirt.journal.os.write", full)
+    else:
+        shutil.rmtree(exp.path)
+    with pytest.raises(
+        RunError, match=r"^the machines are given back, but .*journal.jsonl cannot be written \(No "
+    ):
+        exp.release()
+    assert testbed.released == [[("nancy", 12)]]
+    assert exp.path.exists() == (how == "full")
+
+
+def test_another_process_at_the_run_keeps_its_machines(tmp_path: Path) -> None:
+    testbed = Refusing()
+    exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TestbedError, match="refused the job"):
+        exp.reserve()
+    with Journal.open(exp.path / "journal.jsonl").held(), pytest.raises(RunError, match="is in use by"):
+        exp.release()
+    assert testbed.released == []
