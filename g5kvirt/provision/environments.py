@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import json
 import os
 import re
 import shutil
-import urllib.error
+import stat
 import urllib.request
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +130,7 @@ def _environment(data: Any, path: Path) -> Environment:
     remote = re.match(r"https?://[\x21-\x7e]+\Z", file) is not None
     if "://" in file and not remote:
         raise SpecError(f"{path}: the image {file} cannot be fetched: give a path or an http(s) address")
-    sha256 = str(image.get("sha256", "")).lower()
+    sha256 = str(image.get("sha256") or "").lower()
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise SpecError(f"{path}: image.sha256 must be 64 hexadecimal digits, as sha256sum prints them")
     if remote and not sha256:
@@ -138,7 +140,7 @@ def _environment(data: Any, path: Path) -> Environment:
     file_name = r"(/[A-Za-z0-9._+-]+)+"
     return Environment(
         name=name,
-        image=file if remote else str((path.parent / Path(file).expanduser()).absolute()),
+        image=file if remote else str((path.parent / os.path.expanduser(file)).absolute()),
         sha256=sha256,
         description=str(fields.get("description") or ""),
         compression=compression,
@@ -268,11 +270,16 @@ def _checked(environment: Environment, progress: Progress) -> Image:
         progress(f"environment {environment.name}: fetching {environment.image}")
         _fetch(environment, path)
     try:
-        size, found = path.stat().st_size, _sum(path)
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe or a device might never end
+            raise SpecError(f"the image of {environment.name} is no file ({path}): name a tar archive")
+        size, found = about.st_size, _sum(path)
     except OSError as error:
         raise SpecError(
             f"the image of {environment.name} cannot be read ({path}: {error.strerror}): put it there"
         ) from error
+    if not size:
+        raise SpecError(f"the image of {environment.name} is empty ({path}): make the archive anew")
     if environment.sha256 and found != environment.sha256:
         raise SpecError(
             f"the image of {environment.name} is corrupt ({path} has the SHA-256 {found}, "
@@ -295,7 +302,7 @@ def _fetch(environment: Environment, path: Path) -> None:
                 "correct the description or have the file mended"
             )
         part.rename(path)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise SpecError(
             f"the image of {environment.name} cannot be fetched from {environment.image}: {error}"
         ) from error
@@ -316,7 +323,7 @@ def _unpacked(path: Path, compression: str) -> int:
         try:
             with gzip.open(path) as file:
                 return sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise SpecError(f"the image {path} is corrupt: gzip cannot read it ({error})") from error
     return 0
 

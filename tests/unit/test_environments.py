@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import random
+import socketserver
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +159,52 @@ def test_an_image_that_is_not_what_the_description_says(home: Path) -> None:
 
 
 def test_an_image_that_is_no_gzip(home: Path) -> None:
-    (home / "mine.tgz").write_bytes(b"not compressed")
-    with pytest.raises(SpecError, match="gzip cannot read it"):
-        environments.obtain(str(described(home)))
+    spoilt = bytearray(gzip.compress(random.Random(1).randbytes(5000)))
+    spoilt[10:500] = b"\xff" * 490
+    for content in (b"not compressed", bytes(spoilt), gzip.compress(b"x" * 5000)[:-12]):
+        (home / "mine.tgz").write_bytes(content)
+        with pytest.raises(SpecError, match="gzip cannot read it"):
+            environments.obtain(str(described(home)))
+
+
+def test_an_image_that_is_no_file(home: Path) -> None:
+    os.mkfifo(home / "pipe")
+    (home / "empty").touch()
+    for file, words in (
+        ("pipe", r"is no file \(.*pipe\)"),
+        ("/dev/zero", "is no file"),
+        ("/", "is no file"),
+        ("empty", "is empty"),
+        ("~nobody-of-this-name/mine.tgz", "No such file"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            environments.obtain(str(described(home, image={**GOOD["image"], "file": file})))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"",
+    ],
+)
+def test_a_server_that_talks_nonsense(home: Path, answer: bytes) -> None:
+    class Nonsense(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/mine.tgz"
+        image = {**GOOD["image"], "file": url, "sha256": "0" * 64}
+        with pytest.raises(SpecError, match="cannot be fetched from"):
+            environments.obtain(str(described(home, image=image)))
+    image["file"] = "http://127.0.0.1:port/"
+    with pytest.raises(SpecError, match="cannot be fetched from"):
+        environments.obtain(str(described(home, image=image)))
 
 
 def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
