@@ -29,6 +29,7 @@ import pandas as pd
 from g5kvirt import runs as run_directories
 from g5kvirt.background import Running
 from g5kvirt.errors import PhaseOrderError, RunError, SpecError
+from g5kvirt.fields import show
 from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import PHASES, Journal
@@ -78,6 +79,12 @@ class Experiment:
         name: str | None = None,
         runs: str | Path = "runs",
     ) -> None:
+        if not isinstance(spec, Spec):
+            raise SpecError(
+                f"an Experiment is made of a Spec, as Spec(...) or Spec.load(file), not {show(spec)}"
+            )
+        if not isinstance(testbed, str) and not hasattr(testbed, "connect"):
+            raise SpecError(f'testbed must be a word such as "local" or "grid5000", not {show(testbed)}')
         word = testbed if isinstance(testbed, str) else testbed.name
         self._testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
         self._unnamed = not isinstance(testbed, str)
@@ -100,6 +107,10 @@ class Experiment:
             directory = directory.resolve()
         run = run_directories.find(directory.parent, directory.name)
         document = run.document
+        if "spec" not in document or not isinstance(document.get("testbed"), str):
+            raise RunError(
+                f"run {run.name!r} does not say what was asked of which testbed: its run.json is damaged"
+            )
         self = cls.__new__(cls)
         self._run = run
         self.spec = Spec.from_dict(document["spec"])
@@ -207,12 +218,15 @@ class Experiment:
         the run's directory. Raises SpecError for what cannot be deployed, before anything reboots, and
         PhaseError if not one VM was deployed.
         """
-        from g5kvirt.phases.measure import measure
+        from g5kvirt.phases.measure import check_asked, measure
 
         self._check_order("measure")
+        up = len(recall.up(self.journal))
+        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up)
+        folders = _folders(folder)
         if not wait:
-            arguments = {"environment": str(environment), "repeat": repeat, "broadcast": broadcast}
-            arguments |= {"folder": str(folder), "sizes": list(sizes) if isinstance(sizes, range) else sizes}
+            arguments = {"environment": str(environment), "repeat": int(repeat), "broadcast": broadcast}
+            arguments |= {"folder": str(folder), "sizes": wanted}
             return self._in_background("measure", arguments, self._measured)
         context = self._context
         span = context.span("measure", "phase")
@@ -223,9 +237,7 @@ class Experiment:
             span as found,
             watched(context, "measure"),
         ):
-            wanted = sizes if sizes is not None else [len(recall.up(self.journal))]
-            folders = _folders(folder)
-            found["deployments"] = measure(context, str(environment), wanted, repeat, broadcast, folders)
+            found["deployments"] = measure(context, str(environment), wanted, int(repeat), broadcast, folders)
         return self._measured()
 
     def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:

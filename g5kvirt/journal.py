@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -73,7 +74,15 @@ class Event:
     @classmethod
     def from_json(cls, line: str) -> Event:
         """Read one line; raises ValueError, KeyError or TypeError if it is not an event."""
-        d = json.loads(line)
+        try:
+            d = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        words = [d["phase"], d["step"], d["kind"], d["subject"], d["status"]]
+        if not all(isinstance(word, str) for word in words) or not isinstance(d.get("detail") or {}, dict):
+            raise TypeError("words and a detail are expected")
+        if not math.isfinite(float(d["t"])) or not math.isfinite(d.get("attempt", 1)):
+            raise ValueError("no time, or no number of an attempt")
         return cls(
             phase=d["phase"],
             step=d["step"],

@@ -133,7 +133,7 @@ def _read(path: Path) -> Run:
     try:
         document = json.loads((path / _DOCUMENT).read_text(encoding="utf-8"))
         run = Run(path, document)
-        _ = run.created
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        datetime.fromtimestamp(run.created, UTC)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"{path / _DOCUMENT} cannot be read ({error}): is {path.name!r} a run?") from error
     return run

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -192,7 +192,7 @@ def release(arguments: argparse.Namespace) -> int:
 
     one = _find(arguments)
     Experiment.open(one.path).release()
-    Console().print(f"run {one.name} holds no machines any more", highlight=False)
+    Console().print(f"run {one.name} holds no machines any more", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -299,11 +299,15 @@ def _find(arguments: argparse.Namespace) -> Run:
     from g5kvirt.runs import find
 
     path = Path(arguments.run)
+    if not path.name:  # "." and the like
+        path = path.resolve()
     return find(path.parent, path.name) if path.is_dir() else find(arguments.runs, arguments.run)
 
 
 def _vms(one: Run) -> int:
-    return int(one.document.get("spec", {}).get("vms", 0))
+    spec = one.document.get("spec")
+    vms = spec.get("vms") if isinstance(spec, Mapping) else None
+    return vms if isinstance(vms, int) else 0
 
 
 def _testbed(one: Run) -> str:

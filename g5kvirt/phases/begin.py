@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -9,15 +10,32 @@ from pathlib import Path
 
 import g5kvirt
 from g5kvirt import runs
-from g5kvirt.errors import MachineError
+from g5kvirt.errors import MachineError, RunError
+from g5kvirt.phases.asked import job_name
 from g5kvirt.runs import Run
 from g5kvirt.spec import Spec
 
 __all__ = ["begin"]
 
+JOB_NAME = 100  #: characters that OAR takes
+#: In the path of a key ssh replaces these, or ends it there.
+_NOT_FOR_SSH = re.compile(r'[%"\\\x00-\x1f\x7f]|\$\{')
+_LONGEST_DATE = "2026-12-01-190000-999"  #: a run without a name is called so
+
 
 def begin(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
     """Make the run ``name`` in ``root``. Raises RunError, and MachineError if there is no ssh-keygen."""
+    if found := _NOT_FOR_SSH.search(str(root.absolute())):
+        raise RunError(
+            f"runs cannot be kept in {root.absolute()}: in the path of their key ssh would read {found[0]!r}"
+            " as something else; choose another directory"
+        )
+    jobs = job_name(spec, _LONGEST_DATE if name is None else str(name))
+    if len(jobs) > JOB_NAME:
+        raise RunError(
+            f"the jobs of this run would be called {jobs[:40]}…, {len(jobs)} characters, of which OAR takes"
+            f" {JOB_NAME}: give a shorter name or job_name"
+        )
     document = {
         "spec": spec.to_dict(),
         "testbed": testbed,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from g5kvirt.errors import CapacityError, PhaseError, SpecError, reason_of
+from g5kvirt.fields import is_whole, show
 from g5kvirt.inventory import VM
 from g5kvirt.phases import consoles, kadeploying, recall
 from g5kvirt.phases.context import Context
@@ -24,7 +25,7 @@ from g5kvirt.provision.deployment import Deployment, Outcome, drive
 from g5kvirt.provision.workflow import boot_order, default_workflow
 from g5kvirt.remote import File
 
-__all__ = ["measure"]
+__all__ = ["check_asked", "measure"]
 
 #: Carries out the deployment of a name, on these VMs; what its first event says about it. Journals all of it,
 #: and gives back what became of every VM.
@@ -41,14 +42,14 @@ def measure(
 ) -> list[str]:
     """Deploy ``environment`` on ``n`` of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
 
-    ``folders`` are searched for its description. Returns the deployments' names, as they stand in the
-    journal. Single VMs never raise. Raises SpecError for what cannot be deployed, before anything reboots;
+    They have passed `check_asked`. ``folders`` are searched for its description. Returns the deployments'
+    names, as they stand in the journal. Single VMs never raise. Raises SpecError for an environment that
+    cannot be deployed, before anything reboots;
     PhaseError if a deployment brought up no VM at all.
     """
     stand = recall.stand(context.spec, context.journal)
     known = {vm.name: vm for vm in recall.vms(context.journal)}
     up = interleave([known[name] for name in recall.up(context.journal)])
-    _check(sizes, repeat, variant, len(up))
     journal, run = context.journal, context.run.name
 
     def progress(what: str) -> None:
@@ -71,23 +72,24 @@ def measure(
     return names
 
 
-def _check(sizes: Sequence[int], repeat: int, variant: str, up: int) -> None:
-    if (
-        not isinstance(sizes, Sequence)
-        or not sizes
-        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes)
-    ):
-        raise SpecError(f"sizes must be whole numbers of VMs, at least 1 each, such as [4, 8], not {sizes!r}")
-    if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
-        raise SpecError(f"repeat must be a whole number of at least 1, not {repeat!r}")
+def check_asked(sizes: Iterable[int], repeat: int, variant: str, up: int) -> list[int]:
+    """The sizes as plain numbers, where ``up`` VMs are up. Raises SpecError for what makes no sense."""
+    plain = list(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str | Mapping) else []
+    if not plain or not all(is_whole(n) and n >= 1 for n in plain):
+        shown = show(plain or sizes)
+        raise SpecError(f"sizes must be whole numbers of VMs, at least 1 each, such as [4, 8], not {shown}")
+    if not is_whole(repeat) or repeat < 1:
+        raise SpecError(f"repeat must be a whole number of at least 1, not {show(repeat)}")
     if variant not in broadcast.KINDS:
-        raise SpecError(f"broadcast must be {' or '.join(map(repr, broadcast.KINDS))}, not {variant!r}")
-    if max(sizes) > up:
+        raise SpecError(f"broadcast must be {' or '.join(map(repr, broadcast.KINDS))}, not {show(variant)}")
+    largest = max(map(int, plain))
+    if largest > up:
         raise CapacityError(
-            f"a deployment on {max(sizes)} VMs is asked for, but {up} are up: ask for at most {up}",
-            asked=max(sizes),
+            f"a deployment on {show(largest)} VMs is asked for, but {up} are up: ask for at most {up}",
+            asked=largest,
             available=up,
         )
+    return [int(n) for n in plain]
 
 
 def _deploy(

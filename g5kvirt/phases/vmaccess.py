@@ -10,15 +10,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from g5kvirt.errors import SpecError
+from g5kvirt.fields import LONGEST, near, show
 from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import recall
 from g5kvirt.phases.context import Context
 from g5kvirt.planning.windows import interleave
 from g5kvirt.remote import Access, Fanout
 from g5kvirt.remote.access import COMMON
-from g5kvirt.spec import near
 
 __all__ = ["COLUMNS", "configuration", "run_on", "ssh_config", "vm_access"]
+
+#: Bytes of a command: more, the kernel does not take as one argument.
+LONGEST_COMMAND = 100_000
 
 #: Of `run_on`'s rows.
 COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
@@ -91,11 +94,23 @@ def run_on(
     """
     if not isinstance(command, str) or not command.strip():
         raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
+    if "\0" in command or len(command.encode(errors="surrogateescape")) > LONGEST_COMMAND:
+        raise SpecError(
+            f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes: put a longer one into a file"
+        )
+    given: object = timeout
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= LONGEST:
+        raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
     vms = {vm.name: vm for vm in recall.vms(context.journal)}
-    chosen = recall.deployed_vms(context.journal) if names is None else list(dict.fromkeys(names))
-    for name in chosen:
-        if name not in vms:
-            raise SpecError(f"there is no VM {name!r} in this run: {near(name, vms)}")
+    if names is None:
+        names = recall.deployed_vms(context.journal)
+    elif isinstance(names, str) or not isinstance(names, Iterable):
+        raise SpecError(f"vms must be a list of names such as ['vm-1', 'vm-2'], not {show(names)}")
+    asked = list(names)
+    for name in asked:
+        if not isinstance(name, str) or name not in vms:
+            raise SpecError(f"there is no VM {show(name)} in this run: {near(str(name), vms)}")
+    chosen = list(dict.fromkeys(asked))
     own = [vms[name] for name in chosen]
     fanout = Fanout(vm_access(context, own), window=context.checks_at_once, tree_from=None)
     # host by host, one host's sshd would get all of the window at once, and refuse some

@@ -140,7 +140,7 @@ def _environment(data: Any, path: Path) -> Environment:
     file_name = r"(/[A-Za-z0-9._+-]+)+"
     return Environment(
         name=name,
-        image=file if remote else str((path.parent / os.path.expanduser(file)).absolute()),
+        image=file if remote else str((path.parent / os.path.expanduser(file)).absolute()),  # noqa: PTH111  Path's raises
         sha256=sha256,
         description=str(fields.get("description") or ""),
         compression=compression,

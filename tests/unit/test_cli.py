@@ -242,7 +242,9 @@ def test_the_runs_are_listed_oldest_first(tmp_path: Path, capsys: pytest.Capture
     assert "is not an event" in lines[3], "one broken run does not hide the others"
 
 
-def test_show_tells_how_a_run_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_how_a_run_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = a_run(tmp_path, "first", 8, run_events(8, lost=2))
     for word in ("first", str(path)):
         assert cli.main(["show", word, "--runs", str(tmp_path)]) == 0
@@ -250,6 +252,8 @@ def test_show_tells_how_a_run_stands(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "run first on local" in text
         assert "minimal system 6" in text
         assert "no answer within 30 s" in text
+    monkeypatch.chdir(path)
+    assert cli.main(["show", "."]) == 0
     assert cli.main(["show", "frist", "--runs", str(tmp_path)]) == 2
     assert "did you mean 'first'?" in capsys.readouterr().err
 
