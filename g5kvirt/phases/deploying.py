@@ -249,9 +249,11 @@ class Deployer:
 
     def _remove(self, machine: ServiceMachine, paths: Sequence[str]) -> None:
         host = machine.host.address
-        command = ["rm", "-f", "--", *paths]
+        command = ["xargs", "-0", "rm", "-f", "--"]  # a window of VMs is more than a command's words may be
+        names = "\0".join(paths).encode()
         timeout = self._context.spec.timeouts.command
-        result = self._context.fanout.run([host], command, timeout=timeout, idempotent=True)[host]
+        fanout = self._context.fanout
+        result = fanout.run([host], command, stdin=names, timeout=timeout, idempotent=True)[host]
         if not result.ok:
             raise RuntimeError(f"{machine.host.name} did not remove the VMs' files: {result.reason}")
 

@@ -113,8 +113,7 @@ class Fanout:
         if not files:
             raise SpecError("no file to put: name at least one")
         mark = new_token()
-        stream, sums = pack(files, mark)
-        argv = unpack_argv(files, mark, sums)
+        stream, argv = pack(files, mark), unpack_argv(files, mark)
         return self.run(hosts, argv, stdin=stream, timeout=timeout, within=within, idempotent=True)
 
     def give_up(self, why: str) -> None:

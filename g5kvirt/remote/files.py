@@ -26,46 +26,54 @@ class File:
     mode: int = 0o644
 
 
-def pack(files: Sequence[File], mark: str) -> tuple[bytes, list[str]]:
-    """The tar stream with the files under temporary names, and the lines for ``sha256sum -c``.
+def pack(files: Sequence[File], mark: str) -> bytes:
+    """The tar stream: a list for ``sha256sum -c``, then the files under temporary names.
 
     ``mark`` makes the temporary names, which lie beside the targets so that a rename is atomic. Raises
     SpecError for a path that is not absolute, a target that is named twice, or a source that cannot be read.
     """
-    stream, sums, seen = io.BytesIO(), [], set[str]()
+    contents: dict[str, tuple[bytes, int]] = {}
+    for file in files:
+        target = posixpath.normpath(file.target)
+        if not target.startswith("/") or target == "/" or "\n" in target or "\\" in target:
+            raise SpecError(f"{file.target!r} is no absolute path of a file on a host")
+        if target in contents:
+            raise SpecError(f"two files are to become {target}: give each its own path")
+        contents[target] = _content(file.source), file.mode & 0o7777
+    named = {_temporary(target, mark): content for target, content in contents.items()}
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, (data, _) in named.items())
+    stream, now = io.BytesIO(), int(time.time())
     # the USTAR format is what busybox reads, too; PAX headers only where a name needs one
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for file in files:
-            target = posixpath.normpath(file.target)
-            if not target.startswith("/") or target == "/" or "\n" in target or "\\" in target:
-                raise SpecError(f"{file.target!r} is no absolute path of a file on a host")
-            if target in seen:
-                raise SpecError(f"two files are to become {target}: give each its own path")
-            seen.add(target)
-            data = _content(file.source)
-            entry = tarfile.TarInfo(_temporary(target, mark))
-            entry.size, entry.mode, entry.mtime = len(data), file.mode & 0o7777, int(time.time())
+        for name, (data, mode) in {_list(files, mark): (sums.encode(), 0o600), **named}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = len(data), mode, now
             tar.addfile(entry, io.BytesIO(data))
-            digest = hashlib.sha256(data).hexdigest()
-            sums.append(f"{digest}  {entry.name}")
-    return stream.getvalue(), sums
+    return stream.getvalue()
 
 
-def unpack_argv(files: Sequence[File], mark: str, sums: Sequence[str]) -> tuple[str, ...]:
+def unpack_argv(files: Sequence[File], mark: str) -> tuple[str, ...]:
     """The command that takes the stream, checks every sum, and only then renames every file into place.
 
-    Whatever fails, the temporary files are removed; missing folders are made.
+    Whatever fails, the temporary files are removed; missing folders are made. What is renamed is read from
+    the stream's own list: a command may not be longer than 128 KiB, which is some hundred files.
     """
-    targets = [posixpath.normpath(file.target) for file in files]
-    temporary = [_temporary(target, mark) for target in targets]
-    folders = sorted({posixpath.dirname(target) for target in targets})
+    folders = sorted({posixpath.dirname(posixpath.normpath(file.target)) for file in files})
     lines = [
         "set -e",
-        f"trap 'rm -f -- '{shlex.quote(shlex.join(temporary))} EXIT",
+        f"list={shlex.quote(_list(files, mark))}",
+        'clean() { if [ -f "$list" ]; then',
+        rf"""  sed -n 's/^.\{{66\}}\(.*\.{mark}\)$/\1/p' "$list" |""",
+        r"""  tr '\n' '\0' | xargs -0 rm -f -- "$list"; fi; }""",
+        "trap clean EXIT",
         f"mkdir -p -- {shlex.join(folders)}",
         "tar -x -P -p --no-same-owner -f -",
-        f"printf '%s\\n' {shlex.join(sums)} | sha256sum -c - >/dev/null",
-        *(f"mv -f -T -- {shlex.join(pair)}" for pair in zip(temporary, targets, strict=True)),
+        'sha256sum -c "$list" >/dev/null',
+        "while IFS= read -r line; do",
+        '  temporary=${line#*"  "} name=${line##*/.}',
+        f'  mv -f -T -- "$temporary" "${{temporary%/*}}/${{name%.{mark}}}"',
+        'done <"$list"',
+        'rm -f -- "$list"',
     ]
     return ("sh", "-c", "\n".join(lines))
 
@@ -81,3 +89,8 @@ def _content(source: Path | bytes) -> bytes:
 
 def _temporary(target: str, mark: str) -> str:
     return posixpath.join(posixpath.dirname(target), f".{posixpath.basename(target)}.{mark}")
+
+
+def _list(files: Sequence[File], mark: str) -> str:
+    """Where the list lies until all is in place: beside the first file."""
+    return posixpath.join(posixpath.dirname(posixpath.normpath(files[0].target)), f".g5kvirt.{mark}")

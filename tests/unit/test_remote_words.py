@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from g5kvirt.errors import SpecError
 from g5kvirt.remote import Access, File
 from g5kvirt.remote.access import check_host, parse_identity
-from g5kvirt.remote.envelope import Capture, one_line, script
+from g5kvirt.remote.envelope import Capture, new_token, one_line, script
 from g5kvirt.remote.files import pack, unpack_argv
 from g5kvirt.remote.result import failure, retry_delay
 from g5kvirt.remote.taktuk import Word, parse
@@ -158,8 +158,7 @@ def test_files_are_put_all_or_none(tmp_path: Path) -> None:
     source.write_bytes(bytes(range(256)) * 500)
     target = tmp_path / "deep er" / "x y"
     files = [File(source, f"{target}/it's", 0o750), File(b"second", f"{target}/../b", 0o600)]
-    stream, sums = pack(files, "mark")
-    argv = unpack_argv(files, "mark", sums)
+    stream, argv = pack(files, "mark"), unpack_argv(files, "mark")
     done = subprocess.run(argv, input=stream, capture_output=True, timeout=20)
     assert (done.returncode, done.stderr) == (0, b"")
     assert (target / "it's").read_bytes() == source.read_bytes()
@@ -172,6 +171,26 @@ def test_files_are_put_all_or_none(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert (target / "it's").read_bytes() == b"as it was"
     assert sorted(path.name for path in target.parent.rglob("*")) == ["b", "it's", "x y"]
+
+
+def test_files_for_thousands_of_vms_are_put_at_once(tmp_path: Path) -> None:
+    files = [File(str(i).encode(), f"{tmp_path}/task/vm-{i}.task") for i in range(5000)]
+    command = " ".join(unpack_argv(files, new_token()))
+    assert len(command) < 4096  # a longer one than 128 KiB cannot be given to ssh, nor to the host's shell
+    few = files[:300]
+    argv = unpack_argv(few, "mark")
+    done = subprocess.run(argv, input=pack(few, "mark"), capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {path.name for path in (tmp_path / "task").iterdir()} == {f"vm-{i}.task" for i in range(300)}
+
+
+def test_what_does_not_arrive_whole_leaves_nothing(tmp_path: Path) -> None:
+    files = [File(b"x" * 5000, f"{tmp_path}/a {i}") for i in range(8)]
+    stream, argv = pack(files, "mark"), unpack_argv(files, "mark")
+    for cut in (0, 700, 20_000):
+        done = subprocess.run(argv, input=stream[:cut], capture_output=True, timeout=20)
+        assert done.returncode != 0
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
