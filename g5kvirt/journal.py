@@ -24,6 +24,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from sys import intern
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 from g5kvirt.errors import RunError
@@ -84,14 +85,18 @@ class Event:
         if not math.isfinite(float(d["t"])) or not math.isfinite(d.get("attempt", 1)):
             raise ValueError("no time, or no number of an attempt")
         return cls(
-            phase=d["phase"],
-            step=d["step"],
-            kind=cast(Kind, d["kind"]),
-            subject=d["subject"],
-            status=cast(Status, d["status"]),
+            phase=intern(d["phase"]),
+            step=intern(d["step"]),
+            kind=cast(Kind, intern(d["kind"])),
+            subject=intern(d["subject"]),
+            status=cast(Status, intern(d["status"])),
             t=float(d["t"]),
             attempt=int(d.get("attempt", 1)),
-            detail=d.get("detail") or {},
+            # the same few words again and again: kept once, a large journal takes less than half the memory
+            detail={
+                intern(key): intern(value) if type(value) is str else value
+                for key, value in dict(d.get("detail") or {}).items()
+            },
         )
 
 

@@ -52,6 +52,14 @@ def test_an_event_is_one_line_and_comes_back(event: Event) -> None:
     assert Event.from_json(line) == event
 
 
+def test_words_that_come_again_and_again_are_kept_once() -> None:
+    line = Event("launch", "dhcp", "vm", "vm-1", "ok", 1.0, 1, {"said": "word"}).to_json()
+    one, other = Event.from_json(line), Event.from_json(line)
+    assert one.subject is other.subject
+    assert next(iter(one.detail)) is next(iter(other.detail))
+    assert one.detail["said"] is other.detail["said"]
+
+
 @given(events=st.lists(EVENTS, min_size=1, max_size=5), cut=st.integers(0, 10_000))
 def test_a_journal_cut_anywhere_keeps_all_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event], cut: int
