@@ -69,6 +69,7 @@ class Experiment:
     background: Running[Any] | None = None
 
     _testbed: Testbed | None
+    _known: Frames | None = None
     _unnamed = False  # the testbed was given as an object: nobody else can open it
 
     def __init__(
@@ -327,14 +328,14 @@ class Experiment:
         """The run as figures, one method each."""
         from g5kvirt.views.figures import Figures
 
-        frames = self.frames
+        frames = self._frames
         return Figures(frames, run=self.name, testbed=self._where, guest=frames.guest)
 
     def trace(self, path: str | Path) -> Path:
         """Write the run as a trace for ui.perfetto.dev: one track a host, VMs as slices. Returns the file."""
         from g5kvirt.views.trace import trace
 
-        return trace(self.journal, path, run=self.name, testbed=self._where, guest=self.frames.guest)
+        return trace(self.journal, path, run=self.name, testbed=self._where, guest=self._frames.guest)
 
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if recall.done(self.journal, phase)]
@@ -343,7 +344,7 @@ class Experiment:
     def _repr_html_(self) -> str:
         from g5kvirt.views.html import experiment_html
 
-        frames = self.frames
+        frames = self._frames
         return experiment_html(self.name, self._where, frames.guest, frames)
 
     # ---- inside -----------------------------------------------------------------------------------
@@ -356,6 +357,16 @@ class Experiment:
             testbed.connect()
             self._testbed = testbed
         return self._testbed
+
+    @property
+    def _frames(self) -> Frames:
+        """The tables for figures and results, made once until something else happens.
+
+        Those of `frames` are a person's own, who may change them.
+        """
+        if self._known is None or len(self._known.journal) != len(self.journal):
+            self._known = Frames(self.journal)
+        return self._known
 
     @property
     def _where(self) -> str:
@@ -393,7 +404,7 @@ class Experiment:
     def _result(self, phase: str) -> PhaseResult:
         from g5kvirt.views.results import PhaseResult
 
-        frames = self.frames
+        frames = self._frames
         return PhaseResult(phase, frames, run=self.name, testbed=self._where, guest=frames.guest)
 
     def _do(self, phase: str, do: Callable[[Context], Any], context: Context) -> None:
@@ -437,10 +448,10 @@ class Experiment:
 
         found = recall.detail(self.journal, "measure") or {}
         return MeasureResult(
-            list(self.journal),
+            self._frames,
             run=self.name,
             testbed=self._where,
-            guest=self.frames.guest,
+            guest=self._frames.guest,
             deployments=found.get("deployments", []),
         )
 

@@ -224,7 +224,10 @@ def spans_frame(events: Iterable[Event]) -> pd.DataFrame:
 
 def phases_frame(events: Iterable[Event]) -> pd.DataFrame:
     """One row a phase that was begun, in the order of the experiment: its last try, and how many tries."""
-    spans = spans_frame(events)
+    return _phases(spans_frame(events))
+
+
+def _phases(spans: pd.DataFrame) -> pd.DataFrame:
     whole = spans[(spans["kind"] == "run") & spans["step"].isin(["phase", ""])]
     rows = []
     for phase in PHASES:
@@ -293,48 +296,48 @@ class Frames:
     """A run's tables, each computed once when it is first asked for."""
 
     def __init__(self, events: Iterable[Event]) -> None:
-        self._events = tuple(events)
+        self.journal = tuple(events)  #: the events that the tables are made from
 
     @cached_property
     def events(self) -> pd.DataFrame:
         """See `events_frame`."""
-        return events_frame(self._events)
+        return events_frame(self.journal)
 
     @cached_property
     def spans(self) -> pd.DataFrame:
         """See `spans_frame`."""
-        return spans_frame(self._events)
+        return spans_frame(self.journal)
 
     @cached_property
     def phases(self) -> pd.DataFrame:
         """See `phases_frame`."""
-        return phases_frame(self._events)
+        return _phases(self.spans)
 
     @cached_property
     def vms(self) -> pd.DataFrame:
         """See `vms_frame`."""
-        return vms_frame(self._events)
+        return vms_frame(self.journal)
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
         """See `hosts_frame`."""
-        return hosts_frame(self._events)
+        return hosts_frame(self.journal)
 
     @cached_property
     def guest(self) -> str:
         """The kind of guest that was launched: ``tcg``, ``kvm``, …; empty before that."""
-        found = [e.detail["guest"] for e in self._events if (e.phase, e.step) == ("launch", "guests")]
+        found = [e.detail["guest"] for e in self.journal if (e.phase, e.step) == ("launch", "guests")]
         return str(found[-1]) if found else ""
 
     @cached_property
     def measurements(self) -> Measurements:
         """The tables of the deployments, see `g5kvirt.measurements.Measurements`."""
-        return Measurements(self._events)
+        return Measurements(self.journal)
 
     @cached_property
     def account(self) -> Account:
         """See `account`."""
-        return account(self._events)
+        return account(self.journal)
 
     def export(self, directory: Path) -> list[Path]:
         """See `export`."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import cast
 
 from g5kvirt.frames import Account, Frames
-from g5kvirt.journal import Event, Kind, Status
 from g5kvirt.measurements import Summary
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.palette import PLANNED, STATE_COLOURS, STATE_LABELS, guest_words
 from g5kvirt.views.words import duration
 
-__all__ = ["about", "bar", "box", "counts_bar", "events_of", "experiment_html", "failures", "table"]
+__all__ = ["about", "bar", "box", "counts_bar", "experiment_html", "failures", "table"]
 
 _MARK = {"waiting": "·", "running": "▸", "ok": "✓", "failed": "✗"}
 _TINT = {"waiting": "inherit", "running": "#0072b2", "ok": "#009e73", "failed": "#d55e00"}
@@ -31,11 +29,10 @@ _NUMBER = (
 
 def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
     """An experiment: its six steps with state and time, and a bar of its VMs by state."""
-    events = events_of(frames)
     account = frames.account
-    progress = LiveModel.of(events, account.asked)
+    progress = LiveModel.of(frames.journal, account.asked)
     # A run that was cut short has a step without an end; its journal does not go on with the clock.
-    now = max((e.t for e in events), default=time.time())
+    now = max((e.t for e in frames.journal), default=time.time())
     rows = [
         [
             f'<span style="color:{_TINT[phase.state]}">{_MARK[phase.state]}</span>',
@@ -128,14 +125,3 @@ def failures(account: Account | Summary, limit: int = 8) -> str:
     more = len(reasons) - limit
     rest = f'<div style="{_FAINT}">and {more:,} more reasons</div>' if more > 0 else ""
     return table(rows, head=head, numbers=(0,)) + rest
-
-
-def events_of(frames: Frames) -> list[Event]:
-    """The events behind ``frames``."""
-    columns = (
-        frames.events[c] for c in ("phase", "step", "kind", "subject", "status", "t", "attempt", "detail")
-    )
-    return [
-        Event(phase, step, cast(Kind, kind), subject, cast(Status, status), float(t), int(attempt), detail)
-        for phase, step, kind, subject, status, t, attempt, detail in zip(*columns, strict=True)
-    ]

@@ -66,14 +66,13 @@ def differing(documents: Collection[Mapping[str, Any]]) -> list[str]:
 
 def settings_of(frames: Frames) -> dict[str, dict[str, str]]:
     """Deployment → how it was done (environment, broadcast, …), in the words of its first event."""
-    events = frames.events
-    own = events[(events["phase"] == "measure") & (events["step"] == "deployment")]
-    own = own[(own["kind"] == "run") & (own["status"] == "start")]
+    begins = ("measure", "deployment", "run", "start")
+    own = [e.detail for e in frames.journal if (e.phase, e.step, e.kind, e.status) == begins]
     return {
         str(detail["deployment"]): {
             key: value for key, value in detail.items() if isinstance(value, str) and key not in _NO_SETTINGS
         }
-        for detail in own["detail"]
+        for detail in own
         if "deployment" in detail
     }
 

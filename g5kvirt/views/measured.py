@@ -46,7 +46,7 @@ class MeasureResult:
             self.measurements = source.measurements if isinstance(source, Frames) else Measurements(source)
         else:
             chosen = frozenset(deployments)
-            events = html.events_of(source) if isinstance(source, Frames) else source
+            events = source.journal if isinstance(source, Frames) else source
             self.measurements = Measurements(
                 e for e in events if e.phase == "measure" and e.detail.get("deployment") in chosen
             )

@@ -90,7 +90,7 @@ class PhaseResult:
         parts = [html.table(facts)]
         if self.phase == "launch":
             account = self.frames.account
-            parts.append(html.bar(LiveModel.of(html.events_of(self.frames), account.asked)))
+            parts.append(html.bar(LiveModel.of(self.frames.journal, account.asked)))
             parts += [_launch_table(self.parts), html.failures(account)]
         elif len(self.parts):
             rows = [
@@ -124,9 +124,8 @@ def _launch_table(parts: pd.DataFrame) -> str:
 
 def _detail(frames: Frames, phase: str, step: str) -> Mapping[str, Any]:
     """What the last ``ok`` of a step wrote down."""
-    events = frames.events
-    own = events[(events["phase"] == phase) & (events["step"] == step) & (events["status"] == "ok")]
-    return own["detail"].iloc[-1] if len(own) else {}
+    found = (e.detail for e in reversed(frames.journal) if (e.phase, e.step, e.status) == (phase, step, "ok"))
+    return next(found, {})
 
 
 def _by_site(hosts: list[Mapping[str, Any]]) -> str:

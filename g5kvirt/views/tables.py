@@ -45,7 +45,7 @@ def timeline_table(frames: Frames) -> pd.DataFrame:
     if not phases.empty:
         calls = spans[(spans["kind"] == "run") & spans["step"].isin(["phase", ""])]
         zero = calls["start"].min()
-        last = frames.events["t"].max()
+        last = max(e.t for e in frames.journal)
         inner = spans[(spans["kind"] != "vm") & ~spans["step"].isin(["phase", "", "release"])]
         for phase in rows_of(phases):
             end = last if pd.isna(phase.end) else phase.end

@@ -147,9 +147,9 @@ def _deployment_slices(frames: Frames, last: float) -> dict[str, list[_Slice]]:
         index[vm.deployment, vm.vm] = one
     open_: dict[tuple[str, str], _Slice] = {}
     macros = set(known.macros["macro"])
-    events = frames.events
-    own = events[(events["phase"] == "measure") & (events["kind"] == "vm")]
-    for event in rows_of(own):
+    for event in frames.journal:
+        if (event.phase, event.kind) != ("measure", "vm"):
+            continue
         key = (str(event.detail.get("deployment", "")), event.subject)
         if key not in index or event.step == "deployment":
             continue

@@ -60,6 +60,11 @@ def test_a_finished_run_is_read_without_its_testbed(tmp_path: Path) -> None:
     assert "on local" in repr(exp)
     assert "Experiment old" in exp._repr_html_()
     assert exp.launch().status == "ok"  # done before: read back, nothing is asked of anybody
+    assert exp.launch().frames is exp.figures.frames  # made once,
+    del exp.frames.vms["state"]  # and those that a person works on are others
+    assert "state" in exp.figures.frames.vms
+    exp.journal.append("launch", "launch", "vm", "vm-2", "failed", at="x", reason="y")
+    assert exp.launch().frames.account.failed == 1  # until something else happens
     with pytest.raises(TestbedError, match="not up"):
         _ = exp.testbed
 

@@ -21,7 +21,6 @@ from g5kvirt.journal import Event
 from g5kvirt.measurements import MACROS, Measurements, column
 from g5kvirt.provision.workflow import Workflow, default_workflow
 from g5kvirt.views.figures import Figures, Picture
-from g5kvirt.views.html import events_of
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measure_tables import WAITING, breakdown_table, largest, sizes_table, ways_table
 from g5kvirt.views.measured import MeasureResult
@@ -454,7 +453,3 @@ def test_a_vm_that_failed_once_is_deployed_the_next_time() -> None:
     assert LiveModel.of(first, 2).counts == {"deployed": 1, "failed": 1}
     then = [*first, *deploy_events("d2", 2, begin=first[-1].t + 1)]
     assert LiveModel.of(then, 2).counts == {"deployed": 2}
-
-
-def test_events_survive_the_frames() -> None:
-    assert events_of(Frames(EVENTS)) == EVENTS
