@@ -10,10 +10,11 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from g5kvirt import hostagent
 from g5kvirt.errors import reason_of
@@ -68,6 +69,7 @@ class Deployer:
         self._image = image
         self._key = authorized_key
         self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._hosts = {host.name: host for host in stand.hosts}
         self._log = BootLog(vms)
         self._guests = Fanout(vm_access(context, vms), window=context.checks_at_once, tree_from=None)
@@ -77,8 +79,11 @@ class Deployer:
 
     def __enter__(self) -> Deployer:
         self._pool = ThreadPoolExecutor(max_workers=6)
+        # VMs get ready one by one, and each check waits for its VM: as many as their window lets in
+        self._checks = ThreadPoolExecutor(max_workers=self._context.checks_at_once)
         self._stack.callback(self._transport.stop)
-        self._stack.callback(self._pool.shutdown, cancel_futures=True)
+        for pool in (self._pool, self._checks):
+            self._stack.callback(pool.shutdown, cancel_futures=True)
         for machine in self._stand.layout.machines:
             if "http" in machine.roles:
                 follower = Follower(self._context, machine, self._reader(machine.host))
@@ -99,11 +104,11 @@ class Deployer:
         """Start it in a thread; what goes wrong becomes words about everyone it was for."""
         match order:
             case Reboot():
-                self._start(self._reboot, order, order.vms, order.step)
+                self._pool.submit(self._try, self._reboot, order)
             case Task():
                 self._order_task(order)
             case Check():
-                self._start(self._check, order, order.vms, order.step)
+                self._checks.submit(self._try, self._check, order)
             case Broadcast():
                 self._pool.submit(self._transport.carry, order)
 
@@ -147,19 +152,13 @@ class Deployer:
         number = target.turn if turn else None
         self._words.put(Word(target.vm.name, step, status, time.time(), reason, target.attempt, number))
 
-    def _start(
-        self, do: Callable[..., None], order: Reboot | Task | Check, vms: Sequence[Target], step: str
-    ) -> None:
-        future = self._pool.submit(do, order)
-
-        def done(ended: Future[None]) -> None:
-            if not ended.cancelled() and (error := ended.exception()) is not None:
-                for target in vms:
-                    self._tell(
-                        target, step, f"{type(error).__name__}: {error}", turn=isinstance(order, Check)
-                    )
-
-        future.add_done_callback(done)
+    def _try(self, do: Callable[[Any], None], order: Reboot | Task | Check) -> None:
+        try:
+            do(order)
+        except Exception as error:  # noqa: BLE001 - it becomes the reason of every VM that it was for
+            for target in order.vms:
+                reason = f"{type(error).__name__}: {error}"
+                self._tell(target, order.step, reason, turn=isinstance(order, Check))
 
     # ---- power ----------------------------------------------------------------------------------------
 
@@ -207,7 +206,21 @@ class Deployer:
     # ---- tasks ----------------------------------------------------------------------------------------
 
     def _order_task(self, order: Task) -> None:
-        self._start(self._task, order, order.vms, order.step)
+        self._tasks.put(order)
+        self._pool.submit(self._take_tasks)
+
+    def _take_tasks(self) -> None:
+        """All that wait, together: they come one by one, and each would cost its server a connection."""
+        waiting: dict[str, tuple[Task, Target]] = {}
+        while not self._tasks.empty():
+            with suppress(queue.Empty):  # another thread took it
+                order = self._tasks.get_nowait()
+                waiting |= {target.vm.name: (order, target) for target in order.vms}
+        groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[Task, Target]]] = {}
+        for order, target in waiting.values():  # of a VM that was started over meanwhile, its last task
+            groups.setdefault((order.step, tuple(order.variants.items())), []).append((order, target))
+        for group in groups.values():
+            self._try(self._task, replace(group[0][0], vms=tuple(target for _, target in group)))
 
     def _task(self, order: Task) -> None:
         order = self._transport.ready(order)
