@@ -62,6 +62,8 @@ RELAY = Path(relay.__file__)
 REMOTE_PATH = "/usr/local/sbin/g5kvirt-relay"
 #: Where hosts listen for their successors and their VMs.
 PORT = 25390
+#: So many before it a host knows: were it all of them, what is sent would grow with the square of the hosts.
+REACH = 16
 #: On the hosts' RAM disk: goes when the host agent's teardown unmounts it.
 STORE = f"{hostagent.HOME}/ram/images"
 
@@ -195,11 +197,15 @@ def _before(
     heads: Mapping[str, tuple[str, str]],
     head_site: str,
 ) -> tuple[tuple[str, str], ...]:
-    """To whom host number ``n`` turns: back along its site, to the site's head, on along other sites."""
+    """To whom host number ``n`` turns: back along its site, to the site's head, on along other sites.
+
+    Of each at most `REACH`: behind more lost hosts in a row, one host has the image from a head instead.
+    """
     site = line[n].site
     first = next(i for i in range(n + 1) if line[i].site == site)
     own = (heads[site],) if site in heads and site != head_site else ()
-    return (*reversed(urls[first:n]), *own, *reversed(urls[:first]), heads[head_site])
+    near, far = urls[max(first, n - REACH) : n], urls[max(0, first - REACH) : first]
+    return (*reversed(near), *own, *reversed(far), heads[head_site])
 
 
 def http(plan: Plan) -> Plan:

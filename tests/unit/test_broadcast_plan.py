@@ -38,14 +38,25 @@ hosts = st.lists(
 
 
 @given(hosts)
-def test_every_host_asks_exactly_those_before_it_nearest_first_and_the_head_last(line: list[Host]) -> None:
+def test_every_host_asks_those_before_it_nearest_first_and_the_head_last(line: list[Host]) -> None:
     plan = b.chain(line, IMAGE, head_url=HEAD, head_name="www")
     names = [s.host.name for s in plan.stops]
     assert sorted(names) == sorted(h.name for h in line)
     for n, stop in enumerate(plan.stops):
-        assert [name for name, _ in stop.before] == [*reversed(names[:n]), "www"]
+        near = [name for name in reversed(names[:n]) if name.endswith(stop.host.site)][: b.REACH]
+        far = [name for name in reversed(names[:n]) if not name.endswith(stop.host.site)][: b.REACH]
+        assert [name for name, _ in stop.before] == [*near, *far, "www"]
         assert stop.before[-1][1] == HEAD
         assert all(relay.URL.fullmatch(url) for _, url in stop.before)
+
+
+def test_what_hosts_are_sent_grows_with_their_number_only() -> None:
+    line = [host(f"site-{n % 6}", f"sw-{n % 4}", n) for n in range(600)]
+    sent = {}
+    for number in (300, 600):
+        plan = b.chain(line[:number], IMAGE, head_url=HEAD)
+        sent[number] = sum(len(json.dumps(b.request(plan, stop))) for stop in plan.stops)
+    assert sent[600] < 2.2 * sent[300]
 
 
 @given(hosts, st.booleans())
@@ -57,7 +68,7 @@ def test_a_site_with_an_image_server_of_its_own_needs_no_other_site(line: list[H
     for stop in plan.stops:
         before = [name for name, _ in stop.before]
         own = by_site[stop.host.site]
-        near = own[: own.index(stop.host.name)][::-1]
+        near = own[: own.index(stop.host.name)][::-1][: b.REACH]
         assert before[: len(near)] == near
         assert before[-1] == "www", "the last resort, whoever is gone"
         assert len(set(before)) == len(before)
