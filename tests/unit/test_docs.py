@@ -27,8 +27,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
             "-m",
             "mkdocs",
             "build",
-            "--strict",
-            "--quiet",
+            "--strict",  # without --quiet, which keeps warnings from being counted
             "--site-dir",
             str(tmp_path / "site"),
         ],
