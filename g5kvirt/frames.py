@@ -29,7 +29,6 @@ __all__ = [
     "Frames",
     "account",
     "events_frame",
-    "export",
     "hosts_frame",
     "phases_frame",
     "placed_vms",
@@ -197,18 +196,14 @@ def account(events: Iterable[Event], asked: int | None = None) -> Account:
 
 
 def events_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """All events, one row each, as they stand in the journal."""
+    """The table `Frames.events`."""
     return _frame(
         [(e.t, e.phase, e.step, e.kind, e.subject, e.status, e.attempt, e.detail) for e in events], _EVENTS
     )
 
 
 def spans_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """Spans of time, in the order in which they began.
-
-    ``status`` is ``ok``, ``failed``, ``skipped``, ``retry``, or ``unfinished`` (then ``end`` and
-    ``duration`` are NaN).
-    """
+    """The table `Frames.spans`."""
     rows: list[list[Any]] = []
     running: dict[tuple[str, str, str, str, int], int] = {}
     for e in events:
@@ -223,7 +218,7 @@ def spans_frame(events: Iterable[Event]) -> pd.DataFrame:
 
 
 def phases_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a phase that was begun, in the order of the experiment: its last try, and how many tries."""
+    """The table `Frames.phases`."""
     return _phases(spans_frame(events))
 
 
@@ -239,11 +234,7 @@ def _phases(spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def vms_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a VM: where it is, its state, and when its last attempt reached each milestone.
-
-    ``power_on`` … ``minimal_system`` are epoch seconds, ``t_dhcp`` … ``t_minimal_system`` seconds since
-    its QEMU process was there; NaN where it did not get so far.
-    """
+    """The table `Frames.vms`."""
     rows = []
     for boot in _boots(list(events)):
         times = [boot.times.get(milestone, float("nan")) for milestone in MILESTONES]
@@ -264,7 +255,7 @@ def vms_frame(events: Iterable[Event]) -> pd.DataFrame:
 
 
 def hosts_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a host that carries VMs or was heard of: how many it has, and what became of them."""
+    """The table `Frames.hosts`."""
     known = list(events)
     hosts: dict[str, list[Any]] = {}
     for event in known:
@@ -300,27 +291,35 @@ class Frames:
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """See `events_frame`."""
+        """All events, one row each, as they stand in the journal."""
         return events_frame(self.journal)
 
     @cached_property
     def spans(self) -> pd.DataFrame:
-        """See `spans_frame`."""
+        """Spans of time, in the order in which they began.
+
+        ``status`` is ``ok``, ``failed``, ``skipped``, ``retry``, or ``unfinished`` (then ``end`` and
+        ``duration`` are NaN).
+        """
         return spans_frame(self.journal)
 
     @cached_property
     def phases(self) -> pd.DataFrame:
-        """See `phases_frame`."""
+        """One row a phase that was begun, in the experiment's order: its last try, and how many tries."""
         return _phases(self.spans)
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """See `vms_frame`."""
+        """One row a VM: where it is, its state, and when its last attempt reached each milestone.
+
+        ``power_on`` … ``minimal_system`` are epoch seconds, ``t_dhcp`` … ``t_minimal_system`` seconds since
+        its QEMU process was there; NaN where it did not get so far.
+        """
         return vms_frame(self.journal)
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
-        """See `hosts_frame`."""
+        """One row a host that carries VMs or was heard of: how many it has, and what became of them."""
         return hosts_frame(self.journal)
 
     @cached_property
@@ -336,26 +335,26 @@ class Frames:
 
     @cached_property
     def account(self) -> Account:
-        """See `account`."""
+        """What became of every VM when it was launched."""
         return account(self.journal)
 
-    def export(self, directory: Path) -> list[Path]:
-        """See `export`."""
-        return export(self, directory)
+    def export(self, directory: str | Path) -> list[Path]:
+        """Write all tables as CSV into ``directory`` (made if needed); returns the files.
 
-
-def export(frames: Frames, directory: Path) -> list[Path]:
-    """Write all tables as CSV into ``directory`` (made if needed); returns the files.
-
-    Times keep microseconds; the events' detail is JSON.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in ("events", "spans", "phases", "hosts", "vms"):
-        table: pd.DataFrame = getattr(frames, name)
-        if "detail" in table:
-            table = table.assign(detail=[json.dumps(d, sort_keys=True) for d in table["detail"]])
-        path = directory / f"{name}.csv"
-        table.to_csv(path, index=False, float_format="%.6f")
-        written.append(path)
-    return written
+        ``vms.csv`` and so on; those of `measurements` as ``measure-vms.csv`` and so on, once something was
+        deployed. Times keep microseconds; the events' detail is JSON.
+        """
+        tables = {name: getattr(self, name) for name in ("events", "spans", "phases", "hosts", "vms")}
+        tables["events"] = self.events.assign(
+            detail=[json.dumps(detail, sort_keys=True) for detail in self.events["detail"]]
+        )
+        if len(self.measurements.deployments):
+            names = ("deployments", "vms", "attempts", "macros", "scalability")
+            tables |= {f"measure-{name}": getattr(self.measurements, name) for name in names}
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for name, table in tables.items():
+            written.append(folder / f"{name}.csv")
+            table.to_csv(written[-1], index=False, float_format="%.6f")
+        return written

@@ -210,13 +210,7 @@ def _named(deployments: Iterable[_Deployment]) -> dict[str, list[str]]:
 
 
 def measurements_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a VM and deployment: what became of it, and each step's start, end, attempt and outcome.
-
-    For each step and macro-step, with ``_`` for ``-``: ``X_start``, ``X_end``, ``X_duration``,
-    ``X_attempt``, ``X_outcome``. A step's are those of its last attempt (0 and "" where there was none). A
-    macro-step starts with its first try and ends with its last; its duration is the sum of its tries, since
-    between two of them a VM may be in another macro-step.
-    """
+    """The table `Measurements.vms`."""
     return _measurements(_read(events))
 
 
@@ -243,7 +237,7 @@ def _measurements(deployments: Sequence[_Deployment]) -> pd.DataFrame:
 
 
 def attempts_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a VM, deployment, micro-step and attempt: also those that failed and were done again."""
+    """The table `Measurements.attempts`."""
     return _attempts(_read(events))
 
 
@@ -258,11 +252,7 @@ def _attempts(deployments: Iterable[_Deployment]) -> pd.DataFrame:
 
 
 def macros_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a deployment and macro-step: how many VMs came through it, and how long it took them.
-
-    The durations are of the VMs that came through; ``tries`` counts those of all, ``failed`` the VMs that
-    ended in it.
-    """
+    """The table `Measurements.macros`."""
     return _macros(_read(events))
 
 
@@ -280,11 +270,7 @@ def _macros(deployments: Iterable[_Deployment]) -> pd.DataFrame:
 
 
 def deployments_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """One row a deployment, in their order: ``asked = deployed + failed + unfinished``, always.
-
-    ``fresh``: so many of its VMs stood in their minimal system already, so that their deployment does without
-    the first reboot; their times are not to be compared with those of others.
-    """
+    """The table `Measurements.deployments`."""
     return _deployments(_read(events))
 
 
@@ -298,12 +284,7 @@ def _deployments(deployments: Iterable[_Deployment]) -> pd.DataFrame:
 
 
 def scalability_frame(events: Iterable[Event]) -> pd.DataFrame:
-    """Time against number of VMs: one row a finished deployment that deployed any, every repetition a row.
-
-    ``total``: from its begin until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``: of the
-    times of single deployed VMs. ``fresh`` as in `deployments_frame`; ``transfer_bound``: what the transfer
-    of the image takes at the least by the links' rates, NaN if that is not known.
-    """
+    """The table `Measurements.scalability`."""
     return _scalability(_read(events))
 
 
@@ -385,29 +366,48 @@ class Measurements:
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """See `measurements_frame`."""
+        """One row a VM and deployment: what became of it, and each step's start, end, attempt and outcome.
+
+        For each step and macro-step, with ``_`` for ``-``: ``X_start``, ``X_end``, ``X_duration``,
+        ``X_attempt``, ``X_outcome``. A step's are those of its last attempt (0 and "" where there was none).
+        A macro-step starts with its first try and ends with its last; its duration is the sum of its tries,
+        since between two of them a VM may be in another macro-step.
+        """
         return _measurements(self._deployments)
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """See `attempts_frame`."""
+        """One row a VM, deployment, micro-step and attempt: also those that failed and were done again."""
         return _attempts(self._deployments)
 
     @cached_property
     def macros(self) -> pd.DataFrame:
-        """See `macros_frame`."""
+        """One row a deployment and macro-step: how many VMs came through it, and how long it took them.
+
+        The durations are of the VMs that came through; ``tries`` counts those of all, ``failed`` the VMs that
+        ended in it.
+        """
         return _macros(self._deployments)
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """See `deployments_frame`."""
+        """One row a deployment, in their order: ``asked = deployed + failed + unfinished``, always.
+
+        ``fresh``: so many of its VMs stood in their minimal system already, so that their deployment does
+        without the first reboot; their times are not to be compared with those of others.
+        """
         return _deployments(self._deployments)
 
     @cached_property
     def scalability(self) -> pd.DataFrame:
-        """See `scalability_frame`."""
+        """Time against number of VMs: one row a finished deployment that deployed any, each repetition a row.
+
+        ``total``: from its begin until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``: of
+        the times of single deployed VMs. ``fresh`` as in `deployments`; ``transfer_bound``: what the transfer
+        of the image takes at the least by the links' rates, NaN if that is not known.
+        """
         return _scalability(self._deployments)
 
     def summary(self, deployment: str | None = None) -> Summary:
-        """See `summary`."""
+        """One deployment, or all together, in numbers. Raises KeyError for one that is not known."""
         return _summary(self._deployments, deployment)

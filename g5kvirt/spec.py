@@ -180,7 +180,7 @@ class Spec:
     """
 
     sites: Mapping[str, int]  #: hosts that carry VMs, for each site; empty until they are chosen
-    vms: int
+    vms: int  #: over all sites
     hosts: int = field(init=False)  #: hosts that carry VMs, over all sites
     site_count: int | None = field(init=False)  #: how many are to be chosen; None: as few as will do
     min_hosts: int | None  #: so few are enough where a deployment failed; None: while the VMs fit
@@ -191,17 +191,19 @@ class Spec:
     project: str | None  #: OAR's project to which the jobs are accounted
     walltime: int  #: seconds
     start: str  #: ``"now"``, ``"first"`` (slot common to all), or a date in Paris: ``"2026-12-01 19:00"``
-    host_environment: str
-    vm: VMSpec
-    capacity: CapacityRule
+    host_environment: str  #: what Kadeploy3 puts on the machines; one that it knows on each site
+    vm: VMSpec  #: the size of every VM, see `VMSpec`
+    capacity: CapacityRule  #: how many VMs a host may carry, see `CapacityRule`
+    #: which hosts carry them: ``"balanced"`` (each the same share of what it can), ``"packed"`` (as few hosts
+    #: as possible) or ``"round-robin-sites"`` (dealt to the sites in turn)
     placement: str
-    netboot: Literal["http", "tftp"]
-    boot: Literal["rom", "iso"]
+    netboot: Literal["http", "tftp"]  #: how VMs fetch what they boot
+    boot: Literal["rom", "iso"]  #: where their iPXE is: in the network card, or on a CD-ROM
     provisioner: Literal["g5kvirt", "kadeploy3"]  #: who deploys the VMs: our own workflow, or a Kadeploy3
-    kadeploy3: Kadeploy3
-    windows: Windows
-    timeouts: Timeouts
-    job_name: str
+    kadeploy3: Kadeploy3  #: what that needs besides, see `Kadeploy3`
+    windows: Windows  #: how many are on their way at once, see `Windows`
+    timeouts: Timeouts  #: the longest waits, see `Timeouts`
+    job_name: str  #: what OAR's jobs are called, followed by the run's name
 
     def __init__(
         self,

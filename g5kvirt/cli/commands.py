@@ -225,7 +225,8 @@ def runs(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Show where a run stands; with ``--figures`` write its figures."""
+    """Show where a run stands; with ``--figures`` write its figures, with ``--tables`` its tables."""
+    from g5kvirt.frames import Frames
     from g5kvirt.journal import read_events
     from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import run_text
@@ -238,6 +239,9 @@ def show(arguments: argparse.Namespace) -> int:
         from g5kvirt.views.figures import Figures
 
         _say_where(console, one.path, Figures.open(one.path).save(one.path / "figures"))
+    if arguments.tables:
+        for table in Frames(events).export(one.path / "tables"):
+            console.print(f"table    {table}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     show = _parser(sub, "show", "show where a run stands, also while it is still going on", "")
     show.add_argument("run", metavar="RUN", help="the run's name, or its directory")
     show.add_argument("--figures", action="store_true", help="write all its figures into RUN/figures")
+    show.add_argument("--tables", action="store_true", help="write all its tables into RUN/tables, as CSV")
     _runs_option(show)
     show.set_defaults(do=commands.show)
     return parser

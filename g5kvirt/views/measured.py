@@ -57,7 +57,7 @@ class MeasureResult:
     def frame(self) -> pd.DataFrame:
         """One row a VM and deployment: each step's start, end, duration, attempt and outcome.
 
-        See `g5kvirt.measurements.measurements_frame`.
+        See `g5kvirt.measurements.Measurements.vms`.
         """
         return self.measurements.vms
 

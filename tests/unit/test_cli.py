@@ -267,6 +267,14 @@ def test_show_draws_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert {f"figure   {pdf}" for pdf in (path / "figures").glob("*.pdf")} <= set(said.splitlines())
 
 
+def test_show_writes_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = a_run(tmp_path, "first", 8, run_events(8))
+    assert cli.main(["show", "first", "--tables", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert f"table    {path / 'tables' / 'vms.csv'}" in said
+    assert len((path / "tables" / "vms.csv").read_text().splitlines()) == 9, "a head and a line a VM"
+
+
 def test_doctor_speaks_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from g5kvirt import doctor
 

@@ -45,6 +45,17 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "usage: g5kvirt sweep" in (tmp_path / "site" / "reference" / "cli.html").read_text(
         encoding="utf-8"
     )
+    assert "name: str | None = None" in _plain(reference), "how an Experiment is made"
+    figures = (tmp_path / "site" / "reference" / "results.html").read_text(encoding="utf-8")
+    assert "g5kvirt.views.figures.Figures.scalability" in figures, "also what a class inherits"
+    tables = _plain((tmp_path / "site" / "reference" / "tables.html").read_text(encoding="utf-8"))
+    assert "t_minimal_system" in tables, "what a table holds is said where it is"
+    assert "See " not in tables
+
+
+def _plain(page: str) -> str:
+    """The text of a page, without its marks."""
+    return re.sub(r"<[^>]*>", "", page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

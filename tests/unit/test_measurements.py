@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.frames import Frames
 from g5kvirt.inventory import VM
 from g5kvirt.journal import Event
 from g5kvirt.measurements import (
@@ -182,6 +184,15 @@ def test_empty_tables_have_their_columns_and_types() -> None:
     assert empty.summary().asked == 0
     for step in (s for steps in MACROS.values() for s in steps):
         assert f"{column(step)}_start" in full.vms
+
+
+def test_the_tables_are_exported_with_those_of_the_run(tmp_path: Path) -> None:
+    frames = Frames(deploy("a", 4))
+    names = {file.stem for file in frames.export(str(tmp_path))}
+    assert {"measure-vms", "measure-attempts", "measure-macros", "measure-deployments"} <= names
+    back = pd.read_csv(tmp_path / "measure-vms.csv")
+    assert list(back["vm"]) == list(frames.measurements.vms["vm"])
+    assert len(pd.read_csv(tmp_path / "measure-scalability.csv")) == 1
 
 
 def test_events_of_other_phases_do_not_disturb() -> None:
