@@ -262,7 +262,8 @@ class Experiment:
         return ssh_config(self._context, recall.vms(self.journal))
 
     def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
-        """Run a shell command on all deployed VMs, or on ``vms``; one row a VM, whatever became of it.
+        """Run a shell command on all deployed VMs, in their order, or on ``vms``; one row a VM, whatever
+        became of it.
 
         Columns: ``vm``, ``ok``, ``code`` (None where it did not end by itself), ``out``, ``err``, ``seconds``
         and, where not ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM.

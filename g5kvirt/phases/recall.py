@@ -6,7 +6,7 @@ or to any other events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
@@ -59,6 +59,11 @@ class Memory:
         self.open: dict[_Key, Event] = {}  # spans without an end
         self.undone: dict[str, dict[str, Event]] = {}  # deployment without an end → VM → its last event
         self.t = 0.0  # the latest that was heard of
+
+    def planned(self, names: Collection[str]) -> list[str]:
+        """These VMs in the order of the plan, and behind them those that are not in it."""
+        plan = [] if self.plan is None else [str(row["name"]) for row in self.plan.detail["vms"]]
+        return [name for name in dict.fromkeys([*plan, *names]) if name in names]
 
     def take(self, event: Event) -> None:
         """Go one event further."""
@@ -213,14 +218,8 @@ def vms(events: Iterable[Event]) -> list[VM]:
 
 
 def up(events: Iterable[Event]) -> list[str]:
-    """The VMs that stand in their minimal system."""
-
-    def standing(m: Memory) -> list[str]:
-        planned = [] if m.plan is None else [row["name"] for row in m.plan.detail["vms"]]
-        names = dict.fromkeys([*planned, *m.boots])
-        return [name for name in names if name in m.boots and m.boots[name].state == "up"]
-
-    return _ask(events, standing)
+    """The VMs that stand in their minimal system, in the order of the plan."""
+    return _ask(events, lambda m: [name for name in m.planned(m.boots) if m.boots[name].state == "up"])
 
 
 @dataclass(frozen=True)
@@ -258,8 +257,8 @@ def deployments(events: Iterable[Event]) -> dict[str, list[str]]:
 
 
 def deployed_vms(events: Iterable[Event]) -> list[str]:
-    """The VMs whose last deployment went well."""
-    return _ask(events, lambda m: [name for name, status in m.ends.items() if status == "ok"])
+    """The VMs whose last deployment went well, in the order of the plan."""
+    return _ask(events, lambda m: [name for name in m.planned(m.ends) if m.ends[name] == "ok"])
 
 
 def cut_short(events: Iterable[Event]) -> list[Event]:

@@ -75,7 +75,8 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), numbers: S
             + "</tr>"
         )
 
-    top = line([escape(cell) for cell in head], "th", f";font-weight:normal;{_FAINT}") if head else ""
+    titles = [escape(cell).replace(" %", "&nbsp;%") for cell in head]
+    top = line(titles, "th", f";font-weight:normal;{_FAINT}") if head else ""
     body = "".join(line(row, "td") for row in rows)
     if not body:
         return ""

@@ -201,7 +201,7 @@ def _sizes_rows(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     head = [
         "VMs",
         "times",
-        *(["of them fresh"] if fresh else []),
+        *(["without first reboot"] if fresh else []),
         "deployed",
         "failed",
         "whole time",

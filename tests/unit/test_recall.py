@@ -95,7 +95,10 @@ def naive(events: Sequence[Event]) -> dict[str, Any]:
         ],
         "up": list(frame.loc[frame["state"] == "up", "name"]),
         "deployments": {e.subject: e.detail["vms"] for e in begun},
-        "deployed_vms": [name for name, status in ended.items() if status == "ok"],
+        "deployed_vms": sorted(
+            (name for name, status in ended.items() if status == "ok"),
+            key=lambda name: [*(r["name"] for r in (plans[-1] if plans else [])), *ended].index(name),
+        ),
     }
 
 
