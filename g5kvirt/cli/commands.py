@@ -197,26 +197,29 @@ def release(arguments: argparse.Namespace) -> int:
 
 
 def runs(arguments: argparse.Namespace) -> int:
-    """List the runs."""
+    """List the runs, also those in the folder of a sweep or a notebook."""
     from g5kvirt.journal import read_events
     from g5kvirt.runs import list_runs
     from g5kvirt.views.live.model import LiveModel
+    from g5kvirt.views.text import machines
 
     console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("run", "begun", "testbed", "VMs up", "stands at"):
+    for title in ("run", "begun", "testbed", "VMs up", "stands at", "machines"):
         table.add_column(title, justify="right" if title == "VMs up" else "left")
-    found = list_runs(arguments.runs)
+    folders = [arguments.runs, *(path for path in arguments.runs.glob("*") if path.is_dir())]
+    found = sorted((one for folder in folders for one in list_runs(folder)), key=lambda one: one.created)
     for one in found:
         asked = _vms(one)
+        about = (str(one.path.relative_to(arguments.runs)), _date(one.created), _testbed(one))
         try:
-            progress = LiveModel.of(read_events(one.journal), asked)
+            events = read_events(one.journal)
+            progress = LiveModel.of(events, asked)
         except G5kvirtError as error:
-            table.add_row(one.name, _date(one.created), _testbed(one), f"– of {asked:,}", str(error))
+            table.add_row(*about, f"– of {asked:,}", str(error), "")
             continue
-        table.add_row(
-            one.name, _date(one.created), _testbed(one), f"{progress.up:,} of {asked:,}", progress.stands_at
-        )
+        held = machines(events, time.time())
+        table.add_row(*about, f"{progress.up:,} of {asked:,}", progress.stands_at, held)
     if found:
         console.print(table)
     else:
@@ -234,7 +237,7 @@ def show(arguments: argparse.Namespace) -> int:
     console = _console()
     one = _find(arguments)
     events = read_events(one.journal)
-    console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), events))
+    console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), events, time.time()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures
 
@@ -302,10 +305,12 @@ def _find(arguments: argparse.Namespace) -> Run:
     """The run that is meant by its name or its directory. Raises RunError."""
     from g5kvirt.runs import find
 
-    path = Path(arguments.run)
-    if not path.name:  # "." and the like
-        path = path.resolve()
-    return find(path.parent, path.name) if path.is_dir() else find(arguments.runs, arguments.run)
+    for path in (Path(arguments.run), arguments.runs / arguments.run):
+        if path.is_dir():
+            if not path.name:  # "." and the like
+                path = path.resolve()
+            return find(path.parent, path.name)
+    return find(arguments.runs, arguments.run)
 
 
 def _vms(one: Run) -> int:

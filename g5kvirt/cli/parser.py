@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _sweep(sub)
     _notebook(sub)
 
-    runs = _parser(sub, "runs", "list the runs, oldest first", "")
+    runs = _parser(sub, "runs", "list the runs, oldest first, and what they still hold", "")
     _runs_option(runs)
     runs.set_defaults(do=commands.runs)
 

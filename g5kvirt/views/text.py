@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,11 +12,12 @@ from rich.text import Text
 
 from g5kvirt.doctor import Finding
 from g5kvirt.journal import Event
+from g5kvirt.phases import recall
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.terminal import MARKS, bar
 from g5kvirt.views.words import duration
 
-__all__ = ["findings_table", "run_text"]
+__all__ = ["findings_table", "machines", "run_text"]
 
 _FINDINGS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "unknown": ("?", "dim")}
 
@@ -32,8 +34,30 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def run_text(name: str, testbed: str, progress: LiveModel, events: Iterable[Event]) -> RenderableType:
-    """A run: its steps with state and time, its VMs by state, and why VMs failed (counts, not names)."""
+def machines(events: Iterable[Event], now: float) -> str:
+    """What a run holds: ``given back``, ``held until 2026-12-01 14:05``, …; empty before it asks for any.
+
+    The time is that of this machine's zone. ``now``: seconds since the epoch.
+    """
+    own = [event for event in events if event.phase == "reserve"]
+    if not recall.jobs(own):
+        return ""
+    if recall.released(own):
+        return "given back"
+    granted = recall.reservation(own)
+    if granted is None:
+        return "asked for"
+    end = granted.start + granted.walltime
+    until = datetime.fromtimestamp(end).astimezone()
+    return "walltime over" if now > end else f"held until {until:%Y-%m-%d %H:%M}"
+
+
+def run_text(
+    name: str, testbed: str, progress: LiveModel, events: Iterable[Event], now: float
+) -> RenderableType:
+    """A run: its steps with state and time, what it holds, its VMs by state, and why VMs failed (counts, not
+    names). ``now``: seconds since the epoch."""
+    events = list(events)
     table = Table.grid(padding=(0, 2))
     for phase in progress.phases.values():
         mark, style = MARKS[phase.state]
@@ -42,6 +66,8 @@ def run_text(name: str, testbed: str, progress: LiveModel, events: Iterable[Even
         state = {"waiting": "not begun", "running": "running, or cut short"}.get(phase.state, phase.heard)
         table.add_row(Text(mark, style), phase.name, Text(took, justify="right"), Text(state, "dim"))
     parts: list[RenderableType] = [Text(f"run {name} on {testbed}"), table]
+    if held := machines(events, now):
+        parts.append(Text(f"machines: {held}"))
     if progress.total:
         parts.append(bar(progress))
     reasons = Counter(

@@ -21,9 +21,11 @@ from runmaker import run_events
 from g5kvirt import cli, errors
 from g5kvirt.cli import commands, demo
 from g5kvirt.cli.parser import build_parser
+from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.journal import Event
 from g5kvirt.runs import create
 from g5kvirt.spec import Spec
+from g5kvirt.views.text import machines
 
 
 def a_run(root: Path, name: str, vms: int, events: list[Event]) -> Path:
@@ -240,6 +242,29 @@ def test_the_runs_are_listed_oldest_first(tmp_path: Path, capsys: pytest.Capture
     assert "launch done" in lines[1]
     assert "reserve done" in lines[2]
     assert "is not an event" in lines[3], "one broken run does not hide the others"
+
+
+def test_the_runs_of_a_sweep_are_listed_and_found_in_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ways").mkdir()
+    a_run(tmp_path / "ways", "ways-1", 8, run_events(8))
+    assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("ways/ways-1 ")
+    assert cli.main(["show", "ways/ways-1", "--runs", str(tmp_path)]) == 0
+    assert "run ways-1 on local" in capsys.readouterr().out
+
+
+def test_what_a_run_holds_is_said() -> None:
+    granted = to_plain(Reservation({"nancy": 7}, (), (), 14, "nancy", 1000.0, 3600.0))
+    asked = Event("reserve", "submitted", "site", "nancy", "ok", 999.0, 1, {"job": 7})
+    given = Event("reserve", "granted", "run", "r", "ok", 1001.0, 1, granted)
+    back = Event("reserve", "release", "run", "r", "ok", 1500.0, 1, {})
+    assert machines([], 1002.0) == ""
+    assert machines([asked], 1000.0) == "asked for"
+    assert machines([asked, given], 1002.0).startswith("held until 19")
+    assert machines([asked, given], 4601.0) == "walltime over"
+    assert machines([asked, given, back], 1600.0) == "given back"
 
 
 def test_show_tells_how_a_run_stands(
