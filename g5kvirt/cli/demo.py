@@ -63,6 +63,7 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
     _give_to_caller(runs / name)
     _say(console, f"\nall of it in {duration(time.monotonic() - began)}; what is left:")
     _say(console, f"  notebook  {executed}")
+    _say(console, f"  page      {executed.with_suffix('.html')} (the same, for a browser)")
     for figure in sorted((runs / name / "figures").glob("*.pdf")):
         _say(console, f"  figure    {figure} (beside it .png, and its data as .csv)")
     _say(console, f"  run       {runs / name} (g5kvirt show {name})")
@@ -100,6 +101,7 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: s
             )
     finally:
         final = notebooks.keep(beside, runs / name, NOTEBOOK)
+    notebooks.page(final)
     return final
 
 

@@ -18,7 +18,7 @@ import g5kvirt
 from g5kvirt.errors import G5kvirtError, MachineError, PhaseError, SpecError
 from g5kvirt.spec import near
 
-__all__ = ["execute", "find", "keep", "notebook", "parameters_of", "shipped", "values"]
+__all__ = ["execute", "find", "keep", "notebook", "page", "parameters_of", "shipped", "values"]
 
 
 def notebook(arguments: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def notebook(arguments: argparse.Namespace) -> int:
         raise
     finally:
         if place().exists():
-            _say(console, "html", _html(place()))
+            _say(console, "html", page(place()))
     _say(console, "notebook", place())
     return 0
 
@@ -157,13 +157,13 @@ def keep(beside: Path, folder: Path, name: str) -> Path:
     return inside if inside.exists() else beside
 
 
-def _html(path: Path) -> Path:
-    """The notebook as a page that needs no kernel."""
+def page(path: Path) -> Path:
+    """Write the notebook as a page (HTML) that needs no kernel, beside it."""
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter().from_filename(str(path))  # type: ignore[no-untyped-call]
+    text, _ = HTMLExporter().from_filename(str(path))  # type: ignore[no-untyped-call]
     written = path.with_suffix(".html")
-    written.write_text(page, encoding="utf-8")
+    written.write_text(text, encoding="utf-8")
     return written
 
 

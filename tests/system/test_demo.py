@@ -81,6 +81,9 @@ def test_the_demonstration(tmp_path: Path) -> None:
 
     (run,) = tmp_path.iterdir()
     assert str(run / NOTEBOOK) in said
+    page = (run / NOTEBOOK).with_suffix(".html")
+    assert str(page) in said
+    assert "data:image/png;base64," in page.read_text()
     seen = outputs(json.loads((run / NOTEBOOK).read_text()))
     assert [output for output in seen if output["output_type"] == "error"] == []
     for phase in PHASES:
