@@ -173,8 +173,12 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def sizes(word: str) -> list[int]:
-    """``4,8`` as numbers of VMs, ``all`` as none. Raises ValueError, which the parser puts into words."""
-    return [] if word == "all" else [int(part) for part in word.split(",")]
+    """``4,8`` as numbers of VMs, ``all`` as none. Raises ArgumentTypeError."""
+    try:
+        return [] if word == "all" else [int(part) for part in word.split(",")]
+    except ValueError:
+        says = f"expected numbers of VMs such as 4,8, or all, not {word!r}"
+        raise argparse.ArgumentTypeError(says) from None
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any] | None:

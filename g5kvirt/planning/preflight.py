@@ -172,7 +172,7 @@ def _states(look: Forecast, site: str) -> Iterator[Row]:
 
 
 def _subnetwork(bill: Bill, largest: int | None) -> Row:
-    says = f"{bill.addresses:,} addresses, {bill.vms:,} VMs expected there"
+    says = f"{bill.addresses:,} addresses, {bill.vms:,} {'VM' if bill.vms == 1 else 'VMs'} expected there"
     if bill.prefix is None:
         todo = "ask for fewer VMs: OAR gives no larger sub-network than a /16"
         return Row("sub-network", bill.site, "problem", f"{says}: no sub-network is that large", todo)

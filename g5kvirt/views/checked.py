@@ -102,7 +102,7 @@ class CheckResult:
         rows = [
             [
                 f'<span style="color:{_TINT[row.status]}" title="{row.status}">{_MARK[row.status]}</span>',
-                escape(row.what),
+                escape(row.what).replace(" ", "&nbsp;"),
                 escape(row.subject),
                 escape(row.says) + (f"<br>→ {escape(row.todo)}" if row.todo else ""),
             ]

@@ -228,6 +228,14 @@ def test_what_cannot_be_measured_is_said_before_anything(
     assert not (tmp_path / "runs").exists()
 
 
+def test_sizes_that_cannot_be_read_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.sizes("4,8") == [4, 8]
+    assert commands.sizes("all") == []
+    with pytest.raises(SystemExit):
+        cli.main(["run", "spec.yaml", "--measure", "4,x"])
+    assert "expected numbers of VMs such as 4,8, or all, not '4,x'" in capsys.readouterr().err
+
+
 def test_the_runs_are_listed_oldest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
     assert "no runs in" in capsys.readouterr().out

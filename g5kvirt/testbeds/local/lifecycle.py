@@ -145,7 +145,9 @@ def status(name: str | None = None) -> Status:
     if reason := _unhealthy(state):
         return Status(where.name, "broken", f"{reason}: g5kvirt local up or down mends it.", **facts)
     latency = "" if state.netem else ", no latency (this kernel has no netem)"
-    return Status(where.name, "up", f"{len(facts['sites'])} sites, {facts['nodes']} nodes{latency}.", **facts)
+    sites, nodes = len(facts["sites"]), facts["nodes"]
+    has = f"{sites} {'site' if sites == 1 else 'sites'}, {nodes} {'node' if nodes == 1 else 'nodes'}"
+    return Status(where.name, "up", f"{has}{latency}.", **facts)
 
 
 def _check_machine() -> None:
