@@ -46,11 +46,9 @@ def load_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(
-            f"cannot read {path} ({error.strerror or error}): name a YAML file with a specification"
-        ) from error
+        raise SpecError(f"cannot read {path} ({error.strerror or error}): name a YAML file") from error
     except ValueError as error:  # not UTF-8, or a name that no file can have
-        raise SpecError(f"{path} is not text in UTF-8: write the specification as YAML") from error
+        raise SpecError(f"{path} is not text in UTF-8: write it as YAML") from error
     try:
         # _Loader stands on SafeLoader: it makes plain data only
         return yaml.load(text, Loader=_Loader)  # noqa: S506

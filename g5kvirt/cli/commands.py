@@ -301,6 +301,8 @@ def _description(arguments: argparse.Namespace) -> Description | None:
         site, _, number = word.partition("=")
         if not number.isdecimal():
             raise SpecError(f"--sites cannot be read at {word!r}: write --sites nancy=3,rennes=3")
+        if site.strip() in sites:
+            raise SpecError(f"--sites names {site.strip()!r} twice: leave one out")
         sites[site.strip()] = int(number)
     return description.make(sites=sites)
 

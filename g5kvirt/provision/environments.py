@@ -35,13 +35,14 @@ from typing import Any, Literal
 import yaml
 
 from g5kvirt.errors import SpecError
+from g5kvirt.fields import near
 from g5kvirt.plainyaml import load_yaml
 from g5kvirt.provision import debian, mini
 from g5kvirt.provision.minimal import Progress, cache_directory
 from g5kvirt.provision.tasks import COMPRESSIONS, FILESYSTEMS, Task
 from g5kvirt.provision.tools import keep
 
-__all__ = ["Environment", "Image", "Known", "directory", "known", "load", "obtain", "task"]
+__all__ = ["Environment", "Image", "Known", "check", "directory", "known", "load", "obtain", "task"]
 
 _BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "debian12-min": debian}
 
@@ -224,23 +225,35 @@ def obtain(
     ``folders`` are searched besides `directory`; ``refresh`` builds a built one anew. Raises SpecError if it
     is not known, described wrongly, or its image is missing or corrupt; MachineError if it cannot be built.
     """
-    found = _found(folders)
+    environment = _described(name, folders) or _built(name, progress, refresh=refresh)
+    return _checked(environment, progress)
+
+
+def check(name: str, folders: Iterable[Path] = ()) -> None:
+    """Raises SpecError for what `obtain` would refuse at once: unknown, described wrongly, no image there."""
+    environment = _described(name, folders)
+    if environment is not None and not environment.image.startswith(("http://", "https://")):
+        _about(environment)
+
+
+def _described(name: str, folders: Iterable[Path]) -> Environment | None:
+    """The environment of that name or file; None if it is to be built here. Raises SpecError."""
     if name.endswith((".yaml", ".yml")):
-        environment = load(Path(name))
-    elif name in found:
+        return load(Path(name))
+    found = _found(folders)
+    if name in found:
         described = found[name]
         if isinstance(described, SpecError):
             raise described
-        environment = described
-    elif name in _BUILDERS:
-        environment = _built(name, progress, refresh=refresh)
-    else:
-        names = ", ".join([*_BUILDERS, *sorted(found)])
+        return described
+    if name not in _BUILDERS:
+        names = [*_BUILDERS, *sorted(found)]
+        others = f"choose from {', '.join(names)}, or describe it in {directory()}/{name}.yaml"
+        close = near(name, names)
         raise SpecError(
-            f"there is no environment {name!r}: choose from {names}, "
-            f"or describe it in {directory()}/{name}.yaml"
+            f"there is no environment {name!r}: {close if close.startswith('did you mean') else others}"
         )
-    return _checked(environment, progress)
+    return None
 
 
 def _built(name: str, progress: Progress, *, refresh: bool) -> Environment:
@@ -269,17 +282,11 @@ def _checked(environment: Environment, progress: Progress) -> Image:
     if environment.image.startswith(("http://", "https://")) and not path.exists():
         progress(f"environment {environment.name}: fetching {environment.image}")
         _fetch(environment, path)
+    size = _about(environment)
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):  # a pipe or a device might never end
-            raise SpecError(f"the image of {environment.name} is no file ({path}): name a tar archive")
-        size, found = about.st_size, _sum(path)
+        found = _sum(path)
     except OSError as error:
-        raise SpecError(
-            f"the image of {environment.name} cannot be read ({path}: {error.strerror}): put it there"
-        ) from error
-    if not size:
-        raise SpecError(f"the image of {environment.name} is empty ({path}): make the archive anew")
+        raise _unreadable(environment, error) from error
     if environment.sha256 and found != environment.sha256:
         raise SpecError(
             f"the image of {environment.name} is corrupt ({path} has the SHA-256 {found}, "
@@ -288,6 +295,25 @@ def _checked(environment: Environment, progress: Progress) -> Image:
     if not environment.unpacked:
         environment = replace(environment, unpacked=_unpacked(path, environment.compression))
     return Image(replace(environment, sha256=found), path, found, size)
+
+
+def _about(environment: Environment) -> int:
+    """The bytes of the image's file. Raises SpecError if it is not there, empty, or no file."""
+    path = _stored(environment)
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise _unreadable(environment, error) from error
+    if not stat.S_ISREG(about.st_mode):  # a pipe or a device might never end
+        raise SpecError(f"the image of {environment.name} is no file ({path}): name a tar archive")
+    if not about.st_size:
+        raise SpecError(f"the image of {environment.name} is empty ({path}): make the archive anew")
+    return about.st_size
+
+
+def _unreadable(environment: Environment, error: OSError) -> SpecError:
+    where = f"{_stored(environment)}: {error.strerror}"
+    return SpecError(f"the image of {environment.name} cannot be read ({where}): put it there")
 
 
 def _fetch(environment: Environment, path: Path) -> None:

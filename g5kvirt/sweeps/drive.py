@@ -102,12 +102,19 @@ def carry_out(
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
-    """The rows of the index, empty if there is none."""
+    """The rows of the index, empty if there is none. Raises RunError if it cannot be read."""
+    path = folder / INDEX
     try:
-        with (folder / INDEX).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            head, rows = reader.fieldnames or (), list(reader)
     except FileNotFoundError:
         return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read ({error}): mend it, or move it away") from error
+    if "id" not in head or any(None in row or None in row.values() for row in rows):
+        raise RunError(f"{path} is not as the sweep wrote it: mend it, or move it away")
+    return rows
 
 
 def _on_a_cluster(
@@ -218,6 +225,7 @@ class _Book:
             raise RunError(f"another process is at the sweep in {self.folder}: wait for its end") from error
         try:
             self._same_testbed()
+            read_index(self.folder)  # what is wrong with it is said before anything is measured
             self._sweeper = _sweeper(self.sweep, self.folder)
         except BaseException:
             self._lock.close()
@@ -315,11 +323,17 @@ class _Book:
             rows.append({**{f: _cell(level) for f, level in one.levels.items()}, **result, "id": one.id})
         factors = dict.fromkeys([*self.sweep.factors, *(c for row in rows for c in row if c not in _RESULT)])
         temporary = self.folder / f".{INDEX}.{os.getpid()}"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*factors, *_RESULT], restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.folder / INDEX)
+        try:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, [*factors, *_RESULT], restval="")
+                writer.writeheader()
+                writer.writerows(rows)
+            temporary.replace(self.folder / INDEX)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise RunError(
+                f"{self.folder / INDEX} cannot be written ({error.strerror}): make room there"
+            ) from error
 
 
 def _times(begun: float) -> dict[str, str]:

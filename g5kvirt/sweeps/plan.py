@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.fields import show
 from g5kvirt.plainyaml import load_yaml
 from g5kvirt.spec import Spec, near
 
@@ -156,13 +157,10 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     variant = arguments.get("broadcast", broadcast.KINDS[0])
     if variant not in broadcast.KINDS:
         raise SpecError(f"measure.broadcast must be one of {', '.join(broadcast.KINDS)}, not {variant!r}")
-    name = str(arguments.get("environment", "mini"))
-    if name.endswith((".yaml", ".yml")):
-        environments.load(Path(name))
-    elif name not in (
-        names := [one.name for one in environments.known([Path(arguments.get("folder", ENVIRONMENTS))])]
-    ):
-        raise SpecError(f"there is no environment {name!r}: {near(name, names)}")
+    folder = arguments.get("folder", ENVIRONMENTS)
+    if not isinstance(folder, str | Path) or (folder != ENVIRONMENTS and not Path(folder).is_dir()):
+        raise SpecError(f"there is no folder {show(folder)}: name one with descriptions of environments")
+    environments.check(str(arguments.get("environment", "mini")), [Path(folder)])
 
 
 def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured: bool) -> Combination:

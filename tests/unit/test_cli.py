@@ -320,6 +320,11 @@ def test_doctor_speaks_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "→ use sudo" in capsys.readouterr().out
 
 
+def test_a_site_twice_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["local", "up", "--name", "x", "--sites", "nancy=1,rennes=1,nancy=2"]) == 2
+    assert "--sites names 'nancy' twice" in capsys.readouterr().err
+
+
 def test_sites_in_a_word() -> None:
     words = argparse.Namespace(description=None, sites="nancy=4,rennes=2")
     description = commands._description(words)

@@ -139,7 +139,7 @@ def test_several_clusters_of_different_machines() -> None:
         ("sites: {nancy: 2.5}", "not 2.5"),
         ("sites: {nancy: true}", "not True"),
         ("sites: {nancy: many}", "not 'many'"),
-        ("sites: {nancy: .nan}", "not nan"),
+        ("sites: {nancy: .nan}", "not '.nan'"),
         ("sites: {}", "at least one site"),
         ("nodes: 3", "unknown key 'nodes'"),
         ("sites: {nancy: {clusters: {graphene: {nodes: 3, ram: 4}}}}", "unknown key 'ram'"),
@@ -155,7 +155,7 @@ def test_several_clusters_of_different_machines() -> None:
         ("sites: {nancy: 3}\nenvironments: {'a b': x}", "'a b'"),
         ("sites: {nancy: 3}\nenvironments: {}", "at least one environment"),
         ("- nancy", "must be a mapping"),
-        ("sites: [", "line 1: this is not YAML"),
+        ("sites: [", "cannot be read as YAML (line 1"),
         ("", "must be a mapping"),
         (f"sites: {{nancy: {MAX_NODES + 1}}}", f"{MAX_NODES + 1} nodes"),
     ],
@@ -178,5 +178,16 @@ def test_too_many_nodes_says_the_numbers() -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(SpecError, match="cannot read"):
         load(tmp_path / "none.yaml")
+
+
+def test_keys_given_twice_and_dates_that_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for text, words in (
+        ("sites: {nancy: 3, nancy: 2}", "the key 'nancy' stands there twice"),
+        ("sites: {nancy: 2026-13-45}", "nodes must be a whole number"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SpecError, match=words):
+            load(file)

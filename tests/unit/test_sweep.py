@@ -23,6 +23,7 @@ from g5kvirt import cli, runs
 from g5kvirt.errors import PhaseError, RunError, SpecError, TestbedError
 from g5kvirt.spec import Spec
 from g5kvirt.sweeps import (
+    INDEX,
     Combination,
     Sweep,
     carry_out,
@@ -478,3 +479,35 @@ def test_a_combination_says_what_it_is() -> None:
     one = by_hand().combinations[0]
     assert isinstance(one, Combination)
     assert len(one.id) == 12
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"a;b;id\n1;2;3\n", b"run,id\n1\n", b"run,id\n1,2,3\n", b"\xff\xfe", b"id\n" + b"x" * 200_000],
+)
+def test_an_index_that_somebody_changed_is_said_before_anything_is_measured(
+    content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / INDEX).write_bytes(content)
+    with pytest.raises(RunError, match=r"index\.csv .*mend it, or move it away"):
+        do(by_hand(), tmp_path)
+    assert calls("launch") == []
+    assert (tmp_path / INDEX).read_bytes() == content
+    (tmp_path / INDEX).unlink()
+    done, *_ = do(by_hand(), tmp_path)
+    assert done == len(by_hand().combinations)
+
+
+def test_an_environment_that_cannot_be_deployed_is_said_at_once(tmp_path: Path) -> None:
+    spec = Spec(sites={"nancy": 1}, vms=2)
+    (tmp_path / "bad.yaml").write_text("name: bad\nimage: 5\n")
+    (tmp_path / "gone.yaml").write_text("name: gone\nimage: {file: gone.tar}\n")
+    for arguments, words in (
+        ({"environment": "bad", "folder": str(tmp_path)}, "image is missing or no mapping"),
+        ({"environment": "gone", "folder": str(tmp_path)}, "gone.tar: No such file"),
+        ({"environment": str(tmp_path / "gone.yaml")}, "gone.tar: No such file"),
+        ({"folder": str(tmp_path / "none")}, "there is no folder"),
+        ({"folder": 5}, "there is no folder 5"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            check_measure(spec, arguments)

@@ -69,21 +69,10 @@ def load(path: str | Path | None = None) -> Description:
 
     :raises SpecError: no such file, not YAML, or not a description (see `from_plain`).
     """
-    import yaml  # only here: everything else of this module works with the standard library alone
+    from g5kvirt.plainyaml import load_yaml  # only here: the rest works with the standard library alone
 
     file = DEFAULT_FILE if path is None else Path(path)
-    try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            f"{file}: the description cannot be read ({error.strerror}); give the path of a YAML file."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(
-            f"{file}{where}: this is not YAML; compare it with {DEFAULT_FILE.name} in g5kvirt."
-        ) from error
+    plain = load_yaml(file)
     try:
         return from_plain(plain)
     except CapacityError as error:
