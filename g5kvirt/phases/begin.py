@@ -18,8 +18,9 @@ from g5kvirt.spec import Spec
 __all__ = ["begin"]
 
 JOB_NAME = 100  #: characters that OAR takes
-#: In the path of a key ssh replaces these, or ends it there.
-_NOT_FOR_SSH = re.compile(r'[%"\\\x00-\x1f\x7f]|\$\{')
+#: In paths of keys and configurations ssh replaces some of these; others reach a shell as they are, since its
+#: ProxyJump calls ssh once more without quoting the configuration's path.
+_NOT_FOR_SSH = re.compile(r"[^\w@+=:,./~-]")
 _LONGEST_DATE = "2026-12-01-190000-999"  #: a run without a name is called so
 
 
@@ -27,8 +28,8 @@ def begin(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
     """Make the run ``name`` in ``root``. Raises RunError, and MachineError if there is no ssh-keygen."""
     if found := _NOT_FOR_SSH.search(str(root.absolute())):
         raise RunError(
-            f"runs cannot be kept in {root.absolute()}: in the path of their key ssh would read {found[0]!r}"
-            " as something else; choose another directory"
+            f"runs cannot be kept in {root.absolute()}: ssh does not get on with {found[0]!r} in the path of"
+            " its files; choose another directory"
         )
     jobs = job_name(spec, _LONGEST_DATE if name is None else str(name))
     if len(jobs) > JOB_NAME:

@@ -32,11 +32,14 @@ def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
         Experiment(SPEC, testbed=testbed, runs=tmp_path)
 
 
-@pytest.mark.parametrize("where", ["100%", 'a "b"', "a\\b", "a\nb", "a${HOME}", "a\0b"])
+@pytest.mark.parametrize(
+    "where", ["my runs", "it's", "a;b", "a*", "100%", 'a "b"', "a\\b", "a\nb", "a${HOME}", "a\0b"]
+)
 def test_where_ssh_would_not_find_its_key(where: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="choose another directory"):
         Experiment(SPEC, testbed=Bed("give@."), runs=tmp_path / where)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+    Experiment(SPEC, testbed=Bed("give@."), runs=tmp_path / "Läufe_1,a=b+c@d~")  # type: ignore[arg-type]
 
 
 def test_names_of_jobs_that_oar_would_refuse(tmp_path: Path) -> None:
