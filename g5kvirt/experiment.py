@@ -223,7 +223,7 @@ class Experiment:
 
         self._check_order("measure")
         up = len(recall.up(self.journal))
-        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up)
+        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
         folders = _folders(folder)
         if not wait:
             arguments = {"environment": str(environment), "repeat": int(repeat), "broadcast": broadcast}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt import hostagent
-from g5kvirt.errors import PhaseError, SpecError
+from g5kvirt.errors import PhaseError
 from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import agents, recall
 from g5kvirt.phases.context import Context
@@ -83,13 +83,8 @@ class Raised:
     transfer: float  #: seconds of one copy of the image through the machine's link
 
 
-def check(image: environments.Image, variant: str) -> None:
-    """Raises SpecError for what Kadeploy3 cannot deploy, or not in this way."""
-    if variant not in VARIANTS:
-        raise SpecError(
-            f"broadcast must be {' or '.join(map(repr, VARIANTS))} where the provisioner is 'kadeploy3', "
-            f"not {variant!r}"
-        )
+def check(image: environments.Image) -> None:
+    """Raises SpecError for what Kadeploy3 cannot deploy."""
     describe(_compressed_words(image.environment), "/")
 
 
@@ -127,7 +122,7 @@ def raise_server(
 
     Raises PhaseError naming what could not be done: nothing has been rebooted then; SpecError as `check`.
     """
-    check(image, variant)
+    check(image)
     machine = next(m for m in stand.layout.machines if "http" in m.roles)
     transfer = image.size * 8 / machine.host.nic_rate
     server, cluster = (

@@ -25,7 +25,7 @@ from g5kvirt.provision.deployment import Deployment, Outcome, drive
 from g5kvirt.provision.workflow import boot_order, default_workflow
 from g5kvirt.remote import File
 
-__all__ = ["check_asked", "measure"]
+__all__ = ["check_asked", "check_broadcast", "measure"]
 
 #: Carries out the deployment of a name, on these VMs; what its first event says about it. Journals all of it,
 #: and gives back what became of every VM.
@@ -72,7 +72,15 @@ def measure(
     return names
 
 
-def check_asked(sizes: Iterable[int], repeat: int, variant: str, up: int) -> list[int]:
+def check_broadcast(variant: str, provisioner: str) -> None:
+    """Raises SpecError for a way that there is not, or that the provisioner does not have."""
+    kinds = kadeploying.VARIANTS if provisioner == "kadeploy3" else broadcast.KINDS
+    if variant not in kinds:
+        where = "" if kinds is broadcast.KINDS else f" where the provisioner is {provisioner!r}"
+        raise SpecError(f"broadcast must be {' or '.join(map(repr, kinds))}{where}, not {show(variant)}")
+
+
+def check_asked(sizes: Iterable[int], repeat: int, variant: str, up: int, provisioner: str) -> list[int]:
     """The sizes as plain numbers, where ``up`` VMs are up. Raises SpecError for what makes no sense."""
     plain = list(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str | Mapping) else []
     if not plain or not all(is_whole(n) and n >= 1 for n in plain):
@@ -80,8 +88,7 @@ def check_asked(sizes: Iterable[int], repeat: int, variant: str, up: int) -> lis
         raise SpecError(f"sizes must be whole numbers of VMs, at least 1 each, such as [4, 8], not {shown}")
     if not is_whole(repeat) or repeat < 1:
         raise SpecError(f"repeat must be a whole number of at least 1, not {show(repeat)}")
-    if variant not in broadcast.KINDS:
-        raise SpecError(f"broadcast must be {' or '.join(map(repr, broadcast.KINDS))}, not {show(variant)}")
+    check_broadcast(variant, provisioner)
     largest = max(map(int, plain))
     if largest > up:
         raise CapacityError(

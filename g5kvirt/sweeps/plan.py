@@ -139,7 +139,8 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     """Raises SpecError for what `Experiment.measure` would refuse once the virtual cluster stands: so late
     it costs more than a sentence."""
     from g5kvirt.experiment import ENVIRONMENTS, Experiment
-    from g5kvirt.provision import broadcast, environments
+    from g5kvirt.phases.measure import check_broadcast
+    from g5kvirt.provision import environments
 
     known = set(inspect.signature(Experiment.measure).parameters) - {"self", "wait"}
     for name in arguments:
@@ -154,9 +155,7 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
                 available=spec.vms,
             )
     _whole("measure.repeat", arguments.get("repeat", 1))
-    variant = arguments.get("broadcast", broadcast.KINDS[0])
-    if variant not in broadcast.KINDS:
-        raise SpecError(f"measure.broadcast must be one of {', '.join(broadcast.KINDS)}, not {variant!r}")
+    check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
     folder = arguments.get("folder", ENVIRONMENTS)
     if not isinstance(folder, str | Path) or (folder != ENVIRONMENTS and not Path(folder).is_dir()):
         raise SpecError(f"there is no folder {show(folder)}: name one with descriptions of environments")

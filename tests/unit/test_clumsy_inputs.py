@@ -57,21 +57,27 @@ def test_sizes_that_are_none(sizes: Any) -> None:
     with pytest.raises(
         SpecError, match=r"^sizes must be whole numbers of VMs, at least 1 each, such as \[4, 8\]"
     ):
-        check_asked(sizes, 1, "chain", 4)
+        check_asked(sizes, 1, "chain", 4, "g5kvirt")
 
 
 def test_sizes_of_any_kind_become_plain_numbers() -> None:
     for sizes in ([1, 4, 1], (1, 4, 1), np.array([1, 4, 1]), iter([1, 4, 1]), [np.int64(1), 4, np.uint8(1)]):
-        plain = check_asked(sizes, np.int64(2), "tree", 4)  # type: ignore[arg-type]
+        plain = check_asked(sizes, np.int64(2), "tree", 4, "g5kvirt")  # type: ignore[arg-type]
         assert plain == [1, 4, 1]
         assert {type(n) for n in plain} == {int}
     with pytest.raises(CapacityError, match="on a very long number VMs is asked for, but 4 are up"):
-        check_asked([10**5000], 1, "chain", 4)
+        check_asked([10**5000], 1, "chain", 4, "g5kvirt")
     for repeat in (0, -1, "2", 1.5, None, True):
         with pytest.raises(SpecError, match="repeat must be a whole number of at least 1"):
-            check_asked([1], repeat, "chain", 4)  # type: ignore[arg-type]
+            check_asked([1], repeat, "chain", 4, "g5kvirt")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="broadcast must be"):
-        check_asked([1], 1, [], 4)  # type: ignore[arg-type]
+        check_asked([1], 1, [], 4, "g5kvirt")  # type: ignore[arg-type]
+
+
+def test_a_kadeploy3_has_no_way_by_http() -> None:
+    assert check_asked([1], 1, "http", 1, "g5kvirt") == check_asked([1], 1, "tree", 1, "kadeploy3") == [1]
+    with pytest.raises(SpecError, match="'chain' or 'tree' where the provisioner is 'kadeploy3', not 'http'"):
+        check_asked([1], 1, "http", 1, "kadeploy3")
 
 
 def test_what_cannot_be_measured_leaves_no_trace(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -335,9 +336,10 @@ def test_kexec_is_tried_where_it_can_succeed(
 
 
 def test_what_kadeploy3_cannot_do_is_refused(image: environments.Image) -> None:
-    kadeploying.check(image, "tree")
-    with pytest.raises(SpecError, match="'chain' or 'tree'"):
-        kadeploying.check(image, "http")
+    kadeploying.check(image)
+    long = replace(image, environment=replace(image.environment, kernel="/boot/" + "k" * 255))
+    with pytest.raises(SpecError, match="the kernel's path"):
+        kadeploying.check(long)
     with pytest.raises(SpecError, match="netboot"):
         Spec(sites={"nancy": 1}, vms=1, provisioner="kadeploy3", netboot="tftp")
 

@@ -132,7 +132,14 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
         ({"vary": {"measure.sizes": ["four"]}}, "measure.sizes must be a number"),
         ({"vary": {"measure.sizes": [16]}}, "only 8 are launched"),
         ({"vary": {"measure.repeat": [0]}}, "measure.repeat must be a whole number"),
-        ({"vary": {"measure.broadcast": ["pigeon"]}}, "must be one of chain"),
+        (
+            {"vary": {"measure.broadcast": ["pigeon"]}},
+            "'chain' or 'tree' or 'http', not 'pigeon'",
+        ),
+        (
+            {"vary": {"measure.broadcast": ["http"], "provisioner": ["kadeploy3"]}},
+            "'chain' or 'tree' where the provisioner is 'kadeploy3', not 'http'",
+        ),
         ({"vary": {"measure.brodcast": ["chain"]}}, "did you mean 'broadcast'?"),
         ({"measure": {"environment": "mimi"}}, "did you mean 'mini'?"),
         ({"vary": {"windows.boot": list(range(1, 200)), "measure.repeat": list(range(1, 99))}}, "vary less"),
