@@ -7,7 +7,8 @@ import ast
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ def values(pairs: Sequence[Sequence[str]], path: Path) -> dict[str, Any]:
     return given
 
 
+@contextmanager
+def _kernel_s_environment() -> Iterator[None]:
+    """What a kernel that is started inside inherits; this process has its own back afterwards."""
+    before = dict(os.environ)
+    # Otherwise a kernel of the same name in the user's home would come before that of this environment.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # Nobody is at the other end, also where we are started from a Jupyter kernel and the mark is inherited.
+    os.environ["G5KVIRT_VIEW"] = "static"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def execute(
     source: Path,
     output: Path,
@@ -117,10 +133,6 @@ def execute(
     Raises PhaseError, which names the cell and where the notebook is ``kept``, and MachineError if there is
     no kernel.
     """
-    # Otherwise a kernel of the same name in the user's home would come before that of this environment.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # Nobody is at the other end, also where we are started from a Jupyter kernel and the mark is inherited.
-    os.environ["G5KVIRT_VIEW"] = "static"
     # After Ctrl-C the kernel's death is no news; asyncio would report it, with a traceback, on leaving.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     import papermill
@@ -128,14 +140,15 @@ def execute(
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(output),
-            parameters=dict(parameters),
-            progress_bar=progress_bar,
-            # What fails in a cell is in the notebook and raised here all the same.
-            extra_arguments=["--Application.log_level=50"],
-        )
+        with _kernel_s_environment():
+            papermill.execute_notebook(
+                str(source),
+                str(output),
+                parameters=dict(parameters),
+                progress_bar=progress_bar,
+                # What fails in a cell is in the notebook and raised here all the same.
+                extra_arguments=["--Application.log_level=50"],
+            )
     except PapermillExecutionError as error:
         raise PhaseError(
             f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}); it is kept, "

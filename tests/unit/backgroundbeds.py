@@ -36,14 +36,14 @@ class Bed:
 
     def reserve(self, request: Request, notify: Notify) -> Reservation:
         """See the class."""
-        notify("nancy", "submitted", {"job": 12})
-        if self.how == "refuse":
-            raise TestbedError("OAR at nancy refused the job: no")
-        if self.how == "full":
-            raise CapacityError("nancy has no room", asked=3, available=1)
-        if self.how == "break":
-            raise ZeroDivisionError("a bug")
-        try:
+        try:  # whoever hears of the job may interrupt at once
+            notify("nancy", "submitted", {"job": 12})
+            if self.how == "refuse":
+                raise TestbedError("OAR at nancy refused the job: no")
+            if self.how == "full":
+                raise CapacityError("nancy has no room", asked=3, available=1)
+            if self.how == "break":
+                raise ZeroDivisionError("a bug")
             while self.how == "hang":
                 time.sleep(3600)
         finally:

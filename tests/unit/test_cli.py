@@ -215,7 +215,7 @@ def test_the_exit_code_of_a_run_tells_of_its_vms(
         (["--measure", "9"], "only 8 are launched"),
         (["--repeat", "0"], "measure.repeat must be a whole number"),
         (["--environment", "mimi"], "did you mean 'mini'?"),
-        (["--broadcast", "pigeon"], "must be one of chain"),
+        (["--broadcast", "pigeon"], "must be 'chain' or 'tree' or 'http'"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything(
