@@ -24,14 +24,23 @@ from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]
 
-TWO = ["-p", "vms", "2", "-p", "sites", "{'nancy': 1, 'rennes': 1}"]
-#: notebook: its parameters, how many runs it makes, and figures that it has to leave.
+SITES = ["-p", "sites", "{'nancy': 1, 'rennes': 1}"]
+#: notebook: its parameters (as few VMs as make sense: they are emulated), how many runs it makes, and figures
+#: that it has to leave. All but one deploy down a chain, so the broadcasts are the other two.
 STORIES = {
-    "scalability": (["-p", "sizes", "[1, 2]", "-p", "repeat", "1"], 1, {"scalability", "breakdown"}),
-    "netboot-http-vs-tftp": ([], 2, {"compare-boot", "compare-steps"}),
-    "windows": (["-p", "windows", "[1, 2]"], 2, {"compare-boot", "windows"}),
-    "broadcast": ([], 1, {"compare-deployment", "compare-macro-steps"}),
-    "grid5000": (["-p", "sizes", "[2]"], 1, {"timeline", "scalability"}),
+    "scalability": (
+        ["-p", "vms", "2", "-p", "sizes", "[1, 2]", "-p", "repeat", "1"],
+        1,
+        {"scalability", "breakdown"},
+    ),
+    "netboot-http-vs-tftp": (["-p", "vms", "1"], 2, {"compare-boot", "compare-steps"}),
+    "windows": (["-p", "vms", "2", "-p", "windows", "[1, 2]"], 2, {"compare-boot", "windows"}),
+    "broadcast": (
+        ["-p", "vms", "2", "-p", "broadcasts", "['tree', 'http']"],
+        1,
+        {"compare-deployment", "compare-macro-steps"},
+    ),
+    "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 
@@ -53,7 +62,7 @@ def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_pat
     parameters, runs, figures = STORIES[notebook]
     words = [sys.executable, "-m", "g5kvirt", "notebook", notebook, "--testbed", f"local:{small.name}"]
     done = subprocess.run(
-        [*words, *TWO, *parameters, "-p", "name", "story", "--runs", str(tmp_path)],
+        [*words, *SITES, *parameters, "-p", "name", "story", "--runs", str(tmp_path)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
