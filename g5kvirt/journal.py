@@ -79,10 +79,10 @@ class Event:
             d = json.loads(line)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
-        words = [d["phase"], d["step"], d["kind"], d["subject"], d["status"]]
-        if not all(isinstance(word, str) for word in words) or not isinstance(d.get("detail") or {}, dict):
-            raise TypeError("words and a detail are expected")
-        if not math.isfinite(float(d["t"])) or not math.isfinite(d.get("attempt", 1)):
+        t, attempt, detail = float(d["t"]), d.get("attempt", 1), d.get("detail") or {}
+        if not isinstance(detail, dict):
+            raise TypeError("its detail is no mapping")
+        if not math.isfinite(t) or not math.isfinite(attempt):
             raise ValueError("no time, or no number of an attempt")
         return cls(
             phase=intern(d["phase"]),
@@ -90,12 +90,11 @@ class Event:
             kind=cast(Kind, intern(d["kind"])),
             subject=intern(d["subject"]),
             status=cast(Status, intern(d["status"])),
-            t=float(d["t"]),
-            attempt=int(d.get("attempt", 1)),
+            t=t,
+            attempt=int(attempt),
             # the same few words again and again: kept once, a large journal takes less than half the memory
             detail={
-                intern(key): intern(value) if type(value) is str else value
-                for key, value in dict(d.get("detail") or {}).items()
+                intern(key): intern(value) if type(value) is str else value for key, value in detail.items()
             },
         )
 
