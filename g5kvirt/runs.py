@@ -15,7 +15,9 @@ from typing import Any
 from g5kvirt.errors import RunError
 from g5kvirt.spec import near
 
-__all__ = ["Run", "create", "find", "list_runs"]
+__all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs"]
+
+JOB_NAME = 100  #: characters that OAR takes
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DOCUMENT = "run.json"
@@ -42,6 +44,16 @@ class Run:
     def journal(self) -> Path:
         """Where its journal is kept."""
         return self.path / "journal.jsonl"
+
+
+def job_name(prefix: str, run: str, created: float = 0.0) -> str:
+    """What the jobs of a run are called; always as long, whenever the run was made.
+
+    By its name a job that slipped away is found again, and deleted: so the name has the time in it (in
+    milliseconds, a few hours of them), for a run may be called the same in another directory, or at another
+    site.
+    """
+    return f"{prefix}-{run}-{int(created * 1000) % 16**6:06x}"
 
 
 def create(root: Path, name: str | None, document: Mapping[str, Any]) -> Run:

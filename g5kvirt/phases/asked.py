@@ -16,12 +16,7 @@ from g5kvirt.planning.services import machines_per_site
 from g5kvirt.spec import Spec
 from g5kvirt.testbeds import Request, Testbed
 
-__all__ = ["at_a_time", "job_name", "request_for", "with_sites"]
-
-
-def job_name(spec: Spec, run: str) -> str:
-    """What a run's jobs are called: by it they are found again."""
-    return f"{spec.job_name}-{run}"
+__all__ = ["at_a_time", "request_for", "with_sites"]
 
 
 def request_for(spec: Spec, name: str) -> Request:

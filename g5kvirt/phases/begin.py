@@ -11,13 +11,11 @@ from pathlib import Path
 import g5kvirt
 from g5kvirt import runs
 from g5kvirt.errors import MachineError, RunError
-from g5kvirt.phases.asked import job_name
-from g5kvirt.runs import Run
+from g5kvirt.runs import JOB_NAME, Run, job_name
 from g5kvirt.spec import Spec
 
 __all__ = ["begin"]
 
-JOB_NAME = 100  #: characters that OAR takes
 #: In paths of keys and configurations ssh replaces some of these; others reach a shell as they are, since its
 #: ProxyJump calls ssh once more without quoting the configuration's path.
 _NOT_FOR_SSH = re.compile(r"[^\w@+=:,./~-]")
@@ -31,7 +29,7 @@ def begin(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
             f"runs cannot be kept in {root.absolute()}: ssh does not get on with {found[0]!r} in the path of"
             " its files; choose another directory"
         )
-    jobs = job_name(spec, _LONGEST_DATE if name is None else str(name))
+    jobs = job_name(spec.job_name, _LONGEST_DATE if name is None else str(name))
     if len(jobs) > JOB_NAME:
         raise RunError(
             f"the jobs of this run would be called {jobs[:40]}…, {len(jobs)} characters, of which OAR takes"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from g5kvirt.errors import CapacityError, SpecError
-from g5kvirt.phases.asked import job_name, request_for, with_sites
+from g5kvirt.phases.asked import request_for, with_sites
 from g5kvirt.planning.forecast import chosen
 from g5kvirt.planning.inventories import Inventory, table
 from g5kvirt.planning.preflight import Preflight, Row, advice, names, preflight
@@ -99,7 +99,7 @@ def _time(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Iterator
             yield Row(what, "", "unknown", "nobody says what the sites have")
         return
     try:
-        request = request_for(spec, job_name(spec, "check"))
+        request = request_for(spec, "check")
     except CapacityError:  # a row of its own says so: without sub-networks the rest can be asked all the same
         request = replace(request_for(_single(spec), ""), machines=machines_per_site(spec), subnetworks={})
     if spec.start == "first":

@@ -8,8 +8,9 @@ from typing import Any
 
 from g5kvirt.inventory import to_plain
 from g5kvirt.phases import recall
-from g5kvirt.phases.asked import job_name, request_for
+from g5kvirt.phases.asked import request_for
 from g5kvirt.phases.context import Context
+from g5kvirt.runs import job_name
 
 __all__ = ["release", "reserve"]
 
@@ -20,7 +21,7 @@ def reserve(context: Context) -> Mapping[str, Any]:
     # What an earlier try may have left is gone on with, or else holds the machines that are asked for now.
     again = len(recall.tries(journal, "reserve")) > 1
     request = replace(
-        request_for(spec, job_name(spec, context.run.name)),
+        request_for(spec, _jobs(context)),
         earlier=tuple(recall.jobs(journal)) if again else None,
     )
 
@@ -36,5 +37,9 @@ def release(context: Context) -> None:
     """Give back everything that this run ever reserved. Raises TestbedError if a job is still there."""
     granted = recall.reservation(context.journal) is not None
     sites = [] if granted else list(context.spec.sites)
-    name = job_name(context.spec, context.run.name)
-    context.testbed.release(recall.jobs(context.journal), name, sites)
+    context.testbed.release(recall.jobs(context.journal), _jobs(context), sites)
+
+
+def _jobs(context: Context) -> str:
+    """What the run's jobs are called."""
+    return job_name(context.spec.job_name, context.run.name, context.run.created)

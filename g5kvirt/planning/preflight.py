@@ -19,14 +19,13 @@ from g5kvirt.planning.addressing import usable
 from g5kvirt.planning.checks import check_names
 from g5kvirt.planning.forecast import Bill, Forecast, Plan, chosen
 from g5kvirt.planning.inventories import Inventory, Machine
+from g5kvirt.runs import JOB_NAME, job_name
 from g5kvirt.spec import Spec
 
-__all__ = ["JOB_NAME", "MARGIN", "Preflight", "Row", "State", "advice", "names", "preflight"]
+__all__ = ["MARGIN", "Preflight", "Row", "State", "advice", "names", "preflight"]
 
 State = Literal["ok", "warning", "problem", "unknown"]
 
-#: OAR keeps a job's name in so many characters.
-JOB_NAME = 100
 #: A model that was never calibrated on the testbed asks for so many times the walltime that it expects.
 MARGIN = 2.0
 
@@ -256,10 +255,11 @@ def _walltime(spec: Spec, plan: Plan) -> Row:
 
 def names(spec: Spec, run: str) -> Row:
     """Can the jobs be found again by their name?"""
-    job = f"{spec.job_name}-{run}"
-    if len(job) <= JOB_NAME:
-        return Row("names", "", "ok", f"run {run}, jobs {job}, VMs vm-1 to vm-{spec.vms}")
-    says = f"a job's name of {len(job)} characters is longer than OAR keeps ({JOB_NAME})"
+    length = len(job_name(spec.job_name, run))
+    if length <= JOB_NAME:
+        says = f"run {run}, jobs {spec.job_name}-{run}-…, VMs vm-1 to vm-{spec.vms}"
+        return Row("names", "", "ok", says)
+    says = f"a job's name of {length} characters is longer than OAR keeps ({JOB_NAME})"
     return Row("names", "", "problem", says, "choose a shorter name for the run, or a shorter job_name")
 
 

@@ -33,7 +33,7 @@ def jobs(state: State, run: str) -> list[str]:
         f"{site} {line.split()[1]}"
         for site in SITES
         for line in on(state, f"{site}.grid5000.fr", "oarstat -u").splitlines()
-        if f"N=g5kvirt-{run}," in line
+        if f"N=g5kvirt-{run}-" in line
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Refusing:
 
     def __init__(self) -> None:
         self.released: list[list[tuple[str, int]]] = []
+        self.names: list[str] = []  #: of the jobs
         self.earlier: list[tuple[tuple[str, int], ...] | None] = []
 
     def connect(self) -> None:
@@ -41,12 +43,14 @@ class Refusing:
         return HOSTS
 
     def reserve(self, request: Request, notify: Notify) -> None:
+        self.names.append(request.job_name)
         self.earlier.append(request.earlier)
         notify("nancy", "submitted", {"job": 12})
         raise TestbedError("OAR at nancy refused the job: no")
 
     def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
-        assert (job_name, list(sites)) == ("g5kvirt-x", ["nancy"])
+        assert list(sites) == ["nancy"]
+        self.names.append(job_name)
         self.released.append(list(jobs))
 
 
@@ -144,6 +148,19 @@ def test_each_run_has_a_key_of_its_own(tmp_path: Path) -> None:
         assert key.parent.stat().st_mode & 0o777 == 0o700
         keys.append(key.read_text())
     assert keys[0] != keys[1]
+
+
+def test_runs_of_one_name_do_not_take_each_others_jobs(tmp_path: Path) -> None:
+    testbed = Refusing()
+    for folder in ("mine", "elsewhere"):
+        exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path / folder)  # type: ignore[arg-type]
+        with pytest.raises(TestbedError, match="refused the job"):
+            exp.reserve()
+        exp.release()
+        time.sleep(0.002)
+    mine, own, elsewhere, _ = testbed.names
+    assert mine == own != elsewhere
+    assert mine.startswith("g5kvirt-x-")
 
 
 @pytest.mark.parametrize("how", ["full", "removed"])

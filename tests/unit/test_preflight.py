@@ -173,9 +173,9 @@ def test_walltime() -> None:
 
 def test_names_of_jobs() -> None:
     spec = Spec(sites={"nancy": 1}, vms=3)
-    assert names(spec, "first").says == "run first, jobs g5kvirt-first, VMs vm-1 to vm-3"
-    assert names(spec, "x" * 93).status == "problem"
-    assert names(spec, "x" * 92).status == "ok"
+    assert names(spec, "first").says == "run first, jobs g5kvirt-first-…, VMs vm-1 to vm-3"
+    assert names(spec, "x" * 86).status == "problem"
+    assert names(spec, "x" * 85).status == "ok"
 
 
 def test_nobody_says_what_exists() -> None:
