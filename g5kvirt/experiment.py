@@ -86,6 +86,8 @@ class Experiment:
             )
         if not isinstance(testbed, str) and not hasattr(testbed, "connect"):
             raise SpecError(f'testbed must be a word such as "local" or "grid5000", not {show(testbed)}')
+        if not isinstance(runs, str | Path):
+            raise SpecError(f'runs must be a directory such as "runs", not {show(runs)}')
         word = testbed if isinstance(testbed, str) else testbed.name
         self._testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
         self._unnamed = not isinstance(testbed, str)

@@ -19,6 +19,7 @@ from g5kvirt.views.words import duration
 
 __all__ = ["findings_table", "machines", "run_text"]
 
+_REASONS = 10  #: how many are shown, the most frequent first
 _FINDINGS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "unknown": ("?", "dim")}
 
 
@@ -76,5 +77,9 @@ def run_text(
         # what failed within a deployment may have been done again; its end says what became of the VM
         if e.kind == "vm" and e.status == "failed" and (e.phase != "measure" or e.step == "deployment")
     )
-    parts += [Text(f"  {n:,} × at {at}: {reason}", "red") for (at, reason), n in reasons.most_common(10)]
+    common = reasons.most_common(_REASONS)
+    parts += [Text(f"  {n:,} × at {at}: {reason}", "red") for (at, reason), n in common]
+    if rest := reasons.total() - sum(n for _, n in common):
+        others = len(reasons) - len(common)
+        parts.append(Text(f"  {rest:,} × for {others:,} more reasons: g5kvirt show --tables has them", "red"))
     return Group(*parts)

@@ -291,6 +291,21 @@ def test_show_tells_how_a_run_stands(
     assert "did you mean 'first'?" in capsys.readouterr().err
 
 
+def test_show_says_how_many_reasons_it_does_not_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [e for e in run_events(30) if (e.step, e.kind) != ("minimal-system", "vm")]
+    last = max(e.t for e in events)
+    for number in range(1, 31):
+        reason = {"at": "dhcp", "reason": f"reason {number // 2}"}
+        events.append(Event("launch", "launch", "vm", f"vm-{number}", "failed", last + 1, 1, reason))
+    a_run(tmp_path, "first", 30, events)
+    assert cli.main(["show", "first", "--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("× at dhcp: reason") == 10
+    assert "10 × for 6 more reasons: g5kvirt show --tables has them" in text
+
+
 def test_show_draws_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = a_run(tmp_path, "first", 8, run_events(8))
     assert cli.main(["show", "first", "--figures", "--runs", str(tmp_path)]) == 0

@@ -30,6 +30,14 @@ def test_what_is_no_spec(spec: Any, tmp_path: Path) -> None:
 def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="testbed must be a word such as"):
         Experiment(SPEC, testbed=testbed, runs=tmp_path)
+    with pytest.raises(SpecError, match="called \"grid5000\", and none called 'nancy' beside it"):
+        Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
+
+
+@pytest.mark.parametrize("folder", [5, None, ["runs"], b"runs"])
+def test_where_no_run_can_be_kept(folder: Any, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match='runs must be a directory such as "runs", not '):
+        Experiment(SPEC, testbed=Bed(f"give@{tmp_path}"), runs=folder)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

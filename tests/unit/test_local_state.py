@@ -94,7 +94,7 @@ def test_state_survives_writing_and_reading(tmp_path: Path, monkeypatch: pytest.
     assert again == one
     assert again.alive
     assert again.description.names() == DESCRIPTION.names()
-    with pytest.raises(TestbedError, match="'two' is not up"):
+    with pytest.raises(TestbedError, match=r"'two' is not up: g5kvirt local up --name two\."):
         state.State.load("two")
     (tmp_path / "one/state.json").write_text("{")
     with pytest.raises(TestbedError, match="cannot be read"):

@@ -72,7 +72,8 @@ class State:
         try:
             plain = json.loads((where / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise TestbedError(f"testbed {where.name!r} is not up: g5kvirt local up.") from error
+            named = "" if where.name == default_name() else f" --name {where.name}"
+            raise TestbedError(f"testbed {where.name!r} is not up: g5kvirt local up{named}.") from error
         except PermissionError as error:
             raise TestbedError(f"testbed {where.name!r} belongs to root: use it as root.") from error
         except ValueError as error:
