@@ -20,10 +20,12 @@ import gzip
 import hashlib
 import http.client
 import json
+import lzma
 import os
 import re
 import shutil
 import stat
+import tarfile
 import urllib.request
 import zlib
 from collections.abc import Iterable, Mapping
@@ -50,6 +52,8 @@ _BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "debian12-min": debian}
 _WITHOUT_EFFECT = {"alias", "arch", "author", "destructive", "os", "partition_type", "version", "visibility"}
 _KEYS = {"name", "description", "image", "boot", "filesystem", *_WITHOUT_EFFECT}
 _IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
+_MODES: Mapping[str, Literal["r:", "r:gz", "r:bz2", "r:xz"]]
+_MODES = {"none": "r:", "gzip": "r:gz", "bzip2": "r:bz2", "xz": "r:xz"}
 _BOOT_KEYS = {"kernel", "initrd", "kernel_params"}
 
 
@@ -234,6 +238,7 @@ def check(name: str, folders: Iterable[Path] = ()) -> None:
     environment = _described(name, folders)
     if environment is not None and not environment.image.startswith(("http://", "https://")):
         _about(environment)
+        _look_into(environment)
 
 
 def _described(name: str, folders: Iterable[Path]) -> Environment | None:
@@ -292,6 +297,7 @@ def _checked(environment: Environment, progress: Progress) -> Image:
             f"the image of {environment.name} is corrupt ({path} has the SHA-256 {found}, "
             f"not {environment.sha256}): fetch it anew or correct its description"
         )
+    _look_into(environment)
     if not environment.unpacked:
         environment = replace(environment, unpacked=_unpacked(path, environment.compression))
     return Image(replace(environment, sha256=found), path, found, size)
@@ -309,6 +315,26 @@ def _about(environment: Environment) -> int:
     if not about.st_size:
         raise SpecError(f"the image of {environment.name} is empty ({path}): make the archive anew")
     return about.st_size
+
+
+def _look_into(environment: Environment) -> None:
+    """Read the head of the archive's first file: at an image that is none, VMs would fail one by one.
+
+    Raises SpecError.
+    """
+    path = _stored(environment)
+    try:
+        with tarfile.open(path, _MODES[environment.compression]) as archive:
+            if archive.next() is None:
+                raise tarfile.ReadError("there is no file in it")
+    except PermissionError as error:
+        raise _unreadable(environment, error) from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+        words = "tar archive" if environment.compression == "none" else f"tar in {environment.compression}"
+        raise SpecError(
+            f"the image of {environment.name} is no {words} ({path}: {error}): correct image.compression in"
+            " its description, or make the archive anew"
+        ) from error
 
 
 def _unreadable(environment: Environment, error: OSError) -> SpecError:

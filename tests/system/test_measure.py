@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,10 +92,13 @@ def at(deployment: str, subject: str, step: str) -> Callable[[Event], bool]:
 def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path) -> None:
     """The third time the HTTP server, a relay and a host agent are killed while the image is on its way."""
     (tmp_path / "own").mkdir()
+    with tarfile.open(tmp_path / "own" / "some.tar", "w") as archive:
+        archive.add(__file__, "some.py")
     for name, about in {
         "gone": "image: {file: gone.tar}",
-        "corrupt": f"image: {{file: corrupt.yaml, sha256: '{'0' * 64}'}}",
-        "strange": "image: {file: corrupt.yaml}\nfilesystem: zfs",
+        "corrupt": f"image: {{file: some.tar, sha256: '{'0' * 64}'}}",
+        "other": "image: {file: some.tar, compression: xz}",
+        "strange": "image: {file: some.tar}\nfilesystem: zfs",
     }.items():
         (tmp_path / "own" / f"{name}.yaml").write_text(f"name: {name}\n{about}\n")
     script = RUN % (
@@ -108,6 +112,7 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
     for bad in (
         dict(environment="nothing"), dict(environment="gone", folder=own),
         dict(environment=own / "corrupt.yaml"), dict(environment="strange", folder=own),
+        dict(environment="other", folder=own),
         dict(folder=own / "none"), dict(broadcast="torrent"),
         dict(sizes=[3]), dict(sizes=[0]), dict(sizes=3), dict(repeat=0),
     ):
@@ -158,7 +163,13 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
     assert list(tables.deployments["deployed"]) == [1, 2, 2]
     assert list(tables.deployments["fresh"]) == [1, 1, 0]
     assert tables.summary().failed == 0
-    words = ["no environment 'nothing'", "gone.tar: No such file", "is corrupt", "file system 'zfs'"]
+    words = [
+        "no environment 'nothing'",
+        "gone.tar: No such file",
+        "is corrupt",
+        "file system 'zfs'",
+        "no tar in xz",
+    ]
     words += ["no folder", "'torrent'", "2 are up", "sizes must be", "sizes must be", "repeat must be"]
     for sentence, word in zip(said["said"], words, strict=True):
         assert word in sentence

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import io
+import lzma
 import os
 import random
 import socketserver
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -44,8 +48,18 @@ def described(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def with_image(folder: Path, content: bytes = b"x" * 5000) -> bytes:
-    data = gzip.compress(content, mtime=0)
+def archive(content: bytes = b"x" * 5000) -> bytes:
+    """A tar with one file."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        entry = tarfile.TarInfo("file")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
+
+
+def with_image(folder: Path) -> bytes:
+    data = gzip.compress(archive(), mtime=0)
     (folder / "mine.tgz").write_bytes(data)
     return data
 
@@ -128,7 +142,7 @@ def test_an_image_is_checked_and_measured(home: Path) -> None:
     described(home, image={**GOOD["image"], "sha256": hashlib.sha256(data).hexdigest()})
     image = environments.obtain("mine", [home])
     assert (image.path, image.size) == (home / "mine.tgz", len(data))
-    assert image.environment.unpacked == 5000
+    assert image.environment.unpacked == len(archive())
     task = environments.task(
         image, deployment="1", url="http://h/x", server="http://s", authorized_keys=["k"]
     )
@@ -159,12 +173,33 @@ def test_an_image_that_is_not_what_the_description_says(home: Path) -> None:
 
 
 def test_an_image_that_is_no_gzip(home: Path) -> None:
-    spoilt = bytearray(gzip.compress(random.Random(1).randbytes(5000)))
-    spoilt[10:500] = b"\xff" * 490
-    for content in (b"not compressed", bytes(spoilt), gzip.compress(b"x" * 5000)[:-12]):
+    spoilt = bytearray(gzip.compress(archive(random.Random(1).randbytes(50_000))))
+    spoilt[30_000:30_500] = b"\xff" * 500
+    for content in (bytes(spoilt), gzip.compress(archive())[:-12]):
         (home / "mine.tgz").write_bytes(content)
         with pytest.raises(SpecError, match="gzip cannot read it"):
             environments.obtain(str(described(home)))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz"])
+def test_an_image_that_is_no_archive_is_found_before_anything_is_done(home: Path, compression: str) -> None:
+    packed = {"none": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    path = str(described(home, image={"file": "image", "compression": compression}))
+    (home / "image").write_bytes(packed[compression](archive()))
+    environments.check(path)
+    assert environments.obtain(path).sha256
+    others = [pack(archive()) for name, pack in packed.items() if name != compression]
+    words = "is no tar archive " if compression == "none" else f"is no tar in {compression} "
+    for bad in (
+        *others,
+        packed[compression](b"not an archive" * 100),
+        packed[compression](bytes(10_240)),
+        b"x",
+    ):
+        (home / "image").write_bytes(bad)
+        for look in (environments.check, environments.obtain):
+            with pytest.raises(SpecError, match=words):
+                look(path)
 
 
 def test_an_image_that_is_no_file(home: Path) -> None:
@@ -267,14 +302,14 @@ def test_a_built_environment_is_built_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     def write(work: Path, progress: Any) -> dict[str, str]:
         builds.append(work)
-        (work / "image").write_bytes(b"tar" * 1000)
+        (work / "image").write_bytes(archive())
         return {"busybox-static": "1"}
 
     monkeypatch.setattr(mini, "write", write)
     first = environments.obtain("mini")
     assert environments.obtain("mini") == first
     assert len(builds) == 1
-    assert (first.environment.kernel, first.environment.unpacked) == ("/boot/vmlinuz", 3000)
+    assert (first.environment.kernel, first.environment.unpacked) == ("/boot/vmlinuz", len(archive()))
     environments.obtain("mini", refresh=True)
     assert len(builds) == 2
     assert {k.name: k.ready for k in environments.known()} == {"mini": True, "debian12-min": False}
