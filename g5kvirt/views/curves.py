@@ -66,7 +66,10 @@ def draw_scalability(
         if line:
             sizes = sorted(line)
             style: dict[str, Any] = {"color": "black", "linestyle": _LINES[name], "linewidth": 0.9}
-            ax.plot(sizes, [line[size] for size in sizes], **style)
+            if len(sizes) > 1:
+                ax.plot(sizes, [line[size] for size in sizes], **style)
+            else:  # no line goes through one point
+                ax.plot([0.8 * sizes[0], 1.2 * sizes[0]], [line[sizes[0]]] * 2, **style)
             entries.append(Line2D([], [], label=bounded_by if name == "bound" else name, **style))
     sizes = sorted({int(size) for size in rows["vms"]} | {int(n) for line in lines.values() for n in line})
     longest = max(float(rows["total"].max()), *(v for line in lines.values() for v in line.values()), 0.0)

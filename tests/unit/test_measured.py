@@ -388,6 +388,15 @@ def test_without_a_bound_the_transfer_of_the_image_is_the_bound() -> None:
     assert "bound" not in figures(events).scalability(bound={}).data
 
 
+def test_the_bound_of_a_single_size_can_be_seen() -> None:
+    picture = figures(deploy_events("d1", 4)).scalability(bound={4: 12.5}, prediction={4: 15.0})
+    lines = {line.get_linestyle(): np.array(line.get_xydata()) for line in picture.figure.axes[0].lines}
+    for style, height in (("--", 12.5), (":", 15.0)):
+        (left, low), (right, high) = lines[style]
+        assert left < 4 < right
+        assert low == high == height
+
+
 def test_environments_have_a_line_each() -> None:
     both = [*deploy_events("d1", 4), *deploy_events("d2", 4, environment="debian12-min", begin=T0 + 500)]
     picture = figures(both).scalability()
