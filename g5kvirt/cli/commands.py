@@ -312,7 +312,7 @@ def _find(arguments: argparse.Namespace) -> Run:
     from g5kvirt.runs import find
 
     for path in (Path(arguments.run), arguments.runs / arguments.run):
-        if path.is_dir():
+        if (path / "run.json").is_file():  # a run may be called as any folder is
             if not path.name:  # "." and the like
                 path = path.resolve()
             return find(path.parent, path.name)

@@ -285,6 +285,9 @@ def test_show_tells_how_a_run_stands(
         assert "run first on local" in text
         assert "minimal system 6" in text
         assert "no answer within 30 s" in text
+    (tmp_path / "elsewhere" / "first").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a folder that is called like the run
+    assert cli.main(["show", "first", "--runs", str(tmp_path)]) == 0
     monkeypatch.chdir(path)
     assert cli.main(["show", "."]) == 0
     assert cli.main(["show", "frist", "--runs", str(tmp_path)]) == 2
