@@ -52,7 +52,7 @@ def format_walltime(seconds: int) -> str:
 def parse_start(value: object) -> str:
     """``"now"``, ``"first"``, or a date such as ``"2026-12-01 19:00"``, which comes back with its seconds.
 
-    Raises SpecError if it cannot be read. Whether a date is in the past is for `reserve` to say.
+    Raises SpecError if it cannot be read. Whether a date is in the past is said when a run begins.
     """
     if value in ("now", "first"):
         return str(value)

@@ -13,6 +13,7 @@ from g5kvirt import runs
 from g5kvirt.errors import MachineError, RunError
 from g5kvirt.runs import JOB_NAME, Run, job_name
 from g5kvirt.spec import Spec
+from g5kvirt.testbeds.starting import check_start
 
 __all__ = ["begin"]
 
@@ -23,7 +24,11 @@ _LONGEST_DATE = "2026-12-01-190000-999"  #: a run without a name is called so
 
 
 def begin(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
-    """Make the run ``name`` in ``root``. Raises RunError, and MachineError if there is no ssh-keygen."""
+    """Make the run ``name`` in ``root``.
+
+    Raises RunError, SpecError for a start in the past, and MachineError if there is no ssh-keygen.
+    """
+    check_start(spec.start_seconds)
     if found := _NOT_FOR_SSH.search(str(root.absolute())):
         raise RunError(
             f"runs cannot be kept in {root.absolute()}: ssh does not get on with {found[0]!r} in the path of"

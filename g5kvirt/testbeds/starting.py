@@ -20,7 +20,7 @@ from g5kvirt.testbeds.slots import HORIZON
 if TYPE_CHECKING:
     from g5kvirt.testbeds.grid5000 import Grid5000
 
-__all__ = ["first_start", "judge", "start_of"]
+__all__ = ["check_start", "first_start", "judge", "start_of"]
 
 _AT_ONCE = 60.0  #: seconds within which a slot is asked for without a date, which would be past too soon
 _DAY = 86400.0
@@ -38,16 +38,22 @@ def start_of(bed: Grid5000, request: Request) -> float | None:
         return None if start < now + _AT_ONCE else math.ceil(start)
     if not isinstance(request.start, str):
         start = request.start
-        if start < now:
-            raise SpecError(
-                f"the start {oar_date(start)} in Paris is in the past (it is {oar_date(now)} there now): give"
-                ' a later one, or "now" or "first"'
-            )
+        check_start(start)
     if bed.settings.charter:
         at = now if start is None else start
         if why := bed.judge(request, at, at + request.walltime)(at):
             raise TestbedError(why)
     return start
+
+
+def check_start(start: float | None) -> None:
+    """Raises SpecError for a start in the past."""
+    now = time.time()
+    if start is not None and start < now:
+        raise SpecError(
+            f"the start {oar_date(start)} in Paris is in the past (it is {oar_date(now)} there now): give"
+            ' a later one, or "now" or "first"'
+        )
 
 
 def first_start(bed: Grid5000, request: Request) -> float | None:
