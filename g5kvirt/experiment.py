@@ -267,8 +267,9 @@ class Experiment:
         """Run a shell command on all deployed VMs, in their order, or on ``vms``; one row a VM, whatever
         became of it.
 
-        Columns: ``vm``, ``ok``, ``code`` (None where it did not end by itself), ``out``, ``err``, ``seconds``
-        and, where not ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM.
+        Columns: ``vm``, ``ok``, ``code`` (None where nobody saw it end), ``out``, ``err``, ``seconds`` and,
+        where not ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
+        PhaseOrderError where none is deployed, and after `release`.
         """
         from g5kvirt.phases.vmaccess import COLUMNS, run_on
 

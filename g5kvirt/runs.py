@@ -104,7 +104,10 @@ def list_runs(root: Path) -> list[Run]:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         shown = repr(name)[:60]
-        raise RunError(f"a run cannot be called {shown}: use at most 100 letters, digits and - _ .")
+        raise RunError(
+            f"a run cannot be called {shown}: use at most 100 letters, digits and - _ ."
+            " (and neither - nor . as the first)"
+        )
 
 
 def _named(root: Path, name: str) -> Path:

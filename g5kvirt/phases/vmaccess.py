@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from g5kvirt.errors import SpecError
+from g5kvirt.errors import PhaseOrderError, SpecError
 from g5kvirt.fields import LONGEST, near, show
 from g5kvirt.inventory import VM, Host
 from g5kvirt.phases import recall
@@ -90,7 +90,8 @@ def run_on(
 ) -> list[dict[str, object]]:
     """Run a shell command on VMs (default: those whose last deployment went well); one row each.
 
-    Raises SpecError for a VM that this run does not have, and for what is no command.
+    Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
+    none is deployed, and after `release`.
     """
     if not isinstance(command, str) or not command.strip():
         raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
@@ -102,6 +103,7 @@ def run_on(
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= LONGEST:
         raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
     vms = {vm.name: vm for vm in recall.vms(context.journal)}
+    whole = names is None
     if names is None:
         names = recall.deployed_vms(context.journal)
     elif isinstance(names, str) or not isinstance(names, Iterable):
@@ -110,6 +112,12 @@ def run_on(
     for name in asked:
         if not isinstance(name, str) or name not in vms:
             raise SpecError(f"there is no VM {show(name)} in this run: {near(str(name), vms)}")
+    if recall.released(context.journal):
+        raise PhaseOrderError(
+            f"run {context.run.name!r} has given its machines back: its VMs are gone with them"
+        )
+    if not asked and whole:
+        raise PhaseOrderError("run() goes to deployed VMs, and there are none: call measure() first")
     chosen = list(dict.fromkeys(asked))
     own = [vms[name] for name in chosen]
     fanout = Fanout(vm_access(context, own), window=context.checks_at_once, tree_from=None)

@@ -27,6 +27,9 @@ __all__ = ["Task", "judge", "run_window"]
 #: we stop listening.
 LINGER = 1.0
 
+#: What ``timeout`` ends with, if the time was over: coreutils', after SIGKILL, busybox's.
+TIME_IS_OVER = (124, 137, 143)
+
 #: Seconds that the answer of a command whose time is over may take to reach us.
 GRACE = 5.0
 
@@ -66,7 +69,7 @@ def judge(
     if capture.ended is not None and capture.started is not None:
         if code == 0:
             reason = ""
-        elif code in (124, 137) and capture.ended - capture.started >= 0.99 * timeout:
+        elif code in TIME_IS_OVER and capture.ended - capture.started >= 0.99 * timeout:
             reason = f"timed out: ended after {timeout:g} s"
         else:
             said = last_line(capture.stderr)

@@ -12,7 +12,7 @@ from backgroundbeds import Bed
 from runmaker import run_events
 
 from g5kvirt import Experiment, Spec, runs
-from g5kvirt.errors import CapacityError, G5kvirtError, RunError, SpecError
+from g5kvirt.errors import CapacityError, G5kvirtError, PhaseOrderError, RunError, SpecError
 from g5kvirt.journal import Journal
 from g5kvirt.phases.measure import check_asked
 
@@ -56,6 +56,20 @@ def test_names_of_jobs_that_oar_would_refuse(tmp_path: Path) -> None:
             Experiment(spec, testbed=Bed("give@."), name=name, runs=tmp_path)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     Experiment(SPEC, testbed=Bed("give@."), name="x" * 85, runs=tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_start_in_the_past_makes_no_run(tmp_path: Path) -> None:
+    spec = Spec(sites={"nancy": 1}, vms=2, start="2020-09-13 14:26:40")
+    with pytest.raises(SpecError, match=r"the start 2020-09-13 14:26:40 in Paris is in the past \(it is "):
+        Experiment(spec, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["-x", ".x", "", "a/b", "x" * 101])
+def test_names_of_runs_that_are_none(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"letters, digits and - _ \. \(and neither - nor \. as the first\)$"):
+        runs.create(tmp_path, name, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -119,6 +133,16 @@ def test_commands_that_are_none(command: Any, vms: Any, timeout: Any, tmp_path: 
     exp = Experiment(SPEC, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(SpecError):
         exp.run(command, vms, timeout)
+
+
+def test_a_command_where_there_is_no_vm(tmp_path: Path) -> None:
+    exp = Experiment(SPEC, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(PhaseOrderError, match=r"there are none: call measure\(\) first"):
+        exp.run("true")
+    exp.reserve()
+    exp.release()
+    with pytest.raises(PhaseOrderError, match="run 'x' has given its machines back"):
+        exp.run("true")
 
 
 def test_a_run_that_does_not_say_what_it_is(tmp_path: Path) -> None:

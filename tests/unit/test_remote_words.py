@@ -17,6 +17,7 @@ from g5kvirt.remote.envelope import Capture, new_token, one_line, script
 from g5kvirt.remote.files import pack, unpack_argv
 from g5kvirt.remote.result import failure, retry_delay
 from g5kvirt.remote.taktuk import Word, parse
+from g5kvirt.remote.window import judge
 
 TOKEN = "0123456789abcdef01234567"
 words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)
@@ -48,6 +49,16 @@ def test_the_envelope_tells_the_exit_code_and_ends_what_takes_too_long() -> None
     late = shell(script(TOKEN, ["sleep", "20"], 0.2))
     assert late.returncode == 124
     assert late.stderr.endswith(f"{TOKEN} 124\n".encode())
+
+
+@pytest.mark.parametrize("code", [124, 137, 143])
+def test_a_command_whose_time_was_over_is_told_by_every_kind_of_timeout(code: int) -> None:
+    for seconds, reason in ((5.0, "timed out: ended after 5 s"), (1.0, f"exit code {code} (Terminated)")):
+        capture = Capture("h", TOKEN)
+        capture.feed_stderr(f"{TOKEN}\nTerminated\n".encode(), 100.0)
+        capture.feed_stderr(f"\n{TOKEN} {code}\n".encode(), 100.0 + seconds)
+        result, kind = judge(capture, 5.0, 99.0, 106.0)
+        assert (result.reason, result.ok, kind) == (reason, False, None)
 
 
 @given(
