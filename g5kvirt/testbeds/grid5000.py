@@ -109,7 +109,8 @@ class Grid5000:
             # execo's cache does not know which API it came from and would serve another testbed's answers;
             # its place is a default argument, fixed when the module was imported.
             api_utils.get_api_data.__defaults__ = (f"{s.cache}/",)
-        execo.log.logger.setLevel(logging.ERROR)  # what failed is said by our own errors
+        # What failed is said by our own errors; execo's tell it by whole processes, with their outputs.
+        execo.log.logger.setLevel(logging.CRITICAL)
         _connected[:] = [where]
         self._api("")
 
