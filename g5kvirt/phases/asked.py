@@ -10,6 +10,7 @@ from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.agenda import Agenda, Need, free_hosts, lacking, moments
+from g5kvirt.planning.checks import counted
 from g5kvirt.planning.choice import choose
 from g5kvirt.planning.inventories import unfit
 from g5kvirt.planning.services import machines_per_site
@@ -70,10 +71,10 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
                 return spec.at(at_a_time(spec, hosts, agenda, t, such))
             except CapacityError:
                 continue
+        wanted = f"{counted(spec.hosts, 'host')} and {counted(spec.services, 'service machine')}"
         raise TestbedError(
             f"there is no slot of {format_walltime(spec.walltime)} in the weeks that can be looked ahead in"
-            f" which {spec.hosts} hosts and {spec.services} service machines are free{such}: ask for fewer or"
-            " for a shorter walltime"
+            f" which {wanted} are free{such}: ask for fewer or for a shorter walltime"
         )
     try:
         chosen = at_a_time(spec, hosts, agenda, agenda.start if date is None else date, such)

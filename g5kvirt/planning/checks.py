@@ -13,7 +13,7 @@ from g5kvirt.planning.placement import STRATEGIES
 from g5kvirt.planning.services import machines_per_site, services_per_site
 from g5kvirt.spec import Spec, near
 
-__all__ = ["check_against", "check_names"]
+__all__ = ["check_against", "check_names", "counted"]
 
 
 def check_names(spec: Spec) -> None:
@@ -58,11 +58,11 @@ def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         )
         room = there - services[site]
         advice = (
-            f"ask for at most {_count(room, 'host')} there" if room > 0 else "choose another site or cluster"
+            f"ask for at most {counted(room, 'host')} there" if room > 0 else "choose another site or cluster"
         )
-        wanted = f"{_count(spec.sites[site], 'host')} and {_count(services[site], 'service machine')}"
+        wanted = f"{counted(spec.sites[site], 'host')} and {counted(services[site], 'service machine')}"
         raise CapacityError(
-            f"{wanted} are asked on {where}, which has {_count(there, 'machine')}: {advice}",
+            f"{wanted} are asked on {where}, which has {counted(there, 'machine')}: {advice}",
             asked=asked,
             available=there,
         )
@@ -91,12 +91,13 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     else:
         advice = f"ask for at most {total} VMs or for more sites"
     raise CapacityError(
-        f"{_count(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
-        f"{_count(spec.hosts, 'host')}, which carry at most {total} ({shares}): {advice}",
+        f"{counted(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
+        f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares}): {advice}",
         asked=spec.vms,
         available=total,
     )
 
 
-def _count(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
+    """``1 host``, ``2 hosts``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import capacities
-from g5kvirt.planning.checks import check_names
+from g5kvirt.planning.checks import check_names, counted
 from g5kvirt.planning.services import services_per_site
 from g5kvirt.spec import Spec, near
 
@@ -172,9 +172,13 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
     if machines < needed:
         room = machines - spec.services
         return CapacityError(
-            f"{spec.hosts} hosts and {spec.services} service machines are asked, and {where} have {machines}"
-            f" machines{such} that can carry such a VM ({shares}): "
-            + (f"ask for at most {room} hosts" if room > 0 else "ask for smaller VMs or another start")
+            f"{counted(spec.hosts, 'host')} and {counted(spec.services, 'service machine')} are asked, and"
+            f" {where} have {counted(machines, 'machine')}{such} that can carry such a VM ({shares}): "
+            + (
+                f"ask for at most {counted(room, 'host')}"
+                if room > 0
+                else "ask for smaller VMs or another start"
+            )
             + (" or for more sites" if spec.site_count and len(order) > count else ""),
             asked=needed,
             available=machines,

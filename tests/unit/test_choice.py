@@ -47,6 +47,13 @@ def test_a_number_of_sites_is_kept_and_balanced() -> None:
     assert max(chosen.values()) <= 7
 
 
+def test_numbers_and_words_agree() -> None:
+    with pytest.raises(CapacityError) as error:
+        choose(spec(hosts=2), {"a": machines("a", 1), "b": machines("b", 1)})
+    assert str(error.value).startswith("2 hosts and 1 service machine are asked, ")
+    assert str(error.value).endswith(": ask for at most 1 host")
+
+
 def test_hosts_move_to_where_more_vms_fit() -> None:
     bed = {"a": machines("a", 6, cores=1), "b": machines("b", 6, cores=8)}
     assert choose(spec(hosts=6, sites=2, vms=30), bed) == {"a": 3, "b": 3}
