@@ -6,6 +6,8 @@ What is left is the run (with the executed notebook and its figures) and the cac
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -66,7 +68,9 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
     _say(console, f"  page      {executed.with_suffix('.html')} (the same, for a browser)")
     for figure in sorted((runs / name / "figures").glob("*.pdf")):
         _say(console, f"  figure    {figure} (beside it .png, and its data as .csv)")
-    _say(console, f"  run       {runs / name} (g5kvirt show {name})")
+    # `./bootstrap demo` has put the command where a shell does not find it.
+    command = "g5kvirt" if shutil.which("g5kvirt") else Path(sys.executable).with_name("g5kvirt")
+    _say(console, f"  run       {runs / name} ({command} show {runs / name})")
     return 0
 
 
