@@ -77,7 +77,7 @@ def test_names_of_testbeds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state.directory().name == "local"
     monkeypatch.setenv("SUDO_USER", "Ada.L")
     assert state.directory().name == "local-ada-l"
-    for bad in ("../etc", "Local", "a/b", "1", "x" * 33):
+    for bad in ("../etc", "Local", "a/b", "1", "x" * 33, ""):
         with pytest.raises(SpecError, match="cannot name a testbed"):
             state.directory(bad)
 
@@ -114,6 +114,13 @@ def test_without_root_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         lifecycle.up("unit-never")
     with pytest.raises(MachineError, match="needs root"):
         lifecycle.down("unit-never")
+
+
+def test_without_root_nobody_knows_how_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(state, "RUNTIME", tmp_path)
+    (tmp_path / "unit").mkdir()
+    assert str(lifecycle.status("unit")).startswith("testbed unit: unknown – it belongs to root")
 
 
 def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

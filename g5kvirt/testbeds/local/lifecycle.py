@@ -48,7 +48,7 @@ class Status:
     """How a testbed is."""
 
     name: str
-    state: Literal["up", "down", "broken"]
+    state: Literal["up", "down", "broken", "unknown"]
     detail: str  #: a sentence
     pid: int | None = None
     created: float | None = None  #: seconds since the epoch
@@ -121,7 +121,7 @@ def status(name: str | None = None) -> Status:
     """How testbed ``name`` is. Asks its processes and its API, not only what is written down."""
     where = directory(name)
     if os.geteuid() and where.is_dir():
-        return Status(where.name, "broken", "it belongs to root, who alone can tell how it is: use sudo.")
+        return Status(where.name, "unknown", "it belongs to root, who alone can tell how it is: use sudo.")
     try:
         state = State.load(where.name)
     except TestbedError as error:

@@ -42,7 +42,7 @@ def default_name() -> str:
 
 def directory(name: str | None = None) -> Path:
     """The state directory of testbed ``name``. Raises SpecError if that cannot be a name."""
-    name = name or default_name()
+    name = default_name() if name is None else name
     if not _NAME.fullmatch(name):
         raise SpecError(f"{name!r} cannot name a testbed: use small letters, digits and hyphens, at most 32.")
     return RUNTIME / name
