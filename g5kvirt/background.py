@@ -233,11 +233,13 @@ def serve(job: Mapping[str, Any]) -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the notebook's is ignored
     over = threading.Event()
-    threading.Thread(target=_heed, args=(tether, over), daemon=True).start()
     said: Mapping[str, Any]
     try:
         try:
-            _do(job)
+            from g5kvirt.experiment import Experiment  # numpy's import would call an interrupt a broken numpy
+
+            threading.Thread(target=_heed, args=(tether, over), daemon=True).start()
+            getattr(Experiment.open(job["run"]), job["phase"])(**job["arguments"])
         finally:
             over.set()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -259,9 +261,3 @@ def _heed(tether: int, over: threading.Event) -> None:
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGINT)
-
-
-def _do(job: Mapping[str, Any]) -> None:
-    from g5kvirt.experiment import Experiment
-
-    getattr(Experiment.open(job["run"]), job["phase"])(**job["arguments"])

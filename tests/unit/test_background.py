@@ -120,6 +120,16 @@ def test_stopped_as_by_an_interrupt_while_nobody_else_may_step(tmp_path: Path) -
     assert heard[-1].detail["reason"] == "interrupted"
 
 
+def test_stopped_before_it_had_begun(tmp_path: Path) -> None:
+    exp = experiment(tmp_path, "hang")
+    for pause in (0.0, 0.05, 0.1, 0.15):  # while its process is still importing
+        running = exp.reserve(wait=False)
+        time.sleep(pause)
+        running.stop(60)
+        with pytest.raises(PhaseError, match=r"^reserve\(\) was stopped: call it again to go on$"):
+            running.result(0)
+
+
 def test_killed_it_leaves_the_run_to_the_next_one(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
     heard: list[Event] = []
