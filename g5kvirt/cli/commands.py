@@ -89,12 +89,13 @@ def local_status(arguments: argparse.Namespace) -> int:
 
 
 def local_down(arguments: argparse.Namespace) -> int:
-    """Take the local testbed down."""
+    """Take the local testbed down, and those of demonstrations that were killed."""
+    from g5kvirt.cli.demo import orphans
     from g5kvirt.testbeds.local import lifecycle
     from g5kvirt.testbeds.local.state import default_name
 
     console = Console()
-    for name in lifecycle.known() if arguments.all else [arguments.name]:
+    for name in lifecycle.known() if arguments.all else [arguments.name, *orphans()]:
         began = time.monotonic()
         was = lifecycle.down(name=name)
         took = duration(time.monotonic() - began)

@@ -24,7 +24,7 @@ from g5kvirt.journal import Event
 from g5kvirt.views.terminal import TerminalProgress
 from g5kvirt.views.words import count, duration
 
-__all__ = ["Follower", "demonstrate"]
+__all__ = ["Follower", "demonstrate", "orphans"]
 
 NOTEBOOK = "quickstart.ipynb"
 #: Every demonstration has a testbed of its own, called by its process: neither one that the user has up
@@ -53,7 +53,8 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
     testbed = f"{TESTBED}-{os.getpid()}"
     try:
         with _part(console, "local testbed up"):
-            _clear_orphans()
+            for orphan in orphans():
+                lifecycle.down(orphan)
             lifecycle.up(
                 name=testbed, progress=lambda what, seconds: _say(console, f"  {what}: {duration(seconds)}")
             )
@@ -74,14 +75,16 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
     return 0
 
 
-def _clear_orphans() -> None:
-    """Take down the testbeds of demonstrations that were killed: their process is gone."""
+def orphans() -> list[str]:
+    """The testbeds of demonstrations that were killed: their process is gone."""
     from g5kvirt.testbeds.local import lifecycle
 
+    found = []
     for name in lifecycle.known():
         prefix, _, pid = name.rpartition("-")
         if prefix == TESTBED and pid.isdecimal() and not Path("/proc", pid).exists():
-            lifecycle.down(name)
+            found.append(name)
+    return found
 
 
 def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:

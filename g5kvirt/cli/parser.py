@@ -283,7 +283,12 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up.set_defaults(do=commands.local_up)
     status = _parser(verbs, "status", "say what is up (exit code 3: nothing is)", "")
     status.set_defaults(do=commands.local_status)
-    down = _parser(verbs, "down", "take it down: no process, namespace or mount is left", "Needs root.")
+    down = _parser(
+        verbs,
+        "down",
+        "take it down: no process, namespace or mount is left",
+        "Needs root. The testbed of a demonstration that was killed goes, too.",
+    )
     down.set_defaults(do=commands.local_down)
     for verb in (up, status, down):
         which = down.add_mutually_exclusive_group() if verb is down else verb

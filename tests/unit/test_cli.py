@@ -411,6 +411,17 @@ def test_the_demo_takes_its_testbed_down_whatever_happens(
     assert "local testbed down: 0." in out.getvalue()
 
 
+def test_down_takes_killed_demonstrations_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    from g5kvirt.testbeds.local import lifecycle
+
+    fake = FakeTestbed()
+    killed = f"demo-{2**22 + 1}"
+    monkeypatch.setattr(lifecycle, "down", fake.down)
+    monkeypatch.setattr(lifecycle, "known", lambda: [killed, f"demo-{os.getppid()}", "local", "second"])
+    assert cli.main(["local", "down", "--name", "second"]) == 0
+    assert fake.calls == ["down second", f"down {killed}"]
+
+
 def test_a_journal_is_followed_while_it_is_written(tmp_path: Path) -> None:
     events, seen, path = run_events(6), [], tmp_path / "later" / "journal.jsonl"
     lines = "".join(event.to_json() + "\n" for event in events).encode()
