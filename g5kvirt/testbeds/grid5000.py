@@ -292,7 +292,10 @@ class Grid5000:
         Not only a killed process loses a job: while OAR's server is down oarsub prints an id, fails, and the
         job runs later all the same.
         """
-        doomed, silent = set(held), None
+        known, silent = sorted(set(held)), None
+        # A local testbed that was raised anew counts its jobs from 1 again: an id may be another run's.
+        names = each(lambda one: jobs.info(*one).get("name"), known)
+        doomed = {one for one, name in zip(known, names, strict=True) if name in (None, job_name)}
         try:
             doomed |= set(jobs.find(sites, job_name))
         except TestbedError as error:  # what is known is given back all the same

@@ -103,7 +103,9 @@ class Oars:
         return f"name = job\nstate = Waiting\ninitial_request = {asked}\n"
 
     def info(self, site: str, job: int) -> dict[str, Any]:
-        return {"state": "Waiting"} if (site, job) in self.live else {"state": "Error"}
+        if (site, job) not in self.live:
+            return {"state": "Error"}
+        return {"state": "Waiting", "name": self.live[site, job]}
 
     def wait(self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool) -> None:
         self.deadline, self.fixed = deadline, fixed
@@ -257,6 +259,14 @@ def test_what_does_not_fit_is_given_back_first(
     oars.reserve(earlier=())
     assert oars.withdrawn == withdrawn
     assert len(oars.live) == 2
+
+
+def test_an_id_that_is_another_runs_by_now_is_left_alone(oars: Oars) -> None:
+    """A local testbed that was raised anew counts from 1 again."""
+    oars.live = {("nancy", 1): "another run", ("rennes", 1): "job"}
+    oars.bed.release([("nancy", 1), ("rennes", 1)], "job", [])
+    assert oars.live == {("nancy", 1): "another run"}
+    assert oars.withdrawn == [("rennes", 1)]
 
 
 def test_other_words_are_another_request(oars: Oars) -> None:
