@@ -105,6 +105,8 @@ class Experiment:
         another machine, and while another process is at it. A step goes on where it was cut short. Raises
         RunError.
         """
+        if not isinstance(path, str | Path):
+            raise RunError(f'a run is opened by its directory, such as "runs/first", not {show(path)}')
         directory = Path(path)
         if not directory.name:  # "." and the like
             directory = directory.resolve()

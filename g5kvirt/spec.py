@@ -46,7 +46,8 @@ _FILTER = re.compile(r"[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
 class VMSpec:
     """The size of every VM."""
 
-    memory: int = 160  #: MiB; with less, a deployed kernel cannot be started by kexec (144 is enough)
+    #: MiB; with less than 144 a deployed kernel cannot be started by kexec, with less than 80 nothing boots
+    memory: int = 160
     cores: int = 1
     disk: int = 512  #: MiB, on a RAM disk of the host
 

@@ -16,7 +16,7 @@ from g5kvirt.errors import SpecError
 from g5kvirt.fields import near
 from g5kvirt.inventory import MIB
 from g5kvirt.planning.addressing import usable
-from g5kvirt.planning.checks import check_names
+from g5kvirt.planning.checks import check_names, check_vm
 from g5kvirt.planning.forecast import Bill, Forecast, Plan, chosen
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.runs import JOB_NAME, job_name
@@ -74,6 +74,7 @@ def preflight(
     before, after = tuple(before), tuple(after)
     try:
         check_names(spec)
+        check_vm(spec)
     except SpecError as error:
         return ended(Row("specification", "", "problem", *advice(error)))
     if inventory is None:

@@ -34,6 +34,19 @@ def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
         Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
 
 
+def test_vms_in_which_nothing_boots(tmp_path: Path) -> None:
+    small = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79})
+    with pytest.raises(SpecError, match=r"a VM of 79 MiB memory does not boot .* vm.memory at least 80 MiB"):
+        Experiment(small, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", [None, 5, b"runs/first"])
+def test_what_no_run_is_opened_by(path: Any) -> None:
+    with pytest.raises(RunError, match='a run is opened by its directory, such as "runs/first", not '):
+        Experiment.open(path)
+
+
 @pytest.mark.parametrize("folder", [5, None, ["runs"], b"runs"])
 def test_where_no_run_can_be_kept(folder: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match='runs must be a directory such as "runs", not '):

@@ -143,8 +143,14 @@ def test_a_kadeploy3_of_one_s_own_needs_a_place_for_its_packages() -> None:
     assert not [r for r in look().rows if r.what == "provisioner"]
 
 
+def test_vms_in_which_nothing_boots() -> None:
+    found = row(look(vm={"memory": 79}), "specification")
+    assert (found.status, found.todo) == ("problem", "give vm.memory at least 80 MiB")
+    assert row(look(vm={"memory": 80}), "room for VMs").status == "ok"
+
+
 def test_sub_networks() -> None:
-    large = {"capacity": {"max_per_host": 10**6, "per_core": 10**6}, "vm": {"memory": 1, "disk": 0}}
+    large = {"capacity": {"max_per_host": 10**6, "per_core": 10**6}, "vm": {"memory": 80, "disk": 0}}
     found = look(vms=9000, **large)
     assert row(found, "sub-network", "nancy").status == "ok"
     assert "slash_18, with 16,381" in row(found, "sub-network", "nancy").says

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from g5kvirt.errors import MachineError, SpecError, TestbedError
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local.description import Description, load
-from g5kvirt.testbeds.local.state import RUNTIME, State, directory, hosts_text, ssh_config, write
+from g5kvirt.testbeds.local.state import RUNTIME, State, directory, hosts_text, option, ssh_config, write
 
 __all__ = ["Progress", "State", "Status", "down", "known", "status", "up"]
 
@@ -122,13 +122,12 @@ def status(name: str | None = None) -> Status:
     where = directory(name)
     if os.geteuid() and where.is_dir():
         return Status(where.name, "unknown", "it belongs to root, who alone can tell how it is: use sudo.")
+    mends = f"g5kvirt local up or down{option(where.name)} mends it"
     try:
         state = State.load(where.name)
     except TestbedError as error:
         if os.geteuid() == 0 and (_processes(where) or (where / "private").exists()):
-            return Status(
-                where.name, "broken", "processes without a state: g5kvirt local up or down mends it."
-            )
+            return Status(where.name, "broken", f"processes without a state: {mends}.")
         return Status(where.name, "down", str(error))
     facts: dict[str, Any] = {
         "pid": state.pid,
@@ -139,11 +138,9 @@ def status(name: str | None = None) -> Status:
         "netem": state.netem,
     }
     if not state.alive:
-        return Status(
-            where.name, "broken", "its processes have ended: g5kvirt local up or down mends it.", **facts
-        )
+        return Status(where.name, "broken", f"its processes have ended: {mends}.", **facts)
     if reason := _unhealthy(state):
-        return Status(where.name, "broken", f"{reason}: g5kvirt local up or down mends it.", **facts)
+        return Status(where.name, "broken", f"{reason}: {mends}.", **facts)
     latency = "" if state.netem else ", no latency (this kernel has no netem)"
     sites, nodes = len(facts["sites"]), facts["nodes"]
     has = f"{sites} {'site' if sites == 1 else 'sites'}, {nodes} {'node' if nodes == 1 else 'nodes'}"

@@ -28,7 +28,7 @@ from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import from_plain
 from g5kvirt.testbeds.local.model import Description
 
-__all__ = ["RUNTIME", "State", "default_name", "directory", "hosts_text", "ssh_config", "write"]
+__all__ = ["RUNTIME", "State", "default_name", "directory", "hosts_text", "option", "ssh_config", "write"]
 
 RUNTIME = Path("/run/g5kvirt")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -38,6 +38,11 @@ def default_name() -> str:
     """``local``, or ``local-USER`` under sudo, so that two users of a machine have two testbeds."""
     user = re.sub(r"[^a-z0-9-]", "-", os.environ.get("SUDO_USER", "").lower())
     return f"local-{user}"[:32] if user and user != "root" else "local"
+
+
+def option(name: str) -> str:
+    """What `g5kvirt local …` has to be told for testbed ``name``: nothing if it is the user's own."""
+    return "" if name == default_name() else f" --name {name}"
 
 
 def directory(name: str | None = None) -> Path:
@@ -72,12 +77,14 @@ class State:
         try:
             plain = json.loads((where / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
-            named = "" if where.name == default_name() else f" --name {where.name}"
-            raise TestbedError(f"testbed {where.name!r} is not up: g5kvirt local up{named}.") from error
+            raise TestbedError(
+                f"testbed {where.name!r} is not up: g5kvirt local up{option(where.name)}."
+            ) from error
         except PermissionError as error:
             raise TestbedError(f"testbed {where.name!r} belongs to root: use it as root.") from error
         except ValueError as error:
-            raise TestbedError(f"{where}/state.json cannot be read: g5kvirt local down, then up.") from error
+            how = f"g5kvirt local down{option(where.name)}, then up"
+            raise TestbedError(f"{where}/state.json cannot be read: {how}.") from error
         plain["plain"] = plain.pop("description")
         return cls(**plain)
 
