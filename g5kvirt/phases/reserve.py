@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from g5kvirt.errors import SpecError
 from g5kvirt.inventory import to_plain
 from g5kvirt.phases import recall
 from g5kvirt.phases.asked import request_for
 from g5kvirt.phases.context import Context
 from g5kvirt.runs import job_name
+from g5kvirt.testbeds.asking import ask_frontends
 
 __all__ = ["release", "reserve"]
 
+#: Of what Kadeploy3 says: that there is no such environment, and not that it cannot tell today.
+_UNKNOWN = re.compile(r"not exist|n't exist|no such|not found|unknown", re.IGNORECASE)
+
 
 def reserve(context: Context) -> Mapping[str, Any]:
-    """Reserve on all sites at once, or nowhere; journals each job as it is submitted and starts."""
+    """Reserve on all sites at once, or nowhere; journals each job as it is submitted and starts.
+
+    Raises SpecError, before anything is asked for, if a site's Kadeploy3 has no such host environment;
+    TestbedError if OAR refuses.
+    """
     spec, journal = context.spec, context.journal
+    if not recall.jobs(journal):
+        _check_environment(context)
     # What an earlier try may have left is gone on with, or else holds the machines that are asked for now.
     again = len(recall.tries(journal, "reserve")) > 1
     request = replace(
@@ -31,6 +43,17 @@ def reserve(context: Context) -> Mapping[str, Any]:
     reservation = context.testbed.reserve(request, notify)
     journal.append("reserve", "granted", "run", context.run.name, "ok", **to_plain(reservation))
     return {"hosts": len(reservation.hosts), "vlan": reservation.vlan}
+
+
+def _check_environment(context: Context) -> None:
+    """A wrong name would be found out when the machines are there already.
+
+    Raises SpecError.
+    """
+    asked = list(context.spec.sites)
+    for row in ask_frontends(context.testbed, asked, context.spec.host_environment):
+        if row.what == "environment" and row.status == "problem" and _UNKNOWN.search(row.says):
+            raise SpecError(f"{row.subject}: {row.says}: {row.todo}")
 
 
 def release(context: Context) -> None:

@@ -124,6 +124,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     tried("filter", bed, sites={"nancy": 1, "rennes": 1}, properties="host LIKE '%.nancy.%'")
     tried("nonsense", bed, sites={"nancy": 1}, properties="nonsense > 1")
     tried("open-filter", bed, hosts=2, properties="nonsense > 1")
+    tried("environment", bed, sites={"rennes": 1}, host_environment="debian12-mni")
     from g5kvirt.testbeds.charter import french_working_days
     day = later.date() + datetime.timedelta(days=1)
     while not french_working_days()(day):
@@ -141,6 +142,8 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     said, submitted, first = found["said"], found["events"], found["first"]
     assert "OAR at rennes refused the job: not at that time: This reservation could run at" in said["full"]
     assert submitted["full"] == ["nancy"]
+    assert said["environment"].startswith("SpecError: rennes: Kadeploy3 does not give debian12-mni (")
+    assert submitted["environment"] == []
     assert "OAR at rennes refused the job: There are not enough resources" in said["filter"]
     assert "host LIKE '%.nancy.%'" in said["filter"]
     assert submitted["filter"] == ["nancy"]

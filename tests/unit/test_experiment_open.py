@@ -13,10 +13,11 @@ import pytest
 from runmaker import run_events
 
 from g5kvirt import Experiment, Spec, runs
-from g5kvirt.errors import PhaseOrderError, RunError, TestbedError
+from g5kvirt.errors import PhaseOrderError, RunError, SpecError, TestbedError
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.journal import Journal
 from g5kvirt.phases import recall
+from g5kvirt.planning.preflight import Row
 from g5kvirt.testbeds.base import Notify, Request
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
@@ -148,6 +149,23 @@ def test_each_run_has_a_key_of_its_own(tmp_path: Path) -> None:
         assert key.parent.stat().st_mode & 0o777 == 0o700
         keys.append(key.read_text())
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("says", "asks"), [("The environment x of deploy does not exist", False), ("connection refused", True)]
+)
+def test_machines_are_not_asked_for_with_an_environment_that_no_site_has(
+    says: str, asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(*_: object) -> list[Row]:
+        return [Row("environment", "nancy", "problem", f"Kadeploy3 does not give x ({says})", "register it")]
+
+    monkeypatch.setattr("g5kvirt.phases.reserve.ask_frontends", rows)
+    testbed = Refusing()
+    exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TestbedError if asks else SpecError):
+        exp.reserve()
+    assert bool(testbed.names) == asks
 
 
 def test_runs_of_one_name_do_not_take_each_others_jobs(tmp_path: Path) -> None:
