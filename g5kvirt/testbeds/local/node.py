@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from g5kvirt.testbeds.local import sshd
 from g5kvirt.testbeds.local.container import Spec
 from g5kvirt.testbeds.local.model import Node
 
 __all__ = ["cpuinfo", "meminfo", "spec"]
-
-_HOST_KEY = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key")
-_SSHD = """\
-AddressFamily inet
-HostKey /etc/ssh/ssh_host_ed25519_key
-PermitRootLogin prohibit-password
-AllowUsers root
-AuthorizedKeysFile .ssh/authorized_keys
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-UseDNS no
-PrintMotd no
-MaxStartups 500
-MaxSessions 500
-PidFile none
-Subsystem sftp internal-sftp
-"""
 
 
 def spec(
@@ -54,7 +37,7 @@ def spec(
                 0o644,
                 "# The names of the testbed are in /etc/hosts; there are no others.\n",
             ),
-            "/etc/ssh/sshd_config": (0o644, _SSHD),
+            "/etc/ssh/sshd_config": (0o644, sshd.config("root")),
             "/etc/g5k-environment": (0o644, f"{environment or 'standard'}\n"),
             **keys,
         },
@@ -63,7 +46,7 @@ def spec(
             "meminfo": meminfo(Path("/proc/meminfo").read_text(), node.memory),
             "cpuinfo": cpuinfo(Path("/proc/cpuinfo").read_text(), node.cores),
         },
-        commands=(_HOST_KEY,),
+        commands=(sshd.HOST_KEY,),
         services=(("sshd", ("/usr/sbin/sshd", "-D", "-e"), "root"),),
         ports=(22,),
     )

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local import network, oarsql
+from g5kvirt.testbeds.local import network, oarsql, sshd
 from g5kvirt.testbeds.local.container import Spec
 from g5kvirt.testbeds.local.model import SiteDescription
 from g5kvirt.testbeds.local.oardb import connector
@@ -26,27 +26,6 @@ COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets")  #: the frontend's, 
 FRONTEND_SOCKET = "/run/g5k/socket"  #: where they find their server, seen from the site
 USER = "g5k"
 _ALMIGHTY_PORT = 6666
-_HOST_KEY = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key")
-_SSHD = """\
-AddressFamily inet
-HostKey /etc/ssh/ssh_host_ed25519_key
-AllowUsers g5k
-AuthorizedKeysFile .ssh/authorized_keys
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-UseDNS no
-PrintMotd no
-MaxStartups 500
-MaxSessions 500
-PidFile none
-Subsystem sftp internal-sftp
-"""
-
-
-def sshd_config() -> str:
-    """Of the frontend."""
-    return _SSHD
 
 
 def spec(
@@ -74,7 +53,7 @@ def spec(
                 0o644,
                 "# The names of the testbed are in /etc/hosts; there are no others.\n",
             ),
-            "/etc/ssh/sshd_config": (0o644, sshd_config()),
+            "/etc/ssh/sshd_config": (0o644, sshd.config(USER)),
             f"/home/{USER}/.ssh/authorized_keys": (0o600, f"{public_key}\n"),
             f"/home/{USER}/.profile": (0o644, "export TZ=Europe/Paris\n"),
             **{f"/usr/local/bin/{name}": (0o755, text) for name in COMMANDS},
@@ -82,13 +61,16 @@ def spec(
         binds=((str(hosts), "/etc/hosts"),),
         shares=((str(sockets), "/run/g5k"),),
         owners={f"/home/{USER}": USER, "/run/postgresql": "postgres", "/run/oar": "oar"},
-        commands=(("sysctl", "-q", "-e", "-w", *sysctl), _HOST_KEY),
+        commands=(("sysctl", "-q", "-e", "-w", *sysctl), sshd.HOST_KEY),
         services=(
             ("postgres", ("/usr/lib/postgresql/current/bin/postgres", "-D", "/srv/pg"), "postgres"),
             ("sshd", ("/usr/sbin/sshd", "-D", "-e"), "root"),
             (
                 "oar-sshd",
-                ("/usr/sbin/sshd", "-D", "-e", "-f", "/etc/oar/sshd_config", "-o", "PidFile=none"),
+                (
+                    *("/usr/sbin/sshd", "-D", "-e", "-f", "/etc/oar/sshd_config"),
+                    *("-o", "PidFile=none", "-o", sshd.KEY_EXCHANGE),
+                ),
                 "root",
             ),
         ),
