@@ -174,9 +174,8 @@ class Grid5000:
             start = self._due(request, held) if held else self._submit(request, sites, held, notify)
             deadline = max(time.time(), start or 0.0) + request.start_timeout
             seldom, often = self.settings.polling_interval, self.settings.tiny_polling_interval
-            jobs.wait(
-                held, deadline, seldom, often, notify, fixed=request.start != "now" and start is not None
-            )
+            fixed = request.start != "now" and start is not None
+            began = jobs.wait(held, deadline, seldom, often, notify, fixed=fixed, look=self._look)
             given = each(lambda site: jobs.given(site, held[site], site == request.vlan_site), sites)
             hosts = [_known(known, site, info.names) for site, info in zip(sites, given, strict=True)]
         except BaseException as error:
@@ -194,7 +193,7 @@ class Grid5000:
             subnetworks=tuple(info.subnetwork for info in given if info.subnetwork is not None),
             vlan=next((info.vlan for info in given if info.vlan is not None), None),
             vlan_site=request.vlan_site or None,
-            start=min(info.start for info in given),
+            start=min(began.values()),
             walltime=request.walltime,
         )
 
@@ -279,11 +278,23 @@ class Grid5000:
 
     def _runs(self, site: str, job: int) -> bool:
         """Whether the API says so; False if it says nothing."""
+        return self._heard(site, job).get("state") in ("launching", "running")
+
+    def _look(self, site: str, job: int) -> Mapping[str, Any]:
+        """What `jobs.info` says of a job, from the API while that knows it alive."""
+        heard = self._heard(site, job)
+        if heard.get("state") not in ("waiting", "launching", "running"):
+            return jobs.info(site, job)
+        start = heard.get("started_at") or heard.get("scheduled_at")
+        return {"state": heard["state"].capitalize(), **({"start_date": float(start)} if start else {})}
+
+    def _heard(self, site: str, job: int) -> Mapping[str, Any]:
+        """What the API has on a job; nothing if it does not answer."""
         try:
-            return self._api(f"sites/{site}/jobs/{job}").get("state") in ("launching", "running")
+            return self._api(f"sites/{site}/jobs/{job}")
         except TestbedError as error:
             log.debug("%s", error)
-            return False
+            return {}
 
     def release(self, held: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
         """Delete the jobs, and those called ``job_name`` on ``sites``; returns when they have ended.
@@ -303,7 +314,7 @@ class Grid5000:
         timeout = self.settings.command_timeout
         with ThreadPoolExecutor(max_workers=1) as pool:
             keys = pool.submit(jobs.remove_keys, doomed, timeout)
-            jobs.withdraw(doomed, timeout, self.settings.tiny_polling_interval)
+            jobs.withdraw(doomed, timeout, self.settings.tiny_polling_interval, self._look)
             keys.result()
         if silent is not None:
             raise silent

@@ -144,6 +144,13 @@ def info(site: str, job: int) -> Mapping[str, Any]:
     return found
 
 
+Look = Callable[[str, int], Mapping[str, Any]]  #: how a job at a site is, in the words of `info`
+
+
+def _asked(site: str, job: int) -> Mapping[str, Any]:
+    return info(site, job)
+
+
 def pause(starts: Iterable[float], now: float, often: float, seldom: float) -> float:
     """How long to wait until the next look at jobs that are to start at these times. Pure.
 
@@ -160,11 +167,19 @@ def pause(starts: Iterable[float], now: float, often: float, seldom: float) -> f
 
 
 def wait(
-    jobs: Mapping[str, int], deadline: float, seldom: float, often: float, notify: Notify, *, fixed: bool
-) -> None:
-    """Until all jobs run; each prediction of a start is told when it changes.
+    jobs: Mapping[str, int],
+    deadline: float,
+    seldom: float,
+    often: float,
+    notify: Notify,
+    *,
+    fixed: bool,
+    look: Look = _asked,
+) -> dict[str, float]:
+    """Until all jobs run; each prediction of a start is told when it changes. Returns when each has started.
 
     ``fixed``: they are advance reservations, which do not start earlier than said, and are looked at less.
+    ``look`` says of a site and a job what `info` does.
 
     execo's own wait asks with all the time that is left as the bound of one question, hours for a start
     tomorrow, and looks at one job only: another that was deleted meanwhile would go unnoticed. ``deadline``
@@ -172,13 +187,15 @@ def wait(
     """
     waiting = dict(jobs)
     predicted: dict[str, float] = {}
+    began: dict[str, float] = {}
     while True:
-        found = dict(zip(waiting, each(lambda site: info(site, waiting[site]), list(waiting)), strict=True))
+        found = dict(zip(waiting, each(lambda site: look(site, waiting[site]), list(waiting)), strict=True))
         for site, heard in found.items():
             job, state = waiting[site], str(heard.get("state", ""))
             start = heard.get("start_date", heard.get("scheduled_start"))
             if state == "Running":
                 del waiting[site]
+                began[site] = time.time() if start is None else float(start)
                 notify(site, "running", {"job": job})
             elif ended(state):
                 raise TestbedError(f"job {job} at {site} ended before it ran ({state}): ask the site why")
@@ -186,7 +203,7 @@ def wait(
                 predicted[site] = float(start)
                 notify(site, "predicted", {"job": job, "start": float(start)})
         if not waiting:
-            return
+            return began
         now = time.time()
         if now >= deadline:
             site, job = next(iter(waiting.items()))
@@ -212,19 +229,18 @@ class Given:
     names: tuple[str, ...]  #: of the machines
     subnetwork: SubNetwork | None
     vlan: int | None
-    start: float
 
 
 def given(site: str, job: int, with_vlan: bool) -> Given:
     """What a running job was given. Raises TestbedError if the site does not say, or gave no KaVLAN."""
     from execo.exception import ProcessesFailed
-    from execo_g5k import get_oar_job_info, get_oar_job_kavlan, get_oar_job_nodes, get_oar_job_subnets
+    from execo_g5k import get_oar_job_kavlan, get_oar_job_nodes, get_oar_job_subnets
 
-    questions: list[Callable[[int, str], Any]] = [get_oar_job_nodes, get_oar_job_subnets, get_oar_job_info]
+    questions: list[Callable[[int, str], Any]] = [get_oar_job_nodes, get_oar_job_subnets]
     if with_vlan:
         questions.append(get_oar_job_kavlan)
     try:
-        nodes, (addresses, parameters), told, *more = each(lambda ask: ask(job, site), questions)
+        nodes, (addresses, parameters), *more = each(lambda ask: ask(job, site), questions)
     except ProcessesFailed as error:
         raise TestbedError(f"{site} does not say what job {job} was given: {said(error)}") from error
     vlans = more[0] if more else []
@@ -234,7 +250,6 @@ def given(site: str, job: int, with_vlan: bool) -> Given:
         tuple(node.address for node in nodes),
         subnetwork(site, addresses, parameters),
         vlans[0] if vlans else None,
-        float(told.get("start_date", time.time())),
     )
 
 
@@ -257,26 +272,31 @@ def subnetwork(
 # ---- giving back ------------------------------------------------------------------------------------
 
 
-def withdraw(jobs: Iterable[tuple[str, int]], timeout: float, often: float) -> None:
+def withdraw(jobs: Iterable[tuple[str, int]], timeout: float, often: float, look: Look = _asked) -> None:
     """Delete the jobs (site, id), and wait until they have ended. Raises TestbedError if one is still there.
 
-    execo's oardel reports nothing, so the jobs themselves are asked.
+    execo's oardel reports nothing, so the jobs themselves are asked: by ``look``, as in `wait`, and when time
+    is up by `info`.
     """
     from execo_g5k import oardel
 
     doomed = set(jobs)
     oardel([(job, site) for site, job in sorted(doomed)])
     deadline = time.monotonic() + timeout
-    while True:
-        left = sorted(doomed)
-        states = each(lambda one: str(info(*one).get("state", "")), left)
-        doomed = {one for one, state in zip(left, states, strict=True) if not ended(state)}
-        if not doomed:
-            return
+    while doomed := _alive(doomed, look):
         if time.monotonic() > deadline:
+            if not (doomed := _alive(doomed, info)):
+                return
             names = ", ".join(f"{job} at {site}" for site, job in sorted(doomed))
             raise TestbedError(f"these jobs could not be deleted: {names}; call release() again")
         time.sleep(often)
+
+
+def _alive(jobs: Collection[tuple[str, int]], look: Look) -> set[tuple[str, int]]:
+    """Those that have not ended, as far as anybody says."""
+    asked = sorted(jobs)
+    heard = each(lambda one: look(*one), asked)
+    return {one for one, how in zip(asked, heard, strict=True) if not ended(str(how.get("state", "")))}
 
 
 def key_file(site: str, job: int) -> str:

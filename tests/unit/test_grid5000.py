@@ -107,13 +107,16 @@ class Oars:
             return {"state": "Error"}
         return {"state": "Waiting", "name": self.live[site, job]}
 
-    def wait(self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool) -> None:
+    def wait(
+        self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool, look: object
+    ) -> dict[str, float]:
         self.deadline, self.fixed = deadline, fixed
         assert all((site, job) in self.live for site, job in held.items())
+        return dict.fromkeys(held, 1.0)
 
     def given(self, site: str, job: int, with_vlan: bool) -> jobs.Given:
         names = tuple(h.name for h in HOSTS[site][: SITES[site]])
-        return jobs.Given(names, None, 14 if with_vlan else None, 1.0)
+        return jobs.Given(names, None, 14 if with_vlan else None)
 
     def withdraw(self, doomed: Iterable[tuple[str, int]], *_: object) -> None:
         for one in doomed:
@@ -171,7 +174,7 @@ def test_a_job_that_oarsub_disowned_is_given_back_too(oars: Oars, monkeypatch: p
 
 
 def test_an_interrupt_gives_everything_back(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, fixed: bool) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "wait", interrupted)

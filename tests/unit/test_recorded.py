@@ -151,6 +151,46 @@ def test_the_global_kavlan_is_taken(frontends: Frontends, driver: Grid5000) -> N
         jobs.wait({"nancy": 2}, time.time() + 0.5, 0.1, 0.1, heard, fixed=False)
 
 
+# ---- logins --------------------------------------------------------------------------------------------
+
+
+def test_frontends_are_asked_of_a_job_only_when_the_api_does_not_know_it_alive(
+    frontends: Frontends, driver: Grid5000, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [
+        {"state": "waiting", "started_at": 0, "scheduled_at": None},
+        {"state": "waiting", "started_at": 0, "scheduled_at": 2000},
+        {"state": "running", "started_at": 2001, "scheduled_at": 2000},
+        {"state": "error", "started_at": 2001, "scheduled_at": 2000},
+    ]
+    frontends.say("nancy", "oarstat -fj 1", "oarstat-deleted")
+    said = []
+    for document in documents:
+        monkeypatch.setattr(Grid5000, "_api", lambda self, path, document=document: document)
+        said.append(driver._look("nancy", 1))
+    assert said[:3] == [
+        {"state": "Waiting"},
+        {"state": "Waiting", "start_date": 2000.0},
+        {"state": "Running", "start_date": 2001.0},
+    ]
+    assert jobs.ended(said[3]["state"])
+    assert frontends.calls == [("nancy", "oarstat -fj 1")]
+
+
+def test_a_silent_api_leaves_it_to_the_frontend(frontends: Frontends, driver: Grid5000) -> None:
+    frontends.say("nancy", "oarstat -fj 1", "oarstat-running")
+    assert driver._look("nancy", 1)["state"] == "Running"
+
+
+def test_a_job_that_the_api_calls_running_for_ever_is_asked_of_its_frontend_at_last(
+    frontends: Frontends, driver: Grid5000
+) -> None:
+    frontends.put("nancy", "oardel", "")
+    frontends.say("nancy", "oarstat -fj 1", "oarstat-deleted")
+    jobs.withdraw([("nancy", 1)], 0.3, 0.05, lambda site, job: {"state": "Running"})
+    assert [command for _, command in frontends.calls if "oarstat" in command] == ["oarstat -fj 1"]
+
+
 # ---- deploying -----------------------------------------------------------------------------------------
 
 
