@@ -305,7 +305,7 @@ class Grid5000:
         """
         known, silent = sorted(set(held)), None
         # A local testbed that was raised anew counts its jobs from 1 again: an id may be another run's.
-        names = each(lambda one: jobs.info(*one).get("name"), known)
+        names = each(lambda one: self._heard(*one).get("name") or jobs.info(*one).get("name"), known)
         doomed = {one for one, name in zip(known, names, strict=True) if name in (None, job_name)}
         try:
             doomed |= set(jobs.find(sites, job_name))

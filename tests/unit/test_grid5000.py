@@ -76,6 +76,7 @@ class Oars:
             monkeypatch.setattr(jobs, name, getattr(self, name))
         monkeypatch.setattr(jobs, "wait", self.wait)
         monkeypatch.setattr(jobs, "remove_keys", lambda *_: None)
+        monkeypatch.setattr(Grid5000, "_heard", lambda *_: {})  # the API says nothing of jobs
         monkeypatch.setattr(Grid5000, "hosts", lambda _: HOSTS)
         monkeypatch.setattr(Grid5000, "calendar", lambda *_: self.agenda)
 
