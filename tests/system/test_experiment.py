@@ -230,7 +230,7 @@ def test_down_while_vms_run_leaves_nothing(name: str, tmp_path: Path) -> None:
 
 def test_a_vm_and_services_are_killed_while_vms_boot(grid: State, tmp_path: Path) -> None:
     """The VM is powered on again, once; the other one needs no second start, and the services are back."""
-    script = LAUNCHED % ("vms=2, timeouts={'boot': 60}", "dies", "")
+    script = LAUNCHED % ("vms=2, timeouts={'boot': 90}", "dies", "")
     process = start(script, grid, tmp_path)
 
     def pids(word: str) -> list[int]:
