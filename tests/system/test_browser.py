@@ -202,8 +202,11 @@ def assert_picture_stays(notebook: Notebook, cell: str) -> None:
 
 
 def outputs(notebook: Path) -> dict[str, list[dict[str, Any]]]:
-    """The outputs of each cell, as they are saved."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    """The outputs of each cell, as they are saved; none of them while the server is writing the file."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except json.JSONDecodeError:
+        return {}
     return {cell["id"]: cell.get("outputs", []) for cell in cells}
 
 
