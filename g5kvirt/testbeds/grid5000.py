@@ -304,14 +304,14 @@ class Grid5000:
         job runs later all the same.
         """
         known, silent = sorted(set(held)), None
-        # A local testbed that was raised anew counts its jobs from 1 again: an id may be another run's.
-        names = each(lambda one: self._heard(*one).get("name") or jobs.info(*one).get("name"), known)
+        timeout = self.settings.command_timeout
+        # A local testbed that was raised anew counts its jobs from 1 again: an id may be another's.
+        names = each(lambda one: self._heard(*one).get("name") or jobs.name_of(*one, timeout), known)
         doomed = {one for one, name in zip(known, names, strict=True) if name in (None, job_name)}
         try:
             doomed |= set(jobs.find(sites, job_name))
         except TestbedError as error:  # what is known is given back all the same
             silent = error
-        timeout = self.settings.command_timeout
         with ThreadPoolExecutor(max_workers=1) as pool:
             keys = pool.submit(jobs.remove_keys, doomed, timeout)
             jobs.withdraw(doomed, timeout, self.settings.tiny_polling_interval, self._look)

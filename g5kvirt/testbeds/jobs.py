@@ -126,6 +126,15 @@ def describe(site: str, job: int, timeout: float) -> str:
     return str(process.stdout) if process.ok else ""
 
 
+def name_of(site: str, job: int, timeout: float) -> str | None:
+    """What a job is called; "" if the site's OAR has no such job, None if nobody answers."""
+    process = frontend(site, f"oarstat -fj {int(job)}", timeout)
+    if not process.ok:
+        return None
+    found = re.search(r"^ *name = (.*?)\s*$", str(process.stdout), re.MULTILINE)
+    return found[1] if found else ""
+
+
 # ---- waiting ----------------------------------------------------------------------------------------
 
 

@@ -72,7 +72,7 @@ class Oars:
         self.withdrawn: list[tuple[str, int]] = []
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
         self.agenda = Agenda(time.time(), time.time() + 1e6, {s: self.site(s) for s in SITES})
-        for name in ("submit", "find", "describe", "info", "given", "withdraw"):
+        for name in ("submit", "find", "describe", "name_of", "info", "given", "withdraw"):
             monkeypatch.setattr(jobs, name, getattr(self, name))
         monkeypatch.setattr(jobs, "wait", self.wait)
         monkeypatch.setattr(jobs, "remove_keys", lambda *_: None)
@@ -103,10 +103,11 @@ class Oars:
         asked = f"oarsub -l {words},walltime=1:0:0 -t deploy -n job sleep 1"
         return f"name = job\nstate = Waiting\ninitial_request = {asked}\n"
 
+    def name_of(self, site: str, job: int, timeout: float) -> str | None:
+        return self.live.get((site, job), "")
+
     def info(self, site: str, job: int) -> dict[str, Any]:
-        if (site, job) not in self.live:
-            return {"state": "Error"}
-        return {"state": "Waiting", "name": self.live[site, job]}
+        return {"state": "Waiting"} if (site, job) in self.live else {"state": "Error"}
 
     def wait(
         self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool, look: object

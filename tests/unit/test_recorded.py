@@ -319,6 +319,13 @@ def test_what_a_client_lists() -> None:
 # ---- giving back ---------------------------------------------------------------------------------------
 
 
+def test_a_job_that_oar_does_not_know_is_not_waited_for(frontends: Frontends, driver: Grid5000) -> None:
+    """Its testbed was taken down, and another one raised in its place."""
+    frontends.put("nancy", "oarstat -fj 7", "")
+    driver.release([("nancy", 7)], "run", [])
+    assert frontends.calls == [("nancy", "oarstat -fj 7")]
+
+
 def test_what_is_known_is_given_back_though_a_frontend_is_silent(
     frontends: Frontends, driver: Grid5000
 ) -> None:
