@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,11 +159,13 @@ def test_machines_are_not_asked_for_with_an_environment_that_no_site_has(
     says: str, asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rows(*_: object) -> list[Row]:
-        return [Row("environment", "nancy", "problem", f"Kadeploy3 does not give x ({says})", "register it")]
+        answer = f"Kadeploy3 does not give x-unknown ({says})"
+        return [Row("environment", "nancy", "problem", answer, "register it")]
 
     monkeypatch.setattr("g5kvirt.phases.reserve.ask_frontends", rows)
     testbed = Refusing()
-    exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
+    spec = replace(SPEC, host_environment="x-unknown")
+    exp = Experiment(spec, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(TestbedError if asks else SpecError):
         exp.reserve()
     assert bool(testbed.names) == asks
