@@ -228,7 +228,7 @@ class Experiment:
         self._check_order("measure")
         up = len(recall.up(self.journal))
         wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
-        folders = _folders(folder)
+        folders = folders_of(folder)
         if not wait:
             arguments = {"environment": str(environment), "repeat": int(repeat), "broadcast": broadcast}
             arguments |= {"folder": str(folder), "sizes": wanted}
@@ -254,7 +254,7 @@ class Experiment:
         """
         from g5kvirt.provision.environments import known
 
-        return pd.DataFrame([asdict(one) for one in known(_folders(folder))])
+        return pd.DataFrame([asdict(one) for one in known(folders_of(folder))])
 
     def ssh_config(self) -> Path:
         """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM.
@@ -488,9 +488,9 @@ class Experiment:
             )
 
 
-def _folders(folder: str | Path) -> list[Path]:
-    """Where to look for environments; the usual folder need not be there."""
-    path = Path(folder)
-    if not path.is_dir() and path != Path(ENVIRONMENTS):
-        raise SpecError(f"there is no folder {path}: name one with descriptions of environments")
-    return [path]
+def folders_of(folder: str | Path) -> list[Path]:
+    """Where to look for environments; the usual folder need not be there. Raises SpecError."""
+    if isinstance(folder, str | Path) and (Path(folder).is_dir() or Path(folder) == Path(ENVIRONMENTS)):
+        return [Path(folder)]
+    shown = folder if isinstance(folder, Path) else show(folder)
+    raise SpecError(f"there is no folder {shown}: name one with descriptions of environments")

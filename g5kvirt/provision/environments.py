@@ -73,6 +73,11 @@ class Environment:
     kernel_arguments: str = "console=ttyS0"
     unpacked: int = 0  #: bytes on the disk; 0 if not known
 
+    @property
+    def remote(self) -> bool:
+        """Whether the image has to be fetched."""
+        return self.image.startswith(("http://", "https://"))
+
 
 @dataclass(frozen=True)
 class Known:
@@ -215,7 +220,7 @@ def _home(name: str) -> Path:
 
 def _stored(environment: Environment) -> Path:
     """The image's file: its own, or where a fetched one is kept."""
-    if environment.image.startswith(("http://", "https://")):
+    if environment.remote:
         return _cache() / "fetched" / environment.sha256 / "image"
     return Path(environment.image)
 
@@ -236,7 +241,7 @@ def obtain(
 def check(name: str, folders: Iterable[Path] = ()) -> None:
     """Raises SpecError for what `obtain` would refuse at once: unknown, described wrongly, no image there."""
     environment = _described(name, folders)
-    if environment is not None and not environment.image.startswith(("http://", "https://")):
+    if environment is not None and not environment.remote:
         _about(environment)
         _look_into(environment)
 
@@ -284,7 +289,7 @@ def _built(name: str, progress: Progress, *, refresh: bool) -> Environment:
 def _checked(environment: Environment, progress: Progress) -> Image:
     """The image's file, fetched if need be, with its SHA-256 worked out and compared."""
     path = _stored(environment)
-    if environment.image.startswith(("http://", "https://")) and not path.exists():
+    if environment.remote and not path.exists():
         progress(f"environment {environment.name}: fetching {environment.image}")
         _fetch(environment, path)
     size = _about(environment)

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
-from g5kvirt.fields import show
 from g5kvirt.plainyaml import load_yaml
 from g5kvirt.spec import Spec, near
 
@@ -138,7 +137,7 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
 def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     """Raises SpecError for what `Experiment.measure` would refuse once the virtual cluster stands: so late
     it costs more than a sentence."""
-    from g5kvirt.experiment import ENVIRONMENTS, Experiment
+    from g5kvirt.experiment import ENVIRONMENTS, Experiment, folders_of
     from g5kvirt.phases.measure import check_broadcast
     from g5kvirt.provision import environments
 
@@ -156,10 +155,8 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
             )
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
-    folder = arguments.get("folder", ENVIRONMENTS)
-    if not isinstance(folder, str | Path) or (folder != ENVIRONMENTS and not Path(folder).is_dir()):
-        raise SpecError(f"there is no folder {show(folder)}: name one with descriptions of environments")
-    environments.check(str(arguments.get("environment", "mini")), [Path(folder)])
+    folders = folders_of(arguments.get("folder", ENVIRONMENTS))
+    environments.check(str(arguments.get("environment", "mini")), folders)
 
 
 def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured: bool) -> Combination:

@@ -96,7 +96,7 @@ def fits(printed: str, request: Request, site: str) -> bool:
 
     OAR keeps the words with which a job was asked for. A job whose words are not told does not fit.
     """
-    found = dict(re.findall(r"^ *(\w+) = (.*?)\s*$", printed, re.MULTILINE))
+    found = _fields(printed)
     asked = f"{found.get('initial_request', '')} "
     walltime = "{}:{}:{}".format(*_hms(int(request.walltime)))
     wanted = [f" -l {'+'.join(resources(request, site))},walltime={walltime} "]
@@ -122,17 +122,24 @@ def oar_date(t: float) -> str:
 
 def describe(site: str, job: int, timeout: float) -> str:
     """What ``oarstat -f`` prints about a job; empty if nobody answers."""
-    process = frontend(site, f"oarstat -fj {int(job)}", timeout)
-    return str(process.stdout) if process.ok else ""
+    return _oarstat(site, job, timeout) or ""
 
 
 def name_of(site: str, job: int, timeout: float) -> str | None:
     """What a job is called; "" if the site's OAR has no such job, None if nobody answers."""
+    printed = _oarstat(site, job, timeout)
+    return None if printed is None else _fields(printed).get("name", "")
+
+
+def _oarstat(site: str, job: int, timeout: float) -> str | None:
+    """What is printed about a job, nothing if there is none; None if nobody answers."""
     process = frontend(site, f"oarstat -fj {int(job)}", timeout)
-    if not process.ok:
-        return None
-    found = re.search(r"^ *name = (.*?)\s*$", str(process.stdout), re.MULTILINE)
-    return found[1] if found else ""
+    return str(process.stdout) if process.ok else None
+
+
+def _fields(printed: str) -> dict[str, str]:
+    """What ``oarstat -f`` printed, by its names."""
+    return dict(re.findall(r"^ *(\w+) = (.*?)\s*$", printed, re.MULTILINE))
 
 
 # ---- waiting ----------------------------------------------------------------------------------------
@@ -154,10 +161,6 @@ def info(site: str, job: int) -> Mapping[str, Any]:
 
 
 Look = Callable[[str, int], Mapping[str, Any]]  #: how a job at a site is, in the words of `info`
-
-
-def _asked(site: str, job: int) -> Mapping[str, Any]:
-    return info(site, job)
 
 
 def pause(starts: Iterable[float], now: float, often: float, seldom: float) -> float:
@@ -183,7 +186,7 @@ def wait(
     notify: Notify,
     *,
     fixed: bool,
-    look: Look = _asked,
+    look: Look = info,
 ) -> dict[str, float]:
     """Until all jobs run; each prediction of a start is told when it changes. Returns when each has started.
 
@@ -281,7 +284,7 @@ def subnetwork(
 # ---- giving back ------------------------------------------------------------------------------------
 
 
-def withdraw(jobs: Iterable[tuple[str, int]], timeout: float, often: float, look: Look = _asked) -> None:
+def withdraw(jobs: Iterable[tuple[str, int]], timeout: float, often: float, look: Look = info) -> None:
     """Delete the jobs (site, id), and wait until they have ended. Raises TestbedError if one is still there.
 
     execo's oardel reports nothing, so the jobs themselves are asked: by ``look``, as in `wait`, and when time

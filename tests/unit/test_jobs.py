@@ -228,7 +228,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, told: Callable[[float, str], dict[str, Any]]) -> None:
         self.now = 1000.0
         self.heard: list[tuple[str, str, Mapping[str, Any]]] = []
-        monkeypatch.setattr(jobs, "info", lambda site, job: told(self.now, site))
+        self.look = lambda site, job: told(self.now, site)
         monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: self.now, sleep=self.sleep))
 
     def sleep(self, seconds: float) -> None:
@@ -239,7 +239,7 @@ class Clock:
         def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
             self.heard.append((site, what, detail))
 
-        jobs.wait({"nancy": 7, "rennes": 8}, deadline, 10, 2, notify, fixed=fixed)
+        jobs.wait({"nancy": 7, "rennes": 8}, deadline, 10, 2, notify, fixed=fixed, look=self.look)
 
 
 def test_waiting_tells_each_prediction_once_and_ends_when_all_run(monkeypatch: pytest.MonkeyPatch) -> None:
