@@ -6,7 +6,7 @@ a file as in a real run. The bound is for the second. Times are CPU seconds of t
 those of the clock on an idle machine, so that a busy one spoils them less. The last figure compares the
 engine's time a VM of the largest deployment with that of the 4,552: 1 is perfectly linear. What it is above
 that is Python's garbage collector and the processor's cache; the number of function calls a VM stays the same
-(tests/unit/test_deployment_windows.py).
+(tests/unit/provisioners/builtin/test_deployment_windows.py).
 
     python benchmarks/bookkeeping.py [--vms N …] [--per-host N] [--window N] [--repeat N]
 """
@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import say
 
 from g5kvirt.inventory import VM
-from g5kvirt.journal import Event, Journal
 from g5kvirt.planning.names import mac_of
 from g5kvirt.planning.windows import SlotWindow
-from g5kvirt.provision.deployment import Deployment, drive
-from g5kvirt.provision.workflow import Broadcast, Order, Task, Word, default_workflow
+from g5kvirt.provisioners.builtin.engine import Deployment
+from g5kvirt.provisioners.builtin.loop import drive
+from g5kvirt.provisioners.builtin.workflow import Broadcast, Order, Task, Word, default_workflow
+from g5kvirt.run.journal import Event, Journal
 
 BOUND = 1.0  # seconds, for SLIDES
 SLIDES = 4552

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from g5kvirt.hostagent import relay
+from g5kvirt.hostagent.onhost import relay
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.network import shape
 

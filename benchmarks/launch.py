@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import say
 
-from g5kvirt import Experiment, Spec, hostagent
+from g5kvirt import Experiment, Spec
 from g5kvirt.errors import G5kvirtError
-from g5kvirt.phases import recall
+from g5kvirt.hostagent import protocol
+from g5kvirt.planning.cluster import cluster_state
 from g5kvirt.testbeds.local import lifecycle
 
 #: What, hosts a site, VMs, bound on the control plane in seconds.
@@ -45,14 +46,14 @@ def experiment(sites: dict[str, int], vms: int, testbed: str, runs: str) -> Expe
 
 def cpu_seconds(exp: Experiment) -> float:
     """CPU seconds of all QEMU processes of an experiment."""
-    stand = recall.stand(exp.spec, exp.journal)
+    cluster = cluster_state(exp.spec, exp.journal)
     results = exp._context.fanout.run(
-        [h.address for h in stand.hosts],
-        hostagent.COMMAND,
-        stdin=hostagent.document(hostagent.status()),
+        [h.address for h in cluster.hosts],
+        protocol.COMMAND,
+        stdin=protocol.document(protocol.status()),
         timeout=30,
     )
-    return sum(a.detail.get("cpu", 0.0) for r in results.values() for a in hostagent.parse(r.stdout))
+    return sum(a.detail.get("cpu", 0.0) for r in results.values() for a in protocol.parse(r.stdout))
 
 
 def measure(

@@ -22,7 +22,7 @@ from common import say
 from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.placement import STRATEGIES, place
-from g5kvirt.spec import CapacityRule, VMSpec
+from g5kvirt.spec.spec import CapacityRule, VMSpec
 
 BOUND = 1.0  # seconds
 SITES = 10

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "system"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from browser import chromium
 
-from g5kvirt.journal import Event, Journal
+from g5kvirt.run.journal import Event, Journal
 from g5kvirt.views.live.layout import WIDTH
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.live.static import picture

@@ -9,7 +9,7 @@ __all__ = ["Experiment", "Spec", "__version__", "compare"]
 
 if TYPE_CHECKING:
     from g5kvirt.experiment import Experiment
-    from g5kvirt.spec import Spec
+    from g5kvirt.spec.spec import Spec
     from g5kvirt.views.compare import compare
 
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return Experiment
     if name == "Spec":
-        from g5kvirt.spec import Spec
+        from g5kvirt.spec.spec import Spec
 
         return Spec
     if name == "compare":

@@ -28,7 +28,7 @@ from typing import Any, Generic, TypeVar
 
 from g5kvirt import errors
 from g5kvirt.errors import G5kvirtError, PhaseError, RunError
-from g5kvirt.journal import Journal
+from g5kvirt.run.journal import Journal
 
 __all__ = ["Running", "serve"]
 

@@ -26,20 +26,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import pandas as pd
 
-from g5kvirt import runs as run_directories
 from g5kvirt.background import Running
+from g5kvirt.context import Context
 from g5kvirt.errors import PhaseOrderError, RunError, SpecError
-from g5kvirt.fields import show
-from g5kvirt.frames import Frames
 from g5kvirt.inventory import Reservation, to_plain
-from g5kvirt.journal import PHASES, Journal
-from g5kvirt.phases import Context, recall
-from g5kvirt.phases.asked import with_sites
-from g5kvirt.phases.begin import begin
+from g5kvirt.phases.reservation_request import with_sites
 from g5kvirt.phases.reserve import release, reserve
 from g5kvirt.phases.watching import interruptible, watched
 from g5kvirt.planning.checks import check_against
-from g5kvirt.spec import Spec
+from g5kvirt.run import directory as run_directories
+from g5kvirt.run import state
+from g5kvirt.run.create import begin
+from g5kvirt.run.journal import PHASES, Journal
+from g5kvirt.run.tables import Frames
+from g5kvirt.spec.fields import show
+from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class Experiment:
         from g5kvirt.phases.measure import check_asked, measure
 
         self._check_order("measure")
-        up = len(recall.up(self.journal))
+        up = len(state.up(self.journal))
         wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
         folders = folders_of(folder)
         if not wait:
@@ -248,11 +249,11 @@ class Experiment:
     def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:
         """What can be deployed: one row an environment.
 
-        Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.provision.environments`) in
+        Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.images.environments`) in
         ``folder``, by default ``environments/`` where the notebook runs, and in
         ``~/.config/g5kvirt/environments``. Raises SpecError for a folder that is not there.
         """
-        from g5kvirt.provision.environments import known
+        from g5kvirt.images.environments import known
 
         return pd.DataFrame([asdict(one) for one in known(folders_of(folder))])
 
@@ -261,9 +262,9 @@ class Experiment:
 
         Hosts, service machines and frontends go by their whole names: ``graphene-3.nancy.grid5000.fr``.
         """
-        from g5kvirt.phases.vmaccess import ssh_config
+        from g5kvirt.guests.ssh import ssh_config
 
-        return ssh_config(self._context, recall.vms(self.journal))
+        return ssh_config(self._context, state.vms(self.journal))
 
     def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
         """Run a shell command on all deployed VMs, in their order, or on ``vms``; one row a VM, whatever
@@ -273,7 +274,7 @@ class Experiment:
         where not ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
         PhaseOrderError where none is deployed, and after `release`.
         """
-        from g5kvirt.phases.vmaccess import COLUMNS, run_on
+        from g5kvirt.guests.ssh import COLUMNS, run_on
 
         return pd.DataFrame(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
 
@@ -286,7 +287,7 @@ class Experiment:
         """
         if self.background is not None:
             self.background.stop()
-        if not recall.tries(self.journal, "reserve") or recall.released(self.journal):
+        if not state.tries(self.journal, "reserve") or state.released(self.journal):
             return
         try:
             with self._writing(), self._context.span("reserve", "release"):
@@ -322,7 +323,7 @@ class Experiment:
     @property
     def reservation(self) -> Reservation | None:
         """What the testbed gave, or None before `reserve`."""
-        return recall.reservation(self.journal)
+        return state.reservation(self.journal)
 
     @property
     def frames(self) -> Frames:
@@ -344,7 +345,7 @@ class Experiment:
         return trace(self.journal, path, run=self.name, testbed=self._where, guest=self._frames.guest)
 
     def __repr__(self) -> str:
-        done = [phase for phase in PHASES if recall.done(self.journal, phase)]
+        done = [phase for phase in PHASES if state.done(self.journal, phase)]
         return f"<Experiment {self.name} on {self._where}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:
@@ -392,16 +393,16 @@ class Experiment:
     ) -> PhaseResult | Running[PhaseResult]:
         if wait:
             return self._now(phase, do)
-        if not recall.done(self.journal, phase):
+        if not state.done(self.journal, phase):
             self._check_order(phase)
         return self._in_background(phase, {}, lambda: self._result(phase))
 
     def _now(self, phase: str, do: Callable[[Context], Any]) -> PhaseResult:
-        if not recall.done(self.journal, phase):
+        if not state.done(self.journal, phase):
             self._check_order(phase)
             context = self._context
             with interruptible(phase), self._writing():
-                if not recall.done(self.journal, phase):  # another process may just have done it
+                if not state.done(self.journal, phase):  # another process may just have done it
                     self._check_order(phase)
                     with self._shown():
                         self._do(phase, do, context)
@@ -421,7 +422,7 @@ class Experiment:
     def _writing(self) -> Iterator[None]:
         """Be the one who writes the journal, in which what a killed process had under way gets its end."""
         with self.journal.held():
-            self.journal.extend(recall.cut_short(self.journal))
+            self.journal.extend(state.cut_short(self.journal))
             yield
 
     def _shown(self) -> AbstractContextManager[None]:
@@ -452,7 +453,7 @@ class Experiment:
         """What the last `measure` gave."""
         from g5kvirt.views.measured import MeasureResult
 
-        found = recall.detail(self.journal, "measure") or {}
+        found = state.detail(self.journal, "measure") or {}
         return MeasureResult(
             self._frames,
             run=self.name,
@@ -473,10 +474,10 @@ class Experiment:
         """Raises PhaseOrderError if the phase cannot begin now."""
         self._check_free(phase)
         before = PHASES[: PHASES.index(phase)]
-        missing = [p for p in before if not recall.done(self.journal, p)]
+        missing = [p for p in before if not state.done(self.journal, p)]
         if missing:
             raise PhaseOrderError(f"{phase}() stands on {before[-1]}(): call {missing[0]}() first")
-        if recall.released(self.journal):
+        if state.released(self.journal):
             raise PhaseOrderError(
                 f"run {self.name!r} has given its machines back: start a new Experiment for {phase}()"
             )

@@ -21,7 +21,7 @@ from g5kvirt.inventory import to_plain
 from g5kvirt.views.words import count, duration
 
 if TYPE_CHECKING:
-    from g5kvirt.runs import Run
+    from g5kvirt.run.directory import Run
     from g5kvirt.testbeds.local.description import Description
 
 __all__ = [
@@ -45,7 +45,7 @@ OF_THE_TESTBED = {"testbed", "API", "frontend", "ssh key", "run's key"}
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Probe this machine."""
-    from g5kvirt import doctor as probes
+    from g5kvirt.cli import doctor as probes
     from g5kvirt.views.text import findings_table
 
     if arguments.json:
@@ -107,8 +107,8 @@ def local_down(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Run an experiment from its specification to its release."""
     from g5kvirt.experiment import Experiment
-    from g5kvirt.journal import PHASES
-    from g5kvirt.spec import Spec
+    from g5kvirt.run.journal import PHASES
+    from g5kvirt.spec.spec import Spec
     from g5kvirt.sweeps import check_measure
     from g5kvirt.views.terminal import TerminalProgress
 
@@ -149,7 +149,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Say what an experiment would do and what is wrong with it, without doing it."""
     from g5kvirt.phases.check import check as ask
     from g5kvirt.phases.check import on_table
-    from g5kvirt.spec import Spec
+    from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds import open_testbed
     from g5kvirt.views.checked import CheckResult
 
@@ -203,8 +203,8 @@ def release(arguments: argparse.Namespace) -> int:
 
 def runs(arguments: argparse.Namespace) -> int:
     """List the runs, also those in the folder of a sweep or a notebook."""
-    from g5kvirt.journal import read_events
-    from g5kvirt.runs import list_runs
+    from g5kvirt.run.directory import list_runs
+    from g5kvirt.run.journal import read_events
     from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import machines
 
@@ -234,8 +234,8 @@ def runs(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show where a run stands; with ``--figures`` write its figures, with ``--tables`` its tables."""
-    from g5kvirt.frames import Frames
-    from g5kvirt.journal import read_events
+    from g5kvirt.run.journal import read_events
+    from g5kvirt.run.tables import Frames
     from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import run_text
 
@@ -310,7 +310,7 @@ def _description(arguments: argparse.Namespace) -> Description | None:
 
 def _find(arguments: argparse.Namespace) -> Run:
     """The run that is meant by its name or its directory. Raises RunError."""
-    from g5kvirt.runs import find
+    from g5kvirt.run.directory import find
 
     for path in (Path(arguments.run), arguments.runs / arguments.run):
         if (path / "run.json").is_file():  # a run may be called as any folder is

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import g5kvirt
 from g5kvirt.errors import G5kvirtError, MachineError, PhaseError, SpecError
-from g5kvirt.spec import near
+from g5kvirt.spec.spec import near
 
 __all__ = ["execute", "find", "keep", "notebook", "page", "parameters_of", "shipped", "values"]
 
@@ -183,7 +183,7 @@ def page(path: Path) -> Path:
 def _release_left(folder: Path, console: Console) -> None:
     """Give back what the runs of a notebook hold that did not come to its end."""
     from g5kvirt.experiment import Experiment
-    from g5kvirt.runs import list_runs
+    from g5kvirt.run.directory import list_runs
 
     for run in [*list_runs(folder.parent), *list_runs(folder)]:
         if run.path not in (folder, folder / run.name):

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from g5kvirt.errors import CapacityError, SpecError
-from g5kvirt.phases.asked import request_for, with_sites
+from g5kvirt.images import minimal
+from g5kvirt.phases.reservation_request import request_for, with_sites
 from g5kvirt.planning.forecast import chosen
 from g5kvirt.planning.inventories import Inventory, table
 from g5kvirt.planning.preflight import Preflight, Row, advice, names, preflight
 from g5kvirt.planning.services import machines_per_site
-from g5kvirt.provision import minimal
-from g5kvirt.spec import Spec
+from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
-from g5kvirt.testbeds.asking import (
+from g5kvirt.testbeds.grid5000.preflight import (
     API_LIMIT,
     ask_api,
     ask_charter,

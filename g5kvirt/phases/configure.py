@@ -8,15 +8,17 @@ from dataclasses import asdict, replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
-from g5kvirt import hostagent
+from g5kvirt.context import Context
+from g5kvirt.hostagent import calls, protocol
+from g5kvirt.images import minimal
 from g5kvirt.inventory import MIB, VM, Host, Reservation
-from g5kvirt.journal import Event
-from g5kvirt.phases import agents, packages, recall
-from g5kvirt.phases.context import Context
+from g5kvirt.netboot import services
+from g5kvirt.phases import packages
 from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
-from g5kvirt.provision import minimal, netboot
+from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.remote import File
+from g5kvirt.run.journal import Event
 
 __all__ = ["ISO", "boot_plan", "configure"]
 
@@ -30,41 +32,41 @@ BACKLOG: Mapping[str, str | int] = {"net.core.somaxconn": 4096}
 def configure(context: Context) -> Mapping[str, Any]:
     """Make all machines ready for VMs. Idempotent; raises PhaseError naming the first that is not."""
     spec, journal = context.spec, context.journal
-    stand = recall.stand(spec, journal)
+    cluster = cluster_state(spec, journal)
     with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
         image = pool.submit(minimal.build, progress=_teller(context))
-        agents.send(context, stand.machines, [File(hostagent.AGENT, hostagent.REMOTE_PATH, 0o755)], "agent")
-        addresses = _prepare(context, stand)
+        calls.send(context, cluster.machines, [File(protocol.AGENT, protocol.REMOTE_PATH, 0o755)], "agent")
+        addresses = _prepare(context, cluster)
         built = image.result()
-    plan = boot_plan(context, stand, (), addresses)
-    agents.send(
+    plan = boot_plan(context, cluster, (), addresses)
+    calls.send(
         context,
-        [m.host for m in stand.layout.machines if plan.files_role in m.roles],
-        [File(built.kernel, f"{netboot.WWW}/kernel"), File(built.initrd, f"{netboot.WWW}/initrd")],
+        [m.host for m in cluster.layout.machines if plan.files_role in m.roles],
+        [File(built.kernel, f"{services.WWW}/kernel"), File(built.initrd, f"{services.WWW}/initrd")],
         "minimal-system",
     )
     if spec.boot == "iso":
-        agents.send(context, stand.hosts, [File(built.iso, ISO)], "ipxe")
-    serve(context, stand, plan)
+        calls.send(context, cluster.hosts, [File(built.iso, ISO)], "ipxe")
+    serve(context, cluster, plan)
     return {
-        "services": {m.host.name: list(m.roles) for m in stand.layout.machines},
-        "network": stand.layout.network,
+        "services": {m.host.name: list(m.roles) for m in cluster.layout.machines},
+        "network": cluster.layout.network,
         "addresses": addresses,
         "minimal_system": built.manifest,
     }
 
 
 def boot_plan(
-    context: Context, stand: recall.Stand, vms: tuple[VM, ...], addresses: Mapping[str, str]
-) -> netboot.Netboot:
+    context: Context, cluster: ClusterState, vms: tuple[VM, ...], addresses: Mapping[str, str]
+) -> services.Netboot:
     """What the service machines serve to ``vms``; ``addresses``: machine → its own address."""
-    return netboot.Netboot(
-        stand.layout,
+    return services.Netboot(
+        cluster.layout,
         vms,
         hosts={name: IPv4Address(address) for name, address in addresses.items()},
-        parts=tuple((s.site, s.network) for s in stand.reservation.subnetworks),
+        parts=tuple((s.site, s.network) for s in cluster.reservation.subnetworks),
         protocol=context.spec.netboot,
-        until=_last_moment(stand.reservation),
+        until=_last_moment(cluster.reservation),
     )
 
 
@@ -77,43 +79,43 @@ def _last_moment(reservation: Reservation) -> float:
     return reservation.start + reservation.walltime - min(60.0, reservation.walltime / 10)
 
 
-def serve(context: Context, stand: recall.Stand, plan: netboot.Netboot, phase: str = "configure") -> None:
+def serve(context: Context, cluster: ClusterState, plan: services.Netboot, phase: str = "configure") -> None:
     """Start the services, or hand those that run their new configuration. Raises PhaseError."""
-    documents = {m.host: hostagent.document(*netboot.services(plan, m)) for m in stand.layout.machines}
+    documents = {m.host: protocol.document(*services.services(plan, m)) for m in cluster.layout.machines}
     limit = context.spec.timeouts.services
-    heard = agents.ask(context.fanout, documents, timeout=limit)
+    heard = calls.ask(context.fanout, documents, timeout=limit)
     for h in heard:
         for answer in h.answers:
             service, name = answer.subject, h.host.name
             context.journal.append(phase, service, "service", name, "start", t=h.result.start)
             end = Event(phase, service, "service", name, "ok" if answer.ok else "failed", h.result.end)
             context.journal.extend([end if answer.ok else replace(end, detail={"reason": answer.reason})])
-    agents.must(context, phase, "services", heard)
+    calls.must(context, phase, "services", heard)
 
 
-def _prepare(context: Context, stand: recall.Stand) -> dict[str, str]:
+def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
     """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
 
     A machine that lacks programs gets them installed, in a second one. Returns each machine's own address.
     """
-    plan = boot_plan(context, stand, (), {})
-    serving = {m.host.name: m for m in stand.layout.machines}
-    sysctls = {**neighbour_tables(context.spec.vms + len(stand.machines)), **BACKLOG}
+    plan = boot_plan(context, cluster, (), {})
+    serving = {m.host.name: m for m in cluster.layout.machines}
+    sysctls = {**neighbour_tables(context.spec.vms + len(cluster.machines)), **BACKLOG}
     documents = {}
-    for host in stand.machines:
+    for host in cluster.machines:
         machine = serving.get(host.name)
-        own = f"{stand.addresses.get(host.name)}/{stand.layout.network.prefixlen}"
-        documents[host] = hostagent.document(
-            hostagent.facts(packages.needed(machine.roles if machine else ())),
-            hostagent.prepare(
-                addresses=netboot.extra_addresses(plan, machine) if machine else [own],
+        own = f"{cluster.addresses.get(host.name)}/{cluster.layout.network.prefixlen}"
+        documents[host] = protocol.document(
+            protocol.facts(packages.needed(machine.roles if machine else ())),
+            protocol.prepare(
+                addresses=services.extra_addresses(plan, machine) if machine else [own],
                 sysctls=sysctls,
                 ramdisk=0 if machine else _ramdisk(context, host),
             ),
         )
     limit = context.spec.timeouts.command
-    heard = agents.ask(context.fanout, documents, timeout=limit)
-    agents.must(context, "configure", "prepare", heard)
+    heard = calls.ask(context.fanout, documents, timeout=limit)
+    calls.must(context, "configure", "prepare", heard)
     # A machine that lacked something says anew what it is: without QEMU nobody knows about KVM.
     newer = packages.install(context, {h.host: lacking for h in heard if (lacking := _lacking(h))})
     for h in heard:
@@ -123,12 +125,12 @@ def _prepare(context: Context, stand: recall.Stand) -> dict[str, str]:
     return {h.host.name: _own_address(h) for h in heard}
 
 
-def _lacking(heard: agents.Heard) -> dict[str, str]:
+def _lacking(heard: calls.Heard) -> dict[str, str]:
     """The programs that a machine said it lacks, each with its package."""
     return {p: packages.PACKAGES[p] for p in _said(heard, "facts").detail["missing"]}
 
 
-def _said(heard: agents.Heard, what: str) -> hostagent.Answer:
+def _said(heard: calls.Heard, what: str) -> protocol.Answer:
     """A machine's answer to ``facts``, or about a part of ``prepare``."""
     return next(a for a in heard.answers if what in (a.op, a.subject))
 
@@ -139,16 +141,16 @@ def _ramdisk(context: Context, host: Host) -> int:
     return (vms * (context.spec.vm.disk + 4) + 64) * MIB
 
 
-def _journal_facts(context: Context, heard: agents.Heard, settings: Mapping[str, str]) -> None:
+def _journal_facts(context: Context, heard: calls.Heard, settings: Mapping[str, str]) -> None:
     """Write down what a machine said of itself."""
     said = _said(heard, "facts")
-    facts = hostagent.read_facts(said, heard.result.start, heard.result.end)
+    facts = protocol.read_facts(said, heard.result.start, heard.result.end)
     more = {key: said.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
     told = {**asdict(facts), **more, "settings": settings}
     context.journal.append("configure", "facts", "host", heard.host.name, "ok", **told)
 
 
-def _own_address(heard: agents.Heard) -> str:
+def _own_address(heard: calls.Heard) -> str:
     """The address that a machine had before it got one in the VM network."""
     bridge = _said(heard, "bridge").detail
     own = [IPv4Interface(a) for a in bridge.get("addresses", ()) if ":" not in a]

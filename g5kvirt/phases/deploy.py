@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from g5kvirt.context import Context
 from g5kvirt.errors import CapacityError, PhaseError
 from g5kvirt.inventory import Host
-from g5kvirt.phases import recall
-from g5kvirt.phases.context import Context
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.services import split_machines
-from g5kvirt.spec import Spec
+from g5kvirt.run import state
+from g5kvirt.spec.spec import Spec
 
 __all__ = ["check_enough", "deploy"]
 
@@ -23,7 +23,7 @@ def deploy(context: Context) -> Mapping[str, Any]:
     The run goes on without those that failed as long as the VMs still fit on the others, and there are at
     least ``spec.min_hosts`` of them. Raises PhaseError if not.
     """
-    reservation = recall.reservation(context.journal)
+    reservation = state.reservation(context.journal)
     assert reservation is not None  # the order of the phases sees to it
     spec, journal = context.spec, context.journal
     for host in reservation.hosts:

@@ -15,17 +15,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from g5kvirt import hostagent
+from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, Stopped
+from g5kvirt.guests import consoles
+from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import MIB, VM, Host
-from g5kvirt.journal import Event, Status
-from g5kvirt.phases import agents, consoles, recall
-from g5kvirt.phases.boots import Boot, Boots
+from g5kvirt.netboot.boot_tracker import Boot, Boots
+from g5kvirt.netboot.bootlog import BootLog, Milestone
+from g5kvirt.netboot.log_tail import Follower
 from g5kvirt.phases.configure import ISO, boot_plan, serve
-from g5kvirt.phases.context import Context
-from g5kvirt.phases.follow import Follower
+from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_timeout, interleave, window_for
-from g5kvirt.provision.bootlog import BootLog, Milestone
+from g5kvirt.run import state
+from g5kvirt.run.journal import Event, Status
 
 __all__ = ["launch"]
 
@@ -43,13 +45,13 @@ def launch(context: Context) -> Mapping[str, Any]:
     not one came up.
     """
     spec, journal = context.spec, context.journal
-    stand = recall.stand(spec, journal)
-    vms = recall.vms(journal)
-    configured = recall.detail(journal, "configure")
+    cluster = cluster_state(spec, journal)
+    vms = state.vms(journal)
+    configured = state.detail(journal, "configure")
     assert configured is not None  # the order of the phases sees to it
-    plan = boot_plan(context, stand, tuple(vms), configured["addresses"])
+    plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
 
-    facts = [stand.facts[h.name] for h in stand.hosts]
+    facts = [cluster.facts[h.name] for h in cluster.hosts]
     cores = context.testbed.real_cores or sum(f.cores for f in facts)
     kvm = all(f.kvm for f in facts)
     guest = context.testbed.guest or ("kvm" if kvm else "tcg")
@@ -66,10 +68,10 @@ def launch(context: Context) -> Mapping[str, Any]:
         patience,
         spec.timeouts.boot_attempts,
     )
-    for name in recall.up(journal):
+    for name in state.up(journal):
         boots.already_up(name)
     try:
-        _Launch(context, stand, boots).run(lambda: serve(context, stand, plan, phase="launch"))
+        _Launch(context, cluster, boots).run(lambda: serve(context, cluster, plan, phase="launch"))
     except Stopped as stopped:  # unlike after Ctrl-C, no later call can go on with what is on its way
         _end_all(context, boots, str(stopped))
         raise
@@ -106,12 +108,12 @@ class _Ask:
 class _Launch:
     """The loop of one launch, and what it has running."""
 
-    def __init__(self, context: Context, stand: recall.Stand, boots: Boots) -> None:
+    def __init__(self, context: Context, cluster: ClusterState, boots: Boots) -> None:
         self.context = context
-        self.stand = stand
+        self.cluster = cluster
         self.boots = boots
         self.heard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.hosts = {h.name: h for h in stand.hosts}
+        self.hosts = {h.name: h for h in cluster.hosts}
         self.log = BootLog(boot.vm for boot in boots.boots.values())
         self.early: dict[str, list[tuple[Milestone, float]]] = {}  # heard before the answer to a power-on
         self.ending: list[Future[None]] = []  # what is still done about VMs that were given up
@@ -131,7 +133,7 @@ class _Launch:
             registered = pool.submit(register)
             followers = [
                 stack.enter_context(Follower(self.context, m, self._reader(m.host)))
-                for m in self.stand.layout.machines
+                for m in self.cluster.layout.machines
             ]
             while not self.boots.finished:
                 if registered.done():
@@ -144,7 +146,7 @@ class _Launch:
             for ending in self.ending:
                 ending.result()
 
-    def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[agents.Heard]]]:
+    def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[calls.Heard]]]:
         """Give up on who is overdue, power on who may start now."""
         now = time.time()
         late = self.boots.overdue(now)
@@ -170,14 +172,14 @@ class _Launch:
         names: dict[Host, list[str]] = {}
         for vm in dead:
             names.setdefault(self.hosts[vm.host], []).append(vm.name)
-        documents = {host: hostagent.document(hostagent.stop(own)) for host, own in names.items()}
-        agents.ask(self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
+        documents = {host: protocol.document(protocol.stop(own)) for host, own in names.items()}
+        calls.ask(self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
 
     # ---- power-on ---------------------------------------------------------------------------------
 
     def _power_on(
         self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float
-    ) -> Future[list[agents.Heard]]:
+    ) -> Future[list[calls.Heard]]:
         by_host: dict[Host, list[_Ask]] = {}
         for boot in batch:
             ask = _Ask(boot.vm.name, boot.vm.mac, boot.attempt)
@@ -186,7 +188,7 @@ class _Launch:
         documents = {host: self._document(host, own) for host, own in by_host.items()}
         fanout = self.context.fanout
         timeout = self.context.spec.timeouts.command
-        future = pool.submit(agents.ask, fanout, documents, timeout=timeout)
+        future = pool.submit(calls.ask, fanout, documents, timeout=timeout)
         future.add_done_callback(lambda f: self.heard.put(lambda: self._answered(f, by_host)))
         return future
 
@@ -194,21 +196,21 @@ class _Launch:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
         spec = self.context.spec
         again = [ask.name for ask in asked if ask.attempt > 1]
-        order = hostagent.start(
-            [hostagent.vm(ask.name, ask.mac) for ask in asked],
+        order = protocol.start(
+            [protocol.vm(ask.name, ask.mac) for ask in asked],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,
-            kvm=self.stand.facts[host.name].kvm,
+            kvm=self.cluster.facts[host.name].kvm,
             boot=spec.boot,
             iso=ISO if spec.boot == "iso" else None,
         )
-        return hostagent.document(*([hostagent.stop(again)] if again else []), order)
+        return protocol.document(*([protocol.stop(again)] if again else []), order)
 
-    def _answered(self, future: Future[list[agents.Heard]], asked: Mapping[Host, Sequence[_Ask]]) -> None:
+    def _answered(self, future: Future[list[calls.Heard]], asked: Mapping[Host, Sequence[_Ask]]) -> None:
         for heard in future.result():
             answers = {a.subject: a for a in heard.answers if a.op == "start"}
-            offset = self.stand.facts[heard.host.name].clock_offset
+            offset = self.cluster.facts[heard.host.name].clock_offset
             for ask in asked[heard.host]:
                 answer = answers.get(ask.name)
                 if answer is not None and answer.ok:
@@ -228,7 +230,7 @@ class _Launch:
 
     def _reader(self, machine: Host) -> Callable[[str], None]:
         """What to do with each line of a service machine's logs; called in another thread."""
-        offset = self.stand.facts[machine.name].clock_offset
+        offset = self.cluster.facts[machine.name].clock_offset
 
         def read(line: str) -> None:
             if seen := self.log.read(line):

@@ -12,18 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from g5kvirt.broadcast import chain
+from g5kvirt.context import Context
 from g5kvirt.errors import CapacityError, PhaseError, SpecError, reason_of
-from g5kvirt.fields import is_whole, show
+from g5kvirt.guests import consoles
+from g5kvirt.images import environments, tools
 from g5kvirt.inventory import VM
-from g5kvirt.phases import consoles, kadeploying, recall
-from g5kvirt.phases.context import Context
-from g5kvirt.phases.deploying import Deployer, put_image
-from g5kvirt.phases.transport import image_servers
+from g5kvirt.netboot import services
+from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_timeout, check_window, interleave, reboot_window
-from g5kvirt.provision import broadcast, environments, netboot, tools
-from g5kvirt.provision.deployment import Deployment, Outcome, drive
-from g5kvirt.provision.workflow import boot_order, default_workflow
+from g5kvirt.provisioners.builtin.driver import Deployer, put_image
+from g5kvirt.provisioners.builtin.engine import Deployment, Outcome
+from g5kvirt.provisioners.builtin.loop import drive
+from g5kvirt.provisioners.builtin.transport import image_servers
+from g5kvirt.provisioners.builtin.workflow import boot_order, default_workflow
+from g5kvirt.provisioners.kadeploy3 import provisioner as kadeploying
 from g5kvirt.remote import File
+from g5kvirt.run import state
+from g5kvirt.spec.fields import is_whole, show
 
 __all__ = ["check_asked", "check_broadcast", "measure"]
 
@@ -37,7 +43,7 @@ def measure(
     environment: str,
     sizes: Sequence[int],
     repeat: int,
-    variant: broadcast.Kind = "chain",
+    variant: chain.Kind = "chain",
     folders: Collection[Path] = (),
 ) -> list[str]:
     """Deploy ``environment`` on ``n`` of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
@@ -47,9 +53,9 @@ def measure(
     cannot be deployed, before anything reboots;
     PhaseError if a deployment brought up no VM at all.
     """
-    stand = recall.stand(context.spec, context.journal)
-    known = {vm.name: vm for vm in recall.vms(context.journal)}
-    up = interleave([known[name] for name in recall.up(context.journal)])
+    cluster = cluster_state(context.spec, context.journal)
+    known = {vm.name: vm for vm in state.vms(context.journal)}
+    up = interleave([known[name] for name in state.up(context.journal)])
     journal, run = context.journal, context.run.name
 
     def progress(what: str) -> None:
@@ -58,25 +64,25 @@ def measure(
     image = environments.obtain(environment, folders, progress)
     carry_out: Provisioner
     if context.spec.provisioner == "kadeploy3":
-        boot_seconds = _boot_seconds(context, stand, len(up))
-        raised = kadeploying.raise_server(context, stand, up, image, variant, boot_seconds)
-        carry_out = partial(kadeploying.deploy, context, stand, raised)
+        boot_seconds = _boot_seconds(context, cluster, len(up))
+        raised = kadeploying.raise_server(context, cluster, up, image, variant, boot_seconds)
+        carry_out = partial(kadeploying.deploy, context, cluster, raised)
     else:
         archive = tools.build(progress=progress).archive
-        put_image(context, stand.layout.machines, image, File(archive, f"{netboot.WWW}/tools"))
-        carry_out = partial(_by_ourselves, context, stand, image, variant)
+        put_image(context, cluster.layout.machines, image, File(archive, f"{services.WWW}/tools"))
+        carry_out = partial(_by_ourselves, context, cluster, image, variant)
     names = []
     for repetition in range(1, repeat + 1):
         for size in sizes:
-            names.append(_deploy(context, stand, up[:size], image, repetition, variant, carry_out))
+            names.append(_deploy(context, cluster, up[:size], image, repetition, variant, carry_out))
     return names
 
 
 def check_broadcast(variant: str, provisioner: str) -> None:
     """Raises SpecError for a way that there is not, or that the provisioner does not have."""
-    kinds = kadeploying.VARIANTS if provisioner == "kadeploy3" else broadcast.KINDS
+    kinds = kadeploying.VARIANTS if provisioner == "kadeploy3" else chain.KINDS
     if variant not in kinds:
-        where = "" if kinds is broadcast.KINDS else f" where the provisioner is {provisioner!r}"
+        where = "" if kinds is chain.KINDS else f" where the provisioner is {provisioner!r}"
         raise SpecError(f"broadcast must be {' or '.join(map(repr, kinds))}{where}, not {show(variant)}")
 
 
@@ -101,15 +107,15 @@ def check_asked(sizes: Iterable[int], repeat: int, variant: str, up: int, provis
 
 def _deploy(
     context: Context,
-    stand: recall.Stand,
+    cluster: ClusterState,
     vms: Sequence[VM],
     image: environments.Image,
     repetition: int,
-    variant: broadcast.Kind,
+    variant: chain.Kind,
     carry_out: Provisioner,
 ) -> str:
     """One deployment, to its end; returns its name."""
-    touched = recall.deployments(context.journal)
+    touched = state.deployments(context.journal)
     name = f"d{len(touched) + 1}"
     used = {vm for names in touched.values() for vm in names}
     about = {
@@ -121,11 +127,11 @@ def _deploy(
         "broadcast": variant,
         "fresh": sum(vm.name not in used for vm in vms),
         "vms": [vm.name for vm in vms],
-        "transfer_bound": _transfer_bound(stand, vms, image, variant),
+        "transfer_bound": _transfer_bound(cluster, vms, image, variant),
     }
     outcomes = carry_out(name, vms, about)
     lost = [outcome.vm for outcome in outcomes if outcome.state == "failed"]
-    consoles.fetch(context, "measure", name, lost, stand.hosts)
+    consoles.fetch(context, "measure", name, lost, cluster.hosts)
     if len(lost) == len(outcomes):
         first = outcomes[0]
         raise PhaseError(
@@ -138,16 +144,16 @@ def _deploy(
 
 def _by_ourselves(
     context: Context,
-    stand: recall.Stand,
+    cluster: ClusterState,
     image: environments.Image,
-    variant: broadcast.Kind,
+    variant: chain.Kind,
     name: str,
     vms: Sequence[VM],
     about: Mapping[str, Any],
 ) -> list[Outcome]:
     """One deployment by our own workflow."""
     spec, journal = context.spec, context.journal
-    used = {vm for names in recall.deployments(journal).values() for vm in names}
+    used = {vm for names in state.deployments(journal).values() for vm in names}
     deployment = Deployment(
         name,
         vms,
@@ -156,10 +162,12 @@ def _by_ourselves(
             boot=boot_order(spec.vm.memory),
             timeouts=spec.timeouts.macro_steps,
             retries=spec.timeouts.deployment_retries,
-            boot_seconds=_boot_seconds(context, stand, len(vms)),
+            boot_seconds=_boot_seconds(context, cluster, len(vms)),
         ),
         reboots=reboot_window(
-            spec.windows, [stand.facts[h.name] for h in stand.hosts], real_cores=context.testbed.real_cores
+            spec.windows,
+            [cluster.facts[h.name] for h in cluster.hosts],
+            real_cores=context.testbed.real_cores,
         ),
         checks=check_window(spec.windows, context.checks_at_once),
         fresh=[vm.name for vm in vms if vm.name not in used],
@@ -167,7 +175,7 @@ def _by_ourselves(
     )
     key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
     try:
-        with Deployer(context, stand, name, vms, image, key) as driver:
+        with Deployer(context, cluster, name, vms, image, key) as driver:
             return drive(deployment, driver, clock=time.time, write=journal.extend)
     except BaseException as error:  # an interrupt too: every VM has an end in the journal
         deployment.stop(time.time(), reason_of(error))
@@ -175,25 +183,25 @@ def _by_ourselves(
         raise
 
 
-def _boot_seconds(context: Context, stand: recall.Stand, vms: int) -> float:
+def _boot_seconds(context: Context, cluster: ClusterState, vms: int) -> float:
     """How long a boot may take where so many boot at once."""
-    facts = [stand.facts[h.name] for h in stand.hosts]
+    facts = [cluster.facts[h.name] for h in cluster.hosts]
     cores = context.testbed.real_cores or sum(f.cores for f in facts)
     return context.spec.timeouts.boot or boot_timeout(vms, cores, kvm=all(f.kvm for f in facts))
 
 
 def _transfer_bound(
-    stand: recall.Stand, vms: Sequence[VM], image: environments.Image, variant: broadcast.Kind
+    cluster: ClusterState, vms: Sequence[VM], image: environments.Image, variant: chain.Kind
 ) -> float:
     """Seconds that the transfer of the image takes at the least, by the link rates in the inventory.
 
     It crosses the link of each site's head and of every host of these VMs once, by plain HTTP a head's link
     once for each host that takes from it: bytes × 8 / (bits per second) of the link that takes longest.
     """
-    heads = image_servers(stand.layout.machines)
+    heads = image_servers(cluster.layout.machines)
     first = next(iter(heads.values()))
     used = {vm.host for vm in vms}
-    hosts = [h for h in stand.hosts if h.name in used]
+    hosts = [h for h in cluster.hosts if h.name in used]
     served = Counter(heads.get(h.site, first).host for h in hosts)
     times = {head: number if variant == "http" else 1 for head, number in served.items()}
     return max(times.get(m, 1) / m.nic_rate for m in (*hosts, *times)) * image.size * 8

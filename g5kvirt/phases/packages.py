@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from g5kvirt import hostagent
+from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
+from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import Host
-from g5kvirt.phases import agents
-from g5kvirt.phases.context import Context
 
 __all__ = ["HOST_PROGRAMS", "PACKAGES", "SERVICE_PROGRAMS", "install", "needed"]
 
@@ -34,7 +33,7 @@ def needed(roles: Sequence[str] = ()) -> list[str]:
 
 def install(
     context: Context, missing: Mapping[Host, Mapping[str, str]], phase: str = "configure"
-) -> dict[str, agents.Heard]:
+) -> dict[str, calls.Heard]:
     """Install what is missing: for each machine program → package. Returns machine → its answers about
     ``packages``, then ``facts``.
 
@@ -46,12 +45,12 @@ def install(
         return {}
     limit, proxy = context.spec.timeouts.deploy, context.testbed.package_proxy
     documents = {
-        host: hostagent.document(
-            hostagent.packages(programs, proxy=proxy, limit=limit), hostagent.facts(programs)
+        host: protocol.document(
+            protocol.packages(programs, proxy=proxy, limit=limit), protocol.facts(programs)
         )
         for host, programs in missing.items()
     }
-    heard = agents.ask(context.fanout, documents, timeout=limit + 60)
+    heard = calls.ask(context.fanout, documents, timeout=limit + 60)
     failed = []
     for h in heard:
         name, wanted = h.host.name, sorted(set(missing[h.host].values()))

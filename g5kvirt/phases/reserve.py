@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from g5kvirt.context import Context
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import to_plain
-from g5kvirt.phases import recall
-from g5kvirt.phases.asked import request_for
-from g5kvirt.phases.context import Context
-from g5kvirt.runs import job_name
-from g5kvirt.testbeds.asking import ask_frontends
+from g5kvirt.phases.reservation_request import request_for
+from g5kvirt.run import state
+from g5kvirt.run.directory import job_name
+from g5kvirt.testbeds.grid5000.preflight import ask_frontends
 
 __all__ = ["release", "reserve"]
 
@@ -28,13 +28,13 @@ def reserve(context: Context) -> Mapping[str, Any]:
     TestbedError if OAR refuses.
     """
     spec, journal = context.spec, context.journal
-    if not recall.jobs(journal):
+    if not state.jobs(journal):
         _check_environment(context)
     # What an earlier try may have left is gone on with, or else holds the machines that are asked for now.
-    again = len(recall.tries(journal, "reserve")) > 1
+    again = len(state.tries(journal, "reserve")) > 1
     request = replace(
         request_for(spec, _jobs(context)),
-        earlier=tuple(recall.jobs(journal)) if again else None,
+        earlier=tuple(state.jobs(journal)) if again else None,
     )
 
     def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
@@ -59,9 +59,9 @@ def _check_environment(context: Context) -> None:
 
 def release(context: Context) -> None:
     """Give back everything that this run ever reserved. Raises TestbedError if a job is still there."""
-    granted = recall.reservation(context.journal) is not None
+    granted = state.reservation(context.journal) is not None
     sites = [] if granted else list(context.spec.sites)
-    context.testbed.release(recall.jobs(context.journal), _jobs(context), sites)
+    context.testbed.release(state.jobs(context.journal), _jobs(context), sites)
 
 
 def _jobs(context: Context) -> str:

@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 
+from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, Stopped, TestbedError, for_a_notebook
-from g5kvirt.phases import recall
-from g5kvirt.phases.context import Context
+from g5kvirt.run import state
 
 __all__ = ["interruptible", "watched"]
 
@@ -35,7 +35,7 @@ def watched(context: Context, phase: str) -> Iterator[None]:
     Called in another thread than the main one, nothing is interrupted; it is only asked after a PhaseError.
     Without a reservation nothing is watched.
     """
-    granted = recall.reservation(context.journal)
+    granted = state.reservation(context.journal)
     if granted is None:
         yield
         return

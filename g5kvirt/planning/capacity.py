@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import MIB
-from g5kvirt.spec import CapacityRule, VMSpec, near
+from g5kvirt.spec.spec import CapacityRule, VMSpec, near
 
 __all__ = ["RULES", "CapacityRule", "Rule", "capacities", "capacity", "register_rule"]
 

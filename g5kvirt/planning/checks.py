@@ -11,7 +11,7 @@ from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import RULES, capacities
 from g5kvirt.planning.placement import STRATEGIES
 from g5kvirt.planning.services import machines_per_site, services_per_site
-from g5kvirt.spec import Spec, near
+from g5kvirt.spec.spec import Spec, near
 
 __all__ = ["LEAST_MEMORY", "check_against", "check_names", "check_vm", "counted"]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from g5kvirt.planning.windows import CPU_SECONDS, VMS_A_CORE
-from g5kvirt.spec import Windows
+from g5kvirt.spec.spec import Windows
 
 __all__ = ["Expected", "Work", "expectation", "total"]
 

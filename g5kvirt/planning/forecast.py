@@ -14,12 +14,12 @@ from g5kvirt.errors import CapacityError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.capacity import capacities
-from g5kvirt.planning.choice import choose
 from g5kvirt.planning.expectation import Expected, Work, expectation, total
 from g5kvirt.planning.inventories import Inventory, Machine, unfit
 from g5kvirt.planning.placement import distribute
 from g5kvirt.planning.services import machines_per_site, services_per_site
-from g5kvirt.spec import Spec
+from g5kvirt.planning.site_selection import choose
+from g5kvirt.spec.spec import Spec
 
 __all__ = ["Bill", "Forecast", "Plan", "candidates", "chosen", "room"]
 
@@ -70,7 +70,7 @@ def candidates(spec: Spec, inventory: Inventory) -> dict[str, list[Machine]]:
 
 
 def chosen(spec: Spec, inventory: Inventory, *, emulated: bool = False) -> Spec:
-    """``spec`` with its sites chosen by `g5kvirt.planning.choice`, if it only says how many.
+    """``spec`` with its sites chosen by `g5kvirt.planning.site_selection`, if it only says how many.
 
     Raises CapacityError and SpecError as `choose`.
     """

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any
 
-from g5kvirt import tables
+from g5kvirt import data_tables
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, MIB, Host
-from g5kvirt.spec import Spec, near
+from g5kvirt.spec.spec import Spec, near
 
 __all__ = ["TABLES", "Inventory", "Machine", "in_order", "machine_of", "table", "unfit"]
 
@@ -128,15 +128,17 @@ def table(year: str) -> Inventory:
     if year not in TABLES:
         raise SpecError(f"there is no table of the clusters of {year}: {near(year, TABLES)}")
     machines: dict[str, tuple[Machine, ...]] = {}
-    for row in tables.rows(f"clusters_{year}.csv"):
+    for row in data_tables.rows(f"clusters_{year}.csv"):
         own = tuple(_machines(row, int(row[TABLES[year]] or 0)))
         machines[row["site"]] = machines.get(row["site"], ()) + own
-    pools = {row["site"]: row["g5ksubnet"] for row in tables.rows(f"sites_{year}.csv") if row["g5ksubnet"]}
+    pools = {
+        row["site"]: row["g5ksubnet"] for row in data_tables.rows(f"sites_{year}.csv") if row["g5ksubnet"]
+    }
     largest = {site: max(LARGEST, IPv4Network(pool).prefixlen) for site, pool in pools.items()}
     # Since KaVLAN spans sites, each site that has KaVLANs has a global one.
     vlans = {
         row["site"]: int(bool(row["kavlan_ip_range"] if year == "2013" else row["kavlan_global"]))
-        for row in tables.rows(f"sites_{year}.csv")
+        for row in data_tables.rows(f"sites_{year}.csv")
     }
     return Inventory(f"tables of {year}", machines, largest, vlans)
 

@@ -23,7 +23,7 @@ from g5kvirt.inventory import VM, Host, SubNetwork
 from g5kvirt.planning.addressing import addresses_for, covering
 from g5kvirt.planning.names import ip_texts, mac_of, mac_texts, vm_name, vm_names
 from g5kvirt.planning.ranks import rank_within
-from g5kvirt.spec import near
+from g5kvirt.spec.spec import near
 
 __all__ = ["STRATEGIES", "Placement", "Strategy", "VMs", "distribute", "place", "register_strategy"]
 

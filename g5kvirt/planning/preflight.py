@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Literal
 
-from g5kvirt.clock import format_walltime
 from g5kvirt.errors import SpecError
-from g5kvirt.fields import near
 from g5kvirt.inventory import MIB
 from g5kvirt.planning.addressing import usable
 from g5kvirt.planning.checks import check_names, check_vm
 from g5kvirt.planning.forecast import Bill, Forecast, Plan, chosen
 from g5kvirt.planning.inventories import Inventory, Machine
-from g5kvirt.runs import JOB_NAME, job_name
-from g5kvirt.spec import Spec
+from g5kvirt.run.directory import JOB_NAME, job_name
+from g5kvirt.spec.clock import format_walltime
+from g5kvirt.spec.fields import near
+from g5kvirt.spec.spec import Spec
 
 __all__ = ["MARGIN", "Preflight", "Row", "State", "advice", "names", "preflight"]
 

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import Host, SubNetwork
 from g5kvirt.planning.addressing import addresses_for, covering
-from g5kvirt.spec import Spec
+from g5kvirt.spec.spec import Spec
 
 __all__ = [
     "ROLES",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from g5kvirt.inventory import VM, Facts
 from g5kvirt.planning.ranks import rank_within
-from g5kvirt.spec import Windows
+from g5kvirt.spec.spec import Windows
 
 __all__ = [
     "Decision",

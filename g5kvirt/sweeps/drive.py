@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from g5kvirt import runs
 from g5kvirt.errors import G5kvirtError, RunError
-from g5kvirt.journal import PHASES
+from g5kvirt.run import directory
+from g5kvirt.run.journal import PHASES
 from g5kvirt.sweeps.plan import Combination, Sweep
 
 __all__ = ["INDEX", "Account", "carry_out", "finished", "folder_of", "read_index"]
@@ -182,7 +182,7 @@ def _fits(one: Any, combination: Combination, slowest: float) -> bool:
 
 def _release_left(sweep: Sweep, folder: Path, say: Say, experiment: Any) -> None:
     """Give back what an earlier process still held when it was killed."""
-    for run in runs.list_runs(folder):
+    for run in directory.list_runs(folder):
         if run.document.get("testbed") != sweep.testbed:
             continue
         one = experiment.open(run.path)

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
-from g5kvirt.plainyaml import load_yaml
-from g5kvirt.spec import Spec, near
+from g5kvirt.spec.spec import Spec, near
+from g5kvirt.spec.yaml_files import load_yaml
 
 __all__ = ["Combination", "Sweep", "check_measure", "load", "parse"]
 
@@ -138,8 +138,8 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     """Raises SpecError for what `Experiment.measure` would refuse once the virtual cluster stands: so late
     it costs more than a sentence."""
     from g5kvirt.experiment import ENVIRONMENTS, Experiment, folders_of
+    from g5kvirt.images import environments
     from g5kvirt.phases.measure import check_broadcast
-    from g5kvirt.provision import environments
 
     known = set(inspect.signature(Experiment.measure).parameters) - {"self", "wait"}
     for name in arguments:

@@ -16,8 +16,8 @@ __all__ = ["TESTBEDS", "Deployed", "Notify", "Request", "Testbed", "open_testbed
 def _grid5000(name: str) -> Testbed:
     if name:
         raise SpecError(f'there is one Grid\'5000, called "grid5000", and none called {name!r} beside it')
-    from g5kvirt.testbeds.grid5000 import Grid5000
-    from g5kvirt.testbeds.personal import settings
+    from g5kvirt.testbeds.grid5000.driver import Grid5000
+    from g5kvirt.testbeds.grid5000.settings import settings
 
     return Grid5000(settings())
 

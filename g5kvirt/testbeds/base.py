@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from g5kvirt.inventory import Host, Reservation
-from g5kvirt.planning.agenda import Agenda
+from g5kvirt.planning.availability import Agenda
 from g5kvirt.planning.inventories import Machine
 from g5kvirt.remote import Access
 

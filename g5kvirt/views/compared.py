@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from g5kvirt import runs as run_directories
 from g5kvirt.errors import RunError
-from g5kvirt.frames import Frames
-from g5kvirt.journal import read_events
+from g5kvirt.run import directory as run_directories
+from g5kvirt.run.journal import read_events
+from g5kvirt.run.tables import Frames
 from g5kvirt.views.drawing import SIMULATED
 from g5kvirt.views.measure_tables import differing, flat, series_of, settings_of
 from g5kvirt.views.tables import durations_table

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from g5kvirt.frames import Frames
+from g5kvirt.run.tables import Frames
 from g5kvirt.views.palette import COLOURS, FAILED, guest_words
 from g5kvirt.views.style import STYLE, width
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from g5kvirt.frames import Account, Frames
-from g5kvirt.measurements import Summary
+from g5kvirt.run.deployment_tables import Summary
+from g5kvirt.run.tables import Account, Frames
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.palette import PLANNED, STATE_COLOURS, STATE_LABELS, guest_words
 from g5kvirt.views.words import duration

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from g5kvirt.errors import RunError
-from g5kvirt.measurements import Measurements, column
+from g5kvirt.run.deployment_tables import Measurements, column
 from g5kvirt.views.curves import draw_scalability, with_lines
 from g5kvirt.views.drawing import Part, Picture, Sheets, narrow, seconds, ways, ways_height
 from g5kvirt.views.measure_tables import (

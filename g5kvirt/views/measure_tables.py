@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from g5kvirt.frames import Frames
-from g5kvirt.measurements import Measurements, column
+from g5kvirt.run.deployment_tables import Measurements, column
+from g5kvirt.run.tables import Frames
 
 __all__ = [
     "WAITING",

@@ -7,9 +7,9 @@ from html import escape
 
 import pandas as pd
 
-from g5kvirt.frames import Frames
-from g5kvirt.journal import Event
-from g5kvirt.measurements import Measurements, Summary
+from g5kvirt.run.deployment_tables import Measurements, Summary
+from g5kvirt.run.journal import Event
+from g5kvirt.run.tables import Frames
 from g5kvirt.views import html
 from g5kvirt.views.measure_tables import breakdown_table, sizes_table
 from g5kvirt.views.palette import DEPLOYED, FAILED, PLANNED
@@ -57,7 +57,7 @@ class MeasureResult:
     def frame(self) -> pd.DataFrame:
         """One row a VM and deployment: each step's start, end, duration, attempt and outcome.
 
-        See `g5kvirt.measurements.Measurements.vms`.
+        See `g5kvirt.run.deployment_tables.Measurements.vms`.
         """
         return self.measurements.vms
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from g5kvirt.clock import PARIS
-from g5kvirt.journal import PHASES, Event
+from g5kvirt.run.journal import PHASES, Event
+from g5kvirt.spec.clock import PARIS
 from g5kvirt.views.words import duration
 
 __all__ = ["DeploymentState", "PhaseState", "Phases"]

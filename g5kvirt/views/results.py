@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from g5kvirt.frames import Frames
+from g5kvirt.run.tables import Frames
 from g5kvirt.views import html
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measured import measure_facts

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from g5kvirt.frames import Frames
+from g5kvirt.run.tables import Frames
 from g5kvirt.views.palette import STEPS
 
 __all__ = [

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from g5kvirt.journal import PHASES, Event
+from g5kvirt.run.journal import PHASES, Event
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.palette import FAILED, PLANNED, STATE_COLOURS, STATE_LABELS
 from g5kvirt.views.progress import PhaseState

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from g5kvirt.doctor import Finding
-from g5kvirt.journal import Event
-from g5kvirt.phases import recall
+from g5kvirt.cli.doctor import Finding
+from g5kvirt.run import state as recall
+from g5kvirt.run.journal import Event
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.terminal import MARKS, bar
 from g5kvirt.views.words import duration

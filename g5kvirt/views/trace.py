@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from g5kvirt.frames import MILESTONES, Frames
-from g5kvirt.journal import Event
+from g5kvirt.run.journal import Event
+from g5kvirt.run.tables import MILESTONES, Frames
 from g5kvirt.views.tables import rows_of
 
 __all__ = ["trace", "trace_events"]

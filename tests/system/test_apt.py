@@ -17,8 +17,8 @@ from pathlib import Path
 import inlayer
 import pytest
 
-from g5kvirt import hostagent
-from g5kvirt.hostagent import AGENT, Answer
+from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.protocol import AGENT, Answer
 
 pytestmark = [
     pytest.mark.root,
@@ -108,17 +108,17 @@ class Repository:
             f'Dir::Etc "{etc}";\nDir::State::lists "{self.folder}/lists";\n'
             f'Dir::Cache "{self.folder}/cache";\nAcquire::Languages "none";\nAPT::Sandbox::User "root";\n'
         )
-        request = hostagent.packages({p: p for p in programs}, proxy=proxy, limit=100)
+        request = protocol.packages({p: p for p in programs}, proxy=proxy, limit=100)
         environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(AGENT)],
-            input=hostagent.document(request, home=str(self.folder / "home")),
+            input=protocol.document(request, home=str(self.folder / "home")),
             capture_output=True,
             env={**environment, "APT_CONFIG": str(configuration)},
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        (answer,) = hostagent.parse(done.stdout)
+        (answer,) = protocol.parse(done.stdout)
         return answer
 
 

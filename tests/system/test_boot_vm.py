@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from netboot_lab import HOME, Lab, missing
 
-from g5kvirt import hostagent
 from g5kvirt.errors import MachineError
-from g5kvirt.phases.boots import MILESTONES
-from g5kvirt.provision import minimal
-from g5kvirt.provision import netboot as nb
+from g5kvirt.hostagent import protocol
+from g5kvirt.images import minimal
+from g5kvirt.netboot import services as nb
+from g5kvirt.netboot.boot_tracker import MILESTONES
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -76,7 +76,7 @@ def test_vms_netboot_report_and_leave_nothing(lab: Lab) -> None:
     assert "vm-2" in answer
 
     # a task is done once and reported, the service's processes may be killed meanwhile
-    (nginx,) = lab.service.agent(hostagent.services(["nginx"]))
+    (nginx,) = lab.service.agent(protocol.services(["nginx"]))
     lab.service.run("kill", "-9", str(nginx.detail["child"]))
     lab.service.write(f"{nb.WWW}/task/vm-1", b"# 1\nreport greeting\n")
     again = lab.milestones(PATIENCE, until=lambda s: "greeting" in s["vm-1"])
@@ -85,12 +85,12 @@ def test_vms_netboot_report_and_leave_nothing(lab: Lab) -> None:
     assert lab.service.read(nb.ACCESS_LOG).count("step=greeting") == 1
 
     # all goes, the host has its address back
-    stopped = lab.hosts[0].agent(hostagent.stop())
+    stopped = lab.hosts[0].agent(protocol.stop())
     assert [(a.subject, a.ok) for a in stopped] == [("vm-1", True), ("vm-2", True)]
     links = lab.hosts[0].run("ip", "-br", "link")
     assert "v0200" not in links
     assert "br0" in links
-    assert all(a.ok for machine in (lab.hosts[0], lab.service) for a in machine.agent(hostagent.teardown()))
+    assert all(a.ok for machine in (lab.hosts[0], lab.service) for a in machine.agent(protocol.teardown()))
     assert "10.9.0.2/24" in lab.hosts[0].run("ip", "-br", "addr", "show", "dev", "eth0")
     assert "default via 10.9.0.254 dev eth0" in lab.hosts[0].run("ip", "route")
     left = lab.hosts[0].run("sh", "-c", "ls /run; cat /proc/[0-9]*/comm") + lab.service.run(
@@ -106,12 +106,12 @@ def test_a_vm_boots_from_the_iso_and_again_after_a_power_cycle(lab: Lab) -> None
     started = lab.start(boot="iso")
     assert started["vm-1"].ok, started["vm-1"].reason
     assert "minimal-system" in lab.milestones(PATIENCE)["vm-1"]
-    (off,) = host.agent(hostagent.power("off"))
+    (off,) = host.agent(protocol.power("off"))
     assert off.ok
-    assert host.agent(hostagent.status())[0].detail["state"] == "off"
-    (on,) = host.agent(hostagent.power("on"))
+    assert host.agent(protocol.status())[0].detail["state"] == "off"
+    (on,) = host.agent(protocol.power("on"))
     assert on.ok, on.reason
-    host.agent(hostagent.power("reset"))
+    host.agent(protocol.power("reset"))
     second = lab.milestones(PATIENCE)["vm-1"]
     assert second["minimal-system"].t > on.detail["power_on"]
 
@@ -126,16 +126,16 @@ def test_tftp_netboot_begins(lab: Lab) -> None:
 
 @pytest.mark.parametrize("lab", [{"vms": 2}], indirect=True)
 def test_one_vm_that_cannot_start_does_not_hide_the_others(lab: Lab) -> None:
-    bad = [hostagent.vm("vm-1", lab.vms[0].mac, memory=1 << 50), hostagent.vm("vm-2", lab.vms[1].mac)]
-    answers = {a.subject: a for a in lab.hosts[0].agent(hostagent.start(bad, memory=64 << 20))}
+    bad = [protocol.vm("vm-1", lab.vms[0].mac, memory=1 << 50), protocol.vm("vm-2", lab.vms[1].mac)]
+    answers = {a.subject: a for a in lab.hosts[0].agent(protocol.start(bad, memory=64 << 20))}
     assert not answers["vm-1"].ok
     assert "QEMU" in answers["vm-1"].reason
     assert answers["vm-2"].ok
     (host,) = lab.hosts
     host.run("kill", "-9", str(answers["vm-2"].detail["pid"]))
-    states = {a.subject: a.detail["state"] for a in host.agent(hostagent.status(["vm-2", "vm-9"]))}
+    states = {a.subject: a.detail["state"] for a in host.agent(protocol.status(["vm-2", "vm-9"]))}
     assert states == {"vm-2": "dead", "vm-9": "unknown"}
-    (again,) = host.agent(hostagent.start([bad[1]], memory=64 << 20))
+    (again,) = host.agent(protocol.start([bad[1]], memory=64 << 20))
     assert again.ok
     assert not again.unchanged
 
@@ -144,7 +144,7 @@ def test_the_probe_of_acceleration_runs_a_real_guest(tmp_path: Path) -> None:
     """With emulation it must answer; so a "no" for KVM is KVM's, not the probe's."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("agent_probe", hostagent.AGENT)
+    spec = importlib.util.spec_from_file_location("agent_probe", protocol.AGENT)
     assert spec is not None
     assert spec.loader is not None
     agent = importlib.util.module_from_spec(spec)

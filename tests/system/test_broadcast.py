@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from g5kvirt import hostagent
+from g5kvirt.broadcast import chain
+from g5kvirt.hostagent import protocol
 from g5kvirt.inventory import Host
-from g5kvirt.provision import broadcast
 from g5kvirt.remote import Result
 
 MISSING = [p for p in ("unshare", "nsenter", "setpriv", "ip", "tc") if not shutil.which(p)]
@@ -360,12 +360,12 @@ class Here:
         on_line: Callable[[str, str, float], None] | None = None,
     ) -> dict[str, Result]:
         results = {}
-        moved = {hostagent.REMOTE_PATH: str(self.agent), broadcast.REMOTE_PATH: str(broadcast.RELAY)}
+        moved = {protocol.REMOTE_PATH: str(self.agent), chain.REMOTE_PATH: str(chain.RELAY)}
         words = [sys.executable if w == "python3" else moved.get(w, w) for w in command]
         for host in hosts:
             n = int(host.rpartition(".")[2]) - 1
             data = stdin[host] if isinstance(stdin, Mapping) else stdin
-            text = data.replace(broadcast.REMOTE_PATH.encode(), bytes(broadcast.RELAY)) if data else b""
+            text = data.replace(chain.REMOTE_PATH.encode(), bytes(chain.RELAY)) if data else b""
             begun = time.time()
             done = subprocess.run(
                 [*self.lab.inside(n), *words], input=text, capture_output=True, timeout=timeout, check=False
@@ -392,10 +392,10 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
     head.start(0, listen=[], open=[(lab.address(0), 80)])
     hosts = [Host(f"node-{n}", "nancy", "node", 1, 1, address=lab.address(n)) for n in range(1, HOSTS + 1)]
     lost = Host("node-9", "nancy", "node", 1, 1, address=lab.address(9))
-    fanout: Any = Here(lab, hostagent.AGENT)
-    plan = broadcast.chain(
+    fanout: Any = Here(lab, protocol.AGENT)
+    plan = chain.chain(
         [*hosts, lost],
-        broadcast.Image(head.sha256, SIZE),
+        chain.Image(head.sha256, SIZE),
         head_url=f"http://{lab.address(0)}:80/{head.sha256}",
         open_at={h.name: "127.0.0.1" for h in hosts},
         port=8081,
@@ -404,12 +404,12 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
     )
     up = replace(plan, stops=plan.stops[:-1])  # there is no machine behind the last name
     try:
-        assert broadcast.start(fanout, up) == {}
-        service = f"{hostagent.HOME}/services/{plan.service}/state.json"
+        assert chain.start(fanout, up) == {}
+        service = f"{protocol.HOME}/services/{plan.service}/state.json"
         state = subprocess.run([*lab.inside(2), "cat", service], capture_output=True, check=True).stdout
         os.kill(int(json.loads(state)["child"]), signal.SIGKILL)
-        seen: list[broadcast.Progress] = []
-        results = broadcast.collect(
+        seen: list[chain.Progress] = []
+        results = chain.collect(
             fanout, plan, timeout=60, failed={lost.name: "there is no such machine"}, on_progress=seen.append
         )
         assert [r.ok for r in results.values()] == [True] * HOSTS + [False], results
@@ -421,12 +421,12 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
         )[2]
         assert hashlib.sha256(body).hexdigest() == head.sha256
         one, was = replace(plan, stops=plan.stops[:1]), results["node-1"].t
-        assert broadcast.start(fanout, one) == {}
-        again = broadcast.collect(fanout, one, timeout=60)["node-1"]
+        assert chain.start(fanout, one) == {}
+        again = chain.collect(fanout, one, timeout=60)["node-1"]
         assert again.ok, "whoever is asked again gets a second chance"
         assert again.t > was
     finally:
-        left = broadcast.stop(fanout, up)
+        left = chain.stop(fanout, up)
     assert left == {}
     for n in range(1, HOSTS + 1):
         found = subprocess.run([*lab.inside(n), "ls", "/run/images"], capture_output=True, check=True).stdout

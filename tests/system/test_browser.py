@@ -23,9 +23,9 @@ from browser import PATIENCE, Chromium, Notebook, Server, chromium, jupyter, ope
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
 
 from g5kvirt.errors import MachineError
-from g5kvirt.frames import account
-from g5kvirt.journal import PHASES, Event, read_events
-from g5kvirt.phases import recall
+from g5kvirt.run import state as recall
+from g5kvirt.run.journal import PHASES, Event, read_events
+from g5kvirt.run.tables import account
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import make

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from netboot_lab import HOME, Lab, missing
 
-from g5kvirt import hostagent
 from g5kvirt.errors import MachineError
-from g5kvirt.provision import environments, minimal, tasks, tools
-from g5kvirt.provision import netboot as nb
-from g5kvirt.provision.bootlog import BootLog, Milestone
+from g5kvirt.hostagent import protocol
+from g5kvirt.images import environments, minimal, tools
+from g5kvirt.netboot import services as nb
+from g5kvirt.netboot.bootlog import BootLog, Milestone
+from g5kvirt.provisioners.builtin import tasks
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -39,8 +40,8 @@ class Bench:
 
     def start(self) -> None:
         """Power on all VMs."""
-        own = [hostagent.vm(v.name, v.mac) for v in self.lab.vms]
-        answers = self.lab.hosts[0].agent(hostagent.start(own, memory=MEMORY, disk=DISK))
+        own = [protocol.vm(v.name, v.mac) for v in self.lab.vms]
+        answers = self.lab.hosts[0].agent(protocol.start(own, memory=MEMORY, disk=DISK))
         assert [a.reason for a in answers if not a.ok] == []
 
     def deploy(self, vm: str, deployment: str, **changes: object) -> tasks.Task:
@@ -211,7 +212,7 @@ def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:
     # once more on the same VM: back to the minimal system, and this time the firmware boots the disk
     before, began = lab.cpu()["vm-1"], time.time()
     bench.deploy("vm-1", "2", boot="reboot")
-    lab.hosts[0].agent(hostagent.power("reset"))
+    lab.hosts[0].agent(protocol.power("reset"))
     bench.until("vm-1", "2", "partition")
     bench.profile("vm-1", "disk")
     seen = bench.until("vm-1", "2", "environment")

@@ -14,7 +14,7 @@ import inlayer
 import pytest
 from localbed import MARKS, below, wait
 
-from g5kvirt.provision import environments, minimal, tools
+from g5kvirt.images import environments, minimal, tools
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local import namespaces as ns
 

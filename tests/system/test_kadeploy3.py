@@ -10,8 +10,8 @@ from localbed import MARKS
 from scripts import LAUNCHED, answer, start
 
 import g5kvirt
-from g5kvirt.journal import read_events
-from g5kvirt.measurements import Measurements
+from g5kvirt.run.deployment_tables import Measurements
+from g5kvirt.run.journal import read_events
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]
@@ -45,15 +45,15 @@ echo 3.3.7 > /etc/kadeploy3/version && touch /run/installed
 
 def files() -> dict[str, str]:
     """Path on the machine → text: the stubs and the stand-in with what it imports."""
-    here = Path(__file__).resolve().parent
-    steps = Path(g5kvirt.__file__).parent / "provision" / "kadeploy3" / "steps.py"
+    here = Path(__file__).resolve().parents[1] / "support"
+    steps = Path(g5kvirt.__file__).parent / "provisioners" / "kadeploy3" / "steps.py"
     folder = f"{LIB}/g5kvirt"
     return {
         **{f"/usr/local/sbin/{name}": f"#!/bin/sh\n{text}\n" for name, text in STUBS.items()},
         f"{LIB}/kadeploy3d.py": (here / "kadeploy3d.py").read_text(),
-        f"{LIB}/kadeployserver.py": (here.parent / "unit" / "kadeployserver.py").read_text(),
-        **{f"{folder}{path}/__init__.py": "" for path in ("", "/provision", "/provision/kadeploy3")},
-        f"{folder}/provision/kadeploy3/steps.py": steps.read_text(),
+        f"{LIB}/kadeployserver.py": (here / "kadeployserver.py").read_text(),
+        **{f"{folder}{path}/__init__.py": "" for path in ("", "/provisioners", "/provisioners/kadeploy3")},
+        f"{folder}/provisioners/kadeploy3/steps.py": steps.read_text(),
         "/usr/local/sbin/kadeploy3-left": LEFT,
     }
 
@@ -65,9 +65,10 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
         f"vms=2, vm={{'memory': 192}}, provisioner='kadeploy3', kadeploy3={{'repository': {REPOSITORY!r}}}",
         "k",
         """
-    from g5kvirt.phases import recall
+    from g5kvirt.planning.cluster import cluster_state
+    from g5kvirt.run import state as recall
     from g5kvirt.remote import File
-    head = recall.stand(exp.spec, exp.journal).layout.machines[0].host.address
+    head = cluster_state(exp.spec, exp.journal).layout.machines[0].host.address
     fanout = exp._context.fanout
     def ask(command):
         result = fanout.run([head], ["sh", "-c", command], timeout=60)[head]

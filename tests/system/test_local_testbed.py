@@ -10,8 +10,8 @@ from pathlib import Path
 
 from localbed import MARKS, Job, kavlan, on, ssh, wait
 
+from g5kvirt.guests.ssh import configuration
 from g5kvirt.inventory import Host
-from g5kvirt.phases.vmaccess import configuration
 from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.testbeds.local.state import State
 

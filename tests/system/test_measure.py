@@ -15,8 +15,8 @@ import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
 from scripts import LAUNCHED, start
 
-from g5kvirt.journal import Event, read_events
-from g5kvirt.measurements import Measurements
+from g5kvirt.run.deployment_tables import Measurements
+from g5kvirt.run.journal import Event, read_events
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State

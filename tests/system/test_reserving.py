@@ -17,8 +17,8 @@ import pytest
 from localbed import MARKS, Job, on, wait
 from scripts import answer, end, start
 
-from g5kvirt.clock import PARIS
-from g5kvirt.journal import Event, read_events
+from g5kvirt.run.journal import Event, read_events
+from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.local.state import State
 
 pytest.importorskip("execo_g5k", reason="execo is not installed")
@@ -99,7 +99,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     bed: State, held: dict[str, Job], tmp_path: Path
 ) -> None:
     script = """
-    from g5kvirt.phases.asked import request_for
+    from g5kvirt.phases.reservation_request import request_for
     from g5kvirt.testbeds import open_testbed
     bed = open_testbed(testbed)
     later = datetime.datetime.fromtimestamp(time.time() + 600, datetime.UTC)
@@ -125,7 +125,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     tried("nonsense", bed, sites={"nancy": 1}, properties="nonsense > 1")
     tried("open-filter", bed, hosts=2, properties="nonsense > 1")
     tried("environment", bed, sites={"rennes": 1}, host_environment="debian12-mni")
-    from g5kvirt.testbeds.charter import french_working_days
+    from g5kvirt.testbeds.grid5000.charter import french_working_days
     day = later.date() + datetime.timedelta(days=1)
     while not french_working_days()(day):
         day += datetime.timedelta(days=1)

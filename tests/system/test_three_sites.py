@@ -29,16 +29,17 @@ try:
     steps(exp, "reserve", "deploy", "configure", "place", "launch")
     if MEASURED:
         exp.measure(sizes=[MEASURED])
-    stand = recall.stand(exp.spec, exp.journal)
+    cluster = cluster_state(exp.spec, exp.journal)
     found = []
-    for m in stand.layout.machines:
+    for m in cluster.layout.machines:
         dns = run(exp, m.host, f"cat {hostagent.service_log('dnsmasq')}") if "dhcp" in m.roles else ""
         web = run(exp, m.host, f"cat {netboot.ACCESS_LOG}") if "http" in m.roles else ""
         (address,) = m.addresses.values()
         logs = {"dnsmasq": dns, "nginx": web}
         found.append({"site": m.host.site, "roles": list(m.roles), "address": str(address), **logs})
-    hosts = {site: [str(stand.addresses[h.name]) for h in stand.hosts if h.site == site] for site in SITES}
-    print(json.dumps({"vlan": stand.reservation.vlan, "machines": found, "hosts": hosts}))
+    address = cluster.addresses
+    hosts = {s: [str(address[h.name]) for h in cluster.hosts if h.site == s] for s in SITES}
+    print(json.dumps({"vlan": cluster.reservation.vlan, "machines": found, "hosts": hosts}))
 finally:
     exp.release()
 """

@@ -17,8 +17,8 @@ import pytest
 from localbed import MARKS, PREFIX, nothing_left
 from scripts import answer, start
 
-from g5kvirt.frames import Frames
-from g5kvirt.journal import read_events
+from g5kvirt.run.journal import read_events
+from g5kvirt.run.tables import Frames
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
@@ -30,11 +30,12 @@ NIC = 100e6  #: bits per second of every machine
 #: What the scripts below have at hand; they print one line of JSON at their end.
 HELPERS = """
 import threading
-from g5kvirt import hostagent
-from g5kvirt.phases import agents, recall
+from g5kvirt.hostagent import calls as agents, protocol as hostagent
+from g5kvirt.planning.cluster import cluster_state
+from g5kvirt.run import state as recall
 from g5kvirt.phases.configure import configure
 from g5kvirt.phases.launch import launch
-from g5kvirt.provision import netboot
+from g5kvirt.netboot import services as netboot
 
 def run(exp, host, command):
     done = exp._context.fanout.run([host.address], ["sh", "-c", command], timeout=30)[host.address]
@@ -53,7 +54,7 @@ def steps(exp, *names):
 
 def logs(exp):
     found = {}
-    for m in recall.stand(exp.spec, exp.journal).layout.machines:
+    for m in cluster_state(exp.spec, exp.journal).layout.machines:
         paths = [hostagent.service_log("dnsmasq")] * ("dhcp" in m.roles)
         paths += [netboot.ACCESS_LOG] * ("http" in m.roles)
         found[m.host.site, m.roles] = run(exp, m.host, "cat " + " ".join(paths))
@@ -85,7 +86,7 @@ spec = Spec(sites={SITE: 1}, vms=1, boot=BOOT)
 exp = Experiment(spec, testbed=testbed, name=name, runs=runs)
 try:
     steps(exp, "reserve", "deploy", "configure", "place")
-    (machine,) = recall.stand(exp.spec, exp.journal).layout.machines
+    (machine,) = cluster_state(exp.spec, exp.journal).layout.machines
     rule = "add rule inet test in udp dport 67 counter drop"
     chain = "add chain inet test in { type filter hook input priority 0; }"
     run(exp, machine.host, f"nft 'add table inet test; {chain}; {rule}'")
@@ -177,7 +178,7 @@ def test_http_of_two_sites_killed_amid_the_kernel(grid: State, tmp_path: Path) -
         for m in machines:
             killed.append(run(exp, m.host, "pkill -9 -c nginx"))
     def look():
-        heard = ask(exp, stand.machines, hostagent.services(), hostagent.status())
+        heard = ask(exp, cluster.machines, hostagent.services(), hostagent.status())
         keys = ("state", "pid", "child", "starts")
         return {(h, a.op, a.subject): [a.detail.get(k) for k in keys] for h in heard for a in heard[h]}
     def repeat(step):
@@ -187,17 +188,17 @@ def test_http_of_two_sites_killed_amid_the_kernel(grid: State, tmp_path: Path) -
         return found
     try:
         steps(exp, "reserve", "deploy", "configure")
-        stand = recall.stand(exp.spec, exp.journal)
+        cluster = cluster_state(exp.spec, exp.journal)
         repeat(configure)
         exp.place()
-        thread = threading.Thread(target=interrupt, args=[stand.layout.machines])
+        thread = threading.Thread(target=interrupt, args=[cluster.layout.machines])
         thread.start()
         exp.launch()
         thread.join()
         again, found = repeat(launch), logs(exp)
-        ask(exp, stand.machines, hostagent.teardown([netboot.ROOT]))
+        ask(exp, cluster.machines, hostagent.teardown([netboot.ROOT]))
         words = "ip -br -4 addr; ip route; cat /proc/[0-9]*/comm; ls -d /run/g5kvirt-host 2>&1 || true"
-        left = {host.name: run(exp, host, words) for host in stand.machines}
+        left = {host.name: run(exp, host, words) for host in cluster.machines}
         print(json.dumps([killed, found, again, changed, left]))
     finally:
         exp.release()

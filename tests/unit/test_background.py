@@ -16,8 +16,8 @@ from backgroundbeds import Bed
 from g5kvirt import Experiment, Spec, background
 from g5kvirt.background import Running
 from g5kvirt.errors import CapacityError, PhaseError, PhaseOrderError, RunError, SpecError, TestbedError
-from g5kvirt.journal import Event, Journal
-from g5kvirt.phases import recall
+from g5kvirt.run import state
+from g5kvirt.run.journal import Event, Journal
 from g5kvirt.views.results import PhaseResult
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
@@ -140,9 +140,9 @@ def test_killed_it_leaves_the_run_to_the_next_one(tmp_path: Path) -> None:
         running.result(60)
     assert list(exp.frames.phases["status"]) == ["unfinished"]
     exp.release()
-    assert recall.released(exp.journal)
+    assert state.released(exp.journal)
     (phase,) = [e for e in exp.journal if (e.step, e.status) == ("phase", "failed")]
-    assert phase.detail["reason"] == recall.CUT_SHORT
+    assert phase.detail["reason"] == state.CUT_SHORT
 
 
 def test_release_stops_it_first(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_release_stops_it_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["exit", "stay"])
 def test_it_stops_when_the_notebook_is_gone(tmp_path: Path, end: str) -> None:
     """At the interpreter's exit, and when the kernel is killed."""
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1] / "support")
     words = [sys.executable, "-c", KERNEL, str(tmp_path), end, here, *sys.path]
     kernel = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:

@@ -69,7 +69,7 @@ def load(path: str | Path | None = None) -> Description:
 
     :raises SpecError: no such file, not YAML, or not a description (see `from_plain`).
     """
-    from g5kvirt.plainyaml import load_yaml  # only here: the rest works with the standard library alone
+    from g5kvirt.spec.yaml_files import load_yaml  # only here: the rest works with the standard library alone
 
     file = DEFAULT_FILE if path is None else Path(path)
     plain = load_yaml(file)

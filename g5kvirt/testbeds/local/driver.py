@@ -6,7 +6,7 @@ import os
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.grid5000 import Grid5000, Settings
+from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
 from g5kvirt.testbeds.local.state import State
 
 __all__ = ["local"]

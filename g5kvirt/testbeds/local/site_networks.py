@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 
-from g5kvirt import tables
+from g5kvirt import data_tables
 
 __all__ = ["CLUSTER_NAME", "SiteNetworks", "site_networks"]
 
@@ -38,7 +38,7 @@ def _largest_clusters() -> dict[str, str]:
     found: dict[str, str] = {}
     for table, column in (("clusters_2013.csv", "nodes_2013_07_01"), ("clusters_2026.csv", "nodes")):
         largest: dict[str, tuple[int, str]] = {}
-        for row in tables.rows(table):
+        for row in data_tables.rows(table):
             size = int(row[column] or 0)
             if CLUSTER_NAME.fullmatch(row["cluster"]) and size > largest.get(row["site"], (0, ""))[0]:
                 largest[row["site"]] = (size, row["cluster"])
@@ -51,7 +51,7 @@ def site_networks() -> dict[str, SiteNetworks]:
     """The sites that have networks and a cluster, by name; do not change the mapping."""
     clusters = _largest_clusters()
     found = {}
-    for index, row in enumerate(tables.rows("sites_2026.csv"), 1):
+    for index, row in enumerate(data_tables.rows("sites_2026.csv"), 1):
         # Of the repository's two production networks, which differ for Louvain, the one no other site has.
         if not row["prod_network_ipv4yaml"] or row["site"] not in clusters:
             continue

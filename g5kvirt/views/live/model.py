@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from g5kvirt.journal import Event
-from g5kvirt.measurements import MACROS
+from g5kvirt.run.deployment_tables import MACROS
+from g5kvirt.run.journal import Event
 from g5kvirt.views.palette import (
     DEPLOYED,
     FAILED,

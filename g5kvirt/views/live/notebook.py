@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from g5kvirt.journal import Event
+from g5kvirt.run.journal import Event
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.live.static import picture
 
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """What is shown: events that become more, such as a `g5kvirt.journal.Journal`."""
+    """What is shown: events that become more, such as a `g5kvirt.run.journal.Journal`."""
 
     def since(self, position: int) -> Sequence[Event]:
         """The events from ``position`` on."""

@@ -1,0 +1,319 @@
+"""What this machine can do, and so which testbeds and how many VMs.
+
+Every probe tries the thing itself (a file that exists proves nothing), in namespaces of its own that
+vanish with it, and ends within a few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from g5kvirt.inventory import GIB
+from g5kvirt.views.words import size
+
+__all__ = ["Finding", "able", "examine", "report", "verdict", "vms_by_memory"]
+
+State = Literal["ok", "warn", "fail", "unknown"]
+
+#: Measured, for a VM of 112 MiB that netboots Debian's kernel: what it takes of the machine.
+VM_MEMORY = 155 * 10**6  #: bytes resident
+VM_BOOT_EMULATED = 6.8  #: CPU seconds from power-on to the minimal system
+TESTBED_MEMORY = 1 * GIB  #: two sites, their services and what the machine itself wants
+
+#: Program → the Debian package that brings it.
+PROGRAMS = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "taktuk": "taktuk",
+    "mksquashfs": "squashfs-tools",
+    "unshare": "util-linux",
+    "mount": "mount",
+    "apt-get": "apt",
+}
+
+#: Without these it goes on, only slower: many hosts are reached by ssh in windows instead of a tree.
+OPTIONAL = ("taktuk",)
+
+_LIMIT = 15.0  #: seconds for one probe, whatever happens
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the answer. ``fail``: the local testbed cannot be raised without it."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order in which they are shown. Takes up to four seconds where KVM hangs."""
+    if sys.platform != "linux":
+        return [system()]
+    with ThreadPoolExecutor(3) as pool:  # each waits for programs, so side by side
+        kernel = pool.submit(kernel_features)
+        guests = pool.submit(kvm)
+        first = [system(), root(), programs(), *memory_and_cores()]
+        return [*first, *kernel.result(), guests.result()]
+
+
+def able(findings: Sequence[Finding]) -> bool:
+    """True if the local testbed can be raised here."""
+    return not any(finding.state == "fail" for finding in findings)
+
+
+def report(findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings for a program."""
+    return {"local": able(findings), "verdict": verdict(findings), "findings": [asdict(f) for f in findings]}
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """One or two sentences: which testbeds, how many VMs."""
+    remote = "Grid'5000 itself needs an account there and ssh access; it was not probed."
+    if not able(findings):
+        missing = ", ".join(f.name for f in findings if f.state == "fail")
+        return f"The local testbed cannot be raised here: {missing}. {remote}"
+    available = _available_memory()
+    number, cores = vms_by_memory(available), _cores()
+    kvm_works = any(f.name == "KVM" and f.state == "ok" for f in findings)
+    pace = (
+        "they start with KVM."
+        if kvm_works
+        else f"emulated on {cores} cores, 16 boot in about {16 * VM_BOOT_EMULATED / cores:.0f} s."
+    )
+    fits = f"up to about {number} VMs in {size(available)}"
+    return f"The local testbed can be raised, with {fits}; {pace} {remote}"
+
+
+def vms_by_memory(available: int) -> int:
+    """VMs with Debian's kernel that fit into ``available`` bytes beside a small testbed."""
+    return max(0, (available - TESTBED_MEMORY) // VM_MEMORY)
+
+
+# ---- probes ------------------------------------------------------------------------------------------
+
+
+def system() -> Finding:
+    """The operating system: Linux, best a Debian, as the testbed's layers are made of its packages."""
+    name = platform.system()
+    if name != "Linux":
+        return Finding("system", "fail", name, "take a Debian 12 or newer; a virtual machine will do")
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    found = f"{release.get('PRETTY_NAME', 'Linux')}, kernel {platform.release()}"
+    if shutil.which("apt-get") and shutil.which("dpkg-query"):
+        return Finding("system", "ok", found)
+    return Finding("system", "fail", found, "the local testbed is made of Debian packages: take a Debian 12")
+
+
+def root() -> Finding:
+    """The right to make namespaces and mounts."""
+    if os.geteuid() == 0:
+        return Finding("root", "ok", "yes")
+    return Finding("root", "fail", f"no, user {os.geteuid()}", "call it with sudo for the local testbed")
+
+
+def programs(which: Callable[[str], str | None] = shutil.which) -> Finding:
+    """The programs that are called on this machine itself."""
+    missing = [program for program in PROGRAMS if which(program) is None]
+    if not missing:
+        return Finding("programs", "ok", "all there")
+    packages = " ".join(sorted({PROGRAMS[program] for program in missing}))
+    return Finding(
+        "programs",
+        "warn" if set(missing) <= set(OPTIONAL) else "fail",
+        f"missing: {', '.join(missing)}",
+        f"./bootstrap installs them, or apt-get install --no-install-recommends {packages}",
+    )
+
+
+def memory_and_cores() -> list[Finding]:
+    """Memory that is free and cores that may be used, within the limits of a container."""
+    available = _available_memory()
+    number = vms_by_memory(available)
+    state: State = "ok" if number >= 8 else "warn" if number >= 1 else "fail"
+    advice = "" if number >= 8 else "the demonstration wants about 2.5 GiB"
+    return [
+        Finding("memory", state, f"{size(available)} free: about {number} VMs", advice),
+        Finding("cores", "ok", str(_cores())),
+    ]
+
+
+#: A shell script for a mount, network, pid and uts namespace of its own: tries one thing after the other and
+#: says for each ``name<TAB>ok`` or ``name<TAB>`` and what the system said.
+_TRY = r"""
+try() {
+    name=$1; shift
+    if said=$("$@" 2>&1); then printf '%s\tok\n' "$name"
+    else printf '%s\t%s\n' "$name" "$(printf '%s' "$said" | head -n 1)"; fi
+}
+printf 'namespaces\tok\n'
+squash() { mksquashfs /mnt/a /mnt/s -quiet -no-progress && mount -t squashfs -o loop,ro /mnt/s /mnt/b; }
+try tmpfs mount -t tmpfs none /mnt
+mkdir /mnt/a /mnt/b /mnt/u /mnt/w /mnt/r
+try overlay mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r
+try squashfs squash
+try bridge ip link add b0 type bridge
+try veth ip link add v0 type veth peer name v1
+try tap ip tuntap add t0 mode tap
+try vxlan ip link add x0 type vxlan id 7 local 127.0.0.1 dstport 4789
+for kind in 'htb' 'netem delay 1ms'; do
+    try "${kind%% *}" tc qdisc add dev v0 root $kind
+    tc qdisc del dev v0 root 2>/dev/null
+done
+exit 0
+"""
+
+
+def kernel_features() -> list[Finding]:
+    """What the kernel grants: each thing is really made, in namespaces of its own."""
+    words = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
+    code, out, err = _run([*words, "--propagation", "private", "sh", "-c", _TRY])
+    tried = dict(line.split("\t", 1) for line in out.splitlines() if "\t" in line)
+    if "namespaces" not in tried:
+        refused = err.strip().splitlines()[-1] if err.strip() else f"unshare ended with {code}"
+        # Without root the answer is already known, and says nothing about the kernel.
+        state: State = "fail" if os.geteuid() == 0 else "unknown"
+        advice = "in a container: give it its own root (--privileged)" if state == "fail" else ""
+        return [Finding("namespaces", state, refused, advice)]
+    return judge(tried)
+
+
+def judge(tried: Mapping[str, str]) -> list[Finding]:
+    """Findings from what was tried: name → ``ok`` or what the system said."""
+    found = [Finding("namespaces", "ok", "mount, net, pid, uts, ipc")]
+    needed = {
+        "file systems": ("tmpfs", "overlay", "squashfs"),
+        "network": ("bridge", "veth", "tap", "vxlan", "htb"),
+    }
+    for name, parts in needed.items():
+        bad = [f"{p}: {tried.get(p, 'not tried')}" for p in parts if tried.get(p) != "ok"]
+        good = ", ".join(p for p in parts if tried.get(p) == "ok")
+        if bad:
+            found.append(Finding(name, "fail", "; ".join(bad), "this kernel or container lacks it"))
+        else:
+            found.append(Finding(name, "ok", good))
+    if tried.get("netem") == "ok":
+        found.append(Finding("link latency", "ok", "netem"))
+    else:
+        found.append(
+            Finding("link latency", "warn", "this kernel has no netem", "links between sites add no latency")
+        )
+    return found
+
+
+#: Puts the node layer (its squashfs is $1) over / and runs the host agent, which comes on stdin, in it.
+_IN_LAYER = r"""
+set -e
+mount -t tmpfs none /mnt
+mkdir /mnt/l /mnt/u /mnt/w /mnt/r
+mount -t squashfs -o loop,ro "$1" /mnt/l
+mount -t overlay overlay -o lowerdir=/mnt/l:/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r
+mount --rbind /dev /mnt/r/dev
+mount --bind /proc /mnt/r/proc
+mount -t tmpfs none /mnt/r/run
+exec chroot /mnt/r python3 - "$2"
+"""
+
+
+def kvm() -> Finding:
+    """Whether a guest really runs with KVM: the host agent starts one, with three seconds to answer.
+
+    QEMU is taken from the local testbed's node layer, or from this machine; without either nothing is known.
+    """
+    if not Path("/dev/kvm").exists():
+        return Finding("KVM", "warn", "no /dev/kvm: guests are emulated")
+    home = "/run/g5kvirt-doctor"
+    request = json.dumps({"home": home, "requests": [{"op": "facts", "kvm_limit": 3.0}]})
+    agent = resources.files("g5kvirt.hostagent.onhost").joinpath("agent.py").read_bytes()
+    layer = _node_layer()
+    private = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+    if os.geteuid() != 0:
+        return Finding("KVM", "unknown", "/dev/kvm is there; whether it answers, only root can try")
+    if layer is not None:
+        words = [*private, "sh", "-c", _IN_LAYER, "sh", str(layer), request]
+    elif shutil.which("qemu-system-x86_64"):
+        script = 'mount -t tmpfs none /run && exec python3 - "$1"'
+        words = [*private, "sh", "-c", script, "sh", request]
+    else:
+        return Finding(
+            "KVM",
+            "unknown",
+            "/dev/kvm is there, but no QEMU to try it with",
+            "g5kvirt local up brings QEMU in its node layer; ask again after it",
+        )
+    _, out, err = _run(words, stdin=agent)
+    return judge_kvm(out, err)
+
+
+def judge_kvm(out: str, err: str) -> Finding:
+    """The finding from the host agent's answer (lines of JSON) and its complaints."""
+    for line in out.splitlines():
+        try:
+            detail = json.loads(line)["detail"]
+            works, reason = bool(detail["kvm"]), str(detail.get("kvm_reason", ""))
+        except (ValueError, KeyError, TypeError):
+            continue
+        if works:
+            return Finding("KVM", "ok", "a guest ran")
+        return Finding("KVM", "warn", f"does not answer ({reason}): guests are emulated")
+    said = err.strip().splitlines()[-1] if err.strip() else "the host agent did not answer"
+    return Finding("KVM", "unknown", said)
+
+
+# ---- inside ------------------------------------------------------------------------------------------
+
+
+def _run(words: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
+    """Run a probe to its end within `_LIMIT`: exit code, output, complaints. Nothing it started is left."""
+    try:
+        done = subprocess.run(words, input=stdin, capture_output=True, timeout=_LIMIT)
+    except subprocess.TimeoutExpired:
+        return 124, "", f"no answer within {_LIMIT:g} s"
+    except OSError as error:
+        return 127, "", f"{words[0]}: {error.strerror}"
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def _node_layer() -> Path | None:
+    from g5kvirt.errors import MachineError
+    from g5kvirt.testbeds.local import layers
+
+    try:
+        image = layers.path("node")
+    except MachineError:  # no dpkg: another finding says so
+        return None
+    return image if image.exists() else None
+
+
+def _available_memory() -> int:
+    """Bytes that may still be taken: MemAvailable, or less where a control group limits it."""
+    meminfo = Path("/proc/meminfo").read_text()
+    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in meminfo.splitlines()}
+    available = fields["MemAvailable"]
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else max(0, min(available, int(limit) - used))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,83 @@
+"""What every phase works with: the spec, the testbed, the run and its journal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from g5kvirt.errors import reason_of
+from g5kvirt.planning.windows import checks_at_once
+from g5kvirt.remote import Access, Fanout, jumps
+from g5kvirt.run import state
+from g5kvirt.run.directory import Run
+from g5kvirt.run.journal import Journal, Kind
+from g5kvirt.spec.spec import Spec
+from g5kvirt.testbeds import Testbed
+
+__all__ = ["Context", "way_in"]
+
+
+def way_in(access: Access, journal: Journal) -> Access:
+    """``access`` as it is for machines in the KaVLAN that was reserved: through its gateway, if need be."""
+    granted = state.reservation(journal)
+    if granted is None or granted.vlan is None or not granted.vlan_site:
+        return access
+    # The host's own name tells the site's domain.
+    domain = next(h.name.partition(".")[2] for h in granted.hosts if h.site == granted.vlan_site)
+    return access.through(*jumps.gateways(granted.vlan, domain))
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run in progress."""
+
+    spec: Spec
+    testbed: Testbed
+    run: Run
+    journal: Journal
+
+    @property
+    def key(self) -> str:
+        """The run's private ssh key file."""
+        return str(self.run.path / "ssh" / "id_ed25519")
+
+    @property
+    def access(self) -> Access:
+        """Root on the run's machines, on the way that `g5kvirt.guests.ssh` writes down, too."""
+        return way_in(self.testbed.access(self.key), self.journal)
+
+    @cached_property
+    def fanout(self) -> Fanout:
+        """Commands and files for the run's machines; one for all steps, as it learns which way works."""
+        return Fanout(self.access)
+
+    @property
+    def checks_at_once(self) -> int:
+        """How many VMs are reached by ssh at once."""
+        cores = len(os.sched_getaffinity(0))
+        return checks_at_once(self.spec.windows, cores, relayed=bool(self.access.jump))
+
+    @contextmanager
+    def span(
+        self, phase: str, step: str, kind: Kind = "run", subject: str = "", **detail: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Journal what happens inside as ``start`` and ``ok`` or ``failed``.
+
+        What is put into the dictionary that it yields becomes the detail of the closing event. The opening
+        one names this process, for others that would like to write.
+        """
+        name = subject or self.run.name
+        process = {"pid": os.getpid(), "host": os.uname().nodename}
+        self.journal.append(phase, step, kind, name, "start", process=process, **detail)
+        result: dict[str, Any] = {}
+        try:
+            yield result
+        except BaseException as error:
+            self.journal.append(phase, step, kind, name, "failed", reason=reason_of(error))
+            raise
+        self.journal.append(phase, step, kind, name, "ok", t=time.time(), **result)

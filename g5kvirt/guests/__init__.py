@@ -1,0 +1,1 @@
+"""Machines that are raised on hosts: how to reach them, and what their consoles printed."""

@@ -1,0 +1,276 @@
+"""The notebook's side of the host agent: requests as plain dictionaries, answers as `Answer`.
+
+`agent.py` beside this file is what runs on the hosts; see there what each operation does. A request
+document goes to its standard input, or as its one argument (so for `follow`, which needs an open input)::
+
+    out = fanout.run(hosts, [*COMMAND], stdin=document(facts(), status()))
+    answers = parse(out[host].stdout)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.inventory import Facts
+
+__all__ = [
+    "AGENT",
+    "COMMAND",
+    "HOME",
+    "REMOTE_PATH",
+    "Answer",
+    "Line",
+    "console",
+    "document",
+    "facts",
+    "file",
+    "follow",
+    "packages",
+    "parse",
+    "parse_line",
+    "power",
+    "prepare",
+    "read_facts",
+    "serve",
+    "service_log",
+    "services",
+    "start",
+    "status",
+    "stop",
+    "stop_service",
+    "teardown",
+    "vm",
+]
+
+#: The file to send to hosts, where to, and how it is run there (-I -S: a third of Python's start-up time).
+AGENT = Path(__file__).parent / "onhost" / "agent.py"
+REMOTE_PATH = "/usr/local/sbin/g5kvirt-agent"
+COMMAND = ("python3", "-I", "-S", REMOTE_PATH)
+#: Where the agent keeps its records on a host, unless the document says otherwise.
+HOME = "/run/g5kvirt-host"
+
+Request = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One result: what was asked of what, whether it worked, when (the host's clock), and the rest."""
+
+    op: str
+    subject: str
+    ok: bool
+    t: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unchanged(self) -> bool:
+        """True if it was already as asked."""
+        return bool(self.detail.get("unchanged"))
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty if it did not."""
+        return str(self.detail.get("reason", "")) if not self.ok else ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that was appended to a followed file; ``offset`` is where the next one begins."""
+
+    file: str
+    offset: int
+    text: str
+
+
+def document(*requests: Request, home: str = HOME) -> bytes:
+    """The one line of JSON that the agent reads."""
+    return json.dumps({"home": home, "requests": list(requests)}).encode() + b"\n"
+
+
+def facts(programs: Iterable[str] = (), kvm_limit: float = 3.0) -> Request:
+    """Ask for cores, memory, KVM (waited for at most ``kvm_limit`` seconds), missing ``programs``."""
+    return {"op": "facts", "programs": list(programs), "kvm_limit": kvm_limit}
+
+
+def packages(
+    programs: Mapping[str, str],
+    *,
+    proxy: str | None = None,
+    limit: float = 600.0,
+    options: Sequence[str] = (),
+) -> Request:
+    """Install what is missing of ``programs`` (program → Debian package) by apt, within ``limit`` seconds.
+
+    ``proxy``: URL of the testbed's package proxy; None leaves it to the host's own settings. ``options``:
+    further words for apt-get.
+    """
+    request: Request = {"op": "packages", "programs": dict(programs), "limit": limit}
+    return {**request, "proxy": proxy, "options": list(options)}
+
+
+def prepare(
+    *,
+    bridge: str = "br0",
+    nic: str | None = None,
+    addresses: Sequence[str] = (),
+    sysctls: Mapping[str, str | int] | None = None,
+    ramdisk: int = 0,
+) -> Request:
+    """Bridge over ``nic`` (default: the one of the default route), addresses, settings, RAM disk (bytes)."""
+    request: Request = {"op": "prepare", "bridge": bridge, "addresses": list(addresses)}
+    return {**request, "nic": nic, "sysctls": dict(sysctls or {}), "ramdisk": ramdisk}
+
+
+def vm(name: str, mac: str, **settings: Any) -> Request:
+    """One VM of a `start` request; ``settings`` override the request's defaults."""
+    return {"name": name, "mac": mac, **settings}
+
+
+def start(
+    vms: Iterable[Request],
+    *,
+    memory: int,
+    disk: int = 0,
+    cores: int = 1,
+    kvm: bool = False,
+    boot: Literal["rom", "iso"] = "rom",
+    iso: str | None = None,
+    tb_size: int = 32,
+    nice: int = 5,
+    bridge: str = "br0",
+) -> Request:
+    """Power VMs on (sizes in bytes; ``tb_size``, the emulator's translation cache, in MiB)."""
+    defaults: Request = {"memory": memory, "disk": disk, "cores": cores, "boot": boot}
+    if iso:
+        defaults["iso"] = iso
+    defaults |= {"accel": "kvm"} if kvm else {"accel": "tcg", "tb_size": tb_size, "nice": nice}
+    return {"op": "start", "bridge": bridge, "defaults": defaults, "vms": list(vms)}
+
+
+def _named(op: str, names: Iterable[str] | None, **rest: Any) -> Request:
+    return {"op": op, **rest} if names is None else {"op": op, "names": list(names), **rest}
+
+
+def status(names: Iterable[str] | None = None) -> Request:
+    """State, CPU seconds and memory of VMs (default: all)."""
+    return _named("status", names)
+
+
+def console(names: Iterable[str], size: int = 8192) -> Request:
+    """The last ``size`` bytes of VMs' serial consoles (``text`` in the answers)."""
+    return {"op": "console", "names": list(names), "size": size}
+
+
+def stop(names: Iterable[str] | None = None, limit: float = 3.0) -> Request:
+    """End VMs (default: all), with ``limit`` seconds to obey before they are killed."""
+    return _named("stop", names, limit=limit)
+
+
+def power(action: Literal["reset", "off", "on", "cycle"], names: Iterable[str] | None = None) -> Request:
+    """Reset VMs, or switch them off or on."""
+    return _named("power", names, action=action)
+
+
+def file(
+    path: str, content: str, mode: int = 0o644, change: Literal["restart", "reload", "none"] = "restart"
+) -> Request:
+    """A file of a service, and what the service must do when it changes."""
+    return {"path": path, "content": content, "mode": mode, "change": change}
+
+
+def serve(
+    name: str,
+    *,
+    command: Sequence[str],
+    files: Sequence[Request] = (),
+    check: Sequence[Sequence[str]] = (),
+    directories: Sequence[str] = (),
+    ready_log: str = "",
+    ready_tcp: tuple[str, int] | None = None,
+    limit: float = 15.0,
+    until: float | None = None,
+) -> Request:
+    """Keep ``command`` running; ready when it logs ``ready_log`` or listens, within ``limit`` seconds.
+
+    ``until``: when the host ends it by itself, in seconds since the epoch.
+    """
+    ready: Request = {"tcp": list(ready_tcp)} if ready_tcp else {"log": ready_log}
+    return {
+        "op": "serve",
+        "name": name,
+        "command": list(command),
+        "files": list(files),
+        "check": [list(c) for c in check],
+        "directories": [{"path": d, "mode": 0o755} for d in directories],
+        "ready": ready,
+        "limit": limit,
+        "until": until,
+    }
+
+
+def service_log(name: str, home: str = HOME) -> str:
+    """The log of a service: every line begins with its time in seconds, with a fraction."""
+    return f"{home}/services/{name}/log"
+
+
+def services(names: Iterable[str] | None = None) -> Request:
+    """State of services (default: all)."""
+    return _named("services", names)
+
+
+def stop_service(names: Iterable[str] | None = None) -> Request:
+    """End services (default: all)."""
+    return _named("stop-service", names)
+
+
+def follow(files: Mapping[str, int], poll: float = 0.05) -> Request:
+    """Stream what is appended to files (path → offset to begin at) until nobody listens any more."""
+    return {"op": "follow", "files": dict(files), "poll": poll}
+
+
+def teardown(directories: Iterable[str] = ()) -> Request:
+    """Remove all that the agent made; ``directories`` of services too."""
+    return {"op": "teardown", "directories": list(directories)}
+
+
+def parse(stdout: str | bytes) -> list[Answer]:
+    """Read the agent's answers. Raises TestbedError if a line is none."""
+    text = stdout.decode("utf-8", "replace") if isinstance(stdout, bytes) else stdout
+    return [_answer(line) for line in text.splitlines() if line.strip()]
+
+
+def _answer(line: str) -> Answer:
+    try:
+        d = json.loads(line)
+        return Answer(d["op"], d["subject"], d["status"] == "ok", float(d["t"]), d["detail"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TestbedError(
+            f"the host agent answered {line[:120]!r}, which is no answer: look at its host's log"
+        ) from error
+
+
+def parse_line(line: str) -> Line | None:
+    """Read one line of a `follow` stream; None if it is a beat. Raises TestbedError if it is neither."""
+    try:
+        d = json.loads(line)
+        return Line(d["file"], int(d["offset"]), d["line"]) if "line" in d else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TestbedError(f"the host agent streamed {line[:120]!r}, which is no line of a file") from error
+
+
+def read_facts(answer: Answer, asked: float, answered: float) -> Facts:
+    """`Facts` from the answer to `facts`, which was ``asked`` and ``answered`` at these times of our clock.
+
+    The clock's offset is NTP's (RFC 5905, section 8): the mean of what is seen on the way there and on the
+    way back. Raises TestbedError if the host could not say.
+    """
+    if not answer.ok:
+        raise TestbedError(f"{answer.subject} cannot say what it is: {answer.reason}")
+    d = answer.detail
+    offset = ((float(d["began"]) - asked) + (float(d["clock"]) - answered)) / 2
+    return Facts(int(d["cores"]), int(d["memory"]), bool(d["kvm"]), offset)

@@ -1,0 +1,1 @@
+"""What virtual machines boot, built from Debian packages: the minimal system and the environments."""

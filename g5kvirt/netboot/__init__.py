@@ -1,0 +1,1 @@
+"""How virtual machines boot over the network: DHCP, iPXE, HTTP and TFTP, and following their progress."""

@@ -1,0 +1,282 @@
+"""What the service machines need so that VMs netboot: pure rendering, nothing is touched here.
+
+`services` gives the orders for the host agent of one service machine: dnsmasq (DHCP with one host entry
+a VM, DNS, TFTP on request) and nginx (iPXE scripts, kernel, initrd, tasks, reports). Each VM is pointed
+at its own server by a tag on its host entry. Kernel and initrd go to `WWW` beside what is rendered.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, Literal
+
+import jinja2
+
+from g5kvirt.hostagent import protocol as hostagent
+from g5kvirt.inventory import VM
+from g5kvirt.planning.services import ServiceLayout, ServiceMachine
+from g5kvirt.spec.spec import MAX_VMS
+
+__all__ = [
+    "ACCESS_LOG",
+    "KERNEL_ARGUMENTS",
+    "PREFIX6",
+    "ROOT",
+    "WWW",
+    "Netboot",
+    "dhcp_hosts",
+    "dns_hosts",
+    "dnsmasq_conf",
+    "extra_addresses",
+    "ipxe_script",
+    "nginx_conf",
+    "services",
+    "vm_script_path",
+]
+
+#: Where everything lives on a service machine; readable by the services' own users.
+ROOT = "/var/lib/g5kvirt"
+WWW = f"{ROOT}/www"
+ACCESS_LOG = f"{ROOT}/access.log"
+
+#: TFTP transfers at once by one dnsmasq: each takes a socket. A VM that is one too many tries again.
+TFTP_MAX = 1000
+
+#: A made-up IPv6 prefix, only so that router advertisements answer iPXE at once.
+PREFIX6 = "fd67:356b::"
+
+#: Measured with the Debian cloud kernel under emulation: self-tests of the cryptographic functions and the
+#: mitigations against speculative execution cost a third of the whole boot. noreplace-smp: a kernel with one
+#: processor would take thousands of lock prefixes out of its code, and flush the TLB twice for each (36,800
+#: flushes a boot against 2,100).
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 quiet no_timer_check noreplace-smp cryptomgr.notests mitigations=off panic=10"
+)
+
+
+@dataclass(frozen=True)
+class Netboot:
+    """All that decides how the VMs of a run boot."""
+
+    layout: ServiceLayout
+    vms: tuple[VM, ...]
+    hosts: Mapping[str, IPv4Address] = field(default_factory=dict)  #: names to publish besides the VMs'
+    parts: tuple[tuple[str, IPv4Network], ...] = ()  #: (site, its sub-network): the VMs' DNS domains
+    protocol: Literal["http", "tftp"] = "http"
+    domain: str = "g5kvirt"
+    interface: str = "br0"
+    router: IPv4Address | None = None
+    port: int = 80
+    kernel_arguments: str = KERNEL_ARGUMENTS
+    poll: int = 2  #: seconds between two looks of an idle VM for its task
+    www: str = WWW
+    #: when DHCP and router advertisements end by themselves, before the KaVLAN may go that keeps them in
+    until: float | None = None
+
+    @property
+    def files_role(self) -> str:
+        """The role of the machines from whose `www` the VMs fetch kernel and initrd."""
+        return "http" if self.protocol == "http" else "dhcp"
+
+    def url(self, server: IPv4Address) -> str:
+        """Where the HTTP server at this address is reached."""
+        return f"http://{server}" if self.port == 80 else f"http://{server}:{self.port}"
+
+    def vms_of(self, role: str, machine: ServiceMachine) -> list[VM]:
+        """The VMs for which ``machine`` plays ``role``."""
+        return [vm for vm in self.vms if self.layout.server(role, vm.site, vm.index).host == machine.host]
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("g5kvirt.netboot", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  configuration files, not HTML
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)
+
+
+def _server_tag(address: IPv4Address) -> str:
+    """dnsmasq's name for "boots from this server"."""
+    return f"http-{str(address).replace('.', '-')}"
+
+
+def _http_servers(netboot: Netboot, machine: ServiceMachine) -> dict[IPv4Address, IPv4Address]:
+    """HTTP servers of the VMs that ``machine`` is the DHCP server of → its own address at their site.
+
+    That is also where these VMs fetch by TFTP, which is dnsmasq's.
+    """
+    return {
+        server.addresses[site]: own
+        for site, own in machine.addresses.items()
+        for server in netboot.layout.servers("http", site)
+    }
+
+
+def dhcp_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
+    """One line a VM of this DHCP server: MAC, tags of its site and of its HTTP server, address, name."""
+    lines = []
+    for vm in netboot.vms_of("dhcp", machine):
+        tag = _server_tag(netboot.layout.address("http", vm.site, vm.index))
+        lines.append(f"{vm.mac},set:{vm.site},set:{tag},{vm.ip},{vm.name}\n")
+    return "".join(lines)
+
+
+def dns_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
+    """Addresses and names of all hosts, service machines and VMs; every DNS server knows them all.
+
+    ``http.SITE.DOMAIN`` and ``dns.SITE.DOMAIN`` are the services of that site; ``http.DOMAIN`` and
+    ``dns.DOMAIN`` are the nearest ones: each DNS server says its own sites' to the VMs that ask it.
+    """
+    lines = [f"{address} {name} {name.partition('.')[0]}\n" for name, address in netboot.hosts.items()]
+    for other in netboot.layout.machines:
+        for site, address in other.addresses.items():
+            words = ["dns" if role == "dhcp" else role for role in other.roles]
+            names = [f"{word}.{site}.{netboot.domain}" for word in words]
+            names += [f"{word}.{netboot.domain}" for word in words if site in machine.addresses]
+            lines.append(f"{address} {' '.join(names)}\n")
+    lines += [f"{vm.ip} {vm.name}.{vm.site}.{netboot.domain} {vm.name}\n" for vm in netboot.vms]
+    return "".join(lines)
+
+
+def dnsmasq_conf(netboot: Netboot, machine: ServiceMachine) -> str:
+    """dnsmasq's configuration on one machine with the role ``dhcp``.
+
+    It does not depend on the VMs: these are in a file of their own, which dnsmasq reads again while it runs.
+    """
+    layout = netboot.layout
+    return _render(
+        "dnsmasq.conf.j2",
+        machine=machine.host.name,
+        sites=machine.sites,
+        interface=netboot.interface,
+        network=layout.network,
+        only=sum("dhcp" in m.roles for m in layout.machines) == 1,
+        lease_max=MAX_VMS,
+        tftp_max=TFTP_MAX,
+        root=ROOT,
+        router=netboot.router,
+        resolvers=machine.addresses,
+        parts=netboot.parts,
+        domain=netboot.domain,
+        servers={_server_tag(a): (netboot.url(a), own) for a, own in _http_servers(netboot, machine).items()},
+        protocol=netboot.protocol,
+        prefix6=PREFIX6,
+        www=netboot.www,
+    )
+
+
+def nginx_conf(netboot: Netboot, machine: ServiceMachine) -> str:
+    """nginx's configuration on one machine with the role ``http``; it listens on its own addresses only."""
+    return _render(
+        "nginx.conf.j2",
+        machine=machine.host.name,
+        sites=machine.sites,
+        addresses=list(machine.addresses.values()),
+        port=netboot.port,
+        workers=2 if machine.host.cores > 2 else 1,
+        root=ROOT,
+        www=netboot.www,
+        access_log=ACCESS_LOG,
+    )
+
+
+def ipxe_script(
+    netboot: Netboot,
+    server: IPv4Address,
+    profile: Literal["minimal", "disk"] = "minimal",
+    arguments: str = "",
+    tftp: IPv4Address | None = None,
+) -> str:
+    """The iPXE script of VMs with the HTTP server ``server``: into the minimal system, or from their disk.
+
+    ``tftp``: where they fetch kernel and initrd instead, if they do that by TFTP.
+    """
+    if profile == "disk":
+        return _render("disk.ipxe.j2")
+    http = netboot.url(server)
+    words = [netboot.kernel_arguments, f"g5kvirt.server={http}", f"g5kvirt.poll={netboot.poll}", arguments]
+    base = http if tftp is None else f"tftp://{tftp}"
+    return _render("boot.ipxe.j2", base=base, arguments=" ".join(w for w in words if w), tries=8)
+
+
+def vm_script_path(vm: VM, www: str = WWW) -> str:
+    """Where a script of the VM's own goes; without one it boots as all do."""
+    return posixpath.join(www, "vm", vm.mac.replace(":", "-") + ".ipxe")
+
+
+def extra_addresses(netboot: Netboot, machine: ServiceMachine) -> list[str]:
+    """The addresses that ``prepare`` must add to the machine's bridge, with their prefix lengths."""
+    length = netboot.layout.network.prefixlen
+    own = [f"{address}/{length}" for address in machine.addresses.values()]
+    if "dhcp" not in machine.roles:
+        return own
+    first = int(next(iter(machine.addresses.values())))
+    return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that iPXE hears from
+
+
+def _tftp_scripts(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
+    """One script for each HTTP server: dnsmasq says by its tag which one a VM fetches."""
+    if netboot.protocol != "tftp":
+        return []
+    return [
+        hostagent.file(
+            f"{netboot.www}/boot-{_server_tag(http)}.ipxe",
+            ipxe_script(netboot, http, tftp=own),
+            change="none",
+        )
+        for http, own in _http_servers(netboot, machine).items()
+    ]
+
+
+def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
+    """The ``serve`` requests for the host agent of one service machine."""
+    orders: list[dict[str, Any]] = []
+    if "dhcp" in machine.roles:
+        # VMs are made known before any has a lease: dnsmasq (2.86 to 2.90 at least) crashes if it is told to
+        # read hosts with tags again after it has served some. Its supervisor has it back in 0.1 s, with them.
+        conf = f"{ROOT}/dnsmasq.conf"
+        orders.append(
+            hostagent.serve(
+                "dnsmasq",
+                command=["dnsmasq", "-C", conf],
+                check=[["dnsmasq", "--test", "-C", conf]],
+                files=[
+                    hostagent.file(conf, dnsmasq_conf(netboot, machine)),
+                    hostagent.file(f"{ROOT}/dhcp-hosts", dhcp_hosts(netboot, machine), change="reload"),
+                    hostagent.file(f"{ROOT}/dns-hosts", dns_hosts(netboot, machine), change="reload"),
+                    *_tftp_scripts(netboot, machine),
+                ],
+                directories=[ROOT, netboot.www],
+                ready_log="started",
+                until=netboot.until,
+            )
+        )
+    if "http" in machine.roles:
+        conf = f"{ROOT}/nginx.conf"
+        scripts = [
+            hostagent.file(f"{netboot.www}/boot-{a}.ipxe", ipxe_script(netboot, a), change="none")
+            for a in machine.addresses.values()
+        ]
+        orders.append(
+            hostagent.serve(
+                "nginx",
+                command=["nginx", "-c", conf],
+                check=[["nginx", "-t", "-q", "-c", conf]],
+                files=[hostagent.file(conf, nginx_conf(netboot, machine), change="reload"), *scripts],
+                directories=[ROOT, netboot.www, f"{netboot.www}/vm", f"{netboot.www}/task", f"{ROOT}/tmp"],
+                ready_tcp=(str(next(iter(machine.addresses.values()))), netboot.port),
+            )
+        )
+    return orders

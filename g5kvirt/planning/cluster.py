@@ -1,0 +1,44 @@
+"""The virtual cluster's machines, once they are deployed: hosts, service machines, addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from g5kvirt.inventory import Facts, Host, Reservation
+from g5kvirt.planning.services import ServiceLayout, host_addresses, lay_out, split_machines
+from g5kvirt.run import state
+from g5kvirt.run.journal import Event, Journal
+from g5kvirt.spec.spec import Spec
+
+__all__ = ["ClusterState", "cluster_state"]
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """The deployed machines of a run: which serve, which carry VMs, and their addresses."""
+
+    reservation: Reservation
+    services: tuple[Host, ...]
+    hosts: tuple[Host, ...]
+    layout: ServiceLayout
+    addresses: Mapping[str, IPv4Address]  #: host's name → its address in the VM network
+    facts: Mapping[str, Facts]  #: empty before `configure`
+
+    @property
+    def machines(self) -> tuple[Host, ...]:
+        """All of them, service machines first."""
+        return self.services + self.hosts
+
+
+def cluster_state(spec: Spec, events: Iterable[Event]) -> ClusterState:
+    """Hosts, service machines and their layout, of a run whose machines are deployed. Pure."""
+    known = events if isinstance(events, Journal) else list(events)
+    granted = state.reservation(known)
+    assert granted is not None  # the order of the phases sees to it
+    services, hosts = split_machines(spec, state.deployed(known))
+    load = {site: sum(h.site == site for h in hosts) for site in spec.sites}
+    layout = lay_out(services, load, granted.subnetworks)
+    addresses = host_addresses(hosts, layout, granted.subnetworks)
+    return ClusterState(granted, services, hosts, layout, addresses, state.facts(known))

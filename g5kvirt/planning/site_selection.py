@@ -1,0 +1,194 @@
+"""Which sites to take where a specification says only how many hosts it wants. Pure.
+
+Sites whose machines carry the most VMs come first; hosts are spread over the chosen ones as evenly as their
+machines allow, and moved to where they carry more only if the VMs would not fit otherwise. Without a number
+of sites, as few as will do are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.inventory import Host
+from g5kvirt.planning.capacity import capacities
+from g5kvirt.planning.checks import check_names, counted
+from g5kvirt.planning.services import services_per_site
+from g5kvirt.spec.spec import Spec, near
+
+__all__ = ["choose"]
+
+# Grid'5000 has nine sites, at most 126 combinations of as many: all are tried. With many more, the best are.
+_LOOKED_AT = 20_000
+_TRIED = 200
+
+_Room = Mapping[str, NDArray[np.int64]]  # site → VMs that each of its machines carries, the most first
+
+
+def choose(
+    spec: Spec,
+    candidates: Mapping[str, Sequence[Host]],
+    vlan_sites: Collection[str] | None = None,
+    condition: str = "",
+) -> dict[str, int]:
+    """Site → hosts, for a specification without sites; the first site holds the global KaVLAN.
+
+    :param candidates: the machines that may be taken, for each site.
+    :param vlan_sites: the sites that can give a KaVLAN; None: all.
+    :param condition: what the candidates were chosen for, such as "free at that time", for the errors.
+    Raises SpecError for an unknown cluster, strategy or rule, and CapacityError with the numbers and what
+    would fit if no choice does.
+    """
+    check_names(spec)
+    rooms = _rooms(spec, candidates)
+    counts = [spec.site_count] if spec.site_count else range(1, min(spec.hosts, len(rooms)) + 1)
+    for count in counts:
+        for chosen in _combinations(spec, rooms, count, vlan_sites):
+            hosts = _spread(spec, {site: rooms[site] for site in chosen})
+            if hosts and _carried(hosts, rooms) >= spec.vms:
+                with_vlan = [site for site in hosts if vlan_sites is None or site in vlan_sites]
+                return {site: hosts[site] for site in dict.fromkeys([*with_vlan, *hosts])}
+    raise _refused(spec, rooms, vlan_sites, condition)
+
+
+def _rooms(spec: Spec, candidates: Mapping[str, Sequence[Host]]) -> dict[str, NDArray[np.int64]]:
+    """Machines on which at least one VM fits; sites without any are left out."""
+    rooms = {}
+    clusters = dict(spec.clusters or {})
+    for site in clusters:
+        if site not in candidates:
+            raise SpecError(f"clusters names an unknown site {site!r}: {near(site, candidates)}")
+    for site, hosts in candidates.items():
+        usable = [h for h in hosts if clusters.get(site) in (None, h.cluster)]
+        room = capacities([h.cores for h in usable], [h.memory for h in usable], spec.capacity, spec.vm)
+        room = np.sort(room[room > 0])[::-1]
+        if len(room):
+            rooms[site] = room
+    return rooms
+
+
+def _by_vms(spec: Spec, rooms: _Room) -> list[str]:
+    return sorted(rooms, key=lambda s: (-int(rooms[s][: spec.hosts].sum()), -len(rooms[s]), s))
+
+
+def _by_machines(spec: Spec, rooms: _Room) -> list[str]:
+    return sorted(rooms, key=lambda s: (-len(rooms[s]), -int(rooms[s][: spec.hosts].sum()), s))
+
+
+def _combinations(
+    spec: Spec, rooms: _Room, count: int, vlan_sites: Collection[str] | None
+) -> Iterator[tuple[str, ...]]:
+    """``count`` sites that may do, the best first: one has a KaVLAN, and they have machines enough."""
+    orders = (_by_vms(spec, rooms), _by_machines(spec, rooms))
+    able = set(rooms if vlan_sites is None else vlan_sites)
+    for order in orders:
+        possible = (
+            some
+            for some in islice(combinations(order, count), _LOOKED_AT)
+            if able.intersection(some)
+            and sum(len(rooms[site]) for site in some) >= spec.hosts + spec.services
+        )
+        yield from islice(possible, _TRIED)
+
+
+def _spread(spec: Spec, rooms: _Room) -> dict[str, int] | None:
+    """Hosts for each of these sites, service machines beside them; None if there are too few machines."""
+    caps = {site: len(room) for site, room in rooms.items()}
+    while True:
+        hosts = _evenly(spec.hosts, caps)
+        if hosts is None:
+            return None
+        _towards_room(spec, hosts, caps, rooms)
+        services = services_per_site(hosts, spec.services)
+        over = [site for site in rooms if hosts[site] + services[site] > len(rooms[site])]
+        if not over:
+            return hosts
+        for site in over:  # each time one host fewer at least: this ends
+            caps[site] = min(hosts[site] - 1, len(rooms[site]) - services[site])
+
+
+def _evenly(total: int, caps: Mapping[str, int]) -> dict[str, int] | None:
+    """``total`` over the sites, each at least one and at most its cap, as evenly as that goes."""
+    if min(caps.values()) < 1 or not len(caps) <= total <= sum(caps.values()):
+        return None
+    given: dict[str, int] = {}
+    left = total
+    for rank, site in enumerate(sorted(caps, key=lambda s: caps[s])):  # small ones first: others fill up
+        given[site] = min(caps[site], left // (len(caps) - rank))
+        left -= given[site]
+    return {site: given[site] for site in caps}
+
+
+def _towards_room(spec: Spec, hosts: dict[str, int], caps: Mapping[str, int], rooms: _Room) -> None:
+    """Move hosts, one by one, to where one more carries the most, until the VMs fit or nothing is won."""
+    while _carried(hosts, rooms) < spec.vms:
+        open_sites = [site for site in hosts if hosts[site] < caps[site]]
+        others = [site for site in hosts if hosts[site] > 1]
+        if not open_sites or not others:
+            return
+        best = max(open_sites, key=lambda s: int(rooms[s][hosts[s]]))
+        worst = min(others, key=lambda s: int(rooms[s][hosts[s] - 1]))
+        if rooms[best][hosts[best]] <= rooms[worst][hosts[worst] - 1]:
+            return
+        hosts[best] += 1
+        hosts[worst] -= 1
+
+
+def _carried(hosts: Mapping[str, int], rooms: _Room) -> int:
+    return sum(int(rooms[site][:number].sum()) for site, number in hosts.items())
+
+
+def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condition: str) -> CapacityError:
+    """What is there, in numbers, and what would fit."""
+    such = f" {condition}" if condition else ""
+    order = _by_machines(spec, rooms)
+    if not order:
+        return CapacityError(
+            f"no machine{such} can carry such a VM: ask for smaller VMs, other properties or another start",
+            asked=spec.hosts + spec.services,
+            available=0,
+        )
+    if spec.site_count and spec.site_count > len(order):
+        return CapacityError(
+            f"{spec.site_count} sites are asked, and {len(order)} have machines{such} that can carry such a"
+            " VM: ask for fewer sites or smaller VMs",
+            asked=spec.site_count,
+            available=len(order),
+        )
+    if rooms and vlan_sites is not None and not set(rooms) & set(vlan_sites):
+        return CapacityError(
+            f"no site has a global KaVLAN{such}: ask for another start", asked=1, available=0
+        )
+    count = spec.site_count or min(spec.hosts, len(order))
+    best = order[:count]
+    machines = sum(len(rooms[site]) for site in best)
+    where = f"the {count} largest sites" if spec.site_count else f"all {count} sites"
+    shares = ", ".join(f"{site} {len(rooms[site])}" for site in best)
+    needed = spec.hosts + spec.services
+    if machines < needed:
+        room = machines - spec.services
+        return CapacityError(
+            f"{counted(spec.hosts, 'host')} and {counted(spec.services, 'service machine')} are asked, and"
+            f" {where} have {counted(machines, 'machine')}{such} that can carry such a VM ({shares}): "
+            + (
+                f"ask for at most {counted(room, 'host')}"
+                if room > 0
+                else "ask for smaller VMs or another start"
+            )
+            + (" or for more sites" if spec.site_count and len(order) > count else ""),
+            asked=needed,
+            available=machines,
+        )
+    everything = np.sort(np.concatenate([rooms[site] for site in _by_vms(spec, rooms)[:count]]))[::-1]
+    carried = int(everything[: spec.hosts].sum())
+    return CapacityError(
+        f"{spec.vms} VMs of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on"
+        f" {spec.hosts} hosts, which carry at most {carried} on {where}{such}: ask for fewer VMs or more"
+        " hosts",
+        asked=spec.vms,
+        available=carried,
+    )

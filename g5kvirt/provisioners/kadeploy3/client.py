@@ -1,0 +1,244 @@
+"""Kadeploy3's REST API, as far as a deployment needs it.
+
+Every call is one request with a bound; nothing is kept between two, so calls may come from several threads.
+The user is said in a header: the server trusts who may reach it at all, which is why it listens on its own
+machine only (`g5kvirt.provisioners.kadeploy3.ssh_tunnel.Tunnel`).
+
+Source: the API specification of Kadeploy 3.3. A refusal has status 400, a number in
+``X-Application-Error-Code`` and its reason as text; bodies may have 1 MiB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+import requests
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.provisioners.kadeploy3.records import (
+    STATISTICS,
+    Line,
+    Progress,
+    Row,
+    Sight,
+    read_log,
+    read_progress,
+    read_states,
+    read_statistics,
+)
+
+__all__ = ["ERRORS", "MOST_BODY", "Client", "RefusedError"]
+
+#: Bytes that a request may have.
+MOST_BODY = 1 << 20
+
+#: What the numbers of a refusal mean.
+ERRORS: Mapping[int, str] = {
+    0: "its configuration is wrong",
+    1: "there is no such operation",
+    2: "a node is not known",
+    3: "files of the client cannot be had",
+    4: "an option is wrong",
+    5: "a file is wrong",
+    6: "the user has no right to these nodes",
+    7: "the environment is wrong",
+    8: "an operation of the user's own is wrong",
+    9: "the VLAN is wrong",
+    10: "it exists already",
+    11: "it conflicts with what exists",
+    12: "an option is missing",
+    13: "options contradict each other",
+    14: "there was nothing to change",
+    20: "its database fails",
+    21: "its cache fails",
+    22: "its cache is full",
+    30: "the environment on the nodes is marked as destructive",
+}
+_EXISTS, _NO_CHANGE = 10, 14
+
+
+class RefusedError(TestbedError):
+    """Kadeploy3 answered, and says no; ``code`` is its number for why (`ERRORS`), -1 if it gave none."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """``url``: such as ``http://127.0.0.1:25300``. ``timeout``: seconds for any request but a
+    deployment's."""
+
+    def __init__(self, url: str, user: str = "root", *, timeout: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self.user = user
+        self.timeout = timeout
+
+    def version(self) -> str:
+        """The server's version, such as ``3.3.1.stable``."""
+        return str(self._ask("GET", "/version")).strip()
+
+    def nodes(self) -> list[str]:
+        """The names of all nodes that it knows."""
+        return [str(name) for name in self._ask("GET", "/nodes", {"list": "true"})]
+
+    def grant(self, user: str | None = None) -> None:
+        """Let ``user`` (default: our own) deploy on all nodes; nothing happens if that is so already."""
+        self._unless(_NO_CHANGE, "POST", "/rights", body={"username": user or self.user})
+
+    def register(self, description: Mapping[str, Any]) -> None:
+        """Make an environment known (`g5kvirt.provisioners.kadeploy3.environment.describe`).
+
+        Nothing happens if that version of it is known: another image needs another version.
+        """
+        self._unless(_EXISTS, "POST", "/environments", body={"environment": dict(description)})
+
+    def environments(self) -> list[dict[str, Any]]:
+        """The environments that our user may deploy, described."""
+        return list(self._ask("GET", "/environments"))
+
+    def deploy(
+        self,
+        nodes: Sequence[str],
+        environment: str,
+        *,
+        version: int = 1,
+        authorized_keys: str = "",
+        profile: str = "",
+        verbose: int = 5,
+        timeout: float = 300.0,
+    ) -> str:
+        """Begin to deploy a registered environment; returns the id of the deployment.
+
+        ``authorized_keys``: a file of the server's machine for root on the nodes. ``profile``: what the
+        nodes netboot afterwards, "" for Kadeploy3's own. ``verbose``: up to 5, where its log names each
+        node that is back. ``timeout``: seconds; many nodes take minutes
+        (`g5kvirt.provisioners.kadeploy3.splitting.post_seconds`). Where the answer does not come in time the
+        server lets go of the request; a deployment that was begun all the same is ended here.
+        """
+        body: dict[str, Any] = {
+            "nodes": list(nodes),
+            "environment": {"kind": "database", "name": environment, "version": version, "user": self.user},
+            "verbose_level": verbose,
+            "force": True,  # the nodes are ours: whoever had them before is gone
+        }
+        if authorized_keys:
+            body["ssh_authorized_keys"] = f"server://{authorized_keys}"
+        if profile:
+            body["pxe"] = {"profile": profile}
+        try:
+            answer = self._ask("POST", "/deployment", body=body, timeout=timeout)
+        except TestbedError as error:
+            if not isinstance(error.__cause__, requests.Timeout):
+                raise
+            self._end_those_of(set(nodes))
+            raise
+        try:
+            return str(answer["wid"])
+        except (KeyError, TypeError) as error:
+            raise TestbedError(
+                f"Kadeploy3 began a deployment but named no id: {str(answer)[:80]!r}"
+            ) from error
+
+    def progress(self, wid: str) -> Progress:
+        """Who is done. The server compares each node with each other for this: not to be asked often."""
+        return read_progress(self._ask("GET", f"/deployment/{quote(wid, safe='')}"))
+
+    def states(self, wid: str) -> dict[str, Sight]:
+        """Where each node is."""
+        return read_states(self._ask("GET", f"/deployment/{quote(wid, safe='')}/state"))
+
+    def log(self, wid: str) -> list[Line]:
+        """What was logged since this was last asked: the server forgets what it has told."""
+        return read_log(str(self._ask("GET", f"/deployment/{quote(wid, safe='')}/logs") or ""))
+
+    def error(self, wid: str) -> str:
+        """Why a deployment as a whole ended with an error; "" if it did not."""
+        try:
+            self._ask("GET", f"/deployment/{quote(wid, safe='')}/error")
+        except TestbedError as error:
+            return str(error)
+        return ""
+
+    def statistics(self, wid: str) -> list[Row]:
+        """One row a node of a deployment that is done."""
+        asked = {"wid": wid, "fields": list(STATISTICS)}
+        return read_statistics(str(self._ask("GET", "/stats/deploy", asked) or ""))
+
+    def stop(self, wid: str) -> None:
+        """End a deployment that runs, or forget one that is done; nothing happens if there is none."""
+        self._unless(1, "DELETE", f"/deployment/{quote(wid, safe='')}")
+
+    def reboot(self, nodes: Sequence[str], level: Literal["soft", "hard", "very_hard"] = "soft") -> str:
+        """Begin to reboot nodes; returns the operation's id."""
+        body = {"nodes": list(nodes), "kind": "simple", "level": level, "force": True}
+        return str(self._ask("POST", "/reboot", body=body, timeout=max(self.timeout, 300.0))["wid"])
+
+    # ------------------------------------------------------------------------------------------ requests
+    def _end_those_of(self, nodes: set[str]) -> None:
+        """End our deployments that have a node of ``nodes``."""
+        for about in self._ask("GET", "/deployment"):
+            named = about.get("nodes") or {}
+            lists = named.values() if isinstance(named, Mapping) else [named]
+            if about.get("user") == self.user and any(nodes & set(names) for names in lists):
+                self.stop(str(about.get("wid") or about.get("id")))
+
+    def _unless(self, code: int, method: str, path: str, **more: Any) -> None:
+        try:
+            self._ask(method, path, **more)
+        except RefusedError as refusal:
+            if refusal.code != code:
+                raise
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """The answer: data if it is JSON, else text. Raises RefusedError, or TestbedError if there is no
+        answer."""
+        headers = {"X-Kadeploy-User": self.user, "Accept": "*/*"}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(body).encode()
+            if len(data) > MOST_BODY:
+                raise TestbedError(
+                    f"a request of {len(data)} bytes is more than the {MOST_BODY} that Kadeploy3 reads: "
+                    "deploy in more parts"
+                )
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # a proxy between us and a tunnel's end would be none of ours
+                answer = session.request(
+                    method, self.url + path, params=query, data=data, headers=headers,
+                    timeout=(min(10.0, self.timeout), timeout or self.timeout),
+                )  # fmt: skip
+        except requests.RequestException as error:
+            raise TestbedError(
+                f"Kadeploy3 at {self.url} does not answer {method} {path} ({type(error).__name__}): "
+                "look at its log, /var/log/kadeploy3"
+            ) from error
+        if answer.status_code != requests.codes.ok:
+            raise self._refusal(method, path, answer)
+        if answer.headers.get("Content-Type", "").startswith("application/json"):
+            try:
+                return answer.json()
+            except ValueError as error:
+                raise TestbedError(f"Kadeploy3 answered {method} {path} with broken JSON") from error
+        return answer.text
+
+    @staticmethod
+    def _refusal(method: str, path: str, answer: requests.Response) -> RefusedError:
+        number = answer.headers.get("X-Application-Error-Code", "")
+        code = int(number) if number.isdecimal() else -1
+        said = " ".join(answer.text.split())[:300]
+        why = f"{ERRORS[code]}: {said}" if code in ERRORS else f"status {answer.status_code}: {said}"
+        return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code)

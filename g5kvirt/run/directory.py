@@ -1,0 +1,154 @@
+"""Run directories: ``<root>/<name>/run.json`` says what was asked, ``journal.jsonl`` what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from g5kvirt.errors import RunError
+from g5kvirt.spec.spec import near
+
+__all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs"]
+
+JOB_NAME = 100  #: characters that OAR takes
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_DOCUMENT = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory and what was asked in it."""
+
+    path: Path
+    document: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def created(self) -> float:
+        """When it was made, seconds since the epoch."""
+        return float(self.document["created"])
+
+    @property
+    def journal(self) -> Path:
+        """Where its journal is kept."""
+        return self.path / "journal.jsonl"
+
+
+def job_name(prefix: str, run: str, created: float = 0.0) -> str:
+    """What the jobs of a run are called; always as long, whenever the run was made.
+
+    By its name a job that slipped away is found again, and deleted: so the name has the time in it (in
+    milliseconds, a few hours of them), for a run may be called the same in another directory, or at another
+    site.
+    """
+    return f"{prefix}-{run}-{int(created * 1000) % 16**6:06x}"
+
+
+def create(root: Path, name: str | None, document: Mapping[str, Any]) -> Run:
+    """Make the directory of a new run and write ``run.json``: ``document``, its name and the time.
+
+    Without a name the run is called by the date (UTC). Raises RunError if the name exists or is not
+    made of letters, digits and ``- _ .``, or the directory cannot be written.
+    """
+    if name is not None:
+        _check_name(name)
+    now = time.time()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = _fresh(root, now) if name is None else _named(root, name)
+        full = {"name": path.name, "created": now, **document}
+        try:
+            _write_atomically(path / _DOCUMENT, json.dumps(full, indent=2) + "\n")
+        except BaseException:  # an interrupt too: a run that has no document never was
+            path.rmdir()
+            raise
+    except OSError as error:
+        raise RunError(
+            f"cannot make a run in {root} ({error.strerror or error}): choose another directory"
+        ) from error
+    return Run(path, full)
+
+
+def find(root: Path, name: str) -> Run:
+    """The run of that name; raises RunError if there is none or its ``run.json`` cannot be read."""
+    _check_name(name)
+    path = root / name
+    if not (path / _DOCUMENT).is_file():
+        raise RunError(f"there is no run {name!r} in {root}: {near(name, (r.name for r in list_runs(root)))}")
+    return _read(path)
+
+
+def list_runs(root: Path) -> list[Run]:
+    """All runs, oldest first. Directories that hold no readable ``run.json`` are no runs."""
+    found = []
+    for document in root.glob(f"*/{_DOCUMENT}"):
+        try:
+            found.append(_read(document.parent))
+        except RunError:
+            continue
+    return sorted(found, key=lambda run: (run.created, run.name))
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        shown = repr(name)[:60]
+        raise RunError(
+            f"a run cannot be called {shown}: use at most 100 letters, digits and - _ ."
+            " (and neither - nor . as the first)"
+        )
+
+
+def _named(root: Path, name: str) -> Path:
+    path = root / name
+    try:
+        path.mkdir()
+    except FileExistsError:
+        raise RunError(f"there is already a run {name!r} in {root}: choose another name") from None
+    return path
+
+
+def _fresh(root: Path, now: float) -> Path:
+    stem = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d-%H%M%S")
+    for number in range(1, 1000):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:  # another one was made within this second
+            continue
+        return path
+    raise RunError(f"there are already a thousand runs {stem} in {root}: give this one a name")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """All of it or nothing, also if the machine stops in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Run:
+    try:
+        document = json.loads((path / _DOCUMENT).read_text(encoding="utf-8"))
+        run = Run(path, document)
+        datetime.fromtimestamp(run.created, UTC)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise RunError(f"{path / _DOCUMENT} cannot be read ({error}): is {path.name!r} a run?") from error
+    return run

@@ -1,0 +1,1 @@
+"""What is asked for: the specification, and how its values are read."""

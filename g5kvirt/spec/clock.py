@@ -1,0 +1,105 @@
+"""Times as people write them: walltimes, and when a reservation is to start."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from numbers import Integral
+from zoneinfo import ZoneInfo
+
+from g5kvirt.errors import SpecError
+from g5kvirt.spec.fields import LONGEST, show
+
+__all__ = [
+    "MIN_WALLTIME",
+    "PARIS",
+    "check_start",
+    "format_walltime",
+    "oar_date",
+    "parse_start",
+    "parse_walltime",
+    "start_seconds",
+]
+
+MIN_WALLTIME = 300  #: seconds; a shorter job ends before its hosts are deployed
+
+PARIS = ZoneInfo("Europe/Paris")  #: the time zone of all of Grid'5000's frontends
+
+_CLOCK = re.compile(r"([0-9]{1,5}):([0-5][0-9])(?::([0-5][0-9]))?")
+
+
+def parse_walltime(value: object) -> int:
+    """Seconds from ``"H:MM:SS"``, ``"HH:MM"`` or a whole number of seconds.
+
+    Raises SpecError if it cannot be read, is shorter than `MIN_WALLTIME` or longer than a year.
+    """
+    if isinstance(value, str) and (found := _CLOCK.fullmatch(value.strip())):
+        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        total = hours * 3600 + minutes * 60 + seconds
+    elif not isinstance(value, bool) and isinstance(value, Integral):
+        total = int(value)
+    else:
+        raise SpecError(
+            f"walltime {show(value)} cannot be read: write hours:minutes:seconds such as '1:30:00', "
+            "hours:minutes, or a whole number of seconds"
+        )
+    if total < MIN_WALLTIME:
+        raise SpecError(
+            f"walltime {show(value)} is too short ({show(total)} s): ask for at least {MIN_WALLTIME} s, "
+            "hosts must be deployed within it"
+        )
+    if total > LONGEST:
+        raise SpecError(f"walltime {show(value)} is too long: ask for at most a year (8784:00:00)")
+    return total
+
+
+def format_walltime(seconds: int) -> str:
+    """``3600`` → ``"1:00:00"``, as OAR reads it."""
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def parse_start(value: object) -> str:
+    """``"now"``, ``"first"``, or a date such as ``"2026-12-01 19:00"``, which comes back with its seconds.
+
+    Raises SpecError if it cannot be read. Whether a date is in the past is said when a run begins.
+    """
+    if value in ("now", "first"):
+        return str(value)
+    moment = value if isinstance(value, datetime) else None
+    if isinstance(value, str):
+        for form in ("%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"):
+            try:
+                moment = datetime.strptime(value.strip(), form)
+            except ValueError:
+                continue
+    if moment is None or not 1980 < moment.year < 2200:
+        raise SpecError(
+            f"start {show(value)} cannot be read: write 'now', 'first' (the first slot common to all sites),"
+            " or a date and time in Paris such as '2026-12-01 19:00'"
+        )
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(PARIS)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def start_seconds(start: str) -> float | None:
+    """Seconds since the epoch of a date that `parse_start` gave; None for "now" and "first"."""
+    if start in ("now", "first"):
+        return None
+    return datetime.strptime(start, "%Y-%m-%d %H:%M:%S").replace(tzinfo=PARIS).timestamp()
+
+
+def oar_date(t: float) -> str:
+    """A time (seconds since the epoch) as OAR's commands read and print it: local time in Paris."""
+    return datetime.fromtimestamp(int(t), PARIS).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def check_start(start: float | None) -> None:
+    """Raises SpecError for a start in the past."""
+    now = time.time()
+    if start is not None and start < now:
+        raise SpecError(
+            f"the start {oar_date(start)} in Paris is in the past (it is {oar_date(now)} there now): give"
+            ' a later one, or "now" or "first"'
+        )

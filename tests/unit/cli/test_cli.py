@@ -1,0 +1,440 @@
+"""The command line: its words, its exit codes, its one sentence when something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+from rich.console import Console
+from runmaker import run_events
+
+from g5kvirt import cli, errors
+from g5kvirt.cli import commands, demo
+from g5kvirt.cli.parser import build_parser
+from g5kvirt.inventory import Reservation, to_plain
+from g5kvirt.run.directory import create
+from g5kvirt.run.journal import Event
+from g5kvirt.spec.spec import Spec
+from g5kvirt.views.text import machines
+
+
+def a_run(root: Path, name: str, vms: int, events: list[Event]) -> Path:
+    run = create(root, name, {"spec": {"vms": vms}, "testbed": "local"})
+    run.journal.write_text("".join(event.to_json() + "\n" for event in events))
+    return run.path
+
+
+def commands_of(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [before]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                found += commands_of(sub, (*before, name))
+    return found
+
+
+@pytest.mark.parametrize("words", commands_of(build_parser()))
+def test_every_command_has_help_worth_reading(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: {' '.join(('g5kvirt', *words))}" in text
+    if not words:
+        for needed in ("examples:", "exit codes:", "doctor", "local", "run", "runs", "show"):
+            assert needed in text
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "exit codes:" in capsys.readouterr().out
+    assert cli.main(["local"]) == 0
+    assert "status" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["run"],
+        ["local", "sideways"],
+        ["demo", "--vms", "many"],
+        ["run", "s.yaml", "--measure", "four"],
+    ],
+)
+def test_unknown_words_are_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "sentence"),
+    [
+        (errors.SpecError("vms must be at least 1"), 2, "vms must be at least 1"),
+        (errors.RunError("there is no run"), 2, "there is no run"),
+        (errors.MachineError("no root"), 3, "no root"),
+        (errors.TestbedError("it is down"), 3, "it is down"),
+        (errors.PhaseError("no host", phase="deploy"), 1, "no host"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("x"), 70, "this is a bug in g5kvirt (ZeroDivisionError: x)"),
+    ],
+)
+def test_each_kind_of_end_has_its_exit_code_and_one_sentence(
+    raised: BaseException,
+    code: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: argparse.Namespace) -> int:
+        raise raised
+
+    monkeypatch.setattr(commands, "runs", fail)
+    assert cli.main(["runs"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"g5kvirt: {sentence}")
+    assert said.count("\n") == 1, "one line, no traceback"
+    assert cli.main(["--debug", "runs"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_sigterm_runs_every_finally(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    def wait(_: argparse.Namespace) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(commands, "runs", wait)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["runs"])
+    assert left.value.code == 143
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_bad_specification_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    missing = tmp_path / "missing.yaml"
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("sites: {nancy: 0}\nvms: 8\n")
+    for path, words in ((missing, "missing.yaml"), (bad, "sites.nancy must be")):
+        assert cli.main(["run", str(path), "--runs", str(runs)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
+    assert not runs.exists()
+
+
+def test_an_unknown_testbed_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("sites: {nancy: 1}\nvms: 2\n")
+    assert cli.main(["run", str(spec), "--testbed", "moon", "--runs", str(tmp_path / "runs")]) == 2
+    assert "moon" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+class FakeExperiment:
+    """Every step goes well; of 8 VMs ``lost`` do not come up, and of each deployment ``failed`` fail."""
+
+    lost = failed = 0
+    calls: ClassVar[list[str]] = []
+
+    def __init__(self, spec: Spec, testbed: str, name: str | None, runs: Path) -> None:
+        self.name, self.path = name or "dated", runs / "dated"
+        self.frames = SimpleNamespace(account=SimpleNamespace(failed=self.lost))
+        self.figures = SimpleNamespace(save=lambda folder: [folder / "boot.pdf"])
+        self.journal = SimpleNamespace(subscribe=lambda _: lambda: None, close=lambda: None)
+
+    def __getattr__(self, step: str) -> Callable[[], None]:
+        return lambda: self.calls.append(step)
+
+    def measure(
+        self, environment: str = "mini", sizes: object = None, repeat: int = 1, *, broadcast: str = "chain"
+    ) -> SimpleNamespace:
+        self.calls.append(f"measure {environment} {sizes} {repeat} {broadcast}")
+        return SimpleNamespace(summary=SimpleNamespace(failed=self.failed))
+
+
+@pytest.mark.parametrize(
+    ("words", "measured"),
+    [
+        ([], []),
+        (["--measure", "all"], ["measure mini None 1 chain"]),
+        (["--measure", "4,8", "--repeat", "2"], ["measure mini [4, 8] 2 chain"]),
+        (["--environment", "debian12-min"], ["measure debian12-min None 1 chain"]),
+        (["--measure", "4", "--broadcast", "http", "--keep"], ["measure mini [4] 1 http"]),
+    ],
+)
+def test_run_goes_on_to_measure_when_it_is_asked_to(
+    words: list[str], measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("g5kvirt.experiment.Experiment", FakeExperiment)
+    monkeypatch.setattr(FakeExperiment, "calls", [])
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("sites: {nancy: 1}\nvms: 8\n")
+    assert cli.main(["run", str(spec), "--runs", str(tmp_path), *words]) == 0
+    steps = ["reserve", "deploy", "configure", "place", "launch", *measured]
+    assert FakeExperiment.calls == steps + ([] if "--keep" in words else ["release"])
+
+
+@pytest.mark.parametrize(("lost", "failed", "code"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
+def test_the_exit_code_of_a_run_tells_of_its_vms(
+    lost: int, failed: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("g5kvirt.experiment.Experiment", FakeExperiment)
+    monkeypatch.setattr(FakeExperiment, "lost", lost)
+    monkeypatch.setattr(FakeExperiment, "failed", failed)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("sites: {nancy: 1}\nvms: 8\n")
+    assert cli.main(["run", str(spec), "--runs", str(tmp_path), "--measure", "8"]) == code
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--measure", "9"], "only 8 are launched"),
+        (["--repeat", "0"], "measure.repeat must be a whole number"),
+        (["--environment", "mimi"], "did you mean 'mini'?"),
+        (["--broadcast", "pigeon"], "must be 'chain' or 'tree' or 'http'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("sites: {nancy: 1}\nvms: 8\n")
+    assert cli.main(["run", str(spec), "--runs", str(tmp_path / "runs"), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sizes_that_cannot_be_read_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.sizes("4,8") == [4, 8]
+    assert commands.sizes("all") == []
+    with pytest.raises(SystemExit):
+        cli.main(["run", "spec.yaml", "--measure", "4,x"])
+    assert "expected numbers of VMs such as 4,8, or all, not '4,x'" in capsys.readouterr().err
+
+
+def test_the_runs_are_listed_oldest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
+    assert "no runs in" in capsys.readouterr().out
+    a_run(tmp_path, "first", 8, run_events(8, lost=1))
+    a_run(tmp_path, "second", 6, [e for e in run_events(6) if e.phase == "reserve"])
+    broken = a_run(tmp_path, "third", 6, [])
+    (broken / "journal.jsonl").write_text("nonsense\nmore\n")
+    assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["first", "second", "third"]
+    assert "7 of 8" in lines[1]
+    assert "launch done" in lines[1]
+    assert "reserve done" in lines[2]
+    assert "is not an event" in lines[3], "one broken run does not hide the others"
+
+
+def test_the_runs_of_a_sweep_are_listed_and_found_in_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ways").mkdir()
+    a_run(tmp_path / "ways", "ways-1", 8, run_events(8))
+    assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("ways/ways-1 ")
+    assert cli.main(["show", "ways/ways-1", "--runs", str(tmp_path)]) == 0
+    assert "run ways-1 on local" in capsys.readouterr().out
+
+
+def test_what_a_run_holds_is_said() -> None:
+    granted = to_plain(Reservation({"nancy": 7}, (), (), 14, "nancy", 1000.0, 3600.0))
+    asked = Event("reserve", "submitted", "site", "nancy", "ok", 999.0, 1, {"job": 7})
+    given = Event("reserve", "granted", "run", "r", "ok", 1001.0, 1, granted)
+    back = Event("reserve", "release", "run", "r", "ok", 1500.0, 1, {})
+    assert machines([], 1002.0) == ""
+    assert machines([asked], 1000.0) == "asked for"
+    assert machines([asked, given], 1002.0).startswith("held until 19")
+    assert machines([asked, given], 4601.0) == "walltime over"
+    assert machines([asked, given, back], 1600.0) == "given back"
+
+
+def test_show_tells_how_a_run_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = a_run(tmp_path, "first", 8, run_events(8, lost=2))
+    for word in ("first", str(path)):
+        assert cli.main(["show", word, "--runs", str(tmp_path)]) == 0
+        text = capsys.readouterr().out
+        assert "run first on local" in text
+        assert "minimal system 6" in text
+        assert "no answer within 30 s" in text
+    (tmp_path / "elsewhere" / "first").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a folder that is called like the run
+    assert cli.main(["show", "first", "--runs", str(tmp_path)]) == 0
+    monkeypatch.chdir(path)
+    assert cli.main(["show", "."]) == 0
+    assert cli.main(["show", "frist", "--runs", str(tmp_path)]) == 2
+    assert "did you mean 'first'?" in capsys.readouterr().err
+
+
+def test_show_says_how_many_reasons_it_does_not_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [e for e in run_events(30) if (e.step, e.kind) != ("minimal-system", "vm")]
+    last = max(e.t for e in events)
+    for number in range(1, 31):
+        reason = {"at": "dhcp", "reason": f"reason {number // 2}"}
+        events.append(Event("launch", "launch", "vm", f"vm-{number}", "failed", last + 1, 1, reason))
+    a_run(tmp_path, "first", 30, events)
+    assert cli.main(["show", "first", "--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("× at dhcp: reason") == 10
+    assert "10 × for 6 more reasons: g5kvirt show --tables has them" in text
+
+
+def test_show_draws_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = a_run(tmp_path, "first", 8, run_events(8))
+    assert cli.main(["show", "first", "--figures", "--runs", str(tmp_path)]) == 0
+    names = {f"{n}.{kind}" for n in ("timeline", "boot", "distribution") for kind in ("pdf", "png", "csv")}
+    assert names <= {p.name for p in (path / "figures").iterdir()}
+    said = capsys.readouterr().out
+    assert {f"figure   {pdf}" for pdf in (path / "figures").glob("*.pdf")} <= set(said.splitlines())
+
+
+def test_show_writes_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = a_run(tmp_path, "first", 8, run_events(8))
+    assert cli.main(["show", "first", "--tables", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert f"table    {path / 'tables' / 'vms.csv'}" in said
+    assert len((path / "tables" / "vms.csv").read_text().splitlines()) == 9, "a head and a line a VM"
+
+
+def test_doctor_speaks_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from g5kvirt.cli import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("root", "fail", "no", "use sudo")])
+    assert cli.main(["doctor", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["local"] is False
+    assert document["findings"] == [{"name": "root", "state": "fail", "found": "no", "advice": "use sudo"}]
+    assert cli.main(["doctor"]) == 3
+    assert "→ use sudo" in capsys.readouterr().out
+
+
+def test_a_site_twice_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["local", "up", "--name", "x", "--sites", "nancy=1,rennes=1,nancy=2"]) == 2
+    assert "--sites names 'nancy' twice" in capsys.readouterr().err
+
+
+def test_sites_in_a_word() -> None:
+    words = argparse.Namespace(description=None, sites="nancy=4,rennes=2")
+    description = commands._description(words)
+    assert description is not None
+    assert {site.name: len(site.nodes) for site in description.sites} == {"nancy": 4, "rennes": 2}
+    for bad in ("nancy", "nancy=", "nancy=two", "nancy=-1"):
+        with pytest.raises(errors.SpecError, match="--sites cannot be read"):
+            commands._description(argparse.Namespace(description=None, sites=bad))
+
+
+def test_the_demo_needs_root_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(errors.MachineError, match="root"):
+        demo.demonstrate(Console(file=io.StringIO()), tmp_path / "runs", 8)
+    assert not (tmp_path / "runs").exists()
+
+
+class FakeTestbed:
+    """Stands for the lifecycle of the local testbed; remembers what was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def up(self, name: str, progress: Callable[[str, float], None]) -> None:
+        self.calls.append(f"up {name}")
+        progress("site nancy", 0.5)
+
+    def down(self, name: str) -> None:
+        self.calls.append(f"down {name}")
+
+
+@pytest.mark.parametrize(
+    "failure", [None, errors.PhaseError("a cell failed", phase="demo"), KeyboardInterrupt()]
+)
+def test_the_demo_takes_its_testbed_down_whatever_happens(
+    failure: BaseException | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from g5kvirt.testbeds.local import lifecycle
+
+    fake, out = FakeTestbed(), io.StringIO()
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(lifecycle, "up", fake.up)
+    monkeypatch.setattr(lifecycle, "down", fake.down)
+    # of demonstrations that were killed, one; of a living process, one; the user's own
+    known = [f"demo-{2**22 + 1}", f"demo-{os.getppid()}", "local", "demo-x"]
+    monkeypatch.setattr(lifecycle, "known", lambda: known)
+    own = f"demo-{os.getpid()}"
+
+    def execute(_: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
+        assert testbed == own
+        fake.calls.append(f"notebook {vms}")
+        assert notebook.is_file()
+        if failure is not None:
+            raise failure
+        return runs / name / demo.NOTEBOOK
+
+    monkeypatch.setattr(demo, "_execute", execute)
+    console = Console(file=out, width=200)
+    if failure is None:
+        assert demo.demonstrate(console, tmp_path, 3) == 0
+        assert "what is left:" in out.getvalue()
+    else:
+        with pytest.raises(type(failure)):
+            demo.demonstrate(console, tmp_path, 3)
+    assert fake.calls == [f"down {known[0]}", f"up {own}", "notebook 3", f"down {own}"]
+    assert "local testbed down: 0." in out.getvalue()
+
+
+def test_down_takes_killed_demonstrations_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    from g5kvirt.testbeds.local import lifecycle
+
+    fake = FakeTestbed()
+    killed = f"demo-{2**22 + 1}"
+    monkeypatch.setattr(lifecycle, "down", fake.down)
+    monkeypatch.setattr(lifecycle, "known", lambda: [killed, f"demo-{os.getppid()}", "local", "second"])
+    assert cli.main(["local", "down", "--name", "second"]) == 0
+    assert fake.calls == ["down second", f"down {killed}"]
+
+
+def test_a_journal_is_followed_while_it_is_written(tmp_path: Path) -> None:
+    events, seen, path = run_events(6), [], tmp_path / "later" / "journal.jsonl"
+    lines = "".join(event.to_json() + "\n" for event in events).encode()
+
+    def write() -> None:
+        path.parent.mkdir()
+        with path.open("wb", buffering=0) as file:
+            for start in range(0, len(lines), 997):  # pieces that end in the middle of a line
+                file.write(lines[start : start + 997])
+                time.sleep(0.002)
+
+    writer = threading.Thread(target=write)
+    with demo.Follower(path, seen.append, every=0.005):
+        writer.start()
+        writer.join()
+    assert [event.to_json() for event in seen] == [event.to_json() for event in events]

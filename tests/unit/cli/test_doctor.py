@@ -1,0 +1,147 @@
+"""What `doctor` concludes from what it saw, and that its probes really look."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from g5kvirt.cli import doctor
+from g5kvirt.cli.doctor import Finding
+
+GIB = 1 << 30
+EVERYTHING = dict.fromkeys(
+    ("namespaces", "tmpfs", "overlay", "squashfs", "bridge", "veth", "tap", "vxlan", "htb", "tbf", "netem"),
+    "ok",
+)
+
+
+def states(findings: list[Finding]) -> dict[str, str]:
+    return {finding.name: finding.state for finding in findings}
+
+
+def test_a_kernel_that_grants_everything() -> None:
+    assert set(states(doctor.judge(EVERYTHING)).values()) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("lacks", "name", "state"),
+    [
+        ("overlay", "file systems", "fail"),
+        ("squashfs", "file systems", "fail"),
+        ("bridge", "network", "fail"),
+        ("tap", "network", "fail"),
+        ("netem", "link latency", "warn"),
+        ("htb", "network", "fail"),
+        ("vxlan", "network", "fail"),
+    ],
+)
+def test_what_a_kernel_lacks_is_named_with_the_systems_own_words(lacks: str, name: str, state: str) -> None:
+    findings = doctor.judge(EVERYTHING | {lacks: "Error: Specified qdisc kind is unknown."})
+    assert states(findings)[name] == state
+    assert [f.state for f in findings if f.name != name] == ["ok"] * (len(findings) - 1)
+    found = next(f for f in findings if f.name == name)
+    assert found.advice
+    if state == "fail":
+        assert f"{lacks}: Error: Specified" in found.found
+        assert not doctor.able(findings)
+    else:
+        assert doctor.able(findings), "the local testbed does without"
+
+
+def test_a_probe_that_was_never_reached_is_no_success() -> None:
+    assert states(doctor.judge({"namespaces": "ok"}))["file systems"] == "fail"
+
+
+def test_missing_programs_come_with_their_packages_and_only_needed_ones_fail() -> None:
+    assert doctor.programs(lambda name: "/bin/" + name).state == "ok"
+    finding = doctor.programs(lambda name: None if name in ("ip", "tc", "mksquashfs") else "/bin/x")
+    assert finding.state == "fail"
+    assert finding.advice.endswith("install --no-install-recommends iproute2 squashfs-tools")
+    slower = doctor.programs(lambda name: None if name == "taktuk" else "/bin/x")
+    assert slower.state == "warn"
+
+
+def answer(**detail: object) -> str:
+    return json.dumps({"op": "facts", "subject": "x", "status": "ok", "t": 1.0, "detail": detail}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "state", "words"),
+    [
+        (answer(kvm=True, kvm_reason=""), "", "ok", "a guest ran"),
+        (answer(kvm=False, kvm_reason="no answer within 3 s"), "", "warn", "no answer within 3 s"),
+        ("", "mount: /mnt: permission denied\n", "unknown", "permission denied"),
+        ("not JSON\n", "", "unknown", "did not answer"),
+        ('{"op": "facts"}\n', "", "unknown", "did not answer"),
+    ],
+)
+def test_kvm_counts_only_when_a_guest_ran(out: str, err: str, state: str, words: str) -> None:
+    finding = doctor.judge_kvm(out, err)
+    assert finding.state == state
+    assert words in finding.found
+
+
+def test_how_many_vms_fit() -> None:
+    assert doctor.vms_by_memory(0) == 0
+    assert doctor.vms_by_memory(doctor.TESTBED_MEMORY + 10 * doctor.VM_MEMORY) == 10
+    assert doctor.vms_by_memory(24 * GIB) > 100
+
+
+def test_the_verdict_names_what_fails() -> None:
+    findings = [
+        Finding("root", "fail", "no"),
+        Finding("memory", "ok", "much"),
+        Finding("network", "fail", "no veth"),
+    ]
+    assert not doctor.able(findings)
+    assert "cannot be raised here: root, network." in doctor.verdict(findings)
+    assert doctor.report(findings)["local"] is False
+
+
+def test_without_namespaces_root_fails_and_others_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor, "_run", lambda words, stdin=b"": (1, "", "unshare: Operation not permitted\n")
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert states(doctor.kernel_features()) == {"namespaces": "fail"}
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert states(doctor.kernel_features()) == {"namespaces": "unknown"}
+
+
+def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LIMIT", 0.2)
+    code, _, said = doctor._run(["sleep", "30"])
+    assert code == 124
+    assert "no answer" in said
+
+
+def test_elsewhere_than_on_linux_only_the_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Darwin")
+    findings = doctor.examine()
+    assert states(findings) == {"system": "fail"}
+    assert "Debian" in findings[0].advice
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which needs root")
+def test_this_machine_is_really_probed_and_left_as_it_was() -> None:
+    def state() -> tuple[str, str]:
+        links = subprocess.run(
+            ["ip", "-o", "link"], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+        mounts = subprocess.run(
+            ["cat", "/proc/mounts"], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+        return links, mounts
+
+    before = state()
+    findings = doctor.examine()
+    assert state() == before
+    found = states(findings)
+    assert found["root"] == "ok"
+    assert {"system", "programs", "memory", "cores", "namespaces", "KVM"} <= set(found)

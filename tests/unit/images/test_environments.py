@@ -1,0 +1,332 @@
+"""Descriptions of environments, the images behind them, and every mistake's one sentence."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import random
+import socketserver
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from g5kvirt.errors import G5kvirtError, MachineError, SpecError
+from g5kvirt.images import debian, environments, mini
+
+GOOD: dict[str, Any] = {
+    "name": "mine",
+    "version": 1,
+    "description": "my software",
+    "author": "me",
+    "os": "linux",
+    "image": {"file": "mine.tgz", "kind": "tar", "compression": "gzip"},
+    "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "kernel_params": "quiet"},
+    "filesystem": "ext3",
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def described(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {**GOOD, **changes}
+    path = folder / f"{data['name']}.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in data.items() if v is not None}), encoding="utf-8")
+    return path
+
+
+def archive(content: bytes = b"x" * 5000) -> bytes:
+    """A tar with one file."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        entry = tarfile.TarInfo("file")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
+
+
+def with_image(folder: Path) -> bytes:
+    data = gzip.compress(archive(), mtime=0)
+    (folder / "mine.tgz").write_bytes(data)
+    return data
+
+
+def test_a_description_as_kadeploy3_has_them(home: Path) -> None:
+    found = environments.load(described(home))
+    assert found == environments.Environment(
+        "mine",
+        str(home / "mine.tgz"),
+        "",
+        "my software",
+        "tar",
+        "gzip",
+        "ext3",
+        "/vmlinuz",
+        "/initrd.img",
+        "quiet",
+    )
+
+
+def test_what_is_left_out_has_a_default(home: Path) -> None:
+    path = described(home, image={"file": "/srv/a.tar"}, boot=None, filesystem=None, description=None)
+    found = environments.load(path)
+    assert (found.compression, found.filesystem, found.kernel, found.initrd) == (
+        "none",
+        "ext4",
+        "/boot/vmlinuz",
+        "",
+    )
+    assert found.image == "/srv/a.tar"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "my env"}, "name is 'my env'"),
+        ({"image": None}, "image is missing"),
+        ({"image": {"kind": "tar"}}, "image.file"),
+        ({"image": {"file": "x", "kind": "dd"}}, "kind 'dd'"),
+        ({"image": {"file": "x", "compression": "zip"}}, "'zip': choose from none, gzip"),
+        ({"image": {"file": "x", "sha256": "12"}}, "64 hexadecimal digits"),
+        ({"image": {"file": "http://h/x"}}, "needs image.sha256"),
+        ({"image": {"file": "server:///x"}}, "a path or an http(s) address"),
+        ({"image": {"file": "x", "unpacked": -1}}, "image.unpacked"),
+        ({"image": {"file": "x", "sha512": "1"}}, "'sha512'"),
+        ({"filesystem": "btrfs"}, "cannot make the file system 'btrfs': choose from ext4"),
+        ({"filesystem": ["ext4"]}, "cannot make the file system"),
+        ({"boot": {"kernel": "vmlinuz"}}, "boot.kernel"),
+        ({"boot": {"kernel": "/a b"}}, "boot.kernel"),
+        ({"boot": {"kernel_params": "a\nb"}}, "boot.kernel_params"),
+        ({"boot": {"kernel_params": 3}}, "boot.kernel_params"),
+        ({"boot": []}, "boot is missing or no mapping"),
+        ({"postinstalls": [{"archive": "x"}]}, "'postinstalls', which is not understood"),
+        ({"multipart": True}, "'multipart'"),
+    ],
+)
+def test_every_mistake_has_its_sentence(home: Path, changes: dict[str, Any], says: str) -> None:
+    path = (
+        described(home, **{"name": "mine", **changes})
+        if "name" not in changes
+        else described(home, **changes)
+    )
+    with pytest.raises(SpecError) as error:
+        environments.load(path)
+    assert says in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "3", "a: [", "name: a\nname: b"])
+def test_files_that_are_no_description(home: Path, text: str) -> None:
+    path = home / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError):
+        environments.load(path)
+
+
+def test_an_image_is_checked_and_measured(home: Path) -> None:
+    data = with_image(home)
+    described(home, image={**GOOD["image"], "sha256": hashlib.sha256(data).hexdigest()})
+    image = environments.obtain("mine", [home])
+    assert (image.path, image.size) == (home / "mine.tgz", len(data))
+    assert image.environment.unpacked == len(archive())
+    task = environments.task(
+        image, deployment="1", url="http://h/x", server="http://s", authorized_keys=["k"]
+    )
+    assert (task.compression, task.filesystem, task.sha256) == (
+        "gzip",
+        "ext3",
+        hashlib.sha256(data).hexdigest(),
+    )
+    assert task.least_disk > 5000
+
+
+def test_an_unknown_environment_names_the_known(home: Path) -> None:
+    described(home)
+    with pytest.raises(SpecError, match="no environment 'other': choose from mini, debian12-min, mine"):
+        environments.obtain("other", [home])
+
+
+def test_a_missing_image(home: Path) -> None:
+    with pytest.raises(SpecError, match=r"image of mine cannot be read .*mine\.tgz: No such file"):
+        environments.obtain(str(described(home)))
+
+
+def test_an_image_that_is_not_what_the_description_says(home: Path) -> None:
+    with_image(home)
+    path = described(home, image={**GOOD["image"], "sha256": "0" * 64})
+    with pytest.raises(SpecError, match="corrupt"):
+        environments.obtain(str(path))
+
+
+def test_an_image_that_is_no_gzip(home: Path) -> None:
+    spoilt = bytearray(gzip.compress(archive(random.Random(1).randbytes(50_000))))
+    spoilt[30_000:30_500] = b"\xff" * 500
+    for content in (bytes(spoilt), gzip.compress(archive())[:-12]):
+        (home / "mine.tgz").write_bytes(content)
+        with pytest.raises(SpecError, match="gzip cannot read it"):
+            environments.obtain(str(described(home)))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz"])
+def test_an_image_that_is_no_archive_is_found_before_anything_is_done(home: Path, compression: str) -> None:
+    packed = {"none": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    path = str(described(home, image={"file": "image", "compression": compression}))
+    (home / "image").write_bytes(packed[compression](archive()))
+    environments.check(path)
+    assert environments.obtain(path).sha256
+    others = [pack(archive()) for name, pack in packed.items() if name != compression]
+    words = "is no tar archive " if compression == "none" else f"is no tar in {compression} "
+    for bad in (
+        *others,
+        packed[compression](b"not an archive" * 100),
+        packed[compression](bytes(10_240)),
+        b"x",
+    ):
+        (home / "image").write_bytes(bad)
+        for look in (environments.check, environments.obtain):
+            with pytest.raises(SpecError, match=words):
+                look(path)
+
+
+def test_an_image_that_is_no_file(home: Path) -> None:
+    os.mkfifo(home / "pipe")
+    (home / "empty").touch()
+    for file, words in (
+        ("pipe", r"is no file \(.*pipe\)"),
+        ("/dev/zero", "is no file"),
+        ("/", "is no file"),
+        ("empty", "is empty"),
+        ("~nobody-of-this-name/mine.tgz", "No such file"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            environments.obtain(str(described(home, image={**GOOD["image"], "file": file})))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"",
+    ],
+)
+def test_a_server_that_talks_nonsense(home: Path, answer: bytes) -> None:
+    class Nonsense(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/mine.tgz"
+        image = {**GOOD["image"], "file": url, "sha256": "0" * 64}
+        with pytest.raises(SpecError, match="cannot be fetched from"):
+            environments.obtain(str(described(home, image=image)))
+    image["file"] = "http://127.0.0.1:port/"
+    with pytest.raises(SpecError, match="cannot be fetched from"):
+        environments.obtain(str(described(home, image=image)))
+
+
+def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
+    import http.server
+    import threading
+
+    data = with_image(home)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        asked = 0
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(home))
+
+        def do_GET(self) -> None:
+            Handler.asked += 1
+            super().do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        about = {"file": f"{url}/mine.tgz", "compression": "gzip", "sha256": hashlib.sha256(data).hexdigest()}
+        path = str(described(home, image=about))
+        assert environments.obtain(path).path.read_bytes() == data
+        assert environments.obtain(path).size == len(data)
+        assert Handler.asked == 1
+        with pytest.raises(SpecError, match="does not have the SHA-256"):
+            environments.obtain(str(described(home, image={**about, "sha256": "1" * 64})))
+        with pytest.raises(SpecError, match="cannot be fetched"):
+            environments.obtain(
+                str(described(home, image={**about, "file": f"{url}/no", "sha256": "2" * 64}))
+            )
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+def test_the_list_has_built_ones_users_own_and_those_with_mistakes(home: Path) -> None:
+    folder = environments.directory()
+    described(folder)
+    with_image(folder)
+    described(home / "more", name="broken", filesystem="btrfs")
+    listed = {k.name: k for k in environments.known([home / "more", home / "absent"])}
+    assert list(listed)[:2] == ["mini", "debian12-min"]
+    assert not listed["mini"].ready
+    assert listed["mine"].ready
+    assert "btrfs" in listed["broken"].description
+    with pytest.raises(SpecError, match="btrfs"):
+        environments.obtain("broken", [home / "more"])
+
+
+def test_a_built_environment_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    builds = []
+
+    def write(work: Path, progress: Any) -> dict[str, str]:
+        builds.append(work)
+        (work / "image").write_bytes(archive())
+        return {"busybox-static": "1"}
+
+    monkeypatch.setattr(mini, "write", write)
+    first = environments.obtain("mini")
+    assert environments.obtain("mini") == first
+    assert len(builds) == 1
+    assert (first.environment.kernel, first.environment.unpacked) == ("/boot/vmlinuz", len(archive()))
+    environments.obtain("mini", refresh=True)
+    assert len(builds) == 2
+    assert {k.name: k.ready for k in environments.known()} == {"mini": True, "debian12-min": False}
+
+
+def test_a_build_that_fails_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(work: Path, progress: Any) -> dict[str, str]:
+        (work / "image").write_bytes(b"half")
+        raise MachineError("no network")
+
+    monkeypatch.setattr(mini, "write", write)
+    with pytest.raises(G5kvirtError):
+        environments.obtain("mini")
+    assert list((home / "cache" / "g5kvirt" / "environments").iterdir()) == []
+
+
+def test_debian_is_built_by_root_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(MachineError, match="sudo"):
+        debian.write(tmp_path, lambda _: None)

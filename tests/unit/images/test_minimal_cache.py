@@ -1,0 +1,139 @@
+"""When the minimal system is built anew, and when the one in the cache is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from g5kvirt.errors import MachineError
+from g5kvirt.images import minimal, packages
+
+NOW = {"linux-image-2-cloud-amd64": "2.1", "busybox-static": "1", "ipxe": "1"}
+
+
+class Apt:
+    """What apt has, how often it was asked, and builds that take it as it is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has: Mapping[str, str] = NOW
+        self.asked = 0
+        self.built = 0
+        self.trouble: MachineError | None = None
+        monkeypatch.setattr(packages, "kernel", lambda: "linux-image-2-cloud-amd64")
+        monkeypatch.setattr(packages, "candidates", self.candidates)
+        monkeypatch.setattr(minimal, "_build_into", self.build)
+
+    def candidates(self, _names: Any) -> Mapping[str, str]:
+        self.asked += 1
+        if self.trouble:
+            raise self.trouble
+        return self.has
+
+    def build(self, work: Path, *_: Any) -> None:
+        if self.trouble:
+            raise self.trouble
+        self.built += 1
+        (work / "manifest.json").write_text(json.dumps({"packages": dict(self.has)}))
+
+
+@pytest.fixture
+def apt(monkeypatch: pytest.MonkeyPatch) -> Apt:
+    return Apt(monkeypatch)
+
+
+def a_day_later(cache: Path) -> None:
+    (stamp,) = cache.glob("*/checked")
+    os.utime(stamp, (stamp.stat().st_atime, stamp.stat().st_mtime - minimal.FRESH - 1))
+
+
+def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Path) -> None:
+    assert minimal.lacking(tmp_path) == ""
+    apt.trouble = MachineError("apt does not know ipxe: run apt-get update")
+    assert minimal.lacking(tmp_path) == "apt does not know ipxe: run apt-get update"
+    apt.trouble = None
+    minimal.build(tmp_path)
+    apt.trouble = MachineError("apt is missing")
+    assert minimal.lacking(tmp_path) == ""
+
+
+def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: Apt, tmp_path: Path) -> None:
+    for _ in range(3):
+        minimal.build(tmp_path)
+    assert (apt.built, apt.asked) == (1, 0)
+    a_day_later(tmp_path)
+    for _ in range(3):
+        minimal.build(tmp_path)
+    assert (apt.built, apt.asked) == (1, 1)
+
+
+def test_a_newer_package_is_taken(apt: Apt, tmp_path: Path) -> None:
+    minimal.build(tmp_path)
+    apt.has = {**NOW, "ipxe": "1.1"}
+    assert minimal.build(tmp_path).manifest["packages"] == NOW
+    a_day_later(tmp_path)
+    assert minimal.build(tmp_path).manifest["packages"] == apt.has
+    assert minimal.build(tmp_path).manifest["packages"] == apt.has
+    assert apt.built == 2
+    assert len(list(tmp_path.iterdir())) == 1  # nothing lies about
+
+
+def test_without_apt_the_system_of_before_stays(apt: Apt, tmp_path: Path) -> None:
+    minimal.build(tmp_path)
+    a_day_later(tmp_path)
+    apt.trouble = MachineError("no lists")
+    assert minimal.build(tmp_path).manifest["packages"] == NOW
+    with pytest.raises(MachineError, match="no lists"):
+        minimal.build(tmp_path, refresh=True)
+    with pytest.raises(MachineError, match="no lists"):
+        minimal.build(tmp_path / "empty")
+
+
+def test_newer_packages_that_cannot_be_fetched_are_told_of(
+    apt: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minimal.build(tmp_path)
+    a_day_later(tmp_path)
+    apt.trouble = MachineError("no network")
+    monkeypatch.setattr(packages, "candidates", lambda _: {**NOW, "ipxe": "2"})
+    told: list[str] = []
+    assert minimal.build(tmp_path, told.append).manifest["packages"] == NOW
+    assert len(told) == 1
+    assert "no network" in told[0]
+
+
+def test_candidates_are_read_from_apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"""ipxe:
+  Installed: (none)
+  Candidate: 1.0.0+git-2
+  Version table:
+     1.0.0+git-2 500
+busybox-static:
+  Installed: 1:1.35
+  Candidate: 1:1.36
+gone:
+  Installed: (none)
+  Candidate: (none)
+"""
+    monkeypatch.setattr(packages, "_run", lambda _: text)
+    assert packages.candidates(["busybox-static", "ipxe"]) == {
+        "busybox-static": "1:1.36",
+        "ipxe": "1.0.0+git-2",
+    }
+    with pytest.raises(MachineError, match="gone"):
+        packages.candidates(["ipxe", "gone"])
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_a_module_without_its_signature_is_what_was_signed(module: bytes, signature: bytes) -> None:
+    footer = bytes(8) + len(signature).to_bytes(4, "big")  # what Linux calls struct module_signature
+    signed = module + signature + footer + b"~Module signature appended~\n"
+    assert minimal.unsigned(signed) == module
+    assume(not module.endswith(b"~Module signature appended~\n"))
+    assert minimal.unsigned(b"ELF" + module) == b"ELF" + module

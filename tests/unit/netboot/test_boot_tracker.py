@@ -1,0 +1,140 @@
+"""The account of VMs on their way: windows, time-outs, late words, and that it always ends."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.inventory import VM
+from g5kvirt.netboot.boot_tracker import MILESTONES, Boots
+from g5kvirt.planning.windows import SlotWindow
+
+
+def vms(number: int) -> list[VM]:
+    return [
+        VM(i, f"vm-{i}", f"h-{i % 3}", "nancy", IPv4Address(i), f"52:54:00:00:00:{i:02x}")
+        for i in range(1, number + 1)
+    ]
+
+
+def boots(number: int, window: int = 100, patience: float = 10.0, attempts: int = 2) -> Boots:
+    return Boots(vms(number), SlotWindow(window), lambda in_flight, attempt: patience * attempt, attempts)
+
+
+def test_a_slot_is_held_until_its_vm_is_up() -> None:
+    b = boots(3, window=2)
+    assert [x.vm.name for x in b.due(0.0)] == ["vm-1", "vm-2"]
+    assert b.due(1.0) == []
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
+    assert b.reached("vm-1", "minimal-system", 5.0)
+    assert [x.vm.name for x in b.due(5.0)] == ["vm-3"]
+
+
+def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -> None:
+    b = boots(1)
+    b.due(0.0)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
+    b.reached("vm-1", "dhcp", 2.0)
+    assert b.overdue(10.9) == []
+    (late,) = b.overdue(11.1)
+    assert (late.state, late.at) == ("waiting", "dhcp")
+    (again,) = b.due(12.0)
+    assert again.attempt == 2
+    assert again.at == "power-on"
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 12.0)
+    assert b.overdue(31.0) == []  # the second attempt is given more time
+    (dead,) = b.overdue(33.0)
+    assert dead.state == "failed"
+    assert dead.reason == "nothing after power-on within 20 s"
+    assert b.finished
+
+
+def test_a_late_word_of_an_earlier_attempt_does_not_count() -> None:
+    b = boots(1)
+    b.due(0.0)
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.0)
+    b.overdue(11.0)
+    b.due(100.0)
+    assert not b.reached("vm-1", "minimal-system", 12.0)
+    assert not b.reached("vm-1", "minimal-system", 100.1), "it is about to be stopped"
+    b.powered_on("vm-1", 2, 101.0)
+    assert not b.reached("vm-1", "minimal-system", 100.1)
+    assert b.reached("vm-1", "minimal-system", 110.0)
+    assert b.count("up") == 1
+
+
+def test_a_milestone_is_news_only_once_and_only_of_our_vms() -> None:
+    b = boots(1)
+    b.due(0.0)
+    assert b.reached("vm-1", "dhcp", 1.0)
+    assert not b.reached("vm-1", "dhcp", 2.0)
+    assert not b.reached("vm-99", "dhcp", 2.0)
+
+
+def test_a_vm_that_is_up_already_is_not_started() -> None:
+    b = boots(2)
+    b.already_up("vm-1")
+    assert [x.vm.name for x in b.due(0.0)] == ["vm-2"]
+
+
+def test_a_word_before_the_hosts_answer_counts() -> None:
+    b = boots(1)
+    b.due(0.0)
+    assert b.reached("vm-1", "minimal-system", 1.0)  # the agent's answer was slower than the boot
+    b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.5)
+    assert b.count("up") == 1
+    assert b.finished
+
+
+def test_a_late_answer_of_a_host_changes_nothing() -> None:
+    b = boots(1, attempts=3)
+    b.due(0.0)
+    b.overdue(11.0)
+    assert b.refused("vm-1", 1, "no answer") is None  # it waits for its second attempt already
+    (again,) = b.due(12.0)
+    assert again.attempt == 2
+    b.powered_on("vm-1", 1, 12.5)
+    assert b.boots["vm-1"].state == "starting"
+    b.powered_on("vm-1", 2, 13.0)
+    assert b.reached("vm-1", "minimal-system", 14.0)
+    assert b.refused("vm-1", 2, "too late") is None
+    assert b.due(15.0) == []
+    assert b.finished
+
+
+@given(
+    number=st.integers(1, 12),
+    window=st.integers(1, 5),
+    fates=st.lists(st.sampled_from(["up", "refused", "silent", "late"]), min_size=36, max_size=36),
+)
+def test_every_vm_ends_up_or_failed_and_the_window_holds(number: int, window: int, fates: list[str]) -> None:
+    b = boots(number, window=window, attempts=3)
+    now, powered = 0.0, 0
+    late: list[tuple[str, int]] = []
+    fate = iter(fates)
+    for _ in range(1000):
+        if b.finished:
+            break
+        now += 5.0
+        b.overdue(now)
+        for boot in b.due(now):
+            powered += 1
+            match next(fate):
+                case "refused":
+                    b.refused(boot.vm.name, boot.attempt, "no tap")
+                case "up":
+                    b.powered_on(boot.vm.name, boot.attempt, now)
+                    for step in MILESTONES:
+                        b.reached(boot.vm.name, step, now + 1)
+                case "late":
+                    late.append((boot.vm.name, boot.attempt))
+                case _:
+                    b.powered_on(boot.vm.name, boot.attempt, now)
+        for name, attempt in late[::2]:  # some answers come when nobody waits for them any more
+            b.refused(name, attempt, "late")
+        assert b.in_flight <= window
+    assert b.finished
+    assert b.count("up") + b.count("failed") == number
+    assert powered <= 3 * number

@@ -1,0 +1,201 @@
+"""What clumsy users give to an experiment: each ends in one sentence, and nothing is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backgroundbeds import Bed
+from runmaker import run_events
+
+from g5kvirt import Experiment, Spec
+from g5kvirt.errors import CapacityError, G5kvirtError, PhaseOrderError, RunError, SpecError
+from g5kvirt.phases.measure import check_asked
+from g5kvirt.run import directory
+from g5kvirt.run.journal import Journal
+
+SPEC = Spec(sites={"nancy": 1}, vms=2)
+
+
+@pytest.mark.parametrize("spec", [{"sites": {"nancy": 1}, "vms": 2}, None, "spec.yaml"])
+def test_what_is_no_spec(spec: Any, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"is made of a Spec, as Spec\(...\) or Spec.load\(file\), not "):
+        Experiment(spec, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("testbed", [None, 5, Path("local")])
+def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="testbed must be a word such as"):
+        Experiment(SPEC, testbed=testbed, runs=tmp_path)
+    with pytest.raises(SpecError, match="called \"grid5000\", and none called 'nancy' beside it"):
+        Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
+
+
+def test_vms_in_which_nothing_boots(tmp_path: Path) -> None:
+    small = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79})
+    with pytest.raises(SpecError, match=r"a VM of 79 MiB memory does not boot .* vm.memory at least 80 MiB"):
+        Experiment(small, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", [None, 5, b"runs/first"])
+def test_what_no_run_is_opened_by(path: Any) -> None:
+    with pytest.raises(RunError, match='a run is opened by its directory, such as "runs/first", not '):
+        Experiment.open(path)
+
+
+@pytest.mark.parametrize("folder", [5, None, ["runs"], b"runs"])
+def test_where_no_run_can_be_kept(folder: Any, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match='runs must be a directory such as "runs", not '):
+        Experiment(SPEC, testbed=Bed(f"give@{tmp_path}"), runs=folder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "where", ["my runs", "it's", "a;b", "a*", "100%", 'a "b"', "a\\b", "a\nb", "a${HOME}", "a\0b"]
+)
+def test_where_ssh_would_not_find_its_key(where: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="choose another directory"):
+        Experiment(SPEC, testbed=Bed("give@."), runs=tmp_path / where)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    Experiment(SPEC, testbed=Bed("give@."), runs=tmp_path / "Läufe_1,a=b+c@d~")  # type: ignore[arg-type]
+
+
+def test_names_of_jobs_that_oar_would_refuse(tmp_path: Path) -> None:
+    for spec, name in ((SPEC, "x" * 86), (Spec(sites={"nancy": 1}, vms=2, job_name="x" * 80), None)):
+        with pytest.raises(RunError, match="of which OAR takes 100: give a shorter name or job_name"):
+            Experiment(spec, testbed=Bed("give@."), name=name, runs=tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    Experiment(SPEC, testbed=Bed("give@."), name="x" * 85, runs=tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_start_in_the_past_makes_no_run(tmp_path: Path) -> None:
+    spec = Spec(sites={"nancy": 1}, vms=2, start="2020-09-13 14:26:40")
+    with pytest.raises(SpecError, match=r"the start 2020-09-13 14:26:40 in Paris is in the past \(it is "):
+        Experiment(spec, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["-x", ".x", "", "a/b", "x" * 101])
+def test_names_of_runs_that_are_none(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"letters, digits and - _ \. \(and neither - nor \. as the first\)$"):
+        directory.create(tmp_path, name, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "sizes", [0, 5, [], [0], [-1], [1.0], ["1"], "12", {1: 2}, [True], [None], np.array([0.5]), None]
+)
+def test_sizes_that_are_none(sizes: Any) -> None:
+    with pytest.raises(
+        SpecError, match=r"^sizes must be whole numbers of VMs, at least 1 each, such as \[4, 8\]"
+    ):
+        check_asked(sizes, 1, "chain", 4, "g5kvirt")
+
+
+def test_sizes_of_any_kind_become_plain_numbers() -> None:
+    for sizes in ([1, 4, 1], (1, 4, 1), np.array([1, 4, 1]), iter([1, 4, 1]), [np.int64(1), 4, np.uint8(1)]):
+        plain = check_asked(sizes, np.int64(2), "tree", 4, "g5kvirt")  # type: ignore[arg-type]
+        assert plain == [1, 4, 1]
+        assert {type(n) for n in plain} == {int}
+    with pytest.raises(CapacityError, match="on a very long number VMs is asked for, but 4 are up"):
+        check_asked([10**5000], 1, "chain", 4, "g5kvirt")
+    for repeat in (0, -1, "2", 1.5, None, True):
+        with pytest.raises(SpecError, match="repeat must be a whole number of at least 1"):
+            check_asked([1], repeat, "chain", 4, "g5kvirt")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="broadcast must be"):
+        check_asked([1], 1, [], 4, "g5kvirt")  # type: ignore[arg-type]
+
+
+def test_a_kadeploy3_has_no_way_by_http() -> None:
+    assert check_asked([1], 1, "http", 1, "g5kvirt") == check_asked([1], 1, "tree", 1, "kadeploy3") == [1]
+    with pytest.raises(SpecError, match="'chain' or 'tree' where the provisioner is 'kadeploy3', not 'http'"):
+        check_asked([1], 1, "http", 1, "kadeploy3")
+
+
+def test_what_cannot_be_measured_leaves_no_trace(tmp_path: Path) -> None:
+    run = directory.create(tmp_path, "x", {"spec": SPEC.to_dict(), "testbed": "local:long-gone"})
+    Journal.open(run.journal).extend(run_events(2))
+    exp = Experiment.open(run.path)
+    before = run.journal.read_bytes()
+    wrong: list[dict[str, Any]] = [{"sizes": [3]}, {"sizes": [0]}, {"repeat": 0}, {"folder": "no such"}]
+    for arguments in wrong:
+        for wait in (True, False):
+            with pytest.raises(SpecError):
+                exp.measure(**arguments, wait=wait)
+    assert run.journal.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "vms", "timeout"),
+    [
+        ("a\0b", None, 1),
+        ("x" * 200_000, None, 1),
+        (5, None, 1),
+        ("true", "vm-1", 1),
+        ("true", 5, 1),
+        ("true", [1], 1),
+        ("true", [None], 1),
+        ("true", [["vm-1"]], 1),
+        *(("true", None, timeout) for timeout in (0, -1, None, "5", float("nan"), float("inf"))),
+    ],
+)
+def test_commands_that_are_none(command: Any, vms: Any, timeout: Any, tmp_path: Path) -> None:
+    exp = Experiment(SPEC, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(SpecError):
+        exp.run(command, vms, timeout)
+
+
+def test_a_command_where_there_is_no_vm(tmp_path: Path) -> None:
+    exp = Experiment(SPEC, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(PhaseOrderError, match=r"there are none: call measure\(\) first"):
+        exp.run("true")
+    exp.reserve()
+    exp.release()
+    with pytest.raises(PhaseOrderError, match="run 'x' has given its machines back"):
+        exp.run("true")
+
+
+def test_a_run_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+    good = {"name": "x", "created": 1.0, "spec": SPEC.to_dict(), "testbed": "local"}
+    (tmp_path / "x").mkdir()
+    for change in ({"spec": None}, {"spec": 5}, {"testbed": None}, {"testbed": [1]}, {"created": None}):
+        (tmp_path / "x" / "run.json").write_text(json.dumps({**good, **change}))
+        with pytest.raises(G5kvirtError):
+            Experiment.open(tmp_path / "x")
+    for key in ("spec", "testbed", "created"):
+        (tmp_path / "x" / "run.json").write_text(json.dumps({k: v for k, v in good.items() if k != key}))
+        with pytest.raises(RunError, match="run"):
+            Experiment.open(tmp_path / "x")
+    (tmp_path / "x" / "run.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="cannot be read"):
+        Experiment.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"detail": [1]},
+        {"detail": "x"},
+        {"phase": [1]},
+        {"step": {}},
+        {"subject": None},
+        {"t": float("nan")},
+        {"t": float("inf")},
+        {"attempt": float("inf")},
+        {"attempt": "one"},
+    ],
+)
+def test_lines_that_look_like_events(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    events = run_events(2)
+    line = {**json.loads(events[0].to_json()), **change}
+    path.write_text("\n".join([json.dumps(line), *(e.to_json() for e in events), ""]))
+    with pytest.raises(RunError, match="line 1 is not an event"):
+        Journal.open(path)
+    path.write_text("[" * 100_000 + "\n" + events[0].to_json() + "\n")
+    with pytest.raises(RunError, match="line 1 is not an event"):
+        Journal.open(path)

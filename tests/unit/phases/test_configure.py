@@ -1,0 +1,116 @@
+"""What machines are asked to be when they are made ready, and what is done where they lack something."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Network
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from g5kvirt.hostagent import calls
+from g5kvirt.hostagent.protocol import Answer
+from g5kvirt.inventory import GIB, Host, SubNetwork
+from g5kvirt.phases import configure
+from g5kvirt.planning.services import host_addresses, lay_out
+from g5kvirt.remote import Result
+from g5kvirt.spec.spec import Spec
+
+PART = SubNetwork("nancy", IPv4Network("10.144.0.0/22"))
+FACTS = {
+    "cores": 4,
+    "memory": GIB,
+    "kvm": True,
+    "kvm_reason": "",
+    "qemu": "7.2",
+    "kernel": "6.1",
+    "available": 9,
+}
+
+
+class Machines:
+    """A service machine and two hosts, of which the second has no QEMU; a context to reach them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = [
+            Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 16 * GIB, address=f"h-{i}") for i in range(3)
+        ]
+        self.service, *self.hosts = names
+        self.bare = {self.hosts[1].name}
+        self.asked: list[dict[str, list[dict[str, Any]]]] = []
+        self.events: list[tuple[str, str, str, dict[str, Any]]] = []
+        layout = lay_out([self.service], {"nancy": 2}, [PART])
+        self.stand: Any = SimpleNamespace(
+            machines=tuple(names),
+            layout=layout,
+            addresses=host_addresses(self.hosts, layout, [PART]),
+            reservation=SimpleNamespace(subnetworks=(PART,), start=1000.0, walltime=7200.0),
+        )
+        self.context: Any = SimpleNamespace(
+            spec=Spec(sites={"nancy": 2}, vms=3000),
+            journal=SimpleNamespace(append=self.append),
+            testbed=SimpleNamespace(package_proxy=None),
+            fanout=None,
+        )
+        monkeypatch.setattr(calls, "ask", self.answer)
+
+    def append(
+        self, _: str, step: str, kind: str, name: str, status: str, t: float = 0, **detail: Any
+    ) -> None:
+        self.events.append((step, name, status, detail))
+
+    def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.Heard]:
+        self.asked.append({h.name: json.loads(text)["requests"] for h, text in documents.items()})
+        return [
+            calls.Heard(h, Result(h.address, True, 0, b"", b"", 1.0, 2.0), tuple(self._said(h)), "")
+            for h in documents
+        ]
+
+    def _said(self, host: Host) -> list[Answer]:
+        answers = []
+        for request in self.asked[-1][host.name]:
+            if request["op"] == "packages":
+                self.bare.discard(host.name)
+                found = [("packages", host.uid, {"installed": sorted(request["programs"].values())})]
+            elif request["op"] == "facts":
+                lacks = [p for p in request["programs"] if p.startswith("qemu") and host.name in self.bare]
+                detail = {**FACTS, "began": 1.0, "clock": 2.0, "missing": lacks}
+                found = [("facts", host.uid, detail | {"kvm": not lacks})]
+            else:
+                keys = dict.fromkeys(request["sysctls"], "absent")
+                bridge = {"addresses": ["10.9.0.7/20", "fe80::1/64"]}
+                found = [("prepare", "bridge", bridge), ("prepare", "sysctls", {"keys": keys})]
+            answers += [Answer(op, subject, True, 1.0, detail) for op, subject, detail in found]
+        return answers
+
+
+def test_every_machine_is_prepared_and_what_one_lacks_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Machines(monkeypatch)
+    addresses = configure._prepare(lab.context, lab.stand)
+    assert addresses == {h.name: "10.9.0.7" for h in lab.stand.machines}
+    first, second = lab.asked
+    assert set(first) == {h.name for h in lab.stand.machines}
+    for host in lab.stand.machines:
+        facts, prepare = first[host.name]
+        sizes = [v for k, v in prepare["sysctls"].items() if "ipv4" in k]
+        assert sizes == [4096, 8192, 16384], "room for 3,000 VMs and three machines, on every machine"
+        assert facts["programs"] == (
+            ["ip", "dnsmasq", "nginx"] if host == lab.service else ["ip", "qemu-system-x86_64"]
+        )
+        assert bool(prepare["ramdisk"]) == (host != lab.service)
+    without = lab.hosts[1].name
+    assert list(second) == [without], "who lacks nothing is asked once"
+    assert second[without][0]["programs"] == {"qemu-system-x86_64": "qemu-system-x86"}
+    assert [e[1:3] for e in lab.events if e[0] == "packages"] == [(without, "start"), (without, "ok")]
+    told = {name: detail for step, name, _, detail in lab.events if step == "facts"}
+    assert {name: detail["kvm"] for name, detail in told.items()} == dict.fromkeys(told, True)
+    assert set(told) == {h.name for h in lab.stand.machines}
+    assert set(told[without]["settings"].values()) == {"absent"}
+
+
+def test_dhcp_ends_before_the_first_job_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Machines(monkeypatch)
+    assert configure.boot_plan(lab.context, lab.stand, (), {}).until == 1000 + 7200 - 60
+    lab.stand.reservation.walltime = 120.0
+    assert configure.boot_plan(lab.context, lab.stand, (), {}).until == 1000 + 120 - 12

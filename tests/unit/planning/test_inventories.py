@@ -1,0 +1,125 @@
+"""What the tables and the reference API say of machines, and which of them can carry VMs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from g5kvirt.errors import SpecError
+from g5kvirt.inventory import GIB, Host
+from g5kvirt.planning.inventories import Machine, in_order, machine_of, table, unfit
+from g5kvirt.spec.spec import Spec
+
+HOST = Host("gros-1.nancy.grid5000.fr", "nancy", "gros", 18, 96 * GIB)
+ABLE = Machine(HOST, virtual=True, deploy=True, kavlan=True, x86=True, queues=("default",))
+SPEC = Spec(sites={"nancy": 1}, vms=1)
+
+
+def test_the_table_of_2013() -> None:
+    inventory = table("2013")
+    machines = [m for own in inventory.machines.values() for m in own]
+    assert len(machines) == 1195
+    assert len(inventory.machines) == 10
+    assert sum(m.virtual is True and m.kavlan is True for m in machines) == 764
+    # 2x69|16x10: so many machines with so much memory
+    memory = [m.host.memory // GIB for m in inventory.machines["lyon"] if m.host.cluster == "sagittaire"]
+    assert (memory.count(2), memory.count(16)) == (69, 10)
+    assert {m.host.nic_rate for m in machines if m.host.cluster == "taurus"} == {10e9}
+    assert "bordeaux" not in inventory.largest  # the table knows no pool of it
+    assert inventory.largest["nancy"] == 16
+
+
+def test_the_table_of_2026() -> None:
+    inventory = table("2026")
+    machines = [m for own in inventory.machines.values() for m in own]
+    assert len(machines) == 939
+    found = [
+        m for m in machines if m.virtual and m.x86 and not m.exotic and m.queues and "default" in m.queues
+    ]
+    assert len({(m.host.site, m.host.cluster) for m in found}) == 20
+    assert len(found) == 472
+    assert sum(m.host.cores for m in found) == 12_988
+    assert sum(m.host.memory for m in found) // GIB == 84_448
+    assert sum(unfit(m, SPEC) is None for m in machines) == 462  # one of the clusters cannot join a KaVLAN
+
+
+def test_there_is_no_other_table() -> None:
+    with pytest.raises(SpecError, match="no table of the clusters of 2014: did you mean '2013'"):
+        table("2014")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, None),
+        ({"deploy": False}, "cannot be deployed"),
+        ({"x86": False}, "not x86_64"),
+        ({"virtual": False}, "cannot virtualize"),
+        ({"kavlan": False}, "cannot join a KaVLAN"),
+        ({"exotic": True}, "exotic"),
+        ({"queues": ("production",)}, "not in the queue default"),
+        # what nobody says does not speak against it
+        ({"deploy": None, "x86": None, "virtual": None, "kavlan": None, "queues": None}, None),
+    ],
+)
+def test_why_a_machine_cannot_carry_vms(change: dict[str, Any], why: str | None) -> None:
+    assert unfit(replace(ABLE, **change), SPEC) == why
+
+
+def test_the_queue_that_is_asked_for_counts_and_emulation_needs_no_virtualization() -> None:
+    production = Spec(sites={"nancy": 1}, vms=1, queue="production")
+    assert unfit(ABLE, production) == "not in the queue production"
+    assert unfit(replace(ABLE, virtual=False), SPEC, emulated=True) is None
+
+
+NODE: dict[str, Any] = {
+    "uid": "graphene-12",
+    "architecture": {"nb_cores": 4},
+    "main_memory": {"ram_size": 17 << 30},
+    "network_adapters": [
+        {"device": "bmc", "mounted": True, "management": True},
+        {"device": "eth1", "mounted": False},
+        {"device": "eth0", "mounted": True, "rate": 10**10, "switch": "sgraphene1"},
+    ],
+}
+
+
+def read(**words: Any) -> Machine:
+    """The machine of a document that also says these words."""
+    return machine_of("nancy", "graphene", {**NODE, **words})
+
+
+def test_a_machine_is_read_from_the_reference_api() -> None:
+    host = read().host
+    assert host == Host("graphene-12.nancy.grid5000.fr", "nancy", "graphene", 4, 17 << 30, 1e10, "sgraphene1")
+    assert host.uid == "graphene-12"
+
+
+def test_a_machine_without_a_known_card_is_still_one() -> None:
+    host = read(network_adapters=[]).host
+    assert (host.nic_rate, host.switch) == (1e9, "")
+
+
+def test_machines_are_ordered_by_number_not_by_letters() -> None:
+    hosts = [replace(HOST, name=f"c-{i}.nancy.grid5000.fr") for i in (10, 2, 1)]
+    assert [h.uid for h in sorted(hosts, key=in_order)] == ["c-1", "c-2", "c-10"]
+
+
+@pytest.mark.parametrize(
+    ("word", "able"), [("ivt", True), ("amd-v", True), ("none", False), (False, False), (None, False)]
+)
+def test_the_reference_api_s_word_for_virtualization(word: object, able: bool) -> None:
+    node = {"supported_job_types": {"virtual": word, "deploy": True, "queues": ["default"]}}
+    assert read(**node).virtual is able
+
+
+def test_the_card_that_is_mounted_counts() -> None:
+    management = {"mounted": True, "management": True, "kavlan": True}
+    other = {"mounted": False, "kavlan": True}
+    node = {"network_adapters": [management, other, {"mounted": True, "kavlan": False}]}
+    assert read(**node).kavlan is False
+    assert read().kavlan is None
+    assert read(architecture={"nb_cores": 4, "platform_type": "aarch64"}).x86 is False
+    assert machine_of("nancy", "graphene", NODE, {"state": "Suspected"}).state == "Suspected"

@@ -1,0 +1,153 @@
+"""In which order, how many at once, how long to wait."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Address
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.inventory import VM, Facts
+from g5kvirt.planning.names import mac_of
+from g5kvirt.planning.windows import (
+    RateWindow,
+    SlotWindow,
+    boot_timeout,
+    check_window,
+    checks_at_once,
+    default_window,
+    interleave,
+    reboot_window,
+    window_for,
+)
+from g5kvirt.spec.spec import Windows
+
+
+def vms_on(counts: list[tuple[str, int]]) -> list[VM]:
+    """So many VMs on each host of a site, host by host."""
+    found: list[VM] = []
+    for number, (site, count) in enumerate(counts):
+        for _ in range(count):
+            index = len(found) + 1
+            ip = IPv4Address(0x0A000000 + index)
+            found.append(VM(index, f"vm-{index}", f"h-{number}.{site}", site, ip, mac_of(ip)))
+    return found
+
+
+COUNTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6)), max_size=8)
+
+
+@given(COUNTS)
+def test_interleaving_starts_every_vm_once(counts: list[tuple[str, int]]) -> None:
+    vms = vms_on(counts)
+    order = interleave(vms)
+    assert sorted(v.index for v in order) == [v.index for v in vms]
+    loads: Counter[str] = Counter()
+    per_host = Counter(v.host for v in vms)
+    for vm in order:
+        loads[vm.host] += 1
+        # no host gets its k-th VM before every other has its (k−1)-th, or all of its own
+        assert all(loads[h] >= min(loads[vm.host] - 1, n) for h, n in per_host.items())
+
+
+def test_interleaving_alternates_sites() -> None:
+    order = interleave(vms_on([("a", 2), ("a", 2), ("b", 2), ("b", 2)]))
+    assert [v.site for v in order] == ["a", "b"] * 4
+    assert [v.host for v in order[:4]] == ["h-0.a", "h-2.b", "h-1.a", "h-3.b"]
+
+
+@given(size=st.integers(1, 20), boots=st.lists(st.integers(1, 9), max_size=60))
+def test_slots_are_never_more_than_the_window_and_never_idle(size: int, boots: list[int]) -> None:
+    window = SlotWindow(size)
+    waiting, now = list(boots), 0
+    flying: list[int] = []
+    while waiting or flying:
+        decision = window.decide(now, waiting=len(waiting), in_flight=len(flying), last=None)
+        flying += [now + waiting.pop() for _ in range(decision.start)]
+        assert len(flying) == min(size, len(flying) + len(waiting))
+        now = min(flying)
+        flying = [t for t in flying if t > now]
+
+
+@given(size=st.integers(1, 20), sleep=st.floats(0, 30), vms=st.integers(0, 60))
+def test_a_rate_window_is_kadeploys(size: int, sleep: float, vms: int) -> None:
+    window = RateWindow(size, sleep)
+    waiting, now, started = vms, 100.0, 0
+    last: float | None = None
+    batches = []
+    for _ in range(1000):
+        decision = window.decide(now, waiting=waiting, in_flight=started, last=last)
+        if decision.start:
+            waiting, started, last = waiting - decision.start, started + decision.start, now
+            batches.append((now, decision.start))
+        if decision.again is None:
+            break
+        now = decision.again
+    assert started == vms
+    assert all(n == size for _, n in batches[:-1])
+    assert all(later - t >= sleep - 1e-9 for (t, _), (later, _) in pairwise(batches))
+
+
+def test_a_rate_window_stays_shut_while_it_sleeps() -> None:
+    window = RateWindow(50, 10)
+    early = window.decide(5.0, waiting=3, in_flight=0, last=0.0)
+    assert (early.start, early.again) == (0, 10.0)
+    assert window.decide(5.0, waiting=0, in_flight=9, last=0.0).again is None
+    assert window.decide(10.0, waiting=3, in_flight=50, last=0.0).start == 3
+
+
+def test_default_windows() -> None:
+    emulated, fast = Facts(cores=2, memory=0, kvm=False), Facts(cores=2, memory=0, kvm=True)
+    assert default_window([emulated]) == 8
+    assert default_window([fast]) == 32
+    assert default_window([emulated, fast]) == 40
+    assert default_window([]) == 1
+
+
+def test_the_window_that_was_asked_for() -> None:
+    hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
+    assert window_for(Windows(boot=3), hosts) == SlotWindow(3)
+    assert window_for(Windows(boot=50, sleep=10), hosts) == RateWindow(50, 10)
+    assert window_for(Windows(), hosts) == SlotWindow(64)
+    assert window_for(Windows(), hosts, real_cores=2) == SlotWindow(8), "four hosts on one small machine"
+
+
+def test_reboots_go_as_boots_unless_it_is_said_otherwise() -> None:
+    hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
+    assert reboot_window(Windows(), hosts, real_cores=2) == SlotWindow(8)
+    assert reboot_window(Windows(boot=5, sleep=3), hosts) == RateWindow(5, 3)
+    assert reboot_window(Windows(boot=5, sleep=3, reboot=7), hosts) == SlotWindow(7)
+    assert reboot_window(Windows(boot=5, reboot_sleep=10), hosts) == RateWindow(5, 10)
+    assert reboot_window(Windows(reboot=50, reboot_sleep=10), hosts) == RateWindow(50, 10)
+
+
+def test_the_window_for_checks() -> None:
+    assert check_window(Windows(boot=50, sleep=10), 8) == SlotWindow(8)
+    assert check_window(Windows(check=3, check_sleep=0.5), 3) == RateWindow(3, 0.5)
+
+
+def test_checks_are_as_many_as_this_machine_can_carry() -> None:
+    assert [checks_at_once(Windows(), cores) for cores in (1, 2, 32)] == [8, 8, 128]
+    assert checks_at_once(Windows(), 32, relayed=True) == 8, "others use the server in between, too"
+    assert checks_at_once(Windows(check=3), 32) == checks_at_once(Windows(check=3), 1, relayed=True) == 3
+
+
+@given(st.integers(0, 5000), st.integers(1, 256), st.booleans(), st.integers(1, 5))
+def test_timeouts_grow_with_the_load(in_flight: int, cores: int, kvm: bool, attempt: int) -> None:
+    wait = boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt)
+    assert wait >= 60
+    assert boot_timeout(in_flight + 1, cores, kvm=kvm, attempt=attempt) >= wait
+    assert boot_timeout(in_flight, cores + 1, kvm=kvm, attempt=attempt) <= wait
+    assert boot_timeout(in_flight, cores, kvm=False, attempt=attempt) >= wait
+    assert boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt + 1) > wait
+
+
+def test_timeouts_fit_what_was_measured() -> None:
+    # 64 emulated VMs with Debian's kernel at once on 2 cores keep them busy for 64 × 6.8 / 2 s
+    assert boot_timeout(64, 2, kvm=False) > 2 * 64 * 6.8 / 2
+    assert boot_timeout(8, 2, kvm=False) == 200
+    with pytest.raises(ValueError, match="no time-out"):
+        boot_timeout(1, 0, kvm=True)

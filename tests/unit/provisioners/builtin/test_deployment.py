@@ -1,0 +1,682 @@
+"""A deployment's engine: the way of one VM, each fault, and what holds whatever happens."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from g5kvirt.inventory import VM
+from g5kvirt.planning.windows import RateWindow, SlotWindow, Window
+from g5kvirt.provisioners.builtin.engine import Deployment
+from g5kvirt.provisioners.builtin.loop import drive
+from g5kvirt.provisioners.builtin.workflow import (
+    Broadcast,
+    Check,
+    Order,
+    Reboot,
+    Task,
+    Word,
+    Workflow,
+    default_workflow,
+)
+from g5kvirt.run.journal import Event
+
+GUEST = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
+LEASE = 60.0
+
+
+def vms(number: int, hosts: int = 3) -> list[VM]:
+    return [
+        VM(i, f"vm-{i}", f"h-{i % hosts}", "nancy", IPv4Address(i), f"52:54:00:00:00:{i:02x}")
+        for i in range(1, number + 1)
+    ]
+
+
+def deployment(number: int = 1, hosts: int = 3, workflow: Workflow | None = None, **more: Any) -> Deployment:
+    given_ = {"reboots": SlotWindow(100), "checks": SlotWindow(100)} | more
+    return Deployment("d1", vms(number, hosts), workflow or default_workflow(), **given_)
+
+
+def reboots(orders: Iterable[Order]) -> list[tuple[str, str, str, int]]:
+    return [(t.vm.name, o.kind, o.into, t.attempt) for o in orders if isinstance(o, Reboot) for t in o.vms]
+
+
+def tasks(orders: Iterable[Order]) -> list[tuple[str, int]]:
+    return [(t.vm.name, t.attempt) for o in orders if isinstance(o, Task) for t in o.vms]
+
+
+def checks(orders: Iterable[Order]) -> list[tuple[str, int]]:
+    return [(t.vm.name, t.turn) for o in orders if isinstance(o, Check) for t in o.vms]
+
+
+def say(d: Deployment, *steps: str, t: float, vm: str = "vm-1", attempt: int | None = None) -> None:
+    for step in steps:
+        assert d.tell(Word(vm, step, "ok", t, "", attempt), t), step
+
+
+def fail(
+    d: Deployment,
+    step: str,
+    reason: str,
+    t: float,
+    vm: str = "vm-1",
+    attempt: int | None = None,
+    hopeless: bool = False,
+) -> bool:
+    return d.tell(Word(vm, step, "failed", t, reason, attempt, hopeless=hopeless), t)
+
+
+def to_task(d: Deployment, vm: str = "vm-1", attempt: int = 1, t: float = 1.0) -> None:
+    """Reboot and minimal system done, task given."""
+    d.orders(t)
+    say(d, "reboot", t=t, vm=vm, attempt=attempt)
+    say(d, "minimal-system", t=t, vm=vm)
+    assert (vm, attempt) in tasks(d.orders(t))
+
+
+def to_ready(d: Deployment, vm: str = "vm-1", t: float = 1.0) -> None:
+    """Everything up to the boot."""
+    to_task(d, vm, t=t)
+    for host in ("h-0", "h-1", "h-2"):
+        d.tell(Word(host, "broadcast", "ok", t), t)
+    say(d, *GUEST, t=t, vm=vm, attempt=1)
+
+
+def last(d: Deployment) -> Any:
+    (outcome,) = d.outcomes
+    return outcome
+
+
+# ---- the way of one VM -------------------------------------------------------------------------------
+
+
+def test_a_vm_goes_through_every_step_and_each_is_written_down_once() -> None:
+    d = deployment()
+    orders = d.orders(10.0)
+    assert [o for o in orders if isinstance(o, Broadcast)] == [Broadcast(("h-1",), "broadcast", "chain", 1)]
+    assert reboots(orders) == [("vm-1", "soft", "minimal", 1)]
+    say(d, "reboot", t=11.0, attempt=1)
+    say(d, "minimal-system", t=20.0)
+    (task,) = d.orders(20.0)
+    assert isinstance(task, Task)
+    assert task.variants == {"SetDeploymentEnv": "untrusted", "BroadcastEnv": "chain", "BootNewEnv": "kexec"}
+    say(d, "partition", "format", t=22.0, attempt=1)
+    assert d.tell(Word("h-1", "broadcast", "ok", 25.0, "", 1), 25.0)
+    say(d, "image", "postinstall", "bootloader", "sync", "boot", t=30.0, attempt=1)
+    assert checks(d.orders(31.5)) == [("vm-1", 1)]
+    assert not d.finished
+    say(d, "ready", t=33.0, attempt=1)
+    assert d.finished
+    assert last(d).state == "deployed"
+    events = d.events()
+    own = [(e.step, e.status) for e in events if e.kind == "vm"]
+    assert own == [
+        ("SetDeploymentEnv", "start"),
+        *((s, "ok") for s in ("reboot", "minimal-system", "partition", "format", "SetDeploymentEnv")),
+        ("BroadcastEnv", "start"),
+        *((s, "ok") for s in ("broadcast", "image", "postinstall", "bootloader", "sync", "BroadcastEnv")),
+        ("BootNewEnv", "start"),
+        *((s, "ok") for s in ("boot", "ready", "BootNewEnv", "deployment")),
+    ]
+    assert {e.phase for e in events} == {"measure"}
+    assert {e.detail["deployment"] for e in events} == {"d1"}
+    seconds = {e.step: e.detail["seconds"] for e in events if "seconds" in e.detail}
+    assert (seconds["reboot"], seconds["minimal-system"], seconds["broadcast"]) == (1.0, 9.0, 3.0)
+    whole = [e for e in events if e.kind == "run"]
+    assert [(e.subject, e.status) for e in whole] == [("d1", "start"), ("d1", "ok")]
+    assert whole[0].detail["asked"] == 1
+    assert (whole[1].detail["deployed"], whole[1].detail["failed"]) == (1, 0)
+
+
+def test_a_vm_that_stands_in_its_minimal_system_is_not_rebooted() -> None:
+    d = deployment(fresh=["vm-1"])
+    orders = d.orders(0.0)
+    assert reboots(orders) == []
+    assert tasks(orders) == [("vm-1", 1)]
+    assert [(e.step, e.status) for e in d.events() if e.kind == "vm"][1:] == [
+        ("reboot", "skipped"),
+        ("minimal-system", "skipped"),
+    ]
+
+
+def test_a_later_word_means_that_the_steps_before_are_done() -> None:
+    d = deployment()
+    d.orders(0.0)
+    say(d, "minimal-system", t=5.0)  # before the answer to the reboot command
+    d.orders(5.0)
+    say(d, "image", t=9.0, attempt=1)  # partition and format were lost, the host's answer is late
+    steps = [
+        (e.step, e.detail.get("implied")) for e in d.events() if e.kind == "vm" and "seconds" in e.detail
+    ]
+    assert steps == [
+        ("reboot", True),
+        ("minimal-system", None),
+        *((s, True) for s in ("partition", "format", "broadcast")),
+        ("image", None),
+    ]
+    assert not d.tell(Word("vm-1", "format", "ok", 9.1, "", 1), 9.1)
+    assert not d.tell(Word("vm-1", "reboot", "failed", 9.2, "connection closed", 1), 9.2)
+
+
+def test_a_word_about_a_step_whose_order_was_not_given_is_not_heard() -> None:
+    d = deployment(2, reboots=SlotWindow(1))
+    d.orders(0.0)
+    assert not d.tell(Word("vm-2", "minimal-system", "ok", 1.0), 1.0)  # waits for the window
+    assert not d.tell(Word("vm-1", "image", "ok", 1.0), 1.0)  # has no task
+    assert not d.tell(Word("vm-9", "image", "ok", 1.0), 1.0)
+    assert not d.tell(Word("h-9", "broadcast", "ok", 1.0), 1.0)
+
+
+def test_words_of_an_earlier_deployment_or_attempt_do_not_count() -> None:
+    d = deployment()
+    d.orders(100.0)
+    assert not d.tell(Word("vm-1", "minimal-system", "ok", 90.0), 101.0)
+    assert not d.tell(Word("vm-1", "reboot", "ok", 101.0, "", 7), 101.0)
+    say(d, "minimal-system", t=102.0)
+
+
+def test_the_environments_own_word_makes_the_check_come_at_once() -> None:
+    d = deployment()
+    to_ready(d)
+    assert checks(d.orders(1.1)) == []
+    say(d, "environment", t=1.2, attempt=1)
+    assert checks(d.orders(1.2)) == [("vm-1", 1)]
+
+
+def test_a_check_is_asked_again_until_it_is_answered_well() -> None:
+    d = deployment()
+    to_ready(d)
+    assert checks(d.orders(2.5)) == [("vm-1", 1)]
+    assert fail(d, "ready", "connection refused", 3.0, attempt=1)
+    assert checks(d.orders(3.5)) == []
+    assert checks(d.orders(8.5)) == [("vm-1", 2)]
+    assert not d.tell(Word("vm-1", "ready", "failed", 8.6, "late", 1, 1), 8.6)  # about the first one
+    assert checks(d.orders(8.5 + LEASE)) == []  # never answered: its slot is free again
+    assert checks(d.orders(8.5 + LEASE + 5)) == [("vm-1", 3)]
+    assert d.tell(Word("vm-1", "ready", "ok", 80.0, "", 1, 3), 80.0)
+    assert last(d).state == "deployed"
+
+
+# ---- faults -------------------------------------------------------------------------------------------
+
+
+def test_reboots_climb_from_soft_to_hard_to_relaunch_and_then_the_vm_fails() -> None:
+    d = deployment(workflow=default_workflow(retries=0))
+    kinds = []
+    for attempt, t in ((1, 0.0), (2, 10.0), (3, 20.0)):
+        kinds += reboots(d.orders(t))
+        assert fail(d, "reboot", "no ssh", t + 1, attempt=attempt)
+    assert kinds == [(("vm-1", k, "minimal", n)) for n, k in enumerate(("soft", "hard", "relaunch"), 1)]
+    assert d.finished
+    assert (last(d).state, last(d).macro, last(d).step) == ("failed", "SetDeploymentEnv", "reboot")
+    assert last(d).reason == "no ssh"
+
+
+def test_a_vm_that_never_comes_up_climbs_too_and_its_time_out_says_what_was_heard_last() -> None:
+    d = deployment(workflow=default_workflow(retries=0, boot_seconds=100))
+    assert reboots(d.orders(0.0))[0][1] == "soft"
+    say(d, "reboot", t=1.0, attempt=1)
+    assert reboots(d.orders(100.0)) == []
+    assert reboots(d.orders(101.0)) == [("vm-1", "hard", "minimal", 2)]
+    say(d, "reboot", t=102.0, attempt=2)
+    assert reboots(d.orders(202.0)) == [("vm-1", "relaunch", "minimal", 3)]
+    say(d, "reboot", t=203.0, attempt=3)
+    d.orders(303.0)
+    assert last(d).state == "failed"
+    assert last(d).step == "minimal-system"
+    assert last(d).reason == "nothing after reboot ok within 100 s"
+
+
+def test_a_wrong_image_is_tried_again_from_the_start_and_then_fails_with_the_guests_reason() -> None:
+    d = deployment()
+    to_task(d)
+    assert fail(d, "image", "sha256 is wrong", 2.0, attempt=1)
+    assert reboots(d.orders(2.0)) == [("vm-1", "soft", "minimal", 2)]  # it answers: soft is enough
+    assert not d.tell(Word("vm-1", "image", "failed", 2.1, "sha256 is wrong", 1), 2.1)  # said twice
+    to_task(d, attempt=2, t=3.0)
+    assert fail(d, "image", "sha256 is wrong", 4.0, attempt=2)
+    assert last(d).state == "failed"
+    assert (last(d).macro, last(d).step, last(d).reason) == ("BroadcastEnv", "image", "sha256 is wrong")
+    assert last(d).said == "image failed: sha256 is wrong"
+
+
+def test_what_is_hopeless_ends_the_vm_at_once() -> None:
+    d = deployment(2, workflow=default_workflow(broadcast=("chain", "http"), retries=5))
+    to_task(d)
+    assert fail(d, "partition", "the disk is too small", 2.0, attempt=1, hopeless=True)
+    assert reboots(d.orders(2.0)) == []
+    first = d.outcomes[0]
+    assert (first.state, first.macro, first.step, first.attempt) == (
+        "failed",
+        "SetDeploymentEnv",
+        "partition",
+        1,
+    )
+    assert first.reason == "the disk is too small"
+    assert d.count("open") == 1
+    own = [(e.step, e.status) for e in d.events() if e.subject == "vm-1"]
+    assert own[-3:] == [("partition", "failed"), ("SetDeploymentEnv", "failed"), ("deployment", "failed")]
+
+
+def test_a_wrong_image_is_hopeless_only_if_the_hosts_copy_is_right() -> None:
+    for verified in (True, False):
+        d = deployment(workflow=default_workflow(broadcast=("chain", "http")))
+        to_task(d)
+        say(d, "partition", "format", t=2.0, attempt=1)
+        if verified:
+            assert d.tell(Word("h-1", "broadcast", "ok", 3.0, "", 1), 3.0)
+        assert fail(d, "image", "its SHA-256 is wrong", 4.0, attempt=1, hopeless=True)
+        assert (last(d).state == "failed") == verified
+        assert bool(reboots(d.orders(4.0))) == (not verified)
+
+
+def test_what_turns_out_hopeless_late_is_heard_too() -> None:
+    d = deployment()
+    to_task(d)
+    say(d, "partition", "format", t=2.0, attempt=1)
+    assert fail(d, "partition", "the disk is gone", 2.5, attempt=1, hopeless=True)
+    assert (last(d).state, last(d).reason) == ("failed", "partition: the disk is gone")
+
+
+def test_a_guest_that_says_it_could_not_leave_is_not_waited_for() -> None:
+    d = deployment()
+    to_ready(d)
+    assert fail(d, "boot", "kexec did not happen", 12.0, attempt=1)
+    assert reboots(d.orders(12.0)) == [("vm-1", "hard", "disk", 2)]
+
+
+def test_a_silent_vm_in_its_task_is_reset_hard() -> None:
+    d = deployment()
+    to_task(d)
+    say(d, "partition", t=2.0, attempt=1)
+    assert reboots(d.orders(2.0 + 120.0)) == [("vm-1", "hard", "minimal", 2)]
+
+
+def test_kexec_that_leads_nowhere_is_followed_by_a_reset_to_the_disk() -> None:
+    d = deployment(workflow=default_workflow(boot_seconds=100))
+    to_ready(d)
+    assert checks(d.orders(5.0)) == [("vm-1", 1)]
+    assert fail(d, "ready", "no route to host", 6.0, attempt=1)
+    orders = d.orders(150.0)
+    assert reboots(orders) == [("vm-1", "hard", "disk", 2)]
+    say(d, "reset", t=151.0, attempt=2)
+    assert checks(d.orders(153.0)) == [("vm-1", 1)]
+    say(d, "ready", t=154.0, attempt=2)
+    assert last(d).state == "deployed"
+    ends = [(e.status, e.detail["variant"]) for e in d.events() if e.step == "BootNewEnv"]
+    assert ends == [("start", "kexec"), ("retry", "kexec"), ("start", "reset"), ("ok", "reset")]
+
+
+def test_a_vm_that_falls_back_into_its_minimal_system_has_failed_at_once() -> None:
+    d = deployment()
+    to_ready(d)
+    assert not d.tell(Word("vm-1", "minimal-system", "ok", 1.2), 1.2)  # said twice
+    assert d.tell(Word("vm-1", "minimal-system", "ok", 4.0), 4.0)
+    assert reboots(d.orders(4.0)) == [("vm-1", "hard", "disk", 2)]
+    (failed,) = [e for e in d.events() if e.status == "failed"]
+    assert (failed.step, failed.detail["reason"]) == (
+        "ready",
+        "came back to its minimal system after boot ok",
+    )
+
+
+def test_a_host_without_the_image_fails_its_vms_only_and_is_tried_again_first() -> None:
+    d = deployment(2, hosts=2, fresh=["vm-1", "vm-2"])
+    d.orders(0.0)
+    assert fail(d, "broadcast", "link down", 1.0, vm="h-1", attempt=1)
+    assert [o for o in d.orders(1.0) if isinstance(o, Broadcast)] == [
+        Broadcast(("h-1",), "broadcast", "chain", 2)
+    ]
+    say(d, "partition", "format", t=2.0, vm="vm-1", attempt=1)
+    say(d, *GUEST, t=2.0, vm="vm-2", attempt=1)
+    assert not fail(d, "broadcast", "link down", 3.0, vm="h-1", attempt=1)
+    assert fail(d, "broadcast", "link still down", 3.0, vm="h-1", attempt=2)
+    states = {o.vm.name: (o.state, o.step, o.reason) for o in d.outcomes}
+    assert states["vm-1"] == ("failed", "broadcast", "h-1: link still down")
+    assert states["vm-2"][:2] == ("open", "ready")
+
+
+def test_the_next_way_to_broadcast_is_a_new_task() -> None:
+    d = deployment(workflow=default_workflow(broadcast=("chain", "http"), retries=0), fresh=["vm-1"])
+    d.orders(0.0)
+    assert fail(d, "image", "connection reset", 1.0, attempt=1)
+    to_task(d, attempt=2, t=2.0)
+    say(d, "partition", "format", t=3.0, attempt=2)
+    (order,) = [o for o in d.orders(3.0) if isinstance(o, Broadcast)]
+    assert order == Broadcast(("h-1",), "broadcast", "http", 2)
+    assert d.tell(Word("h-1", "broadcast", "ok", 4.0, "", 2), 4.0)
+
+
+def test_a_host_that_says_nothing_is_given_up_after_its_time() -> None:
+    d = deployment(fresh=["vm-1"])
+    d.orders(0.0)
+    say(d, "partition", "format", t=1.0, attempt=1)
+    assert [o.attempt for o in d.orders(900.0) if isinstance(o, Broadcast)] == [2]
+    d.orders(1800.0)
+    assert last(d).reason == "h-1: not there within 900 s"
+
+
+def test_a_macro_step_has_a_bound_of_its_own_that_leaves_out_the_window() -> None:
+    d = deployment(
+        2, reboots=SlotWindow(1), workflow=default_workflow(timeouts={"SetDeploymentEnv": 50}, retries=0)
+    )
+    d.orders(0.0)
+    say(d, "reboot", t=1.0, attempt=1)
+    d.orders(49.0)
+    assert d.count("failed") == 0
+    assert reboots(d.orders(50.0)) == [("vm-2", "soft", "minimal", 1)]
+    assert {o.vm.name: o.state for o in d.outcomes} == {"vm-1": "failed", "vm-2": "open"}
+    assert d.outcomes[0].reason == "SetDeploymentEnv took longer than 50 s, last: reboot ok"
+    d.orders(99.0)
+    assert d.count("failed") == 1
+
+
+def test_every_macro_step_has_its_bound_anew() -> None:
+    bounds = {"SetDeploymentEnv": 50.0, "BroadcastEnv": 20.0}
+    d = deployment(workflow=default_workflow(timeouts=bounds, retries=0), fresh=["vm-1"])
+    d.orders(0.0)
+    say(d, "partition", "format", t=45.0, attempt=1)
+    d.orders(64.0)
+    assert d.count("failed") == 0
+    d.orders(65.0)
+    assert last(d).reason == "BroadcastEnv took longer than 20 s, last: format ok"
+
+
+def test_a_macro_step_that_is_done_lets_reboots_begin_gently_again() -> None:
+    d = deployment(workflow=default_workflow(boot_seconds=100))
+    for attempt in (1, 2):
+        d.orders(1.0)
+        fail(d, "reboot", "no", 1.0, attempt=attempt)
+    assert reboots(d.orders(1.0)) == [("vm-1", "relaunch", "minimal", 3)]
+    say(d, "minimal-system", t=2.0)
+    d.orders(2.0)
+    d.tell(Word("h-1", "broadcast", "ok", 2.0), 2.0)
+    say(d, *GUEST, t=2.0, attempt=3)
+    assert d.tell(Word("vm-1", "minimal-system", "ok", 9.0), 9.0)
+    assert reboots(d.orders(9.0)) == [("vm-1", "hard", "disk", 4)]
+
+
+def test_what_the_others_took_shortens_the_wait_for_a_dead_one() -> None:
+    d = deployment(5, workflow=default_workflow(retries=0, boot_seconds=300))
+    d.orders(0.0)
+    for i in range(1, 6):
+        say(d, "reboot", t=1.0, vm=f"vm-{i}", attempt=1)
+    for i in range(1, 5):
+        say(d, "minimal-system", t=11.0, vm=f"vm-{i}")
+    assert reboots(d.orders(30.0)) == []
+    assert reboots(d.orders(60.0)) == [("vm-5", "hard", "minimal", 2)]
+
+
+def test_an_overdue_vm_that_waits_for_its_check_still_gets_it() -> None:
+    d = deployment(2, checks=SlotWindow(1), workflow=default_workflow(boot=("kexec",), boot_seconds=30))
+    d.orders(0.0)
+    for name in ("vm-1", "vm-2"):
+        say(d, "reboot", t=1.0, vm=name, attempt=1)
+        say(d, "minimal-system", t=1.0, vm=name)
+    d.orders(1.0)
+    for name in ("vm-1", "vm-2"):
+        say(d, *GUEST, t=1.0, vm=name, attempt=1)
+    (first,) = checks(d.orders(3.0))
+    assert checks(d.orders(40.0)) == []  # both are overdue
+    assert d.count("failed") == 0
+    assert fail(d, "ready", "refused", 41.0, vm=first[0], attempt=1)
+    assert d.count("failed") == 1
+    ((second, _),) = checks(d.orders(41.0))
+    say(d, "ready", t=42.0, vm=second, attempt=1)
+    assert d.count("deployed") == 1
+
+
+def test_stopped_early_the_account_still_adds_up() -> None:
+    d = deployment(4, reboots=SlotWindow(2))
+    d.orders(0.0)
+    d.stop(5.0, "the job ends")
+    assert d.finished
+    assert d.count("failed") == 4
+    assert {o.reason for o in d.outcomes} == {"the job ends"}
+    assert d.orders(6.0) == []
+    assert d.wake() is None
+
+
+def test_a_deployment_of_nothing_is_over() -> None:
+    d = deployment(0)
+    assert d.orders(0.0) == []
+    assert d.finished
+
+
+# ---- windows ------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_interleaved() -> None:
+    d = Deployment("d", vms(6, 3), default_workflow(), reboots=SlotWindow(3), checks=SlotWindow(1))
+    first = [t.vm.host for o in d.orders(0.0) if isinstance(o, Reboot) for t in o.vms]
+    assert sorted(first) == ["h-0", "h-1", "h-2"]
+
+
+def test_a_rate_window_frees_by_time_and_a_slot_only_when_the_vm_is_up() -> None:
+    rate = deployment(3, reboots=RateWindow(2, 10.0))
+    assert len(reboots(rate.orders(0.0))) == 2
+    assert rate.wake() == 10.0
+    assert reboots(rate.orders(9.9)) == []
+    assert len(reboots(rate.orders(10.0))) == 1
+    slot = deployment(3, reboots=SlotWindow(2))
+    assert len(reboots(slot.orders(0.0))) == 2
+    say(slot, "reboot", t=1.0, vm="vm-1", attempt=1)
+    assert reboots(slot.orders(1.0)) == []
+    say(slot, "minimal-system", t=2.0, vm="vm-1")
+    assert [r[0] for r in reboots(slot.orders(2.0))] == ["vm-3"]
+
+
+# ---- whatever happens -----------------------------------------------------------------------------------
+
+
+class World:
+    """Does orders in its own time, and says what it likes: nothing, too late, twice, wrong, out of order."""
+
+    def __init__(self, seed: int, mood: dict[str, int], window: Window, check_window: Window) -> None:
+        self.random = random.Random(seed)
+        self.mood = mood
+        self.now = 1000.0
+        self.heard: list[tuple[float, int, Word]] = []
+        self.number = 0
+        self.seen: set[tuple[Any, ...]] = set()
+        self.window, self.check_window = window, check_window
+        self.rebooting: set[str] = set()
+        self.checking: dict[str, float] = {}
+        self.times: dict[str, list[float]] = defaultdict(list)
+
+    def fate(self) -> str:
+        return self.random.choices(list(self.mood), list(self.mood.values()))[0]
+
+    def will_say(
+        self, subject: str, step: str, after: float, attempt: int | None, turn: int | None = None
+    ) -> bool:
+        """True if the subject goes on after this."""
+        fate = self.fate()
+        t = self.now + after
+        status: Any = "failed" if fate == "fail" else "ok"
+        if fate == "late":
+            self.push(t + self.random.uniform(0, 2000), Word(subject, step, status, t, "r", attempt, turn))
+        elif fate != "silent":
+            word = Word(subject, step, status, t, "r" if fate == "fail" else "", attempt, turn)
+            for _ in range(2 if fate == "twice" else 1):
+                self.push(t + self.random.uniform(0, 3), word)
+            if fate == "relapse":
+                self.push(t + 5, Word(subject, "minimal-system", "ok", t + 5))
+        return fate not in ("fail", "silent")
+
+    def push(self, at: float, word: Word) -> None:
+        self.number += 1
+        heapq.heappush(self.heard, (at, self.number, word))
+
+    def new(self, *key: Any) -> None:
+        assert key not in self.seen, f"ordered twice: {key}"
+        self.seen.add(key)
+
+    def carry_out(self, order: Order) -> None:
+        if isinstance(order, Broadcast):
+            for host in order.hosts:
+                self.new("broadcast", host, order.attempt)
+                self.will_say(host, order.step, self.random.uniform(0, 50), order.attempt)
+            return
+        for target in order.vms:
+            name, after = target.vm.name, self.random.uniform(0, 5)
+            self.new(type(order).__name__, name, target.attempt, target.turn)
+            if isinstance(order, Reboot):
+                self.rebooting.add(name)
+                self.times["reboot"].append(self.now)
+                if self.will_say(name, order.step, after, target.attempt) and order.into == "minimal":
+                    self.will_say(name, "minimal-system", after + self.random.uniform(0, 60), None)
+            elif isinstance(order, Task):
+                for step in GUEST:
+                    after += self.random.uniform(0, 10)
+                    if not self.will_say(name, step, after, target.attempt):
+                        break
+            else:
+                self.checking[name] = self.now
+                self.times["check"].append(self.now)
+                self.will_say(name, order.step, after, target.attempt, target.turn)
+        self.hold()
+
+    def hold(self) -> None:
+        """Neither window is ever exceeded."""
+        for kind, window, inside in (
+            ("reboot", self.window, len(self.rebooting)),
+            ("check", self.check_window, sum(self.now < t + LEASE for t in self.checking.values())),
+        ):
+            if isinstance(window, SlotWindow):
+                assert inside <= window.size
+            elif isinstance(window, RateWindow):
+                counts = sorted(Counter(self.times[kind]).items())
+                assert all(n <= window.size for _, n in counts)
+                assert all(b - a >= window.sleep - 1e-6 for (a, _), (b, _) in pairwise(counts))
+
+    def write(self, events: Iterable[Event]) -> None:
+        for e in events:
+            if e.kind == "vm" and (e.status == "failed" or (e.step in ("minimal-system", "ready"))):
+                self.rebooting.discard(e.subject)
+            if e.kind == "vm" and (e.status == "failed" or e.step == "ready"):
+                self.checking.pop(e.subject, None)
+
+    def hear(self, d: Deployment, until: float | None) -> None:
+        """Move the clock to the next word, or to when the engine wants to be asked."""
+        nearest = min([t for t in (until, self.heard[0][0] if self.heard else None) if t is not None])
+        self.now = max(self.now, nearest)
+        while self.heard and self.heard[0][0] <= self.now:
+            word = heapq.heappop(self.heard)[2]
+            if d.tell(word, self.now) and word.turn is not None:
+                self.checking.pop(word.subject, None)
+
+
+windows = st.one_of(
+    st.builds(SlotWindow, st.integers(1, 6)), st.builds(RateWindow, st.integers(1, 6), st.floats(0.1, 30))
+)
+
+
+@settings(max_examples=200)
+@given(
+    number=st.integers(1, 12),
+    hosts=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+    mood=st.fixed_dictionaries(
+        {"ok": st.integers(1, 40)}
+        | dict.fromkeys(("fail", "silent", "late", "twice", "relapse"), st.integers(0, 6))
+    ),
+    window=windows,
+    check_window=windows,
+    fresh=st.integers(0, 12),
+    ways=st.sampled_from([("chain",), ("chain", "http")]),
+    bound=st.sampled_from([None, 40.0, 900.0]),
+)
+def test_it_always_ends_the_account_adds_up_and_the_windows_hold(
+    number: int,
+    hosts: int,
+    seed: int,
+    mood: dict[str, int],
+    window: Window,
+    check_window: Window,
+    fresh: int,
+    ways: tuple[str, ...],
+    bound: float | None,
+) -> None:
+    timeouts = {m: bound for m in ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv") if bound}
+    d = Deployment(
+        "d1",
+        vms(number, hosts),
+        default_workflow(broadcast=ways, timeouts=timeouts),
+        reboots=window,
+        checks=check_window,
+        fresh=[f"vm-{i}" for i in range(fresh)],
+    )
+    world = World(seed, mood, window, check_window)
+    events: list[Event] = []
+    for _ in range(1000 * number):
+        orders = d.orders(world.now)
+        news = d.events()
+        events += news
+        world.write(news)
+        for order in orders:
+            world.carry_out(order)
+        assert sum(d.count(s) for s in ("open", "deployed", "failed")) == number
+        if d.finished:
+            break
+        world.hear(d, d.wake())
+    assert d.finished
+    assert world.now < 1000.0 + 60_000.0 * number
+    ends = [e for e in events if e.step == "deployment" and e.kind == "vm"]
+    assert sorted(e.subject for e in ends) == sorted(vm.name for vm in vms(number))
+    assert sum(e.status == "ok" for e in ends) == d.count("deployed")
+    for e in ends:
+        assert e.status == "ok" or (e.detail["at"] and e.detail["reason"])
+    for outcome in d.outcomes:
+        assert (outcome.state == "failed") == bool(outcome.reason)
+    for macro in d.workflow.plain():  # every macro-step that began has ended, before the next one begins
+        for vm in vms(number):
+            own = [e.status for e in events if e.step == macro and e.subject == vm.name]
+            assert all((status == "start") == (i % 2 == 0) for i, status in enumerate(own))
+            assert len(own) % 2 == 0
+    queues = (d._moves.reboots, d._moves.checks)
+    assert [(queue.waiting, queue.held) for queue in queues] == [(0, 0), (0, 0)]
+    # an attempt is at most 11 steps and 3 macro-steps with two ends each, a broadcast two events
+    tries = sum(outcome.attempt for outcome in d.outcomes)
+    assert len(events) <= 17 * tries + number + 2 * 2 * len(ways) * hosts + 2
+
+
+def test_the_loop_drives_a_deployment_to_its_end() -> None:
+    class Good:
+        def __init__(self) -> None:
+            self.words: list[Word] = []
+            self.now = 0.0
+
+        def carry_out(self, order: Order) -> None:
+            if isinstance(order, Broadcast):
+                self.words += [Word(h, order.step, "ok", self.now) for h in order.hosts]
+            elif isinstance(order, Task):
+                self.words += [Word(t.vm.name, s, "ok", self.now, "", 1) for t in order.vms for s in GUEST]
+            else:
+                self.words += [Word(t.vm.name, order.step, "ok", self.now, "", 1) for t in order.vms]
+
+        def hear(self, timeout: float) -> list[Word]:
+            self.now += max(timeout, 0.1)
+            words, self.words = self.words, []
+            return words
+
+    good = Good()
+    written: list[Event] = []
+    d = deployment(3, fresh=["vm-1", "vm-2", "vm-3"])
+    outcomes = drive(d, good, clock=lambda: good.now, write=written.extend)
+    assert [o.state for o in outcomes] == ["deployed"] * 3
+    assert written[-1].step == "deployment"
+
+
+def test_two_vms_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        Deployment("d", vms(1) * 2, default_workflow(), reboots=SlotWindow(1), checks=SlotWindow(1))

@@ -1,0 +1,210 @@
+"""What a VM is told to deploy, and what it says when it has."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import shutil
+import subprocess
+import tarfile
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.errors import SpecError
+from g5kvirt.images import mini, minimal, tools
+from g5kvirt.provisioners.builtin import tasks
+from g5kvirt.provisioners.builtin.tasks import Task
+
+KEY = "ssh-ed25519 AAAA me@here"
+TASK = Task("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
+
+
+def values(script: str, *names: str) -> list[str]:
+    """What a shell makes of the assignments, without the procedure behind them."""
+    head = script.partition("\nstep=")[0]
+    shown = "".join(f'printf "%s\\0" "${name}"\n' for name in names)
+    done = subprocess.run(["sh", "-c", f"{head}\n{shown}"], capture_output=True, check=True, timeout=10)
+    assert done.stderr == b""
+    return done.stdout.decode().split("\0")[:-1]
+
+
+def test_the_first_line_is_the_deployment() -> None:
+    assert tasks.render(TASK).splitlines()[0] == "# d1.2"
+    assert tasks.task_path("vm-1", "/www") == "/www/task/vm-1"
+
+
+def test_the_tools_are_on_the_server_unless_said_otherwise() -> None:
+    assert values(tasks.render(TASK), "tools", "boot", "least_disk") == [
+        "http://10.0.0.1/tools",
+        "kexec",
+        "0",
+    ]
+    other = dataclasses.replace(TASK, tools="http://10.0.0.9/t")
+    assert values(tasks.render(other), "tools") == ["http://10.0.0.9/t"]
+
+
+@given(
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60),
+    st.lists(
+        st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=60), min_size=1, max_size=3
+    ),
+    st.text("$`'\"\\;&|<>(){}*?!~#", max_size=20),
+)
+def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) -> None:
+    task = dataclasses.replace(
+        TASK, arguments=arguments, authorized_keys=tuple(keys), image=f"http://10.0.0.2/{tail}"
+    )
+    found = values(tasks.render(task), "arguments", "authorized_keys", "image")
+    assert found == [arguments, "\n".join(keys), f"http://10.0.0.2/{tail}"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("deployment", "1\nreboot"),
+        ("deployment", ""),
+        ("deployment", "1&status=ok"),
+        ("environment", "a b"),
+        ("sha256", "A" * 64),
+        ("sha256", "a" * 64 + "\n"),
+        ("image", "ftp://x/y"),
+        ("image", "http://x/ y"),
+        ("server", "-O/etc/passwd"),
+        ("kernel", "boot/vmlinuz"),
+        ("kernel", "/boot/$(reboot)"),
+        ("initrd", "/a\nb"),
+        ("arguments", "quiet\nAPPEND evil"),
+        ("boot", "jump"),
+        ("compression", "zip"),
+        ("filesystem", "btrfs"),
+        ("disk", "/dev/vda; true"),
+        ("authorized_keys", ()),
+        ("authorized_keys", ("a\nb",)),
+    ],
+)
+def test_values_that_cannot_be_meant(field: str, value: object) -> None:
+    with pytest.raises(SpecError):
+        dataclasses.replace(TASK, **{field: value})  # type: ignore[arg-type]
+
+
+MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
+
+
+def test_a_deployed_vm_says_which_deployment_it_is_and_from_where_it_runs() -> None:
+    said = f"name=mini\nsha256={'a' * 64}\ndeployment=d1.2\nserver=http://10.0.0.1\n{MOUNTS}"
+    assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, "d1.2", "/dev/vda1")
+
+
+@pytest.mark.parametrize("said", ["", MOUNTS, "name=mini\nsha256=a\ndeployment=1\n", "name=mini\n" + MOUNTS])
+def test_anything_else_is_not_ready(said: str) -> None:
+    assert tasks.read_ready(said) is None
+
+
+# ------------------------------------------------------------------------------------------- the procedure
+def guest(name: str) -> str:
+    return resources.files("g5kvirt.images").joinpath("guest", name).read_text(encoding="utf-8")
+
+
+def test_the_procedure_reports_every_step_and_uses_only_what_a_task_sets() -> None:
+    code = guest("deploy")
+    assert re.findall(r"(?m)^ *step=(\w+)", code.replace("        step=image\n", "")) == list(tasks.STEPS)
+    task = tasks.render(TASK)
+    set_by_task = set(re.findall(r"(?m)^(\w+)=", task))
+    used = set(re.findall(r"\$\{?(\w+)", code)) - {"1", "2"}
+    own = set(re.findall(r"\b(\w+)=", code)) | set(re.findall(r"\bread -r (\w+)", code))
+    assert used <= set_by_task | own | {"name", "note"}  # name: the agent's
+
+
+@pytest.mark.parametrize("name", ["agent", "deploy", "init", "mini/initrd-init", "mini/rc", "mini/report"])
+def test_scripts_are_shell(name: str) -> None:
+    subprocess.run(["sh", "-n"], input=guest(name).encode(), check=True, timeout=10)
+    subprocess.run(["sh", "-n"], input=tasks.render(TASK).encode(), check=True, timeout=10)
+
+
+def test_the_procedure_calls_only_what_the_guest_has() -> None:
+    have = set(minimal._APPLETS.split())
+    code = re.sub(r"(?m)^\s*#.*$|'[^']*'|\"[^\"]*\"", "", guest("deploy"))
+    called = set(re.findall(r"(?m)(?:^|[|&;]|\btry|\bnoting \w+)\s+([a-z][a-z0-9]+)(?= [-$>+\"]|$)", code))
+    shell = {
+        "step",
+        "exit",
+        "shift",
+        "wait",
+        "while",
+        "done",
+        "break",
+        "esac",
+        "fi",
+        "else",
+        "then",
+        "do",
+        "ok",
+        "set",
+        "read",
+        "case",
+    }
+    functions = set(re.findall(r"(?m)^(\w+)\(\)", code))
+    assert {"mount", "sync", "tar"} <= called  # the expression above still finds something
+    assert called - shell - functions <= have
+
+
+def test_escaped_reasons_arrive_as_they_were_said(tmp_path: Path) -> None:
+    busybox = shutil.which("busybox")
+    if not busybox:
+        pytest.skip("needs busybox")
+    from urllib.parse import parse_qsl
+
+    function = re.search(r"(?ms)^escaped\(\) \{.*?^\}", guest("deploy"))
+    assert function is not None
+    text = 'tar: "a b" & c=d; 100% <#1> \\ + ünd'
+    done = subprocess.run(
+        [busybox, "sh", "-c", f'{function[0]}\nprintf %s "$(escaped "$1")"', "sh", text],
+        capture_output=True,
+        check=True,
+        timeout=10,
+    )
+    assert parse_qsl(f"reason={done.stdout.decode()}&x=1")[0][1] == text.replace("ü", "")
+
+
+# ------------------------------------------------------------------------------------------------ archives
+def test_the_tools_are_the_same_every_time_and_their_folders_come_first() -> None:
+    files = {"sbin/mke2fs": b"m", "lib/x86_64-linux-gnu/libc.so.6": b"c"}
+    data = tools.archive(files, "procedure")
+    assert data == tools.archive(dict(reversed(files.items())), "procedure")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        names = tar.getnames()
+        assert [m.mode for m in tar.getmembers() if m.isreg()] == [0o755] * 3
+    assert {"deploy", *files} <= set(names)
+    assert all(p in names[:i] for i, n in enumerate(names) if (p := n.rpartition("/")[0]))
+
+
+def test_mini_has_what_its_scripts_call() -> None:
+    texts = mini.scripts()
+    data = mini.image({"bin/busybox": b"b", "boot/vmlinuz": b"k", "lib64/ld.so.2": b"l"}, texts)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = {m.name: m for m in tar.getmembers()}
+    assert members["etc/rc"].mode == 0o755
+    assert members["boot/vmlinuz"].mode == 0o644
+    assert members["lib64/ld.so.2"].mode == 0o755
+    assert members["sbin/init"].linkname == "../bin/busybox"
+    assert members["tmp"].mode == 0o1777
+    for program in ("mount", "ip", "udhcpc", "cat", "mkdir", "sleep", "wget", "timeout"):
+        assert members[f"bin/{program}"].linkname == "busybox"
+    assert {"dev", "proc", "sys", "run", "root"} <= members.keys()
+
+
+def test_the_initrd_of_mini_has_the_programs_of_its_init() -> None:
+    assert set(mini._applets(mini.scripts()["initrd-init"])) >= {
+        "mount",
+        "insmod",
+        "switch_root",
+        "sleep",
+        "cat",
+    }
+    data = mini.initrd(b"busybox", {"virtio.ko": b"v"}, "init")
+    assert b"lib/modules/00-virtio.ko" in data

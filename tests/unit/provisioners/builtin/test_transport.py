@@ -1,0 +1,176 @@
+"""Which tasks wait for a broadcast, and that every host has an end whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from g5kvirt.broadcast import chain
+from g5kvirt.inventory import GIB, VM, Host
+from g5kvirt.phases import measure
+from g5kvirt.planning.services import ServiceMachine
+from g5kvirt.provisioners.builtin.transport import Transport, image_servers
+from g5kvirt.provisioners.builtin.workflow import Broadcast, Target, Task, Word
+from g5kvirt.remote import Result
+from g5kvirt.spec.spec import Timeouts
+
+HEAD, *HOSTS = (
+    Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB, address=f"h-{i}-kavlan") for i in range(3)
+)
+VMS = [VM(i, f"vm-{i}", HOSTS[i % 2].name, "nancy", IPv4Address(i), f"02::{i}") for i in range(4)]
+
+
+class Lab:
+    """A transport whose broadcasts end as ``fates`` says, with all it told and let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **fates: str) -> None:
+        self.fates = {host.name: fates.get(host.uid.replace("-", ""), "") for host in HOSTS}
+        self.words: list[Word] = []
+        self.gone: list[Task] = []
+        self.started: list[list[str]] = []
+        machine = ServiceMachine(HEAD, ("http",), {"nancy": IPv4Address("10.0.0.1")})
+        stand: Any = SimpleNamespace(
+            hosts=tuple(HOSTS),
+            layout=SimpleNamespace(machines=(machine,)),
+            addresses={host.name: IPv4Address(9) for host in HOSTS},
+        )
+        context: Any = SimpleNamespace(
+            fanout=SimpleNamespace(access=None, run=self.run), spec=SimpleNamespace(timeouts=Timeouts())
+        )
+        image: Any = SimpleNamespace(sha256="a" * 64, size=1000, path=Path("/nowhere"))
+        self.transport = Transport(context, stand, VMS, image, self.words.append, self.gone.append)
+        monkeypatch.setattr(chain, "send", lambda *_: {})
+        monkeypatch.setattr(chain, "start", self.start)
+        monkeypatch.setattr(chain, "tree", self.tree)
+        monkeypatch.setattr(chain, "collect", self.collect)
+
+    def start(self, _fanout: object, plan: chain.Plan) -> dict[str, str]:
+        self.started.append([stop.host.uid for stop in plan.stops])
+        return {}
+
+    def run(self, hosts: Iterable[str], command: object, **_: Any) -> dict[str, Result]:
+        """The host agents: on the first host the relay runs, on the second it is gone."""
+        results = {}
+        for host in hosts:
+            state = "running" if host == HOSTS[0].address else "unknown"
+            line = {
+                "op": "services",
+                "subject": "relay",
+                "status": "ok",
+                "t": 1.0,
+                "detail": {"state": state},
+            }
+            results[host] = Result(host, True, 0, json.dumps(line).encode(), b"", 1.0, 2.0)
+        return results
+
+    def tree(self, _fanout: object, plan: chain.Plan, _source: Path, **_: Any) -> Any:
+        lost = {name: why for name, why in self.fates.items() if why}
+        stops = tuple(stop for stop in plan.stops if stop.host.name not in lost)
+        return replace(plan, stops=stops), lost
+
+    def collect(self, _fanout: object, plan: chain.Plan, *, on_progress: Any, **_: Any) -> Any:
+        found = {}
+        for name in (stop.host.name for stop in plan.stops):
+            why = self.fates[name]
+            if why == "broken":
+                raise OSError("no ssh")
+            found[name] = chain.Progress(name, "failed" if why else "ok", reason=why)
+            on_progress(found[name])
+        return found
+
+
+def task(variant: str, *names: str, attempt: int = 1) -> Task:
+    chosen = [vm for vm in VMS if vm.name in names]
+    return Task(tuple(Target(vm, attempt) for vm in chosen), "partition", {"BroadcastEnv": variant})
+
+
+def order(variant: str, attempt: int = 1) -> Broadcast:
+    return Broadcast(tuple(host.name for host in HOSTS), "broadcast", variant, attempt)
+
+
+@pytest.mark.parametrize("variant", ["chain", "http"])
+def test_what_flows_lets_every_vm_begin_at_once(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    lab = Lab(monkeypatch, h2="full")
+    given = task(variant, "vm-0", "vm-1")
+    assert lab.transport.ready(given) == given
+    lab.transport.carry(order(variant))
+    assert [(w.subject, w.status, w.reason) for w in lab.words] == [
+        (HOSTS[0].name, "ok", ""),
+        (HOSTS[1].name, "failed", "full"),
+    ]
+    assert lab.gone == []
+
+
+def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = Lab(monkeypatch, h2="full")
+    assert lab.transport.ready(task("tree", "vm-0", "vm-1", "vm-2")).vms == ()
+    assert lab.transport.ready(task("tree", "vm-2", attempt=2)).vms == ()
+    lab.transport.carry(order("tree"))
+    assert {w.subject: w.reason for w in lab.words} == {HOSTS[0].name: "", HOSTS[1].name: "full"}
+    assert len(lab.words) == 2
+    went = {t.vm.name: t.attempt for one in lab.gone for t in one.vms}
+    assert went == {"vm-0": 1, "vm-1": 1, "vm-2": 2}, "each once, by its last attempt"
+    again = task("tree", "vm-0", "vm-3")
+    assert lab.transport.ready(again) == again
+
+
+def test_what_breaks_is_the_reason_of_every_host_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(monkeypatch, h2="broken")
+    lab.transport.carry(order("chain", attempt=2))
+    assert [(w.subject, w.status, w.attempt) for w in lab.words] == [
+        (HOSTS[0].name, "ok", 2),
+        (HOSTS[1].name, "failed", 2),
+    ]
+    assert lab.words[1].reason == "OSError: no ssh"
+
+
+@pytest.mark.parametrize("variant", ["chain", "tree"])
+def test_only_a_relay_that_is_gone_is_started_again(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    lab = Lab(monkeypatch)
+    lab.transport.mend(variant, [HOSTS[0].name])
+    assert lab.started == []
+    lab.transport.mend(variant, [host.name for host in HOSTS])
+    assert lab.started == [["h-2"]]
+
+
+def test_each_site_with_http_has_one_head_and_the_first_is_the_heads_head() -> None:
+    def machine(site: str, number: int, *roles: str) -> ServiceMachine:
+        host = Host(f"s-{number}.{site}.grid5000.fr", site, "s", 4, 8 * GIB)
+        return ServiceMachine(host, roles, {site: IPv4Address(number)})
+
+    machines = [
+        machine("nancy", 1, "dhcp"),
+        machine("nancy", 2, "http"),
+        machine("nancy", 3, "http"),
+        machine("lyon", 4, "dhcp", "http"),
+    ]
+    assert {site: m.host.uid for site, m in image_servers(machines).items()} == {
+        "nancy": "s-2",
+        "lyon": "s-4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "seconds"),
+    [("chain", 1.0), ("tree", 1.0), ("http", 2.0)],  # nancy's head has two hosts, lyon's faster one the third
+)
+def test_the_bound_of_a_transfer_is_that_of_the_link_that_takes_longest(variant: Any, seconds: float) -> None:
+    lyon = Host("h-9.lyon.grid5000.fr", "lyon", "h", 4, 8 * GIB, nic_rate=4e9)
+    head = replace(lyon, name="s-1.lyon.grid5000.fr")
+    machines = (
+        ServiceMachine(HEAD, ("http",), {"nancy": IPv4Address(1)}),
+        ServiceMachine(head, ("http",), {"lyon": IPv4Address(2)}),
+    )
+    vms = [*VMS, VM(9, "vm-9", lyon.name, "lyon", IPv4Address(9), "02::9")]
+    stand: Any = SimpleNamespace(hosts=(*HOSTS, lyon), layout=SimpleNamespace(machines=machines))
+    image: Any = SimpleNamespace(size=125_000_000)  # a second at 1 Gbit/s
+    assert measure._transfer_bound(stand, vms, image, variant) == seconds

@@ -1,0 +1,172 @@
+"""Kadeploy3's REST API against a stand-in for its server: what is asked, what comes back, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kadeploymaker import cluster
+from kadeployserver import Kadeploy, serving
+
+from g5kvirt.errors import TestbedError
+from g5kvirt.images.environments import Environment
+from g5kvirt.provisioners.kadeploy3.client import Client, RefusedError
+from g5kvirt.provisioners.kadeploy3.environment import LOCAL_BOOT, describe
+from g5kvirt.provisioners.kadeploy3.records import (
+    Line,
+    read_log,
+    read_progress,
+    read_states,
+    read_statistics,
+)
+
+NODES = [node.name for node in cluster(4).nodes]
+DEBIAN = describe(Environment("debian", "/e.tgz", compression="gzip"), "/srv/e.tgz")
+
+
+@pytest.fixture
+def kadeploy() -> Kadeploy:
+    return Kadeploy(NODES)
+
+
+@pytest.fixture
+def client(kadeploy: Kadeploy) -> Iterator[Client]:
+    with serving(kadeploy) as url:
+        yield Client(url, timeout=20)
+
+
+def test_what_it_knows(client: Client) -> None:
+    assert client.version() == "3.3.1.stable"
+    assert client.nodes() == NODES
+    client.grant()
+    client.grant()  # again: nothing to change is no error
+    client.register(DEBIAN)
+    client.register(DEBIAN)
+    assert [e["name"] for e in client.environments()] == ["debian"]
+    assert client.reboot(NODES[:1], "hard").startswith("R-")
+
+
+def test_a_deployment_from_its_request_to_its_statistics(client: Client, kadeploy: Kadeploy) -> None:
+    client.grant()
+    client.register(DEBIAN)
+    wid = client.deploy(NODES, "debian", authorized_keys="/root/key.pub", profile=LOCAL_BOOT)
+    asked = kadeploy.requests[-1][2]
+    assert asked["ssh_authorized_keys"] == "server:///root/key.pub"
+    assert asked["pxe"]["profile"].startswith("#!ipxe\nsanboot")
+    assert (asked["force"], asked["verbose_level"]) == (True, 5)
+    kadeploy.now += 5
+    assert {s.micro for s in client.states(wid).values()} == {"reboot"}
+    assert not client.progress(wid).done
+    assert [line.text for line in client.log(wid)][:2] == [
+        "Performing a Deploy[SetDeploymentEnvUntrusted] step",
+        "  switch_pxe",
+    ]
+    assert client.log(wid) == [], "what was told is forgotten"
+    assert client.statistics(wid) == []
+    kadeploy.now += 1000
+    progress = client.progress(wid)
+    assert (progress.done, progress.error, set(progress.ok)) == (True, False, set(NODES))
+    assert client.error(wid) == ""
+    rows = client.statistics(wid)
+    assert [row.node for row in rows] == NODES
+    assert rows[0].steps == ("SetDeploymentEnvUntrusted", "BroadcastEnvKascade", "BootNewEnvKexec")
+    assert all(row.success and row.durations[0] > 60 and row.start == 1_700_000_000 for row in rows)
+    client.stop(wid)
+    client.stop(wid)  # it is gone: that was wanted
+    with pytest.raises(RefusedError, match="no such operation"):
+        client.progress(wid)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "environment", "code", "why"),
+    [
+        (["node-99.kadeploy"], "debian", 2, "node-99.kadeploy"),
+        ([], "debian", 2, "mandatory"),
+        (NODES, "plan9", 7, "does not exist"),
+    ],
+)
+def test_refusals_carry_their_number_and_say_why(
+    client: Client, nodes: list[str], environment: str, code: int, why: str
+) -> None:
+    client.grant()
+    client.register(DEBIAN)
+    with pytest.raises(RefusedError, match=why) as error:
+        client.deploy(nodes, environment)
+    assert error.value.code == code
+
+
+def test_without_a_right_or_a_user_nothing_is_deployed(client: Client) -> None:
+    client.register(DEBIAN)
+    with pytest.raises(RefusedError, match="no right") as error:
+        client.deploy(NODES, "debian")
+    assert error.value.code == 6
+    with pytest.raises(RefusedError, match="status 401"):
+        Client(client.url, "").nodes()
+
+
+def test_a_request_that_it_would_not_read_is_not_sent(client: Client, kadeploy: Kadeploy) -> None:
+    with pytest.raises(TestbedError, match="more parts"):
+        client.deploy([f"node-{i:060d}" for i in range(20_000)], "debian")
+    assert kadeploy.requests == []
+
+
+def test_a_request_that_takes_too_long_leaves_no_deployment_behind(
+    client: Client, kadeploy: Kadeploy
+) -> None:
+    client.grant()
+    client.register(DEBIAN)
+    other = client.deploy(NODES[2:], "debian")
+    begun = client.deploy(NODES[:2], "debian")  # as if its answer had been lost
+    kadeploy.hold.clear()
+    with pytest.raises(TestbedError, match="Timeout"):
+        client.deploy(NODES[:2], "debian", timeout=0.2)
+    assert other in kadeploy.workflows
+    assert begun not in kadeploy.workflows
+
+
+def test_nobody_there_is_said_and_where_to_look() -> None:
+    with pytest.raises(TestbedError, match="look at its log"):
+        Client("http://127.0.0.1:9", timeout=2).version()
+
+
+def test_the_log_is_read_line_by_line() -> None:
+    text = (
+        "1700000000.12345|Launching a deployment on node-[1-2].x\n"
+        "1700000001.00000|[c1.2]   wait_reboot\n1700000002.5|[3]    * node-1.x is here after 9s\n"
+        "and a second line\n\n1700000003.0|[vms] ---\n"
+    )
+    assert read_log("no time here\n" + text) == [
+        Line(1700000000.12345, "", "Launching a deployment on node-[1-2].x"),
+        Line(1700000001.0, "2", "  wait_reboot"),
+        Line(1700000002.5, "3", "   * node-1.x is here after 9s\nand a second line"),
+        Line(1700000003.0, "vms", "---"),
+    ]
+
+
+def test_errors_in_statistics_may_hold_commas_and_newlines() -> None:
+    wid = "D-9a87115b-eb7f-45e4-90f2-bec00ccc5dab"
+    head = wid + ",node-{}.x,SetDeploymentEnvUntrusted,,,1,0,0,165,0,0,1389347228"
+    text = (
+        head.format(1)
+        + ",false,SetDeploymentEnvUntrusted-reboot: no, really\nnot\n"
+        + head.format(2)
+        + ",true,\n"
+    )
+    first, second = read_statistics(text)
+    assert first.failed_at == ("SetDeploymentEnvUntrusted", "reboot", "no, really\nnot")
+    assert (second.node, second.success, second.failed_at) == ("node-2.x", True, ("", "", ""))
+    assert read_statistics("") == []
+
+
+@pytest.mark.parametrize("text", ["<html>", "D-9a87115b-eb7f,node,a,b,c,x,y,z,1,2,3,4,true,"])
+def test_what_are_no_statistics_is_said(text: str) -> None:
+    with pytest.raises(TestbedError, match="statistics"):
+        read_statistics(text)
+
+
+def test_answers_of_another_shape_are_said() -> None:
+    for read in (read_states, read_progress):
+        with pytest.raises(TestbedError, match="expected"):
+            read(["nonsense"])
+    assert read_states(None) == {}
+    assert read_progress({"done": False, "error": False, "nodes": ["a"]}).processing == ("a",)

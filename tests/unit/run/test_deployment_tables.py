@@ -1,0 +1,231 @@
+"""Tables of deployments: rows, macro-steps, summaries, scalability, and what an unfinished one looks like."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.inventory import VM
+from g5kvirt.planning.windows import SlotWindow
+from g5kvirt.provisioners.builtin.engine import Deployment
+from g5kvirt.provisioners.builtin.workflow import Broadcast, Check, Reboot, Task, Word, default_workflow
+from g5kvirt.run.deployment_tables import (
+    MACROS,
+    Measurements,
+    attempts_frame,
+    column,
+    deployments_frame,
+    macros_frame,
+    measurements_frame,
+    scalability_frame,
+    summary,
+)
+from g5kvirt.run.journal import Event
+from g5kvirt.run.tables import Frames
+
+GUEST = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
+
+
+def vms(number: int) -> list[VM]:
+    return [
+        VM(i, f"vm-{i}", f"h-{i}", "nancy", IPv4Address(i), f"52:54:00:00:00:{i:02x}") for i in range(number)
+    ]
+
+
+def deploy(
+    name: str = "d1",
+    number: int = 2,
+    begin: float = 1000.0,
+    *,
+    bad_images: dict[str, int] | None = None,
+    upto: float = 1e9,
+    **about: Any,
+) -> list[Event]:
+    """The events of a deployment in which each order and each step of the guest takes a second.
+
+    ``bad_images``: VM → how many times its image is wrong.
+    """
+    bad = dict(bad_images or {})
+    d = Deployment(
+        name, vms(number), default_workflow(), reboots=SlotWindow(99), checks=SlotWindow(99), about=about
+    )
+    now, said = begin, list[tuple[float, Word]]()
+    while not d.finished and now < upto:
+        for order in d.orders(now):
+            if isinstance(order, Broadcast):
+                said += [(now + 1, Word(h, order.step, "ok", now + 1)) for h in order.hosts]
+                continue
+            for target in order.vms:
+                vm, attempt = target.vm.name, target.attempt
+                if isinstance(order, Reboot | Check):
+                    said.append((now + 1, Word(vm, order.step, "ok", now + 1, "", attempt)))
+                if isinstance(order, Reboot):
+                    said.append((now + 2, Word(vm, "minimal-system", "ok", now + 2)))
+                if isinstance(order, Task):
+                    for after, step in enumerate(GUEST, 1):
+                        if step == "image" and bad.get(vm, 0) > 0:
+                            bad[vm] -= 1
+                            said.append(
+                                (now + after, Word(vm, step, "failed", now + after, "sha256", attempt))
+                            )
+                            break
+                        said.append((now + after, Word(vm, step, "ok", now + after, "", attempt)))
+        now += 1
+        for _, word in sorted((s for s in said if s[0] <= now), key=lambda s: s[0]):
+            d.tell(word, now)
+        said = [s for s in said if s[0] > now]
+    return d.events()
+
+
+def test_one_row_a_vm_and_deployment_with_every_step() -> None:
+    table = measurements_frame([*deploy("a", environment="mini"), *deploy("b", 3, 2000.0, repetition=2)])
+    assert list(zip(table["deployment"], table["vm"], strict=True)) == [
+        *(("a", f"vm-{i}") for i in range(2)),
+        *(("b", f"vm-{i}") for i in range(3)),
+    ]
+    assert set(table["outcome"]) == {"deployed"}
+    assert list(table["asked"]) == [2, 2, 3, 3, 3]
+    assert list(table["repetition"]) == [1, 1, 2, 2, 2]
+    assert list(table["environment"]) == ["mini", "mini", "", "", ""]
+    row = table.iloc[0]
+    assert (row["reboot_start"], row["reboot_end"], row["reboot_attempt"]) == (1000.0, 1001.0, 1)
+    assert (row["minimal_system_duration"], row["minimal_system_outcome"]) == (1.0, "ok")
+    assert (row["SetDeploymentEnv_start"], row["SetDeploymentEnv_duration"]) == (1000.0, 4.0)
+    assert row["duration"] == row["BootNewEnv_end"] - row["SetDeploymentEnv_start"]
+    assert (row["reset_attempt"], row["reset_outcome"]) == (0, "")
+    assert pd.isna(row["reset_start"])
+
+
+def test_a_step_is_shown_as_in_its_last_attempt_and_all_attempts_are_a_table_of_their_own() -> None:
+    events = deploy(bad_images={"vm-1": 1})
+    row = measurements_frame(events).set_index("vm").loc["vm-1"]
+    assert (row["outcome"], row["attempts"]) == ("deployed", 2)
+    assert (row["image_attempt"], row["image_outcome"]) == (2, "ok")
+    tries = attempts_frame(events).query("vm == 'vm-1' and step == 'image'")
+    assert list(tries["outcome"]) == ["failed", "ok"]
+    assert list(tries["attempt"]) == [1, 2]
+    assert list(tries["reason"]) == ["sha256", ""]
+    assert set(tries["macro"]) == {"BroadcastEnv"}
+
+
+def test_the_macro_steps_of_a_vm_add_up_to_its_whole_time() -> None:
+    table = measurements_frame(deploy(bad_images={"vm-1": 1}))
+    added = sum(table[f"{macro}_duration"] for macro in MACROS)
+    assert list(added) == pytest.approx(list(table["duration"]))
+    tries = macros_frame(deploy(bad_images={"vm-1": 1})).set_index("macro")["tries"]
+    assert dict(tries) == {"SetDeploymentEnv": 3, "BroadcastEnv": 3, "BootNewEnv": 2}
+
+
+def test_failed_vms_are_named_with_step_and_reason() -> None:
+    events = deploy(number=4, bad_images={"vm-1": 9, "vm-2": 9})
+    table = measurements_frame(events).set_index("vm")
+    assert list(table["outcome"]) == ["deployed", "failed", "failed", "deployed"]
+    bad = table.loc["vm-1"]
+    assert (bad["failed_macro"], bad["failed_at"], bad["reason"]) == ("BroadcastEnv", "image", "sha256")
+    assert bad["said"] == "image failed: sha256"
+    whole = summary(events)
+    assert (whole.asked, whole.deployed, whole.failed, whole.unfinished) == (4, 2, 2, 0)
+    assert whole.reasons == {("image", "sha256"): 2}
+    assert whole.failures[0] == ("d1", "vm-1", "image", "sha256")
+    assert macros_frame(events).set_index("macro").loc["BroadcastEnv", "failed"] == 2
+
+
+def test_the_summary_has_total_median_and_95th_percentile() -> None:
+    events = deploy(number=5)
+    whole = summary(events)
+    table = measurements_frame(events)
+    assert whole.total == table["end"].max() - table["start"].min()
+    for macro, (median, p95) in whole.macros.items():
+        assert median == pytest.approx(table[f"{macro}_duration"].median())
+        assert p95 == pytest.approx(table[f"{macro}_duration"].quantile(0.95))
+    with pytest.raises(KeyError):
+        summary(events, "d9")
+
+
+def test_scalability_has_every_repetition_as_a_row_and_nothing_that_deployed_none() -> None:
+    events = [
+        *deploy("a", 4, 1000.0, repetition=1),
+        *deploy("b", 4, 2000.0, repetition=2),
+        *deploy("c", 2, 3000.0),
+        *deploy("d", 1, 4000.0, bad_images={"vm-0": 99}),
+        *deploy("e", 1, 5000.0, upto=5003.0),
+    ]
+    table = scalability_frame(events)
+    assert list(table["deployment"]) == ["c", "a", "b"]
+    assert list(table["vms"]) == [2, 4, 4]
+    assert (table["total"] >= table["p95_vm"]).all()
+    assert (table["p95_vm"] >= table["median_vm"]).all()
+    assert list(table["vms_per_second"]) == pytest.approx(list(table["deployed"] / table["total"]))
+    all_ = deployments_frame(events).set_index("deployment")
+    assert list(all_["unfinished"]) == [0, 0, 0, 0, 1]
+    assert pd.isna(all_.loc["e", "end"])
+    assert pd.isna(summary(events).total)
+
+
+def test_a_deployment_cut_short_is_unfinished_and_not_counted_as_anything_else() -> None:
+    table = measurements_frame(deploy(upto=1003.0))
+    assert set(table["outcome"]) == {"unfinished"}
+    assert table["end"].isna().all()
+    assert table["SetDeploymentEnv_duration"].isna().all()
+    assert set(table["SetDeploymentEnv_outcome"]) == {"unfinished"}
+
+
+def test_empty_tables_have_their_columns_and_types() -> None:
+    full, empty = Measurements(deploy()), Measurements([])
+    for name in ("vms", "attempts", "macros", "deployments", "scalability"):
+        assert dict(getattr(empty, name).dtypes) == dict(getattr(full, name).dtypes), name
+        assert len(getattr(empty, name)) == 0
+    assert empty.summary().asked == 0
+    for step in (s for steps in MACROS.values() for s in steps):
+        assert f"{column(step)}_start" in full.vms
+
+
+def test_the_tables_are_exported_with_those_of_the_run(tmp_path: Path) -> None:
+    frames = Frames(deploy("a", 4))
+    names = {file.stem for file in frames.export(str(tmp_path))}
+    assert {"measure-vms", "measure-attempts", "measure-macros", "measure-deployments"} <= names
+    back = pd.read_csv(tmp_path / "measure-vms.csv")
+    assert list(back["vm"]) == list(frames.measurements.vms["vm"])
+    assert len(pd.read_csv(tmp_path / "measure-scalability.csv")) == 1
+
+
+def test_events_of_other_phases_do_not_disturb() -> None:
+    other = [
+        Event("launch", "deployment", "vm", "vm-1", "failed", 1.0, 1, {"deployment": "x"}),
+        Event("measure", "phase", "run", "r", "start", 1.0),
+    ]
+    assert list(Measurements([*other, *deploy()]).deployments["deployment"]) == ["d1"]
+
+
+def test_the_usual_steps_are_those_of_the_default_workflow() -> None:
+    plain = default_workflow().plain()
+    assert {macro: set(steps) for macro, steps in MACROS.items()} == {m: set(s) for m, s in plain.items()}
+
+
+@given(
+    number=st.integers(1, 6),
+    bad=st.dictionaries(st.sampled_from([f"vm-{i}" for i in range(6)]), st.integers(1, 3)),
+    upto=st.floats(1000, 1060),
+)
+def test_the_account_adds_up_at_every_moment(number: int, bad: dict[str, int], upto: float) -> None:
+    events = deploy(number=number, bad_images=bad, upto=upto)
+    whole = summary(events)
+    assert whole.asked == (number if events else 0)
+    assert whole.asked == whole.deployed + whole.failed + whole.unfinished
+    assert len(whole.failures) == whole.failed
+    assert len(measurements_frame(events)) == whole.asked
+
+
+def test_deployments_of_fresh_vms_are_marked_and_the_transfer_has_its_bound() -> None:
+    events = [*deploy("d1", 4, fresh=3, transfer_bound=2.5), *deploy("d2", 4, 5000.0)]
+    assert list(deployments_frame(events)["fresh"]) == [3, 0]
+    curve = scalability_frame(events).set_index("deployment")
+    assert curve["fresh"].to_dict() == {"d1": 3, "d2": 0}
+    assert curve.loc["d1", "transfer_bound"] == 2.5
+    assert pd.isna(curve.loc["d2", "transfer_bound"])

@@ -1,0 +1,247 @@
+"""The tables say what the journal says, and the account adds up whatever happened."""
+
+from __future__ import annotations
+
+import math
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.inventory import GIB, Host, SubNetwork
+from g5kvirt.planning.placement import place
+from g5kvirt.run.journal import Event
+from g5kvirt.run.tables import (
+    MILESTONES,
+    STATES,
+    Frames,
+    account,
+    events_frame,
+    hosts_frame,
+    phases_frame,
+    placed_vms,
+    spans_frame,
+    vms_frame,
+)
+
+TIMES = [column for column in vms_frame([]).columns if vms_frame([])[column].dtype == "float64"]
+
+
+def plan(vms: int = 3) -> Event:
+    hosts = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB) for i in (1, 2)]
+    placement = place(vms, hosts, [8, 8], [SubNetwork("nancy", IPv4Network("10.144.0.0/22"))])
+    return Event("place", "plan", "run", "r", "ok", 10.0, detail={"vms": placement.to_plain()})
+
+
+def vm(name: str, step: str, t: float, status: Any = "ok", attempt: int = 1, **detail: Any) -> Event:
+    return Event("launch", step, "vm", name, status, t, attempt, detail)
+
+
+def boot(name: str, begin: float, attempt: int = 1, upto: int = len(MILESTONES)) -> list[Event]:
+    """Power-on at ``begin``, then a milestone each second."""
+    seen = [vm(name, step, begin + i, attempt=attempt) for i, step in enumerate(MILESTONES[:upto])]
+    return [vm(name, MILESTONES[0], begin - 0.5, "start", attempt), *seen]
+
+
+def row(frame: pd.DataFrame, name: str) -> Any:
+    (found,) = frame[frame["name"] == name].to_dict("records")
+    return found
+
+
+def test_a_boot() -> None:
+    frame = vms_frame([plan(), *boot("vm-1", 100.0)])
+    first = row(frame, "vm-1")
+    assert (first["state"], first["attempts"], first["reason"]) == ("up", 1, "")
+    assert (first["power_on"], first["dhcp"], first["minimal_system"]) == (100.0, 101.0, 105.0)
+    assert (first["t_dhcp"], first["t_script"], first["t_minimal_system"]) == (1.0, 2.0, 5.0)
+    assert (first["host"], first["ip"], first["mac"]) == (
+        "h-1.nancy.grid5000.fr",
+        "10.144.0.1",
+        "52:54:0a:90:00:01",
+    )
+    second = row(frame, "vm-2")
+    assert (second["state"], second["attempts"]) == ("placed", 0)
+    assert all(math.isnan(second[column]) for column in TIMES)
+    assert list(frame["index"]) == [1, 2, 3]
+
+
+def test_only_the_last_attempt_counts() -> None:
+    late = vm("vm-1", "initrd", 203.0, attempt=1)
+    events = [plan(), *boot("vm-1", 100.0, upto=3), *boot("vm-1", 200.0, attempt=2, upto=2), late]
+    found = row(vms_frame(events), "vm-1")
+    assert (found["state"], found["attempts"]) == ("booting", 2)
+    assert (found["power_on"], found["t_dhcp"]) == (200.0, 1.0)
+    assert math.isnan(found["script"])
+    assert math.isnan(found["initrd"])
+
+
+def test_the_first_of_a_repeated_milestone_counts() -> None:
+    events = [plan(), *boot("vm-1", 100.0), vm("vm-1", "dhcp", 104.5)]
+    assert row(vms_frame(events), "vm-1")["dhcp"] == 101.0
+
+
+def test_given_up_then_up_after_all() -> None:
+    lost = [
+        plan(),
+        *boot("vm-1", 100.0, upto=2),
+        vm("vm-1", "launch", 160.0, "failed", at="script", reason="mute"),
+    ]
+    found = row(vms_frame(lost), "vm-1")
+    assert (found["state"], found["failed_at"], found["reason"]) == ("failed", "script", "mute")
+    late = row(vms_frame([*lost, vm("vm-1", "minimal-system", 161.0)]), "vm-1")
+    assert (late["state"], late["reason"]) == ("up", "")
+
+
+def test_given_up_then_launched_again_by_another_process() -> None:
+    lost = [
+        *boot("vm-1", 100.0, upto=2),
+        *boot("vm-1", 200.0, attempt=2, upto=2),
+        vm("vm-1", "launch", 260.0, "failed", at="dhcp", reason="mute"),
+    ]
+    found = row(vms_frame([plan(), *lost, *boot("vm-1", 300.0)]), "vm-1")
+    assert (found["state"], found["attempts"], found["t_minimal_system"]) == ("up", 3, 5.0)
+
+
+def test_a_boot_that_a_later_process_finds_under_way_is_the_same_boot() -> None:
+    found_again = [vm("vm-1", "power-on", 130.0, "start"), vm("vm-1", "power-on", 100.0)]
+    rest = [vm("vm-1", step, 131.0 + i) for i, step in enumerate(MILESTONES[1:])]
+    found = row(vms_frame([plan(), *boot("vm-1", 100.0, upto=1), *found_again, *rest]), "vm-1")
+    assert (found["state"], found["attempts"], found["power_on"]) == ("up", 1, 100.0)
+
+
+def test_the_plan_comes_back() -> None:
+    planned = placed_vms([plan()])
+    assert [v.name for v in planned] == ["vm-1", "vm-2", "vm-3"]
+    assert str(planned[0].ip) == "10.144.0.1"
+    assert placed_vms([]) == []
+    assert len(placed_vms([plan(3), plan(2)])) == 2, "the last plan is the one"
+
+
+def test_hosts() -> None:
+    events = [
+        plan(5),
+        Event("deploy", "kadeploy3", "host", "m-1.rennes.grid5000.fr", "ok", 5.0),
+        *boot("vm-1", 100.0),
+        vm("vm-2", "launch", 1.0, "failed", at="dhcp", reason="x"),
+    ]
+    frame = hosts_frame(events).set_index("host")
+    assert frame.loc["h-1.nancy.grid5000.fr"].tolist() == ["nancy", 3, 1, 1, 1]
+    assert frame.loc["h-2.nancy.grid5000.fr"].tolist() == ["nancy", 2, 0, 0, 2]
+    assert frame.loc["m-1.rennes.grid5000.fr"].tolist() == ["rennes", 0, 0, 0, 0]
+
+
+def test_spans() -> None:
+    def event(step: str, status: Any, t: float, attempt: int = 1) -> Event:
+        return Event("deploy", step, "host", "h", status, t, attempt)
+
+    frame = spans_frame(
+        [
+            event("a", "start", 1.0),
+            event("b", "start", 2.0),
+            event("milestone", "ok", 2.5),
+            event("a", "failed", 4.0),
+            event("a", "start", 5.0, attempt=2),
+            event("a", "ok", 8.0, attempt=2),
+            event("a", "ok", 9.0, attempt=2),
+        ]
+    )
+    assert frame[["step", "attempt", "status"]].values.tolist() == [
+        ["a", 1, "failed"],
+        ["b", 1, "unfinished"],
+        ["a", 2, "ok"],
+    ]
+    assert frame["duration"].tolist()[::2] == [3.0, 3.0]
+    assert math.isnan(frame["end"][1])
+
+
+def test_phases_show_their_last_try() -> None:
+    def event(phase: str, status: Any, t: float, step: str = "phase") -> Event:
+        return Event(phase, step, "run", "r", status, t)
+
+    frame = phases_frame(
+        [
+            event("reserve", "start", 1.0),
+            event("reserve", "failed", 3.0),
+            event("reserve", "start", 10.0),
+            event("reserve", "start", 11.0, "granted"),
+            event("reserve", "ok", 14.0),
+            event("deploy", "start", 15.0),
+        ]
+    )
+    assert frame["phase"].tolist() == ["reserve", "deploy"]
+    assert frame["status"].tolist() == ["ok", "unfinished"]
+    assert frame["tries"].tolist() == [2, 1]
+    assert frame["duration"][0] == 4.0
+
+
+def test_columns_have_their_types_also_when_empty() -> None:
+    full = [
+        plan(),
+        Event("place", "phase", "run", "r", "start", 1.0),
+        Event("deploy", "x", "host", "h", "start", 1.0),
+        *boot("vm-1", 100.0),
+    ]
+    for table in (events_frame, spans_frame, phases_frame, vms_frame, hosts_frame):
+        empty, filled = table([]), table(full)
+        assert len(empty) == 0
+        assert len(filled) > 0
+        assert empty.dtypes.to_dict() == filled.dtypes.to_dict()
+
+
+def test_export(tmp_path: Path) -> None:
+    frames = Frames([plan(), *boot("vm-1", 1_700_000_000.123456)])
+    files = frames.export(tmp_path / "csv")
+    assert sorted(f.name for f in files) == ["events.csv", "hosts.csv", "phases.csv", "spans.csv", "vms.csv"]
+    back = pd.read_csv(tmp_path / "csv" / "vms.csv")
+    assert len(back) == 3
+    assert back["power_on"][0] == pytest.approx(1_700_000_000.123456, abs=1e-6)
+    assert len(pd.read_csv(tmp_path / "csv" / "events.csv")) == len(frames.events)
+
+
+NAMES = st.sampled_from(["vm-1", "vm-2", "vm-3", "stranger"])
+ANY = st.one_of(
+    st.builds(
+        vm,
+        NAMES,
+        st.sampled_from([*MILESTONES, "launch", "other"]),
+        st.floats(0, 1e9),
+        st.sampled_from(["start", "ok", "failed", "retry", "skipped"]),
+        st.integers(1, 3),
+    ),
+    st.builds(lambda n, r: vm(n, "launch", 1.0, "failed", at="dhcp", reason=r), NAMES, st.text(max_size=3)),
+    st.just(plan(2)),
+    st.builds(
+        Event, st.just("launch"), st.just("phase"), st.just("run"), st.just("r"), st.just("ok"), st.just(1.0)
+    ),
+)
+
+
+@given(events=st.lists(ANY, max_size=30), asked=st.none() | st.integers(0, 10))
+def test_the_account_adds_up_whatever_happened(events: list[Event], asked: int | None) -> None:
+    found = account(events, asked)
+    assert found.asked == found.up + found.failed + found.unfinished
+    assert min(found.up, found.failed, found.unfinished) >= 0
+    assert found.asked >= (asked or 0)
+    assert len(found.failures) == found.failed == sum(found.reasons.values())
+    assert all(step and isinstance(reason, str) for _, step, reason in found.failures)
+
+    frame = vms_frame(events)
+    assert set(frame["state"]) <= set(STATES)
+    assert (frame["state"] == "up").sum() == found.up
+    assert (frame["state"] == "failed").sum() == found.failed
+    assert frame["name"].is_unique
+    hosts = hosts_frame(events)
+    assert (hosts["vms"] == hosts["up"] + hosts["failed"] + hosts["unfinished"]).all()
+
+
+@given(st.lists(ANY, max_size=30))
+def test_spans_never_overlap_with_themselves(events: list[Event]) -> None:
+    frame = spans_frame(events)
+    assert len(frame) == sum(e.status == "start" for e in events)
+    done = frame[frame["status"] != "unfinished"]
+    assert done["end"].notna().all()
+    assert ((done["end"] - done["start"]) == done["duration"]).all()

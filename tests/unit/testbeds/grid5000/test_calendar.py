@@ -1,0 +1,145 @@
+"""What OAR's answers say of machines, KaVLANs and sub-networks, and which machines meet a condition."""
+
+from __future__ import annotations
+
+import threading
+import time
+from ipaddress import IPv4Network
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from g5kvirt.errors import SpecError
+from g5kvirt.testbeds.grid5000.calendar import Reader, satisfying, typed
+
+NOW = 1_800_000_000.0
+
+
+def host(name: str, **more: Any) -> dict[str, Any]:
+    return {"type": "default", "network_address": name, "state": "Alive", "maintenance": "NO", **more}
+
+
+def test_machines_that_oar_gives_to_nobody_are_not_counted() -> None:
+    rows = [
+        host("a"),
+        host("suspected"),
+        {**host("suspected"), "state": "Suspected"},  # one core of it is enough
+        host("dead", state="Dead"),
+        host("repaired", maintenance="YES"),
+        host("away", state="Absent", available_upto=0),
+        host("asleep", state="Absent", available_upto=2**31 - 1),
+    ]
+    assert typed(rows, [], NOW)[0] == {"a", "asleep"}
+
+
+def test_kavlans_and_sub_networks_with_when_they_are_taken() -> None:
+    rows = [
+        {"type": "kavlan-global", "vlan": "14", "state": "Alive"},
+        {"type": "kavlan", "vlan": "4", "state": "Alive"},
+        *({"type": "subnet", "subnet_address": f"10.144.{n}.0", "state": "Alive"} for n in (0, 4, 8)),
+    ]
+    jobs: list[dict[str, Any]] = [
+        {"started_at": 100, "walltime": 60, "resources_by_type": {"vlans": ["4", "14"], "subnets": []}},
+        {
+            "started_at": 0,
+            "scheduled_at": 500,
+            "walltime": 60,
+            "resources_by_type": {"subnets": ["10.144.0.0/21"]},
+        },
+        {"started_at": 0, "scheduled_at": None, "walltime": 60, "resources_by_type": {"vlans": ["14"]}},
+        {
+            "started_at": 700,
+            "walltime": 60,
+            "resources_by_type": {"subnets": ["10.144.8.0"], "vlans": ["99"]},
+        },
+    ]
+    _, vlans, subnets = typed(rows, jobs, NOW)
+    assert vlans == {14: [(100, 281)]}
+    assert subnets == {
+        IPv4Network("10.144.0.0/22"): [(500, 681)],
+        IPv4Network("10.144.4.0/22"): [(500, 681)],
+        IPv4Network("10.144.8.0/22"): [(700, 881)],
+    }
+
+
+ROWS = [
+    host("g-1.nancy", cluster="graphene", memnode=16384, core=1, gpu=None),
+    host("g-2.nancy", cluster="graphene", memnode="32768", core=2, gpu=None),
+    host("G-3.nancy", cluster="Griffon", memnode=8192, core=3, gpu="A100"),
+    {"type": "subnet", "memnode": None, "network_address": ""},
+]
+
+
+@pytest.mark.parametrize(
+    ("condition", "names"),
+    [
+        ("memnode >= 16384", {"g-1.nancy", "g-2.nancy"}),
+        ("memnode >= '16384'", {"g-1.nancy", "g-2.nancy"}),
+        ("memnode > 9000 AND cluster = 'graphene' AND NOT core = 1", {"g-2.nancy"}),
+        ("cluster IN ('Griffon', 'x') OR network_address LIKE 'g-1.%'", {"G-3.nancy", "g-1.nancy"}),
+        ("network_address LIKE 'g-%'", {"g-1.nancy", "g-2.nancy"}),  # PostgreSQL minds capitals
+        ("gpu IS NOT NULL", {"G-3.nancy"}),
+        ("memnode/1024 = 8", {"G-3.nancy"}),
+        ("memnode > 99999", set()),
+    ],
+)
+def test_conditions_as_oar_takes_them(condition: str, names: set[str]) -> None:
+    assert satisfying(ROWS, condition) == names
+    assert satisfying([], condition) == set()
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("memnodes > 1", "no such column: memnodes"),
+        ("memnode >", "syntax error|incomplete input"),
+        ("memnode > 1 +", "cannot be judged by what OAR says of the machines of nancy"),
+        ("load_extension('x') = 1", "not authorized|no such function"),
+    ],
+)
+def test_conditions_that_cannot_be_judged_say_so(condition: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        satisfying(ROWS, condition, "nancy")
+
+
+def test_each_document_is_read_once_and_not_too_many_at_a_time() -> None:
+    pytest.importorskip("execo_g5k", reason="execo is not installed")
+    lock, now, most = threading.Lock(), 0, 0
+
+    def get(path: str) -> dict[str, str]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return {"path": path}
+
+    reader = Reader(get)
+    paths = [f"/sites/nancy/jobs/{n}" for n in range(50)] + ["/sites/rennes/jobs/7"]
+    threads = [threading.Thread(target=reader, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert 1 < most <= 16
+    assert len(list(reader.jobs("nancy"))) == 50
+    assert [job["path"] for job in reader.jobs("rennes")] == ["/sites/rennes/jobs/7"]
+
+
+def test_a_job_that_is_gone_is_an_empty_document_and_other_errors_stay() -> None:
+    api_utils = pytest.importorskip("execo_g5k.api_utils", reason="execo is not installed")
+
+    def get(path: str) -> Any:
+        status = 404 if path.endswith(("/7", "/clusters")) else 500
+        answer = SimpleNamespace(status_code=status, reason="", text="")
+        raise api_utils.APIException(path, "GET", response=answer)
+
+    reader = Reader(get)
+    assert reader("/sites/nancy/jobs/7") == {}
+    assert list(reader.jobs("nancy")) == []
+    for path in ("/sites/nancy/jobs/8", "/sites/nancy/clusters"):
+        with pytest.raises(api_utils.APIException):
+            reader(path)

@@ -1,0 +1,262 @@
+"""Runs beside each other: their labels, their numbers, their figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from measuremaker import deploy_events
+from runmaker import T0, run_events
+from test_figures import check_layout
+
+import g5kvirt
+from g5kvirt.errors import RunError
+from g5kvirt.run.journal import Event
+from g5kvirt.run.tables import Frames
+from g5kvirt.views.compare import Comparison, compare
+from g5kvirt.views.figures import Figures
+
+
+def keep(
+    folder: Path,
+    name: str,
+    events: Sequence[Event],
+    *,
+    testbed: str = "local:mine",
+    guest: str = "tcg",
+    **spec: Any,
+) -> Path:
+    """Write a run as it would lie in ``runs``."""
+    path = folder / name
+    path.mkdir(parents=True)
+    about = {"sites": {"nancy": 1}, "vms": 8, "netboot": "http", "windows": {"boot": None}, **spec}
+    document = {"name": name, "created": T0, "spec": about, "testbed": testbed}
+    (path / "run.json").write_text(json.dumps(document))
+    told = [Event("launch", "guests", "run", "r", "ok", T0, 1, {"guest": guest}), *events]
+    (path / "journal.jsonl").write_text("".join(e.to_json() + "\n" for e in told))
+    return path
+
+
+def sent(name: str, number: int, broadcast: str, begin: float, **more: Any) -> list[Event]:
+    """A deployment that says how the image was sent."""
+    events = deploy_events(name, number, begin=begin, **more)
+    first = events[0]
+    detail = {
+        **first.detail,
+        "broadcast": broadcast,
+        "transfer_bound": 0.1,
+        "fresh": number * bool(more.get("fresh")),
+    }
+    changed = Event("measure", "deployment", "run", first.subject, "start", first.t, 1, detail)
+    return [changed, *events[1:]]
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> list[Path]:
+    """HTTP and TFTP, the boots of the second ones slower."""
+    return [
+        keep(tmp_path, "first", run_events(8, seed=1)),
+        keep(tmp_path, "second", run_events(8, seed=2, window=2), netboot="tftp"),
+    ]
+
+
+@pytest.fixture
+def ways(tmp_path: Path) -> Path:
+    """One run that sent the image by two ways."""
+    events = run_events(8)
+    for number, (size, way) in enumerate([(4, "chain"), (8, "chain"), (8, "http"), (8, "http")]):
+        events += sent(f"d{number}", size, way, events[-1].t + 1, seed=number)
+    return keep(tmp_path, "ways", events)
+
+
+def test_without_labels_they_are_what_differs(both: list[Path], tmp_path: Path) -> None:
+    assert compare(*both).labels == ["http", "tftp"]
+    assert compare(str(both[0]), SimpleNamespace(path=both[1])).labels == ["http", "tftp"]  # type: ignore[arg-type]
+    small = keep(tmp_path, "small", run_events(4), vms=4, windows={"boot": 2})
+    assert compare(both[0], small).labels == ["vms 8, windows.boot auto", "vms 4, windows.boot 2"]
+    same = keep(tmp_path, "third", run_events(4), walltime="2:00:00", job_name="other")
+    assert compare(both[0], same).labels == ["first", "third"]
+
+
+def test_runs_that_deploy_in_another_way_are_labelled_by_that(ways: Path, tmp_path: Path) -> None:
+    runs = [
+        keep(tmp_path, way, [*run_events(4), *sent("d1", 4, way, T0 + 90)])
+        for way in ("chain", "tree", "http")
+    ]
+    found = compare(*runs)
+    assert found.labels == ["chain", "tree", "http"]
+    assert list(dict.fromkeys(found.scalability().data["series"])) == ["chain", "tree", "http"]
+    # A run that deploys in several ways, or not at all, has no such label.
+    assert compare(runs[0], ways).labels == ["chain", "ways"]
+
+
+def test_labels_of_ones_own_and_repetitions(both: list[Path], tmp_path: Path) -> None:
+    again = keep(tmp_path, "again", run_events(8, seed=9))
+    found = compare(HTTP=[both[0], again], TFTP=both[1])
+    assert found.labels == ["HTTP", "TFTP"]
+    data = found.boot().data
+    assert data.groupby("label")["run"].nunique().to_dict() == {"HTTP": 2, "TFTP": 1}
+    assert len(data) == 24
+    assert compare({"window 1": both[0], "window 2": both[1]}).labels == ["window 1", "window 2"]
+    assert found.summary[["label", "run", "vms", "up"]].to_numpy().tolist() == [
+        ["HTTP", "first", 8, 8],
+        ["HTTP", "again", 8, 8],
+        ["TFTP", "second", 8, 8],
+    ]
+
+
+def test_the_boots_are_those_of_each_run(both: list[Path]) -> None:
+    picture = compare(*both).boot()
+    for label, path in zip(("http", "tftp"), both, strict=True):
+        own = pd.DataFrame(Figures(Frames(events_of(path)), run="r", testbed="t").frames.vms)
+        took = picture.data.loc[picture.data["label"] == label, "seconds"]
+        assert sorted(took) == pytest.approx(sorted(own["t_minimal_system"]))
+        words = [t.get_text() for one in picture.figure.legends for t in one.get_texts()]
+        assert any(word.startswith(f"{label}: {np.median(took):.1f} / ") for word in words)
+    assert picture.caption == (
+        "Boot time by http, tftp; median / 95 % of the VMs (s)."
+        " runs first, second, testbed local, guests: virtual machines (QEMU, emulated)."
+    )
+
+
+def events_of(path: Path) -> list[Event]:
+    return [Event.from_json(line) for line in (path / "journal.jsonl").read_text().splitlines()]
+
+
+def test_steps_are_medians_of_the_boots_or_of_the_deployments(both: list[Path], ways: Path) -> None:
+    data = compare(*both).steps().data
+    boots = compare(*both).boot().data
+    total = data[data["step"] == "total"].set_index("series")["median"]
+    assert total.to_dict() == pytest.approx(boots.groupby("label")["seconds"].median().to_dict())
+    macros = compare(ways).steps().data
+    assert list(dict.fromkeys(macros["step"])) == ["SetDeploymentEnv", "BroadcastEnv", "BootNewEnv"]
+    assert macros.groupby("series")["vms"].first().to_dict() == {"chain": 8, "http": 16}
+    assert "launch" not in compare(ways).steps(phase="launch").caption
+    with pytest.raises(ValueError, match="not of 'place'"):
+        compare(ways).steps(phase="place")  # type: ignore[arg-type]
+
+
+def test_deployments_of_one_run_that_differ_have_a_series_each(ways: Path, both: list[Path]) -> None:
+    found = compare(ways)
+    curve = found.scalability(bound={8: 3.0, 16: 6.0}).data
+    assert curve.dropna(subset=["total"]).groupby("series").size().to_dict() == {"chain": 2, "http": 2}
+    assert curve["vms"].tolist() == [4, 8, 8, 8, 16]
+    assert curve["bound"].tolist()[-1] == 6.0
+    assert set(found.deployment().data["asked"]) == {8}, "4 VMs were deployed by one way only"
+    assert set(found.deployment(vms=4).data["series"]) == {"chain"}
+    with pytest.raises(RunError, match="there are 4, 8"):
+        found.deployment(vms=5)
+    mixed = compare(mine=ways, other=both[0]).scalability().data
+    assert set(mixed["series"]) == {"mine, chain", "mine, http"}
+    with pytest.raises(RunError, match=r"measure\(\) first"):
+        compare(*both).deployment()
+
+
+def test_deployments_without_the_first_reboot_are_not_compared_with_others(tmp_path: Path) -> None:
+    events = [*run_events(4), *sent("d1", 4, "chain", T0 + 90, fresh=True)]
+    alone = keep(tmp_path, "alone", events)
+    more = keep(tmp_path, "more", [*events, *sent("d2", 4, "chain", T0 + 300)])
+    assert set(compare(more).deployment().data["deployment"]) == {"d2"}
+    assert set(compare(alone).deployment().data["deployment"]) == {"d1"}, "there is no other"
+    assert compare(more).steps().data["vms"].tolist() == [4, 4, 4]
+    assert len(compare(more).scalability().data) == 2, "the curve shows it, with a mark of its own"
+    figures = Figures(Frames(events_of(more)), run="more", testbed="local")
+    assert "1 repetition" in figures.breakdown().caption
+    assert figures.breakdown().data["vms"].max() == 4
+
+
+def test_a_figure_of_one_run_keeps_what_differs_apart(ways: Path) -> None:
+    figures = Figures(Frames(events_of(ways)), run="ways", testbed="local")
+    assert set(figures.scalability().data["series"]) == {"chain", "http"}
+    assert "on 8 VMs, http, 2 repetitions" in figures.breakdown().caption
+    assert "on 8 VMs, chain, 1 repetition." in figures.breakdown(series="chain").caption
+    with pytest.raises(RunError, match="no deployment of 'tree'"):
+        figures.breakdown(series="tree")
+
+
+def test_time_over_a_number_of_the_spec(both: list[Path], tmp_path: Path) -> None:
+    windows = {
+        f"window {size}": keep(tmp_path, f"w{size}", run_events(8, window=size), windows={"boot": size})
+        for size in (1, 2, 4)
+    }
+    for found in (compare(windows, free=both[0]), compare(*windows.values(), both[0])):
+        picture = found.over("windows.boot")
+        data = picture.data.set_index("run")
+        assert data["windows.boot"].tolist()[:3] == [1.0, 2.0, 4.0]
+        assert np.isnan(data.loc["first", "windows.boot"])
+        assert set(data["series"]) == {""}, "a label that only names the window is no series"
+        launch = [e.t for e in run_events(8, window=2) if e.phase == "launch" and e.step == "phase"]
+        assert data.loc["w2", "seconds"] == pytest.approx(launch[1] - launch[0], abs=1e-5)
+        (line,) = [one for one in picture.figure.axes[0].lines if one.get_linestyle() == "-"]
+        assert line.get_xydata()[:, 0].tolist() == [1.0, 2.0, 4.0]
+    with pytest.raises(RunError, match=r"no run says 'window'.*windows\.boot"):
+        compare(windows).over("window")
+    with pytest.raises(RunError, match="is no number"):
+        compare(*both).over("netboot")
+    with pytest.raises(RunError, match="no deployment on 8 VMs"):
+        compare(windows).over("windows.boot", vms=8)
+
+
+def test_a_prediction_says_that_it_is_one(both: list[Path], tmp_path: Path) -> None:
+    model = keep(tmp_path, "model", run_events(8, seed=5), testbed="simulated", guest="simulated")
+    found = compare(measured=both[0], model=model)
+    assert found.labels == ["measured", "model (predicted)"]
+    caption = found.boot().caption
+    assert "testbed local and simulated" in caption
+    assert "virtual machines (QEMU, emulated) and predicted by a model, no machine ran" in caption
+    assert "no machine ran" in compare(model).boot().figure.texts[0].get_text()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_nothing_overlaps_and_nothing_falls_off(
+    both: list[Path], ways: Path, tmp_path: Path, columns: int
+) -> None:
+    many = {
+        f"a label of some length {n}": keep(
+            tmp_path, f"r{n}", run_events(40, seed=n, lost=n), windows={"boot": n}
+        )
+        for n in range(1, 7)
+    }
+    for found in (compare(*both), compare(many)):
+        check_layout(found.boot(columns), columns)
+        check_layout(found.steps(columns), columns)
+    check_layout(compare(many).over("windows.boot", columns), columns)
+    for draw in ("deployment", "steps", "scalability"):
+        check_layout(getattr(compare(ways), draw)(columns), columns)
+
+
+def test_all_that_there_is_data_for_is_saved_with_the_same_bytes(ways: Path, tmp_path: Path) -> None:
+    names = [path.stem for path in compare(ways).save(tmp_path / "a")]
+    assert names == [f"compare-{n}" for n in ("boot", "steps", "deployment", "macro-steps", "scalability")]
+    compare(ways).save(tmp_path / "b")
+    for first in sorted((tmp_path / "a").iterdir()):
+        assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
+    assert compare(keep(tmp_path, "empty", [])).save(tmp_path / "c") == []
+
+
+def test_it_shows_itself(both: list[Path]) -> None:
+    found = compare(both[0], **{"<b>": both[1]})
+    assert repr(found).startswith("<Comparison of 2 runs: ")
+    page = found._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page.replace("<b>comparison</b>", "")
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing to compare"):
+        compare()
+    with pytest.raises(RunError, match="there is no run 'none'"):
+        compare(tmp_path / "none")
+    with pytest.raises(RunError, match="is no run"):
+        compare(7)  # type: ignore[arg-type]
+
+
+def test_it_is_at_hand_in_the_package() -> None:
+    assert g5kvirt.compare is compare
+    assert isinstance(Comparison([]), Comparison)
