@@ -32,7 +32,8 @@ from g5kvirt.planning.windows import SlotWindow
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
 from g5kvirt.provisioners.builtin.workflow import Broadcast, Order, Task, Word, default_workflow
-from g5kvirt.run.journal import Event, Journal
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal
 
 BOUND = 1.0  # seconds, for SLIDES
 SLIDES = 4552

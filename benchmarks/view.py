@@ -28,7 +28,7 @@ from jupyter_client.manager import start_new_kernel
 RUN = """
 import itertools, json, os, random, sys, time
 sys.path.insert(0, {package!r})
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 from g5kvirt.views import live
 
 VMS, RATE, SECONDS, HOSTS = {vms}, {rate}, {seconds}, 355

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 
 from browser import chromium
 
-from g5kvirt.run.journal import Event, Journal
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal
 from g5kvirt.views.live.layout import WIDTH
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.live.static import picture

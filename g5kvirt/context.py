@@ -15,7 +15,8 @@ from g5kvirt.planning.windows import checks_at_once
 from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.run import state
 from g5kvirt.run.directory import Run
-from g5kvirt.run.journal import Journal, Kind
+from g5kvirt.run.journal import Journal
+from g5kvirt.run.vocabulary import Kind
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
 

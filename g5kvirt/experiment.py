@@ -37,8 +37,9 @@ from g5kvirt.planning.checks import check_against
 from g5kvirt.run import directory as run_directories
 from g5kvirt.run import state
 from g5kvirt.run.create import begin
-from g5kvirt.run.journal import PHASES, Journal
+from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import Frames
+from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed

@@ -107,7 +107,7 @@ def local_down(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Run an experiment from its specification to its release."""
     from g5kvirt.experiment import Experiment
-    from g5kvirt.run.journal import PHASES
+    from g5kvirt.run.vocabulary import PHASES
     from g5kvirt.spec.spec import Spec
     from g5kvirt.sweeps import check_measure
     from g5kvirt.views.terminal import TerminalProgress
@@ -205,6 +205,7 @@ def runs(arguments: argparse.Namespace) -> int:
     """List the runs, also those in the folder of a sweep or a notebook."""
     from g5kvirt.run.directory import list_runs
     from g5kvirt.run.journal import read_events
+    from g5kvirt.run.state import RunState
     from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import machines
 
@@ -223,7 +224,7 @@ def runs(arguments: argparse.Namespace) -> int:
         except G5kvirtError as error:
             table.add_row(*about, f"– of {asked:,}", str(error), "")
             continue
-        held = machines(events, time.time())
+        held = machines(RunState.of(events), time.time())
         table.add_row(*about, f"{progress.up:,} of {asked:,}", progress.stands_at, held)
     if found:
         console.print(table)
@@ -242,7 +243,7 @@ def show(arguments: argparse.Namespace) -> int:
     console = _console()
     one = _find(arguments)
     events = read_events(one.journal)
-    console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), events, time.time()))
+    console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), time.time()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures
 

@@ -9,7 +9,7 @@ from g5kvirt.context import Context
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import VM, Host
 from g5kvirt.remote.result import last_line
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 __all__ = ["SIZE", "fetch", "readable"]
 

@@ -18,7 +18,7 @@ from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.remote import File
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 __all__ = ["ISO", "boot_plan", "configure"]
 

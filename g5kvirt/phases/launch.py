@@ -27,7 +27,8 @@ from g5kvirt.phases.configure import ISO, boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_timeout, interleave, window_for
 from g5kvirt.run import state
-from g5kvirt.run.journal import Event, Status
+from g5kvirt.run.events import Event
+from g5kvirt.run.vocabulary import Status
 
 __all__ = ["launch"]
 

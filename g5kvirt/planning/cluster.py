@@ -9,7 +9,8 @@ from ipaddress import IPv4Address
 from g5kvirt.inventory import Facts, Host, Reservation
 from g5kvirt.planning.services import ServiceLayout, host_addresses, lay_out, split_machines
 from g5kvirt.run import state
-from g5kvirt.run.journal import Event, Journal
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["ClusterState", "cluster_state"]

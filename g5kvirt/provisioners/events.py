@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from g5kvirt.run.journal import Event, Kind, Status
+from g5kvirt.run.events import Event
+from g5kvirt.run.vocabulary import Kind, Status
 
 __all__ = ["DeploymentEvents"]
 

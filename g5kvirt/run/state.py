@@ -1,236 +1,284 @@
-"""What a run knows of itself, read back from its journal: the only memory between two steps.
+"""What a run's events mean: the one reducer from a journal to a state.
 
-Every question may be put to a `Journal`, whose events are then taken once, however many questions there are,
-or to any other events.
+::
+
+    state = RunState.of(events)          # or journal.state: kept up to date, each event taken once
+    state.phases["launch"].seconds()
+    state.vms["vm-7"].boots
+    state.deployments["d1"].vms["vm-7"].steps
+
+Tables, figures, progress, live view, trace, account and what a phase knows when it is called again are all
+views of this state. Each event costs the same, whatever the number of VMs; only a placement costs what it
+lists. No I/O, no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from g5kvirt.inventory import VM, Facts, Host, Reservation
-from g5kvirt.run.journal import Event, Journal
-from g5kvirt.run.tables import Boot, placed_vms
+from g5kvirt.run.bulk import collector_paused
+from g5kvirt.run.deployment_state import DeploymentState
+from g5kvirt.run.events import Event, facts_of, job_of, placements_of, vms_of
+from g5kvirt.run.phase_state import PhaseState
+from g5kvirt.run.spans import Spans
+from g5kvirt.run.vm_state import VMState
+from g5kvirt.run.vocabulary import PHASES, PLANNED
 
-__all__ = [
-    "Memory",
-    "cut_short",
-    "deployed",
-    "deployed_vms",
-    "deployments",
-    "detail",
-    "done",
-    "facts",
-    "jobs",
-    "released",
-    "reservation",
-    "tries",
-    "up",
-    "vms",
-]
-
-T = TypeVar("T")
-
-#: Why what a killed process had under way is said to have failed.
-CUT_SHORT = "cut short: the process that was at it ended"
-
-_Key = tuple[str, str, str, str, int, str]
+__all__ = ["RunState"]
 
 
-class Memory:
-    """What the events of a run add up to, as far as its steps ask for it. See the functions below."""
+class RunState:
+    """The state of a run after the events that it took."""
 
     def __init__(self) -> None:
-        self.last: dict[tuple[str, str], Mapping[str, Any]] = {}  # (phase, step) → detail of its last ok
-        self.tries: dict[str, list[float]] = {}
-        self.jobs: list[tuple[str, int]] = []
-        self.facts: dict[str, Facts] = {}
-        self.plan: Event | None = None
-        self.boots: dict[str, Boot] = {}
-        self.deployments: dict[str, list[str]] = {}
-        self.ends: dict[str, str] = {}  # VM → status of its last deployment
-        self.open: dict[_Key, Event] = {}  # spans without an end
-        self.undone: dict[str, dict[str, Event]] = {}  # deployment without an end → VM → its last event
-        self.t = 0.0  # the latest that was heard of
+        self.begun: float | None = None  #: the time of the first event
+        self.latest = 0.0  #: the latest time of any event
+        self.phases: dict[str, PhaseState] = {name: PhaseState(name) for name in PHASES}
+        self.spans = Spans()
+        self.jobs: list[tuple[str, int]] = []  #: (site, id) of every job that was submitted
+        self.facts: dict[str, Facts] = {}  #: host → what it reported when it was configured
+        self.hosts: dict[str, str] = {}  #: every host that an event was about → its site
+        self.service_machines: dict[str, None] = {}  #: those of them that run services
+        self.services: dict[str, None] = {}  #: services that `configure` started
+        self.configured: dict[str, None] = {}  #: machines on which `configure` did something
+        self.vms: dict[str, VMState] = {}  #: in the order of the placement; behind them others that were seen
+        self.deployments: dict[str, DeploymentState] = {}  #: in their order
+        self.positions: Counter[str] = Counter()  #: VMs at each position
+        self.up = 0  #: VMs that reported in from the minimal system
+        self.rearranged = 0  #: how often VMs appeared or moved
+        self.guest = ""  #: the kind of guest that was launched: ``tcg``, ``kvm``, …
+        self._launch = self.phases["launch"]
+        self._placement: Event | None = None
+        self._ok: dict[tuple[str, str], Mapping[str, Any]] = {}  # (phase, step) → detail of its last ok
 
-    def planned(self, names: Collection[str]) -> list[str]:
-        """These VMs in the order of the plan, and behind them those that are not in it."""
-        plan = [] if self.plan is None else [str(row["name"]) for row in self.plan.detail["vms"]]
-        return [name for name in dict.fromkeys([*plan, *names]) if name in names]
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> RunState:
+        """The state after ``events``."""
+        state = cls()
+        with collector_paused():
+            for event in events:
+                state.take(event)
+        return state
 
-    def take(self, event: Event) -> None:
-        """Go one event further."""
-        self.t = max(self.t, event.t)
-        ok, start = event.status == "ok", event.status == "start"
-        if ok:
-            self.last[event.phase, event.step] = event.detail
-        if (event.step, start) == ("phase", True):
-            self.tries.setdefault(event.phase, []).append(event.t)
-        match event.phase, event.step, event.kind:
-            case "reserve", "submitted", _:
-                self.jobs.append((event.subject, int(event.detail["job"])))
-            case "configure", "facts", _ if ok:
-                self.facts[event.subject] = Facts(**{f: event.detail[f] for f in Facts.__dataclass_fields__})
-            case "place", "plan", "run" if "vms" in event.detail:
-                self.plan = event
-            case "launch", _, "vm":
-                if event.subject not in self.boots:
-                    self.boots[event.subject] = Boot({})
-                self.boots[event.subject].see(event)
-            case "measure", "deployment", "run" if start:
-                self.deployments[event.subject] = list(event.detail.get("vms", []))
-            case "measure", "deployment", "vm":
-                self.ends[event.subject] = event.status
-        self._spans(event)
+    # ---- what happened --------------------------------------------------------------------------------
 
-    def _spans(self, event: Event) -> None:
-        deployment = str(event.detail.get("deployment", "")) if event.phase == "measure" else ""
-        key = (event.phase, event.step, event.kind, event.subject, event.attempt, deployment)
-        if event.status == "start":
-            self.open[key] = event
+    def take(self, event: Event) -> VMState | None:
+        """Go one event further; returns the VM whose position or note changed, if one's did."""
+        if self.begun is None:
+            self.begun = event.t
+        before, self.latest = self.latest, max(self.latest, event.t)
+        self.spans.take(event)
+        if event.kind == "vm":
+            return self._take_vm(event)
+        if (phase := self.phases.get(event.phase)) is not None:
+            phase.take(event, before)
+        if event.status == "ok":
+            self._ok[event.phase, event.step] = event.detail
+        match event.kind:
+            case "host":
+                self._take_host(event)
+            case "service":
+                self._take_service(event)
+            case "site":
+                if event.phase == "reserve" and event.step == "submitted":
+                    self.jobs.append(job_of(event))
+            case "run":
+                self._take_run(event)
+        return None
+
+    def _take_run(self, event: Event) -> None:
+        match event.phase, event.step:
+            case "place", "plan":
+                self._arrange(event)
+            case "launch", "guests":
+                self.guest = str(event.detail.get("guest", ""))
+            case "measure", "deployment":
+                self._deployment(event.deployment or event.subject).take(event)
+
+    def _take_host(self, event: Event) -> None:
+        name = event.subject
+        if name not in self.hosts:
+            self.hosts[name] = name.split(".")[1] if "." in name else ""
+        if event.phase == "configure" and event.status == "ok":
+            self.configured[name] = None
+            if event.step == "facts":
+                self.facts[name] = facts_of(event)
+        elif event.phase == "measure" and (deployment := event.deployment):
+            self._deployment(deployment).take(event)
+
+    def _take_service(self, event: Event) -> None:
+        self.service_machines[event.subject] = None
+        if event.phase == "configure" and event.status == "ok":
+            self.services[event.step] = None
+
+    def _take_vm(self, event: Event) -> VMState | None:
+        name = event.subject
+        vm = self.vms.get(name)
+        new = vm is None
+        if vm is None:  # a journal without its placement still shows what it saw
+            vm = VMState(name, since=event.t)
+        position = vm.position
+        if event.phase == "launch":
+            was_up = not new and vm.up
+            changed = vm.take_boot(event, len(self._launch.tries))
+            self.up += vm.up - was_up
+        elif event.phase == "measure":
+            changed = vm.take_deployment(event)
+            entry = self._deployment(deployment).take(event) if (deployment := event.deployment) else None
+            if entry is not None:
+                vm.deployments.append(entry)
         else:
-            self.open.pop(key, None)
-        if (event.step, event.kind) == ("deployment", "run"):
-            if event.status == "start":
-                self.undone[deployment] = {}
-            else:
-                self.undone.pop(deployment, None)
-        elif deployment in self.undone and event.kind == "vm":
-            self.undone[deployment][event.subject] = event
+            return None
+        if new and (changed or vm.deployments or vm.boots or vm.console):
+            self.vms[name] = vm
+            self.positions[vm.position] += 1
+            self.rearranged += 1
+            return None
+        if not new and vm.position != position:
+            self.positions[position] -= 1
+            self.positions[vm.position] += 1
+        return vm if changed and not new else None
 
-    def missing(self) -> list[Event]:
-        """See `cut_short`."""
-        steps = [e for e in self.open.values() if e.kind == "run" and e.step in ("phase", "release")]
-        ends = []
-        for whole in steps:
-            inside = [e for e in self.open.values() if e.phase == whole.phase and e.t >= whole.t]
-            for start in inside:
-                if start.step == "deployment" and start.kind == "run":
-                    ends += self._end_of(start)
-                elif start not in steps:
-                    ends.append(self._failed(start, **_kept(start, "deployment", "variant")))
-        return [*ends, *map(self._failed, steps)]
+    def _deployment(self, name: str) -> DeploymentState:
+        found = self.deployments.get(name)
+        if found is None:
+            found = self.deployments[name] = DeploymentState(name)
+        return found
 
-    def _end_of(self, start: Event) -> list[Event]:
-        """The last words about a deployment: one for each VM that was not done, and one for the whole."""
-        name = start.subject
-        heard = self.undone.get(name, {})
-        ends = []
-        deployed = 0
-        vms = dict.fromkeys([*self.deployments[name], *heard])
-        for vm in vms:
-            last = heard.get(vm)
-            if last is not None and last.step == "deployment":
-                deployed += last.status == "ok"
-                continue
-            macro, at = _place(start.detail.get("workflow") or {}, last)
-            end = replace(start, kind="vm", subject=vm, attempt=last.attempt if last else 1)
-            ends.append(self._failed(end, deployment=name, said="", macro=macro, at=at))
-        whole = self._failed(start, deployment=name, deployed=deployed, failed=len(vms) - deployed)
-        return [*ends, replace(whole, status="ok") if deployed else whole]
+    def _arrange(self, event: Event) -> None:
+        """A placement was made: these VMs, on these hosts, and no others."""
+        rows = placements_of(event)
+        if rows is None:
+            return
+        self._placement = event
+        self.vms = {str(row["name"]): VMState(str(row["name"]), row, since=event.t) for row in rows}
+        self.positions = Counter({PLANNED: len(self.vms)})
+        self.up = 0
+        self.rearranged += 1
 
-    def _failed(self, start: Event, **detail: Any) -> Event:
-        return replace(start, status="failed", t=max(self.t, start.t), detail={**detail, "reason": CUT_SHORT})
+    # ---- what a phase knows ---------------------------------------------------------------------------
+
+    def detail(self, phase: str, step: str = "phase") -> Mapping[str, Any] | None:
+        """What the last ``ok`` of a step (of the run, a site, a host or a service) has as its detail, or None
+        if there was none."""
+        return self._ok.get((phase, step))
+
+    def done(self, phase: str) -> bool:
+        """True if a try of the phase ended well."""
+        return self.detail(phase) is not None
+
+    @property
+    def released(self) -> bool:
+        """True if the machines have been given back."""
+        return self.detail("reserve", "release") is not None
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What the testbed granted; None before that."""
+        found = self.detail("reserve", "granted")
+        return None if found is None else Reservation.from_plain(found)
+
+    @property
+    def deployed_hosts(self) -> tuple[Host, ...]:
+        """The machines that carry the host environment, with the addresses by which they are reached."""
+        found = self.detail("deploy")
+        return () if found is None else tuple(Host.from_plain(h) for h in found["hosts"])
+
+    @property
+    def placed_vms(self) -> list[VM]:
+        """The VMs as the phase ``place`` planned them; none before that."""
+        return [] if self._placement is None else vms_of(self._placement)
+
+    @property
+    def up_vms(self) -> list[str]:
+        """The VMs that reported in from their minimal system, in the order of the placement."""
+        return [name for name, vm in self.vms.items() if vm.up]
+
+    @property
+    def deployed_vms(self) -> list[str]:
+        """The VMs whose last deployment went well, in the order of the placement."""
+        return [
+            n for n, vm in self.vms.items() if vm.deployments and vm.deployments[-1].outcome == "deployed"
+        ]
+
+    def launched(self) -> Iterator[VMState]:
+        """The VMs that were placed, or seen in `launch`."""
+        return (vm for vm in self.vms.values() if vm.plan or vm.boots or vm.state != "placed" or vm.console)
 
 
-def _kept(event: Event, *words: str) -> dict[str, Any]:
-    return {word: event.detail[word] for word in words if word in event.detail}
+# ---- as functions of a journal or other events ---------------------------------------------------------
 
 
-def _place(workflow: Mapping[str, Sequence[str]], last: Event | None) -> tuple[str, str]:
-    """The macro-step and the step that a VM was at, of which ``last`` was heard last."""
-    steps = [(macro, step) for macro, own in workflow.items() for step in own]
-    if not steps:
-        return "", "" if last is None else last.step
-    if last is None:
-        return steps[0]
-    for number, (macro, step) in enumerate(steps):
-        if last.step == step and "seconds" in last.detail:
-            done = last.status in ("ok", "skipped")
-            return steps[min(number + done, len(steps) - 1)]
-        if last.step == macro:
-            return macro, step
-    return "", last.step
-
-
-def _ask(events: Iterable[Event], question: Callable[[Memory], T]) -> T:
-    if isinstance(events, Journal):
-        return events.ask(Memory, question)
-    memory = Memory()
-    for event in events:
-        memory.take(event)
-    return question(memory)
+def _of(events: Iterable[Event]) -> RunState:
+    known = getattr(events, "state", None)
+    return known if isinstance(known, RunState) else RunState.of(events)
 
 
 def detail(events: Iterable[Event], phase: str, step: str = "phase") -> Mapping[str, Any] | None:
-    """What the last ``ok`` of a step wrote down, or None if there was none."""
-    return _ask(events, lambda m: m.last.get((phase, step)))
+    """See `RunState.detail`."""
+    return _of(events).detail(phase, step)
 
 
 def tries(events: Iterable[Event], phase: str) -> list[float]:
-    """When the phase was started, each time."""
-    return _ask(events, lambda m: list(m.tries.get(phase, ())))
+    """When each try of the phase began."""
+    return [one.start for one in _of(events).phases[phase].tries]
 
 
 def done(events: Iterable[Event], phase: str) -> bool:
-    """True if the phase ended well."""
-    return detail(events, phase) is not None
+    """See `RunState.done`."""
+    return _of(events).done(phase)
 
 
 def released(events: Iterable[Event]) -> bool:
-    """True if the machines have been given back."""
-    return detail(events, "reserve", "release") is not None
+    """See `RunState.released`."""
+    return _of(events).released
 
 
 def reservation(events: Iterable[Event]) -> Reservation | None:
-    """What the testbed gave."""
-    found = detail(events, "reserve", "granted")
-    return None if found is None else Reservation.from_plain(found)
+    """See `RunState.reservation`."""
+    return _of(events).reservation
 
 
 def jobs(events: Iterable[Event]) -> list[tuple[str, int]]:
-    """Every job that was submitted, (site, id), also those of a reservation that was cut short."""
-    return _ask(events, lambda m: list(m.jobs))
+    """See `RunState.jobs`."""
+    return list(_of(events).jobs)
 
 
 def deployed(events: Iterable[Event]) -> tuple[Host, ...]:
-    """The machines that carry the host environment, with the addresses by which they are reached."""
-    found = detail(events, "deploy")
-    return () if found is None else tuple(Host.from_plain(h) for h in found["hosts"])
+    """See `RunState.deployed_hosts`."""
+    return _of(events).deployed_hosts
 
 
 def facts(events: Iterable[Event]) -> dict[str, Facts]:
-    """What each machine said of itself when it was configured."""
-    return _ask(events, lambda m: dict(m.facts))
+    """See `RunState.facts`."""
+    return dict(_of(events).facts)
 
 
 def vms(events: Iterable[Event]) -> list[VM]:
-    """The VMs as the place phase planned them; none before that."""
-    plan = _ask(events, lambda m: m.plan)
-    return [] if plan is None else placed_vms([plan])
+    """See `RunState.placed_vms`."""
+    return _of(events).placed_vms
 
 
 def up(events: Iterable[Event]) -> list[str]:
-    """The VMs that stand in their minimal system, in the order of the plan."""
-    return _ask(events, lambda m: [name for name in m.planned(m.boots) if m.boots[name].state == "up"])
+    """See `RunState.up_vms`."""
+    return _of(events).up_vms
 
 
 def deployments(events: Iterable[Event]) -> dict[str, list[str]]:
     """Every deployment that was begun, with the names of its VMs, in their order."""
-    return _ask(events, lambda m: {name: list(vms) for name, vms in m.deployments.items()})
+    return {name: d.planned for name, d in _of(events).deployments.items() if d.opened is not None}
 
 
 def deployed_vms(events: Iterable[Event]) -> list[str]:
-    """The VMs whose last deployment went well, in the order of the plan."""
-    return _ask(events, lambda m: [name for name in m.planned(m.ends) if m.ends[name] == "ok"])
+    """See `RunState.deployed_vms`."""
+    return _of(events).deployed_vms
 
 
 def cut_short(events: Iterable[Event]) -> list[Event]:
-    """What is missing at the end of a journal whose writer was killed in the middle of a step.
+    """See `g5kvirt.run.recovery.missing_ends`."""
+    from g5kvirt.run.recovery import missing_ends
 
-    The step, what it had under way, and every VM of a deployment end as failed, at the time of the last sign
-    of life; nothing is missing where the last step has an end.
-    """
-    return _ask(events, lambda m: m.missing())
+    return missing_ends(_of(events))

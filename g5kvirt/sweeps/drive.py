@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 
 from g5kvirt.errors import G5kvirtError, RunError
 from g5kvirt.run import directory
-from g5kvirt.run.journal import PHASES
+from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.sweeps.plan import Combination, Sweep
 
 __all__ = ["INDEX", "Account", "carry_out", "finished", "folder_of", "read_index"]

@@ -27,8 +27,8 @@ from g5kvirt.errors import RunError
 from g5kvirt.views import html
 from g5kvirt.views.compared import (
     Labelled,
-    alike,
     boots_table,
+    compared_only,
     curve_table,
     label_runs,
     macros_table,
@@ -151,8 +151,9 @@ class Comparison(Drawer):
     def deployment(self, columns: int = 1, *, vms: int | None = None) -> Picture:
         """For each series the share of the VMs that were deployed within so long.
 
-        Over all deployments on ``vms`` VMs; without it on the largest number that all series have. Those
-        that did without the first reboot are left out, where there are others.
+        Over all deployments on ``vms`` VMs; without it on the largest number that all series have. Only
+        deployments that began alike are compared: those that did without the first reboot are left out, where
+        there are others in any series.
         """
         data, asked = self._of_size(vms_table(self.runs), "asked", vms)
         title = f"Deployment time on {count(asked, 'VM')} by"
@@ -293,7 +294,14 @@ class Comparison(Drawer):
         if vms is not None and vms not in every:
             raise RunError(f"no deployment on {vms} VMs deployed any: there are {', '.join(map(str, every))}")
         asked = int(common[-1]) if vms is None else vms
-        return alike(data[data[column] == asked]), asked
+        own = data[data[column] == asked]
+        compared = compared_only(own)
+        if compared.empty:
+            raise RunError(
+                f"no deployments on {asked} VMs began alike: some of their VMs skipped the first reboot;"
+                f" deploy on {asked} once more"
+            )
+        return compared, asked
 
 
 # ---- drawing -----------------------------------------------------------------------------------------

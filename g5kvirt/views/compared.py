@@ -11,16 +11,17 @@ import pandas as pd
 
 from g5kvirt.errors import RunError
 from g5kvirt.run import directory as run_directories
+from g5kvirt.run.deployment_tables import alike
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
 from g5kvirt.views.drawing import SIMULATED
 from g5kvirt.views.measure_tables import differing, flat, series_of, settings_of
-from g5kvirt.views.tables import durations_table
+from g5kvirt.views.tables import durations_table, rows_of
 
 __all__ = [
     "Labelled",
-    "alike",
     "boots_table",
+    "compared_only",
     "curve_table",
     "label_runs",
     "macros_table",
@@ -167,6 +168,12 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
         values.setdefault(run.label, set()).add(repr(run.spec.get(parameter)))
     named = all(run.given for run in runs) and any(len(own) > 1 for own in values.values())
     words = [run.label for run in runs] if named else _differences(runs, apart_from=parameter)
+    whole = curve_table(runs)
+    if not whole.empty:
+        whole = whole[whole["vms"] == vms].rename(columns={"vms": "asked"})
+    among: dict[str, set[str]] = {run.run: set() for run in runs}
+    for row in rows_of(compared_only(whole) if len(whole) else whole):
+        among[row.run].add(row.deployment)
     rows = []
     for run, series in zip(runs, words, strict=True):
         if vms is None:
@@ -174,7 +181,7 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
             times = launch["duration"].tail(1)
         else:
             curve = run.frames.measurements.scalability
-            times = curve.loc[curve["vms"] == vms, "total"]
+            times = curve.loc[(curve["vms"] == vms) & curve["deployment"].isin(among[run.run]), "total"]
         rows += [(series, run.run, run.spec.get(parameter), float(took)) for took in times]
     table = pd.DataFrame(rows, columns=["series", "run", parameter, "seconds"])
     try:
@@ -186,10 +193,9 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
     return table.dropna(subset=["seconds"]).reset_index(drop=True)
 
 
-def alike(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the deployments that skipped the first reboot (``fresh``), in each ``series`` with others."""
-    others = table.loc[table["fresh"] == 0, "series"].unique()
-    return table[(table["fresh"] == 0) | ~table["series"].isin(others)].reset_index(drop=True)
+def compared_only(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of deployments that began alike (`alike`), over all series: none gets an advantage."""
+    return table[alike(table["fresh"], table["asked"])].reset_index(drop=True)
 
 
 def _each(runs: Sequence[Labelled], table_of: Callable[[Labelled], pd.DataFrame]) -> pd.DataFrame:

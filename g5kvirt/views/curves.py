@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from g5kvirt.run.deployment_tables import alike
 from g5kvirt.views.drawing import legend, narrow
 from g5kvirt.views.style import series_style
 
@@ -54,7 +55,7 @@ def draw_scalability(
         hollow = Line2D([], [], color="black", linestyle="", marker="o", markersize=3.5)
         hollow.set(markerfacecolor="white", label="some VMs failed")
         entries.append(hollow)
-    if "fresh" in rows and (rows["fresh"] > 0).any():
+    if not _compared(rows).all():
         plus: dict[str, Any] = {
             "linestyle": "",
             "marker": "+",
@@ -84,32 +85,38 @@ def draw_scalability(
 def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
     """A point for each row, the median of each ``series`` as a line; returns what the legend shows.
 
-    Where VMs failed the point is hollow. Deployments on VMs that were ``fresh``, and did without the first
-    reboot, are a plus, and no part of the median where there are others of their size.
+    Where VMs failed the point is hollow. Deployments that did not begin as the others did (`alike`) are a
+    plus, and no part of the median.
     """
+    compared = _compared(rows)
     names = list(dict.fromkeys(rows["series"]))
     entries = []
     for number, name in enumerate(names):
         style = series_style(number)
         own = rows[rows["series"] == name]
-        none = pd.Series(0, index=own.index)
-        fresh, failed = own.get("fresh", none) > 0, own.get("failed", none) > 0
-        for (early, lost), group in own.groupby([fresh, failed]):
+        failed = own.get("failed", pd.Series(0, index=own.index)) > 0
+        for (out, lost), group in own.groupby([~compared[own.index], failed]):
             ax.plot(
                 group[x],
                 group[y],
-                "+" if early else style["marker"],
+                "+" if out else style["marker"],
                 color=style["color"],
-                markersize=5 if early else 3.5,
+                markersize=5 if out else 3.5,
                 markerfacecolor="white" if lost else style["color"],
                 zorder=3,
             )
-        others = set(own.loc[~fresh, x])
-        median = own[~fresh | ~own[x].isin(others)].groupby(x)[y].median()
+        median = own[compared[own.index]].groupby(x)[y].median()
         ax.plot(median.index, median.to_numpy(), color=style["color"], linestyle=style["linestyle"])
         word = name if name and len(names) > 1 else "median"
         entries.append(Line2D([], [], markersize=3.5, label=word, **style))
     return entries
+
+
+def _compared(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which of some deployments, or launches, may be compared."""
+    if "fresh" not in rows:
+        return pd.Series(True, index=rows.index)
+    return pd.Series(alike(rows["fresh"], rows["vms"]), index=rows.index)
 
 
 def draw_shares(ax: Axes, groups: Sequence[tuple[str, pd.Series]], xlabel: str) -> None:

@@ -23,7 +23,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from g5kvirt.run.tables import Frames
-from g5kvirt.views.palette import COLOURS, FAILED, guest_words
+from g5kvirt.run.vocabulary import FAILED
+from g5kvirt.views.palette import COLOURS, guest_words
 from g5kvirt.views.style import STYLE, width
 
 if TYPE_CHECKING:

@@ -23,11 +23,12 @@ import numpy as np
 import pandas as pd
 
 from g5kvirt.errors import RunError
+from g5kvirt.run.vocabulary import BOOT_STEPS, FAILED
 from g5kvirt.views.compared import open_run
 from g5kvirt.views.drawing import Part, Picture, legend, narrow, seconds, ways, ways_height
 from g5kvirt.views.maps import MAPS, draw_map, lay_out
 from g5kvirt.views.measure_figures import DeploymentFigures
-from g5kvirt.views.palette import COLOURS, FAILED, LABELS, STEPS
+from g5kvirt.views.palette import COLOURS, LABELS
 from g5kvirt.views.spread import draw_steps, steps_height
 from g5kvirt.views.tables import (
     COLUMN,
@@ -209,10 +210,10 @@ def _timeline(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _boot(ax: Axes, vms: pd.DataFrame) -> None:
-    edges = [vms["asked"].fillna(vms["power_on"]), *(vms[column] for column in COLUMN.values())]
+    edges = [vms["requested"].fillna(vms["power_on"]), *(vms[column] for column in COLUMN.values())]
     parts = [
         Part(left.to_numpy(), right.to_numpy(), COLOURS[step], LABELS[step])
-        for step, left, right in zip(STEPS, edges, edges[1:], strict=False)
+        for step, left, right in zip(BOOT_STEPS, edges, edges[1:], strict=False)
     ]
     # What a VM that was given up had reached, and how long it was waited for after that.
     lost = vms["gave_up"].notna().to_numpy()

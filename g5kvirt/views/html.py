@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from g5kvirt.run.deployment_tables import Summary
+from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.tables import Account, Frames
+from g5kvirt.run.vocabulary import PLANNED
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.palette import PLANNED, STATE_COLOURS, STATE_LABELS, guest_words
+from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS, guest_words
+from g5kvirt.views.progress import latest_words, phase_seconds, tries_words
 from g5kvirt.views.words import duration
 
 __all__ = ["about", "bar", "box", "counts_bar", "experiment_html", "failures", "table"]
@@ -37,13 +40,18 @@ def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
         [
             f'<span style="color:{_TINT[phase.state]}">{_MARK[phase.state]}</span>',
             escape(phase.name),
-            "" if (seconds := phase.seconds(now)) is None else duration(seconds),
-            escape(phase.heard or {"waiting": "not begun"}.get(phase.state, "")),
+            _took(phase, now),
+            escape(latest_words(phase) or {"waiting": "not begun"}.get(phase.state, "")),
         ]
         for phase in progress.phases.values()
     ]
     parts = [table(rows, numbers=(2,)), bar(progress), failures(account)]
     return box(f"Experiment {name}", about(testbed, guest), parts)
+
+
+def _took(phase: PhaseState, now: float) -> str:
+    seconds = phase_seconds(phase, now)
+    return "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
 
 
 def about(testbed: str, guest: str) -> str:

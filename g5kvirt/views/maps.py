@@ -12,8 +12,9 @@ import pandas as pd
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Patch, Rectangle
 
+from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED, WRITING
 from g5kvirt.views.drawing import legend, narrow, seconds
-from g5kvirt.views.palette import DEPLOYED, FAILED, PLANNED, STATE_COLOURS, WRITING
+from g5kvirt.views.palette import STATE_COLOURS
 from g5kvirt.views.style import width
 from g5kvirt.views.words import count
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from g5kvirt.errors import RunError
-from g5kvirt.run.deployment_tables import Measurements, column
+from g5kvirt.run.deployment_tables import Measurements, alike, column
+from g5kvirt.run.vocabulary import FAILED, PLANNED
 from g5kvirt.views.curves import draw_scalability, with_lines
 from g5kvirt.views.drawing import Part, Picture, Sheets, narrow, seconds, ways, ways_height
 from g5kvirt.views.measure_tables import (
@@ -20,7 +21,7 @@ from g5kvirt.views.measure_tables import (
     series_of,
     ways_table,
 )
-from g5kvirt.views.palette import COLOURS, FAILED, PLANNED, macro_colour
+from g5kvirt.views.palette import COLOURS, macro_colour
 from g5kvirt.views.spread import draw_nodes
 from g5kvirt.views.tables import rows_of
 from g5kvirt.views.words import count
@@ -73,8 +74,8 @@ class DeploymentFigures(Sheets):
 
         Over all deployments of ``vms`` VMs; without it, of the largest number that has any deployed. Where
         the run's deployments differ in their settings, only those of one ``series`` (such as "chain") are
-        taken; without it, that of the last one. Deployments that did without the first reboot are left out,
-        where there are others.
+        taken; without it, that of the last one. Only deployments that began alike are taken: those that did
+        without the first reboot are left out, where the run has others.
         """
         known = self._measured()
         labels = series_of(self.frames)
@@ -93,7 +94,13 @@ class DeploymentFigures(Sheets):
         finished = finished[finished["asked"] == asked]
         label = labels.get(finished["deployment"].iloc[-1], "")
         own = finished[finished["deployment"].map(labels).fillna("") == label]
-        among = list(own.loc[own["fresh"] == 0, "deployment"]) or list(own["deployment"])
+        compared = known.deployments[alike(known.deployments["fresh"], known.deployments["asked"])]
+        among = [name for name in own["deployment"] if name in set(compared["deployment"])]
+        if not among:
+            raise RunError(
+                f"the deployments on {asked} VMs began without the first reboot, others with it: deploy on"
+                f" {asked} once more"
+            )
         data = breakdown_table(known, asked, among)
         title = f"Steps of a deployment on {count(asked, 'VM')}{f', {label}' if label else ''}, "
         height = 0.06 + 0.13 * len(data)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from g5kvirt.run.deployment_tables import Measurements, column
+from g5kvirt.run.deployment_tables import Measurements, alike, column
 from g5kvirt.run.tables import Frames
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "breakdown_table",
     "differing",
     "flat",
+    "in_vms",
     "largest",
     "macros_of",
     "nodes_table",
@@ -66,14 +67,10 @@ def differing(documents: Collection[Mapping[str, Any]]) -> list[str]:
 
 def settings_of(frames: Frames) -> dict[str, dict[str, str]]:
     """Deployment → how it was done (environment, broadcast, …), in the words of its first event."""
-    begins = ("measure", "deployment", "run", "start")
-    own = [e.detail for e in frames.journal if (e.phase, e.step, e.kind, e.status) == begins]
     return {
-        str(detail["deployment"]): {
-            key: value for key, value in detail.items() if isinstance(value, str) and key not in _NO_SETTINGS
-        }
-        for detail in own
-        if "deployment" in detail
+        name: {k: v for k, v in deployment.about.items() if isinstance(v, str) and k not in _NO_SETTINGS}
+        for name, deployment in frames.state.deployments.items()
+        if deployment.opened is not None
     }
 
 
@@ -139,14 +136,25 @@ def ways_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
     return table.drop(columns=["_about", "_end"])
 
 
+def in_vms(measurements: Measurements) -> pd.DataFrame:
+    """The rows of `Measurements.attempts` that took place in a VM: not those that were skipped, nor steps of
+    a VM's host, such as the broadcast, which a VM only waits for."""
+    steps = measurements.attempts
+    elsewhere = {d.name: d.on_hosts for d in measurements.states}
+    place = zip(steps["deployment"], steps["step"], strict=True)
+    inside = np.array([step not in elsewhere[deployment] for deployment, step in place], dtype=bool)
+    return steps[inside & (steps["outcome"] != "skipped").to_numpy()]
+
+
 def breakdown_table(
     measurements: Measurements, asked: int | None = None, among: Collection[str] | None = None
 ) -> pd.DataFrame:
     """One row a macro-step (``step`` empty) and one a micro-step of it, over all deployments of ``asked`` VMs
     (None: of any number) ``among`` those named (None: all). Durations in seconds.
 
-    Of the VMs that were deployed. What a VM did more than once is added up; a step that it skipped does not
-    count. Where VMs waited for their turn, ``waiting`` is the rest of the macro-step.
+    Of the VMs that were deployed. What a VM did more than once is added up; a step that it skipped, or that
+    takes place on its host, does not count. Where VMs waited for their turn, ``waiting`` is the rest of the
+    macro-step.
     """
     known = measurements.deployments
     chosen = known if asked is None else known[known["asked"] == asked]
@@ -154,8 +162,8 @@ def breakdown_table(
         chosen = chosen[chosen["deployment"].isin(among)]
     vms = measurements.vms
     vms = vms[vms["deployment"].isin(chosen["deployment"]) & (vms["outcome"] == "deployed")]
-    steps = measurements.attempts
-    steps = steps[steps["deployment"].isin(chosen["deployment"]) & (steps["outcome"] != "skipped")]
+    steps = in_vms(measurements)
+    steps = steps[steps["deployment"].isin(chosen["deployment"])]
     key = ["deployment", "vm"]
     each = steps.groupby([*key, "macro", "step"], sort=False)["duration"].sum().reset_index()
     each = each.merge(vms[key], on=key)
@@ -183,21 +191,25 @@ def _row(macro: str, step: str, took: pd.Series[float]) -> list[object]:
 
 
 def sizes_table(measurements: Measurements) -> pd.DataFrame:
-    """One row an environment and number of VMs: ``times`` deployed, what became of the VMs, seconds.
+    """One row for each environment, broadcast, provisioner and number of VMs: outcomes, and seconds.
 
-    ``fresh``: so many of these deployments had VMs that did without the first reboot, because nothing had
-    been deployed on them yet; their times are not to be compared with the others'. ``total`` is the median
-    over the repetitions of the time from the begin until the last VM, ``median_vm`` and ``p95_vm`` those of
-    the median and the 95th percentile of single VMs.
+    ``times``: how many deployments; ``compared``: how many of them the times are medians over: those that
+    began `alike`, here those with the first reboot if there are any. ``total`` is the median over these of
+    the time from the begin until the last VM, ``median_vm`` and ``p95_vm`` those of the median and the 95th
+    percentile of single VMs; NaN where none is compared.
     """
-    known, curve = measurements.deployments, measurements.scalability
-    key = ["environment", "asked"]
-    counts = known.groupby(key).agg(
+    known = measurements.deployments
+    key = ["environment", "broadcast", "provisioner", "asked"]
+    known = known.assign(compared=alike(known["fresh"], known["asked"]) & known["end"].notna())
+    counts = known.groupby(key, sort=True).agg(
         times=("deployment", "size"),
-        fresh=("fresh", lambda vms: int((vms > 0).sum())),
+        compared=("compared", "sum"),
         deployed=("deployed", "sum"),
         failed=("failed", "sum"),
         unfinished=("unfinished", "sum"),
     )
-    figures = curve.rename(columns={"vms": "asked"}).groupby(key)[["total", "median_vm", "p95_vm"]].median()
+    among = set(known.loc[known["compared"], "deployment"])
+    curve = measurements.scalability.rename(columns={"vms": "asked"})
+    curve = curve[curve["deployment"].isin(among)]
+    figures = curve.groupby(key)[["total", "median_vm", "p95_vm"]].median()
     return counts.join(figures).reset_index().rename(columns={"asked": "vms"})

@@ -7,12 +7,13 @@ from html import escape
 
 import pandas as pd
 
-from g5kvirt.run.deployment_tables import Measurements, Summary
-from g5kvirt.run.journal import Event
+from g5kvirt.run.deployment_tables import Measurements, Summary, alike
+from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
+from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED
 from g5kvirt.views import html
 from g5kvirt.views.measure_tables import breakdown_table, sizes_table
-from g5kvirt.views.palette import DEPLOYED, FAILED, PLANNED
+from g5kvirt.views.progress import tries_words
 from g5kvirt.views.tables import rows_of
 from g5kvirt.views.words import count, duration
 
@@ -22,10 +23,10 @@ _REASONS = 4  #: so many are shown in text
 
 
 class MeasureResult:
-    """The deployments of one call of `measure`, or of a whole run, as the journal tells them.
+    """The deployments of one call of `measure`, or of a whole run.
 
-    ``source``: the run's events, or its `Frames`. ``deployments`` names those that are meant; None means all.
-    A name that the journal does not know is left out, as one that never began.
+    ``source``: the run's `Frames`, or its events. ``deployments`` names those that are meant; None means all.
+    A name that the journal does not have is left out, as one that never began.
     """
 
     phase = "measure"
@@ -42,14 +43,10 @@ class MeasureResult:
         self.run = run
         self.testbed = testbed
         self.guest = guest
-        if deployments is None:
-            self.measurements = source.measurements if isinstance(source, Frames) else Measurements(source)
-        else:
-            chosen = frozenset(deployments)
-            events = source.journal if isinstance(source, Frames) else source
-            self.measurements = Measurements(
-                e for e in events if e.phase == "measure" and e.detail.get("deployment") in chosen
-            )
+        frames = source if isinstance(source, Frames) else Frames(source)
+        every = frames.measurements
+        self.measurements = every if deployments is None else every.only(deployments)
+        self.state = frames.state.phases["measure"]  #: of the whole run
 
     # ---- the numbers ------------------------------------------------------------------------------
 
@@ -78,7 +75,8 @@ class MeasureResult:
 
     @property
     def sizes(self) -> pd.DataFrame:
-        """One row an environment and number of VMs: what became of the VMs, and the times' medians."""
+        """One row for each environment, broadcast, provisioner and number of VMs: what became of the VMs, and
+        medians of the times of the deployments that began alike (``compared`` of ``times``)."""
         return sizes_table(self.measurements)
 
     @property
@@ -94,10 +92,20 @@ class MeasureResult:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """One row a VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``, ``said``; and
-        ``console``, the file below the run's directory with the end of its serial console."""
+        """One row for each VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``,
+        ``last_report``; and ``console``, the file below the run's directory with the end of its serial
+        console."""
         table = self.frame
-        columns = ["deployment", "vm", "failed_macro", "failed_at", "reason", "said", "console", "attempts"]
+        columns = [
+            "deployment",
+            "vm",
+            "failed_macro",
+            "failed_at",
+            "reason",
+            "last_report",
+            "console",
+            "attempts",
+        ]
         return table.loc[table["outcome"] == "failed", columns].reset_index(drop=True)
 
     @property
@@ -107,8 +115,13 @@ class MeasureResult:
 
     @property
     def seconds(self) -> float:
-        """From the first deployment's begin to the last one's end; NaN if it has not ended."""
-        return self.summary.total
+        """How long the phase took: all its tries together, each call being one; NaN if it has not ended."""
+        return self.state.seconds()
+
+    @property
+    def tries(self) -> int:
+        """How many calls of `measure` the run has."""
+        return len(self.state.tries)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -154,7 +167,8 @@ class MeasureResult:
     @property
     def _title(self) -> str:
         took = self.seconds
-        return f"measure: {self.status}" + ("" if pd.isna(took) else f" in {duration(took)}")
+        words = "" if pd.isna(took) else f" in {duration(took)}"
+        return f"measure: {self.status}{words}{tries_words(self.tries)}"
 
 
 def _status(measurements: Measurements) -> str:
@@ -176,7 +190,13 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
     sizes = ", ".join(f"{size:,}" for size in sorted(set(known["asked"])))
     on = f"on {sizes} {'VM' if sizes == '1' else 'VMs'}"
     facts = {"deployments": f"{len(known):,}" + (f" of {', '.join(named)}" if named else "") + f", {on}"}
+    if not pd.isna(whole.total):
+        facts["deployments"] += f", in {duration(whole.total)}"
     facts["deployed"] = f"{whole.deployed:,} of {count(whole.asked, 'VM')}"
+    skipped = int((~alike(known["fresh"], known["asked"])).sum())
+    if skipped:
+        words = "began without the first reboot, and is" if skipped == 1 else "began without it, and are"
+        facts["not compared"] = f"{count(skipped, 'deployment')} {words} left out of the times below"
     if len(known) > 1:
         facts["deployed"] += ", each counted in each deployment"
     if whole.failed:
@@ -196,25 +216,26 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
 
 def _sizes_rows(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The head and the cells of a table with a row a size."""
-    several = sizes["environment"].nunique() > 1
-    fresh = bool(sizes["fresh"].any())
+    several = [name for name in ("environment", "broadcast", "provisioner") if sizes[name].nunique() > 1]
+    left_out = bool((sizes["compared"] < sizes["times"]).any())
     head = [
+        *several,
         "VMs",
         "times",
-        *(["without first reboot"] if fresh else []),
+        *(["compared"] if left_out else []),
         "deployed",
         "failed",
         "whole time",
-        "a VM, median",
-        "a VM, 95 %",
+        "VM median",
+        "VM p95",
     ]
     rows = []
     for row in rows_of(sizes):
         numbers = [f"{row.vms:,}", f"{row.times:,}"]
-        numbers += [*([f"{row.fresh:,}"] if fresh else []), f"{row.deployed:,}", f"{row.failed:,}"]
+        numbers += [*([f"{row.compared:,}"] if left_out else []), f"{row.deployed:,}", f"{row.failed:,}"]
         times = [duration(float(value)) for value in (row.total, row.median_vm, row.p95_vm)]
-        rows.append([*([row.environment] if several else []), *numbers, *times])
-    return ["environment", *head] if several else head, rows
+        rows.append([*(str(getattr(row, name)) for name in several), *numbers, *times])
+    return head, rows
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -7,33 +7,19 @@ what takes time, in figures; states are where a VM stands, in the live view.
 
 from __future__ import annotations
 
+from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED, REBOOTING, WRITING
+
 __all__ = [
     "COLOURS",
-    "DEPLOYED",
-    "FAILED",
     "LABELS",
     "MACRO_COLOURS",
-    "PLANNED",
-    "REBOOTING",
     "STATES",
     "STATE_COLOURS",
     "STATE_LABELS",
-    "STATE_OF",
-    "STEPS",
-    "WRITING",
     "guest_words",
     "macro_colour",
+    "shown_state",
 ]
-
-#: The steps of a VM in `launch`, in their order; each is named after the milestone that ends it.
-STEPS = ("power-on", "dhcp", "script", "kernel", "initrd", "minimal-system")
-
-PLANNED = "planned"  #: placed, not yet powered on
-FAILED = "failed"  #: given up
-
-REBOOTING = "rebooting"  #: in `measure`: on the way into the minimal system, or into its own environment
-WRITING = "writing"  #: in `measure`: the environment is written onto its disk
-DEPLOYED = "deployed"  #: answers as its own environment
 
 #: What happens until the milestone, in words that a figure's legend can bear.
 LABELS = {
@@ -72,11 +58,17 @@ STATES = (
     FAILED,
 )
 
-#: Step of a boot → the state in which a VM is then: script and initrd are too short to see by eye.
-STATE_OF = {step: step for step in STATES if step in STEPS} | {"script": "dhcp", "initrd": "kernel"}
+#: Script and initrd are too short to see by eye.
+_SHOWN_AS = {"script": "dhcp", "initrd": "kernel"}
+
+
+def shown_state(position: str) -> str:
+    """The state of `STATES` in which a VM at a position of `g5kvirt.run.vocabulary` is shown."""
+    return _SHOWN_AS.get(position, position)
+
 
 STATE_LABELS = {state: state for state in STATES} | {
-    PLANNED: "asked",
+    PLANNED: "planned",
     "power-on": "started",
     "dhcp": "DHCP",
     "minimal-system": "minimal system",

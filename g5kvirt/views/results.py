@@ -14,6 +14,7 @@ from g5kvirt.views import html
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measured import measure_facts
 from g5kvirt.views.palette import LABELS
+from g5kvirt.views.progress import tries_words
 from g5kvirt.views.tables import durations_table, quantiles, rows_of, timeline_table
 from g5kvirt.views.words import count, duration
 
@@ -42,9 +43,15 @@ class PhaseResult:
 
     @property
     def seconds(self) -> float:
-        """How long its last try took; NaN if it has not ended."""
+        """How long all its tries took together; NaN if the last one has not ended."""
         row = self._row
         return float("nan") if row is None else float(row["duration"])
+
+    @property
+    def tries(self) -> int:
+        """How many times it was called, until it ended well; each call of `measure` counts."""
+        row = self._row
+        return 0 if row is None else int(row["tries"])
 
     @property
     def facts(self) -> dict[str, str]:
@@ -74,9 +81,13 @@ class PhaseResult:
         rows = self.frames.phases[self.frames.phases["phase"] == self.phase]
         return rows.iloc[-1] if len(rows) else None
 
-    def __repr__(self) -> str:
+    @property
+    def _title(self) -> str:
         took = "" if pd.isna(self.seconds) else f" in {duration(self.seconds)}"
-        lines = [f"{self.phase}: {self.status}{took} (run {self.run})"]
+        return f"{self.phase}: {self.status}{took}{tries_words(self.tries)}"
+
+    def __repr__(self) -> str:
+        lines = [f"{self._title} (run {self.run})"]
         facts = self.facts
         width = max((len(name) for name in facts), default=0)
         lines += [f"  {name:<{width}}  {words}" for name, words in facts.items()]
@@ -85,7 +96,6 @@ class PhaseResult:
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        took = "" if pd.isna(self.seconds) else f" in {duration(self.seconds)}"
         facts = [[escape(name), escape(words)] for name, words in self.facts.items()]
         parts = [html.table(facts)]
         if self.phase == "launch":
@@ -104,7 +114,7 @@ class PhaseResult:
             ]
             parts.append(html.table(rows, head=("part", "on", "time", ""), numbers=(1, 2)))
         subtitle = f"run {self.run}, {html.about(self.testbed, self.guest)}"
-        return html.box(f"{self.phase}: {self.status}{took}", subtitle, parts)
+        return html.box(self._title, subtitle, parts)
 
 
 def _launch_table(parts: pd.DataFrame) -> str:
@@ -122,12 +132,6 @@ def _launch_table(parts: pd.DataFrame) -> str:
 # ---- what there is to say about each step ------------------------------------------------------------
 
 
-def _detail(frames: Frames, phase: str, step: str) -> Mapping[str, Any]:
-    """What the last ``ok`` of a step wrote down."""
-    found = (e.detail for e in reversed(frames.journal) if (e.phase, e.step, e.status) == (phase, step, "ok"))
-    return next(found, {})
-
-
 def _by_site(hosts: list[Mapping[str, Any]]) -> str:
     sites: dict[str, int] = {}
     for host in hosts:
@@ -136,7 +140,7 @@ def _by_site(hosts: list[Mapping[str, Any]]) -> str:
 
 
 def _reserve(frames: Frames) -> dict[str, str]:
-    granted = _detail(frames, "reserve", "granted")
+    granted = frames.state.detail("reserve", "granted")
     if not granted:
         return {}
     hosts = list(granted["hosts"])
@@ -151,7 +155,7 @@ def _reserve(frames: Frames) -> dict[str, str]:
 
 
 def _deploy(frames: Frames) -> dict[str, str]:
-    detail = _detail(frames, "deploy", "phase")
+    detail = frames.state.detail("deploy") or {}
     hosts, failed = list(detail.get("hosts", [])), dict(detail.get("failed", {}))
     facts = {"deployed": f"{len(hosts):,} ({_by_site(hosts)})"} if hosts else {}
     if failed:
@@ -160,9 +164,7 @@ def _deploy(frames: Frames) -> dict[str, str]:
 
 
 def _configure(frames: Frames) -> dict[str, str]:
-    events = frames.events[(frames.events["phase"] == "configure") & (frames.events["status"] == "ok")]
-    hosts = events.loc[events["kind"] == "host", "subject"].nunique()
-    services = sorted(set(events.loc[events["kind"] == "service", "step"]))
+    hosts, services = len(frames.state.configured), sorted(frames.state.services)
     facts = {"machines": f"{hosts:,}"} if hosts else {}
     return facts | ({"services": ", ".join(services)} if services else {})
 

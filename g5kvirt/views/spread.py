@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from g5kvirt.run.vocabulary import FAILED
 from g5kvirt.views.drawing import legend, narrow, seconds
-from g5kvirt.views.palette import COLOURS, FAILED, LABELS, macro_colour
+from g5kvirt.views.palette import COLOURS, LABELS, macro_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

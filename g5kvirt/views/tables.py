@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, cast
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from g5kvirt.run.tables import Frames
-from g5kvirt.views.palette import STEPS
+from g5kvirt.run.vocabulary import BOOT_STEPS
+from g5kvirt.views.measure_tables import in_vms
 
 __all__ = [
     "COLUMN",
@@ -24,7 +26,7 @@ __all__ = [
 ]
 
 #: Step of a VM → its column in the tables.
-COLUMN = {step: step.replace("-", "_") for step in STEPS}
+COLUMN = {step: step.replace("-", "_") for step in BOOT_STEPS}
 
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 
@@ -35,53 +37,51 @@ def rows_of(table: pd.DataFrame) -> Iterable[Any]:
 
 
 def timeline_table(frames: Frames) -> pd.DataFrame:
-    """One row a call of a step (``part`` empty), and one a part of its last call.
+    """One row for each try of a phase (``part`` empty), and one for each part of its last try.
 
     ``start`` and ``end`` in seconds since the run began; ``n``: on how many sites, hosts or services the part
     was done, from its first start to its last end.
     """
-    phases, spans = frames.phases, frames.spans
+    state, spans = frames.state, frames.spans
+    begun = [phase for phase in state.phases.values() if phase.tries]
+    zero = min((phase.start for phase in begun), default=0.0)
+    inner = spans[(spans["kind"] != "vm") & ~spans["step"].isin(["phase", "", "release"])]
     rows: list[tuple[str, str, str, int, float, float]] = []
-    if not phases.empty:
-        calls = spans[(spans["kind"] == "run") & spans["step"].isin(["phase", ""])]
-        zero = calls["start"].min()
-        last = max(e.t for e in frames.journal)
-        inner = spans[(spans["kind"] != "vm") & ~spans["step"].isin(["phase", "", "release"])]
-        for phase in rows_of(phases):
-            end = last if pd.isna(phase.end) else phase.end
-            for call in rows_of(calls[calls["phase"] == phase.phase]):
-                until = last if pd.isna(call.end) else call.end
-                rows.append((phase.phase, "", call.status, 1, call.start - zero, until - zero))
-            own = inner[(inner["phase"] == phase.phase) & (inner["start"] >= phase.start)]
-            for step, group in own.groupby("step", sort=False):
-                bad = group["status"].isin(["failed"]).any()
-                until = group["end"].fillna(end).max()
-                status = "failed" if bad else "ok"
-                rows.append(
-                    (phase.phase, str(step), status, len(group), group["start"].min() - zero, until - zero)
-                )
+    for phase in begun:
+        ends = [state.latest if math.isnan(one.end) else one.end for one in phase.tries]
+        for one, end in zip(phase.tries, ends, strict=True):
+            rows.append((phase.name, "", one.status, 1, one.start - zero, end - zero))
+        own = inner[(inner["phase"] == phase.name) & (inner["start"] >= phase.tries[-1].start)]
+        for step, group in own.groupby("step", sort=False):
+            status = "failed" if group["status"].isin(["failed"]).any() else "ok"
+            start, until = group["start"].min(), group["end"].fillna(ends[-1]).max()
+            rows.append((phase.name, str(step), status, len(group), start - zero, until - zero))
     table = pd.DataFrame(rows, columns=["phase", "part", "status", "n", "start", "end"])
     table["duration"] = table["end"] - table["start"]
     return table
 
 
 def boot_table(frames: Frames) -> pd.DataFrame:
-    """One row a VM, in the order of power-on: its milestones in seconds since launch began.
+    """One row for each VM, in the order of power-on: the steps of its last boot, seconds since launch began.
 
-    ``asked`` is when its power-on was asked for, ``gave_up`` when it was given up; NaN for what was not.
+    ``requested`` is when its power-on was requested, ``gave_up`` when it was given up; NaN for what was not.
     """
-    launch = frames.phases[frames.phases["phase"] == "launch"]
+    state = frames.state
+    launched = {vm.name: vm for vm in state.launched()}
+    boots = {name: vm.boots[-1] for name, vm in launched.items() if vm.boots}
+    zero = state.phases["launch"].start
+    if math.isnan(zero):
+        known = [boot.requested for vm in launched.values() for boot in vm.boots]
+        known += [event.t for vm in launched.values() for boot in vm.boots for event in boot.steps.values()]
+        zero = min((t for t in known if not math.isnan(t)), default=0.0)
     vms = frames.vms
-    events = frames.events[(frames.events["kind"] == "vm") & (frames.events["phase"] == "launch")]
-    zero = float(launch["start"].iloc[0]) if len(launch) else float(events["t"].min()) if len(events) else 0.0
-    asked = events[(events["step"] == "power-on") & (events["status"] == "start")]
-    gave_up = events[(events["step"] == "launch") & (events["status"] == "failed")]
     table = vms[["name", "host", "site", "state", "attempts", "failed_at", "reason"]].copy()
-    table["asked"] = vms["name"].map(asked.groupby("subject")["t"].last()).astype("float64") - zero
+    requested = {name: boot.requested for name, boot in boots.items()}
+    table["requested"] = vms["name"].map(requested).astype("float64") - zero
     for column in COLUMN.values():
         table[column] = vms[column] - zero
-    table["gave_up"] = vms["name"].map(gave_up.groupby("subject")["t"].last()).astype("float64") - zero
-    table.loc[table["state"] != "failed", "gave_up"] = np.nan
+    gave_up = {name: vm.gave_up for name, vm in launched.items() if vm.state == "failed"}
+    table["gave_up"] = vms["name"].map(gave_up).astype("float64") - zero
     # VMs that were powered on at about the same time (a fortieth of the picture's width) lie in the order
     # in which they ended: thousands of lines then make clear edges instead of noise.
     end = table["gave_up"].fillna(table["minimal_system"])
@@ -97,9 +97,9 @@ def durations_table(frames: Frames) -> pd.DataFrame:
     """
     vms = frames.vms
     parts = []
-    for before, step in pairwise(STEPS):
+    for before, step in pairwise(BOOT_STEPS):
         parts.append((step, vms[COLUMN[step]] - vms[COLUMN[before]]))
-    parts.append(("total", vms[COLUMN[STEPS[-1]]] - vms[COLUMN[STEPS[0]]]))
+    parts.append(("total", vms[COLUMN[BOOT_STEPS[-1]]] - vms[COLUMN[BOOT_STEPS[0]]]))
     long = [pd.DataFrame({"name": vms["name"], "step": step, "seconds": seconds}) for step, seconds in parts]
     return pd.concat(long, ignore_index=True).dropna(subset=["seconds"]).reset_index(drop=True)
 
@@ -107,7 +107,7 @@ def durations_table(frames: Frames) -> pd.DataFrame:
 def quantiles(durations: pd.DataFrame) -> pd.DataFrame:
     """One row a step of `durations_table`: ``n``, ``min``, ``q05`` … ``max`` and ``mean``, seconds."""
     rows = {}
-    for step in (*STEPS[1:], "total"):
+    for step in (*BOOT_STEPS[1:], "total"):
         values = durations.loc[durations["step"] == step, "seconds"]
         if len(values):
             rows[step] = {
@@ -121,15 +121,15 @@ def quantiles(durations: pd.DataFrame) -> pd.DataFrame:
 def steps_table(frames: Frames) -> pd.DataFrame:
     """One row a VM and step that it passed, of `launch` (``macro`` is "launch") and of all deployments.
 
-    ``seconds``: of a deployment's steps the sum of what a VM that was deployed did; steps that were skipped
-    do not count. Steps stand in the order in which they were done.
+    ``seconds``: of a deployment's steps the sum of what a VM that was deployed did; steps that were skipped,
+    or took place on its host, do not count. Steps stand in the order in which they were done.
     """
     boots = durations_table(frames)
     boots = boots[boots["step"] != "total"].assign(deployment="", macro="launch")
     known = frames.measurements
-    steps, vms = known.attempts, known.vms
+    steps, vms = in_vms(known), known.vms
     deployed = vms.loc[vms["outcome"] == "deployed", ["deployment", "vm"]]
-    steps = steps[steps["outcome"] != "skipped"].merge(deployed, on=["deployment", "vm"])
+    steps = steps.merge(deployed, on=["deployment", "vm"])
     key = ["deployment", "vm", "macro", "step"]
     each = steps.groupby(key, sort=False)["duration"].sum().reset_index()
     each = each.rename(columns={"vm": "name", "duration": "seconds"})
@@ -160,10 +160,12 @@ def map_table(frames: Frames) -> pd.DataFrame:
     deployed = measured[measured["outcome"] == "deployed"].groupby("vm")["duration"].last()
     table["deployment"] = table["name"].map(deployed).astype("float64")
     hosts = frames.hosts
-    serving = frames.events.loc[frames.events["kind"] == "service", "subject"]
+    serving = list(frames.state.service_machines)
     empty = hosts.loc[(hosts["vms"] == 0) & ~hosts["host"].isin(serving), ["site", "host"]]
     table = pd.concat([table, empty.assign(name="", state="")], ignore_index=True)
     table["_host"] = table.groupby("host")["index"].transform("min").fillna(np.inf)
     table = table.sort_values(["site", "_host", "host", "index"], ignore_index=True)
     columns = ["site", "host", "name", "state", "boot", "deployment", "failed_at", "reason"]
-    return table[columns].fillna({"failed_at": "", "reason": ""})
+    for name in ("failed_at", "reason"):
+        table[name] = table[name].astype("object").where(table[name].notna(), "")
+    return table[columns]

@@ -16,10 +16,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from g5kvirt.run.journal import PHASES, Event
+from g5kvirt.run.events import Event
+from g5kvirt.run.phase_state import PhaseState
+from g5kvirt.run.vocabulary import FAILED, PHASES, PLANNED
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.palette import FAILED, PLANNED, STATE_COLOURS, STATE_LABELS
-from g5kvirt.views.progress import PhaseState
+from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS
+from g5kvirt.views.progress import latest_words, phase_seconds, phase_words, tries_words
 from g5kvirt.views.words import duration
 
 __all__ = ["MARKS", "TerminalProgress", "bar", "shares"]
@@ -107,12 +109,11 @@ class TerminalProgress:
             table.add_column(overflow="ellipsis", no_wrap=True)
             for phase in self._shown():
                 mark, style = MARKS[phase.state]
-                seconds = phase.seconds(now)
-                took = "" if seconds is None else duration(seconds)
+                seconds = phase_seconds(phase, now)
+                took = "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
                 name = Text(phase.name, style=style if phase.state != "ok" else "")
-                table.add_row(
-                    Text(mark, style), name, Text(took), Text(self.progress.steps.says(phase.name), "dim")
-                )
+                words = phase_words(self.progress.run, phase.name)
+                table.add_row(Text(mark, style), name, Text(took), Text(words, "dim"))
             return Group(table, bar(self.progress)) if self.progress.vms else table
 
     def _shown(self) -> list[PhaseState]:
@@ -135,15 +136,18 @@ class TerminalProgress:
             return
         if event.step != "phase":
             if event.status != "start" and event.kind != "host" and event.step != "release":
-                self._print(f"  {phase.heard}")
+                self._print(f"  {latest_words(phase)}")
         elif event.status == "start":
             self._print(f"{event.phase} …")
         elif event.status == "ok":
-            self._print(f"{event.phase} done in {duration(phase.seconds(event.t) or 0.0)}")
+            self._print(f"{event.phase} done in {_took(phase)}")
         elif event.status == "failed":
-            self._print(
-                f"{event.phase} failed after {duration(phase.seconds(event.t) or 0.0)}: {phase.heard}"
-            )
+            self._print(f"{event.phase} failed after {_took(phase)}: {latest_words(phase)}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _took(phase: PhaseState) -> str:
+    """The time of all tries of a phase that has ended, and how many there were."""
+    return duration(phase.seconds()) + tries_words(len(phase.tries))

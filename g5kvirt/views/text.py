@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -11,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from g5kvirt.cli.doctor import Finding
-from g5kvirt.run import state as recall
-from g5kvirt.run.journal import Event
+from g5kvirt.run.state import RunState
 from g5kvirt.views.live.model import LiveModel
+from g5kvirt.views.progress import latest_words, phase_seconds, tries_words
 from g5kvirt.views.terminal import MARKS, bar
 from g5kvirt.views.words import duration
 
@@ -35,17 +36,16 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def machines(events: Iterable[Event], now: float) -> str:
-    """What a run holds: ``given back``, ``held until 2026-12-01 14:05``, …; empty before it asks for any.
+def machines(state: RunState, now: float) -> str:
+    """What a run holds: ``given back``, ``held until 2026-12-01 14:05``, …; empty before it requests any.
 
     The time is that of this machine's zone. ``now``: seconds since the epoch.
     """
-    own = [event for event in events if event.phase == "reserve"]
-    if not recall.jobs(own):
+    if not state.jobs:
         return ""
-    if recall.released(own):
+    if state.released:
         return "given back"
-    granted = recall.reservation(own)
+    granted = state.reservation
     if granted is None:
         return "asked for"
     end = granted.start + granted.walltime
@@ -53,30 +53,26 @@ def machines(events: Iterable[Event], now: float) -> str:
     return "walltime over" if now > end else f"held until {until:%Y-%m-%d %H:%M}"
 
 
-def run_text(
-    name: str, testbed: str, progress: LiveModel, events: Iterable[Event], now: float
-) -> RenderableType:
+def run_text(name: str, testbed: str, progress: LiveModel, now: float) -> RenderableType:
     """A run: its steps with state and time, what it holds, its VMs by state, and why VMs failed (counts, not
     names). ``now``: seconds since the epoch."""
-    events = list(events)
     table = Table.grid(padding=(0, 2))
     for phase in progress.phases.values():
         mark, style = MARKS[phase.state]
-        seconds = phase.seconds(phase.start or 0.0)
-        took = duration(seconds) if seconds is not None and phase.end is not None else ""
-        state = {"waiting": "not begun", "running": "running, or cut short"}.get(phase.state, phase.heard)
+        seconds = phase_seconds(phase, math.nan)
+        took = "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
+        words = latest_words(phase)
+        state = {"waiting": "not begun", "running": "running, or cut short"}.get(phase.state, words)
         table.add_row(Text(mark, style), phase.name, Text(took, justify="right"), Text(state, "dim"))
     parts: list[RenderableType] = [Text(f"run {name} on {testbed}"), table]
-    if held := machines(events, now):
+    if held := machines(progress.run, now):
         parts.append(Text(f"machines: {held}"))
     if progress.total:
         parts.append(bar(progress))
-    reasons = Counter(
-        (str(e.detail.get("at", e.step)), str(e.detail.get("reason", "no reason was given")))
-        for e in events
-        # what failed within a deployment may have been done again; its end says what became of the VM
-        if e.kind == "vm" and e.status == "failed" and (e.phase != "measure" or e.step == "deployment")
-    )
+    lost = [(vm.failed_at, vm.reason) for vm in progress.run.launched() if vm.state == "failed"]
+    for deployment in progress.run.deployments.values():
+        lost += [(vm.failed_at, vm.reason) for vm in deployment.vms.values() if vm.outcome == "failed"]
+    reasons = Counter(lost)
     common = reasons.most_common(_REASONS)
     parts += [Text(f"  {n:,} × at {at}: {reason}", "red") for (at, reason), n in common]
     if rest := reasons.total() - sum(n for _, n in common):

@@ -8,6 +8,7 @@ project: times are microseconds, slices ("X") of a thread lie within each other 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 import pandas as pd
 
-from g5kvirt.run.journal import Event
-from g5kvirt.run.tables import MILESTONES, Frames
+from g5kvirt.run.deployment_state import DeploymentState, VMDeployment
+from g5kvirt.run.events import Event
+from g5kvirt.run.state import RunState
+from g5kvirt.run.tables import Frames
+from g5kvirt.run.vm_state import Boot
+from g5kvirt.run.vocabulary import BOOT_STEPS, UNFINISHED
 from g5kvirt.views.tables import rows_of
 
 __all__ = ["trace", "trace_events"]
-
-_OPEN = "unfinished"
 
 
 @dataclass
@@ -63,7 +66,7 @@ def trace_events(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
     yield from _process(1, "experiment", _own_tracks(frames, last), zero)
     vms = frames.vms
     on_host = _host_steps(frames, last)
-    boots, deployments = _boot_slices(known, last), _deployment_slices(frames, last)
+    boots, deployments = _boot_slices(frames.state, last), _deployment_slices(frames.state, last)
     placed = {str(host): list(own) for host, own in vms.groupby("host", sort=False)["name"]}
     for pid, host in enumerate(dict.fromkeys([*frames.hosts["host"], *placed]), start=2):
         tracks = {"host": on_host[host]} if host in on_host else {}
@@ -101,70 +104,57 @@ def _of_span(name: str, span: Any, last: float) -> _Slice:
     return _Slice(name, span.start, end, {"phase": span.phase, "outcome": span.status})
 
 
-def _boot_slices(events: Iterable[Event], last: float) -> dict[str, list[_Slice]]:
-    """VM → a slice for each power-on, in it its steps; a step ends with its milestone."""
-    found: dict[str, list[_Slice]] = {}
-    reached: dict[str, int] = {}
-    for event in events:
-        if event.phase != "launch" or event.kind != "vm":
-            continue
-        own = found.setdefault(event.subject, [])
-        if (event.step, event.status) == (MILESTONES[0], "start"):
-            if own and own[-1].about["outcome"] == _OPEN:  # was started again: that try was in vain
-                own[-1].end, own[-1].about = event.t, {**own[-1].about, "outcome": "failed"}
-            about = {"phase": "launch", "attempt": event.attempt, "outcome": _OPEN}
-            own.append(_Slice("boot", event.t, last, about))
-            reached[event.subject] = 0
-        elif not own:
-            continue
-        elif event.step == "launch" and event.status == "failed":
-            own[-1].end = event.t
-            own[-1].about = {**own[-1].about, "outcome": "failed", **_reason(event)}
-        elif event.step in MILESTONES and event.status == "ok":
-            boot, place = own[-1], MILESTONES.index(event.step) + 1
-            if place <= reached[event.subject] or boot.about["outcome"] == "ok":
-                continue  # heard before: files may be asked for twice
-            reached[event.subject] = place
-            begin = boot.inner[-1].end if boot.inner else boot.start
-            boot.inner.append(_Slice(event.step, begin, event.t, {"outcome": "ok", **_plain(event.detail)}))
-            if event.step == MILESTONES[-1]:
-                boot.end, boot.about = event.t, {**boot.about, "outcome": "ok"}
-    return found
+def _boot_slices(state: RunState, last: float) -> dict[str, list[_Slice]]:
+    """VM → a slice for each boot, in it its steps; a step ends with its milestone."""
+    return {name: [_boot_slice(boot, last) for boot in vm.boots] for name, vm in state.vms.items()}
 
 
-def _deployment_slices(frames: Frames, last: float) -> dict[str, list[_Slice]]:
+def _boot_slice(boot: Boot, last: float) -> _Slice:
+    about: dict[str, Any] = {"phase": "launch", "attempt": boot.attempt, "outcome": boot.outcome}
+    if boot.reason:
+        about |= {"at": boot.failed_at, "reason": boot.reason}
+    reached = [boot.steps[step] for step in BOOT_STEPS[: boot.reached] if step in boot.steps]
+    start = reached[0].t if reached and math.isnan(boot.requested) else boot.requested
+    one = _Slice("boot", start, last if math.isnan(boot.end) else boot.end, about)
+    for event in reached:
+        one.inner.append(_Slice(event.step, start, event.t, {"outcome": "ok", **_plain(event.detail)}))
+        start = event.t
+    return one
+
+
+def _deployment_slices(state: RunState, last: float) -> dict[str, list[_Slice]]:
     """VM → a slice for each deployment, in it its macro-steps, in each its steps."""
     found: dict[str, list[_Slice]] = {}
-    known = frames.measurements
-    index: dict[tuple[str, str], _Slice] = {}
-    for vm in rows_of(known.vms):
-        about = {"environment": vm.environment, "outcome": vm.outcome, "attempts": vm.attempts}
-        if vm.reason:
-            about |= {"failed_at": vm.failed_at, "reason": vm.reason}
-        end = last if pd.isna(vm.end) else vm.end
-        one = _Slice(f"deployment {vm.deployment}", vm.start, end, about)
-        found.setdefault(vm.vm, []).append(one)
-        index[vm.deployment, vm.vm] = one
-    open_: dict[tuple[str, str], _Slice] = {}
-    macros = set(known.macros["macro"])
-    for event in frames.journal:
-        if (event.phase, event.kind) != ("measure", "vm"):
-            continue
-        key = (str(event.detail.get("deployment", "")), event.subject)
-        if key not in index or event.step == "deployment":
-            continue
-        about = {"outcome": event.status, "attempt": event.attempt, **_plain(event.detail)}
-        about.pop("deployment", None)
-        if event.step in macros and "seconds" not in event.detail:
-            if event.status == "start":
-                open_[key] = _Slice(event.step, event.t, index[key].end, {**about, "outcome": _OPEN})
-                index[key].inner.append(open_[key])
-            elif key in open_:
-                open_[key].end, open_[key].about = event.t, about
-        elif "seconds" in event.detail and event.status != "skipped":
-            inside = open_.get(key, index[key])
-            inside.inner.append(_Slice(event.step, event.t - about.pop("seconds"), event.t, about))
+    for deployment in state.deployments.values():
+        for vm in deployment.vms.values():
+            found.setdefault(vm.vm, []).append(_deployment_slice(deployment, vm, last))
     return found
+
+
+def _deployment_slice(deployment: DeploymentState, vm: VMDeployment, last: float) -> _Slice:
+    about: dict[str, Any] = {"environment": deployment.environment, "outcome": vm.outcome}
+    about["attempts"] = vm.attempts
+    if vm.reason:
+        about |= {"failed_at": vm.failed_at, "reason": vm.reason}
+    end = last if math.isnan(vm.end) else vm.end
+    whole = _Slice(f"deployment {deployment.name}", vm.start, end, about)
+    within: dict[int, _Slice] = {}
+    for one in vm.macro_tries:
+        over = one.end
+        outcome = {"outcome": UNFINISHED} if over is None else {}
+        about = _about_step(one.start if over is None else over) | outcome
+        within[id(one)] = _Slice(one.macro, one.start.t, end if over is None else over.t, about)
+        whole.inner.append(within[id(one)])
+    for step in vm.steps:
+        if step.event.status != "skipped":
+            inside = whole if step.within is None else within[id(step.within)]
+            inside.inner.append(_Slice(step.event.step, step.start, step.event.t, _about_step(step.event)))
+    return whole
+
+
+def _about_step(event: Event) -> dict[str, Any]:
+    about = {"outcome": event.status, "attempt": event.attempt, **_plain(event.detail)}
+    return {key: value for key, value in about.items() if key not in ("deployment", "seconds")}
 
 
 # ---- the format --------------------------------------------------------------------------------------
@@ -229,10 +219,6 @@ def _written(
         }
         yield from _written(pid, tid, one.inner, start, stop, zero)
         begin = stop
-
-
-def _reason(event: Event) -> dict[str, str]:
-    return {key: str(event.detail[key]) for key in ("at", "reason") if key in event.detail}
 
 
 def _plain(detail: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import pytest
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
 from scripts import end, start
 
-from g5kvirt.run.journal import Event, read_events
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import read_events
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.oardb import connector

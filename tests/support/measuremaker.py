@@ -23,7 +23,7 @@ from g5kvirt.provisioners.builtin.workflow import (
     Workflow,
     default_workflow,
 )
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 #: Seconds that each step takes a guest on average.
 GUEST = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from g5kvirt.run.journal import Event, Kind, Status
+from g5kvirt.run.events import Event
+from g5kvirt.run.vocabulary import Kind, Status
 
 T0 = 1_700_000_000.0
 

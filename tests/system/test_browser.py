@@ -24,15 +24,17 @@ from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
 
 from g5kvirt.errors import MachineError
 from g5kvirt.run import state as recall
-from g5kvirt.run.journal import PHASES, Event, read_events
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import account
+from g5kvirt.run.vocabulary import PHASES, REBOOTING, WRITING
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 from g5kvirt.views.live.model import Cell, LiveModel
 from g5kvirt.views.live.static import wall_of
-from g5kvirt.views.palette import REBOOTING, STATE_COLOURS, STATE_LABELS, WRITING
+from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS
 
 pytestmark = [*MARKS, pytest.mark.vm]
 

@@ -17,8 +17,10 @@ import pytest
 from localbed import MARKS, below, nothing_left, wait
 
 from g5kvirt.cli.demo import NOTEBOOK, TESTBED
-from g5kvirt.run.journal import PHASES, Event, read_events
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import account
+from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.testbeds.local import layers, lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
 

@@ -121,7 +121,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     events = read_events(tmp_path / "k" / "journal.jsonl")
     begun = [e for e in events if (e.step, e.kind, e.status) == ("deployment", "run", "start")]
     assert [e.detail["provisioner"] for e in begun] == ["kadeploy3", "kadeploy3"]
-    tables = Measurements(events)
+    tables = Measurements.of(events)
     assert list(tables.deployments["deployed"]) == [2, 0]
     assert list(tables.deployments["failed"]) == [0, 1]
     assert list(tables.vms["reason"].fillna("")) == ["", "", "interrupted"]

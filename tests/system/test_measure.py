@@ -16,7 +16,8 @@ from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
 from scripts import LAUNCHED, start
 
 from g5kvirt.run.deployment_tables import Measurements
-from g5kvirt.run.journal import Event, read_events
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import read_events
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
@@ -158,7 +159,7 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
         assert "name=mini" in text
         assert "deployment=d2" in text, "the deployment before left its trace"
         assert f"{name}\n/dev/vda1 / " in text
-    tables = Measurements(journal(tmp_path))
+    tables = Measurements.of(journal(tmp_path))
     assert list(tables.deployments["deployed"]) == [1, 2]
     assert list(tables.deployments["fresh"]) == [1, 1]
     assert tables.summary().failed == 0
@@ -217,7 +218,7 @@ def test_whatever_happens_to_some_the_others_are_deployed(slow: State, tmp_path:
         process.kill()
     assert process.returncode == 0, f"{out}\n{err}"
     assert "none of 1 VMs was deployed" in out
-    tables = Measurements(journal(tmp_path))
+    tables = Measurements.of(journal(tmp_path))
     vms = tables.vms[tables.vms["deployment"] == "d2"].set_index("vm")
     assert set(vms["outcome"]) == {"deployed", "failed"}
     assert (vms.loc[["vm-5", "vm-6", "vm-7"], "outcome"] == "deployed").all()
@@ -265,7 +266,7 @@ def test_a_job_that_ends_in_the_middle(slow: State, tmp_path: Path) -> None:
     why = f"job {job} at rennes ended at "
     assert out.startswith(f"during measure() {why}")
     assert out.count("\n") == 1
-    tables = Measurements(journal(tmp_path))
+    tables = Measurements.of(journal(tmp_path))
     assert list(tables.deployments["deployed"]) == [1, 0]
     lost = tables.vms[tables.vms["deployment"] == "d2"]
     assert list(lost["outcome"]) == ["failed", "failed"]
@@ -280,6 +281,6 @@ def test_a_disk_that_is_too_small_is_named(slow: State, tmp_path: Path) -> None:
     finally:
         process.kill()
     assert "PhaseError" in err
-    (failure,) = Measurements(journal(tmp_path)).summary().failures
+    (failure,) = Measurements.of(journal(tmp_path)).summary().failures
     assert failure[2] == "partition"
     assert "the disk is too small" in failure[3]

@@ -17,7 +17,8 @@ import pytest
 from localbed import MARKS, Job, on, wait
 from scripts import answer, end, start
 
-from g5kvirt.run.journal import Event, read_events
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import read_events
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.local.state import State
 

@@ -17,7 +17,8 @@ from g5kvirt import Experiment, Spec, background
 from g5kvirt.background import Running
 from g5kvirt.errors import CapacityError, PhaseError, PhaseOrderError, RunError, SpecError, TestbedError
 from g5kvirt.run import state
-from g5kvirt.run.journal import Event, Journal
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal
 from g5kvirt.views.results import PhaseResult
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)

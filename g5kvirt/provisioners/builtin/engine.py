@@ -23,7 +23,7 @@ from g5kvirt.provisioners.builtin.workflow import (
     Word,
     Workflow,
 )
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 __all__ = ["CLOCK_SLACK", "Deployment", "Outcome"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from g5kvirt.provisioners.builtin.engine import Deployment, Outcome
 from g5kvirt.provisioners.builtin.workflow import Order, Word
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 __all__ = ["Driver", "drive"]
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from g5kvirt.provisioners.builtin.hosts import Part
 from g5kvirt.provisioners.builtin.positions import State, Track
 from g5kvirt.provisioners.events import DeploymentEvents
-from g5kvirt.run.journal import Event, Status
+from g5kvirt.run.events import Event
+from g5kvirt.run.vocabulary import Status
 
 __all__ = ["Account"]
 

@@ -21,7 +21,7 @@ from g5kvirt.provisioners.events import DeploymentEvents
 from g5kvirt.provisioners.kadeploy3.configuration import Node
 from g5kvirt.provisioners.kadeploy3.records import Line, Row, Sight
 from g5kvirt.provisioners.kadeploy3.steps import MACROS, WAITS, instance, order, step_name, workflow
-from g5kvirt.run.journal import Status
+from g5kvirt.run.vocabulary import Status
 
 __all__ = ["Books"]
 

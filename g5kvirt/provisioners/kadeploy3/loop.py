@@ -20,7 +20,7 @@ from g5kvirt.provisioners.builtin.engine import Outcome
 from g5kvirt.provisioners.kadeploy3.client import Client, RefusedError
 from g5kvirt.provisioners.kadeploy3.event_mapping import Books
 from g5kvirt.provisioners.kadeploy3.records import Sight
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 __all__ = ["Part", "drive"]
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.live.static import picture
 

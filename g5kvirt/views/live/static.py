@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from g5kvirt.run.vocabulary import FAILED, PLANNED
 from g5kvirt.views.live.layout import WIDTH, Block, Wall, arrange
 from g5kvirt.views.live.model import Cell, LiveModel
-from g5kvirt.views.palette import FAILED, PLANNED, STATE_COLOURS, STATE_LABELS
+from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS
+from g5kvirt.views.progress import last_phase, phase_seconds, phase_words, tries_words
 from g5kvirt.views.words import duration
 
 __all__ = ["CROSSED", "explain", "head", "picture", "wall_of"]
@@ -57,12 +59,12 @@ def explain(cell: Cell, now: float) -> str:
 def head(model: LiveModel, now: float, title: str = "") -> str:
     """The six steps with state and time, and the VMs by state."""
     steps = "".join(_step(model, name, now) for name in model.phases)
-    last = model.steps.last
-    said = model.steps.says(last.name) if last and last.state in ("running", "failed") else ""
+    last = last_phase(model.run)
+    doing = phase_words(model.run, last.name) if last and last.state in ("running", "failed") else ""
     parts = [
         f'<div style="margin-bottom:.3em"><b>{escape(title)}</b></div>' if title else "",
         f'<div style="display:flex;flex-wrap:wrap;gap:.2em 1.4em">{steps}</div>',
-        f'<div style="{_FAINT};min-height:1.4em">{escape(said)}</div>',
+        f'<div style="{_FAINT};min-height:1.4em">{escape(doing)}</div>',
         _bar(model),
     ]
     return "".join(parts)
@@ -70,8 +72,8 @@ def head(model: LiveModel, now: float, title: str = "") -> str:
 
 def _step(model: LiveModel, name: str, now: float) -> str:
     phase = model.phases[name]
-    seconds = phase.seconds(now)
-    took = "" if seconds is None else duration(seconds)
+    seconds = phase_seconds(phase, now)
+    took = "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
     tint = _TINT.get(phase.state, "inherit")
     style = _FAINT if phase.state == "waiting" else ""
     return (

@@ -23,7 +23,7 @@ from g5kvirt.cli import commands, demo
 from g5kvirt.cli.parser import build_parser
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.run.directory import create
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 from g5kvirt.spec.spec import Spec
 from g5kvirt.views.text import machines
 

@@ -17,7 +17,8 @@ from g5kvirt.inventory import GIB, VM, Host
 from g5kvirt.remote import Result
 from g5kvirt.run import directory
 from g5kvirt.run.deployment_tables import Measurements
-from g5kvirt.run.journal import Event, Journal
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import account
 from g5kvirt.spec.spec import Spec
 from g5kvirt.views.html import failures
@@ -124,7 +125,7 @@ def test_a_deployment_says_where_to_read_them(tmp_path: Path) -> None:
         ),
         Event("measure", "deployment", "run", "d7", "failed", 5.0, 1, about),
     ]
-    tables = Measurements([*ends, *events])
+    tables = Measurements.of([*ends, *events])
     assert tables.vms.set_index("vm")["console"].to_dict() == {
         "vm-1": "consoles/d7/vm-1.txt",
         "vm-2": "",

@@ -15,19 +15,10 @@ from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import SlotWindow
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.workflow import Broadcast, Check, Reboot, Task, Word, default_workflow
-from g5kvirt.run.deployment_tables import (
-    MACROS,
-    Measurements,
-    attempts_frame,
-    column,
-    deployments_frame,
-    macros_frame,
-    measurements_frame,
-    scalability_frame,
-    summary,
-)
-from g5kvirt.run.journal import Event
+from g5kvirt.run.deployment_tables import Measurements, column
+from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
+from g5kvirt.run.vocabulary import MACROS
 
 GUEST = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
 
@@ -84,7 +75,7 @@ def deploy(
 
 
 def test_one_row_a_vm_and_deployment_with_every_step() -> None:
-    table = measurements_frame([*deploy("a", environment="mini"), *deploy("b", 3, 2000.0, repetition=2)])
+    table = Measurements.of([*deploy("a", environment="mini"), *deploy("b", 3, 2000.0, repetition=2)]).vms
     assert list(zip(table["deployment"], table["vm"], strict=True)) == [
         *(("a", f"vm-{i}") for i in range(2)),
         *(("b", f"vm-{i}") for i in range(3)),
@@ -104,10 +95,10 @@ def test_one_row_a_vm_and_deployment_with_every_step() -> None:
 
 def test_a_step_is_shown_as_in_its_last_attempt_and_all_attempts_are_a_table_of_their_own() -> None:
     events = deploy(bad_images={"vm-1": 1})
-    row = measurements_frame(events).set_index("vm").loc["vm-1"]
+    row = Measurements.of(events).vms.set_index("vm").loc["vm-1"]
     assert (row["outcome"], row["attempts"]) == ("deployed", 2)
     assert (row["image_attempt"], row["image_outcome"]) == (2, "ok")
-    tries = attempts_frame(events).query("vm == 'vm-1' and step == 'image'")
+    tries = Measurements.of(events).attempts.query("vm == 'vm-1' and step == 'image'")
     assert list(tries["outcome"]) == ["failed", "ok"]
     assert list(tries["attempt"]) == [1, 2]
     assert list(tries["reason"]) == ["sha256", ""]
@@ -115,37 +106,37 @@ def test_a_step_is_shown_as_in_its_last_attempt_and_all_attempts_are_a_table_of_
 
 
 def test_the_macro_steps_of_a_vm_add_up_to_its_whole_time() -> None:
-    table = measurements_frame(deploy(bad_images={"vm-1": 1}))
+    table = Measurements.of(deploy(bad_images={"vm-1": 1})).vms
     added = sum(table[f"{macro}_duration"] for macro in MACROS)
     assert list(added) == pytest.approx(list(table["duration"]))
-    tries = macros_frame(deploy(bad_images={"vm-1": 1})).set_index("macro")["tries"]
+    tries = Measurements.of(deploy(bad_images={"vm-1": 1})).macros.set_index("macro")["tries"]
     assert dict(tries) == {"SetDeploymentEnv": 3, "BroadcastEnv": 3, "BootNewEnv": 2}
 
 
 def test_failed_vms_are_named_with_step_and_reason() -> None:
     events = deploy(number=4, bad_images={"vm-1": 9, "vm-2": 9})
-    table = measurements_frame(events).set_index("vm")
+    table = Measurements.of(events).vms.set_index("vm")
     assert list(table["outcome"]) == ["deployed", "failed", "failed", "deployed"]
     bad = table.loc["vm-1"]
     assert (bad["failed_macro"], bad["failed_at"], bad["reason"]) == ("BroadcastEnv", "image", "sha256")
-    assert bad["said"] == "image failed: sha256"
-    whole = summary(events)
+    assert bad["last_report"] == "image failed: sha256"
+    whole = Measurements.of(events).summary()
     assert (whole.asked, whole.deployed, whole.failed, whole.unfinished) == (4, 2, 2, 0)
     assert whole.reasons == {("image", "sha256"): 2}
     assert whole.failures[0] == ("d1", "vm-1", "image", "sha256")
-    assert macros_frame(events).set_index("macro").loc["BroadcastEnv", "failed"] == 2
+    assert Measurements.of(events).macros.set_index("macro").loc["BroadcastEnv", "failed"] == 2
 
 
 def test_the_summary_has_total_median_and_95th_percentile() -> None:
     events = deploy(number=5)
-    whole = summary(events)
-    table = measurements_frame(events)
+    whole = Measurements.of(events).summary()
+    table = Measurements.of(events).vms
     assert whole.total == table["end"].max() - table["start"].min()
     for macro, (median, p95) in whole.macros.items():
         assert median == pytest.approx(table[f"{macro}_duration"].median())
         assert p95 == pytest.approx(table[f"{macro}_duration"].quantile(0.95))
     with pytest.raises(KeyError):
-        summary(events, "d9")
+        Measurements.of(events).summary("d9")
 
 
 def test_scalability_has_every_repetition_as_a_row_and_nothing_that_deployed_none() -> None:
@@ -156,20 +147,20 @@ def test_scalability_has_every_repetition_as_a_row_and_nothing_that_deployed_non
         *deploy("d", 1, 4000.0, bad_images={"vm-0": 99}),
         *deploy("e", 1, 5000.0, upto=5003.0),
     ]
-    table = scalability_frame(events)
+    table = Measurements.of(events).scalability
     assert list(table["deployment"]) == ["c", "a", "b"]
     assert list(table["vms"]) == [2, 4, 4]
     assert (table["total"] >= table["p95_vm"]).all()
     assert (table["p95_vm"] >= table["median_vm"]).all()
     assert list(table["vms_per_second"]) == pytest.approx(list(table["deployed"] / table["total"]))
-    all_ = deployments_frame(events).set_index("deployment")
+    all_ = Measurements.of(events).deployments.set_index("deployment")
     assert list(all_["unfinished"]) == [0, 0, 0, 0, 1]
     assert pd.isna(all_.loc["e", "end"])
-    assert pd.isna(summary(events).total)
+    assert pd.isna(Measurements.of(events).summary().total)
 
 
 def test_a_deployment_cut_short_is_unfinished_and_not_counted_as_anything_else() -> None:
-    table = measurements_frame(deploy(upto=1003.0))
+    table = Measurements.of(deploy(upto=1003.0)).vms
     assert set(table["outcome"]) == {"unfinished"}
     assert table["end"].isna().all()
     assert table["SetDeploymentEnv_duration"].isna().all()
@@ -177,7 +168,7 @@ def test_a_deployment_cut_short_is_unfinished_and_not_counted_as_anything_else()
 
 
 def test_empty_tables_have_their_columns_and_types() -> None:
-    full, empty = Measurements(deploy()), Measurements([])
+    full, empty = Measurements.of(deploy()), Measurements.of([])
     for name in ("vms", "attempts", "macros", "deployments", "scalability"):
         assert dict(getattr(empty, name).dtypes) == dict(getattr(full, name).dtypes), name
         assert len(getattr(empty, name)) == 0
@@ -200,7 +191,7 @@ def test_events_of_other_phases_do_not_disturb() -> None:
         Event("launch", "deployment", "vm", "vm-1", "failed", 1.0, 1, {"deployment": "x"}),
         Event("measure", "phase", "run", "r", "start", 1.0),
     ]
-    assert list(Measurements([*other, *deploy()]).deployments["deployment"]) == ["d1"]
+    assert list(Measurements.of([*other, *deploy()]).deployments["deployment"]) == ["d1"]
 
 
 def test_the_usual_steps_are_those_of_the_default_workflow() -> None:
@@ -215,17 +206,17 @@ def test_the_usual_steps_are_those_of_the_default_workflow() -> None:
 )
 def test_the_account_adds_up_at_every_moment(number: int, bad: dict[str, int], upto: float) -> None:
     events = deploy(number=number, bad_images=bad, upto=upto)
-    whole = summary(events)
+    whole = Measurements.of(events).summary()
     assert whole.asked == (number if events else 0)
     assert whole.asked == whole.deployed + whole.failed + whole.unfinished
     assert len(whole.failures) == whole.failed
-    assert len(measurements_frame(events)) == whole.asked
+    assert len(Measurements.of(events).vms) == whole.asked
 
 
 def test_deployments_of_fresh_vms_are_marked_and_the_transfer_has_its_bound() -> None:
     events = [*deploy("d1", 4, fresh=3, transfer_bound=2.5), *deploy("d2", 4, 5000.0)]
-    assert list(deployments_frame(events)["fresh"]) == [3, 0]
-    curve = scalability_frame(events).set_index("deployment")
+    assert list(Measurements.of(events).deployments["fresh"]) == [3, 0]
+    curve = Measurements.of(events).scalability.set_index("deployment")
     assert curve["fresh"].to_dict() == {"d1": 3, "d2": 0}
     assert curve.loc["d1", "transfer_bound"] == 2.5
     assert pd.isna(curve.loc["d2", "transfer_bound"])

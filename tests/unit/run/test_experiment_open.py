@@ -19,6 +19,7 @@ from g5kvirt.inventory import GIB, Host
 from g5kvirt.planning.preflight import Row
 from g5kvirt.run import directory, state
 from g5kvirt.run.journal import Journal
+from g5kvirt.run.recovery import CUT_SHORT
 from g5kvirt.testbeds.base import Notify, Request
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
@@ -113,7 +114,7 @@ def test_what_was_cut_short_gets_its_end_when_somebody_goes_on(tmp_path: Path) -
     with pytest.raises(TestbedError, match="refused the job"):
         exp.reserve()
     first, second = [e for e in exp.journal if (e.step, e.status) == ("phase", "failed")]
-    assert (first.t, first.detail) == (2.0, {"reason": state.CUT_SHORT})
+    assert (first.t, first.detail) == (2.0, {"reason": CUT_SHORT})
     assert "refused" in second.detail["reason"]
     assert testbed.earlier == [(("nancy", 11),)]
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import RunError
-from g5kvirt.run.journal import Event, Journal, read_events
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal, read_events
 
 PLAIN = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8)
 EVENTS = st.builds(
@@ -255,24 +255,14 @@ def test_whoever_writes_all_see_the_same(
         assert read_events(path) == written
 
 
-class Steps(Counter[str]):
-    """How often each step was taken."""
-
-    def take(self, event: Event) -> None:
-        self[event.step] += 1
-
-
-def copied(steps: Steps) -> dict[str, int]:
-    return dict(steps)
-
-
-def test_a_question_takes_each_event_once(tmp_path: Path) -> None:
+def test_the_state_goes_on_with_what_other_processes_write(tmp_path: Path) -> None:
     journal, other = (Journal.open(tmp_path / "journal.jsonl") for _ in range(2))
-    journal.append("place", "one", "run", "r", "ok")
-    assert journal.ask(Steps, copied) == {"one": 1}
-    other.append("place", "two", "run", "r", "ok")
+    journal.append("place", "one", "run", "r", "ok", n=1)
+    assert journal.state.detail("place", "one") == {"n": 1}
+    other.append("place", "one", "run", "r", "ok", n=2)
     for _ in range(2):
-        assert journal.ask(Steps, copied) == {"one": 1, "two": 1}
+        assert journal.state.detail("place", "one") == {"n": 2}
+    assert journal.state is journal.state, "each event is taken once"
 
 
 def test_what_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

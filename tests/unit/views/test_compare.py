@@ -17,7 +17,7 @@ from test_figures import check_layout
 
 import g5kvirt
 from g5kvirt.errors import RunError
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.views.compare import Comparison, compare
 from g5kvirt.views.figures import Figures

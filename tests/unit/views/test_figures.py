@@ -14,8 +14,9 @@ from matplotlib.font_manager import FontProperties, findfont
 from runmaker import T0, run_events
 
 from g5kvirt.errors import RunError
-from g5kvirt.run.journal import Event
-from g5kvirt.run.tables import MILESTONES, Frames
+from g5kvirt.run import vocabulary
+from g5kvirt.run.events import Event
+from g5kvirt.run.tables import Frames
 from g5kvirt.views import palette, tables
 from g5kvirt.views.figures import Figures, Picture
 from g5kvirt.views.maps import lay_out
@@ -29,8 +30,7 @@ def figures(vms: int, lost: int = 0, **more: int) -> Figures:
 
 
 def test_the_steps_are_those_of_the_frames() -> None:
-    assert palette.STEPS == MILESTONES
-    assert set(palette.LABELS) == set(palette.STEPS) < set(palette.COLOURS)
+    assert set(palette.LABELS) == set(vocabulary.BOOT_STEPS) < set(palette.COLOURS)
     assert len(set(palette.COLOURS.values())) == len(palette.COLOURS)
 
 
@@ -55,7 +55,7 @@ def test_the_boot_table_is_what_the_journal_says() -> None:
     ]
     table = tables.boot_table(Frames(events)).set_index("name")
     assert table.index[0] == "soon"
-    assert table.loc["late", ["asked", "power_on", "dhcp", "minimal_system"]].tolist() == [
+    assert table.loc["late", ["requested", "power_on", "dhcp", "minimal_system"]].tolist() == [
         5.0,
         5.5,
         7.0,
@@ -83,7 +83,7 @@ def test_durations_add_up_to_the_total() -> None:
     parts = wide.drop(columns="total").sum(axis=1)
     assert np.allclose(parts, wide["total"])
     found = tables.quantiles(durations)
-    assert list(found.index) == [*MILESTONES[1:], "total"]
+    assert list(found.index) == [*vocabulary.BOOT_STEPS[1:], "total"]
     assert found.loc["total", "n"] == 27
     assert found.loc["total", "median"] == pytest.approx(wide["total"].median())
     ordered = found[["min", "q05", "q25", "median", "q75", "q95", "max"]].to_numpy()
@@ -251,7 +251,7 @@ def test_a_point_of_the_picture_of_many_is_the_average_of_its_vms() -> None:
     # Every VM's way, added up over the picture, is the time that all of them took together.
     data = picture.data
     cover = array[..., 3].sum() / 1400 * float(data["minimal_system"].max()) * (1200 / 600)
-    took = (data["minimal_system"] - data["asked"]).sum()
+    took = (data["minimal_system"] - data["requested"]).sum()
     assert cover == pytest.approx(took, rel=0.01)
 
 

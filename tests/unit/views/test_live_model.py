@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from measuremaker import deploy_events, measure_events
 from runmaker import T0, run_events
 
-from g5kvirt.run.journal import Event
+from g5kvirt.run import vocabulary
+from g5kvirt.run.events import Event
 from g5kvirt.views import palette
 from g5kvirt.views.live.layout import WIDTH, arrange
 from g5kvirt.views.live.model import Cell, LiveModel
+from g5kvirt.views.progress import phase_words
 
 BAD = {"vm-3": ("image", 99, "SHA-256 is wrong"), "vm-5": ("partition", 1, "no disk")}
 RUN = [*run_events(12, lost=1), *measure_events((4, 8), 1, bad=BAD)]
@@ -22,7 +24,9 @@ RUN = [*run_events(12, lost=1), *measure_events((4, 8), 1, bad=BAD)]
 vm_events = st.builds(
     Event,
     st.sampled_from(["launch", "measure"]),
-    st.sampled_from([*palette.STEPS, "launch", "deployment", "SetDeploymentEnv", "BootNewEnv", "image"]),
+    st.sampled_from(
+        [*vocabulary.BOOT_STEPS, "launch", "deployment", "SetDeploymentEnv", "BootNewEnv", "image"]
+    ),
     st.just("vm"),
     st.sampled_from(["vm-1", "vm-2", "vm-3", "vm-99"]),
     st.sampled_from(["start", "ok", "failed", "skipped", "retry"]),
@@ -96,7 +100,7 @@ def test_it_says_how_far_a_deployment_is() -> None:
     events = [Event("measure", "phase", "run", "r", "start", T0), *deploy_events("d1", 8, bad=BAD)]
     for event in events:
         model.take(event)
-        said.append(model.steps.says("measure"))
+        said.append(phase_words(model.run, "measure"))
     assert "d1 (mini): 3/8 deployed" in [words.partition(",")[0] for words in said]
     assert said[-1] == "d1 (mini): 7/8 deployed, 1 failed"
 

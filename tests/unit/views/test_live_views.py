@@ -16,7 +16,8 @@ from htmlcheck import text_of
 from measuremaker import measure_events
 from runmaker import T0, run_events
 
-from g5kvirt.run.journal import Event, Journal
+from g5kvirt.run.events import Event
+from g5kvirt.run.journal import Journal
 from g5kvirt.views import palette
 from g5kvirt.views.live import notebook, show, watch
 from g5kvirt.views.live.model import LiveModel

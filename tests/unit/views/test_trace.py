@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from measuremaker import measure_events
 from runmaker import T0, run_events
 
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 from g5kvirt.views.trace import trace, trace_events
 
 WRONG = "SHA-256 is not that of mini"

@@ -12,12 +12,12 @@ from rich.console import Console
 from runmaker import T0, run_events
 
 from g5kvirt.inventory import GIB, MIB
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
+from g5kvirt.run.vocabulary import BOOT_STEPS
 from g5kvirt.views import words
 from g5kvirt.views.html import experiment_html
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.palette import STEPS
 from g5kvirt.views.results import PhaseResult
 from g5kvirt.views.terminal import TerminalProgress, shares
 
@@ -74,7 +74,7 @@ def test_progress_and_frames_tell_the_same_story() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from([*STEPS, "planned", "failed"]), st.integers(0, 10**6), max_size=8),
+    st.dictionaries(st.sampled_from([*BOOT_STEPS, "planned", "failed"]), st.integers(0, 10**6), max_size=8),
     st.integers(1, 80),
 )
 def test_a_bar_uses_all_its_cells_and_hides_no_state(counts: dict[str, int], width: int) -> None:
@@ -141,7 +141,7 @@ def test_each_step_shows_what_came_out_of_it() -> None:
     assert launch.facts["up"] == "27 of 30 VMs"
     assert launch.facts["given up"] == "3"
     assert str(launch).startswith("launch: ok in ")
-    assert list(launch.parts["step"]) == [*STEPS[1:], "total"]
+    assert list(launch.parts["step"]) == [*BOOT_STEPS[1:], "total"]
     assert list(result("configure", events).parts["part"]) == ["prepare", "dnsmasq", "nginx"]
     assert result("configure", events).facts["services"] == "dnsmasq, nginx"
 

@@ -28,7 +28,7 @@ from g5kvirt.provisioners.builtin.workflow import (
     Workflow,
     default_workflow,
 )
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 GUEST = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
 LEASE = 60.0

@@ -17,7 +17,7 @@ from g5kvirt.planning.windows import RateWindow, SlotWindow, Window
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
 from g5kvirt.provisioners.builtin.workflow import Check, Order, Reboot, Word, default_workflow
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 LEASE = 60.0
 

@@ -23,7 +23,7 @@ from g5kvirt.provisioners.kadeploy3.loop import Part, drive
 from g5kvirt.provisioners.kadeploy3.records import Line, Sight
 from g5kvirt.provisioners.kadeploy3.steps import MACROS, VARIANTS, instance, order, step_name, workflow
 from g5kvirt.run.deployment_tables import Measurements
-from g5kvirt.run.journal import Event
+from g5kvirt.run.events import Event
 
 DEBIAN = describe(Environment("debian", "/e.tgz", compression="gzip"), "/srv/e.tgz")
 
@@ -72,7 +72,7 @@ class Bed:
 
     @property
     def tables(self) -> Measurements:
-        return Measurements(self.events)
+        return Measurements.of(self.events)
 
     def of(self, number: int) -> list[Event]:
         """The events of a VM."""
@@ -360,7 +360,7 @@ def test_whatever_kadeploy_says_every_vm_has_one_end_and_time_goes_on(
                 open_macro = ""
         assert not open_macro
     assert (events[-1].step, events[-1].kind) == ("deployment", "run")
-    whole = Measurements(events).deployments.iloc[0]
+    whole = Measurements.of(events).deployments.iloc[0]
     assert whole["deployed"] + whole["failed"] == 2
 
 

@@ -276,7 +276,7 @@ def test_a_deployment_becomes_the_events_of_any_other(
         assert body["ssh_authorized_keys"] == f"server://{provisioner.AUTHORIZED}"
         assert body["pxe"]["profile"].startswith("#!ipxe\nsanboot")
         assert body["environment"]["version"] == server.version
-        tables = Measurements(made.journal)
+        tables = Measurements.of(made.journal)
         (row,) = tables.deployments.to_dict("records")
         assert (row["asked"], row["deployed"], row["failed"], row["unfinished"]) == (6, 5, 1, 0)
         start = next(e for e in made.journal if (e.step, e.kind) == ("deployment", "run"))

@@ -1,0 +1,220 @@
+"""The deployments of a run and every VM's way through them: the only rules about events of ``measure``.
+
+Micro-steps are one event at their end, with the ``seconds`` that they took (waits for a window left out);
+macro-steps are spans (waits for a window are part of them); the step ``deployment`` ends a VM, and a
+deployment as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from g5kvirt.run.events import Event, is_whole_deployment, workflow_of
+from g5kvirt.run.vocabulary import CONSOLE, DEPLOYED, DEPLOYMENT, UNFINISHED
+
+__all__ = ["DeploymentState", "MacroSpan", "MacroTry", "StepTry", "VMDeployment"]
+
+NAN = math.nan
+
+
+@dataclass(slots=True)
+class MacroTry:
+    """One try of a macro-step by a VM."""
+
+    macro: str
+    start: Event
+    end: Event | None = None
+
+
+@dataclass(slots=True)
+class StepTry:
+    """One try of a micro-step by a VM, which has ended: ``event`` is its end."""
+
+    macro: str  #: "" for a step that the workflow does not have
+    event: Event
+    seconds: float
+    within: MacroTry | None  #: the try of a macro-step that was under way
+
+    @property
+    def start(self) -> float:
+        """When it began."""
+        return self.event.t - self.seconds
+
+
+@dataclass(slots=True)
+class MacroSpan:
+    """All tries of a macro-step by a VM: from the first start to the last end."""
+
+    start: float
+    end: float = NAN
+    attempt: int = 0
+    outcome: str = UNFINISHED
+    seconds: float = 0.0  #: the sum of the tries that have ended: between two, a VM may be in another
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class VMDeployment:
+    """One VM in one deployment."""
+
+    vm: str
+    outcome: str = UNFINISHED  #: or ``deployed``, ``failed``
+    failed_macro: str = ""
+    failed_at: str = ""
+    reason: str = ""
+    last_report: str = ""  #: the last thing that it reported
+    console: str = ""  #: the file with the end of its serial console, below the run's directory
+    attempts: int = 1
+    start: float = NAN
+    end: float = NAN
+    steps: list[StepTry] = field(default_factory=list)
+    macro_tries: list[MacroTry] = field(default_factory=list)
+    macros: dict[str, MacroSpan] = field(default_factory=dict)
+    latest: dict[str, StepTry] = field(default_factory=dict)  #: step → its last try
+    last: Event | None = None  #: the last event about it
+    _open: MacroTry | None = None
+
+    def take(self, event: Event, macro_of: Mapping[str, str]) -> None:
+        """Go one event further; ``macro_of``: step → its macro-step."""
+        step = event.step
+        if step == CONSOLE:
+            self.console = str(event.detail.get("file", ""))
+            return
+        self.last = event
+        if event.attempt > self.attempts:
+            self.attempts = event.attempt
+        if math.isnan(self.start):
+            self.start = event.t
+        if step == DEPLOYMENT:
+            self._ended(event)
+        elif (seconds := event.detail.get("seconds")) is not None:
+            done = StepTry(macro_of.get(step, ""), event, float(seconds), self._open)
+            self.latest[step] = done
+            self.steps.append(done)
+        elif event.status == "start":
+            self._begin_macro(event)
+        elif step in self.macros:
+            self._end_macro(event)
+
+    def _ended(self, event: Event) -> None:
+        self.outcome = DEPLOYED if event.status == "ok" else "failed"
+        detail = event.detail
+        self.failed_macro, self.failed_at = str(detail.get("macro", "")), str(detail.get("at", ""))
+        self.reason, self.last_report, self.end = event.reason, str(detail.get("said", "")), event.t
+
+    def _begin_macro(self, event: Event) -> None:
+        span = self.macros.get(event.step)
+        if span is None:
+            span = self.macros[event.step] = MacroSpan(event.t)
+        span.end, span.attempt, span.outcome = NAN, event.attempt, UNFINISHED
+        span.tries += 1
+        self._open = MacroTry(event.step, event)
+        self.macro_tries.append(self._open)
+
+    def _end_macro(self, event: Event) -> None:
+        span, one = self.macros[event.step], self._open
+        begun = span.start if one is None else one.start.t
+        span.end, span.attempt, span.outcome = event.t, event.attempt, event.status
+        span.seconds += event.t - begun
+        if one is not None and one.end is None:
+            one.end = event
+
+
+@dataclass
+class DeploymentState:
+    """One deployment: ``asked = deployed + failed + unfinished``, always."""
+
+    name: str
+    about: Mapping[str, Any] = field(default_factory=dict)  #: what its first event says about it
+    start: float = NAN
+    end: float = NAN
+    status: str = UNFINISHED
+    vms: dict[str, VMDeployment] = field(default_factory=dict)
+    on_hosts: set[str] = field(default_factory=set)  #: steps that take place on hosts, not in the VMs
+    opened: Event | None = None  #: its first event
+    _counts: Counter[str] = field(default_factory=Counter)
+    _macro_of: dict[str, str] | None = None
+
+    @property
+    def environment(self) -> str:
+        """The environment that is deployed."""
+        return str(self.about.get("environment", ""))
+
+    @property
+    def repetition(self) -> int:
+        """Which repetition of its size it is, from 1."""
+        return int(self.about.get("repetition", 1))
+
+    @property
+    def fresh(self) -> int:
+        """So many of its VMs were in their minimal system already, and did without the first reboot."""
+        return int(self.about.get("fresh", 0))
+
+    @property
+    def broadcast(self) -> str:
+        """How the image was sent."""
+        return str(self.about.get("broadcast", ""))
+
+    @property
+    def provisioner(self) -> str:
+        """Who deployed: our own workflow, or Kadeploy3."""
+        return str(self.about.get("provisioner", ""))
+
+    @property
+    def transfer_bound(self) -> float:
+        """Seconds that the transfer of the image takes at the least, by the links' rates; NaN: not known."""
+        return float(self.about.get("transfer_bound", NAN))
+
+    @property
+    def asked(self) -> int:
+        """How many VMs it is to deploy."""
+        return max(int(self.about.get("asked", 0)), len(self.vms))
+
+    @property
+    def planned(self) -> list[str]:
+        """The names of the VMs that it is to deploy, as far as its first event has them."""
+        return [str(name) for name in self.about.get("vms", ())]
+
+    @property
+    def deployed(self) -> int:
+        """VMs that were deployed so far."""
+        return self._counts[DEPLOYED]
+
+    @property
+    def failed(self) -> int:
+        """VMs that failed so far."""
+        return self._counts["failed"]
+
+    @property
+    def macros(self) -> Mapping[str, Sequence[str]]:
+        """Macro-step → its micro-steps, in their order."""
+        return workflow_of(self.about)
+
+    def take(self, event: Event) -> VMDeployment | None:
+        """Go one event further; returns the VM that it was about, if it was the VM's first one here."""
+        if event.kind == "vm":
+            vm = self.vms.get(event.subject)
+            new = vm is None
+            if vm is None:
+                vm = self.vms[event.subject] = VMDeployment(event.subject)
+            if self._macro_of is None:
+                self._macro_of = {step: macro for macro, steps in self.macros.items() for step in steps}
+            before = vm.outcome
+            vm.take(event, self._macro_of)
+            if vm.outcome != before:
+                self._counts[before] -= 1
+                self._counts[vm.outcome] += 1
+            return vm if new else None
+        if is_whole_deployment(event):
+            if event.status == "start":
+                self.about, self.start, self.opened = event.detail, event.t, event
+                self.end, self.status, self._macro_of = NAN, UNFINISHED, None
+            else:
+                self.end, self.status = event.t, event.status
+        elif event.kind == "host":
+            self.on_hosts.add(event.step)
+        return None

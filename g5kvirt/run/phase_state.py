@@ -1,0 +1,76 @@
+"""The phases of a run: their tries, and how long they took.
+
+A phase may be called again after it failed, or was cut short; `measure` is called as often as one likes. Each
+call is a try. The time of a phase is the sum of its tries, wherever it is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from g5kvirt.run.events import Event
+from g5kvirt.run.vocabulary import UNFINISHED
+
+__all__ = ["PhaseState", "Try"]
+
+NAN = math.nan
+
+
+@dataclass(slots=True)
+class Try:
+    """One call of a phase. Times are seconds since the epoch; ``end`` is NaN while it has none."""
+
+    start: float
+    end: float = NAN
+    status: str = UNFINISHED  #: or ``ok``, ``failed``, ``skipped``
+
+
+@dataclass
+class PhaseState:
+    """One phase of the experiment."""
+
+    name: str
+    tries: list[Try] = field(default_factory=list)
+    latest: Event | None = None  #: the last event that tells what it is doing, or why it failed
+
+    @property
+    def state(self) -> str:
+        """``waiting`` (it has not begun), ``running``, ``ok`` or ``failed``: that of its last try."""
+        if not self.tries:
+            return "waiting"
+        status = self.tries[-1].status
+        return "running" if status == UNFINISHED else status
+
+    @property
+    def start(self) -> float:
+        """When its first try began; NaN before that."""
+        return self.tries[0].start if self.tries else NAN
+
+    @property
+    def end(self) -> float:
+        """When its last try ended; NaN while it runs."""
+        return self.tries[-1].end if self.tries else NAN
+
+    def seconds(self, now: float = NAN) -> float:
+        """How long all its tries took together, the running one until ``now``; NaN if it is not known."""
+        if not self.tries:
+            return NAN
+        *before, last = self.tries
+        done = sum(one.end - one.start for one in before)
+        end = now if math.isnan(last.end) else last.end
+        return NAN if math.isnan(end) else done + max(0.0, end - last.start)
+
+    def take(self, event: Event, before: float) -> None:
+        """Go one event of this phase further, that is not about a VM; ``before``: the latest time until then."""
+        if not event.is_phase:
+            if not event.is_release:
+                self.latest = event
+        elif event.status == "start":
+            if self.tries and math.isnan(self.tries[-1].end):  # cut short, and nobody recorded it
+                self.tries[-1].end = max(before, self.tries[-1].start)
+            self.tries.append(Try(event.t))
+            self.latest = None
+        elif self.tries:
+            self.tries[-1].end, self.tries[-1].status = event.t, event.status
+            self.latest = event if event.status == "failed" else None
