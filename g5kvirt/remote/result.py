@@ -55,6 +55,7 @@ _PATTERNS: tuple[tuple[str, Failure], ...] = (
     # messages of the proxy of the local testbed
     ("is not a name of", "name"),
     ("is not up", "other"),
+    ("is no longer up", "other"),
     ("belongs to another user", "other"),
     ("permission denied", "key"),
     ("too many authentication failures", "key"),
