@@ -124,7 +124,8 @@ def test_a_site_with_more_machines_takes_more() -> None:
 def test_vms_and_services_share_no_address() -> None:
     layout = service_layout([machine("a", 1), machine("a", 2)], {"a": 1, "b": 1}, PARTS)
     placement = place(20, [machine("a", 3), machine("b", 4)], [10, 10], PARTS, taken=layout.taken)
-    assert not {vm.ip for vm in placement.vms} & set(layout.taken)
+    addresses = [*(vm.ip for vm in placement.vms), *layout.taken]
+    assert len(addresses) == len(set(addresses)) == 20 + 2 * 2
 
 
 @given(vms=st.integers(1, 60), room=st.lists(st.integers(1, 12), min_size=6, max_size=6))
@@ -144,6 +145,7 @@ def test_every_vm_goes_to_its_own_site_and_servers_of_a_site_share_its_vms_evenl
             assert layout.address(role, vm.site, vm.index) == server.addresses[vm.site]
         names = shares.setdefault(vm.site, {m.host.name: 0 for m in layout.servers("http", vm.site)})
         names[layout.server("http", vm.site, vm.index).host.name] += 1
+    assert sum(number for names in shares.values() for number in names.values()) == len(placement.vms) > 0
     for site, names in shares.items():
         assert len(names) == (2 if site == "a" else 1)
         assert max(names.values()) - min(names.values()) <= 1

@@ -92,6 +92,7 @@ def test_networks_of_sites_do_not_overlap() -> None:
     d = make(dict.fromkeys(known_sites(), 1))
     networks = [site.network for site in d.sites] + [site.subnet_network for site in d.sites]
     networks += [vlan.network for site in d.sites for vlan in site.vlans if vlan.kind != "local"]
+    assert len(networks) == len(known_sites()) * (2 + 6 + 1)  # production, sub-networks, routed, global
     assert not [(str(a), str(b)) for a, b in combinations(networks, 2) if a.overlaps(b)]
 
 

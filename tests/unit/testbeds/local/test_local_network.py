@@ -34,6 +34,7 @@ def test_burst_is_limited(rate: float) -> None:
 def test_backbone_routes_to_every_network_but_local_vlans() -> None:
     lines = network.backbone(TWO, {"nancy": 11, "rennes": 22}, netem=False).ip
     routes = [line for line in lines if line.startswith("route")]
+    assert len(routes) == 2 * (2 + 6 + 1)  # per site: production, sub-networks, routed and global vlans
     for site in TWO.sites:
         for one in (site.network, site.subnet_network):
             assert any(f"add {one} via {site.wan_ip} " in line for line in routes)
