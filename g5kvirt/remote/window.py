@@ -160,10 +160,10 @@ class _Window:
                 self._wait(now)
                 self._expire(time.time())
         finally:
-            left = list(self.running)
-            for attempt in left:
+            running = list(self.running)
+            for attempt in running:
                 self._unregister(attempt)
-            terminate([attempt.process for attempt in left])
+            terminate([attempt.process for attempt in running])
             self.selector.close()
         return self.results
 
@@ -260,11 +260,11 @@ class _Window:
 
     def _give_all_up(self, now: float, cause: str) -> None:
         reason = f"given up: {cause}"
-        left = list(self.running)
-        for attempt in left:
+        running = list(self.running)
+        for attempt in running:
             self._unregister(attempt)
-        terminate([attempt.process for attempt in left])
-        for attempt in left:
+        terminate([attempt.process for attempt in running])
+        for attempt in running:
             attempt.capture.close(now)
             result, _ = make_result(
                 attempt.capture, attempt.task.timeout, attempt.start_time, now, attempt.number, reason

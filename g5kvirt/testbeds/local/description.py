@@ -175,8 +175,8 @@ def _number(value: object, key: str, what: str) -> float:
     raise SpecError(f"{what}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
 
 
-def _numbers(given: Mapping[str, object], what: str, defaults: Mapping[str, float]) -> dict[str, float]:
-    return {key: _number(given.get(key, default), key, what) for key, default in defaults.items()}
+def _numbers(values: Mapping[str, object], what: str, defaults: Mapping[str, float]) -> dict[str, float]:
+    return {key: _number(values.get(key, default), key, what) for key, default in defaults.items()}
 
 
 def _site(
@@ -188,9 +188,9 @@ def _site(
     what = f"site {name}"
     if not isinstance(value, Mapping):
         value = {"clusters": {networks.cluster: {"nodes": value}}}
-    given = _mapping(value, what, ("clusters", *_SITE_KEYS))
-    uplink = _numbers(given, what, {key: defaults[key] for key in _SITE_KEYS})
-    raw = given.get("clusters")
+    values = _mapping(value, what, ("clusters", *_SITE_KEYS))
+    uplink = _numbers(values, what, {key: defaults[key] for key in _SITE_KEYS})
+    raw = values.get("clusters")
     if not isinstance(raw, Mapping) or not raw:
         raise SpecError(f"{what} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
     full: dict[str, Any] = {"clusters": {}, **uplink}

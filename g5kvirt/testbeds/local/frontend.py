@@ -320,10 +320,10 @@ class _FrontendHandler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         lock = threading.Lock()
 
-        def send(answer: Mapping[str, Any]) -> None:
+        def send(response: Mapping[str, Any]) -> None:
             # As with Kadeploy, a request continues even if its client disconnects.
             with lock, contextlib.suppress(OSError):
-                self.wfile.write(json.dumps(answer).encode() + b"\n")
+                self.wfile.write(json.dumps(response).encode() + b"\n")
                 self.wfile.flush()
 
         try:

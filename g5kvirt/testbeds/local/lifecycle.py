@@ -248,17 +248,17 @@ def _bring_up(
                 "created": time.time(),
             },
         }
-        answers, progress_end = os.pipe()
+        progress_read, progress_write = os.pipe()
         try:
-            _start_daemon(where, config, progress_end, listening.fileno())
-            os.close(progress_end)
-            progress_end = -1
+            _start_daemon(where, config, progress_write, listening.fileno())
+            os.close(progress_write)
+            progress_write = -1
             timeout = _UP_TIMEOUT + 0.5 * len(description.nodes)
-            ready = _wait_until_ready(answers, where, timeout, progress)
+            ready = _wait_until_ready(progress_read, where, timeout, progress)
         finally:
-            os.close(answers)
-            if progress_end >= 0:
-                os.close(progress_end)
+            os.close(progress_read)
+            if progress_write >= 0:
+                os.close(progress_write)
     record = json.loads((where / "state.json").read_text())
     write(where / "state.json", json.dumps({**record, "netem": ready["netem"]}))
     (where / "ready").touch(mode=0o600)
@@ -288,14 +288,16 @@ def _start_daemon(where: Path, config: dict[str, Any], progress_fd: int, socket_
         raise TestbedError(_failure_message(where, "its first process exited immediately"))
 
 
-def _wait_until_ready(answers: int, where: Path, timeout: float, progress: Progress | None) -> dict[str, Any]:
+def _wait_until_ready(
+    progress_read: int, where: Path, timeout: float, progress: Progress | None
+) -> dict[str, Any]:
     """Report progress until the daemon is ready; returns its final message."""
     deadline = time.monotonic() + timeout
     buffer = b""
     while True:
-        if not select.select([answers], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not select.select([progress_read], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise TestbedError(_failure_message(where, f"not up after {timeout:.0f} s"))
-        data = os.read(answers, 65536)
+        data = os.read(progress_read, 65536)
         if not data:
             raise TestbedError(_failure_message(where, "its daemon has exited"))
         *lines, buffer = (buffer + data).split(b"\n")

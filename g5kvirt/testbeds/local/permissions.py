@@ -48,7 +48,7 @@ class JobReader(Protocol):
     """Queries on the jobs of a site."""
 
     def jobs(self, states: Iterable[str], user: str | None = ...) -> list[Job]:
-        """JobReader in these states, only those of ``user`` if given."""
+        """Jobs in these states, only those of ``user`` if given."""
 
     def job(self, job: int) -> Job | None:
         """The job with this id; None if there is none."""
