@@ -113,8 +113,8 @@ class Job:
         return on(self.state, self.frontend, command).split()
 
     def deploy(self, nodes: list[str], vlan: str = "") -> str:
-        words = " ".join(f"-m {node}" for node in nodes)
-        return on(self.state, self.frontend, f"kadeploy3 -k -d -e debian12-min {vlan} {words}")
+        options = " ".join(f"-m {node}" for node in nodes)
+        return on(self.state, self.frontend, f"kadeploy3 -k -d -e debian12-min {vlan} {options}")
 
 
 def kavlan(node: str, vlan: int) -> str:

@@ -94,8 +94,8 @@ def _daemon(config: Mapping[str, Any], link: Spawner, progress: int, listening: 
     try:
         from g5kvirt.testbeds.local.startup import LocalTestbed
 
-        def report(what: str, seconds: float) -> None:
-            _report(progress, what=what, seconds=seconds)
+        def report(step: str, seconds: float) -> None:
+            _report(progress, step=step, seconds=seconds)
 
         start = time.monotonic()
         testbed = LocalTestbed(config, link, socket.socket(fileno=listening), report)

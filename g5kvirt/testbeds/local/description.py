@@ -143,12 +143,12 @@ def from_plain(plain: object) -> Description:
     return Description(name, tuple(sites), environments, json.dumps(canonical))
 
 
-def _mapping(value: object, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+def _mapping(value: object, label: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise SpecError(f"{what} must be a mapping of {', '.join(keys)}, not {value!r}.")
+        raise SpecError(f"{label} must be a mapping of {', '.join(keys)}, not {value!r}.")
     for key in value:
         if key not in keys:
-            raise SpecError(f"{what} has the unknown key {key!r}; valid keys are {', '.join(keys)}.")
+            raise SpecError(f"{label} has the unknown key {key!r}; valid keys are {', '.join(keys)}.")
     return value
 
 
@@ -163,7 +163,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def _number(value: object, key: str, what: str) -> float:
+def _number(value: object, key: str, label: str) -> float:
     low, high = _BOUNDS[key]
     whole = key in ("cores", "nodes")
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
@@ -172,11 +172,11 @@ def _number(value: object, key: str, what: str) -> float:
         if value == int(value):
             return int(value)
     bounds = f"of at least {low:g}" if high == _NO_LIMIT else f"from {low:g} to {high:g}"
-    raise SpecError(f"{what}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
+    raise SpecError(f"{label}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
 
 
-def _numbers(values: Mapping[str, object], what: str, defaults: Mapping[str, float]) -> dict[str, float]:
-    return {key: _number(values.get(key, default), key, what) for key, default in defaults.items()}
+def _numbers(values: Mapping[str, object], label: str, defaults: Mapping[str, float]) -> dict[str, float]:
+    return {key: _number(values.get(key, default), key, label) for key, default in defaults.items()}
 
 
 def _site(
@@ -185,35 +185,35 @@ def _site(
     networks = site_networks().get(name) if isinstance(name, str) else None
     if networks is None or not isinstance(name, str):
         raise SpecError(f"site {name!r} is unknown; valid sites are {', '.join(site_networks())}.")
-    what = f"site {name}"
+    label = f"site {name}"
     if not isinstance(value, Mapping):
         value = {"clusters": {networks.cluster: {"nodes": value}}}
-    values = _mapping(value, what, ("clusters", *_SITE_KEYS))
-    uplink = _numbers(values, what, {key: defaults[key] for key in _SITE_KEYS})
+    values = _mapping(value, label, ("clusters", *_SITE_KEYS))
+    uplink = _numbers(values, label, {key: defaults[key] for key in _SITE_KEYS})
     raw = values.get("clusters")
     if not isinstance(raw, Mapping) or not raw:
-        raise SpecError(f"{what} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
+        raise SpecError(f"{label} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
     full: dict[str, Any] = {"clusters": {}, **uplink}
     nodes: list[Node] = []
     for cluster, cluster_value in raw.items():
         if not isinstance(cluster, str) or not CLUSTER_NAME.fullmatch(cluster):
             raise SpecError(
-                f"{what}: {cluster!r} is no valid cluster name: use lower-case letters, then optional digits."
+                f"{label}: {cluster!r} is no valid cluster name: use lower-case letters and final digits."
             )
         if (other := owner.setdefault(cluster, name)) != name:
             raise SpecError(f"cluster {cluster} is on both {other} and {name}: give them different names.")
-        where = f"cluster {cluster} of {name}"
+        cluster_label = f"cluster {cluster} of {name}"
         if not isinstance(cluster_value, Mapping):
             cluster_value = {"nodes": cluster_value}
-        numbers = _mapping(cluster_value, where, ("nodes", *_NODE_KEYS))
-        count = int(_number(numbers.get("nodes"), "nodes", where))
+        numbers = _mapping(cluster_value, cluster_label, ("nodes", *_NODE_KEYS))
+        count = int(_number(numbers.get("nodes"), "nodes", cluster_label))
         if len(nodes) + count > MAX_NODES:
             raise CapacityError(
-                f"{what} has {len(nodes) + count} or more nodes; there are addresses for {MAX_NODES}.",
+                f"{label} has {len(nodes) + count} or more nodes; there are addresses for {MAX_NODES}.",
                 asked=len(nodes) + count,
                 available=MAX_NODES,
             )
-        size = _numbers(numbers, where, {key: defaults[key] for key in _NODE_KEYS})
+        size = _numbers(numbers, cluster_label, {key: defaults[key] for key in _NODE_KEYS})
         full["clusters"][cluster] = {"nodes": count, **size}
         nodes += _nodes(name, networks, cluster, count, size, len(nodes))
     return _site_of(name, networks, tuple(nodes), uplink), full

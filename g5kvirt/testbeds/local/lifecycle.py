@@ -72,26 +72,28 @@ def up(
     :raises MachineError: not root, a missing tool or package.
     :raises TestbedError: it did not start; nothing remains of it but the log named in the message.
     """
-    where = directory(name)
+    state_dir = directory(name)
     _check_machine()
     images = layers.ensure(progress)
-    with _locked(where):
-        now = status(where.name)
+    with _locked(state_dir):
+        now = status(state_dir.name)
         if now.state == "up":
-            state = State.load(where.name)
+            state = State.load(state_dir.name)
             if description is not None and description.to_plain() != {
                 **state.plain,
                 "name": description.name,
             }:
-                raise SpecError(f"testbed {where.name!r} is up with another description: take it down first.")
+                raise SpecError(
+                    f"testbed {state_dir.name!r} is up with another description: take it down first."
+                )
             return state
-        _clear(where, keep_lock=True)
+        _clear(state_dir, keep_lock=True)
         try:
-            return _bring_up(where, description or load(), images, progress)
+            return _bring_up(state_dir, description or load(), images, progress)
         except BaseException:
-            _keep_logs(where)
+            _keep_logs(state_dir)
             # A process that waits for the lock notices that the file has gone, and creates a new one.
-            _clear(where)
+            _clear(state_dir)
             raise
 
 
@@ -101,13 +103,13 @@ def down(name: str | None = None) -> bool:
     :raises MachineError: not root.
     :raises TestbedError: one of its processes does not die.
     """
-    where = directory(name)
+    state_dir = directory(name)
     if os.geteuid():
         raise MachineError("the local testbed needs root: use sudo.")
-    if not where.exists() and not _processes(where):
+    if not state_dir.exists() and not _processes(state_dir):
         return False
-    with _locked(where):
-        return _clear(where)
+    with _locked(state_dir):
+        return _clear(state_dir)
 
 
 def testbed_names() -> list[str]:
@@ -117,18 +119,18 @@ def testbed_names() -> list[str]:
 
 def status(name: str | None = None) -> Status:
     """The status of testbed ``name``, from its processes and its API, not only its state file."""
-    where = directory(name)
-    if os.geteuid() and where.is_dir():
+    state_dir = directory(name)
+    if os.geteuid() and state_dir.is_dir():
         return Status(
-            where.name, "unknown", "it belongs to root, and only root can see its status: use sudo."
+            state_dir.name, "unknown", "it belongs to root, and only root can see its status: use sudo."
         )
-    remedy = f"run g5kvirt local up{option(where.name)} or g5kvirt local down{option(where.name)}"
+    remedy = f"run g5kvirt local up{option(state_dir.name)} or g5kvirt local down{option(state_dir.name)}"
     try:
-        state = State.load(where.name)
+        state = State.load(state_dir.name)
     except TestbedError as error:
-        if os.geteuid() == 0 and (_processes(where) or (where / "private").exists()):
-            return Status(where.name, "broken", f"processes without a state file: {remedy}.")
-        return Status(where.name, "down", str(error))
+        if os.geteuid() == 0 and (_processes(state_dir) or (state_dir / "private").exists()):
+            return Status(state_dir.name, "broken", f"processes without a state file: {remedy}.")
+        return Status(state_dir.name, "down", str(error))
     facts: dict[str, Any] = {
         "pid": state.pid,
         "created": state.created,
@@ -138,13 +140,13 @@ def status(name: str | None = None) -> Status:
         "netem": state.netem,
     }
     if not state.alive:
-        return Status(where.name, "broken", f"its processes have ended: {remedy}.", **facts)
+        return Status(state_dir.name, "broken", f"its processes have ended: {remedy}.", **facts)
     if reason := _health_problem(state):
-        return Status(where.name, "broken", f"{reason}: {remedy}.", **facts)
+        return Status(state_dir.name, "broken", f"{reason}: {remedy}.", **facts)
     latency = "" if state.netem else ", no latency (this kernel has no netem)"
     sites, nodes = len(facts["sites"]), facts["nodes"]
     size = f"{sites} {'site' if sites == 1 else 'sites'}, {nodes} {'node' if nodes == 1 else 'nodes'}"
-    return Status(where.name, "up", f"{size}{latency}.", **facts)
+    return Status(state_dir.name, "up", f"{size}{latency}.", **facts)
 
 
 def _check_machine() -> None:
@@ -177,13 +179,13 @@ def _health_problem(state: State) -> str | None:
 
 
 @contextmanager
-def _locked(where: Path) -> Iterator[None]:
+def _locked(state_dir: Path) -> Iterator[None]:
     """Hold the testbed's lock. `_clear` removes the file too, so check after waiting that it still exists."""
     deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
-            where.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue
         try:
@@ -194,10 +196,10 @@ def _locked(where: Path) -> Iterator[None]:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise TestbedError(
-                            f"testbed {where.name!r} is being started or stopped elsewhere: try later."
+                            f"testbed {state_dir.name!r} is being started or stopped elsewhere: try later."
                         ) from None
                     time.sleep(0.05)
-            if _is_same_file(fd, where / "lock"):
+            if _is_same_file(fd, state_dir / "lock"):
                 yield
                 return
         finally:
@@ -223,24 +225,35 @@ def _is_same_file(fd: int, file: Path) -> bool:
 
 
 def _bring_up(
-    where: Path, description: Description, images: dict[str, Path], progress: Progress | None
+    state_dir: Path, description: Description, images: dict[str, Path], progress: Progress | None
 ) -> State:
-    (where / "log").mkdir(exist_ok=True)
-    key = where / "id_ed25519"
-    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"g5kvirt {where.name}", "-f", str(key)]
+    (state_dir / "log").mkdir(exist_ok=True)
+    key = state_dir / "id_ed25519"
+    keygen = [
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-C",
+        f"g5kvirt {state_dir.name}",
+        "-f",
+        str(key),
+    ]
     subprocess.run(keygen, check=True, stdin=subprocess.DEVNULL, timeout=30)
-    write(where / "ssh_config", ssh_config(where), 0o600)
-    write(where / "names.new", hosts_text(description))
+    write(state_dir / "ssh_config", ssh_config(state_dir), 0o600)
+    write(state_dir / "names.new", hosts_text(description))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
         config = {
-            "directory": str(where),
+            "directory": str(state_dir),
             "layers": {layer: str(image) for layer, image in images.items()},
             "public_key": key.with_suffix(".pub").read_text().strip(),
             "socket_fd": listening.fileno(),
             "record": {
-                "name": where.name,
+                "name": state_dir.name,
                 "api_uri": f"http://127.0.0.1:{listening.getsockname()[1]}/stable",
                 "api_user": _API_USER,
                 "api_password": secrets.token_urlsafe(18),
@@ -250,31 +263,31 @@ def _bring_up(
         }
         progress_read, progress_write = os.pipe()
         try:
-            _start_daemon(where, config, progress_write, listening.fileno())
+            _start_daemon(state_dir, config, progress_write, listening.fileno())
             os.close(progress_write)
             progress_write = -1
             timeout = _UP_TIMEOUT + 0.5 * len(description.nodes)
-            ready = _wait_until_ready(progress_read, where, timeout, progress)
+            ready = _wait_until_ready(progress_read, state_dir, timeout, progress)
         finally:
             os.close(progress_read)
             if progress_write >= 0:
                 os.close(progress_write)
-    record = json.loads((where / "state.json").read_text())
-    write(where / "state.json", json.dumps({**record, "netem": ready["netem"]}))
-    (where / "ready").touch(mode=0o600)
-    return State.load(where.name)
+    record = json.loads((state_dir / "state.json").read_text())
+    write(state_dir / "state.json", json.dumps({**record, "netem": ready["netem"]}))
+    (state_dir / "ready").touch(mode=0o600)
+    return State.load(state_dir.name)
 
 
-def _start_daemon(where: Path, config: dict[str, Any], progress_fd: int, socket_fd: int) -> None:
+def _start_daemon(state_dir: Path, config: dict[str, Any], progress_fd: int, socket_fd: int) -> None:
     """Start the daemon; returns when its init runs and is recorded."""
     environment = {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         "PYTHONPATH": layers.python_path(),
         "LANG": "C.UTF-8",
     }
-    with (where / "log" / "daemon.log").open("ab") as output:
+    with (state_dir / "log" / "daemon.log").open("ab") as output:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", _DAEMON, where.name, str(where)],
+            [sys.executable, "-m", _DAEMON, state_dir.name, str(state_dir)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -285,50 +298,50 @@ def _start_daemon(where: Path, config: dict[str, Any], progress_fd: int, socket_
         )
     daemon.communicate(json.dumps({**config, "progress_fd": progress_fd}).encode(), timeout=60)
     if daemon.returncode:
-        raise TestbedError(_failure_message(where, "its first process exited immediately"))
+        raise TestbedError(_failure_message(state_dir, "its first process exited immediately"))
 
 
 def _wait_until_ready(
-    progress_read: int, where: Path, timeout: float, progress: Progress | None
+    progress_read: int, state_dir: Path, timeout: float, progress: Progress | None
 ) -> dict[str, Any]:
     """Report progress until the daemon is ready; returns its final message."""
     deadline = time.monotonic() + timeout
     buffer = b""
     while True:
         if not select.select([progress_read], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise TestbedError(_failure_message(where, f"not up after {timeout:.0f} s"))
+            raise TestbedError(_failure_message(state_dir, f"not up after {timeout:.0f} s"))
         data = os.read(progress_read, 65536)
         if not data:
-            raise TestbedError(_failure_message(where, "its daemon has exited"))
+            raise TestbedError(_failure_message(state_dir, "its daemon has exited"))
         *lines, buffer = (buffer + data).split(b"\n")
         for message in map(json.loads, lines):
             if "error" in message:
-                raise TestbedError(_failure_message(where, message["error"]))
+                raise TestbedError(_failure_message(state_dir, message["error"]))
             if "ready" in message:
                 return dict(message)
             if progress:
-                progress(message["what"], message["seconds"])
+                progress(message["step"], message["seconds"])
 
 
-def _failure_message(where: Path, reason: str) -> str:
-    logs = _failed_logs(where)
-    return f"testbed {where.name!r} could not be started ({reason.rstrip('.')}); its logs: {logs}."
+def _failure_message(state_dir: Path, reason: str) -> str:
+    logs = _failed_logs(state_dir)
+    return f"testbed {state_dir.name!r} could not be started ({reason.rstrip('.')}); its logs: {logs}."
 
 
-def _failed_logs(where: Path) -> Path:
-    return layers.cache_directory() / "logs" / where.name
+def _failed_logs(state_dir: Path) -> Path:
+    return layers.cache_directory() / "logs" / state_dir.name
 
 
-def _keep_logs(where: Path) -> None:
+def _keep_logs(state_dir: Path) -> None:
     """Save the logs of a testbed that could not be started, one set per name."""
-    if (where / "log").is_dir():
-        shutil.rmtree(_failed_logs(where), ignore_errors=True)
-        shutil.copytree(where / "log", _failed_logs(where))
+    if (state_dir / "log").is_dir():
+        shutil.rmtree(_failed_logs(state_dir), ignore_errors=True)
+        shutil.copytree(state_dir / "log", _failed_logs(state_dir))
 
 
-def _processes(where: Path) -> list[int]:
+def _processes(state_dir: Path) -> list[int]:
     """Processes with the command line of this testbed's daemon: its init, the forks of it, its parent."""
-    mark = f"\0-m\0{_DAEMON}\0{where.name}\0{where}\0".encode()
+    mark = f"\0-m\0{_DAEMON}\0{state_dir.name}\0{state_dir}\0".encode()
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -338,23 +351,23 @@ def _processes(where: Path) -> list[int]:
     return pids
 
 
-def _clear(where: Path, *, keep_lock: bool = False) -> bool:
+def _clear(state_dir: Path, *, keep_lock: bool = False) -> bool:
     """Kill all processes of a testbed and remove its directory. True if there was more than the lock.
 
     The caller holds the lock.
     """
     killed = False
-    while pids := _processes(where):  # repeat, because one of them may have started another meanwhile
-        _kill(pids, where.name)
+    while pids := _processes(state_dir):  # repeat, because one of them may have started another meanwhile
+        _kill(pids, state_dir.name)
         killed = True
-    entries = [entry for entry in where.iterdir() if entry.name != "lock"] if where.exists() else []
+    entries = [entry for entry in state_dir.iterdir() if entry.name != "lock"] if state_dir.exists() else []
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
     if not keep_lock:
-        shutil.rmtree(where, ignore_errors=True)
+        shutil.rmtree(state_dir, ignore_errors=True)
         with suppress(OSError):  # there are other testbeds
             RUNTIME.rmdir()
     return killed or bool(entries)

@@ -162,12 +162,12 @@ class Machines:
         if vlan is None:
             return
         try:
-            what = self._description.vlan(site.name, vlan)
+            kavlan = self._description.vlan(site.name, vlan)
         except KeyError:
             raise TestbedError(f"{site.name} has no KaVLAN {vlan}.") from None
         with self._vlans_lock:
-            for name in sorted({site.name, what.site}):
+            for name in sorted({site.name, kavlan.site}):
                 if (name, vlan) not in self._vlans:
                     one = self._description.site(name)
-                    network.apply(network.vlan_bridge(self._description, one, what), self._router(name).pid)
+                    network.apply(network.vlan_bridge(self._description, one, kavlan), self._router(name).pid)
                     self._vlans.add((name, vlan))

@@ -103,51 +103,51 @@ def backbone(description: Description, site_pids: dict[str, int], netem: bool) -
     """Links from the backbone to the namespace of each site, and the routes to its networks."""
     ip = ["link set lo up"]
     tc: list[str] = []
-    for one in description.sites:
-        name = f"w{one.index}"
+    for site in description.sites:
+        name = f"w{site.index}"
         ip += [
             f"link add {name} mtu {_UPLINK_MTU} type veth"
-            f" peer name uplink mtu {_UPLINK_MTU} netns {site_pids[one.name]}",
-            f"addr add {one.wan_gateway}/24 dev {name}",
+            f" peer name uplink mtu {_UPLINK_MTU} netns {site_pids[site.name]}",
+            f"addr add {site.wan_gateway}/24 dev {name}",
             f"link set {name} up",
         ]
-        routed = [v.network for v in one.vlans if v.kind != "local"]
+        routed = [v.network for v in site.vlans if v.kind != "local"]
         ip += [
             # Acknowledge at once: the handshake of ssh otherwise waits twice for a delayed acknowledgement,
             # which takes 80 of 140 ms without latency.
-            f"route add {network} via {one.wan_ip} onlink dev {name} quickack 1"
-            for network in (one.network, one.subnet_network, *routed)
+            f"route add {network} via {site.wan_ip} onlink dev {name} quickack 1"
+            for network in (site.network, site.subnet_network, *routed)
         ]
-        tc += shape(name, one.uplink_rate, one.uplink_latency if netem else 0.0)
+        tc += shape(name, site.uplink_rate, site.uplink_latency if netem else 0.0)
     return Batch(tuple(ip), (), tuple(tc))
 
 
-def router(one: SiteDescription, netem: bool) -> Batch:
+def router(site: SiteDescription, netem: bool) -> Batch:
     """Interfaces of the router of a site; its uplink exists already."""
     ip = (
         "link set lo up",
-        f"addr add {one.wan_ip}/24 dev uplink",
+        f"addr add {site.wan_ip}/24 dev uplink",
         "link set uplink up",
-        f"route add default via {one.wan_gateway}",
+        f"route add default via {site.wan_gateway}",
         *_bridge("prod"),
-        f"addr add {one.gateway}/{one.network.prefixlen} dev prod",
-        f"addr add {one.subnet_gateway}/{one.subnet_network.prefixlen} dev prod",
+        f"addr add {site.gateway}/{site.network.prefixlen} dev prod",
+        f"addr add {site.subnet_gateway}/{site.subnet_network.prefixlen} dev prod",
         # Reject packets to an empty KaVLAN instead of sending them back to the backbone.
-        *(f"route add unreachable {v.network} metric 9999" for v in one.vlans),
+        *(f"route add unreachable {v.network} metric 9999" for v in site.vlans),
     )
-    return Batch(ip, (), tuple(shape("uplink", one.uplink_rate, one.uplink_latency if netem else 0.0)))
+    return Batch(ip, (), tuple(shape("uplink", site.uplink_rate, site.uplink_latency if netem else 0.0)))
 
 
 def _bridge(name: str) -> tuple[str, str]:
     return (f"link add {name} type bridge forward_delay 0 mcast_snooping 0", f"link set {name} up")
 
 
-def vlan_bridge(description: Description, one: SiteDescription, vlan: Vlan) -> Batch:
+def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> Batch:
     """The bridge of ``vlan`` on a site; the gateway is on the site that owns the vlan."""
     name = bridge_name(vlan.id)
     ip = [*_bridge(name)]
     bridge: list[str] = []
-    if vlan.site == one.name:
+    if vlan.site == site.name:
         ip.append(f"addr add {vlan.gateway}/{vlan.network.prefixlen} dev {name}")
     if vlan.kind == "local":
         ip += [f"rule add iif {name} prohibit"]
@@ -155,13 +155,13 @@ def vlan_bridge(description: Description, one: SiteDescription, vlan: Vlan) -> B
     if vlan.kind == "global":
         tunnel = f"vx{vlan.id}"
         ip += [
-            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {one.wan_ip} dstport {_VXLAN_PORT}",
+            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {site.wan_ip} dstport {_VXLAN_PORT}",
             f"link set {tunnel} master {name} up",
         ]
         bridge += [
             f"fdb append 00:00:00:00:00:00 dev {tunnel} dst {other.wan_ip}"
             for other in description.sites
-            if other.name != one.name
+            if other.name != site.name
         ]
     return Batch(tuple(ip), tuple(bridge))
 
@@ -192,12 +192,12 @@ def move(node: Node, vlan: int | None) -> Batch:
 
 def configure_node(description: Description, node: Node, vlan: int | None, *, first: bool = True) -> Batch:
     """In the node's namespace: set address and default route; with ``first``, also bring the links up."""
-    one = description.site(node.site)
+    site = description.site(node.site)
     if vlan is None:
-        address, network, gateway = node.ip, one.network, one.gateway
+        address, network, gateway = node.ip, site.network, site.gateway
     else:
-        where = description.vlan(node.site, vlan)
-        address, network, gateway = description.kavlan_ip(node, vlan), where.network, where.gateway
+        kavlan = description.vlan(node.site, vlan)
+        address, network, gateway = description.kavlan_ip(node, vlan), kavlan.network, kavlan.gateway
     up = ("link set lo up", "link set eth0 up") if first else ("addr flush dev eth0 scope global",)
     ip = (
         *up,
