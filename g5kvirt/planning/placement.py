@@ -180,16 +180,6 @@ class Placement:
         """The MAC addresses of all VMs."""
         return format_macs(self.addresses)
 
-    def by_host(self) -> dict[str, tuple[VM, ...]]:
-        """The VMs of each host that has any."""
-        ends = np.cumsum(self.counts)
-        vms = self.vms
-        return {
-            host.name: vms[int(end) - int(count) : int(end)]
-            for host, count, end in zip(self.hosts, self.counts, ends, strict=True)
-            if count
-        }
-
     def by_site(self) -> dict[str, int]:
         """The number of VMs of each site; 0 for a site whose hosts have none."""
         sums = dict.fromkeys((h.site for h in self.hosts), 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
 
-__all__ = ["OPTIONS", "Access", "Identity", "check_host"]
+__all__ = ["OPTIONS", "Access", "SshIdentity", "check_host"]
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 
@@ -44,7 +44,7 @@ def check_host(host: str) -> str:
 
 
 @dataclass(frozen=True)
-class Identity:
+class SshIdentity:
     """What ssh would use for a host, according to ``ssh -G``."""
 
     user: str
@@ -102,7 +102,7 @@ class Access:
             argv += ["-l", self.user]
         return tuple(argv)
 
-    def relay_prefix(self, identity: Identity) -> tuple[str, ...]:
+    def relay_prefix(self, identity: SshIdentity) -> tuple[str, ...]:
         """The ssh command with which one host of a TakTuk tree connects to the next.
 
         It names no file of this machine, because the hosts do not have them.
@@ -120,7 +120,7 @@ class Access:
         """Environment for ssh: `classify_failure` reads its messages, so they have to be in English."""
         return {**os.environ, "LC_ALL": "C"}
 
-    def identity(self, host: str) -> Identity:
+    def identity(self, host: str) -> SshIdentity:
         """Which user and keys ssh would use for ``host``, without connecting.
 
         Raises MachineError if ssh is missing or cannot read its configuration.
@@ -145,7 +145,7 @@ class Access:
         return (*OPTIONS, f"ConnectTimeout={max(1, round(self.connect_timeout))}")
 
 
-def parse_identity(lines: Sequence[str]) -> Identity:
+def parse_identity(lines: Sequence[str]) -> SshIdentity:
     """Parse the output of ``ssh -G``; keys that do not exist are omitted."""
     user, keys, proxied = "root", [], False
     for line in lines:
@@ -158,4 +158,4 @@ def parse_identity(lines: Sequence[str]) -> Identity:
                 keys.append(path)
         elif keyword in ("proxycommand", "proxyjump"):
             proxied = value != "none"
-    return Identity(user, tuple(keys), proxied)
+    return SshIdentity(user, tuple(keys), proxied)

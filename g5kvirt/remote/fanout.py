@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from g5kvirt.errors import SpecError
 from g5kvirt.remote import taktuk
-from g5kvirt.remote.access import Access, Identity, check_host
+from g5kvirt.remote.access import Access, SshIdentity, check_host
 from g5kvirt.remote.envelope import OnLine, new_token
 from g5kvirt.remote.files import File, pack, unpack_argv
 from g5kvirt.remote.processes import memory_file
@@ -138,7 +138,7 @@ class Fanout:
             )
 
     def _tree(
-        self, identity: Identity, hosts: Sequence[str], request: _Request, within: float | None
+        self, identity: SshIdentity, hosts: Sequence[str], request: _Request, within: float | None
     ) -> tuple[dict[str, Result], list[str]]:
         """Results of a tree, and the hosts that remain for ssh."""
         tree = taktuk.Tree(
@@ -159,7 +159,7 @@ class Fanout:
             return dict(outcome.results), [*outcome.not_started, *outcome.unknown]
         return {**outcome.results, **outcome.unknown}, list(outcome.not_started)
 
-    def _tree_identity(self, hosts: Sequence[str]) -> Identity | None:
+    def _tree_identity(self, hosts: Sequence[str]) -> SshIdentity | None:
         """What a tree needs to forward the key; None if windowed ssh has to be used."""
         if self.tree_from is None or len(hosts) < self.tree_from or self._no_tree:
             return None

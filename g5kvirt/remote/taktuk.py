@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from g5kvirt.remote.access import Access, Identity, check_host
+from g5kvirt.remote.access import Access, SshIdentity, check_host
 from g5kvirt.remote.envelope import KILL_AFTER, Capture, OnLine, new_token, one_line, script
 from g5kvirt.remote.processes import kill_session, spawn
 from g5kvirt.remote.result import Result
@@ -115,7 +115,7 @@ class Tree:
     def __init__(
         self,
         access: Access,
-        identity: Identity,
+        identity: SshIdentity,
         hosts: Sequence[str],
         argv: Sequence[str],
         *,

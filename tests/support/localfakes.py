@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local.model import Node
+from g5kvirt.testbeds.local.model import NodeDescription
 from g5kvirt.testbeds.local.oardb import AssignedResources, Job
 
 
@@ -81,14 +81,14 @@ class FakeMachines:
     #: every deployment waits until this many run, which shows that they run in parallel
     together: threading.Barrier | None = None
 
-    def deploy(self, node: Node, environment: str, vlan: int | None, authorized_keys: str) -> None:
+    def deploy(self, node: NodeDescription, environment: str, vlan: int | None, authorized_keys: str) -> None:
         if self.together is not None:
             self.together.wait(10)
         if node.uid in self.broken:
             raise TestbedError(f"{node.uid} does not\ncome up")
         self.deployed[node.uid] = (environment, vlan, authorized_keys)
 
-    def set_vlan(self, node: Node, vlan: int | None) -> None:
+    def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
         if node.uid in self.broken:
             raise OSError("no such device")
         self.vlans[node.uid] = vlan

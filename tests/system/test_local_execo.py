@@ -138,7 +138,7 @@ def test_complete_cycle_on_two_sites(state: State, tmp_path: Path) -> None:
     assert (out["deployed"], out["undeployed"]) == (out["hosts"], [])
     for name, (hostname, *addresses) in out["inside"].items():
         assert hostname == name.partition("-kavlan")[0]
-        assert str(DESCRIPTION.resolve(name)) in addresses
+        assert str(DESCRIPTION.names()[name]) in addresses
     assert len(out["inside"]) == 3
 
     assert (out["moved"], out["back"]) == (200, [out["hosts"][0].partition(".")[0]])

@@ -30,7 +30,7 @@ from g5kvirt.testbeds.local.model import (
     Description,
     KadeployEnvironment,
     Kind,
-    Node,
+    NodeDescription,
     SiteDescription,
     Vlan,
 )
@@ -41,11 +41,10 @@ __all__ = [
     "MAX_NODES",
     "Description",
     "KadeployEnvironment",
-    "Node",
+    "NodeDescription",
     "SiteDescription",
     "Vlan",
     "from_plain",
-    "known_sites",
     "load",
     "make",
 ]
@@ -65,11 +64,6 @@ _SITE_KEYS = ("uplink_gbps", "uplink_latency_ms")
 _NODE_KEYS = ("cores", "memory_gib", "nic_gbps")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-
-
-def known_sites() -> tuple[str, ...]:
-    """Names of the sites that a description may contain."""
-    return tuple(site_networks())
 
 
 def load(path: str | Path | None = None) -> Description:
@@ -194,7 +188,7 @@ def _site(
     if not isinstance(raw, Mapping) or not raw:
         raise SpecError(f"{label} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
     full: dict[str, Any] = {"clusters": {}, **uplink}
-    nodes: list[Node] = []
+    nodes: list[NodeDescription] = []
     for cluster, cluster_value in raw.items():
         if not isinstance(cluster, str) or not CLUSTER_NAME.fullmatch(cluster):
             raise SpecError(
@@ -221,11 +215,11 @@ def _site(
 
 def _nodes(
     site: str, networks: SiteNetworks, cluster: str, count: int, size: Mapping[str, float], before: int
-) -> Iterator[Node]:
+) -> Iterator[NodeDescription]:
     for number in range(1, count + 1):
         index = before + number
         uid = f"{cluster}-{number}"
-        yield Node(
+        yield NodeDescription(
             uid=uid,
             site=site,
             cluster=cluster,
@@ -241,7 +235,7 @@ def _nodes(
 
 
 def _site_of(
-    name: str, networks: SiteNetworks, nodes: tuple[Node, ...], uplink: Mapping[str, float]
+    name: str, networks: SiteNetworks, nodes: tuple[NodeDescription, ...], uplink: Mapping[str, float]
 ) -> SiteDescription:
     kinds: tuple[tuple[Kind, tuple[tuple[int, IPv4Network], ...]], ...] = (
         ("local", networks.local),

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from g5kvirt.errors import G5kvirtError
-from g5kvirt.testbeds.local.model import Description, Node
+from g5kvirt.testbeds.local.model import Description, NodeDescription
 from g5kvirt.testbeds.local.oardb import Job
 from g5kvirt.testbeds.local.permissions import (
     JobReader,
@@ -135,7 +135,7 @@ class Frontend:
                 out(f"Launching a deployment on {', '.join(node.fqdn for node in claimed)}\n")
             started = time.monotonic()
 
-            def deploy(node: Node) -> None:
+            def deploy(node: NodeDescription) -> None:
                 self._machines.deploy(node, environment, vlan, options.get("key") or "")
                 out(f"  End of deployment for {node.fqdn} after {time.monotonic() - started:.0f}s\n")
 
@@ -171,7 +171,7 @@ class Frontend:
             )
         return str(name)
 
-    def _nodes(self, options: Mapping[str, Any]) -> list[Node]:
+    def _nodes(self, options: Mapping[str, Any]) -> list[NodeDescription]:
         names = expand(options.get("machine") or [])
         if not names:
             raise RequestRefusedError("Some options are missing: give nodes by -m or -f")
@@ -185,9 +185,11 @@ class Frontend:
                 ) from None
         return nodes
 
-    def _claim(self, nodes: Sequence[Node], allowed: set[str]) -> tuple[list[Node], dict[str, str]]:
+    def _claim(
+        self, nodes: Sequence[NodeDescription], allowed: set[str]
+    ) -> tuple[list[NodeDescription], dict[str, str]]:
         """Reserve nodes for this deployment; returns them, and for each other node the reason why not."""
-        claimed: list[Node] = []
+        claimed: list[NodeDescription] = []
         reasons: dict[str, str] = {}
         with self._lock:
             for node in nodes:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network, node
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 
 __all__ = ["ContainerPaths", "Machines"]
@@ -57,20 +57,20 @@ class Machines:
         """Start all nodes of a site with the standard environment in the production network."""
         self._start(site.nodes, None, None, "")
 
-    def deploy(self, node: Node, environment: str, vlan: int | None, authorized_keys: str) -> None:
+    def deploy(self, node: NodeDescription, environment: str, vlan: int | None, authorized_keys: str) -> None:
         """Deploy ``environment`` on ``node`` in ``vlan`` (None: production).
 
         :raises TestbedError: it did not start; it is then powered off.
         """
         self._start((node,), vlan, environment, authorized_keys)
 
-    def clean(self, node: Node, generation: int) -> None:
+    def clean(self, node: NodeDescription, generation: int) -> None:
         """Deploy the standard environment in production, unless redeployed since ``generation``."""
         with self._locks[node.fqdn]:
             if self._generations[node.fqdn] == generation:
                 self._start((node,), None, None, "")
 
-    def set_vlan(self, node: Node, vlan: int | None) -> None:
+    def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
         """Move the node to ``vlan`` and set the address of its interface there.
 
         If the interface has joined a bridge on the node, its address is left to the node.
@@ -98,7 +98,7 @@ class Machines:
         names = (node.fqdn for node in self._description.site(site).nodes)
         return {name: self._generations[name] for name in names if name in suspects}
 
-    def _stop(self, node: Node) -> None:
+    def _stop(self, node: NodeDescription) -> None:
         container = self._containers.pop(node.fqdn, None)
         if container:
             container.kill()
@@ -107,7 +107,9 @@ class Machines:
             # The kernel also does it, some time after the node's namespace has gone.
             network.apply(network.detach(node), self._router(node.site).pid, check=False)
 
-    def _start(self, nodes: Sequence[Node], vlan: int | None, environment: str | None, keys: str) -> None:
+    def _start(
+        self, nodes: Sequence[NodeDescription], vlan: int | None, environment: str | None, keys: str
+    ) -> None:
         """Start nodes of one site, in bulk because all nodes of a site are started at once."""
         with ExitStack() as held:
             for one in sorted(nodes, key=lambda n: n.fqdn):
@@ -126,7 +128,7 @@ class Machines:
                 self._dirty.difference_update(one.fqdn for one in nodes)
 
     def _start_containers(
-        self, nodes: Sequence[Node], vlan: int | None, environment: str | None, keys: str
+        self, nodes: Sequence[NodeDescription], vlan: int | None, environment: str | None, keys: str
     ) -> None:
         site = self._description.site(nodes[0].site)
         self._ensure_vlan(site, vlan)

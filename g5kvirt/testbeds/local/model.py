@@ -14,14 +14,21 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Literal
 
-__all__ = ["DOMAIN", "Description", "KadeployEnvironment", "Kind", "Node", "SiteDescription", "Vlan"]
+__all__ = [
+    "DOMAIN",
+    "Description",
+    "KadeployEnvironment",
+    "Kind",
+    "NodeDescription",
+    "SiteDescription",
+    "Vlan",
+]
 
 DOMAIN = "grid5000.fr"
 
 Kind = Literal["local", "routed", "global"]
 
 _NODE_NAME = re.compile(r"([a-z]+[0-9]*-[1-9][0-9]*)(?:-kavlan-([1-9][0-9]*))?\.([a-z]+)\.grid5000\.fr")
-_FRONTEND = re.compile(r"(?:(?:frontend|oardb|dns|kavlan-\d)\.)?([a-z]+)\.grid5000\.fr")
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Vlan:
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeDescription:
     """A machine of the testbed. Memory in bytes, rates in bits per second."""
 
     uid: str  #: "graphene-1"
@@ -72,7 +79,7 @@ class SiteDescription:
     index: int  #: number of the site, the same in every description
     network: IPv4Network  #: production
     gateway: IPv4Address  #: router and frontend, as seen from the nodes of the site
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeDescription, ...]
     vlans: tuple[Vlan, ...]  #: local, routed, last the global one of the site
     subnet_network: IPv4Network  #: the network of all sub-networks of the site (a /14)
     subnet_gateway: IPv4Address
@@ -112,7 +119,7 @@ class Description:
         return {site.name: site for site in self.sites}
 
     @cached_property
-    def _nodes(self) -> dict[str, Node]:
+    def _nodes(self) -> dict[str, NodeDescription]:
         return {node.fqdn: node for node in self.nodes}
 
     @cached_property
@@ -124,7 +131,7 @@ class Description:
         return {site.global_vlan.id: site.global_vlan for site in self.sites}
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[NodeDescription, ...]:
         """All nodes of all sites."""
         return tuple(node for site in self.sites for node in site.nodes)
 
@@ -137,7 +144,7 @@ class Description:
         """The site ``name``; KeyError if there is none."""
         return self._sites[name]
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> NodeDescription:
         """The node with this name, or this KaVLAN name; KeyError if there is none."""
         match = _NODE_NAME.fullmatch(name)
         if match is None:
@@ -152,12 +159,12 @@ class Description:
         """All vlans that nodes of ``site`` can join: its local and routed ones, and all global ones."""
         return (*self._sites[site].vlans[:-1], *self._globals.values())
 
-    def kavlan_ip(self, node: Node, vlan: int) -> IPv4Address:
+    def kavlan_ip(self, node: NodeDescription, vlan: int) -> IPv4Address:
         """Address of a node in a vlan; KeyError if the node cannot join it."""
         return _address_in(self.vlan(node.site, vlan), node.index, self._sites[node.site].index)
 
     def names(self) -> dict[str, IPv4Address]:
-        """All host names of the testbed with their addresses, as `resolve` returns them."""
+        """All host names of the testbed with their addresses."""
         return dict(self._names())
 
     def _names(self) -> Iterator[tuple[str, IPv4Address]]:
@@ -172,19 +179,6 @@ class Description:
                 yield node.fqdn, node.ip
                 for vlan in vlans:
                     yield node.kavlan_name(vlan.id), _address_in(vlan, node.index, site.index)
-
-    def resolve(self, name: str) -> IPv4Address:
-        """Address of a frontend, or of a node by its production or KaVLAN name.
-
-        :raises KeyError: the testbed has no such name.
-        """
-        if match := _FRONTEND.fullmatch(name):
-            return self._sites[match[1]].gateway
-        node = self.node(name)
-        match = _NODE_NAME.fullmatch(name)
-        if match is None or match[2] is None:
-            return node.ip
-        return self.kavlan_ip(node, int(match[2]))
 
     def to_plain(self) -> dict[str, Any]:
         """The complete contents of a description file, as JSON data; `from_plain` is the inverse."""

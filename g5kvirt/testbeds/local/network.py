@@ -25,7 +25,7 @@ from pathlib import Path
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription, Vlan
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription, Vlan
 
 __all__ = [
     "Batch",
@@ -61,7 +61,7 @@ class Batch:
         return Batch(self.ip + other.ip, self.bridge + other.bridge, self.tc + other.tc)
 
 
-def port_name(node: Node) -> str:
+def port_name(node: NodeDescription) -> str:
     """Name of the interface to a node on the router of its site."""
     return f"n{node.index}"
 
@@ -166,7 +166,7 @@ def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> 
     return Batch(tuple(ip), tuple(bridge))
 
 
-def attach(nodes: Iterable[tuple[Node, int]], vlan: int | None) -> Batch:
+def attach(nodes: Iterable[tuple[NodeDescription, int]], vlan: int | None) -> Batch:
     """In the site's namespace: connect nodes, with the pids of their inits, to the bridge of a vlan."""
     ip: list[str] = []
     tc: list[str] = []
@@ -180,17 +180,19 @@ def attach(nodes: Iterable[tuple[Node, int]], vlan: int | None) -> Batch:
     return Batch(tuple(ip), (), tuple(tc))
 
 
-def detach(node: Node) -> Batch:
+def detach(node: NodeDescription) -> Batch:
     """Disconnect a node (an error if it is not connected)."""
     return Batch((f"link del {port_name(node)}",))
 
 
-def move(node: Node, vlan: int | None) -> Batch:
+def move(node: NodeDescription, vlan: int | None) -> Batch:
     """Connect a node to the bridge of another vlan."""
     return Batch((f"link set {port_name(node)} master {bridge_name(vlan)}",))
 
 
-def configure_node(description: Description, node: Node, vlan: int | None, *, first: bool = True) -> Batch:
+def configure_node(
+    description: Description, node: NodeDescription, vlan: int | None, *, first: bool = True
+) -> Batch:
     """In the node's namespace: set address and default route; with ``first``, also bring the links up."""
     site = description.site(node.site)
     if vlan is None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from g5kvirt.testbeds.local import sshd
 from g5kvirt.testbeds.local.container import ContainerSpec
-from g5kvirt.testbeds.local.model import Node
+from g5kvirt.testbeds.local.model import NodeDescription
 
 __all__ = ["container_spec", "cpuinfo", "meminfo"]
 
 
 def container_spec(
-    node: Node,
+    node: NodeDescription,
     *,
     mount_point: Path,
     layer: Path,

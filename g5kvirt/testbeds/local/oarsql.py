@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 
-from g5kvirt.testbeds.local.model import Node, SiteDescription
+from g5kvirt.testbeds.local.model import NodeDescription, SiteDescription
 from g5kvirt.testbeds.local.reference import cpu_count
 
 __all__ = ["POOL", "PROPERTIES", "SMALLEST_SUBNET", "resources", "schema"]
@@ -134,7 +134,7 @@ def _core_rows(site: SiteDescription) -> Iterator[Mapping[str, object]]:
                 }
 
 
-def _cores_by_cpu(node: Node) -> list[range]:
+def _cores_by_cpu(node: NodeDescription) -> list[range]:
     each = node.cores // cpu_count(node)
     return [range(i * each, (i + 1) * each) for i in range(cpu_count(node))]
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from g5kvirt.errors import G5kvirtError, TestbedError
-from g5kvirt.testbeds.local.model import Description, Node
+from g5kvirt.testbeds.local.model import Description, NodeDescription
 from g5kvirt.testbeds.local.oardb import Job
 
 __all__ = [
@@ -37,10 +37,10 @@ T = TypeVar("T")
 class NodeControl(Protocol):
     """Control of the nodes. Each method raises `G5kvirtError` or `OSError` on failure."""
 
-    def deploy(self, node: Node, environment: str, vlan: int | None, authorized_keys: str) -> None:
+    def deploy(self, node: NodeDescription, environment: str, vlan: int | None, authorized_keys: str) -> None:
         """Redeploy the node in the vlan (None: production) with these keys; returns when sshd is up."""
 
-    def set_vlan(self, node: Node, vlan: int | None) -> None:
+    def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
         """Move the node to the vlan (None: production) without any other change."""
 
 
@@ -109,7 +109,7 @@ def move(
 ) -> dict[str, str | None]:
     """Move the first interface of these nodes of ``site`` to a vlan; name → None or why it failed."""
     results: dict[str, str | None] = {}
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, NodeDescription] = {}
     for name in dict.fromkeys(names):
         try:
             nodes[name] = find_node(description, site, name)
@@ -125,7 +125,7 @@ def move(
     return {name: results[name] for name in dict.fromkeys(names)}
 
 
-def find_node(description: Description, site: str, name: str) -> Node:
+def find_node(description: Description, site: str, name: str) -> NodeDescription:
     """The node of a site by its full name, short name, or interface name (``graphene-1-eth0…``).
 
     :raises KeyError: the site has no such node.

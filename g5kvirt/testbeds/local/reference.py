@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
 
 __all__ = ["QUEUES", "ROOT", "collection", "cpu_count", "documents", "link"]
 
@@ -40,7 +40,7 @@ def collection(items: Sequence[Document], version: str, *path: object) -> Docume
     }
 
 
-def cpu_count(node: Node) -> int:
+def cpu_count(node: NodeDescription) -> int:
     """Number of CPUs of a node: two if it has more than four cores and an even number of them."""
     return 2 if node.cores > 4 and node.cores % 2 == 0 else 1
 
@@ -105,7 +105,7 @@ def _cluster(name: str) -> Document:
     }
 
 
-def _node(node: Node, site: SiteDescription) -> Document:
+def _node(node: NodeDescription, site: SiteDescription) -> Document:
     return {
         "uid": node.uid,
         "type": "node",

@@ -115,10 +115,6 @@ class State:
         """Private key of the testbed's user, accepted by the frontends."""
         return self.directory / "id_ed25519"
 
-    @property
-    def public_key(self) -> str:
-        return self.key.with_suffix(".pub").read_text().strip()
-
     @cached_property
     def description(self) -> Description:
         return from_plain(self.plain)

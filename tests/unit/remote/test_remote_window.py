@@ -11,7 +11,7 @@ import pytest
 
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.remote import Access, Fanout, Stream, window
-from g5kvirt.remote.access import Identity
+from g5kvirt.remote.access import SshIdentity
 from g5kvirt.remote.result import Failure, retry_delay
 
 SSH = r"""#!/bin/sh
@@ -167,7 +167,7 @@ def test_connection_to_a_closed_port_is_retried(monkeypatch: pytest.MonkeyPatch)
 def test_identity_has_the_user_and_keys_of_the_ssh_configuration(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
     (tmp_path / "config").write_text(f"Host h*\n User someone\n IdentityFile {tmp_path}/key\n")
-    assert Access(None, tmp_path / "config").identity("h1") == Identity("someone", (tmp_path / "key",))
+    assert Access(None, tmp_path / "config").identity("h1") == SshIdentity("someone", (tmp_path / "key",))
     (tmp_path / "config").write_text("Nonsense here\n")
     with pytest.raises(MachineError, match="ssh rejects its configuration"):
         Access(None, tmp_path / "config").identity("h1")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.description import known_sites, make
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.site_networks import site_networks
 
 TWO = make({"nancy": 3, "rennes": 2}, nic_gbps=1, uplink_gbps=10, uplink_latency_ms=5)
 NANCY = TWO.site("nancy")
@@ -44,7 +45,7 @@ def test_backbone_routes_to_every_network_but_local_vlans() -> None:
 
 
 def test_networks_routed_over_the_backbone_do_not_overlap() -> None:
-    everywhere = make(dict.fromkeys(known_sites(), 1))
+    everywhere = make(dict.fromkeys(site_networks(), 1))
     networks: list[IPv4Network] = []
     for site in everywhere.sites:
         networks += [site.network, site.subnet_network]

@@ -37,7 +37,7 @@ def test_node_document_matches_the_description() -> None:
     assert node["main_memory"]["ram_size"] == 16 << 30
     adapter = node["network_adapters"][0]
     assert adapter["rate"] == 10**10
-    assert adapter["ip"] == str(d.resolve("paradent-2.rennes.grid5000.fr"))
+    assert adapter["ip"] == str(d.names()["paradent-2.rennes.grid5000.fr"])
     assert adapter["switch"] in documents(d)["sites/rennes/network_equipments"]["items"][0]["uid"]
 
 
