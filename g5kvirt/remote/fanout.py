@@ -51,7 +51,7 @@ class Fanout:
         self.window = window
         self.tree_from = tree_from
         self.attempts = attempts
-        self.tree_at_once = 10  #: parallel connections of one node of a tree
+        self.tree_connections = 10  #: parallel connections of one node of a tree
         self.given_up = ""  #: why no command is run any more; empty while they are
         self._no_tree = False
 
@@ -122,7 +122,7 @@ class Fanout:
 
     def _windows(self, hosts: Sequence[str], request: _Request, within: float | None) -> dict[str, Result]:
         with _Inputs(hosts, request.stdin) as inputs:
-            tasks = [
+            commands = [
                 HostCommand(
                     host, request.argv, request.timeout, inputs(host), request.idempotent, self.attempts
                 )
@@ -130,7 +130,7 @@ class Fanout:
             ]
             return run_window(
                 self.access,
-                tasks,
+                commands,
                 window=self.window,
                 on_line=request.on_line,
                 within=within,
@@ -149,7 +149,7 @@ class Fanout:
             stdin=request.stdin,
             timeout=request.timeout,
             on_line=request.on_line,
-            at_once=self.tree_at_once,
+            connections=self.tree_connections,
             given_up=lambda: self.given_up,
         )
         outcome = tree.run(within)

@@ -118,7 +118,9 @@ class Stream:
         finally:
             terminate([self._process])
             now = time.time()
-            self._result, _ = make_result(self._capture, float("inf"), self._start_time, now, gave_up=reason)
+            self._result, _ = make_result(
+                self._capture, float("inf"), self._start_time, now, stop_reason=reason
+            )
             self._wake_read.close()
             self._lines.put(None)
 

@@ -122,11 +122,11 @@ class Tree:
         stdin: bytes | Mapping[str, bytes] | None,
         timeout: float,
         on_line: OnLine | None = None,
-        at_once: int = 10,
+        connections: int = 10,
         given_up: Callable[[], str] = str,
     ) -> None:
         self.given_up = given_up  # called every second: a reason ends the run
-        self.at_once = at_once  # parallel connections of one node of the tree
+        self.connections = connections  # parallel connections of one node of the tree
         self.access = access
         self.identity = identity
         self.hosts = [check_host(host) for host in hosts]
@@ -153,11 +153,11 @@ class Tree:
             folder = Path(name)
             process = spawn(self._command(folder), env=self._environment(folder))
             try:
-                gave_up = self._read_output(process, start_time, within)
+                stop_reason = self._read_output(process, start_time, within)
             finally:
                 kill_session(process)
                 _end_agent(folder)
-        return self._collect(start_time, gave_up)
+        return self._collect(start_time, stop_reason)
 
     def _environment(self, folder: Path) -> dict[str, str]:
         env = {k: v for k, v in self.access.environment().items() if not k.startswith("TAKTUK_")}
@@ -171,9 +171,8 @@ class Tree:
         (folder / "hosts").write_text("\n".join(map(self._peer, self.hosts)) + "\n")
         # Self-propagating; no numbering, so that each host starts at once without waiting for the others;
         # timers checked five times a second; TakTuk's own messages on standard output as well.
-        argv = (
-            f"taktuk -s -n -g 0.2 -w {self.at_once} -t {self.access.login_timeout:g} -R taktuk=>&=1".split()
-        )
+        login = f"{self.access.login_timeout:g}"
+        argv = f"taktuk -s -n -g 0.2 -w {self.connections} -t {login} -R taktuk=>&=1".split()
         argv += ["-c", self._connector()]
         for stream, template in _TEMPLATES.items():
             argv += ["-o", f"{stream}={template}"]
@@ -285,7 +284,7 @@ class Tree:
     def _note(self, data: bytes) -> None:
         self.messages = (self.messages + data.decode(errors="replace"))[-_LOG_CHARACTERS:]
 
-    def _collect(self, start_time: float, gave_up: str) -> TreeResult:
+    def _collect(self, start_time: float, stop_reason: str) -> TreeResult:
         results: dict[str, Result] = {}
         unknown: dict[str, Result] = {}
         not_started: list[str] = []
@@ -293,7 +292,7 @@ class Tree:
         for position, capture in enumerate(self.captures, 1):
             capture.close(now)
             relay = self.lost.get(position)
-            reason = gave_up
+            reason = stop_reason
             if capture.ended is None and relay is not None:
                 reason = "connection lost" + (f" with the relay {relay}" if relay != capture.host else "")
             result, _ = make_result(capture, self.timeout, start_time, now, 1, reason, "taktuk")

@@ -56,12 +56,12 @@ def make_result(
     attempt_start: float,
     now: float,
     attempt: int = 1,
-    gave_up: str = "",
+    stop_reason: str = "",
     via: str = "ssh",
 ) -> tuple[Result, Failure | None]:
     """The result of a host from its output, and the kind of failure if its command did not start.
 
-    ``gave_up``: why we stopped waiting, empty if the connection ended.
+    ``stop_reason``: why we stopped waiting, empty if the connection ended.
     """
     kind: Failure | None = None
     code = capture.returncode
@@ -75,11 +75,11 @@ def make_result(
             reason = f"exit code {code}" + (f" ({last})" if last else "")
     elif capture.started is not None:
         last = last_line(capture.stderr)
-        reason = gave_up or "connection lost while the command ran" + (f" ({last})" if last else "")
+        reason = stop_reason or "connection lost while the command ran" + (f" ({last})" if last else "")
     else:
         kind, reason = classify_failure(capture.ssh_stderr)
-        if gave_up:
-            kind, reason = "timeout", gave_up
+        if stop_reason:
+            kind, reason = "timeout", stop_reason
     result = Result(
         host=capture.host,
         ok=code == 0,
@@ -100,9 +100,9 @@ class _Attempt:
     """One running ssh."""
 
     def __init__(
-        self, task: HostCommand, number: int, process: subprocess.Popen[bytes], capture: Capture
+        self, command: HostCommand, number: int, process: subprocess.Popen[bytes], capture: Capture
     ) -> None:
-        self.task = task
+        self.command = command
         self.number = number
         self.process = process
         self.capture = capture
@@ -118,7 +118,7 @@ class _Attempt:
         if end is not None:
             return max(end, self.capture.last) + DRAIN_SECONDS, ""
         if started is not None:
-            limit = self.task.timeout + KILL_AFTER + REPLY_SECONDS
+            limit = self.command.timeout + KILL_AFTER + REPLY_SECONDS
             return started + limit, f"timed out: still running after {limit:g} s"
         return self.start_time + login_timeout, f"unreachable: no login within {login_timeout:g} s"
 
@@ -127,7 +127,7 @@ class _Window:
     def __init__(
         self,
         access: Access,
-        tasks: Iterable[HostCommand],
+        commands: Iterable[HostCommand],
         window: int,
         on_line: OnLine | None,
         within: float | None,
@@ -137,8 +137,8 @@ class _Window:
         self.env = access.environment()
         self.window = window
         self.on_line = on_line
-        self.waiting: deque[tuple[HostCommand, int]] = deque((task, 1) for task in tasks)
-        self.retries: list[tuple[float, str, int, HostCommand]] = []  # (when, host, attempt, task)
+        self.waiting: deque[tuple[HostCommand, int]] = deque((command, 1) for command in commands)
+        self.retries: list[tuple[float, str, int, HostCommand]] = []  # (when, host, attempt, command)
         self.running: set[_Attempt] = set()
         self.results: dict[str, Result] = {}
         self.within = within
@@ -169,23 +169,23 @@ class _Window:
 
     def _admit(self, now: float) -> None:
         while self.retries and self.retries[0][0] <= now:
-            _, _, number, task = heapq.heappop(self.retries)
-            self.waiting.append((task, number))
+            _, _, number, command = heapq.heappop(self.retries)
+            self.waiting.append((command, number))
         while self.waiting and len(self.running) < self.window:
             self._start(*self.waiting.popleft())
 
-    def _start(self, task: HostCommand, number: int) -> None:
+    def _start(self, command: HostCommand, number: int) -> None:
         token = new_token()
-        capture = Capture(task.host, token, self.on_line)
-        argv = self.access.argv(task.host, script(token, task.argv, task.timeout))
-        stdin = subprocess.DEVNULL if task.stdin is None else reopen(task.stdin)
+        capture = Capture(command.host, token, self.on_line)
+        argv = self.access.argv(command.host, script(token, command.argv, command.timeout))
+        stdin = subprocess.DEVNULL if command.stdin is None else reopen(command.stdin)
         try:
             process = spawn(argv, env=self.env, stdin=stdin)
         finally:
             if stdin >= 0:
                 os.close(stdin)
         try:
-            attempt = _Attempt(task, number, process, capture)
+            attempt = _Attempt(command, number, process, capture)
         except BaseException:
             terminate([process])
             raise
@@ -233,22 +233,29 @@ class _Window:
             if now >= deadline:
                 self._finish(attempt, reason)
 
-    def _finish(self, attempt: _Attempt, gave_up: str) -> None:
+    def _finish(self, attempt: _Attempt, stop_reason: str) -> None:
         self._unregister(attempt)
         terminate([attempt.process])
         now = time.time()
-        task, number = attempt.task, attempt.number
-        result, kind = make_result(attempt.capture, task.timeout, attempt.start_time, now, number, gave_up)
-        delay = None if kind is None else retry_delay(kind, number, task.attempts, task.idempotent)
-        if delay is None and kind is None and not attempt.capture.ended and task.idempotent and not gave_up:
-            delay = retry_delay(
-                "refused", number, task.attempts
-            )  # connection lost while it ran, but it may run twice
+        command, number = attempt.command, attempt.number
+        result, kind = make_result(
+            attempt.capture, command.timeout, attempt.start_time, now, number, stop_reason
+        )
+        delay = None if kind is None else retry_delay(kind, number, command.attempts, command.idempotent)
+        if (
+            delay is None
+            and kind is None
+            and not attempt.capture.ended
+            and command.idempotent
+            and not stop_reason
+        ):
+            # The connection was lost while the command ran, but it may run twice.
+            delay = retry_delay("refused", number, command.attempts)
         if delay is not None:
-            heapq.heappush(self.retries, (now + delay, task.host, number + 1, task))
+            heapq.heappush(self.retries, (now + delay, command.host, number + 1, command))
             return
         attempt.capture.close(now)
-        self.results[task.host] = result
+        self.results[command.host] = result
 
     def _unregister(self, attempt: _Attempt) -> None:
         """Stop watching an attempt; the caller terminates its process."""
@@ -267,18 +274,23 @@ class _Window:
         for attempt in running:
             attempt.capture.close(now)
             result, _ = make_result(
-                attempt.capture, attempt.task.timeout, attempt.start_time, now, attempt.number, reason
+                attempt.capture, attempt.command.timeout, attempt.start_time, now, attempt.number, reason
             )
-            self.results[attempt.task.host] = result
-        for task, number in [*self.waiting, *((task, number) for _, _, number, task in self.retries)]:
-            self.results[task.host] = Result(task.host, False, None, b"", b"", now, now, number - 1, reason)
+            self.results[attempt.command.host] = result
+        for command, number in [
+            *self.waiting,
+            *((command, number) for _, _, number, command in self.retries),
+        ]:
+            self.results[command.host] = Result(
+                command.host, False, None, b"", b"", now, now, number - 1, reason
+            )
         self.waiting.clear()
         self.retries.clear()
 
 
 def run_window(
     access: Access,
-    tasks: Iterable[HostCommand],
+    commands: Iterable[HostCommand],
     *,
     window: int,
     on_line: OnLine | None = None,
@@ -293,4 +305,4 @@ def run_window(
     """
     if window < 1:
         raise SpecError(f"a window of {window} connections is too small: use at least 1")
-    return _Window(access, tasks, window, on_line, within, given_up).run()
+    return _Window(access, commands, window, on_line, within, given_up).run()

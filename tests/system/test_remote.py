@@ -375,7 +375,7 @@ def test_dead_relay_leaves_only_its_subtree_unknown(lab: Lab) -> None:
     """A tree that must branch: one connection at a time, so hosts fetch work from each other."""
     hosts = lab.hosts
     identity = lab.access.identity(hosts[0])
-    tree = taktuk.Tree(lab.access, identity, hosts, ["sleep", "6"], stdin=None, timeout=20, at_once=1)
+    tree = taktuk.Tree(lab.access, identity, hosts, ["sleep", "6"], stdin=None, timeout=20, connections=1)
     victim: list[str] = []
 
     def kill() -> None:
@@ -434,7 +434,7 @@ def test_hosts_that_do_not_reach_each_other_are_reached_from_here(
 ) -> None:
     monkeypatch.setattr(Access, "inner", lambda self, identity: ("ssh", "-o", "BatchMode=yes", "-p", "9"))
     fanout = Fanout(lab.access, tree_from=1)
-    fanout.tree_at_once = 1
+    fanout.tree_connections = 1
     results = fanout.run(lab.hosts, ["true"], timeout=20)
     assert all(result.ok for result in results.values()), {r.reason for r in results.values()}
     assert {"ssh", "taktuk"} == {result.via for result in results.values()}
