@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import say
+from common import report
 
 from g5kvirt.inventory import VM
 from g5kvirt.planning.names import mac_of
@@ -115,17 +115,19 @@ def main() -> int:
     parser.add_argument("--per-host", type=float, default=SLIDES / HOSTS)
     parser.add_argument("--window", type=int, default=200, help="slots of the reboot window")
     parser.add_argument("--repeat", type=int, default=3)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
 
-    print(f"{'VMs':>8}{'hosts':>8}{'engine':>10}{'with journal':>14}   CPU seconds, best of {asked.repeat}")
+    print(
+        f"{'VMs':>8}{'hosts':>8}{'engine':>10}{'with journal':>14}   CPU seconds, best of {arguments.repeat}"
+    )
     times: dict[int, tuple[float, float]] = {}
-    for number in sorted({*asked.vms, SLIDES}):
-        hosts = max(1, round(number / asked.per_host))
+    for number in sorted({*arguments.vms, SLIDES}):
+        hosts = max(1, round(number / arguments.per_host))
         vms = make_vms(number, hosts)
-        engine = min(run(vms, asked.window, lambda events: None) for _ in range(asked.repeat))
+        engine = min(run(vms, arguments.window, lambda events: None) for _ in range(arguments.repeat))
         whole = float("nan")
         if number <= JOURNALS:
-            whole = min(run_with_journal(vms, asked.window) for _ in range(asked.repeat))
+            whole = min(run_with_journal(vms, arguments.window) for _ in range(arguments.repeat))
         times[number] = engine, whole
         print(f"{number:8}{hosts:8}{engine:10.3f}{whole:14.3f}", flush=True)
 
@@ -134,8 +136,8 @@ def main() -> int:
     largest = max(times)
     growth = (times[largest][0] / largest) / (times[SLIDES][0] / SLIDES)
     kept = [
-        say(f"bookkeeping a VM, {largest} against {SLIDES} VMs", growth, "times", LINEAR),
-        say(f"bookkeeping of {SLIDES} VMs on {HOSTS} hosts, journal written", took, "s", BOUND),
+        report(f"bookkeeping a VM, {largest} against {SLIDES} VMs", growth, "times", LINEAR),
+        report(f"bookkeeping of {SLIDES} VMs on {HOSTS} hosts, journal written", took, "s", BOUND),
     ]
     return 0 if all(kept) else 1
 

@@ -50,7 +50,7 @@ Method = Callable[[Lab, Path, float], Outcome]
 
 BOUND = 0.95  #: of what TCP can carry, for the chain
 LOST = 0.90  #: the same with one host lost half-way
-COLUMNS = ("method", "link", "MB", "seconds", "of_tcp", "of_rate", "right", "asked", "load", "bound", "note")
+COLUMNS = ("method", "link", "MB", "seconds", "of_tcp", "of_rate", "right", "hosts", "load", "bound", "note")
 
 
 @contextlib.contextmanager
@@ -133,7 +133,7 @@ def measure(
         "MB": size / 1e6,
         "bound": bound,
         "right": 0,
-        "asked": lab.hosts,
+        "hosts": lab.hosts,
         "load": round(os.getloadavg()[0], 1),
     }
     if isinstance(method, str):
@@ -143,11 +143,11 @@ def measure(
     except (TimeoutError, subprocess.SubprocessError) as error:
         return row | {"note": f"{type(error).__name__}: {error}"}
     seconds = statistics.median_low(sorted(o.seconds for o in tried))
-    worst = min(tried, key=lambda o: o.right / o.asked)
-    row |= {"right": worst.right, "asked": worst.asked, "seconds": round(seconds, 3)}
+    worst = min(tried, key=lambda o: o.right / o.hosts)
+    row |= {"right": worst.right, "hosts": worst.hosts, "seconds": round(seconds, 3)}
     row["note"] = next(o.note for o in tried if o.seconds == seconds)
     row["all_seconds"] = [round(o.seconds, 3) for o in tried]
-    if worst.right == worst.asked:
+    if worst.right == worst.hosts:
         row["of_rate"] = round(size * 8 / lab.rate / seconds, 4)
         row["of_tcp"] = round(size * 8 / lab.rate / PAYLOAD / seconds, 4)
     return row
@@ -165,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         bound = "" if row["bound"] is None else f"{100 * row['bound']:.0f} %"
         lines.append(
             f"{row['method']:27} {row['link']:>10} {row['MB']:5.0f} {seconds:>8} {of_tcp:>8} {of_rate:>8}"
-            f" {bound:>6} {row['right']:>3}/{row['asked']} {row['load']:5.1f}  {row['note']}"
+            f" {bound:>6} {row['right']:>3}/{row['hosts']} {row['load']:5.1f}  {row['note']}"
         )
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 """How close a deployment comes to what the CPU allows: ``python benchmarks/deploy.py`` as root.
 
-16 VMs on a local testbed of its own, `mini` deployed on all of them: the wall clock of the deployment against
-1.2 × (the CPU seconds of their QEMU processes meanwhile / cores). Where the cores' time went is printed
-too: a machine that others use gives figures that mean nothing. The last line is JSON.
+Deploys `mini` on 16 VMs of a separate local testbed and compares the wall-clock time of the deployment with
+1.2 × (CPU seconds of their QEMU processes / cores). It also prints how the cores spent their time: the
+figures of a machine with other load are meaningless. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import say
+from common import report
 from launch import cpu_seconds
 
 from g5kvirt import Experiment, Spec
@@ -28,7 +28,7 @@ BOUND = 1.2
 def cores_time() -> tuple[float, float]:
     """Seconds that this machine's cores have been (busy, idle) so far."""
     first, _, _ = Path("/proc/stat").read_text(encoding="ascii").partition("\n")
-    ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in first.split()[1:9]]
+    ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in first.split()[1:9]]
     idle = ticks[3] + ticks[4]  # idle, iowait
     return sum(ticks) - idle, idle
 
@@ -51,7 +51,7 @@ def main() -> int:
                 getattr(exp, step)()
             before, (busy, idle) = cpu_seconds(exp), cores_time()
             result = exp.measure(environment="mini")
-            cpu = cpu_seconds(exp) - before  # QEMU goes on through kexec and resets: nothing is lost
+            cpu = cpu_seconds(exp) - before  # the QEMU processes survive kexec and resets
             busy, idle = (now - then for now, then in zip(cores_time(), (busy, idle), strict=True))
             print(result)
             wall = float(result.deployments["duration"].iloc[-1])
@@ -63,7 +63,7 @@ def main() -> int:
         lifecycle.down(arguments.name)
     print(f"the cores' time: {cpu:.1f} s guests, {busy - cpu:.1f} s all else, {idle:.1f} s idle")
     print(f"{wall:.1f} s, {cpu:.1f} CPU s on {cores} cores: {wall / (cpu / cores):.2f} × (bound {BOUND})")
-    return int(not say(f"{arguments.vms} VMs deployed with mini", wall, "s", BOUND * cpu / cores))
+    return int(not report(f"{arguments.vms} VMs deployed with mini", wall, "s", BOUND * cpu / cores))
 
 
 if __name__ == "__main__":

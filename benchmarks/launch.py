@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import say
+from common import report
 
 from g5kvirt import Experiment, Spec
 from g5kvirt.errors import G5kvirtError
@@ -109,7 +109,7 @@ def main() -> int:
         return error.exit_code
     finally:
         lifecycle.down(arguments.name)
-    kept = [say(name, value, "s", bound) for name, value, bound in figures]
+    kept = [report(name, value, "s", bound) for name, value, bound in figures]
     return int(not all(kept))
 
 

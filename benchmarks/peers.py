@@ -40,7 +40,7 @@ PACKAGES = {
 
 
 class MissingError(Exception):
-    """A program cannot be had; says why."""
+    """A program is not available; the message is the reason."""
 
 
 def programs(program: str, cache: Path) -> Path:
@@ -62,7 +62,7 @@ def programs(program: str, cache: Path) -> Path:
                 argv = ["dpkg-deb", "-x", str(archive), str(place)]
                 subprocess.run(argv, check=True, timeout=60, capture_output=True)
             except (OSError, subprocess.SubprocessError, ValueError) as error:
-                raise MissingError(f"{package} cannot be had from Debian: {error}") from None
+                raise MissingError(f"{package} is not available from Debian: {error}") from None
         (place / "whole").touch()
     for folder in ("bin", "sbin"):
         if (place / "usr" / folder / program).exists():
@@ -77,11 +77,11 @@ def libraries(place: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method did: seconds until the last host had all, how many were right, of how many."""
+    """The result of one method: seconds until the last host was done, correct copies, hosts."""
 
     seconds: float
     right: int
-    asked: int
+    hosts: int
     note: str = ""
 
 
@@ -179,7 +179,7 @@ def taktuk(lab: Lab, image: Path, limit: float, place: Path) -> Outcome:
             if "put" in work:
                 work += ["[", f"{lab.folder}/$TAKTUK_RANK/copy", "]"]
             argv = [str(place / "taktuk"), "-s", "-d", "2", "-c", f"{sys.executable} -I {script} connect"]
-            argv += [word for n in hosts for word in ("-m", lab.address(n))]
+            argv += [argument for n in hosts for argument in ("-m", lab.address(n))]
             work += [";", "synchronize", "broadcast", "exec", "[", "true", "]", ";", "quit"]
             begun = time.time()
             spent.append(timed([lab.spawn(0, *argv, *work)], begun, limit))
@@ -220,17 +220,15 @@ def tree(lab: Lab, image: Path, limit: float, sshd: Path, taktuk: Path) -> Outco
             lab.spawn(n, *argv)
         copies = [Path(f"/proc/{lab.holders[n].pid}/root/run/copy") for n in hosts]
         path = f"{taktuk}:{os.environ.get('PATH', '')}"
-        words = [sys.executable, __file__, str(lab.folder / "key"), str(image), "/run/copy", str(limit)]
+        argv = [sys.executable, __file__, str(lab.folder / "key"), str(image), "/run/copy", str(limit)]
         with (lab.folder / "put.log").open("w+b") as log:
-            put = lab.spawn(
-                0, "env", f"PATH={path}", *words, *map(lab.address, hosts), stdout=log, stderr=log
-            )
+            put = lab.spawn(0, "env", f"PATH={path}", *argv, *map(lab.address, hosts), stdout=log, stderr=log)
             until(lambda: put.poll() is not None, 2 * limit, "it does not end")
             log.seek(0)
-            said = log.read().decode("utf-8", "replace")
+            output = log.read().decode("utf-8", "replace")
         if put.returncode:
-            raise TimeoutError(f"it failed: {said.strip()[-300:]}")
-        nothing, spent = json.loads(said.splitlines()[-1])
+            raise TimeoutError(f"it failed: {output.strip()[-300:]}")
+        nothing, spent = json.loads(output.splitlines()[-1])
         note = f"{nothing:.1f} s for one byte taken off"
         return checked(copies, image, max(0.001, spent - nothing), note)
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import say
+from common import report
 
 from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.planning.capacity import capacities
@@ -48,34 +48,34 @@ def main() -> int:
     parser.add_argument("--vms", type=int, default=1_000_000)
     parser.add_argument("--hosts", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=3)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
 
-    hosts = make_hosts(asked.hosts)
+    hosts = make_hosts(arguments.hosts)
     # 10.128.0.0/10, as on Grid'5000, cut into a part for each site
     networks = IPv4Network("10.128.0.0/10").subnets(4)
     parts = [SubNetwork(f"site{i}", n) for i, n in enumerate(islice(networks, SITES))]
     rule, size = CapacityRule(), VMSpec()
 
     worst = 0.0
-    print(f"{'strategy':20}{'decided':>10}{'as table':>10}   seconds, best of {asked.repeat}")
+    print(f"{'strategy':20}{'decided':>10}{'as table':>10}   seconds, best of {arguments.repeat}")
     for strategy in STRATEGIES:
         best_place = best_all = float("inf")
-        for _ in range(asked.repeat):
+        for _ in range(arguments.repeat):
             begin = time.perf_counter()
             room = capacities([h.cores for h in hosts], [h.memory for h in hosts], rule, size)
-            placement = place(asked.vms, hosts, room, parts, strategy=strategy)
+            placement = place(arguments.vms, hosts, room, parts, strategy=strategy)
             placed = time.perf_counter()
             table = placement.frame()
             done = time.perf_counter()
-            assert len(table) == asked.vms
+            assert len(table) == arguments.vms
             assert table["ip"].is_unique
-            assert int(placement.counts.sum()) == asked.vms
+            assert int(placement.counts.sum()) == arguments.vms
             best_place, best_all = min(best_place, placed - begin), min(best_all, done - begin)
         print(f"{strategy:20}{best_place:10.3f}{best_all:10.3f}")
         worst = max(worst, best_all)
 
-    name = f"place {asked.vms} VMs on {asked.hosts} hosts (slowest strategy)"
-    return 0 if say(name, worst, "s", BOUND) else 1
+    name = f"place {arguments.vms} VMs on {arguments.hosts} hosts (slowest strategy)"
+    return 0 if report(name, worst, "s", BOUND) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How long raising and taking down a local testbed takes: ``python benchmarks/testbed.py`` as root.
+"""How long starting and stopping a local testbed takes: ``python benchmarks/testbed.py`` as root.
 
-3 sites × 4 hosts and a service machine each, layers cached. Bounds are the project's own targets; the median
-of the runs counts. The last lines are JSON, one a figure.
+3 sites × 4 hosts and a service machine each, layers cached. The bounds are the targets of the project, for
+the median of the runs. The last lines are JSON, one per figure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import say
+from common import report
 
 from g5kvirt.errors import G5kvirtError
 from g5kvirt.testbeds.local import layers, lifecycle
@@ -23,7 +23,7 @@ from g5kvirt.testbeds.local.description import make
 UP_BOUND = 5.0  # seconds
 DOWN_BOUND = 3.0
 SITES = ("nancy", "rennes", "lyon")
-NODES = 5  # of a site: four hosts and a service machine
+NODES = 5  # per site: four hosts and a service machine
 
 
 def main() -> int:
@@ -53,7 +53,8 @@ def main() -> int:
     what = f"{len(SITES)} sites × {NODES - 1} hosts and a service machine"
     figures = (("up", ups, UP_BOUND), ("down", downs, DOWN_BOUND))
     kept = [
-        say(f"local testbed {word}, {what}", statistics.median(v), "s", bound) for word, v, bound in figures
+        report(f"local testbed {direction}, {what}", statistics.median(v), "s", bound)
+        for direction, v, bound in figures
     ]
     return int(not all(kept))
 

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import say
+from common import report
 from jupyter_client.manager import start_new_kernel
 
 #: Runs in the kernel. Prints one line of JSON: CPU seconds of the process, memory halfway and at the end.
@@ -68,30 +68,30 @@ def run(shown):
     journal.events.append(Event("launch", "phase", "run", "r", "start", time.time()))
     with live.show(journal, VMS, "benchmark", way="widget" if shown else "none"):
         time.sleep(2.0)  # imports and the first picture are paid once a notebook
-        source, begin, said, half = transitions(), time.time(), 0, 0
+        source, begin, written, half = transitions(), time.time(), 0, 0
         spent = time.process_time()
         while (now := time.time()) - begin < SECONDS:
-            due = int((now - begin) * RATE) - said
+            due = int((now - begin) * RATE) - written
             fresh = list(itertools.islice(source, due))
-            said += due
+            written += due
             if shown:
                 journal.events += fresh
             if not half and now - begin > SECONDS / 2:
                 half = memory()
             time.sleep(0.02)
         spent, end = time.process_time() - spent, memory()
-    print(json.dumps(dict(cpu=spent, half=half, end=end, said=said)))
+    print(json.dumps(dict(cpu=spent, half=half, end=end, written=written)))
 """
 
 
-Heard = list[tuple[float, dict[str, Any]]]
+Messages = list[tuple[float, dict[str, Any]]]
 
 
-def _messages(client: Any, code: str, patience: float) -> tuple[Heard, dict[str, Any]]:
-    """Run a cell; what came out of it with the time at which it came, and what it printed."""
+def _messages(client: Any, code: str, timeout: float) -> tuple[Messages, dict[str, Any]]:
+    """Run a cell; returns its messages with their time of arrival, and the JSON that it printed."""
     parent = client.execute(code)
-    deadline = time.monotonic() + patience
-    heard: Heard = []
+    deadline = time.monotonic() + timeout
+    received: Messages = []
     printed = ""
     while time.monotonic() < deadline:
         try:
@@ -99,21 +99,21 @@ def _messages(client: Any, code: str, patience: float) -> tuple[Heard, dict[str,
         except queue.Empty:
             continue
         kind, content = message["msg_type"], message["content"]
-        heard.append((time.time(), message))
+        received.append((time.time(), message))
         if kind == "error":
             raise SystemExit("\n".join(content["traceback"]))
         if kind == "stream" and content["name"] == "stdout":
             printed += content["text"]
         own = message["parent_header"].get("msg_id") == parent
         if own and kind == "status" and content["execution_state"] == "idle":
-            return heard, json.loads(printed) if printed else {}
-    raise SystemExit(f"the kernel did not answer within {patience:.0f} s")
+            return received, json.loads(printed) if printed else {}
+    raise SystemExit(f"the kernel did not respond within {timeout:.0f} s")
 
 
-def _lags(heard: Heard) -> list[float]:
-    """For each update: seconds from the oldest transition that it tells of until it came."""
+def _lags(received: Messages) -> list[float]:
+    """For each update: seconds from the oldest transition in it until its arrival."""
     lags = []
-    for t, message in heard:
+    for t, message in received:
         if message["msg_type"] != "comm_msg" or message["content"]["data"].get("method") != "custom":
             continue
         content = message["content"]["data"]["content"]
@@ -125,7 +125,7 @@ def _lags(heard: Heard) -> list[float]:
 
 
 def main() -> int:
-    """Measure, print, and say by the exit code whether the bounds are kept."""
+    """Measure and print; the exit code is 0 if all figures are within their bounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vms", type=int, default=5000)
     parser.add_argument("--rate", type=float, default=2000)
@@ -138,21 +138,23 @@ def main() -> int:
     try:
         _messages(client, code, 60)
         _, unseen = _messages(client, "run(False)", seconds + 60)
-        heard, seen = _messages(client, "run(True)", seconds + 60)
+        received, seen = _messages(client, "run(True)", seconds + 60)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    lags = _lags(heard)
+    lags = _lags(received)
     print(
-        f"{seen['said']} transitions, {len(lags)} updates; CPU {seen['cpu']:.2f} s shown,"
+        f"{seen['written']} transitions, {len(lags)} updates; CPU {seen['cpu']:.2f} s shown,"
         f" {unseen['cpu']:.2f} s not shown; lag median {statistics.median(lags):.2f} s"
     )
     what = f"{arguments.vms:,} VMs, {arguments.rate:,.0f} transitions a second"
     kept = [
-        say(f"live view, CPU: {what}", 100 * (seen["cpu"] - unseen["cpu"]) / seconds, "% of a core", 10),
-        say(f"live view, longest lag: {what}", max(lags), "s", 1.0),
-        say(f"live view, memory in the second half: {what}", (seen["end"] - seen["half"]) / 2**20, "MiB", 10),
-        say(f"live view, updates: {what}", len(lags) / seconds, "/s", 4.0),
+        report(f"live view, CPU: {what}", 100 * (seen["cpu"] - unseen["cpu"]) / seconds, "% of a core", 10),
+        report(f"live view, longest lag: {what}", max(lags), "s", 1.0),
+        report(
+            f"live view, memory in the second half: {what}", (seen["end"] - seen["half"]) / 2**20, "MiB", 10
+        ),
+        report(f"live view, updates: {what}", len(lags) / seconds, "/s", 4.0),
     ]
     return 0 if all(kept) else 1
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from g5kvirt.errors import reason_of
-from g5kvirt.planning.windows import checks_at_once
+from g5kvirt.planning.windows import check_window_size
 from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.run import state
 from g5kvirt.run.directory import Run
@@ -61,7 +61,7 @@ class Context:
     def checks_at_once(self) -> int:
         """How many VMs are reached by ssh at once."""
         cores = len(os.sched_getaffinity(0))
-        return checks_at_once(self.spec.windows, cores, relayed=bool(self.access.jump))
+        return check_window_size(self.spec.windows, cores, relayed=bool(self.access.jump))
 
     @contextmanager
     def span(

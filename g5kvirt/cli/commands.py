@@ -81,7 +81,7 @@ def local_status(arguments: argparse.Namespace) -> int:
     found = lifecycle.status(name=arguments.name)
     console.print(str(found), markup=False, highlight=False, soft_wrap=True)
     if arguments.name is None:
-        for other in lifecycle.known():
+        for other in lifecycle.testbed_names():
             if other != found.name:
                 words = str(lifecycle.status(name=other))
                 console.print(words, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -95,7 +95,7 @@ def local_down(arguments: argparse.Namespace) -> int:
     from g5kvirt.testbeds.local.state import default_name
 
     console = Console()
-    for name in lifecycle.known() if arguments.all else [arguments.name, *orphans()]:
+    for name in lifecycle.testbed_names() if arguments.all else [arguments.name, *orphans()]:
         began = time.monotonic()
         was = lifecycle.down(name=name)
         took = duration(time.monotonic() - began)

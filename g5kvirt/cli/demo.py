@@ -80,7 +80,7 @@ def orphans() -> list[str]:
     from g5kvirt.testbeds.local import lifecycle
 
     found = []
-    for name in lifecycle.known():
+    for name in lifecycle.testbed_names():
         prefix, _, pid = name.rpartition("-")
         if prefix == TESTBED and pid.isdecimal() and not Path("/proc", pid).exists():
             found.append(name)

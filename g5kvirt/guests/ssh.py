@@ -14,7 +14,7 @@ from g5kvirt.errors import PhaseOrderError, SpecError
 from g5kvirt.inventory import VM, Host
 from g5kvirt.planning.windows import interleave
 from g5kvirt.remote import Access, Fanout
-from g5kvirt.remote.access import COMMON
+from g5kvirt.remote.access import OPTIONS
 from g5kvirt.run import state
 from g5kvirt.spec.fields import LONGEST, near, show
 
@@ -68,7 +68,7 @@ def configuration(access: Access, outside: str, hosts: Sequence[Host], vms: Iter
     lines.append(f"Host {' '.join(['*', *(f'!{name}' for name in others)])}\n  User {access.user}\n")
     if access.key is not None:
         lines.append(f"  IdentityFile {_quoted(access.key)}\n  IdentitiesOnly yes\n")
-    lines += [f"  {' '.join(option.split('=', 1))}\n" for option in COMMON if option != _NOT_FOR_PEOPLE]
+    lines += [f"  {' '.join(option.split('=', 1))}\n" for option in OPTIONS if option != _NOT_FOR_PEOPLE]
     lines.append(f"  ConnectTimeout {access.connect_timeout:.0f}\n")
     files = [_quoted(access.ssh_config)] if access.ssh_config else _USUAL
     lines.append("Match all\n" + "".join(f"  Include {file}\n" for file in files))

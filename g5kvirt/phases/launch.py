@@ -25,7 +25,7 @@ from g5kvirt.netboot.bootlog import BootLog, Milestone
 from g5kvirt.netboot.log_tail import Follower
 from g5kvirt.phases.configure import ISO, boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
-from g5kvirt.planning.windows import boot_timeout, interleave, window_for
+from g5kvirt.planning.windows import boot_timeout, boot_window, interleave
 from g5kvirt.run import state
 from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import Status
@@ -65,7 +65,7 @@ def launch(context: Context) -> Mapping[str, Any]:
 
     boots = Boots(
         interleave(vms),
-        window_for(spec.windows, facts, real_cores=context.testbed.real_cores),
+        boot_window(spec.windows, facts, real_cores=context.testbed.real_cores),
         patience,
         spec.timeouts.boot_attempts,
     )

@@ -1,8 +1,8 @@
-"""Which addresses VMs and service machines get.
+"""Address allocation for VMs and service machines.
 
-All sites' sub-networks lie in one VM network, the smallest that holds them all: every VM is on-link
-with every other in the global KaVLAN, while its address still tells its site. Of each sub-network the
-first address (network), the last (broadcast) and the last but one (gateway) stay free, as in 2013.
+The sub-networks of all sites are in one VM network, the smallest that contains them all: in the global KaVLAN
+every VM is on-link with every other, and its address still shows its site. In each sub-network the first
+address (network), the last (broadcast) and the last but one (gateway) remain unused, as in 2013.
 """
 
 from __future__ import annotations
@@ -17,62 +17,62 @@ from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import SubNetwork
 
 __all__ = [
-    "addresses_for",
-    "as_array",
-    "covering",
+    "address_array",
+    "allocate_addresses",
+    "covering_network",
     "free_addresses",
     "neighbour_tables",
-    "parts_by_site",
     "subnetwork_prefix",
-    "usable",
+    "subnetworks_by_site",
+    "usable_addresses",
 ]
 
 Addresses = NDArray[np.uint32]
 
-_LEFT_OUT = 3  #: network, gateway, broadcast
+_UNUSABLE = 3  #: network, gateway, broadcast
 
 
-def covering(networks: Iterable[IPv4Network]) -> IPv4Network:
-    """The smallest network that holds all ``networks``; SpecError if there is none."""
-    all_of_them = list(networks)
-    if not all_of_them:
-        raise SpecError("there is no sub-network: reserve at least one for each site that carries VMs")
-    low = min(int(n.network_address) for n in all_of_them)
-    high = max(int(n.broadcast_address) for n in all_of_them)
+def covering_network(networks: Iterable[IPv4Network]) -> IPv4Network:
+    """The smallest network that contains all ``networks``; SpecError if they are empty."""
+    parts = list(networks)
+    if not parts:
+        raise SpecError("there is no sub-network: reserve at least one for each site with VMs")
+    low = min(int(n.network_address) for n in parts)
+    high = max(int(n.broadcast_address) for n in parts)
     prefix = 32 - (low ^ high).bit_length()
     return IPv4Network((low >> (32 - prefix) << (32 - prefix), prefix))
 
 
-def usable(network: IPv4Network) -> int:
-    """How many addresses of a sub-network can be given away."""
-    return max(0, network.num_addresses - _LEFT_OUT)
+def usable_addresses(network: IPv4Network) -> int:
+    """Number of addresses in a sub-network that can be allocated."""
+    return max(0, network.num_addresses - _UNUSABLE)
 
 
 def subnetwork_prefix(addresses: int) -> int:
-    """The size of sub-network to reserve on a site for so many VMs and services: 22 … 16.
+    """Prefix length of the sub-network to reserve on a site for so many VMs and services: 22 … 16.
 
-    OAR gives one of them as ``slash_22=1``. Raises CapacityError if not even a /16 holds them.
+    For example, ``slash_22=1`` requests one from OAR. Raises CapacityError if a /16 is too small.
     """
     for prefix in range(22, 15, -1):
-        if addresses <= (room := usable(IPv4Network((0, prefix)))):
+        if addresses <= (room := usable_addresses(IPv4Network((0, prefix)))):
             return prefix
     raise CapacityError(
-        f"{addresses} addresses on one site are more than its largest sub-network holds (a /16: {room}): "
-        "ask for fewer VMs or spread them over more sites",
+        f"{addresses} addresses on one site are more than its largest sub-network has (a /16: {room}): "
+        "request fewer VMs or distribute them over more sites",
         asked=addresses,
         available=room,
     )
 
 
-def as_array(addresses: Iterable[IPv4Address]) -> Addresses:
-    """Addresses as numbers."""
+def address_array(addresses: Iterable[IPv4Address]) -> Addresses:
+    """Addresses as an array of integers."""
     return np.fromiter((int(a) for a in addresses), dtype=np.uint32)
 
 
-def parts_by_site(subnetworks: Iterable[SubNetwork]) -> dict[str, list[SubNetwork]]:
-    """The sub-networks of each site, in order of address.
+def subnetworks_by_site(subnetworks: Iterable[SubNetwork]) -> dict[str, list[SubNetwork]]:
+    """The sub-networks of each site, in address order.
 
-    Raises SpecError if two of them overlap: addresses would be given twice.
+    Raises SpecError if two of them overlap, because addresses would be allocated twice.
     """
     parts: dict[str, list[SubNetwork]] = {}
     last: SubNetwork | None = None
@@ -80,7 +80,7 @@ def parts_by_site(subnetworks: Iterable[SubNetwork]) -> dict[str, list[SubNetwor
         if last is not None and part.network.overlaps(last.network):
             raise SpecError(
                 f"the sub-networks {last.network} ({last.site}) and {part.network} ({part.site}) overlap: "
-                "reserve sub-networks that do not"
+                "reserve disjoint sub-networks"
             )
         parts.setdefault(part.site, []).append(part)
         last = part
@@ -88,10 +88,10 @@ def parts_by_site(subnetworks: Iterable[SubNetwork]) -> dict[str, list[SubNetwor
 
 
 def free_addresses(parts: Sequence[SubNetwork], taken: Addresses, at_most: int) -> Addresses:
-    """Up to ``at_most`` addresses of one site's sub-networks, in order.
+    """Up to ``at_most`` addresses of the sub-networks of one site, in order.
 
-    Left out: each sub-network's network, gateway and broadcast address, the gateway it names (wherever
-    that lies) and ``taken``.
+    Excluded are the network, gateway and broadcast address of each sub-network, its configured gateway
+    (which may be anywhere) and ``taken``.
     """
     out: list[Addresses] = []
     missing = at_most
@@ -105,7 +105,7 @@ def free_addresses(parts: Sequence[SubNetwork], taken: Addresses, at_most: int) 
         if last < first:
             continue
         inside = excluded[(excluded >= first) & (excluded <= last)]
-        # no more than can be asked for: a /8 must not cost 64 MB for ten VMs
+        # limited to the number needed: a /8 must not cost 64 MB for ten VMs
         stop = min(last, first + missing + len(inside) - 1)
         candidates = np.arange(first, stop + 1, dtype=np.uint32)
         free = candidates[~np.isin(candidates, inside)][:missing] if len(inside) else candidates[:missing]
@@ -114,41 +114,41 @@ def free_addresses(parts: Sequence[SubNetwork], taken: Addresses, at_most: int) 
     return np.concatenate(out) if out else np.empty(0, np.uint32)
 
 
-def addresses_for(
+def allocate_addresses(
     wanted: Mapping[str, int], subnetworks: Iterable[SubNetwork], taken: Iterable[IPv4Address] = ()
 ) -> dict[str, Addresses]:
-    """So many addresses for each site (``wanted``: site → number), all different, none of ``taken``.
+    """Addresses for each site (``wanted``: site → number), all distinct, none of ``taken``.
 
-    Raises CapacityError with the numbers if a site's sub-networks hold too few.
+    Raises CapacityError with the numbers if the sub-networks of a site have too few.
     """
-    parts = parts_by_site(subnetworks)
-    reserved = as_array(taken)
-    found: dict[str, Addresses] = {}
+    parts = subnetworks_by_site(subnetworks)
+    reserved = address_array(taken)
+    allocated: dict[str, Addresses] = {}
     for site, number in wanted.items():
         own = parts.get(site, [])
-        found[site] = free_addresses(own, reserved, number)
-        if len(found[site]) < number:
-            held = ", ".join(str(p.network) for p in own) or "none"
-            left_out = sum(usable(p.network) for p in own) - len(found[site])
+        allocated[site] = free_addresses(own, reserved, number)
+        if len(allocated[site]) < number:
+            networks = ", ".join(str(p.network) for p in own) or "none"
+            excluded = sum(usable_addresses(p.network) for p in own) - len(allocated[site])
             raise CapacityError(
-                f"{number} addresses are needed on {site} but its sub-networks ({held}) have only "
-                f"{len(found[site])} free: reserve room for {number + max(0, left_out)} addresses there",
+                f"{number} addresses are needed on {site} but its sub-networks ({networks}) have only "
+                f"{len(allocated[site])} free: reserve {number + max(0, excluded)} addresses there",
                 asked=number,
-                available=len(found[site]),
+                available=len(allocated[site]),
             )
-    return found
+    return allocated
 
 
 def neighbour_tables(machines: int) -> dict[str, int]:
-    """Kernel settings with which a machine remembers the MAC addresses of ``machines`` others (at least 1).
+    """Kernel settings for neighbour tables that keep the MAC addresses of ``machines`` others (at least 1).
 
-    On one flat network a service machine hears from every VM, and any machine may speak with any other. Up
-    to gc_thresh1 entries the kernel forgets none by itself; above gc_thresh2 it drops whatever was not used
-    for five seconds; at gc_thresh3 it refuses new ones ("neighbor table overflow") and packets are lost
-    (Linux, Documentation/networking/ip-sysctl.rst). So the first is the next power of two that holds them
-    all, but not less than the kernel's own hard limit, 1024; the second leaves as much room again for the
-    machines' further addresses, and for neighbours that do not answer, the third twice that. One table
-    for IPv4 and one for IPv6: a VM's firmware asks for a router there.
+    On one flat network every VM contacts a service machine, and any machine may communicate with any other.
+    Up to gc_thresh1 entries the kernel discards none; above gc_thresh2 it drops entries unused for five
+    seconds; at gc_thresh3 it rejects new ones ("neighbor table overflow") and packets are lost (Linux,
+    Documentation/networking/ip-sysctl.rst). Therefore the first is the next power of two that is sufficient,
+    but at least the default hard limit of the kernel, 1024; the second is twice that, for further addresses
+    of the machines and for neighbours that do not respond; the third is four times the first. They apply to
+    IPv4 and to IPv6, where the firmware of a VM solicits a router.
     """
     first = max(1024, 1 << (machines - 1).bit_length())
     sizes = {"gc_thresh1": first, "gc_thresh2": 2 * first, "gc_thresh3": 4 * first}

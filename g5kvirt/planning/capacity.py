@@ -1,7 +1,7 @@
-"""How many VMs a host can carry.
+"""The number of VMs that a host can carry.
 
-A rule is a function of all hosts' cores and memories at once (numpy arrays), registered under a name
-that `CapacityRule.rule` gives. Add another with `register_rule`.
+A rule is a function of the cores and memories of all hosts (numpy arrays), registered under a name for
+`CapacityRule.rule`. Add another with `register_rule`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["RULES", "CapacityRule", "Rule", "capacities", "capacity", "register_
 
 Ints = NDArray[np.int64]
 
-#: (cores, bytes of memory, parameters, size of a VM) → VMs, an element for each host
+#: (cores, bytes of memory, parameters, size of a VM) → VMs; one element per host
 Rule = Callable[[Ints, Ints, CapacityRule, VMSpec], Ints]
 
 RULES: dict[str, Rule] = {}
 
 
 def register_rule(name: str) -> Callable[[Rule], Rule]:
-    """Decorator: make a rule known under ``name``."""
+    """Decorator: register a rule under ``name``."""
 
     def add(rule: Rule) -> Rule:
         if name in RULES:
@@ -42,26 +42,26 @@ def formula_2013(cores: Ints, memory: Ints, rule: CapacityRule, vm: VMSpec) -> I
     """min(max_per_host, per_core × cores, (MemTotal − host_reserve) / (disk + memory)).
 
     Kadeploy3's VM testbed of 2013 used 18, 2, 1024 MB and 564 + 350 MB; its slides show 2 to 16 VMs
-    a node.
+    per node.
     """
     by_memory = np.maximum(memory - rule.host_reserve * MIB, 0) // vm.footprint
-    found: Ints = np.minimum(np.minimum(rule.per_core * cores, by_memory), rule.max_per_host)
-    return found
+    vms: Ints = np.minimum(np.minimum(rule.per_core * cores, by_memory), rule.max_per_host)
+    return vms
 
 
 def capacities(
     cores: Sequence[int] | Ints, memory: Sequence[int] | Ints, rule: CapacityRule, vm: VMSpec
 ) -> Ints:
-    """How many VMs each host can carry, 0 if none. ``memory`` in bytes.
+    """The number of VMs that each host can carry. ``memory`` in bytes.
 
     Raises SpecError if ``rule.rule`` is unknown.
     """
     if rule.rule not in RULES:
         raise SpecError(f"unknown capacity rule {rule.rule!r}: {near(rule.rule, RULES)}")
-    found = RULES[rule.rule](np.asarray(cores, np.int64), np.asarray(memory, np.int64), rule, vm)
-    return np.maximum(np.asarray(found, np.int64), 0)
+    vms = RULES[rule.rule](np.asarray(cores, np.int64), np.asarray(memory, np.int64), rule, vm)
+    return np.maximum(np.asarray(vms, np.int64), 0)
 
 
 def capacity(cores: int, memory: int, rule: CapacityRule, vm: VMSpec) -> int:
-    """How many VMs one host with ``cores`` and ``memory`` bytes can carry."""
+    """The number of VMs that a host with ``cores`` and ``memory`` bytes can carry."""
     return int(capacities([cores], [memory], rule, vm)[0])

@@ -1,4 +1,4 @@
-"""The virtual cluster's machines, once they are deployed: hosts, service machines, addresses."""
+"""The deployed machines of the virtual cluster: hosts, service machines, addresses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from g5kvirt.inventory import Facts, Host, Reservation
-from g5kvirt.planning.services import ServiceLayout, host_addresses, lay_out, split_machines
+from g5kvirt.planning.services import ServiceLayout, host_addresses, service_layout, split_machines
 from g5kvirt.run import state
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
@@ -18,7 +18,7 @@ __all__ = ["ClusterState", "cluster_state"]
 
 @dataclass(frozen=True)
 class ClusterState:
-    """The deployed machines of a run: which serve, which carry VMs, and their addresses."""
+    """The deployed machines of a run: service machines, hosts, and their addresses."""
 
     reservation: Reservation
     services: tuple[Host, ...]
@@ -29,17 +29,17 @@ class ClusterState:
 
     @property
     def machines(self) -> tuple[Host, ...]:
-        """All of them, service machines first."""
+        """All machines, service machines first."""
         return self.services + self.hosts
 
 
 def cluster_state(spec: Spec, events: Iterable[Event]) -> ClusterState:
-    """Hosts, service machines and their layout, of a run whose machines are deployed. Pure."""
-    known = events if isinstance(events, Journal) else list(events)
-    granted = state.reservation(known)
-    assert granted is not None  # the order of the phases sees to it
-    services, hosts = split_machines(spec, state.deployed(known))
+    """Hosts, service machines and their layout, from the events of a run with deployed machines. Pure."""
+    journal = events if isinstance(events, Journal) else list(events)
+    granted = state.reservation(journal)
+    assert granted is not None  # guaranteed by the order of the phases
+    services, hosts = split_machines(spec, state.deployed(journal))
     load = {site: sum(h.site == site for h in hosts) for site in spec.sites}
-    layout = lay_out(services, load, granted.subnetworks)
+    layout = service_layout(services, load, granted.subnetworks)
     addresses = host_addresses(hosts, layout, granted.subnetworks)
-    return ClusterState(granted, services, hosts, layout, addresses, state.facts(known))
+    return ClusterState(granted, services, hosts, layout, addresses, state.facts(journal))

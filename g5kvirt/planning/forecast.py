@@ -14,7 +14,7 @@ from g5kvirt.errors import CapacityError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.capacity import capacities
-from g5kvirt.planning.expectation import Expected, Work, expectation, total
+from g5kvirt.planning.estimates import PhaseEstimate, Workload, estimate_phases, total_seconds
 from g5kvirt.planning.inventories import Inventory, Machine, unfit
 from g5kvirt.planning.placement import distribute
 from g5kvirt.planning.services import machines_per_site, services_per_site
@@ -48,12 +48,12 @@ class Plan:
     room: tuple[int, int]  #: VMs that so many hosts carry: those with the least room, those with the most
     a_host: tuple[int, int] | None
     addresses: tuple[Bill, ...]
-    expected: tuple[Expected, ...]
+    expected: tuple[PhaseEstimate, ...]
 
     @property
     def seconds(self) -> float:
         """From the start of the jobs to the end of one deployment on all VMs."""
-        return total(self.expected)
+        return total_seconds(self.expected)
 
 
 def candidates(spec: Spec, inventory: Inventory) -> dict[str, list[Machine]]:
@@ -150,7 +150,7 @@ class Forecast:
             room=self.room,
             a_host=a_host,
             addresses=tuple(self._bills(by_site)),
-            expected=expectation(self._work()) if hosts else (),
+            expected=estimate_phases(self._work()) if hosts else (),
         )
 
     def _bills(self, vms: Mapping[str, int]) -> Iterator[Bill]:
@@ -162,10 +162,10 @@ class Forecast:
                 prefix = None
             yield Bill(site, vms[site], hosts, self.services[site], wanted, prefix)
 
-    def _work(self) -> Work:
+    def _work(self) -> Workload:
         # A site with several service machines keeps one for DHCP and DNS alone.
         servers = sum(n - 1 if n > 1 else n for n in self.services.values())
-        return Work(
+        return Workload(
             vms=self.spec.vms,
             hosts=len(self.best),
             machines=sum(self.needed.values()),

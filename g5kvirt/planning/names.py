@@ -1,4 +1,4 @@
-"""Names and MAC addresses of VMs: both follow from the plan, so nothing needs to be looked up.
+"""Names and MAC addresses of VMs, which follow from the plan without any look-up.
 
 VMs are called ``vm-1``, ``vm-2``, … A VM's MAC is ``52:54`` and the four bytes of its IPv4 address:
 locally administered, unicast, and unique wherever its address is.
@@ -13,13 +13,13 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ip_texts", "mac_of", "mac_texts", "vm_name", "vm_names"]
+__all__ = ["format_ips", "format_macs", "mac_of", "vm_name", "vm_names"]
 
 _MAC_PREFIX = (0x52, 0x54)
 
 
 def vm_name(index: int) -> str:
-    """The name of the ``index``-th VM, counted from 1."""
+    """The name of VM number ``index``, counted from 1."""
     return f"vm-{index}"
 
 
@@ -34,8 +34,8 @@ def mac_of(address: IPv4Address | int) -> str:
     return ":".join(f"{byte:02x}" for byte in raw)
 
 
-def mac_texts(addresses: NDArray[np.uint32]) -> list[str]:
-    """`mac_of` of many addresses at once."""
+def format_macs(addresses: NDArray[np.uint32]) -> list[str]:
+    """`mac_of` for an array of addresses."""
     digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
     text = np.full((len(addresses), 17), ord(":"), dtype=np.uint8)
     for place, byte in enumerate(_MAC_PREFIX):
@@ -49,8 +49,8 @@ def mac_texts(addresses: NDArray[np.uint32]) -> list[str]:
     return [whole[i : i + 17] for i in range(0, len(whole), 17)]
 
 
-def ip_texts(addresses: NDArray[np.uint32]) -> list[str]:
-    """Dotted texts of many addresses at once."""
+def format_ips(addresses: NDArray[np.uint32]) -> list[str]:
+    """Dotted notation for an array of addresses."""
     halves = _halves()
     high: list[int] = (addresses >> np.uint32(16)).tolist()
     low: list[int] = (addresses & np.uint32(0xFFFF)).tolist()

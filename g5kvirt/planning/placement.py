@@ -1,9 +1,9 @@
-"""Which host carries which VM, and every VM's address, MAC and name.
+"""Placement of VMs on hosts, with the address, MAC and name of every VM.
 
-A strategy is a function from the hosts' capacities and sites to a number of VMs for each host,
-registered under the name that `Spec.placement` gives; add another with `register_strategy`. A
-`Placement` keeps columns (numpy) and makes `VM` objects when asked for them, so that a million VMs
-are placed within a second. VMs are numbered host by host.
+A strategy is a function from the capacities and sites of the hosts to a number of VMs for each host,
+registered under a name for `Spec.placement`; add another with `register_strategy`. A `Placement` stores
+columns (numpy) and creates `VM` objects on demand, so that a million VMs are placed within a second. VMs are
+numbered host by host.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import VM, Host, SubNetwork
-from g5kvirt.planning.addressing import addresses_for, covering
-from g5kvirt.planning.names import ip_texts, mac_of, mac_texts, vm_name, vm_names
+from g5kvirt.planning.addressing import allocate_addresses, covering_network
+from g5kvirt.planning.names import format_ips, format_macs, mac_of, vm_name, vm_names
 from g5kvirt.planning.ranks import rank_within
 from g5kvirt.spec.spec import near
 
@@ -36,10 +36,10 @@ STRATEGIES: dict[str, Strategy] = {}
 
 
 def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
-    """Decorator: make a strategy known under ``name``.
+    """Decorator: register a strategy under ``name``.
 
-    It is called only when all VMs fit, and must return whole numbers that are not above the
-    capacities and sum up to the VMs; `distribute` checks that.
+    It is called only if all VMs fit, and has to return integers that do not exceed the capacities and
+    whose sum is the number of VMs; `distribute` checks that.
     """
 
     def add(strategy: Strategy) -> Strategy:
@@ -53,12 +53,12 @@ def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
 
 @register_strategy("balanced")
 def balanced(capacity: Ints, site: Ints, vms: int) -> Ints:
-    """Every host carries the same share of what it can (largest remainders, alternating sites)."""
+    """Every host gets the same share of its capacity (largest remainders, alternating sites)."""
     total = max(int(capacity.sum()), 1)
     counts = vms * capacity // total
     rest = vms - int(counts.sum())
     remainder = vms * capacity % total
-    # a remainder above 0 means there is room for one more
+    # a remainder above 0 means that one more VM fits
     turn = np.lexsort((site, rank_within(site), -remainder))
     counts[turn[:rest]] += 1
     return counts
@@ -66,7 +66,7 @@ def balanced(capacity: Ints, site: Ints, vms: int) -> Ints:
 
 @register_strategy("packed")
 def packed(capacity: Ints, site: Ints, vms: int) -> Ints:
-    """Hosts are filled one after another, so that as few as possible are used."""
+    """Hosts are filled one after another, to use as few as possible."""
     before = np.cumsum(capacity) - capacity
     counts: Ints = np.clip(vms - before, 0, capacity)
     return counts
@@ -74,19 +74,19 @@ def packed(capacity: Ints, site: Ints, vms: int) -> Ints:
 
 @register_strategy("round-robin-sites")
 def round_robin_sites(capacity: Ints, site: Ints, vms: int) -> Ints:
-    """VMs are dealt to the sites in turn, on a site to its hosts in turn; full ones are passed over."""
+    """VMs go to the sites in turn, and on each site to its hosts in turn; full ones are skipped."""
     of_site = np.bincount(site, weights=capacity).astype(np.int64)
     counts = np.zeros_like(capacity)
-    for number, share in enumerate(_dealt(of_site, vms).tolist()):
+    for number, share in enumerate(_deal(of_site, vms).tolist()):
         mine = np.flatnonzero(site == number)
-        counts[mine] = _dealt(capacity[mine], share)
+        counts[mine] = _deal(capacity[mine], share)
     return counts
 
 
-def _dealt(capacity: Ints, number: int) -> Ints:
-    """Deal one after another to each in turn until ``number`` are dealt; a full one is passed over."""
+def _deal(capacity: Ints, number: int) -> Ints:
+    """Distribute ``number`` items one by one to each in turn, skipping full ones."""
     low, high = 0, int(capacity.max(initial=0))
-    while low < high:  # the most rounds that are complete
+    while low < high:  # the number of complete rounds
         middle = (low + high + 1) // 2
         if int(np.minimum(capacity, middle).sum()) <= number:
             low = middle
@@ -98,17 +98,17 @@ def _dealt(capacity: Ints, number: int) -> Ints:
 
 
 def distribute(strategy: str, capacity: Ints, site: Ints, vms: int) -> Ints:
-    """How many of ``vms`` VMs each host carries.
+    """The number of the ``vms`` VMs on each host.
 
-    Raises SpecError if the strategy is unknown, CapacityError with the numbers if they do not fit.
+    Raises SpecError if the strategy is unknown, CapacityError with the numbers if the VMs do not fit.
     """
     if strategy not in STRATEGIES:
         raise SpecError(f"unknown placement strategy {strategy!r}: {near(strategy, STRATEGIES)}")
     total = int(capacity.sum())
     if vms > total:
         raise CapacityError(
-            f"{vms} VMs do not fit on {len(capacity)} hosts that can carry {total} together: "
-            f"ask for at most {total} VMs, for smaller ones or for more hosts",
+            f"{vms} VMs do not fit on {len(capacity)} hosts that can carry {total} in total: "
+            f"request at most {total} VMs, smaller ones or more hosts",
             asked=vms,
             available=total,
         )
@@ -119,13 +119,13 @@ def distribute(strategy: str, capacity: Ints, site: Ints, vms: int) -> Ints:
         or (counts < 0).any()
         or (counts > capacity).any()
     ):
-        raise ValueError(f"the placement strategy {strategy!r} broke its promise: {counts}")
+        raise ValueError(f"the placement strategy {strategy!r} returned invalid counts: {counts}")
     return counts
 
 
 @dataclass(frozen=True, eq=False)
 class VMs(Sequence[VM]):
-    """The VMs of a placement as a sequence; each is made when it is asked for."""
+    """The VMs of a placement as a sequence; each is created on access."""
 
     placement: Placement
 
@@ -140,7 +140,7 @@ class VMs(Sequence[VM]):
         if isinstance(at, slice):
             return tuple(self._vm(i) for i in range(*at.indices(len(self))))
         if not -len(self) <= at < len(self):
-            raise IndexError(f"there are {len(self)} VMs, none at {at}")
+            raise IndexError(f"index {at} is out of range for {len(self)} VMs")
         return self._vm(at % len(self))
 
     def __iter__(self) -> Iterator[VM]:
@@ -155,14 +155,14 @@ class VMs(Sequence[VM]):
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where every VM runs and what it answers to; the VMs of a host stand together.
+    """The host and the address of every VM; the VMs of a host are consecutive.
 
     ``host_of[i]`` is the position in ``hosts`` of the i-th VM's host, ``addresses[i]`` its IPv4 address.
     """
 
     hosts: tuple[Host, ...]
     counts: Ints  #: VMs of each host
-    capacities: Ints  #: VMs that each host could carry
+    capacities: Ints  #: VMs that each host can carry
     host_of: Ints
     addresses: NDArray[np.uint32]
     network: IPv4Network  #: the VM network: all VMs are on-link in it
@@ -177,28 +177,18 @@ class Placement:
 
     @cached_property
     def macs(self) -> list[str]:
-        """The MACs of all VMs."""
-        return mac_texts(self.addresses)
-
-    def by_host(self) -> dict[str, tuple[VM, ...]]:
-        """The VMs of each host that carries any."""
-        ends = np.cumsum(self.counts)
-        vms = self.vms
-        return {
-            host.name: vms[int(end) - int(count) : int(end)]
-            for host, count, end in zip(self.hosts, self.counts, ends, strict=True)
-            if count
-        }
+        """The MAC addresses of all VMs."""
+        return format_macs(self.addresses)
 
     def by_site(self) -> dict[str, int]:
-        """How many VMs each site carries; 0 for a site whose hosts carry none."""
+        """The number of VMs of each site; 0 for a site whose hosts have none."""
         sums = dict.fromkeys((h.site for h in self.hosts), 0)
         for host, count in zip(self.hosts, self.counts.tolist(), strict=True):
             sums[host.site] += count
         return sums
 
     def frame(self) -> pd.DataFrame:
-        """One row a VM: index, name, host, site, ip, mac."""
+        """One row per VM: index, name, host, site, ip, mac."""
         hosts = np.array([h.name for h in self.hosts], dtype=object)
         sites = np.array([h.site for h in self.hosts], dtype=object)
         return pd.DataFrame(
@@ -207,13 +197,13 @@ class Placement:
                 "name": vm_names(len(self)),
                 "host": hosts[self.host_of],
                 "site": sites[self.host_of],
-                "ip": ip_texts(self.addresses),
+                "ip": format_ips(self.addresses),
                 "mac": self.macs,
             }
         )
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """The rows of `frame` as dictionaries: what the journal's place event holds."""
+        """The rows of `frame` as dictionaries, for the place event in the journal."""
         frame = self.frame()
         columns = [frame[name].tolist() for name in frame.columns]
         return [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -228,10 +218,10 @@ def place(
     strategy: str = "balanced",
     taken: Iterable[IPv4Address] = (),
 ) -> Placement:
-    """Place ``vms`` VMs on ``hosts`` and give each an address of its site, out of ``taken``'s way.
+    """Place ``vms`` VMs on ``hosts`` and allocate each an address of its site that is not ``taken``.
 
-    ``taken``: addresses that hosts and service machines answer to. Raises CapacityError with the
-    numbers if hosts or addresses are too few, SpecError if the strategy is unknown.
+    ``taken``: addresses of hosts and service machines. Raises CapacityError with the numbers if there are
+    too few hosts or addresses, SpecError if the strategy is unknown.
     """
     parts = list(subnetworks)
     sites = list(dict.fromkeys(h.site for h in hosts))
@@ -241,12 +231,12 @@ def place(
     if len(room) != len(hosts):
         raise ValueError(f"{len(hosts)} hosts but {len(room)} capacities")
     counts = distribute(strategy, room, site, vms)
-    network = covering(p.network for p in parts)
+    network = covering_network(p.network for p in parts)
     host_of = np.repeat(np.arange(len(hosts)), counts)
     site_of = site[host_of]
     wanted = np.bincount(site_of, minlength=len(sites))
     ends = (network.network_address, network.broadcast_address, network.broadcast_address - 1)
-    by_site = addresses_for(
+    by_site = allocate_addresses(
         {s: int(n) for s, n in zip(sites, wanted, strict=True) if n}, parts, [*taken, *ends]
     )
     addresses = np.empty(vms, np.uint32)

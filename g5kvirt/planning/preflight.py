@@ -13,7 +13,7 @@ from typing import Literal
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import MIB
-from g5kvirt.planning.addressing import usable
+from g5kvirt.planning.addressing import usable_addresses
 from g5kvirt.planning.checks import check_names, check_vm
 from g5kvirt.planning.forecast import Bill, Forecast, Plan, chosen
 from g5kvirt.planning.inventories import Inventory, Machine
@@ -176,7 +176,7 @@ def _subnetwork(bill: Bill, largest: int | None) -> Row:
     if bill.prefix is None:
         todo = "ask for fewer VMs: OAR gives no larger sub-network than a /16"
         return Row("sub-network", bill.site, "problem", f"{says}: no sub-network is that large", todo)
-    says = f"{says}: slash_{bill.prefix}, with {usable(IPv4Network((0, bill.prefix))):,}"
+    says = f"{says}: slash_{bill.prefix}, with {usable_addresses(IPv4Network((0, bill.prefix))):,}"
     if largest is None:
         return Row("sub-network", bill.site, "unknown", f"{says}; nobody says what the site has")
     if largest > bill.prefix:

@@ -1,4 +1,4 @@
-"""Ranks within groups, for arrays."""
+"""Ranks within groups of array elements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Ints = NDArray[np.int64]
 
 
 def rank_within(group: Ints, order: Ints | None = None) -> Ints:
-    """For each element: how many of its group come before it, in ``order`` (positions) or as they stand."""
+    """For each element, the number of earlier ones of its group, in ``order`` (positions) or array order."""
     by_group = (
         np.argsort(group, kind="stable") if order is None else order[np.argsort(group[order], kind="stable")]
     )

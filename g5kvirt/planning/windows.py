@@ -1,7 +1,7 @@
-"""In which order VMs start, how many at once, and how long to wait for one.
+"""The order in which VMs start, how many start at once, and how long to wait for one.
 
-Windows only decide: they are asked with the time and the number of VMs on their way, and answer how
-many more may start now.
+Windows are pure decisions: from the time and the number of VMs in flight they compute how many more may
+start now.
 """
 
 from __future__ import annotations
@@ -24,43 +24,43 @@ __all__ = [
     "SlotWindow",
     "Window",
     "boot_timeout",
+    "boot_window",
     "check_window",
-    "checks_at_once",
-    "default_window",
+    "check_window_size",
+    "default_window_size",
     "interleave",
     "interleaved_order",
     "reboot_window",
-    "window_for",
 ]
 
 Ints = NDArray[np.int64]
 
-#: VMs on their way for each core: emulated guests keep 2 cores busy from 8 at once on, and all of 64 at
-#: once make the first wait for the last (measured); with KVM a boot mostly waits.
-VMS_A_CORE = {"tcg": 4, "kvm": 16}
+#: VMs in flight per core: 8 emulated guests saturate 2 cores, and with 64 at once the first waits for the
+#: last (measured); with KVM a boot mostly waits.
+VMS_PER_CORE = {"tcg": 4, "kvm": 16}
 
-#: CPU seconds from power-on to the minimal system (measured: 2.3 with a small kernel, 6.8 with Debian's
-#: under emulation).
+#: CPU seconds from power-on to the minimal system (measured under emulation: 2.3 with a small kernel, 6.8
+#: with that of Debian).
 CPU_SECONDS = {"tcg": 7.0, "kvm": 1.5}
 
-#: Checks of deployed VMs on their way: at least, and at most where one ssh server in between carries all.
-CHECKS = 8
+#: Parallel checks of deployed VMs: the minimum, and the maximum through a jump host.
+MIN_CHECKS = 8
 
-#: Beyond, for each core of the machine that checks: one costs it two connections of 15 ms (measured), and
-#: lasts some twenty trips over the network.
-CHECKS_A_CORE = 4
+#: Parallel checks per core of the checking machine: a check costs two connections of 15 ms CPU time
+#: (measured) and takes some twenty network round trips.
+CHECKS_PER_CORE = 4
 
-#: What every boot may take whatever the load: DHCP that is tried again, a slow link.
+#: Seconds allowed for every boot independent of load: DHCP retries, a slow link.
 BASE_SECONDS = 60.0
 
-#: How much slower than measured a machine may be that others use too.
-PATIENCE = 5.0
+#: How many times slower than measured a shared machine may be.
+SLOWDOWN = 5.0
 
 
 def interleaved_order(host_of: Ints, site_of: Ints) -> Ints:
     """Positions in an order that alternates sites, then hosts of a site, then VMs of a host.
 
-    Taken host by host, a window would fill one host's link and cores while the others idle.
+    Host by host, a window would saturate the link and cores of one host while the others idle.
     """
     if len(host_of) == 0:
         return np.empty(0, np.int64)
@@ -73,7 +73,7 @@ def interleaved_order(host_of: Ints, site_of: Ints) -> Ints:
 
 
 def interleave(vms: Sequence[VM]) -> list[VM]:
-    """The VMs in the order in which to start them."""
+    """The VMs in start order."""
     hosts: dict[str, int] = {}
     sites: dict[str, int] = {}
     host_of = np.fromiter((hosts.setdefault(v.host, len(hosts)) for v in vms), np.int64, len(vms))
@@ -83,23 +83,25 @@ def interleave(vms: Sequence[VM]) -> list[VM]:
 
 @dataclass(frozen=True)
 class Decision:
-    """``start`` so many now; ask again when a VM comes up or fails, and at ``again`` at the latest."""
+    """Start ``start`` VMs now; decide again when a VM comes up or fails, at the latest at ``wake_at``."""
 
     start: int
-    again: float | None = None
+    wake_at: float | None = None
 
 
 class Window(Protocol):
-    """Decides how many VMs may start now."""
+    """Limits how many VMs may start now."""
 
     def decide(self, now: float, *, waiting: int, in_flight: int, last: float | None) -> Decision:
-        """``waiting`` have not started, ``in_flight`` are started but not up; the last batch's commands
-        had returned at ``last`` (None: none yet)."""
+        """Decide with ``waiting`` VMs not started and ``in_flight`` VMs started but not up.
+
+        ``last``: when the commands of the last batch returned (None: no batch yet).
+        """
 
 
 @dataclass(frozen=True)
 class SlotWindow:
-    """At most ``size`` VMs on their way: a slot is held until its VM is up or given up."""
+    """At most ``size`` VMs in flight: a slot is occupied until its VM is up or given up."""
 
     size: int
 
@@ -110,9 +112,9 @@ class SlotWindow:
 
 @dataclass(frozen=True)
 class RateWindow:
-    """``size`` VMs every ``sleep`` seconds, up or not: Kadeploy3's reboot window.
+    """``size`` VMs every ``sleep`` seconds, whether up or not: the reboot window of Kadeploy3.
 
-    There a chunk's slots are free again when its commands have returned and the sleep is over, so the
+    The slots of a batch are free again when its commands have returned and the sleep is over, so the
     window limits a rate, not a load.
     """
 
@@ -128,56 +130,56 @@ class RateWindow:
         return Decision(start, now + self.sleep if waiting > start else None)
 
 
-def default_window(facts: Iterable[Facts]) -> int:
-    """How many VMs on their way these hosts take well: some a core, fewer where guests are emulated."""
-    return max(1, sum(f.cores * VMS_A_CORE["kvm" if f.kvm else "tcg"] for f in facts))
+def default_window_size(facts: Iterable[Facts]) -> int:
+    """The number of VMs in flight that suits these hosts: some per core, fewer for emulated guests."""
+    return max(1, sum(f.cores * VMS_PER_CORE["kvm" if f.kvm else "tcg"] for f in facts))
 
 
-def window_for(windows: Windows, facts: Iterable[Facts], *, real_cores: int | None = None) -> Window:
-    """The window that was asked for, or the default one.
+def boot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int | None = None) -> Window:
+    """The boot window of the specification, or the default one.
 
-    ``real_cores``: cores that really stand behind all hosts together, where these share one machine
-    and their facts count the same cores several times.
+    ``real_cores``: number of real cores of all hosts, if they share one machine and their facts count the
+    same cores several times.
     """
     size = windows.boot
     if size is None:
-        known = list(facts)
-        size = default_window(known)
+        hosts = list(facts)
+        size = default_window_size(hosts)
         if real_cores is not None:
-            kvm = bool(known) and all(f.kvm for f in known)
-            size = min(size, default_window([Facts(cores=real_cores, memory=0, kvm=kvm)]))
+            kvm = bool(hosts) and all(f.kvm for f in hosts)
+            size = min(size, default_window_size([Facts(cores=real_cores, memory=0, kvm=kvm)]))
     return SlotWindow(size) if windows.sleep is None else RateWindow(size, windows.sleep)
 
 
 def reboot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int | None = None) -> Window:
-    """The window for the reboots of a deployment: that of `window_for`, unless another one was asked for."""
+    """The window for reboots in a deployment: the boot window, unless the specification has another."""
     if windows.reboot is not None or windows.reboot_sleep is not None:
         windows = replace(windows, boot=windows.reboot or windows.boot, sleep=windows.reboot_sleep)
-    return window_for(windows, facts, real_cores=real_cores)
+    return boot_window(windows, facts, real_cores=real_cores)
 
 
-def checks_at_once(windows: Windows, cores: int, *, relayed: bool = False) -> int:
-    """How many VMs are reached by ssh at once: as was asked, or as ``cores`` of this machine can carry.
+def check_window_size(windows: Windows, cores: int, *, relayed: bool = False) -> int:
+    """Number of parallel ssh checks: as specified, or as many as ``cores`` of this machine can handle.
 
-    ``relayed``: through an ssh server in between, which others use too.
+    ``relayed``: through a jump host, which others use too.
     """
     if windows.check is not None:
         return windows.check
-    return CHECKS if relayed else max(CHECKS, CHECKS_A_CORE * cores)
+    return MIN_CHECKS if relayed else max(MIN_CHECKS, CHECKS_PER_CORE * cores)
 
 
 def check_window(windows: Windows, at_once: int) -> Window:
-    """The window for checks of deployed VMs, ``at_once`` as by `checks_at_once`."""
+    """The window for checks of deployed VMs, ``at_once`` in parallel (see `check_window_size`)."""
     return SlotWindow(at_once) if windows.check_sleep is None else RateWindow(at_once, windows.check_sleep)
 
 
 def boot_timeout(in_flight: int, cores: int, *, kvm: bool, attempt: int = 1) -> float:
-    """Seconds to wait from power-on to the minimal system before a VM is taken for dead.
+    """Seconds to wait from power-on to the minimal system before a VM counts as failed.
 
-    With ``in_flight`` VMs sharing ``cores`` real cores, each boot lasts about in_flight × CPU seconds /
-    cores; that, times `PATIENCE`, and `BASE_SECONDS`. Every further attempt waits as much longer again.
+    If ``in_flight`` VMs share ``cores`` real cores, each boot takes about in_flight × CPU seconds / cores;
+    the time-out is `SLOWDOWN` times that plus `BASE_SECONDS`, and grows linearly with the attempt.
     """
     if in_flight < 0 or cores < 1 or attempt < 1:
-        raise ValueError(f"no time-out for {in_flight} VMs on {cores} cores, attempt {attempt}")
+        raise ValueError(f"invalid load: {in_flight} VMs on {cores} cores, attempt {attempt}")
     share = max(1.0, in_flight / cores) * CPU_SECONDS["kvm" if kvm else "tcg"]
-    return float(math.ceil((BASE_SECONDS + PATIENCE * share) * attempt))
+    return float(math.ceil((BASE_SECONDS + SLOWDOWN * share) * attempt))

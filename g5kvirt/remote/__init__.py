@@ -1,4 +1,4 @@
-"""Commands and files for many hosts at once, over ssh and TakTuk."""
+"""Run commands and copy files on many hosts in parallel, over ssh or TakTuk."""
 
 from g5kvirt.remote.access import Access
 from g5kvirt.remote.fanout import TREE_FROM, Fanout

@@ -1,4 +1,4 @@
-"""How a host is reached: the ssh command line, its environment, and what ssh makes of a host's name."""
+"""How to log in to a host: the ssh command line, its environment, and the identity ssh uses for a host."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
 
-__all__ = ["COMMON", "Access", "Identity", "check_host"]
+__all__ = ["OPTIONS", "Access", "SshIdentity", "check_host"]
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 
-#: Said on every ssh of ours. The key exchange that OpenSSH 9 prefers, made to withstand quantum computers,
-#: costs the client 70 ms of processor a connection, this one 15: with hundreds of hosts that is what one
-#: waits for. No question is ever asked, no pseudo-terminal (it would spoil binary output), no shared
-#: connection (its master would outlive us), no host key kept: every deployment makes new ones. The alive
-#: messages end a connection whose host died silently after 30 s.
-COMMON = (
+#: Options of every ssh that we start. The post-quantum key exchange that OpenSSH 9 prefers costs the client
+#: 70 ms of CPU time per connection, this one 15 ms, which dominates with hundreds of hosts. Never prompt; no
+#: pseudo-terminal (it would corrupt binary output); no connection sharing (its master would outlive us); no
+#: host key is stored, because every deployment creates new ones. The keep-alive messages end the connection
+#: to a host that died silently after 30 s.
+OPTIONS = (
     "BatchMode=yes",
     "RequestTTY=no",
     "ForwardX11=no",
@@ -37,31 +37,31 @@ COMMON = (
 
 
 def check_host(host: str) -> str:
-    """Give ``host`` back if it can stand on a command line as a host's name or address; else SpecError."""
+    """Return ``host`` if it is a valid host name or address, safe on a command line; else raise SpecError."""
     if not _HOST.fullmatch(host):
-        raise SpecError(f"{host!r} is not a host's name: letters, digits, dots and hyphens are expected")
+        raise SpecError(f"{host!r} is not a valid host name: use letters, digits, dots and hyphens")
     return host
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What ssh itself would use for a host, as told by ``ssh -G``."""
+class SshIdentity:
+    """What ssh would use for a host, according to ``ssh -G``."""
 
     user: str
-    keys: tuple[Path, ...]  #: private keys that exist, in the order ssh tries them
-    proxied: bool = False  #: through a jump or a proxy that its configuration names
+    keys: tuple[Path, ...]  #: existing private keys, in the order in which ssh tries them
+    proxied: bool = False  #: the ssh configuration names a jump host or a proxy
 
 
 @dataclass(frozen=True)
 class Access:
-    """The way in: which user, which ssh configuration, which key.
+    """How to log in: user, ssh configuration, key, jump hosts.
 
-    ``user=None`` leaves the user to the configuration. ``ssh_config=None`` means the person's own
-    ``~/.ssh/config``; the local testbed gives its own file, whose ProxyCommand enters the testbed.
-    ``options`` are further ``Key=value`` words of ssh_config(5) and win over all others. ``jump``: the ssh
-    servers in between, as ``ssh -J`` takes them, and ``login``: who one is there (None: as the configuration
-    has it); the way to them, their keys and host keys are the configuration's. ``connect_timeout`` (seconds)
-    bounds the connection and the banner; up to `login_timeout` a host may take until our command runs there.
+    ``user=None`` leaves the user to the ssh configuration. ``ssh_config=None`` means the user's own
+    ``~/.ssh/config``; the local testbed has its own file, whose ProxyCommand enters the testbed.
+    ``options`` are additional ``Key=value`` options of ssh_config(5) and override all others. ``jump``: the
+    jump hosts, in the syntax of ``ssh -J``, and ``login``: the user name on them (None: as configured); keys
+    and host keys of the jump hosts come from the ssh configuration. ``connect_timeout`` (seconds) bounds the
+    connection and the banner; `login_timeout` bounds the time until our command starts on the host.
     """
 
     user: str | None = "root"
@@ -73,52 +73,55 @@ class Access:
     login: str | None = None
 
     def through(self, *hosts: str) -> Access:
-        """The same, with further ssh servers in between."""
+        """A copy with additional jump hosts."""
         names = [f"{self.login}@{check_host(h)}" if self.login else check_host(h) for h in hosts]
         return replace(self, jump=",".join([*([self.jump] if self.jump else []), *names]))
 
     @property
     def login_timeout(self) -> float:
-        """Seconds from the start of ssh to the start of the command, after which a host is given up.
+        """Seconds from the start of ssh within which the command must start; after that we give the host up.
 
-        A ProxyCommand is not bound by ssh's ConnectTimeout, and a loaded host forks slowly: three times it.
+        Three times `connect_timeout`: ConnectTimeout does not apply to a ProxyCommand, and a loaded host
+        forks slowly.
         """
         return 3 * self.connect_timeout
 
     def prefix(self) -> tuple[str, ...]:
-        """The ssh command without a host: ``[*prefix, "--", host, command]`` runs."""
-        words = ["ssh"]
+        """The ssh command without the host: run ``[*prefix, "--", host, command]``."""
+        argv = ["ssh"]
         if self.ssh_config is not None:
-            words += ["-F", str(self.ssh_config)]
+            argv += ["-F", str(self.ssh_config)]
         if self.jump:
-            words += ["-J", self.jump]
-        # ssh takes the first value it meets, so what must win comes first.
-        for option in (*self.options, *self._shared()):
-            words += ["-o", option]
+            argv += ["-J", self.jump]
+        # ssh uses the first value of an option, so the overriding ones come first.
+        for option in (*self.options, *self._common_options()):
+            argv += ["-o", option]
         if self.key is not None:
-            words += ["-i", str(self.key), "-o", "IdentitiesOnly=yes"]
+            argv += ["-i", str(self.key), "-o", "IdentitiesOnly=yes"]
         if self.user is not None:
-            words += ["-l", self.user]
-        return tuple(words)
+            argv += ["-l", self.user]
+        return tuple(argv)
 
-    def inner(self, identity: Identity) -> tuple[str, ...]:
-        """The ssh command with which one host of a tree reaches the next: no file of this machine is
-        there."""
-        words = ["ssh", "-A"]
-        for option in self._shared():
-            words += ["-o", option]
-        return (*words, "-l", self.user or identity.user)
+    def relay_prefix(self, identity: SshIdentity) -> tuple[str, ...]:
+        """The ssh command with which one host of a TakTuk tree connects to the next.
+
+        It names no file of this machine, because the hosts do not have them.
+        """
+        argv = ["ssh", "-A"]
+        for option in self._common_options():
+            argv += ["-o", option]
+        return (*argv, "-l", self.user or identity.user)
 
     def argv(self, host: str, command: str) -> list[str]:
-        """The whole ssh command line that has ``host``'s login shell run ``command``."""
+        """The complete ssh command line that runs ``command`` in the login shell of ``host``."""
         return [*self.prefix(), "--", check_host(host), command]
 
     def environment(self) -> dict[str, str]:
-        """Environment for ssh: the reasons that it gives must be in English for us to understand them."""
+        """Environment for ssh: `classify_failure` reads its messages, so they have to be in English."""
         return {**os.environ, "LC_ALL": "C"}
 
-    def identity(self, host: str) -> Identity:
-        """Ask ssh which user and keys it would use for ``host``. Nothing is connected.
+    def identity(self, host: str) -> SshIdentity:
+        """Which user and keys ssh would use for ``host``, without connecting.
 
         Raises MachineError if ssh is missing or cannot read its configuration.
         """
@@ -128,31 +131,31 @@ class Access:
                 argv, env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=10
             )
         except FileNotFoundError:
-            raise MachineError("ssh was not found: install openssh-client") from None
+            raise MachineError("ssh not found: install openssh-client") from None
         except subprocess.TimeoutExpired:
-            raise MachineError("ssh -G did not answer within 10 s: look at the ssh configuration") from None
+            raise MachineError("ssh -G did not finish within 10 s: check the ssh configuration") from None
         text = done.stdout.decode(errors="replace")
         if done.returncode != 0:
             raise MachineError(
-                f"ssh cannot use its configuration: {done.stderr.decode(errors='replace').strip()}"
+                f"ssh rejects its configuration: {done.stderr.decode(errors='replace').strip()}"
             )
         return parse_identity(text.splitlines())
 
-    def _shared(self) -> tuple[str, ...]:
-        return (*COMMON, f"ConnectTimeout={max(1, round(self.connect_timeout))}")
+    def _common_options(self) -> tuple[str, ...]:
+        return (*OPTIONS, f"ConnectTimeout={max(1, round(self.connect_timeout))}")
 
 
-def parse_identity(lines: Sequence[str]) -> Identity:
-    """Read the answer of ``ssh -G``; keys that do not exist are left out."""
+def parse_identity(lines: Sequence[str]) -> SshIdentity:
+    """Parse the output of ``ssh -G``; keys that do not exist are omitted."""
     user, keys, proxied = "root", [], False
     for line in lines:
-        word, _, value = line.partition(" ")
-        if word == "user":
+        keyword, _, value = line.partition(" ")
+        if keyword == "user":
             user = value
-        elif word == "identityfile":
+        elif keyword == "identityfile":
             path = Path(value).expanduser()
             if path.is_file() and path not in keys:
                 keys.append(path)
-        elif word in ("proxycommand", "proxyjump"):
+        elif keyword in ("proxycommand", "proxyjump"):
             proxied = value != "none"
-    return Identity(user, tuple(keys), proxied)
+    return SshIdentity(user, tuple(keys), proxied)

@@ -1,12 +1,13 @@
-"""The envelope around a remote command, which tells for certain that it began and how it ended.
+"""The shell script around a remote command that reports reliably whether it started and how it ended.
 
-ssh's own exit code 255 may mean that the connection failed, that it broke, or that the command exited with
-255. So a command is sent in a small POSIX shell script that writes a random word on standard error before it
-and again, with the exit code, after it. No first word: the command has not begun, and may be tried again. No
-last word: the connection broke while it ran. The exit code is the host's own word, not ssh's.
+ssh's exit code 255 can mean that the connection failed, that it broke, or that the command exited with 255.
+Therefore a command is sent inside a small POSIX shell script that writes a random token to standard error
+before the command, and the token with the exit code after it. Without the first token the command has not
+started and can be retried. Without the last one the connection broke while the command ran. The exit code
+comes from the host, not from ssh.
 
-The same script bounds the command's time on the host with ``timeout``: a command that we give up does not go
-on there for ever.
+The script also limits the run time on the host with ``timeout``, so a command that we give up does not run
+there for ever.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ __all__ = ["KILL_AFTER", "Capture", "OnLine", "new_token", "one_line", "script"]
 #: Called as (host, line without its newline, seconds since the epoch) for each line of standard output.
 OnLine = Callable[[str, str, float], None]
 
-#: Seconds between SIGTERM and SIGKILL for a command whose time is over.
+#: Seconds between SIGTERM and SIGKILL for a command that has timed out.
 KILL_AFTER = 3.0
 
 
 def new_token() -> str:
-    """A word that no output holds by chance."""
+    """A random token that cannot occur in output by chance."""
     return secrets.token_hex(12)
 
 
 def script(token: str, argv: Sequence[str], timeout: float, stdin: str = "") -> str:
-    """The script for a host's POSIX shell. ``stdin`` is shell text put before the command (a pipe's left end)
-    or empty to leave standard input as it is."""
+    """The script for a host's POSIX shell.
+
+    ``stdin`` is shell text placed before the command, such as the left side of a pipe; empty leaves standard
+    input unchanged.
+    """
     command = shlex.join(argv)
     return (
         f"printf '%s\\n' {token} >&2\n"
@@ -45,50 +49,49 @@ def script(token: str, argv: Sequence[str], timeout: float, stdin: str = "") -> 
 
 
 def one_line(text: str) -> str:
-    """``text`` as one line for a POSIX shell, free of newlines and brackets, with single blanks between
-    words.
+    """Encode ``text`` as one line for a POSIX shell, without newlines or brackets, with single spaces.
 
-    TakTuk's own parser splits and joins commands at blanks and gives brackets and separators a meaning.
+    TakTuk's parser splits commands at spaces and rejoins them, and treats brackets and separators as syntax.
     """
     packed = base64.b64encode(text.encode()).decode()
     return f'eval "$(echo {packed} | base64 -d)"'
 
 
-#: Bytes of standard error that are kept of a command without end.
-_END = 16 << 10
+#: Bytes at the end of standard error that are kept for a command that runs indefinitely.
+_STDERR_TAIL = 16 << 10
 
 
 class Capture:
-    """Collects what one host says, finds the two words in it and hands out whole lines as they come."""
+    """Collects the output of one host, finds the two tokens in it and passes complete lines on."""
 
     def __init__(self, host: str, token: str, on_line: OnLine | None = None, *, keep: bool = True) -> None:
         self.host = host
-        self._keep = keep  # False: lines are only handed out, and standard error is kept by its end
+        self._keep = keep  # False: lines are only passed on, and only the end of standard error is kept
         self.stdout = bytearray()
         self.started: float | None = None
-        self.ended: float | None = None  #: when the host told the exit code
+        self.ended: float | None = None  #: when the host reported the exit code
         self.returncode: int | None = None
-        self.last = 0.0  #: when anything came last
+        self.last = 0.0  #: when the latest output arrived
         self._first = f"{token}\n".encode()
         self._final = re.compile(rb"\n" + token.encode() + rb" (\d{1,3})\n")
         self._stderr = bytearray()
-        self._noise = b""
+        self._ssh_stderr = b""
         self._searched = 0
         self._on_line = on_line
         self._line = bytearray()
 
     @property
-    def noise(self) -> bytes:
-        """What came on standard error before the command began: ssh's own words."""
-        return self._noise if self.started is not None else bytes(self._stderr)
+    def ssh_stderr(self) -> bytes:
+        """Standard error before the command started: messages of ssh itself."""
+        return self._ssh_stderr if self.started is not None else bytes(self._stderr)
 
     @property
     def stderr(self) -> bytes:
-        """The command's own standard error; ssh's words if the command never began."""
+        """Standard error of the command; messages of ssh if the command never started."""
         return bytes(self._stderr)
 
     def feed_stdout(self, data: bytes, t: float) -> None:
-        """Take a piece of standard output, of any length."""
+        """Add a chunk of standard output, of any length."""
         self.last = t
         if self._keep:
             self.stdout += data
@@ -102,7 +105,7 @@ class Capture:
                 self._on_line(self.host, line.decode(errors="replace"), t)
 
     def feed_stderr(self, data: bytes, t: float) -> None:
-        """Take a piece of standard error, of any length."""
+        """Add a chunk of standard error, of any length."""
         self.last = t
         self._stderr += data
         if self.started is None:
@@ -110,7 +113,7 @@ class Capture:
             if at < 0:
                 return
             self.started = t
-            self._noise = bytes(self._stderr[:at])
+            self._ssh_stderr = bytes(self._stderr[:at])
             del self._stderr[: at + len(self._first)]
         if self.ended is None:
             found = self._final.search(self._stderr, self._searched)
@@ -118,14 +121,14 @@ class Capture:
                 self.ended = t
                 self.returncode = int(found[1])
                 del self._stderr[found.start() : found.end()]
-            else:  # the word may lie across two pieces
+            else:  # the token may span two chunks
                 self._searched = max(0, len(self._stderr) - len(self._first) - 8)
-                if not self._keep and len(self._stderr) > 2 * _END:
-                    del self._stderr[:-_END]
+                if not self._keep and len(self._stderr) > 2 * _STDERR_TAIL:
+                    del self._stderr[:-_STDERR_TAIL]
                     self._searched = 0
 
     def close(self, t: float) -> None:
-        """No more will come: hand out a last line that has no newline."""
+        """End of output: pass on a last line without a newline."""
         if self._line and self._on_line is not None:
             self._on_line(self.host, self._line.decode(errors="replace"), t)
         self._line.clear()

@@ -1,4 +1,4 @@
-"""One command or some files for many hosts: a TakTuk tree where there are many, ssh in windows where few."""
+"""Run one command or copy files on many hosts: by a TakTuk tree for many, by windowed ssh for few."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass, replace
 
 from g5kvirt.errors import SpecError
 from g5kvirt.remote import taktuk
-from g5kvirt.remote.access import Access, Identity, check_host
+from g5kvirt.remote.access import Access, SshIdentity, check_host
 from g5kvirt.remote.envelope import OnLine, new_token
 from g5kvirt.remote.files import File, pack, unpack_argv
 from g5kvirt.remote.processes import memory_file
 from g5kvirt.remote.result import Result
-from g5kvirt.remote.window import Task, run_window
+from g5kvirt.remote.window import HostCommand, run_window
 
 __all__ = ["TREE_FROM", "Fanout"]
 
 log = logging.getLogger(__name__)
 
-#: From this many hosts on, TakTuk: see the measurements in docs/decisions/remote.md.
+#: Number of hosts from which TakTuk is used: see the measurements in docs/decisions/remote.md.
 TREE_FROM = 200
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What is asked of every host; the words are those of `Fanout.run`."""
+class _Request:
+    """What every host has to run; the fields are the parameters of `Fanout.run`."""
 
     argv: tuple[str, ...]
     stdin: bytes | Mapping[str, bytes] | None
@@ -37,11 +37,11 @@ class _Order:
 
 
 class Fanout:
-    """Runs commands and puts files on many hosts; one result for each host, whatever becomes of the others.
+    """Runs commands and copies files on many hosts; one result per host, independent of the others.
 
-    ``window``: ssh connections at once. ``tree_from``: number of hosts from which TakTuk is used; None never.
-    ``attempts``: connections to one host at most. The object remembers that a tree is of no use here (TakTuk
-    is missing, hosts do not reach each other) and says so once in the log.
+    ``window``: parallel ssh connections. ``tree_from``: number of hosts from which TakTuk is used; None:
+    never. ``attempts``: maximal number of connections to one host. If trees do not work here (TakTuk is
+    missing, hosts cannot reach each other), the object remembers it and logs it once.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Fanout:
         self.window = window
         self.tree_from = tree_from
         self.attempts = attempts
-        self.tree_at_once = 10  #: connections that one node of a tree makes at once
-        self.given_up = ""  #: why nobody is asked any more
+        self.tree_connections = 10  #: parallel connections of one node of a tree
+        self.given_up = ""  #: why no command is run any more; empty while they are
         self._no_tree = False
 
     def run(
@@ -66,34 +66,34 @@ class Fanout:
         idempotent: bool = False,
         on_line: OnLine | None = None,
     ) -> dict[str, Result]:
-        """Run ``command`` (words, quoted by us) on every host; the results are in the order of ``hosts``.
+        """Run ``command`` (arguments; we quote them) on every host; results keep the order of ``hosts``.
 
-        ``stdin``: nothing, the same bytes for all, or each host's own (a host that is not in it reads
-        nothing). ``timeout``: seconds a command may run, from its start on the host; there it is then ended.
-        ``within``: seconds for all hosts together. ``idempotent``: the command may run twice, so it is tried
-        again even where a connection broke and nobody knows how far it came. ``on_line(host, line, t)`` is
-        called for each line of standard output as it arrives, in this thread; what it raises ends everything
-        and is raised.
+        ``stdin``: none, the same bytes for all hosts, or a mapping of hosts to bytes (other hosts get empty
+        input). ``timeout``: seconds that the command may run on a host before it is killed there.
+        ``within``: seconds for all hosts together. ``idempotent``: the command may run twice, so it is
+        retried even if a connection broke and its progress is unknown. ``on_line(host, line, t)`` is called
+        for each line of standard output as it arrives, in this thread; an exception of it ends everything
+        and is propagated.
 
-        Connections that are turned away before the login are tried again. Raises SpecError for a host's name
-        that is none, MachineError if ssh is missing; never for what a host does. A command that is given up
-        from here (Ctrl-C, ``within``) may go on on its host until its ``timeout`` is over.
+        Connections refused before the login are retried. Raises SpecError for an invalid host name,
+        MachineError if ssh is missing; failures of a host never raise. A command abandoned from here (Ctrl-C,
+        ``within``) may keep running on its host until its ``timeout``.
         """
         names = [check_host(host) for host in dict.fromkeys(hosts)]
         if not command or timeout <= 0:
-            raise SpecError("a command needs at least one word and a timeout above 0 seconds")
-        order = _Order(tuple(command), stdin, timeout, idempotent, on_line)
+            raise SpecError("a command needs at least one argument and a timeout above 0 seconds")
+        request = _Request(tuple(command), stdin, timeout, idempotent, on_line)
         deadline = None if within is None else time.monotonic() + within
         done: dict[str, Result] = {}
-        left = names
+        remaining = names
         identity = self._tree_identity(names)
         if identity is not None:
-            done, left = self._tree(identity, names, order, within)
-        if left:
+            done, remaining = self._tree(identity, names, request, within)
+        if remaining:
             rest = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done |= self._windows(left, order, rest)
+            done |= self._windows(remaining, request, rest)
         if identity is not None:
-            self._learn(names, left, done)
+            self._check_tree(names, remaining, done)
         return {name: done[name] for name in names}
 
     def put(
@@ -104,89 +104,91 @@ class Fanout:
         timeout: float,
         within: float | None = None,
     ) -> dict[str, Result]:
-        """Put the same files on every host: each is there whole and checked (SHA-256), or untouched.
+        """Copy the same files to every host: complete and verified (SHA-256), or the host is unchanged.
 
-        All files of a call go in one stream, held in memory here; they are renamed into place only when all
-        sums are right. Missing folders are made. ``timeout`` and ``within`` as for `run`. Raises SpecError
-        for files that cannot be put.
+        All files of a call form one stream, which is held in memory here; they are renamed into place only
+        if all checksums match. Missing directories are created. ``timeout`` and ``within`` as for `run`.
+        Raises SpecError for invalid files.
         """
         if not files:
-            raise SpecError("no file to put: name at least one")
+            raise SpecError("no files to copy: give at least one")
         mark = new_token()
         stream, argv = pack(files, mark), unpack_argv(files, mark)
         return self.run(hosts, argv, stdin=stream, timeout=timeout, within=within, idempotent=True)
 
-    def give_up(self, why: str) -> None:
-        """The hosts are gone: commands that are under way, and all others from now on, end as given up."""
-        self.given_up = why
+    def give_up(self, reason: str) -> None:
+        """The hosts are gone: running commands, and all later ones, end as given up because of ``reason``."""
+        self.given_up = reason
 
-    def _windows(self, hosts: Sequence[str], order: _Order, within: float | None) -> dict[str, Result]:
-        with _Inputs(hosts, order.stdin) as inputs:
-            tasks = [
-                Task(host, order.argv, order.timeout, inputs(host), order.idempotent, self.attempts)
+    def _windows(self, hosts: Sequence[str], request: _Request, within: float | None) -> dict[str, Result]:
+        with _Inputs(hosts, request.stdin) as inputs:
+            commands = [
+                HostCommand(
+                    host, request.argv, request.timeout, inputs(host), request.idempotent, self.attempts
+                )
                 for host in hosts
             ]
             return run_window(
                 self.access,
-                tasks,
+                commands,
                 window=self.window,
-                on_line=order.on_line,
+                on_line=request.on_line,
                 within=within,
                 given_up=lambda: self.given_up,
             )
 
     def _tree(
-        self, identity: Identity, hosts: Sequence[str], order: _Order, within: float | None
+        self, identity: SshIdentity, hosts: Sequence[str], request: _Request, within: float | None
     ) -> tuple[dict[str, Result], list[str]]:
-        """Results of a tree, and the hosts that are left to ssh."""
+        """Results of a tree, and the hosts that remain for ssh."""
         tree = taktuk.Tree(
             self.access,
             identity,
             hosts,
-            order.argv,
-            stdin=order.stdin,
-            timeout=order.timeout,
-            on_line=order.on_line,
-            at_once=self.tree_at_once,
+            request.argv,
+            stdin=request.stdin,
+            timeout=request.timeout,
+            on_line=request.on_line,
+            connections=self.tree_connections,
             given_up=lambda: self.given_up,
         )
-        grown = tree.grow(within)
-        if grown.said:
-            log.debug("TakTuk says: %s", grown.said)
-        if order.idempotent:
-            return dict(grown.results), [*grown.again, *grown.unsure]
-        return {**grown.results, **grown.unsure}, list(grown.again)
+        outcome = tree.run(within)
+        if outcome.messages:
+            log.debug("TakTuk: %s", outcome.messages)
+        if request.idempotent:
+            return dict(outcome.results), [*outcome.not_started, *outcome.unknown]
+        return {**outcome.results, **outcome.unknown}, list(outcome.not_started)
 
-    def _tree_identity(self, hosts: Sequence[str]) -> Identity | None:
-        """What a tree needs to forward the key; None where ssh in windows is to be used."""
+    def _tree_identity(self, hosts: Sequence[str]) -> SshIdentity | None:
+        """What a tree needs to forward the key; None if windowed ssh has to be used."""
         if self.tree_from is None or len(hosts) < self.tree_from or self._no_tree:
             return None
         if not taktuk.installed():
-            self._give_trees_up("taktuk (or perl, ssh-agent) is not installed on this machine")
+            self._disable_trees("taktuk, perl or ssh-agent is not installed on this machine")
             return None
         identity = self.access.identity(hosts[0])
         if self.access.key is None and self.access.ssh_config is None and os.environ.get("SSH_AUTH_SOCK"):
-            return replace(identity, keys=())  # the person's own agent, which may hold more than files
+            return replace(identity, keys=())  # the user's own agent, which may hold more keys than files
         if not identity.keys:
-            self._give_trees_up("there is no private key and no agent to lend to the hosts")
+            self._disable_trees("there is no private key and no ssh agent to forward")
             return None
         return identity
 
-    def _learn(self, names: Sequence[str], left: Sequence[str], done: Mapping[str, Result]) -> None:
-        """Stop using trees where ssh had to mend much of one."""
-        mended = sum(1 for name in left if done[name].started)
-        if mended > len(names) / 4:
-            self._give_trees_up(
-                f"{mended} of {len(names)} hosts were reached from here but not from each other"
+    def _check_tree(self, names: Sequence[str], remaining: Sequence[str], done: Mapping[str, Result]) -> None:
+        """Stop using trees if ssh had to reach many hosts that the tree could not."""
+        direct = sum(1 for name in remaining if done[name].started)
+        if direct > len(names) / 4:
+            self._disable_trees(
+                f"{direct} of {len(names)} hosts can be reached from here but not from each other"
             )
 
-    def _give_trees_up(self, why: str) -> None:
+    def _disable_trees(self, reason: str) -> None:
         self._no_tree = True
-        log.warning("ssh in windows instead of a TakTuk tree from now on: %s", why)
+        log.warning("using windowed ssh instead of a TakTuk tree from now on: %s", reason)
 
 
 class _Inputs:
-    """Standard input of hosts as files in memory: no byte of it has to be pumped by us."""
+    """Standard input of hosts as in-memory files, so that we need not copy any data."""
 
     def __init__(self, hosts: Sequence[str], stdin: bytes | Mapping[str, bytes] | None) -> None:
         self._hosts = hosts

@@ -1,4 +1,4 @@
-"""Files for hosts: packed here as one tar stream, put in place there all or nothing."""
+"""Files for hosts: packed here into one tar stream, installed there all or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["File", "pack", "unpack_argv"]
 
 @dataclass(frozen=True)
 class File:
-    """A file to put on hosts: a local file or bytes, the absolute path there, the permission bits there."""
+    """A file to copy to hosts: a local file or bytes, and absolute path and permission bits on the host."""
 
     source: Path | bytes
     target: str
@@ -29,21 +29,21 @@ class File:
 def pack(files: Sequence[File], mark: str) -> bytes:
     """The tar stream: a list for ``sha256sum -c``, then the files under temporary names.
 
-    ``mark`` makes the temporary names, which lie beside the targets so that a rename is atomic. Raises
-    SpecError for a path that is not absolute, a target that is named twice, or a source that cannot be read.
+    ``mark`` is part of the temporary names, which are in the directories of the targets so that a rename is
+    atomic. Raises SpecError for a path that is not absolute, a duplicate target, or an unreadable source.
     """
     contents: dict[str, tuple[bytes, int]] = {}
     for file in files:
         target = posixpath.normpath(file.target)
         if not target.startswith("/") or target == "/" or "\n" in target or "\\" in target:
-            raise SpecError(f"{file.target!r} is no absolute path of a file on a host")
+            raise SpecError(f"{file.target!r} is not an absolute path of a file on a host")
         if target in contents:
-            raise SpecError(f"two files are to become {target}: give each its own path")
+            raise SpecError(f"two files have the same target {target}: give each file its own path")
         contents[target] = _content(file.source), file.mode & 0o7777
     named = {_temporary(target, mark): content for target, content in contents.items()}
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, (data, _) in named.items())
     stream, now = io.BytesIO(), int(time.time())
-    # the USTAR format is what busybox reads, too; PAX headers only where a name needs one
+    # USTAR, which busybox can read too; PAX headers only for names that need one
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, (data, mode) in {_list(files, mark): (sums.encode(), 0o600), **named}.items():
             entry = tarfile.TarInfo(name)
@@ -53,10 +53,10 @@ def pack(files: Sequence[File], mark: str) -> bytes:
 
 
 def unpack_argv(files: Sequence[File], mark: str) -> tuple[str, ...]:
-    """The command that takes the stream, checks every sum, and only then renames every file into place.
+    """The command that reads the stream, verifies every checksum, and only then renames the files into place.
 
-    Whatever fails, the temporary files are removed; missing folders are made. What is renamed is read from
-    the stream's own list: a command may not be longer than 128 KiB, which is some hundred files.
+    On any failure the temporary files are removed; missing directories are created. The names are read from
+    the list in the stream: a command line is limited to 128 KiB, which is only some hundred files.
     """
     folders = sorted({posixpath.dirname(posixpath.normpath(file.target)) for file in files})
     lines = [
@@ -92,5 +92,5 @@ def _temporary(target: str, mark: str) -> str:
 
 
 def _list(files: Sequence[File], mark: str) -> str:
-    """Where the list lies until all is in place: beside the first file."""
+    """Temporary path of the list: in the directory of the first file."""
     return posixpath.join(posixpath.dirname(posixpath.normpath(files[0].target)), f".g5kvirt.{mark}")

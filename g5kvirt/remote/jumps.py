@@ -1,17 +1,17 @@
-"""Which ssh servers stand between this machine and a machine of Grid'5000.
+"""Which jump hosts are between this machine and a machine of Grid'5000.
 
 =========================  =======================================================================
-where it is                how ssh gets there
+target                     route of ssh
 =========================  =======================================================================
 frontend                   from inside Grid'5000 directly; from outside through access.grid5000.fr
 machine in production,     the same: routed and global KaVLANs (numbers 4 to 9, and from 10 on) can be
 routed or global KaVLAN    reached from everywhere inside
-machine in a local KaVLAN  nothing is routed into it (numbers 1 to 3): on from the site's frontend
-                           through the KaVLAN's own gateway, kavlan-N.SITE.grid5000.fr
-VM                         through its own host, which is on its network
+machine in a local KaVLAN  not routed (numbers 1 to 3): from the site's frontend through the gateway of
+                           the KaVLAN, kavlan-N.SITE.grid5000.fr
+VM                         through its host, which is on the same network
 =========================  =======================================================================
 
-As the Grid'5000 documentation has it, in its pages "KaVLAN" (kinds, numbers, gateways) and "SSH".
+Source: the pages "KaVLAN" (kinds, numbers, gateways) and "SSH" of the Grid'5000 documentation.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from pathlib import Path
 from g5kvirt.errors import SpecError
 from g5kvirt.remote.access import Access, check_host
 
-__all__ = ["ACCESS", "LAST_LOCAL", "check_jump", "detect", "gateways", "needed"]
+__all__ = ["ACCESS_HOST", "LAST_LOCAL_VLAN", "check_jump", "detect", "gateways", "needed"]
 
-#: The only machines of Grid'5000 that answer ssh from the Internet.
-ACCESS = "access.grid5000.fr"
-#: KaVLANs up to this number are local ones.
-LAST_LOCAL = 3
+#: The only host of Grid'5000 with ssh access from the Internet.
+ACCESS_HOST = "access.grid5000.fr"
+#: KaVLANs up to this number are local.
+LAST_LOCAL_VLAN = 3
 
 _DOMAIN = "grid5000.fr"
 _LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def needed(hostname: str, configured: bool) -> bool:
-    """Whether a way through `ACCESS` has to be named, from a machine of this name.
+    """Whether ssh needs `ACCESS_HOST` as a jump host on the machine ``hostname``.
 
-    Not on one of Grid'5000 itself, nor where ssh's own configuration knows a way already (``configured``).
+    Not on a machine of Grid'5000 itself, nor if the ssh configuration has a jump or proxy (``configured``).
     """
     return not configured and not f".{hostname.lower().rstrip('.')}".endswith(f".{_DOMAIN}")
 
 
 def detect(ssh_config: Path | None = None, login: str | None = None) -> str:
-    """The jump that is needed from here, as ``ssh -J`` takes it; "" for none. See `needed`.
+    """The jump host needed from this machine, in the syntax of ``ssh -J``; "" for none. See `needed`.
 
-    In Grid'5000's own VPN, which cannot be told from here, a jump is one step too many and does no harm.
+    Inside the VPN of Grid'5000, which we cannot detect, the jump is superfluous but harmless.
     Raises MachineError if there is no ssh.
     """
     name = socket.gethostname()
@@ -54,24 +54,24 @@ def detect(ssh_config: Path | None = None, login: str | None = None) -> str:
     here = Access(user=None, ssh_config=ssh_config)
     if not needed(name, here.identity(f"nancy.{_DOMAIN}").proxied):
         return ""
-    return f"{login}@{ACCESS}" if login else ACCESS
+    return f"{login}@{ACCESS_HOST}" if login else ACCESS_HOST
 
 
 def check_jump(jump: str) -> str:
-    """Give ``jump`` back if ``ssh -J`` takes it: ``[LOGIN@]HOST[:PORT]``, several with commas, or ""."""
+    """Return ``jump`` if it is valid for ``ssh -J``: ``[LOGIN@]HOST[:PORT]``, comma-separated, or ""."""
     for hop in jump.split(",") if jump else ():
         login, at, host = hop.rpartition("@")
         if at and not _LOGIN.fullmatch(login):
-            raise SpecError(f"{hop!r} is no ssh server to jump through: [LOGIN@]HOST[:PORT] is expected")
+            raise SpecError(f"{hop!r} is not a valid jump host: use [LOGIN@]HOST[:PORT]")
         check_host(host)
     return jump
 
 
 def gateways(vlan: int | None, domain: str) -> tuple[str, ...]:
-    """What stands between the inside of Grid'5000 and a machine in KaVLAN ``vlan`` of a site.
+    """The jump hosts from inside Grid'5000 to a machine in KaVLAN ``vlan`` of a site.
 
-    ``domain``: that of the site, ``nancy.grid5000.fr``, which is its frontend's name too.
+    ``domain``: the domain of the site, ``nancy.grid5000.fr``, which is also the name of its frontend.
     """
-    if vlan is None or not 1 <= vlan <= LAST_LOCAL:
+    if vlan is None or not 1 <= vlan <= LAST_LOCAL_VLAN:
         return ()
     return domain, f"kavlan-{vlan}.{domain}"

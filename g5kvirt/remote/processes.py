@@ -1,4 +1,4 @@
-"""Child processes that are always ended and reaped."""
+"""Child processes that are always terminated and reaped."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError
 
-__all__ = ["end", "end_session", "memory_file", "reopen", "spawn"]
+__all__ = ["kill_session", "memory_file", "reopen", "spawn", "terminate"]
 
 
 def spawn(
     argv: Sequence[str], *, env: dict[str, str], stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """Start ``argv`` in a session of its own with pipes for its output.
+    """Start ``argv`` in a new session, with pipes for its output.
 
-    Of its own, so that Ctrl-C reaches us alone and we can end the whole of it, and so that no other part of
-    this process (execo waits for its own process group) takes its exit status. Raises MachineError if the
-    program is missing or no process can be started.
+    In a new session Ctrl-C reaches only us, we can terminate all of it, and no other part of this process
+    (execo waits for its process group) collects its exit status. Raises MachineError if the program is
+    missing or no process can be started.
     """
     try:
         return subprocess.Popen(
@@ -35,13 +35,13 @@ def spawn(
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise MachineError(f"{argv[0]} was not found: install it (openssh-client, taktuk)") from None
+        raise MachineError(f"{argv[0]} not found: install it (packages openssh-client, taktuk)") from None
     except OSError as error:
         raise MachineError(f"{argv[0]} could not be started: {error.strerror}") from error
 
 
 def memory_file(data: bytes) -> int:
-    """A descriptor of a file in memory that holds ``data``; the caller closes it."""
+    """A file descriptor of an in-memory file with ``data``; the caller closes it."""
     fd = os.memfd_create("g5kvirt", os.MFD_CLOEXEC)
     try:
         view = memoryview(data)
@@ -54,22 +54,22 @@ def memory_file(data: bytes) -> int:
 
 
 def reopen(fd: int) -> int:
-    """Open the file behind ``fd`` again for reading, from its start and with a position of its own."""
+    """Open the file of ``fd`` again for reading, with an independent position at its start."""
     return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def end(processes: Iterable[subprocess.Popen[bytes]], patience: float = 0.5) -> None:
-    """End these processes and their groups: SIGTERM, after ``patience`` seconds SIGKILL; reap them."""
+def terminate(processes: Iterable[subprocess.Popen[bytes]], grace: float = 0.5) -> None:
+    """Terminate these processes and their groups: SIGTERM, after ``grace`` seconds SIGKILL; reap them."""
     every = list(processes)
     alive = [process for process in every if not _exited(process)]
     for process in alive:
         _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + grace
     while (alive := [process for process in alive if not _exited(process)]) and time.monotonic() < deadline:
         time.sleep(0.005)
     for process in every:
-        # Also where the leader has ended: another of its group may not have listened. Before it is reaped, so
-        # that the number of the group cannot have become somebody else's.
+        # Even if the leader has exited: others of its group may have ignored SIGTERM. Before reaping it, so
+        # that the id of the group cannot have been reused.
         if process.returncode is None:
             _signal_group(process, signal.SIGKILL)
             process.wait(5)
@@ -80,12 +80,12 @@ def end(processes: Iterable[subprocess.Popen[bytes]], patience: float = 0.5) -> 
 
 
 def _exited(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has ended, without reaping it."""
+    """Whether the process has exited, without reaping it."""
     if process.returncode is not None:
         return True
     try:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # somebody else has reaped it
+    except ChildProcessError:  # already reaped elsewhere
         return True
 
 
@@ -94,28 +94,28 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def end_session(leader: subprocess.Popen[bytes], patience: float = 2.0) -> None:
-    """End every process of the session that ``leader`` leads, whatever its group, and reap the leader.
+def kill_session(leader: subprocess.Popen[bytes], grace: float = 2.0) -> None:
+    """Kill every process in the session of ``leader``, in any process group, and reap the leader.
 
-    TakTuk puts each connector into a group of its own, but leaves it in the session.
+    TakTuk puts each connector into its own process group but leaves it in the session.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + grace
     while (members := session_members(leader.pid)) and time.monotonic() < deadline:
         for pid in members:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-    end([leader])
+    terminate([leader])
 
 
 def session_members(session: int) -> list[int]:
-    """Living processes (not zombies) of a session."""
+    """Running processes (not zombies) of a session."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # the name may hold blanks and brackets: count from the last one
+            # the name may contain spaces and parentheses: parse from the last parenthesis
             state, _parent, _group, own = stat.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):  # it ended while we looked
+        except (OSError, ValueError):  # it exited meanwhile
             continue
         if int(own) == session and state != "Z":
             members.append(int(stat.parent.name))

@@ -1,25 +1,25 @@
-"""What became of one host, and what its ssh's words mean."""
+"""The result of a command on one host, and the meaning of ssh's error messages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Failure", "Result", "failure", "last_line", "retry_delay"]
+__all__ = ["Failure", "Result", "classify_failure", "last_line", "retry_delay"]
 
-#: Why a command was not seen to start: the connection was turned away or cut before the login (a booting
-#: host, MaxStartups), nobody answered, our key was refused, the name is unknown, something else.
-Failure = Literal["refused", "silent", "key", "name", "other"]
+#: Why a command did not start: the connection was refused or closed before the login (a booting host,
+#: MaxStartups), the host did not respond, it rejected our key, its name is unknown, or another reason.
+Failure = Literal["refused", "timeout", "key", "name", "other"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one host made of a command or of files.
+    """The result of a command or a file transfer on one host.
 
-    ``ok``: it ran there and exited with 0. ``returncode`` is None unless the host itself told it. ``start``
-    and ``end``: seconds since the epoch; ``start`` is when the command began there (as seen here), or when
-    the last attempt began if it never did. ``attempt`` counts connections. ``reason`` says in words what went
-    wrong and is empty if ``ok``. ``via``: "ssh" or "taktuk".
+    ``ok``: the command ran and exited with 0. ``returncode`` is None unless the host itself reported it.
+    ``start`` and ``end``: seconds since the epoch; ``start`` is when the command started (as seen here), or
+    the start of the last attempt if it never did. ``attempt`` counts connections. ``reason`` describes what
+    went wrong and is empty if ``ok``. ``via``: "ssh" or "taktuk".
     """
 
     host: str
@@ -31,7 +31,7 @@ class Result:
     end: float
     attempt: int = 1
     reason: str = ""
-    started: bool = False  #: the command began there, whatever came of it
+    started: bool = False  #: the command started on the host, whatever its outcome
     via: str = "ssh"
 
     @property
@@ -45,29 +45,30 @@ class Result:
         return self.end - self.start
 
 
-# In the order of looking: the first that is found names the kind. The first four are said of a connection
-# that was already logged in: the command may have begun although its first word did not reach us.
-_WORDS: tuple[tuple[str, Failure], ...] = (
+# The first pattern that matches decides. The first four concern a connection that was already logged in:
+# the command may have started although its first token did not reach us.
+_PATTERNS: tuple[tuple[str, Failure], ...] = (
     ("client_loop", "other"),
     ("read from remote host", "other"),
     ("packet_write_wait", "other"),
     ("dispatch_run_fatal", "other"),
-    # said by the local testbed's proxy
+    # messages of the proxy of the local testbed
     ("is not a name of", "name"),
     ("is not up", "other"),
+    ("is no longer up", "other"),
     ("belongs to another user", "other"),
     ("permission denied", "key"),
     ("too many authentication failures", "key"),
     ("no supported authentication methods", "key"),
     ("could not resolve hostname", "name"),
     ("name or service not known", "name"),
-    ("connection timed out", "silent"),
-    ("operation timed out", "silent"),
-    ("timed out during banner", "silent"),
-    (": timed out", "silent"),
-    ("no route to host", "silent"),
-    ("network is unreachable", "silent"),
-    ("timeouted", "silent"),  # TakTuk's own word
+    ("connection timed out", "timeout"),
+    ("operation timed out", "timeout"),
+    ("timed out during banner", "timeout"),
+    (": timed out", "timeout"),
+    ("no route to host", "timeout"),
+    ("network is unreachable", "timeout"),
+    ("timeouted", "timeout"),  # a message of TakTuk
     ("connection refused", "refused"),
     ("connection reset", "refused"),
     ("connection closed", "refused"),
@@ -76,39 +77,39 @@ _WORDS: tuple[tuple[str, Failure], ...] = (
     ("not allowed at this time", "refused"),
 )
 
-_SAID: dict[Failure, str] = {
-    "refused": "unreachable: it turns connections away",
-    "silent": "unreachable: no answer",
-    "key": "it refuses our key",
-    "name": "unreachable: its name is unknown",
+_MESSAGES: dict[Failure, str] = {
+    "refused": "unreachable: the host refuses connections",
+    "timeout": "unreachable: no response",
+    "key": "the host rejects our SSH key",
+    "name": "unreachable: unknown host name",
     "other": "unreachable",
 }
 
 
-def failure(noise: bytes) -> tuple[Failure, str]:
-    """Read what ssh said before any command began: the kind of failure, and a sentence for people."""
-    lines = noise.decode(errors="replace").splitlines()
-    for words, kind in _WORDS:
+def classify_failure(messages: bytes) -> tuple[Failure, str]:
+    """The kind of failure and a readable reason, from the messages of ssh before any command started."""
+    lines = messages.decode(errors="replace").splitlines()
+    for pattern, kind in _PATTERNS:
         for line in lines:
-            if words in line.lower():
-                return kind, f"{_SAID[kind]} ({line.strip()[:200]})"
-    said = last_line(noise)
-    return "other", f"{_SAID['other']} ({said})" if said else _SAID["other"]
+            if pattern in line.lower():
+                return kind, f"{_MESSAGES[kind]} ({line.strip()[:200]})"
+    last = last_line(messages)
+    return "other", f"{_MESSAGES['other']} ({last})" if last else _MESSAGES["other"]
 
 
 def last_line(data: bytes) -> str:
-    """The last line that says something, at most 200 characters."""
+    """The last line that is not blank, at most 200 characters."""
     lines = [line.strip() for line in data.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""
 
 
 def retry_delay(kind: Failure, attempt: int, attempts: int, idempotent: bool = False) -> float | None:
-    """Seconds to wait after the ``attempt``-th failure (from 1) before the next one, None to give up.
+    """Seconds to wait after failure number ``attempt`` (from 1) before the next attempt, None to give up.
 
-    Only what may pass is tried again: a connection that was turned away before the login. A host that says
-    nothing has already had its whole connection time; a refused key or an unknown name stays so. A failure
-    that cannot be told from a connection that broke after the login ("other") is tried again only if the
-    command may run twice. The wait doubles from 0.5 s to at most 8 s.
+    Only temporary failures are retried: a connection refused before the login. A host that does not respond
+    has already had the full connection time-out; a rejected key or an unknown name is permanent. A failure
+    that may be a connection broken after the login ("other") is retried only if the command is idempotent.
+    The delay doubles from 0.5 s to at most 8 s.
     """
     if attempt >= attempts or not (kind == "refused" or (kind == "other" and idempotent)):
         return None

@@ -1,4 +1,4 @@
-"""A command that runs on one host for as long as we want, line by line."""
+"""A long-running command on one host whose output arrives line by line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from g5kvirt.remote.access import Access
 from g5kvirt.remote.envelope import Capture, new_token
-from g5kvirt.remote.processes import end, spawn
+from g5kvirt.remote.processes import spawn, terminate
 from g5kvirt.remote.result import Result
-from g5kvirt.remote.window import judge
+from g5kvirt.remote.window import make_result
 
 __all__ = ["Stream"]
 
-#: Said on the host before the command. The envelope of `Fanout.run` bounds a command's time; here its
-#: standard input is what ties it to us: it stays open while we listen, and ends with us, however we end.
+#: The script around the command. That of `Fanout.run` limits the command's run time; here the standard input
+#: ties it to us: it stays open while we read, and closes when this process ends, for whatever reason.
 _SCRIPT = """printf '%s\\n' {token} >&2
 {command}
 code=$?
@@ -29,17 +29,17 @@ printf '\\n%s %s\\n' {token} $code >&2
 exit $code
 """
 
-#: Seconds that the command may take to end by itself once its standard input has.
-FAREWELL = 1.0
+#: Seconds that the command may take to exit after its standard input was closed.
+EXIT_SECONDS = 1.0
 
 
 class Stream:
-    """``argv`` on ``host``, its lines with the time of their arrival (seconds since the epoch).
+    """The output lines of ``argv`` on ``host``, with their time of arrival (seconds since the epoch).
 
-    Without ``on_line`` it is an iterator of (line, t) that ends when the connection does; with it, each line
-    is handed to ``on_line(line, t)`` in a thread of the stream's own and nothing is kept. `result` says how
-    it ended. Connecting again is the caller's decision. The command should exit when its standard input ends:
-    that is how it learns that we are gone. A context manager; `close` takes at most about 2 s.
+    Without ``on_line`` it is an iterator of (line, t) that ends with the connection; with it, each line is
+    passed to ``on_line(line, t)`` in a thread of the stream, and none is stored. `result` is the outcome.
+    Reconnecting is up to the caller. The command should exit when its standard input is closed, which is how
+    it learns that we are gone. A context manager; `close` takes at most about 2 s.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Stream:
         on_line: Callable[[str, float], None] | None = None,
     ) -> None:
         self.host = host
-        self.error: BaseException | None = None  #: what ``on_line`` raised; it ends the stream
+        self.error: BaseException | None = None  #: the exception that ``on_line`` raised; it ends the stream
         self._lines: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
         self._on_line = on_line
         token = new_token()
         self._capture = Capture(host, token, self._line, keep=False)
-        self._begun = time.time()
+        self._start_time = time.time()
         self._login_timeout = access.login_timeout
         self._result: Result | None = None
         self._closing = threading.Event()
@@ -64,13 +64,13 @@ class Stream:
         self._process = spawn(access.argv(host, text), env=access.environment(), stdin=subprocess.PIPE)
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC)
         self._wake_read, self._wake_write = os.fdopen(wake_read, "rb", 0), os.fdopen(wake_write, "wb", 0)
-        self._thread = threading.Thread(target=self._pump, name=f"stream {host}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"stream {host}", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
         while (item := self._lines.get()) is not None:
             yield item
-        self._lines.put(None)  # for whoever else iterates
+        self._lines.put(None)  # for other iterators
 
     def __enter__(self) -> Stream:
         return self
@@ -80,16 +80,16 @@ class Stream:
 
     @property
     def alive(self) -> bool:
-        """Whether lines may still come."""
+        """Whether more lines may arrive."""
         return self._thread.is_alive()
 
     @property
     def result(self) -> Result | None:
-        """How it ended; None while it runs. Standard output is not kept in it."""
+        """The outcome, without standard output; None while the command runs."""
         return self._result
 
     def close(self) -> Result:
-        """End the command and the connection, and say how it ended. May be called again, from any thread."""
+        """End the command and the connection; returns the outcome. Idempotent, callable from any thread."""
         if not self._closing.is_set():
             self._closing.set()
             with contextlib.suppress(BrokenPipeError):  # it has ended already
@@ -98,7 +98,7 @@ class Stream:
             self._thread.join()
             assert self._result is not None
             return self._result
-        raise RuntimeError("a stream cannot be closed by its own callback: raise an exception there instead")
+        raise RuntimeError("a stream cannot be closed from its own callback: raise an exception instead")
 
     def _line(self, _host: str, line: str, t: float) -> None:
         if self._on_line is None:
@@ -106,24 +106,26 @@ class Stream:
         else:
             self._on_line(line, t)
 
-    def _pump(self) -> None:
-        """The thread: read until the connection ends or we are closed, then end and reap ssh."""
-        words = ""
+    def _run(self) -> None:
+        """Body of the thread: read until the connection ends or `close` is called, then end and reap ssh."""
+        reason = ""
         try:
-            words = self._listen()
+            reason = self._read_output()
             self._capture.close(time.time())
-        except Exception as error:  # noqa: BLE001  whatever the caller's callback raises is kept for them
+        except Exception as error:  # noqa: BLE001  any exception of the callback is kept for the caller
             self.error = error
-            words = f"the callback raised {error!r}"
+            reason = f"the callback raised {error!r}"
         finally:
-            end([self._process])
+            terminate([self._process])
             now = time.time()
-            self._result, _ = judge(self._capture, float("inf"), self._begun, now, gave_up=words)
+            self._result, _ = make_result(
+                self._capture, float("inf"), self._start_time, now, stop_reason=reason
+            )
             self._wake_read.close()
             self._lines.put(None)
 
-    def _listen(self) -> str:
-        """Read; the reason why we stopped, empty if the connection ended by itself."""
+    def _read_output(self) -> str:
+        """Read all output; returns why we stopped, empty if the connection ended by itself."""
         process, capture = self._process, self._capture
         assert process.stdin is not None
         assert process.stdout is not None
@@ -132,20 +134,20 @@ class Stream:
         with selectors.DefaultSelector() as selector:
             for pipe in (*feeds, self._wake_read):
                 selector.register(pipe, selectors.EVENT_READ)
-            deadline, words = self._begun + self._login_timeout, "unreachable: no login in time"
+            deadline, reason = self._start_time + self._login_timeout, "unreachable: login timed out"
             while True:
                 now = time.time()
                 if capture.started is not None and not self._closing.is_set():
-                    deadline, words = float("inf"), ""
+                    deadline, reason = float("inf"), ""
                 if capture.ended is not None:
-                    deadline, words = min(deadline, max(capture.ended, capture.last) + FAREWELL), ""
+                    deadline, reason = min(deadline, max(capture.ended, capture.last) + EXIT_SECONDS), ""
                 if now >= deadline:
-                    return words
+                    return reason
                 for key, _ in selector.select(min(deadline - now, 5.0)):
                     if key.fileobj is self._wake_read:
                         selector.unregister(self._wake_read)
                         process.stdin.close()
-                        deadline, words = time.time() + FAREWELL, "closed by us"
+                        deadline, reason = time.time() + EXIT_SECONDS, "closed by us"
                         continue
                     data = os.read(key.fd, 1 << 16)
                     if data:
@@ -153,4 +155,4 @@ class Stream:
                     else:
                         selector.unregister(key.fileobj)
                 if not any(pipe in selector.get_map() for pipe in feeds):
-                    return words if self._closing.is_set() else ""
+                    return reason if self._closing.is_set() else ""

@@ -1,6 +1,6 @@
-"""TakTuk as a tree: one `taktuk` process here, and every host that is reached helps to reach the others.
+"""A TakTuk tree: one `taktuk` process here, and every connected host helps to connect to the others.
 
-Hosts need only perl, a POSIX shell and ssh: TakTuk sends its own code along (-s). The decisions behind this
+Hosts need only perl, a POSIX shell and ssh: TakTuk propagates its own code (-s). The decisions behind this
 module are in docs/decisions/remote.md.
 """
 
@@ -20,21 +20,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from g5kvirt.remote.access import Access, Identity, check_host
+from g5kvirt.remote.access import Access, SshIdentity, check_host
 from g5kvirt.remote.envelope import KILL_AFTER, Capture, OnLine, new_token, one_line, script
-from g5kvirt.remote.processes import end_session, spawn
+from g5kvirt.remote.processes import kill_session, spawn
 from g5kvirt.remote.result import Result
-from g5kvirt.remote.window import GRACE, LINGER, judge
+from g5kvirt.remote.window import DRAIN_SECONDS, REPLY_SECONDS, make_result
 
-__all__ = ["Grown", "Tree", "installed", "parse"]
+__all__ = ["Message", "Tree", "TreeResult", "installed", "parse"]
 
-#: TakTuk's numbers for what happens to a connection (its manual, "state" stream).
+#: TakTuk's event numbers of a connection (its manual, "state" stream).
 CONNECTION_FAILED, CONNECTION_LOST = 3, 5
 
-# All that a host says travels as hexadecimal digits, so no byte of it can be taken for a line of ours. TakTuk
-# evaluates a template, which is a Perl expression, on the host for each line: some 3 s of processor for a
-# megabyte of short lines. This one takes the whole of the piece that was read ($message, at most 32 KiB) at
-# its first line and leaves nothing for a second one.
+# Output of a host is sent as hexadecimal digits, so no byte of it can be mistaken for a line of ours. TakTuk
+# evaluates a template, which is a Perl expression, on the host for each line: some 3 s of CPU time for a
+# megabyte of short lines. This one consumes the whole chunk that was read ($message, at most 32 KiB) at its
+# first line, so there is no second one.
 _WHOLE = (
     r'do{my $w=unpack("H*",substr($message,pos($message)-length($line.$eol)));'
     r"pos($message)=length($message);$w}"
@@ -51,35 +51,35 @@ _TEMPLATES = {
     "message": rf'"D $position ".{_WHOLE}."\n"',
 }
 
-#: Above this many bytes the standard input of all hosts is broadcast down the tree, below it is part of each
-#: host's own commands, which then need not wait until the whole tree stands.
+#: Above this many bytes the standard input of all hosts is broadcast down the tree; below, it is part of the
+#: commands of each host, which then need not wait until the whole tree is connected.
 BROADCAST_FROM = 16 << 10
 
-#: Characters of TakTuk's own words that are kept for the log.
-_SAID = 4000
+#: Characters of TakTuk's own messages that are kept for the log.
+_LOG_CHARACTERS = 4000
 
-#: The agent's process is named in a file, because it leaves our session; it would end by itself within 10 s.
+#: The pid of the agent is written to a file, because it leaves our session; it would exit within 10 s.
 _WITH_AGENT = 'echo "$SSH_AGENT_PID" >"$1/agent" && ssh-add -q -- "$2" </dev/null && shift 2 && exec "$@"'
 
 
 def installed() -> bool:
-    """Whether this machine has TakTuk and what it takes to let hosts reach each other."""
+    """Whether this machine has TakTuk and the programs that let hosts connect to each other."""
     return all(shutil.which(program) for program in ("taktuk", "perl", "ssh-agent", "ssh-add"))
 
 
 @dataclass(frozen=True)
-class Word:
-    """One line of TakTuk's: what kind, which host (counted from 1), the bytes or the event."""
+class Message:
+    """One line of TakTuk's output: its kind, the host (counted from 1), the bytes or the event."""
 
     kind: str
     position: int
     data: bytes = b""
     event: int = -1
-    given: tuple[int, ...] = ()  #: hosts whose connection was this host's work
+    given: tuple[int, ...] = ()  #: hosts that were delegated to this host
 
 
-def parse(line: bytes) -> Word | None:
-    """Read a line that one of our templates made; None for anything else."""
+def parse(line: bytes) -> Message | None:
+    """Parse a line that one of our templates produced; None for any other line."""
     fields = line.split()
     if len(fields) < 2 or fields[0] not in (b"O", b"E", b"C", b"S", b"X", b"D") or not fields[1].isdigit():
         return None
@@ -87,113 +87,114 @@ def parse(line: bytes) -> Word | None:
     try:
         if kind == "S":
             given = tuple(int(peer.rpartition(b":")[2]) for peer in rest[1:])
-            return Word(kind, position, event=int(rest[0]), given=given)
+            return Message(kind, position, event=int(rest[0]), given=given)
         if kind == "X":
-            return Word(kind, position, event=int(rest[0]))
-        return Word(kind, position, bytes.fromhex(rest[0].decode()) if rest else b"")
+            return Message(kind, position, event=int(rest[0]))
+        return Message(kind, position, bytes.fromhex(rest[0].decode()) if rest else b"")
     except (ValueError, IndexError):
         return None
 
 
 @dataclass(frozen=True)
-class Grown:
-    """What a tree did: results of the hosts that are settled, and of the others what is known.
+class TreeResult:
+    """The outcome of a tree: results of the hosts that finished, and what is known of the others.
 
-    ``again``: hosts whose command certainly has not begun; ``unsure``: hosts behind a relay that was lost, of
-    which nobody knows. ``said``: TakTuk's own words, for the log.
+    ``not_started``: hosts whose command certainly has not started; ``unknown``: hosts behind a lost relay,
+    whose command may have run. ``messages``: messages of TakTuk itself, for the log.
     """
 
     results: Mapping[str, Result]
-    again: tuple[str, ...]
-    unsure: Mapping[str, Result]
-    said: str = ""
+    not_started: tuple[str, ...]
+    unknown: Mapping[str, Result]
+    messages: str = ""
 
 
 class Tree:
-    """One use of TakTuk: the same command on every host, each with its own or the same standard input."""
+    """One run of TakTuk: the same command on every host, with the same or individual standard input."""
 
     def __init__(
         self,
         access: Access,
-        identity: Identity,
+        identity: SshIdentity,
         hosts: Sequence[str],
         argv: Sequence[str],
         *,
         stdin: bytes | Mapping[str, bytes] | None,
         timeout: float,
         on_line: OnLine | None = None,
-        at_once: int = 10,
+        connections: int = 10,
         given_up: Callable[[], str] = str,
     ) -> None:
-        self.given_up = given_up  # asked every second: a reason ends it all
-        self.at_once = at_once  # connections that one node of the tree makes at once
+        self.given_up = given_up  # called every second: a reason ends the run
+        self.connections = connections  # parallel connections of one node of the tree
         self.access = access
         self.identity = identity
         self.hosts = [check_host(host) for host in hosts]
         self.argv = tuple(argv)
         self.stdin = stdin
         self.broadcast = isinstance(stdin, bytes) and len(stdin) > BROADCAST_FROM
-        # A command whose input is broadcast may have to wait for it until the whole tree stands.
+        # A command whose input is broadcast may have to wait until the whole tree is connected.
         self.timeout = timeout + (2 * access.login_timeout if self.broadcast else 0)
         self.token = new_token()
         self.captures = [Capture(host, self.token, on_line) for host in self.hosts]
-        self.failed: set[int] = set()  # positions whose connection failed: certainly not begun
-        self.lost: dict[int, str] = {}  # positions behind a lost connection, with the relay's name
-        self.over: set[int] = set()  # positions whose command TakTuk has reaped
-        self.said = ""  # TakTuk's own words, the last of them
-        self.heard = False
+        self.failed: set[int] = set()  # positions whose connection failed: certainly not started
+        self.lost: dict[int, str] = {}  # positions behind a lost connection → name of the relay
+        self.exited: set[int] = set()  # positions whose command TakTuk has reaped
+        self.messages = ""  # messages of TakTuk itself, the last of them
+        self.connected = False  # any host has sent anything
 
-    def grow(self, within: float | None = None) -> Grown:
-        """Run it all; ends at the latest when the last host's time is over, or after ``within`` seconds.
+    def run(self, within: float | None = None) -> TreeResult:
+        """Run the command; returns at the latest after the last host's time-out, or after ``within`` seconds.
 
-        Raises MachineError if taktuk cannot be started; whatever is raised, no process is left.
+        Raises MachineError if taktuk cannot be started; no process is left behind after any exception.
         """
-        begun = time.time()
+        start_time = time.time()
         with tempfile.TemporaryDirectory(prefix="g5kvirt-", dir=_plain_folder()) as name:
             folder = Path(name)
             process = spawn(self._command(folder), env=self._environment(folder))
             try:
-                gave_up = self._listen(process, begun, within)
+                stop_reason = self._read_output(process, start_time, within)
             finally:
-                end_session(process)
+                kill_session(process)
                 _end_agent(folder)
-        return self._account(begun, gave_up)
+        return self._collect(start_time, stop_reason)
 
     def _environment(self, folder: Path) -> dict[str, str]:
         env = {k: v for k, v in self.access.environment().items() if not k.startswith("TAKTUK_")}
-        # Only here is the variable of the connector's command set: see _connector.
+        # The variable with our connector is set only on this machine: see _connector.
         return {**env, "SSH_ASKPASS_REQUIRE": "never", "G5KVIRT_CONNECTOR": f"sh {folder}/connect"}
 
     def _command(self, folder: Path) -> list[str]:
-        """Write TakTuk's files into ``folder`` and give its command line."""
+        """Write TakTuk's files into ``folder``; returns its command line."""
         prefix = shlex.join([*self.access.prefix(), "-A"])
         (folder / "connect").write_text(f'exec {prefix} "$@"\n')
         (folder / "hosts").write_text("\n".join(map(self._peer, self.hosts)) + "\n")
-        # Self-propagating; no numbering, so that each host begins at once and waits for none of the others;
-        # timers looked at five times a second; TakTuk's own words on standard output, too.
-        words = (
-            f"taktuk -s -n -g 0.2 -w {self.at_once} -t {self.access.login_timeout:g} -R taktuk=>&=1".split()
-        )
-        words += ["-c", self._connector()]
+        # Self-propagating; no numbering, so that each host starts at once without waiting for the others;
+        # timers checked five times a second; TakTuk's own messages on standard output as well.
+        login = f"{self.access.login_timeout:g}"
+        argv = f"taktuk -s -n -g 0.2 -w {self.connections} -t {login} -R taktuk=>&=1".split()
+        argv += ["-c", self._connector()]
         for stream, template in _TEMPLATES.items():
-            words += ["-o", f"{stream}={template}"]
-        words += ["-F", f"{folder}/hosts"]
+            argv += ["-o", f"{stream}={template}"]
+        argv += ["-F", f"{folder}/hosts"]
         if self.broadcast:
             assert isinstance(self.stdin, bytes)
             (folder / "stdin").write_bytes(self.stdin)
-            words += f"broadcast input file [ {folder}/stdin ] ; broadcast input close ;".split()
-        words.append("quit")
-        if not self.identity.keys:  # the person's own agent holds the key
-            return words
-        return ["ssh-agent", "sh", "-c", _WITH_AGENT, "sh", str(folder), str(self.identity.keys[0]), *words]
+            argv += f"broadcast input file [ {folder}/stdin ] ; broadcast input close ;".split()
+        argv.append("quit")
+        if not self.identity.keys:  # the user's own agent holds the key
+            return argv
+        return ["ssh-agent", "sh", "-c", _WITH_AGENT, "sh", str(folder), str(self.identity.keys[0]), *argv]
 
     def _connector(self) -> str:
-        """How a node of the tree reaches the next: with our own ssh command here, with plain ssh from a host,
-        where neither our configuration nor our key is. TakTuk hands it to a shell on each node."""
-        return "${G5KVIRT_CONNECTOR:-" + " ".join(self.access.inner(self.identity)) + "}"
+        """How a node of the tree connects to the next; TakTuk passes it to a shell on each node.
+
+        Here it is our own ssh command, on a host plain ssh: it has neither our configuration nor our key.
+        """
+        return "${G5KVIRT_CONNECTOR:-" + " ".join(self.access.relay_prefix(self.identity)) + "}"
 
     def _peer(self, host: str) -> str:
-        """The part of TakTuk's arguments that is one host's: the command, and its input if it is its own."""
+        """TakTuk's arguments for one host: the command, and its input if it is individual."""
         if self.stdin is None:
             text = script(self.token, self.argv, self.timeout, "</dev/null ")
             data = ""
@@ -207,8 +208,8 @@ class Tree:
             data = (f"; input data [ {packed} ] " if packed else "") + "; input close "
         return f"-m {host} -[ exec [ {one_line(text)} ] {data}-]"
 
-    def _listen(self, process: subprocess.Popen[bytes], begun: float, within: float | None) -> str:
-        """Feed the captures until all is said; the reason if we stopped before."""
+    def _read_output(self, process: subprocess.Popen[bytes], start_time: float, within: float | None) -> str:
+        """Feed the captures until the output ends; returns the reason if we stopped earlier."""
         assert process.stdout is not None
         assert process.stderr is not None
         rest = bytearray()
@@ -218,12 +219,12 @@ class Tree:
                 selector.register(pipe, selectors.EVENT_READ)
             while selector.get_map():
                 now = time.time()
-                when, words = self._deadline(begun, within)
-                if now >= when:
-                    return words
-                if why := self.given_up():
-                    return f"given up: {why}"
-                for key, _ in selector.select(min(when - now, 1.0)):
+                deadline, reason = self._deadline(start_time, within)
+                if now >= deadline:
+                    return reason
+                if cause := self.given_up():
+                    return f"given up: {cause}"
+                for key, _ in selector.select(min(deadline - now, 1.0)):
                     data = os.read(key.fd, 1 << 18)
                     if not data:
                         selector.unregister(key.fileobj)
@@ -234,83 +235,85 @@ class Tree:
                         *lines, tail = rest.split(b"\n")
                         rest = bytearray(tail)
                         for line in lines:
-                            self._hear(bytes(line), time.time())
+                            self._process_line(bytes(line), time.time())
         return ""
 
-    def _deadline(self, begun: float, within: float | None) -> tuple[float, str]:
-        """When to stop listening, and why. It moves: every host that is reached begins its own time."""
+    def _deadline(self, start_time: float, within: float | None) -> tuple[float, str]:
+        """When to stop reading, and why. It moves: the time-out of each host starts with its connection."""
         live = [n for n in range(1, len(self.captures) + 1) if n not in self.failed and n not in self.lost]
-        if all(n in self.over for n in live):
+        if all(n in self.exited for n in live):
             return 0.0, ""
         running = [self.captures[n - 1] for n in live if self.captures[n - 1].ended is None]
-        patience = self.timeout + KILL_AFTER + GRACE
-        if not running:  # something that a command left behind keeps its output open
-            when, words = max(capture.last for capture in self.captures) + LINGER, ""
+        limit = self.timeout + KILL_AFTER + REPLY_SECONDS
+        if not running:  # a process that a command left behind keeps its output open
+            deadline, reason = max(capture.last for capture in self.captures) + DRAIN_SECONDS, ""
         elif all(capture.started for capture in running):
-            news = max(capture.started or begun for capture in running)
-            when, words = news + patience, f"timed out: no end after {patience:g} s"
-        else:  # each level of the tree takes a login; a broadcast begins after the last of them
-            news = max(begun, *(capture.started or begun for capture in self.captures))
-            when, words = news + 2 * self.access.login_timeout + patience, "timed out: the tree stands still"
-        if within is not None and begun + within < when:
-            return begun + within, f"given up: the {within:g} s for all hosts were over"
-        return when, words
+            latest = max(capture.started or start_time for capture in running)
+            deadline, reason = latest + limit, f"timed out: still running after {limit:g} s"
+        else:  # each level of the tree takes one login; a broadcast starts after the last of them
+            latest = max(start_time, *(capture.started or start_time for capture in self.captures))
+            deadline = latest + 2 * self.access.login_timeout + limit
+            reason = "timed out: the tree makes no progress"
+        if within is not None and start_time + within < deadline:
+            expired = f"given up: the time limit of {within:g} s for all hosts has expired"
+            return start_time + within, expired
+        return deadline, reason
 
-    def _hear(self, line: bytes, now: float) -> None:
-        word = parse(line)
-        if word is None or not 1 <= word.position <= len(self.captures):
-            if word is not None and word.kind == "D":
-                self._note(word.data)
+    def _process_line(self, line: bytes, now: float) -> None:
+        message = parse(line)
+        if message is None or not 1 <= message.position <= len(self.captures):
+            if message is not None and message.kind == "D":
+                self._note(message.data)
             return
-        self.heard = True
-        capture = self.captures[word.position - 1]
-        if word.kind == "O":
-            capture.feed_stdout(word.data, now)
-        elif word.kind in "EC":
-            capture.feed_stderr(word.data, now)
-        elif word.kind == "X":
-            self.over.add(word.position)
-        elif word.kind == "D":
-            self._note(word.data)
-        elif word.event == CONNECTION_FAILED:
-            self.failed.add(word.position)
-        elif word.event == CONNECTION_LOST:
-            for position in (word.position, *word.given):
+        self.connected = True
+        capture = self.captures[message.position - 1]
+        if message.kind == "O":
+            capture.feed_stdout(message.data, now)
+        elif message.kind in "EC":
+            capture.feed_stderr(message.data, now)
+        elif message.kind == "X":
+            self.exited.add(message.position)
+        elif message.kind == "D":
+            self._note(message.data)
+        elif message.event == CONNECTION_FAILED:
+            self.failed.add(message.position)
+        elif message.event == CONNECTION_LOST:
+            for position in (message.position, *message.given):
                 self.lost.setdefault(position, capture.host)
 
     def _note(self, data: bytes) -> None:
-        self.said = (self.said + data.decode(errors="replace"))[-_SAID:]
+        self.messages = (self.messages + data.decode(errors="replace"))[-_LOG_CHARACTERS:]
 
-    def _account(self, begun: float, gave_up: str) -> Grown:
+    def _collect(self, start_time: float, stop_reason: str) -> TreeResult:
         results: dict[str, Result] = {}
-        unsure: dict[str, Result] = {}
-        again: list[str] = []
+        unknown: dict[str, Result] = {}
+        not_started: list[str] = []
         now = time.time()
         for position, capture in enumerate(self.captures, 1):
             capture.close(now)
             relay = self.lost.get(position)
-            words = gave_up
+            reason = stop_reason
             if capture.ended is None and relay is not None:
-                words = "connection lost" + (f" with the relay {relay}" if relay != capture.host else "")
-            result, _ = judge(capture, self.timeout, begun, now, 1, words, "taktuk")
+                reason = "connection lost" + (f" with the relay {relay}" if relay != capture.host else "")
+            result, _ = make_result(capture, self.timeout, start_time, now, 1, reason, "taktuk")
             if capture.ended is not None:
                 results[capture.host] = result
             elif position in self.failed and not capture.started:
-                again.append(capture.host)
-            elif not self.heard:
-                again.append(capture.host)  # TakTuk itself did not come up: nobody was connected to
+                not_started.append(capture.host)
+            elif not self.connected:
+                not_started.append(capture.host)  # TakTuk itself did not start: no host was contacted
             else:
-                unsure[capture.host] = result
-        return Grown(results, tuple(again), unsure, self.said.strip())
+                unknown[capture.host] = result
+        return TreeResult(results, tuple(not_started), unknown, self.messages.strip())
 
 
 def _plain_folder() -> str | None:
-    """A place for files whose path has no blank, which TakTuk's and the shell's words could not carry."""
+    """A directory for files whose path has no spaces, which neither TakTuk nor the shell would preserve."""
     return None if shlex.quote(tempfile.gettempdir()) == tempfile.gettempdir() else "/tmp"
 
 
 def _end_agent(folder: Path) -> None:
-    """End the agent that was started for a tree, if one was."""
+    """Terminate the ssh agent of a tree, if one was started."""
     with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
         pid = int((folder / "agent").read_text())
         if Path(f"/proc/{pid}/comm").read_text().strip() == "ssh-agent":

@@ -1,6 +1,6 @@
-"""ssh in windows: one ssh a host, at most so many at once, all watched by one thread with a selector.
+"""Windowed ssh: one ssh process per host, a limited number in parallel, watched by one thread.
 
-No event loop of anybody else is needed or disturbed, so it works inside a Jupyter kernel.
+It neither needs nor disturbs another event loop, so it works inside a Jupyter kernel.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import IO
 from g5kvirt.errors import SpecError
 from g5kvirt.remote.access import Access
 from g5kvirt.remote.envelope import KILL_AFTER, Capture, OnLine, new_token, script
-from g5kvirt.remote.processes import end, reopen, spawn
-from g5kvirt.remote.result import Failure, Result, failure, last_line, retry_delay
+from g5kvirt.remote.processes import reopen, spawn, terminate
+from g5kvirt.remote.result import Failure, Result, classify_failure, last_line, retry_delay
 
-__all__ = ["Task", "judge", "run_window"]
+__all__ = ["HostCommand", "make_result", "run_window"]
 
-#: A command has ended but something that it left behind keeps its output open: seconds of silence after which
-#: we stop listening.
-LINGER = 1.0
+#: A command has exited but a process that it left behind keeps its output open: seconds without output after
+#: which we stop reading.
+DRAIN_SECONDS = 1.0
 
-#: What ``timeout`` ends with, if the time was over: coreutils', after SIGKILL, busybox's.
-TIME_IS_OVER = (124, 137, 143)
+#: Exit codes of ``timeout`` for a command that timed out: of coreutils, after SIGKILL, of busybox.
+TIMEOUT_CODES = (124, 137, 143)
 
-#: Seconds that the answer of a command whose time is over may take to reach us.
-GRACE = 5.0
+#: Seconds that the report of a timed-out command may take to reach us.
+REPLY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Task:
+class HostCommand:
     """One command for one host.
 
-    ``stdin``: descriptor of a file whose whole content it reads, None for nothing. ``timeout``: seconds from
-    its start. ``idempotent``: it may run twice. ``attempts``: connections at most.
+    ``stdin``: descriptor of the file that becomes its input, None for empty input. ``timeout``: seconds from
+    its start. ``idempotent``: it may run twice. ``attempts``: maximal number of connections.
     """
 
     host: str
@@ -50,44 +50,43 @@ class Task:
     attempts: int = 4
 
 
-def judge(
+def make_result(
     capture: Capture,
     timeout: float,
-    begun: float,
+    attempt_start: float,
     now: float,
     attempt: int = 1,
-    gave_up: str = "",
+    stop_reason: str = "",
     via: str = "ssh",
 ) -> tuple[Result, Failure | None]:
-    """What became of a host, from what it said; with the kind of failure if its command was not seen to
-    begin.
+    """The result of a host from its output, and the kind of failure if its command did not start.
 
-    ``begun``: when the attempt began; ``gave_up``: why we stopped waiting, empty if the connection ended.
+    ``stop_reason``: why we stopped waiting, empty if the connection ended.
     """
     kind: Failure | None = None
     code = capture.returncode
     if capture.ended is not None and capture.started is not None:
         if code == 0:
             reason = ""
-        elif code in TIME_IS_OVER and capture.ended - capture.started >= 0.99 * timeout:
+        elif code in TIMEOUT_CODES and capture.ended - capture.started >= 0.99 * timeout:
             reason = f"timed out: ended after {timeout:g} s"
         else:
-            said = last_line(capture.stderr)
-            reason = f"exit code {code}" + (f" ({said})" if said else "")
+            last = last_line(capture.stderr)
+            reason = f"exit code {code}" + (f" ({last})" if last else "")
     elif capture.started is not None:
-        said = last_line(capture.stderr)
-        reason = gave_up or "connection lost while the command ran" + (f" ({said})" if said else "")
+        last = last_line(capture.stderr)
+        reason = stop_reason or "connection lost while the command ran" + (f" ({last})" if last else "")
     else:
-        kind, reason = failure(capture.noise)
-        if gave_up:
-            kind, reason = "silent", gave_up
+        kind, reason = classify_failure(capture.ssh_stderr)
+        if stop_reason:
+            kind, reason = "timeout", stop_reason
     result = Result(
         host=capture.host,
         ok=code == 0,
         returncode=code,
         stdout=bytes(capture.stdout),
         stderr=capture.stderr,
-        start=begun if capture.started is None else capture.started,
+        start=attempt_start if capture.started is None else capture.started,
         end=now if capture.ended is None else capture.ended,
         attempt=attempt,
         reason=reason,
@@ -100,33 +99,35 @@ def judge(
 class _Attempt:
     """One running ssh."""
 
-    def __init__(self, task: Task, number: int, process: subprocess.Popen[bytes], capture: Capture) -> None:
-        self.task = task
+    def __init__(
+        self, command: HostCommand, number: int, process: subprocess.Popen[bytes], capture: Capture
+    ) -> None:
+        self.command = command
         self.number = number
         self.process = process
         self.capture = capture
-        self.begun = time.time()
+        self.start_time = time.time()
         self.open = 3  # stdout, stderr, the process itself
         self.exited: float | None = None
         self.pidfd = os.pidfd_open(process.pid)
 
     def deadline(self, login_timeout: float) -> tuple[float, str]:
-        """When to give up, and the words for it."""
+        """When to give up, and the reason to report then."""
         started = self.capture.started
-        over = self.capture.ended or self.exited  # it may also be ssh's own proxy that keeps the output open
-        if over is not None:
-            return max(over, self.capture.last) + LINGER, ""
+        end = self.capture.ended or self.exited  # the proxy of ssh may also keep the output open
+        if end is not None:
+            return max(end, self.capture.last) + DRAIN_SECONDS, ""
         if started is not None:
-            patience = self.task.timeout + KILL_AFTER + GRACE
-            return started + patience, f"timed out: no end after {patience:g} s"
-        return self.begun + login_timeout, f"unreachable: no login within {login_timeout:g} s"
+            limit = self.command.timeout + KILL_AFTER + REPLY_SECONDS
+            return started + limit, f"timed out: still running after {limit:g} s"
+        return self.start_time + login_timeout, f"unreachable: no login within {login_timeout:g} s"
 
 
 class _Window:
     def __init__(
         self,
         access: Access,
-        tasks: Iterable[Task],
+        commands: Iterable[HostCommand],
         window: int,
         on_line: OnLine | None,
         within: float | None,
@@ -136,8 +137,8 @@ class _Window:
         self.env = access.environment()
         self.window = window
         self.on_line = on_line
-        self.todo: deque[tuple[Task, int]] = deque((task, 1) for task in tasks)
-        self.later: list[tuple[float, str, int, Task]] = []  # (when, host, number of the attempt, task)
+        self.waiting: deque[tuple[HostCommand, int]] = deque((command, 1) for command in commands)
+        self.retries: list[tuple[float, str, int, HostCommand]] = []  # (when, host, attempt, command)
         self.running: set[_Attempt] = set()
         self.results: dict[str, Result] = {}
         self.within = within
@@ -147,46 +148,46 @@ class _Window:
 
     def run(self) -> dict[str, Result]:
         try:
-            while self.todo or self.later or self.running:
+            while self.waiting or self.retries or self.running:
                 now = time.time()
                 if self.deadline is not None and now >= self.deadline:
-                    self._give_all_up(now, f"the {self.within:g} s for all hosts were over")
+                    self._give_all_up(now, f"the time limit of {self.within:g} s for all hosts has expired")
                     break
-                if why := self.given_up():
-                    self._give_all_up(now, why)
+                if reason := self.given_up():
+                    self._give_all_up(now, reason)
                     break
                 self._admit(now)
                 self._wait(now)
                 self._expire(time.time())
         finally:
-            left = list(self.running)
-            for attempt in left:
-                self._forget(attempt)
-            end([attempt.process for attempt in left])
+            running = list(self.running)
+            for attempt in running:
+                self._unregister(attempt)
+            terminate([attempt.process for attempt in running])
             self.selector.close()
         return self.results
 
     def _admit(self, now: float) -> None:
-        while self.later and self.later[0][0] <= now:
-            _, _, number, task = heapq.heappop(self.later)
-            self.todo.append((task, number))
-        while self.todo and len(self.running) < self.window:
-            self._start(*self.todo.popleft())
+        while self.retries and self.retries[0][0] <= now:
+            _, _, number, command = heapq.heappop(self.retries)
+            self.waiting.append((command, number))
+        while self.waiting and len(self.running) < self.window:
+            self._start(*self.waiting.popleft())
 
-    def _start(self, task: Task, number: int) -> None:
+    def _start(self, command: HostCommand, number: int) -> None:
         token = new_token()
-        capture = Capture(task.host, token, self.on_line)
-        argv = self.access.argv(task.host, script(token, task.argv, task.timeout))
-        stdin = subprocess.DEVNULL if task.stdin is None else reopen(task.stdin)
+        capture = Capture(command.host, token, self.on_line)
+        argv = self.access.argv(command.host, script(token, command.argv, command.timeout))
+        stdin = subprocess.DEVNULL if command.stdin is None else reopen(command.stdin)
         try:
             process = spawn(argv, env=self.env, stdin=stdin)
         finally:
             if stdin >= 0:
                 os.close(stdin)
         try:
-            attempt = _Attempt(task, number, process, capture)
+            attempt = _Attempt(command, number, process, capture)
         except BaseException:
-            end([process])
+            terminate([process])
             raise
         self.running.add(attempt)
         for pipe, feed in ((process.stdout, capture.feed_stdout), (process.stderr, capture.feed_stderr)):
@@ -197,12 +198,12 @@ class _Window:
 
     def _wait(self, now: float) -> None:
         times = [attempt.deadline(self.access.login_timeout)[0] for attempt in self.running]
-        if self.later:
-            times.append(self.later[0][0])
+        if self.retries:
+            times.append(self.retries[0][0])
         if self.deadline is not None:
             times.append(self.deadline)
-        patience = min(max(0.0, min(times, default=now) - now), 1.0)
-        for key, _ in self.selector.select(patience):
+        timeout = min(max(0.0, min(times, default=now) - now), 1.0)
+        for key, _ in self.selector.select(timeout):
             attempt, pipe, feed = key.data
             if attempt not in self.running:
                 continue
@@ -213,7 +214,7 @@ class _Window:
             else:
                 self._read(attempt, pipe, feed)
             if attempt.open == 0:
-                self._settle(attempt, "")
+                self._finish(attempt, "")
 
     def _read(self, attempt: _Attempt, pipe: IO[bytes], feed: Callable[[bytes, float], None]) -> None:
         try:
@@ -228,66 +229,80 @@ class _Window:
 
     def _expire(self, now: float) -> None:
         for attempt in list(self.running):
-            when, words = attempt.deadline(self.access.login_timeout)
-            if now >= when:
-                self._settle(attempt, words)
+            deadline, reason = attempt.deadline(self.access.login_timeout)
+            if now >= deadline:
+                self._finish(attempt, reason)
 
-    def _settle(self, attempt: _Attempt, gave_up: str) -> None:
-        self._forget(attempt)
-        end([attempt.process])
+    def _finish(self, attempt: _Attempt, stop_reason: str) -> None:
+        self._unregister(attempt)
+        terminate([attempt.process])
         now = time.time()
-        task, number = attempt.task, attempt.number
-        result, kind = judge(attempt.capture, task.timeout, attempt.begun, now, number, gave_up)
-        delay = None if kind is None else retry_delay(kind, number, task.attempts, task.idempotent)
-        if delay is None and kind is None and not attempt.capture.ended and task.idempotent and not gave_up:
-            delay = retry_delay("refused", number, task.attempts)  # lost while it ran, and it may run again
+        command, number = attempt.command, attempt.number
+        result, kind = make_result(
+            attempt.capture, command.timeout, attempt.start_time, now, number, stop_reason
+        )
+        delay = None if kind is None else retry_delay(kind, number, command.attempts, command.idempotent)
+        if (
+            delay is None
+            and kind is None
+            and not attempt.capture.ended
+            and command.idempotent
+            and not stop_reason
+        ):
+            # The connection was lost while the command ran, but it may run twice.
+            delay = retry_delay("refused", number, command.attempts)
         if delay is not None:
-            heapq.heappush(self.later, (now + delay, task.host, number + 1, task))
+            heapq.heappush(self.retries, (now + delay, command.host, number + 1, command))
             return
         attempt.capture.close(now)
-        self.results[task.host] = result
+        self.results[command.host] = result
 
-    def _forget(self, attempt: _Attempt) -> None:
-        """Stop watching an attempt; its process is the caller's to end."""
+    def _unregister(self, attempt: _Attempt) -> None:
+        """Stop watching an attempt; the caller terminates its process."""
         self.running.discard(attempt)
         for file in (attempt.process.stdout, attempt.process.stderr, attempt.pidfd):
             if file is not None and file in self.selector.get_map():
                 self.selector.unregister(file)
         os.close(attempt.pidfd)
 
-    def _give_all_up(self, now: float, why: str) -> None:
-        words = f"given up: {why}"
-        left = list(self.running)
-        for attempt in left:
-            self._forget(attempt)
-        end([attempt.process for attempt in left])
-        for attempt in left:
+    def _give_all_up(self, now: float, cause: str) -> None:
+        reason = f"given up: {cause}"
+        running = list(self.running)
+        for attempt in running:
+            self._unregister(attempt)
+        terminate([attempt.process for attempt in running])
+        for attempt in running:
             attempt.capture.close(now)
-            result, _ = judge(
-                attempt.capture, attempt.task.timeout, attempt.begun, now, attempt.number, words
+            result, _ = make_result(
+                attempt.capture, attempt.command.timeout, attempt.start_time, now, attempt.number, reason
             )
-            self.results[attempt.task.host] = result
-        for task, number in [*self.todo, *((task, number) for _, _, number, task in self.later)]:
-            self.results[task.host] = Result(task.host, False, None, b"", b"", now, now, number - 1, words)
-        self.todo.clear()
-        self.later.clear()
+            self.results[attempt.command.host] = result
+        for command, number in [
+            *self.waiting,
+            *((command, number) for _, _, number, command in self.retries),
+        ]:
+            self.results[command.host] = Result(
+                command.host, False, None, b"", b"", now, now, number - 1, reason
+            )
+        self.waiting.clear()
+        self.retries.clear()
 
 
 def run_window(
     access: Access,
-    tasks: Iterable[Task],
+    commands: Iterable[HostCommand],
     *,
     window: int,
     on_line: OnLine | None = None,
     within: float | None = None,
     given_up: Callable[[], str] = str,
 ) -> dict[str, Result]:
-    """Run each task, at most ``window`` at once; always one result for each host, in any order.
+    """Run each command, at most ``window`` in parallel; always one result for each host, in any order.
 
-    ``within``: seconds for all of it together, None for no bound beyond those of each host. ``given_up`` is
-    asked every second: a reason ends all that is left. Raises MachineError if ssh cannot be started at all;
-    whatever is raised, no process is left.
+    ``within``: seconds for all hosts together, None for no limit except those of each host. ``given_up`` is
+    called every second: if it returns a reason, all remaining commands end with it. Raises MachineError if
+    ssh cannot be started; no process is left behind after any exception.
     """
     if window < 1:
-        raise SpecError(f"a window of {window} connections lets nobody in: give at least 1")
-    return _Window(access, tasks, window, on_line, within, given_up).run()
+        raise SpecError(f"a window of {window} connections is too small: use at least 1")
+    return _Window(access, commands, window, on_line, within, given_up).run()

@@ -1,4 +1,4 @@
-"""A testbed without machines, for steps in other processes: it does as the second word of its name says."""
+"""A testbed without machines, for steps in other processes; its name selects its behaviour."""
 
 from __future__ import annotations
 

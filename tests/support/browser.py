@@ -1,4 +1,4 @@
-"""JupyterLab in a headless Chromium: what a person at a notebook does, and what they see.
+"""JupyterLab in a headless Chromium, used as by a person at a notebook.
 
 Chromium is the machine's own, or Debian's packages unpacked into the cache: nothing is installed. Neither it
 nor JupyterLab reaches anything beyond this machine's loopback.
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["Chromium", "Notebook", "chromium", "jupyter", "opened"]
 
 PACKAGE = "chromium-headless-shell"
-PATIENCE = 120.0  #: seconds for whatever needs none on a quiet machine
+PATIENCE = 120.0  #: time-out in seconds for operations that are immediate on an idle machine
 
-#: What JupyterLab keeps of a person who asked it for calm: no look at the network, no cell without its DOM.
+#: User settings of JupyterLab: no update checks over the network, no cell without its DOM.
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
-#: Fonts of this machine, or those that came with Chromium.
+#: Fonts of this machine, or those unpacked with Chromium.
 FONTS = """\
 <fontconfig>
 <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
@@ -60,14 +60,14 @@ FONTS = """\
 
 @dataclass(frozen=True)
 class Chromium:
-    """A Chromium that starts: its program, and what its environment needs."""
+    """An executable Chromium: its program and the environment variables that it needs."""
 
     program: Path
     environment: Mapping[str, str]
 
 
 def chromium() -> Chromium:
-    """The machine's Chromium or, unpacked into the cache, Debian's. Raises MachineError if there is none."""
+    """The installed Chromium, or Debian's unpacked into the cache. Raises MachineError if there is none."""
     for name in (PACKAGE, "chromium"):
         if found := shutil.which(name):
             return Chromium(Path(found), {})
@@ -76,7 +76,7 @@ def chromium() -> Chromium:
     try:
         root = _unpacked(cache, {})
     except MachineError:
-        # The machine's lists may name versions which the mirror no longer has: new ones, beside the cache.
+        # The package lists of this machine may name versions that the mirror no longer has: use new lists.
         with tempfile.TemporaryDirectory(dir=cache) as place:
             (Path(place) / "lists/partial").mkdir(parents=True)
             configuration = Path(place) / "apt.conf"
@@ -92,7 +92,7 @@ def chromium() -> Chromium:
 
 
 def _unpacked(cache: Path, environment: Mapping[str, str]) -> Path:
-    """Where Chromium lies with all that this machine lacks for it; what lay there before is thrown away."""
+    """Directory with Chromium and its dependencies that this machine lacks; replaces an older one."""
     simulated = _apt(environment, "-s", "install", "--no-install-recommends", PACKAGE)
     missing = re.findall(r"(?m)^Inst .*", simulated)
     root = cache / hashlib.sha256("\n".join(missing).encode()).hexdigest()[:16]
@@ -114,12 +114,12 @@ def _unpacked(cache: Path, environment: Mapping[str, str]) -> Path:
     return root
 
 
-def _apt(environment: Mapping[str, str], *words: str, cwd: Path | None = None) -> str:
-    """Run apt-get; what it says. Raises MachineError."""
+def _apt(environment: Mapping[str, str], *arguments: str, cwd: Path | None = None) -> str:
+    """Run apt-get; returns its output. Raises MachineError."""
     user = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
     try:
         return subprocess.run(
-            ["apt-get", "-q", *user, *words],
+            ["apt-get", "-q", *user, *arguments],
             cwd=cwd,
             env={**os.environ, "LC_ALL": "C", **environment},
             stdin=subprocess.DEVNULL,
@@ -130,11 +130,11 @@ def _apt(environment: Mapping[str, str], *words: str, cwd: Path | None = None) -
         ).stdout
     except OSError as error:
         raise MachineError(
-            f"a browser comes from Debian packages, and this machine has no apt: {error}"
+            f"the browser is installed from Debian packages, but this machine has no apt: {error}"
         ) from None
     except subprocess.SubprocessError as error:
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        raise MachineError(f"apt-get {words[0]} cannot bring {PACKAGE}: {said[-1]}") from None
+        messages = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise MachineError(f"apt-get {arguments[0]} failed for {PACKAGE}: {messages[-1]}") from None
 
 
 # ---- JupyterLab ---------------------------------------------------------------------------------------
@@ -142,14 +142,14 @@ def _apt(environment: Mapping[str, str], *words: str, cwd: Path | None = None) -
 
 @dataclass(frozen=True)
 class Server:
-    """A JupyterLab that listens on a port of its own, for who knows its token."""
+    """A running JupyterLab: process, address and access token."""
 
     pid: int
     address: str
     token: str
 
-    def ask(self, path: str) -> Any:
-        """What its REST API answers."""
+    def get(self, path: str) -> Any:
+        """The response of its REST API to a GET request."""
         request = urllib.request.Request(
             f"{self.address}api/{path}", headers={"Authorization": f"token {self.token}"}
         )
@@ -159,7 +159,7 @@ class Server:
 
 @contextmanager
 def jupyter(folder: Path, home: Path, log: Path) -> Iterator[Server]:
-    """JupyterLab over ``folder``, with nothing of the person's own configuration; ends with its kernels."""
+    """JupyterLab in ``folder``, without any configuration of the user; ends with its kernels."""
     for name, settings in SETTINGS.items():
         file = home / "settings/@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def jupyter(folder: Path, home: Path, log: Path) -> Iterator[Server]:
         "IPYTHONDIR": str(home / "ipython"),
         "PYTHONPATH": layers.python_path(),
     }
-    words = [
+    argv = [
         sys.executable,
         "-m",
         "jupyterlab",
@@ -184,11 +184,11 @@ def jupyter(folder: Path, home: Path, log: Path) -> Iterator[Server]:
         "--allow-root",
         f"--ServerApp.root_dir={folder}",
     ]
-    words += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--LabApp.extension_manager=readonly"]
-    words += ["--LabApp.expose_app_in_browser=True"]
+    argv += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--LabApp.extension_manager=readonly"]
+    argv += ["--LabApp.expose_app_in_browser=True"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            words,
+            argv,
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -196,11 +196,11 @@ def jupyter(folder: Path, home: Path, log: Path) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
         )
         try:
-            said = home / "runtime" / f"jpserver-{process.pid}.json"
-            wait(lambda: process.poll() is not None or _json(said), PATIENCE)
+            info = home / "runtime" / f"jpserver-{process.pid}.json"
+            wait(lambda: process.poll() is not None or _json(info), PATIENCE)
             assert process.poll() is None, log.read_text(errors="replace")
-            server = Server(process.pid, f"http://127.0.0.1:{_json(said)['port']}/", token)
-            wait(lambda: _answers(server), PATIENCE)
+            server = Server(process.pid, f"http://127.0.0.1:{_json(info)['port']}/", token)
+            wait(lambda: _responds(server), PATIENCE)
             yield server
         finally:
             process.terminate()  # its kernels end with it
@@ -212,24 +212,24 @@ def jupyter(folder: Path, home: Path, log: Path) -> Iterator[Server]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The document in a file, or nothing while it is not there or not whole."""
+    """The JSON object in a file; empty while the file does not exist or is incomplete."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        document: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    return found
+    return document
 
 
-def _answers(server: Server) -> bool:
+def _responds(server: Server) -> bool:
     try:
-        return bool(server.ask("status"))
+        return bool(server.get("status"))
     except OSError:
         return False
 
 
 # ---- a notebook in it ---------------------------------------------------------------------------------
 
-#: What JupyterLab itself knows of the kernel: its indicators say idle before there is one.
+#: The kernel as JupyterLab's model has it: its indicators show "idle" before there is one.
 _KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
 IDLE = f"() => {_KERNEL}?.connectionStatus === 'connected' && {_KERNEL}.status === 'idle'"
 RESTARTS = f"""() => {{
@@ -239,9 +239,9 @@ RESTARTS = f"""() => {{
 
 
 class Notebook:
-    """A notebook in a page of JupyterLab, used as a person uses it; ``ids`` are those of its cells.
+    """A notebook in a page of JupyterLab, used as by a person; ``ids`` are those of its cells.
 
-    Whatever a method waits for is bounded by `PATIENCE`, except a cell's own time.
+    Every wait is bounded by `PATIENCE`, except that for the end of a cell.
     """
 
     def __init__(self, page: Page, ids: list[str], pictures: Path) -> None:
@@ -257,28 +257,28 @@ class Notebook:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(self.ids.index(name))
 
     def start(self, name: str) -> None:
-        """Begin to run a cell."""
+        """Start a cell."""
         before = self._prompt(name)
         self.cell(name).locator(".jp-InputPrompt").click()
         self.page.keyboard.press("Shift+Enter")
         self._until("([cell, was]) => cell.querySelector('.jp-InputPrompt').innerText !== was", name, before)
 
     def finish(self, name: str, limit: float = PATIENCE) -> None:
-        """Wait until the cell is no longer running."""
+        """Wait until the cell has finished."""
         done = "([cell]) => /\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').innerText)"
         self._until(done, name, limit=limit)
 
     def run(self, name: str, limit: float = PATIENCE) -> None:
-        """Run a cell to its end."""
+        """Run a cell and wait until it has finished."""
         self.start(name)
         self.finish(name, limit)
 
     def interrupt(self) -> None:
-        """Press the button that interrupts what runs."""
+        """Press the button that interrupts the kernel."""
         self._press("notebook:interrupt-kernel")
 
     def restart(self) -> None:
-        """Have a new kernel in the place of this one."""
+        """Restart the kernel."""
         self.page.evaluate(RESTARTS)
         self._press("notebook:restart-kernel")
         self.page.locator(".jp-Dialog .jp-mod-accept").click()
@@ -286,16 +286,16 @@ class Notebook:
         self.idle()
 
     def save(self) -> None:
-        """Press the button that saves the notebook, which takes a moment."""
+        """Press the button that saves the notebook; returns before it is saved."""
         self._press("docmanager:save")
 
     def shut_down(self) -> None:
-        """Have the kernel end, by the menu."""
+        """Shut the kernel down by the menu."""
         for name in ("Kernel", "Shut Down Kernel"):
             self.page.get_by_role("menuitem", name=name, exact=True).click()
 
     def insert(self, above: str, name: str, source: str) -> None:
-        """A new cell below the cell ``above``, with this source typed into it."""
+        """Insert a cell with this source below the cell ``above``."""
         self.cell(above).locator(".jp-InputPrompt").click()
         self.page.keyboard.press("b")
         self.ids.insert(self.ids.index(above) + 1, name)
@@ -303,11 +303,11 @@ class Notebook:
         self.page.keyboard.insert_text(source)
 
     def output(self, name: str) -> Locator:
-        """What a cell put out."""
+        """The output area of a cell."""
         return self.cell(name).locator(".jp-Cell-outputArea")
 
     def idle(self) -> None:
-        """Wait until the kernel is there and has nothing to do."""
+        """Wait until the kernel is connected and idle."""
         self.page.wait_for_function(IDLE)
 
     def show(self, name: str) -> None:
@@ -315,7 +315,7 @@ class Notebook:
         self.cell(name).evaluate("cell => cell.scrollIntoView()")
 
     def shot(self, name: str, cell: str = "") -> None:
-        """Keep a picture of the page as it is now, or with this cell at its top."""
+        """Save a screenshot of the page as it is, or with this cell at the top."""
         if cell:
             self.show(cell)
         self._taken += 1
@@ -338,7 +338,7 @@ class Notebook:
 def opened(
     chromium: Chromium, server: Server, path: str, ids: list[str], pictures: Path
 ) -> Iterator[Notebook]:
-    """The notebook ``path`` of the server in a new page, its kernel idle; a picture is kept of a failure."""
+    """Open the notebook ``path`` in a new page and wait for its kernel; a failure is saved as screenshot."""
     from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
@@ -356,7 +356,7 @@ def opened(
             notebook.idle()
             yield notebook
         except Exception:
-            with suppress(Error):  # the page may be gone, and why it failed matters more
+            with suppress(Error):  # the page may have gone, and the original error matters more
                 notebook.shot("failed")
             raise
         finally:

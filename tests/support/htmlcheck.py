@@ -1,4 +1,4 @@
-"""HTML as a test wants it: closed, self-contained, without scripts."""
+"""Checks that HTML is well-formed, self-contained and without scripts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 
 class Checker(HTMLParser):
-    """Every tag that opens closes, and nothing is fetched or run."""
+    """Asserts that every tag is closed, and that nothing is fetched or executed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,6 +27,7 @@ class Checker(HTMLParser):
 
 
 def text_of(html: str) -> str:
+    """The text of ``html``, which is checked."""
     checker = Checker()
     checker.feed(html)
     assert checker.open == []

@@ -2,9 +2,9 @@
 
     python tests/system/inlayer.py python -m pytest tests/system/test_remote.py -k relay
 
-The command sees this machine's `/` with the node layer over it; what it writes goes to a tmpfs. The checkout,
-Python's environment, the cache and /tmp are this machine's own, so is the network; mounts and processes are
-apart, so that all ends with this process, however it ends.
+The command sees this machine's `/` below the node layer; its writes go to a tmpfs. The checkout, the Python
+environment, the cache, /tmp and the network are those of this machine; mounts and processes are in separate
+namespaces, so that everything ends with this process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from g5kvirt.testbeds.local.container import PATH
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-#: Set for the command: it is in the layer.
+#: Environment variable that is set for the command inside the layer.
 INSIDE = "G5KVIRT_TESTS_IN_LAYER"
 
 #: The tests that need programs of the layer; test_in_layer.py runs them there.
@@ -30,13 +30,12 @@ FILES = ("test_remote.py", "test_boot_vm.py", "test_deploy_vm.py", "test_apt.py"
 
 
 def argv(command: Sequence[str]) -> list[str]:
-    """The command line that runs ``command`` inside. To be killed, if it must, with SIGKILL."""
+    """The command line that runs ``command`` inside; it can only be killed with SIGKILL."""
     return [sys.executable, str(Path(__file__)), *command]
 
 
 def _shared() -> Iterator[Path]:
-    """Directories that must be this machine's own, or that the overlay would not show: it shows one file
-    system, not what is mounted on it."""
+    """Directories to share with this machine, and those on other file systems, which an overlay hides."""
     cache = layers.cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     yield from (Path("/tmp"), Path("/dev"), Path("/sys"), CHECKOUT, cache)
@@ -46,7 +45,7 @@ def _shared() -> Iterator[Path]:
 
 
 def _enter(image: Path) -> None:
-    """Make the overlay the root of this process, which is the first of a pid namespace."""
+    """Make the overlay the root of this process, the init of a pid namespace."""
     ns.private_mounts()
     work, here = Path("/mnt"), Path.cwd()
     ns.mount("tmpfs", work, "tmpfs", data="mode=755")
@@ -68,7 +67,7 @@ def _enter(image: Path) -> None:
 
 
 def _init(command: list[str], environment: dict[str, str]) -> int:
-    """Start ``command`` and reap what else ends; its exit code."""
+    """Run ``command`` and reap all other processes; returns its exit code."""
     main = os.fork()
     if not main:
         os.execvpe(command[0], command, environment)

@@ -18,7 +18,7 @@ SERVER = Server(
 
 
 def vms(number: int, hosts: int = 3) -> list[VM]:
-    """VMs dealt to hosts in turn, the first half of the hosts in nancy."""
+    """VMs assigned to hosts in turn; the first half of the hosts is in nancy."""
     made = []
     for i in range(number):
         h = i % hosts
@@ -30,12 +30,12 @@ def vms(number: int, hosts: int = 3) -> list[VM]:
 
 
 def cluster(number: int = 4, hosts: int = 3) -> Cluster:
-    """So many VMs as a cluster."""
+    """A cluster of ``number`` VMs."""
     return Cluster(nodes_of(vms(number, hosts)))
 
 
 def addresses(of: Cluster) -> dict[str, str]:
-    """Where the hosts of these VMs are reached, inside a VLAN."""
+    """Addresses of the hosts of these VMs inside a VLAN."""
     return {node.vm.host: node.vm.host.replace(".", "-kavlan-14.", 1) for node in of.nodes}
 
 
@@ -45,4 +45,6 @@ def same_as_golden(name: str, text: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == text, f"{path} differs: look, then write it with GOLDEN=write"
+    assert path.read_text(encoding="utf-8") == text, (
+        f"{path} differs: check the difference, then update it with GOLDEN=write"
+    )

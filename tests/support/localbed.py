@@ -1,4 +1,4 @@
-"""A local testbed to test with: ways to reach it, and jobs on it."""
+"""A local testbed for tests: its marks, ssh into it, its processes, and jobs on it."""
 
 from __future__ import annotations
 
@@ -32,37 +32,41 @@ SMALL = make({"lyon": 1})
 
 
 def ssh(state: State, host: str, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    words = ["ssh", "-F", str(state.ssh_config), "-o", "BatchMode=yes", host, command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    """Run ``command`` on ``host`` with the testbed's ssh configuration."""
+    argv = ["ssh", "-F", str(state.ssh_config), "-o", "BatchMode=yes", host, command]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
 
 def on(state: State, host: str, command: str, timeout: float = 60) -> str:
-    """What ``command`` prints on ``host``; the test fails if it fails."""
+    """The output of ``command`` on ``host``; the test fails if the command fails."""
     done = ssh(state, host, command, timeout)
     assert done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
-def wait(what: Callable[[], object], timeout: float = 60) -> None:
+def wait(condition: Callable[[], object], timeout: float = 60) -> None:
+    """Wait until ``condition()`` is true; the test fails after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, "not in time"
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out after {timeout:g} s"
         time.sleep(0.1)
 
 
 def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Pids of the children of the main thread of ``pid``."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def below(pid: int) -> list[int]:
-    """``pid`` and everything below it: only of such processes does a test kill any."""
+    """``pid`` and all its descendants: tests kill only processes from this list."""
     try:
-        return [pid, *(found for child in children(pid) for found in below(child))]
+        return [pid, *(descendant for child in children(pid) for descendant in below(child))]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
 def command_line(pid: int) -> str:
+    """The command line of ``pid``, empty if it has exited."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
     except (FileNotFoundError, ProcessLookupError):
@@ -70,6 +74,7 @@ def command_line(pid: int) -> str:
 
 
 def nothing_left(name: str) -> bool:
+    """Whether testbed ``name`` has no process, directory or mount."""
     gone = not lifecycle._processes(directory(name)) and not directory(name).exists()
     return gone and name not in Path("/proc/self/mountinfo").read_text()
 
@@ -79,18 +84,18 @@ class Job:
 
     def __init__(self, state: State, site: str, resources: str, *more: str) -> None:
         self.state, self.frontend = state, f"{site}.grid5000.fr"
-        words = " ".join((f'oarsub -l "{resources},walltime=0:30:00" -t deploy -t origin=test', *more))
-        text = on(state, self.frontend, f"{words} 'sleep 3600'")
+        command = " ".join((f'oarsub -l "{resources},walltime=0:30:00" -t deploy -t origin=test', *more))
+        text = on(state, self.frontend, f"{command} 'sleep 3600'")
         found = re.search(r"^OAR_JOB_ID=(\d+)", text, re.M)
         assert found, text
         self.id = int(found[1])
 
-    def state_is(self, *words: str) -> bool:
-        # whole words: "toError" is a state of a job whose end is still under way
-        return on(self.state, self.frontend, f"oarstat -sj {self.id}").split(":")[-1].strip() in words
+    def state_is(self, *states: str) -> bool:
+        """Whether the job is in one of these states, compared exactly: "toError" is not "Error"."""
+        return on(self.state, self.frontend, f"oarstat -sj {self.id}").split(":")[-1].strip() in states
 
     def __enter__(self) -> Job:
-        # An Almighty that missed the submission, because it was being restarted, looks again after a minute.
+        # If Almighty missed the submission because of its restart, it checks again after a minute.
         try:
             wait(lambda: self.state_is("Running"), timeout=150)
         except AssertionError as error:
@@ -108,8 +113,8 @@ class Job:
         return on(self.state, self.frontend, command).split()
 
     def deploy(self, nodes: list[str], vlan: str = "") -> str:
-        words = " ".join(f"-m {node}" for node in nodes)
-        return on(self.state, self.frontend, f"kadeploy3 -k -d -e debian12-min {vlan} {words}")
+        options = " ".join(f"-m {node}" for node in nodes)
+        return on(self.state, self.frontend, f"kadeploy3 -k -d -e debian12-min {vlan} {options}")
 
 
 def kavlan(node: str, vlan: int) -> str:

@@ -1,4 +1,4 @@
-"""Stand-ins for the two things behind the REST API and the frontends' commands: OAR and the machines."""
+"""Fakes of the two parts behind the REST API and the commands of the frontends: OAR and the machines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local.model import Node
-from g5kvirt.testbeds.local.oardb import LIVE, Holding, Job
+from g5kvirt.testbeds.local.model import NodeDescription
+from g5kvirt.testbeds.local.oardb import AssignedResources, Job
 
 
 def job(
@@ -23,7 +23,7 @@ def job(
     subnets: tuple[str, ...] = (),
     start: int = 1_700_000_000,
 ) -> Job:
-    """A job that holds nodes (two cores each), vlans and subnets."""
+    """A job with nodes (two cores each), vlans and subnets."""
     return Job(
         id=number,
         user=user,
@@ -37,13 +37,12 @@ def job(
         properties="",
         directory="/home/g5k",
         message="",
-        reservation="None",
         submitted=start - 5,
         start=start if state not in ("Waiting", "Hold") else 0,
         scheduled=start,
         stop=0,
         walltime=3600,
-        held=Holding(
+        assigned=AssignedResources(
             tuple(node for node in nodes for _ in range(2)), vlans, tuple(map(IPv4Network, subnets))
         ),
     )
@@ -51,24 +50,22 @@ def job(
 
 @dataclass
 class FakeDatabase:
-    """A site's OAR."""
+    """The OAR database of a site."""
 
     known: list[Job] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     down: bool = False
 
-    def jobs(self, states: Iterable[str] | None = LIVE, user: str | None = None) -> list[Job]:
+    def jobs(self, states: Iterable[str], user: str | None = None) -> list[Job]:
         if self.down:
-            raise TestbedError("OAR's database does not answer")
-        lower = None if states is None else {state.lower() for state in states}
-        return [
-            job
-            for job in self.known
-            if (lower is None or job.state.lower() in lower) and user in (None, job.user)
-        ]
+            raise TestbedError("OAR's database does not respond")
+        lower = {state.lower() for state in states}
+        return [job for job in self.known if job.state.lower() in lower and user in (None, job.user)]
 
     def job(self, job: int) -> Job | None:
-        return next((one for one in self.jobs(None) if one.id == job), None)
+        if self.down:
+            raise TestbedError("OAR's database does not respond")
+        return next((known for known in self.known if known.id == job), None)
 
     def resources(self) -> list[dict[str, Any]]:
         return self.rows
@@ -76,22 +73,22 @@ class FakeDatabase:
 
 @dataclass
 class FakeMachines:
-    """Machines that only note what is done to them; those in ``broken`` fail."""
+    """Machines that only record operations; operations on those in ``broken`` fail."""
 
     broken: set[str] = field(default_factory=set)
     deployed: dict[str, tuple[str, int | None, str]] = field(default_factory=dict)
     vlans: dict[str, int | None] = field(default_factory=dict)
-    #: every deployment waits until so many are under way: shows that they go side by side
+    #: every deployment waits until this many run, which shows that they run in parallel
     together: threading.Barrier | None = None
 
-    def deploy(self, node: Node, environment: str, vlan: int | None, authorized_keys: str) -> None:
+    def deploy(self, node: NodeDescription, environment: str, vlan: int | None, authorized_keys: str) -> None:
         if self.together is not None:
             self.together.wait(10)
         if node.uid in self.broken:
             raise TestbedError(f"{node.uid} does not\ncome up")
         self.deployed[node.uid] = (environment, vlan, authorized_keys)
 
-    def set_vlan(self, node: Node, vlan: int | None) -> None:
+    def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
         if node.uid in self.broken:
             raise OSError("no such device")
         self.vlans[node.uid] = vlan

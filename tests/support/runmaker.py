@@ -1,4 +1,4 @@
-"""Journals of runs that never were, for tests of everything that reads one."""
+"""Journals of synthetic runs, for tests of everything that reads one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts in a process of their own, as a notebook's would be: execo knows one testbed a process."""
+"""Scripts in separate processes, like notebooks: execo supports only one testbed per process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from g5kvirt.testbeds.local.state import State
 
-#: What every script has at hand.
+#: The start of every script.
 PREAMBLE = """
 import datetime, json, sys, time
 from dataclasses import replace
@@ -19,7 +19,7 @@ from g5kvirt import Experiment, Spec
 from g5kvirt.errors import G5kvirtError, PhaseOrderError
 testbed, runs = sys.argv[1:3]
 """
-#: All steps but measure. To be filled in: more of the specification, the run's name, what follows.
+#: All steps but measure. Parameters: more of the specification, the name of the run, the rest of the script.
 LAUNCHED = """
 exp = Experiment(Spec(sites={"nancy": 1, "rennes": 1}, %s), testbed=testbed, name="%s", runs=runs)
 try:
@@ -32,13 +32,14 @@ finally:
 
 
 def start(script: str, state: State, runs: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), f"local:{state.name}", str(runs)]
+    """Start a script on the testbed ``state``, with its runs below ``runs``."""
+    argv = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), f"local:{state.name}", str(runs)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(argv, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True)
 
 
 def end(process: subprocess.Popen[str], timeout: float = 300) -> str:
-    """What it printed; the test fails if it fails."""
+    """The output of a script; the test fails if the script fails."""
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -48,5 +49,5 @@ def end(process: subprocess.Popen[str], timeout: float = 300) -> str:
 
 
 def answer(process: subprocess.Popen[str], timeout: float = 300) -> Any:
-    """The JSON document in the last line that it printed."""
+    """The JSON document in the last line of its output."""
     return json.loads(end(process, timeout).splitlines()[-1])

@@ -293,7 +293,7 @@ def test_a_person_goes_through_the_quickstart(
         kernel = {pid: ns.start_time(pid) for pid in below(server.pid)[1:]}
         assert any(kernel.values())
         notebook.shut_down()
-        wait(lambda: server.ask("kernels") == [], PATIENCE)
+        wait(lambda: server.get("kernels") == [], PATIENCE)
         wait(lambda: not any(then and ns.start_time(pid) == then for pid, then in kernel.items()), PATIENCE)
 
     saved = outputs(file)

@@ -99,7 +99,7 @@ def state() -> Iterator[State]:
 
 
 def execo(state: State, home: Path, code: str) -> Any:
-    """Run code with execo_g5k pointed at the testbed; returns what it left in ``out``."""
+    """Run code with execo_g5k configured for the testbed; returns the variable ``out``."""
     secret = f"{quote(state.api_user, safe='')}:{quote(state.api_password, safe='')}@"
     done = subprocess.run(
         [
@@ -118,7 +118,7 @@ def execo(state: State, home: Path, code: str) -> Any:
     return json.loads(done.stdout.rpartition("ANSWER ")[2])
 
 
-def test_a_whole_cycle_on_two_sites(state: State, tmp_path: Path) -> None:
+def test_complete_cycle_on_two_sites(state: State, tmp_path: Path) -> None:
     out = execo(state, tmp_path, CYCLE)
     assert out["started"] == [True, True]
     assert out["jobs"] == ["nancy", "rennes"]
@@ -138,7 +138,7 @@ def test_a_whole_cycle_on_two_sites(state: State, tmp_path: Path) -> None:
     assert (out["deployed"], out["undeployed"]) == (out["hosts"], [])
     for name, (hostname, *addresses) in out["inside"].items():
         assert hostname == name.partition("-kavlan")[0]
-        assert str(DESCRIPTION.resolve(name)) in addresses
+        assert str(DESCRIPTION.names()[name]) in addresses
     assert len(out["inside"]) == 3
 
     assert (out["moved"], out["back"]) == (200, [out["hosts"][0].partition(".")[0]])
@@ -151,13 +151,13 @@ def test_a_whole_cycle_on_two_sites(state: State, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ("slash_17=1", "ask for slash_18 to slash_22"),
+        ("slash_17=1", "use slash_18 to slash_22"),
         ("nodes=1", "add -t deploy"),
         ("nodes=4 -t deploy", "There are not enough resources"),
         ("\"{type='kavlan-global'}/vlan=2\" -t deploy", "There are not enough resources"),
     ],
 )
-def test_requests_that_oar_refuses(state: State, resources: str, message: str) -> None:
+def test_oar_rejects_invalid_requests(state: State, resources: str, message: str) -> None:
     command = f"oarsub -l {resources} 'sleep 60'"
     done = subprocess.run(
         ["ssh", "-F", str(state.ssh_config), "nancy.grid5000.fr", command],

@@ -1,4 +1,4 @@
-"""Raising local testbeds, taking them down, and what a crash leaves behind: nothing. Needs root."""
+"""Starting and stopping local testbeds, and recovery from crashes. Needs root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from g5kvirt.testbeds.local.state import State, directory
 pytestmark = MARKS
 
 
-def test_up_again_finds_it_up(bed: State) -> None:
+def test_up_is_idempotent(bed: State) -> None:
     again = lifecycle.up(bed.name)
     assert (again.pid, again.start_time) == (bed.pid, bed.start_time)
     with pytest.raises(SpecError, match="another description"):
@@ -30,7 +30,7 @@ def test_up_again_finds_it_up(bed: State) -> None:
     assert lifecycle.status(bed.name).state == "up"
 
 
-def test_two_callers_raise_one_testbed(name: str) -> None:
+def test_concurrent_calls_start_one_testbed(name: str) -> None:
     states: list[State] = []
     threads = [threading.Thread(target=lambda: states.append(lifecycle.up(name, SMALL))) for _ in range(3)]
     for thread in threads:
@@ -49,7 +49,7 @@ def test_two_testbeds_side_by_side(bed: State, name: str) -> None:
     assert on(bed, "nancy.grid5000.fr", "hostname").strip() == "nancy"
 
 
-def test_down_of_nothing(name: str) -> None:
+def test_down_without_a_testbed(name: str) -> None:
     assert lifecycle.down(name) is False
     assert lifecycle.status(name).state == "down"
     with pytest.raises(TestbedError, match="not up"):
@@ -57,7 +57,7 @@ def test_down_of_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("victim", ["init", "daemon"])
-def test_sudden_death_leaves_nothing_and_up_repairs(name: str, victim: str) -> None:
+def test_crash_leaves_nothing_and_up_repairs(name: str, victim: str) -> None:
     state = lifecycle.up(name, SMALL)
     every = below(state.pid)
     assert len(every) > 10
@@ -78,7 +78,7 @@ def test_down_without_state_file(name: str) -> None:
     assert ns.start_time(state.pid) is None
 
 
-def test_down_does_not_trust_a_pid_that_is_another_s_now(name: str) -> None:
+def test_down_does_not_kill_a_reused_pid(name: str) -> None:
     state = lifecycle.up(name, SMALL)
     file = state.directory / "state.json"
     text = file.read_text().replace(f'"pid": {state.pid}', f'"pid": {os.getpid()}')
@@ -88,23 +88,23 @@ def test_down_does_not_trust_a_pid_that_is_another_s_now(name: str) -> None:
     assert ns.start_time(state.pid) is None
 
 
-@pytest.mark.parametrize("word", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGINT"])
 @pytest.mark.parametrize("after", [0.0, 0.2, 0.4])
-def test_the_raiser_is_killed_or_interrupted(name: str, after: float, word: str) -> None:
+def test_killed_or_interrupted_up_leaves_nothing(name: str, after: float, signal_name: str) -> None:
     program = "import sys; from g5kvirt.testbeds.local import lifecycle, description\n"
     program += "lifecycle.up(sys.argv[1], description.make({'lyon': 1}), lambda *a: None)"
     root = str(Path(lifecycle.__file__).parents[3])
-    raiser = subprocess.Popen(
+    starter = subprocess.Popen(
         [sys.executable, "-c", program, name], env={**os.environ, "PYTHONPATH": root}, start_new_session=True
     )
-    wait(lambda: (directory(name) / "id_ed25519").exists() or raiser.poll() is not None)
+    wait(lambda: (directory(name) / "id_ed25519").exists() or starter.poll() is not None)
     time.sleep(after)
-    raiser.send_signal(signal.Signals[word])
-    raiser.wait(60)
-    if word == "SIGKILL":
+    starter.send_signal(signal.Signals[signal_name])
+    starter.wait(60)
+    if signal_name == "SIGKILL":
         lifecycle.down(name)
         assert nothing_left(name)
-    else:  # all or nothing: cleared away, or whole if the signal came when it was up already
+    else:  # all or nothing: removed, or complete if the signal came after it was up
         assert nothing_left(name) or lifecycle.status(name).state == "up"
 
 
@@ -112,12 +112,12 @@ def test_failure_leaves_nothing_and_names_the_log(name: str, monkeypatch: pytest
     images = layers.ensure()
     broken = {**images, "node": Path("/nonexistent.sqfs")}
     monkeypatch.setattr(layers, "ensure", lambda *_: broken)
-    with pytest.raises(TestbedError, match=r"could not be raised .*nonexistent.*its logs: /"):
+    with pytest.raises(TestbedError, match=r"could not be started .*nonexistent.*its logs: /"):
         lifecycle.up(name, SMALL)
     assert nothing_left(name)
 
 
-def test_oar_and_its_database_come_back(name: str) -> None:
+def test_oar_and_its_database_are_restarted(name: str) -> None:
     state = lifecycle.up(name, SMALL)
     before: list[Job] = []
     for program in ("/usr/lib/oar/Almighty", "postgres -D"):
@@ -128,13 +128,13 @@ def test_oar_and_its_database_come_back(name: str) -> None:
         wait(lambda victim=victims[0]: ns.start_time(victim) is None)  # type: ignore[misc]
         time.sleep(2)
         with Job(state, "lyon", "nodes=1") as job:
-            # ends that were committed just before the database was killed are not forgotten
+            # job ends committed just before the database was killed are not lost
             assert all(ended.state_is("Error", "Terminated") for ended in before)
             assert "is successful on nodes" in job.deploy(job.nodes)
         before.append(job)
 
 
-def test_a_node_that_died_is_started_again(name: str) -> None:
+def test_dead_node_is_restarted(name: str) -> None:
     state = lifecycle.up(name, SMALL)
     [node] = state.description.nodes
     inits = [pid for pid in below(state.pid) if _hostname(pid) == node.uid and "daemon" in command_line(pid)]
@@ -144,6 +144,6 @@ def test_a_node_that_died_is_started_again(name: str) -> None:
 
 
 def _hostname(pid: int) -> str:
-    """Of the UTS namespace that ``pid`` is in."""
-    words = ["nsenter", f"--uts=/proc/{pid}/ns/uts", "hostname"]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+    """The hostname in the UTS namespace of ``pid``."""
+    argv = ["nsenter", f"--uts=/proc/{pid}/ns/uts", "hostname"]
+    return subprocess.run(argv, capture_output=True, text=True).stdout.strip()

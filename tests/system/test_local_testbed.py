@@ -1,4 +1,4 @@
-"""The local testbed as a user of Grid'5000 sees it: OAR, deployments, KaVLANs, execo. Needs root."""
+"""The local testbed from the perspective of a user: OAR, deployments, KaVLANs, execo. Needs root."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from g5kvirt.testbeds.local.state import State
 pytestmark = MARKS
 
 
-def test_frontend_is_a_frontend(bed: State) -> None:
+def test_frontend_has_user_hostname_and_oar(bed: State) -> None:
     assert on(bed, "nancy.grid5000.fr", "id -un; hostname; date +%Z").split()[:2] == ["g5k", "nancy"]
     assert "paradent-2.rennes.grid5000.fr" in on(bed, "rennes.grid5000.fr", "oarnodes -l")
 
 
-def test_unknown_name_is_refused(bed: State) -> None:
+def test_unknown_host_name_is_rejected(bed: State) -> None:
     for host in ("grenoble.grid5000.fr", "graphene-3.nancy.grid5000.fr", "debian.org", "10.0.7.2"):
         began = time.monotonic()
         done = ssh(bed, host, "true")
@@ -32,20 +32,20 @@ def test_unknown_name_is_refused(bed: State) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_nobody_gets_into_a_node_that_is_not_deployed(bed: State) -> None:
+def test_node_without_deployment_rejects_ssh(bed: State) -> None:
     done = ssh(bed, "graphene-1.nancy.grid5000.fr", "true")
     assert done.returncode == 255
     assert "Permission denied" in done.stderr
 
 
-def test_nodes_of_others_are_not_deployed(bed: State) -> None:
-    words = "kadeploy3 -k -d -e debian12-min -m graphene-1.nancy.grid5000.fr"
-    done = ssh(bed, "nancy.grid5000.fr", words)
+def test_nodes_without_a_job_are_not_deployed(bed: State) -> None:
+    command = "kadeploy3 -k -d -e debian12-min -m graphene-1.nancy.grid5000.fr"
+    done = ssh(bed, "nancy.grid5000.fr", command)
     assert "is successful on nodes" not in done.stdout
     assert ssh(bed, "graphene-1.nancy.grid5000.fr", "true").returncode == 255
 
 
-def test_deployment_gives_a_clean_node_and_the_job_s_end_takes_it_back(bed: State) -> None:
+def test_deployment_cleans_a_node_and_so_does_the_end_of_the_job(bed: State) -> None:
     with Job(bed, "nancy", "nodes=1") as job:
         [node] = job.nodes
         assert "is successful on nodes" in job.deploy([node])
@@ -57,7 +57,7 @@ def test_deployment_gives_a_clean_node_and_the_job_s_end_takes_it_back(bed: Stat
     wait(lambda: "Permission denied" in ssh(bed, node, "true").stderr)
 
 
-def test_a_node_looks_as_described_and_hides_the_machine(bed: State) -> None:
+def test_node_looks_as_described_and_hides_the_machine(bed: State) -> None:
     with Job(bed, "rennes", "nodes=1") as job:
         [node] = job.nodes
         job.deploy([node])
@@ -100,7 +100,7 @@ def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State, tmp_path: 
         assert (
             ssh(bed, "rennes.grid5000.fr", f"timeout 3 bash -c 'echo > /dev/tcp/{inside}/22'").returncode == 0
         )
-        # Into it through its gateway, as a run goes and as it writes it down.
+        # Into it through its gateway: directly, and with the ssh configuration that a run writes.
         host = Host(three, "rennes", "c", 3, 1, address=kavlan(three, own))
         closed = Access(ssh_config=bed.ssh_config, key=bed.key, connect_timeout=5)
         access = closed.through(*jumps.gateways(own, "rennes.grid5000.fr"))
@@ -110,12 +110,12 @@ def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State, tmp_path: 
         )
         file = tmp_path / "config"
         file.write_text(configuration(access, "", [host], []))
-        words = ["ssh", "-F", str(file), three, "hostname"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        argv = ["ssh", "-F", str(file), three, "hostname"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
         assert (done.stdout.strip(), done.stderr) == (host.uid, "")
 
 
-def test_card_is_as_slow_as_described(bed: State) -> None:
+def test_interface_has_the_described_rate(bed: State) -> None:
     size = 10_000_000
     with Job(bed, "nancy", "nodes=2") as job:
         one, two = job.nodes
@@ -140,7 +140,9 @@ def test_reservation_starts_in_time(bed: State) -> None:
     job = Job(bed, "nancy", "nodes=1", f"-r '{when}'")
     try:
         wait(lambda: job.state_is("Running"))
-        assert 0 <= time.time() - start < 20  # a busy machine; by itself OAR takes up to a minute
+        assert (
+            0 <= time.time() - start < 20
+        )  # allows for a busy machine; without the trigger OAR takes up to a minute
     finally:
         job.__exit__()
 
@@ -176,7 +178,7 @@ finally:
 """
 
 
-def test_unmodified_execo_g5k_goes_through_its_cycle(bed: State, tmp_path: Path) -> None:
+def test_unmodified_execo_g5k_completes_a_cycle(bed: State, tmp_path: Path) -> None:
     script = tmp_path / "cycle.py"
     script.write_text(CYCLE)
     arguments = (bed.ssh_config, bed.key, bed.api_uri, bed.api_user, bed.api_password)

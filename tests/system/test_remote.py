@@ -1,4 +1,4 @@
-"""Fan-out against real sshd's, each on a host of its own: processes, mounts and name apart, one network."""
+"""Fan-out to real sshd processes, one per host: separate pid, mount and UTS namespaces, one network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PidFile none
 MaxStartups 200
 """
 
-#: What the local testbed does, in small: enter the network, connect, hand the socket to ssh.
+#: A minimal version of what the local testbed does: enter the network, connect, hand the socket to ssh.
 PROXY = """
 import ctypes, os, socket, sys
 fd = os.open("/proc/{pid}/ns/net", os.O_RDONLY)
@@ -59,7 +59,7 @@ socket.send_fds(socket.socket(fileno=1), [b"x"], [s.fileno()])
 
 
 class Lab:
-    """A network of its own in which hosts 127.1.0.1, 127.1.0.2, … each have an sshd each."""
+    """A private network in which the hosts 127.1.0.1, 127.1.0.2, … each run an sshd."""
 
     def __init__(self, folder: Path, size: int) -> None:
         assert SSHD is not None
@@ -121,7 +121,7 @@ class Lab:
             time.sleep(0.01)
 
     def kill_host(self, host: str) -> None:
-        """The power fails: every process of it dies at once."""
+        """Power failure: all its processes die at once."""
         process = self.processes.pop(host)
         process.kill()
         process.wait(5)
@@ -142,7 +142,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(params=["ssh", pytest.param("taktuk", marks=needs_taktuk)])
 def way(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Fanout]:
-    """Both ways to reach hosts; after each test no child of ours may be left."""
+    """Both transports, ssh and TakTuk; no child process may be left after a test."""
     before = set(children())
     yield Fanout(lab.access, tree_from=1 if request.param == "taktuk" else None)
     assert set(children()) <= before, "a process was left"
@@ -162,7 +162,7 @@ def via(fanout: Fanout) -> str:
     return "ssh" if fanout.tree_from is None else "taktuk"
 
 
-def test_each_host_answers_for_itself(way: Fanout, lab: Lab) -> None:
+def test_each_host_has_its_own_result(way: Fanout, lab: Lab) -> None:
     results = way.run(
         lab.hosts, ["sh", "-c", "hostname; echo oops >&2; test $(hostname) != host-2 || exit 3"], timeout=20
     )
@@ -215,7 +215,7 @@ def test_a_megabyte_out_and_each_host_its_own_input(way: Fanout, lab: Lab) -> No
         assert result.stdout == own.get(host, b"") + bytes(1_000_000)
 
 
-def test_lines_are_handed_out_as_they_come(way: Fanout, lab: Lab) -> None:
+def test_lines_are_passed_on_as_they_arrive(way: Fanout, lab: Lab) -> None:
     seen: list[tuple[str, str, float]] = []
     before = time.time()
     way.run(
@@ -239,7 +239,7 @@ def test_a_callback_that_raises_ends_everything(way: Fanout, lab: Lab) -> None:
         way.run(lab.hosts, ["sh", "-c", "echo x; sleep 30"], timeout=40, on_line=refuse)
 
 
-def test_files_come_whole_or_not_at_all(way: Fanout, lab: Lab, tmp_path: Path) -> None:
+def test_files_are_copied_completely_or_not_at_all(way: Fanout, lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(os.urandom(300_000))
     files = [
         File(tmp_path / "source", "/mnt/new folder/it's", 0o640),
@@ -261,7 +261,7 @@ def test_files_come_whole_or_not_at_all(way: Fanout, lab: Lab, tmp_path: Path) -
     assert ".run" not in left.text, "a temporary file was left"
 
 
-def test_a_command_that_takes_too_long_is_ended_on_its_host(way: Fanout, lab: Lab) -> None:
+def test_command_is_killed_on_its_host_after_its_timeout(way: Fanout, lab: Lab) -> None:
     hosts = lab.hosts[:2]
     begun = time.monotonic()
     results = way.run(hosts, ["sh", "-c", "sleep 77 & sleep 77; echo never"], timeout=1)
@@ -272,7 +272,7 @@ def test_a_command_that_takes_too_long_is_ended_on_its_host(way: Fanout, lab: La
         assert result.returncode == 1, "the command went on"
 
 
-def test_what_a_command_leaves_behind_does_not_hold_us(way: Fanout, lab: Lab) -> None:
+def test_background_process_of_a_command_does_not_delay_its_result(way: Fanout, lab: Lab) -> None:
     begun = time.monotonic()
     result = way.run(lab.hosts[:1], ["sh", "-c", "setsid sleep 66 & echo done"], timeout=30)[lab.hosts[0]]
     assert (result.ok, result.text) == (True, "done\n")
@@ -282,7 +282,7 @@ def test_what_a_command_leaves_behind_does_not_hold_us(way: Fanout, lab: Lab) ->
     )
 
 
-def test_hosts_that_cannot_be_reached_hide_nobody(way: Fanout, lab: Lab) -> None:
+def test_unreachable_hosts_do_not_affect_the_others(way: Fanout, lab: Lab) -> None:
     dead, unknown = "127.1.9.9", "no-such-host.invalid"
     hosts = [dead, *lab.hosts, unknown]
     begun = time.monotonic()
@@ -296,7 +296,7 @@ def test_hosts_that_cannot_be_reached_hide_nobody(way: Fanout, lab: Lab) -> None
         assert results[host].returncode is None
 
 
-def test_a_key_that_is_refused_is_said_so(lab: Lab) -> None:
+def test_rejected_key_is_reported(lab: Lab) -> None:
     access = Access(
         ssh_config=lab.folder / "ssh_config", options=(f"IdentityFile={lab.folder}/wrong",), connect_timeout=5
     )
@@ -304,11 +304,11 @@ def test_a_key_that_is_refused_is_said_so(lab: Lab) -> None:
     (lab.folder / "wrong_config").write_text(config)
     access = Access(ssh_config=lab.folder / "wrong_config", connect_timeout=5)
     result = Fanout(access).run(lab.hosts[:1], ["true"], timeout=5)[lab.hosts[0]]
-    assert result.reason.startswith("it refuses our key")
+    assert result.reason.startswith("the host rejects our SSH key")
     assert result.attempt == 1
 
 
-def test_a_host_that_boots_is_waited_for(lab: Lab) -> None:
+def test_connection_to_a_booting_host_is_retried(lab: Lab) -> None:
     host = "127.1.7.7"
     timer = threading.Timer(0.8, lab.raise_host, [host])
     timer.start()
@@ -319,7 +319,7 @@ def test_a_host_that_boots_is_waited_for(lab: Lab) -> None:
     assert result.attempt > 1
 
 
-def test_no_more_than_a_window_at_once_and_a_time_for_all(lab: Lab) -> None:
+def test_window_limits_parallel_connections_and_within_limits_the_whole_call(lab: Lab) -> None:
     fanout = Fanout(lab.access, window=2)
     spans = [(r.start, r.end) for r in fanout.run(lab.hosts, ["sleep", "0.3"], timeout=10).values()]
     assert max(sum(start <= t < end for start, end in spans) for t, _ in spans) <= 2
@@ -327,7 +327,8 @@ def test_no_more_than_a_window_at_once_and_a_time_for_all(lab: Lab) -> None:
     results = fanout.run(lab.hosts, ["sleep", "60"], timeout=70, within=2)
     assert time.monotonic() - begun < 10
     assert list(results) == lab.hosts
-    assert {"given up: the 2 s for all hosts were over"} == {result.reason for result in results.values()}
+    reasons = {result.reason for result in results.values()}
+    assert reasons == {"given up: the time limit of 2 s for all hosts has expired"}
     fanout.run(lab.hosts[:2], ["pkill", "-x", "sleep"], timeout=10)
 
 
@@ -370,11 +371,11 @@ def command_line(pid: int) -> str:
 
 
 @needs_taktuk
-def test_a_relay_that_dies_takes_nobody_with_it(lab: Lab) -> None:
+def test_dead_relay_leaves_only_its_subtree_unknown(lab: Lab) -> None:
     """A tree that must branch: one connection at a time, so hosts fetch work from each other."""
     hosts = lab.hosts
     identity = lab.access.identity(hosts[0])
-    tree = taktuk.Tree(lab.access, identity, hosts, ["sleep", "6"], stdin=None, timeout=20, at_once=1)
+    tree = taktuk.Tree(lab.access, identity, hosts, ["sleep", "6"], stdin=None, timeout=20, connections=1)
     victim: list[str] = []
 
     def kill() -> None:
@@ -390,26 +391,26 @@ def test_a_relay_that_dies_takes_nobody_with_it(lab: Lab) -> None:
     thread = threading.Thread(target=kill)
     thread.start()
     begun = time.monotonic()
-    grown = tree.grow()
+    outcome = tree.run()
     thread.join()
     assert victim, "the tree did not branch"
     lab.raise_host(victim[0])
     lab.wait_for(victim[0])
     assert time.monotonic() - begun < 30
-    assert set(grown.results) | set(grown.unsure) | set(grown.again) == set(hosts)
-    assert victim[0] in grown.unsure
-    assert all(result.reason.startswith("connection lost") for result in grown.unsure.values())
-    assert len(grown.unsure) > 1, "nobody was behind the relay"
-    assert grown.results, "hosts that were not behind the relay must have ended well"
-    assert all(result.ok for result in grown.results.values())
+    assert set(outcome.results) | set(outcome.unknown) | set(outcome.not_started) == set(hosts)
+    assert victim[0] in outcome.unknown
+    assert all(result.reason.startswith("connection lost") for result in outcome.unknown.values())
+    assert len(outcome.unknown) > 1, "nobody was behind the relay"
+    assert outcome.results, "hosts that were not behind the relay must have ended well"
+    assert all(result.ok for result in outcome.results.values())
 
 
 def children_of_host(lab: Lab, host: str) -> list[list[str]]:
-    """The first two words of every command line on a host."""
-    words = []
+    """The first two arguments of every command line on a host."""
+    commands = []
     for pid in descendants(lab.processes[host].pid):
-        words.append(command_line(pid).split("\0")[:2])
-    return words
+        commands.append(command_line(pid).split("\0")[:2])
+    return commands
 
 
 def descendants(pid: int) -> list[int]:
@@ -433,7 +434,7 @@ def test_hosts_that_do_not_reach_each_other_are_reached_from_here(
 ) -> None:
     monkeypatch.setattr(Access, "inner", lambda self, identity: ("ssh", "-o", "BatchMode=yes", "-p", "9"))
     fanout = Fanout(lab.access, tree_from=1)
-    fanout.tree_at_once = 1
+    fanout.tree_connections = 1
     results = fanout.run(lab.hosts, ["true"], timeout=20)
     assert all(result.ok for result in results.values()), {r.reason for r in results.values()}
     assert {"ssh", "taktuk"} == {result.via for result in results.values()}

@@ -58,9 +58,10 @@ def _plain(page: str) -> str:
     return re.sub(r"<[^>]*>", "", page)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_that_a_page_shows_exists(page: Path) -> None:
-    for words, rest in _COMMAND.findall(page.read_text(encoding="utf-8")):
+def test_every_command_in_the_documentation_exists() -> None:
+    commands = [match for page in PAGES for match in _COMMAND.findall(page.read_text(encoding="utf-8"))]
+    assert len(commands) > 20
+    for words, rest in commands:
         options = set(re.findall(r"--[a-z-]+", rest))
         assert options <= options_of(words.split()), f"g5kvirt {words}{rest}"
 

@@ -50,7 +50,7 @@ class Queue:
     def take(self, now: float) -> list[Track]:
         """Those who may go now; each holds a slot."""
         decision = self._window.decide(now, waiting=self.waiting, in_flight=self.held, last=self._last)
-        self.again = decision.again
+        self.again = decision.wake_at
         batch = [self._line.popitem(last=False)[0] for _ in range(decision.start)]
         if batch:
             self._inside.update(batch)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from g5kvirt.remote.result import failure
+from g5kvirt.remote.result import classify_failure
 
 __all__ = ["each", "frontend", "mask", "refusal", "said", "short"]
 
@@ -50,7 +50,7 @@ def _lines(process: Any) -> list[str]:
 def _unreachable(process: Any) -> str:
     """Why ssh did not get there; empty if it did, or if nobody can tell."""
     text = f"{process.stdout}\n{process.stderr}"
-    kind, reason = failure(text.encode())
+    kind, reason = classify_failure(text.encode())
     failed = process.exit_code in (255, 255 << 8)  # execo gives what wait() gave
     return reason if failed and kind != "other" else ""
 

@@ -1,4 +1,4 @@
-"""The local testbed: a Grid'5000 in small on one machine, made of real parts."""
+"""The local testbed: a miniature Grid'5000 on one machine, built from real components."""
 
 from g5kvirt.testbeds.local.driver import local
 

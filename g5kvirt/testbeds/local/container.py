@@ -1,12 +1,12 @@
-"""A container: one process tree in namespaces of its own, over an overlay of a layer and this machine's `/`.
+"""A container: one process tree in its own namespaces, on an overlay of a layer over this machine's `/`.
 
-`run` is called in a freshly forked child and never returns. The process it makes is the container's init: it
-sets up mounts, hostname and files, then serves its control socket. It keeps the services it was told to start
-running, reaps what else dies, and ends when the other end of the control socket is closed.
+`run` is called in a freshly forked child and never returns. It forks the container's init, which sets up
+mounts, hostname and files, then serves its control socket. The init restarts its services when they exit,
+reaps all other processes, and exits when the other end of the control socket is closed.
 
-What a container sees is the operating system of this machine (`/usr`, `/etc`, `/var`, …) under the layer,
-read-only in effect since writes go to a tmpfs of its own. Everything personal is hidden: `/root`, `/home`,
-`/tmp`, `/run`, `/mnt`, unusual directories of `/`, ssh host keys, password hashes, disks in `/dev`.
+A container sees the operating system of this machine (`/usr`, `/etc`, `/var`, …) below the layer, which it
+cannot change because writes go to its own tmpfs. Everything personal is hidden: `/root`, `/home`, `/tmp`,
+`/run`, `/mnt`, unusual directories of `/`, ssh host keys, password hashes, disks in `/dev`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from g5kvirt.testbeds.local import namespaces as ns
 
-__all__ = ["PATH", "Spec", "close_all_but", "run"]
+__all__ = ["PATH", "ContainerSpec", "close_all_but", "run"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -41,20 +41,22 @@ _RESTART_PAUSE = 0.5  # seconds between a service's end and its next start
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What a container is made of; plain, so that it can be sent as JSON."""
+class ContainerSpec:
+    """The configuration of a container: plain data, so that it can be sent as JSON."""
 
     name: str
-    box: str  #: an empty directory; the container mounts on it, seen by itself only
-    layer: str  #: where the layer is mounted
-    log: str  #: file that takes what the container and its services print
+    mount_point: str  #: an empty directory; only the container sees what it mounts there
+    layer: str  #: mount point of the layer
+    log: str  #: file for the output of the container and its services
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)  #: path → mode, text
     binds: Sequence[tuple[str, str]] = ()  #: outer path → inner path, read-only
-    shares: Sequence[tuple[str, str]] = ()  #: outer path → inner path, to write
+    shares: Sequence[tuple[str, str]] = ()  #: outer path → inner path, writable
     proc: Mapping[str, str] = field(default_factory=dict)  #: name in /proc → text
     owners: Mapping[str, str] = field(default_factory=dict)  #: path → user
-    services: Sequence[tuple[str, tuple[str, ...], str]] = ()  #: name, words, user; started with the network
-    ports: Sequence[int] = ()  #: TCP ports on which the services listen once they are ready
+    services: Sequence[
+        tuple[str, tuple[str, ...], str]
+    ] = ()  #: name, command, user; started with the network
+    ports: Sequence[int] = ()  #: TCP ports on which the services listen when they are ready
     commands: Sequence[tuple[str, ...]] = ()  #: run once before the services
 
     def to_plain(self) -> dict[str, Any]:
@@ -62,29 +64,29 @@ class Spec:
 
 
 def run(plain: Mapping[str, Any], control: socket.socket) -> NoReturn:
-    """Become a container; called in a forked child. Tells its pid, or an error, on ``control``."""
+    """Become a container; called in a forked child. Sends its pid, or an error, over ``control``."""
     try:
-        spec = Spec(**plain)
+        spec = ContainerSpec(**plain)
         close_all_but(control.fileno())
         output = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
         ns.unshare(ns.ALL)
-        told, telling = os.pipe()
+        parent_exit, parent_alive = os.pipe()
         child = os.fork()
         if child:
-            _tell(control, {"pid": child})
+            _send(control, {"pid": child})
             os._exit(0)
-        os.close(telling)
-        os.read(told, 1)  # ends when the parent has, so that the pid is the first thing told
-        os.close(told)
+        os.close(parent_alive)
+        os.read(parent_exit, 1)  # returns when the parent has exited, so that the pid is the first message
+        os.close(parent_exit)
         status = 0
         os.setsid()
         _Init(spec, control).main()
-    except BaseException as error:  # noqa: BLE001 - the end of the line: whatever it is, it is told
+    except BaseException as error:  # noqa: BLE001 - the last handler: every error is reported
         status = 1
         traceback.print_exc()
-        _tell(control, {"error": f"{error}"})
+        _send(control, {"error": f"{error}"})
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -94,25 +96,25 @@ def close_all_but(kept: int) -> None:
     """Close every open file but the standard ones and ``kept``."""
     for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if fd > 2 and fd != kept:
-            with contextlib.suppress(OSError):  # the one with which the listing was read
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(fd)
 
 
-def _tell(control: socket.socket, message: Mapping[str, Any]) -> None:
+def _send(control: socket.socket, message: Mapping[str, Any]) -> None:
     try:
         control.send(json.dumps(message).encode())
     except OSError:
-        os._exit(1)  # nobody is there to be a container for
+        os._exit(1)  # the owner of the container has gone
 
 
 class _Init:
     """Process 1 of a container."""
 
-    def __init__(self, spec: Spec, control: socket.socket) -> None:
+    def __init__(self, spec: ContainerSpec, control: socket.socket) -> None:
         self.spec = spec
         self.control = control
         self.services: dict[int, tuple[str, Sequence[str], str]] = {}  # pid → service
-        self.due: list[tuple[float, tuple[str, Sequence[str], str]]] = []  # when to start again
+        self.restarts: list[tuple[float, tuple[str, Sequence[str], str]]] = []  # time of the restart, service
         self.wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -121,14 +123,14 @@ class _Init:
 
     def main(self) -> None:
         ns.process_name("init")
-        _mounts(self.spec)
+        _set_up_mounts(self.spec)
         ns.set_hostname(self.spec.name)
         os.environ.clear()
         os.environ.update(PATH=PATH, LANG="C.UTF-8", HOME="/root")
-        _tell(self.control, {"mounted": True})
+        _send(self.control, {"mounted": True})
         handlers: dict[str, Callable[[Any], None]] = {"start": self._start_all, "service": self._service}
         while True:
-            pause = max(0.0, min(at for at, _ in self.due) - time.monotonic()) if self.due else None
+            pause = max(0.0, min(at for at, _ in self.restarts) - time.monotonic()) if self.restarts else None
             ready, _, _ = select.select([self.control.fileno(), self.wake], [], [], pause)
             if self.wake in ready:
                 os.read(self.wake, 4096)
@@ -140,24 +142,24 @@ class _Init:
                     return
                 for name, value in json.loads(message).items():
                     handlers[name](value)
-                _tell(self.control, {"done": True})
+                _send(self.control, {"done": True})
 
     def _start_all(self, _: object) -> None:
-        """The network is there: run the commands, start the services, wait for their ports."""
-        for words in self.spec.commands:
-            subprocess.run(words, check=True, stdin=subprocess.DEVNULL, timeout=60)
-        for name, words, user in self.spec.services:
-            self._service([name, words, user])
+        """The network is up: run the commands, start the services, wait for their ports."""
+        for command in self.spec.commands:
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=60)
+        for name, command, user in self.spec.services:
+            self._service([name, command, user])
         deadline = time.monotonic() + 60
         for port in self.spec.ports:
-            while not _listening(port):
+            while not ns.is_listening(port):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{self.spec.name}: nothing listens on port {port} after 60 s")
                 time.sleep(0.005)
 
     def _service(self, service: Any) -> None:
-        name, words, user = service
-        self.services[_spawn(words, user)] = (name, words, user)
+        name, command, user = service
+        self.services[_spawn(command, user)] = (name, command, user)
 
     def _reap(self) -> None:
         while True:
@@ -169,19 +171,19 @@ class _Init:
                 return
             if service := self.services.pop(pid, None):
                 code = os.waitstatus_to_exitcode(status)
-                print(f"init: {service[0]} ended with {code}, is started again", file=sys.stderr, flush=True)
-                _end_session(pid)
-                self.due.append((time.monotonic() + _RESTART_PAUSE, service))
+                print(f"init: {service[0]} exited with {code}, restarting it", file=sys.stderr, flush=True)
+                _kill_session(pid)
+                self.restarts.append((time.monotonic() + _RESTART_PAUSE, service))
 
     def _restart(self) -> None:
         now = time.monotonic()
-        for item in [item for item in self.due if item[0] <= now]:
-            self.due.remove(item)
+        for item in [item for item in self.restarts if item[0] <= now]:
+            self.restarts.remove(item)
             self._service(item[1])
 
 
-def _spawn(words: Sequence[str], user: str) -> int:
-    """Start a service in a session of its own; its pid."""
+def _spawn(command: Sequence[str], user: str) -> int:
+    """Start a service in a new session; returns its pid."""
     entry = pwd.getpwnam(user)
     pid = os.fork()
     if pid:
@@ -198,15 +200,15 @@ def _spawn(words: Sequence[str], user: str) -> int:
             os.setgid(entry.pw_gid)
             os.setuid(entry.pw_uid)
             os.environ.update(HOME=entry.pw_dir, USER=user, LOGNAME=user)
-        os.execvp(words[0], list(words))  # noqa: S606
+        os.execvp(command[0], list(command))  # noqa: S606
     except OSError as error:
-        os.write(2, f"init: {words[0]}: {error}\n".encode())
+        os.write(2, f"init: {command[0]}: {error}\n".encode())
     finally:
         os._exit(127)
 
 
-def _end_session(session: int) -> None:
-    """Kill what a service has left behind: it would keep the service's port from the next one."""
+def _kill_session(session: int) -> None:
+    """Kill the remaining processes of a service, which would block its port for the restart."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
@@ -215,31 +217,17 @@ def _end_session(session: int) -> None:
                     os.kill(pid, signal.SIGKILL)
 
 
-def _listening(port: int) -> bool:
-    """Does a TCP socket listen on ``port`` in this network namespace?"""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except FileNotFoundError:
-            continue  # no IPv6 on this machine
-        for line in lines:
-            words = line.split()
-            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
-                return True
-    return False
-
-
-def _mounts(spec: Spec) -> None:
+def _set_up_mounts(spec: ContainerSpec) -> None:
     ns.private_mounts()
-    box = Path(spec.box)
-    ns.mount("tmpfs", box, "tmpfs", data="mode=755")
+    mount_point = Path(spec.mount_point)
+    ns.mount("tmpfs", mount_point, "tmpfs", data="mode=755")
     for name in ("upper", "work", "root", "proc", "void"):
-        (box / name).mkdir()
-    root = box / "root"
-    options = f"lowerdir={spec.layer}:/,upperdir={box}/upper,workdir={box}/work"
+        (mount_point / name).mkdir()
+    root = mount_point / "root"
+    options = f"lowerdir={spec.layer}:/,upperdir={mount_point}/upper,workdir={mount_point}/work"
     ns.mount("overlay", root, "overlay", data=options)
     _hide(root)
-    _devices(root / "dev")
+    _set_up_devices(root / "dev")
     ns.mount("proc", root / "proc", "proc", ns.MS_NOSUID | ns.MS_NODEV)
     ns.mount("sysfs", root / "sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV)
     ns.mount("tmpfs", root / "run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
@@ -258,8 +246,8 @@ def _mounts(spec: Spec) -> None:
     for source, target in spec.shares:
         _bind(Path(source), root / target.lstrip("/"), read_only=False)
     for name, text in spec.proc.items():
-        (box / "proc" / name).write_text(text)
-        ns.bind(box / "proc" / name, root / "proc" / name, read_only=True)
+        (mount_point / "proc" / name).write_text(text)
+        ns.bind(mount_point / "proc" / name, root / "proc" / name, read_only=True)
     ns.pivot_root(root)
     for name, user in spec.owners.items():
         entry = pwd.getpwnam(user)
@@ -280,7 +268,7 @@ def _bind(source: Path, target: Path, *, read_only: bool) -> None:
 
 
 def _hide(root: Path) -> None:
-    """Leave only the operating system of this machine to be seen."""
+    """Hide everything but the operating system of this machine."""
     for entry in root.iterdir():
         name = entry.name
         if name in _VISIBLE or entry.is_symlink():
@@ -295,11 +283,13 @@ def _hide(root: Path) -> None:
         key.unlink()
     shadow = root / "etc/shadow"
     users = [line.partition(":")[0] for line in shadow.read_text().splitlines() if ":" in line]
-    shadow.write_text("".join(f"{user}:*:19000:0:99999:7:::\n" for user in users))  # no hash, not locked
+    shadow.write_text(
+        "".join(f"{user}:*:19000:0:99999:7:::\n" for user in users)
+    )  # no password, but not locked
 
 
-def _devices(dev: Path) -> None:
-    """A /dev with the harmless devices of this machine and terminals of its own."""
+def _set_up_devices(dev: Path) -> None:
+    """A /dev with the harmless devices of this machine and a private devpts."""
     ns.mount("tmpfs", dev, "tmpfs", ns.MS_NOSUID, "mode=755")
     for name in _DEVICES:
         outer = Path("/dev") / name

@@ -1,8 +1,8 @@
-"""The process that raises a testbed and stays with it: ``python -m …local.daemon NAME DIRECTORY``.
+"""The process that starts and runs a testbed: ``python -m …local.daemon NAME DIRECTORY``.
 
-Started by `lifecycle.up` with its orders as JSON on standard input. It goes into namespaces of its own, below
-whose init (see `spawner`) everything of the testbed lives; so the end of that init is the end of everything.
-Progress goes to a pipe, a JSON object a line; when nobody reads it any more before the testbed is up, the
+Started by `lifecycle.up` with its configuration as JSON on standard input. It moves into new namespaces;
+everything of the testbed runs below their init (see `spawner`), so the end of that init ends everything.
+Progress is written to a pipe, one JSON object per line; if its reader goes away before the testbed is up, the
 testbed ends.
 """
 
@@ -30,24 +30,24 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Read the orders, go into namespaces, become the init's parent, leave."""
-    orders = json.load(sys.stdin)
-    directory = Path(orders["directory"])
-    go, started = os.pipe()
+    """Read the configuration, fork the init in new namespaces, record it, exit."""
+    config = json.load(sys.stdin)
+    directory = Path(config["directory"])
+    start_read, start_write = os.pipe()
     ns.unshare(ns.ALL)
     child = os.fork()
     if child == 0:
-        os.close(started)
-        if os.read(go, 1) != b"g":
+        os.close(start_write)
+        if os.read(start_read, 1) != b"g":
             return 1
-        os.close(go)
-        _init(orders)
-    record = {**orders["record"], "pid": child, "start_time": ns.start_time(child)}
+        os.close(start_read)
+        _init(config)
+    record = {**config["record"], "pid": child, "start_time": ns.start_time(child)}
     names = (directory / "names.new").read_text()
     _write(directory / "names", f"# {child} {record['start_time']}\n{names}")
     (directory / "names.new").unlink()
     _write(directory / "state.json", json.dumps(record))
-    os.write(started, b"g")
+    os.write(start_write, b"g")
     return 0
 
 
@@ -58,52 +58,52 @@ def _write(file: Path, text: str) -> None:
     partial.rename(file)
 
 
-def _init(orders: Mapping[str, Any]) -> None:
+def _init(config: Mapping[str, Any]) -> None:
     """Process 1 of the testbed."""
-    progress, listening = orders["progress_fd"], orders["socket_fd"]
+    progress, listening = config["progress_fd"], config["socket_fd"]
     try:
         ns.private_mounts()
         ns.mount("proc", "/proc", "proc")
-        ns.set_hostname(orders["record"]["name"])
-        private = Path(orders["directory"]) / "private"
+        ns.set_hostname(config["record"]["name"])
+        private = Path(config["directory"]) / "private"
         private.mkdir()
         ns.mount("tmpfs", private, "tmpfs", data="mode=755")
-        for layer, image in orders["layers"].items():
+        for layer, image in config["layers"].items():
             (private / layer).mkdir()
-            words = ["mount", "-t", "squashfs", "-o", "loop,ro", image, str(private / layer)]
-            subprocess.run(words, check=True, capture_output=True, text=True)
-        (private / "box").mkdir()
+            command = ["mount", "-t", "squashfs", "-o", "loop,ro", image, str(private / layer)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        (private / "root").mkdir()
         os.chdir("/")
     except (OSError, subprocess.CalledProcessError) as error:
-        words_of_tool = getattr(error, "stderr", "") or ""
-        _report(progress, error=f"{error} {words_of_tool}".strip())
+        stderr = getattr(error, "stderr", "") or ""
+        _report(progress, error=f"{error} {stderr}".strip())
         os._exit(1)
     ns.process_name("g5kvirt-init")
-    spawner.init(lambda link: _daemon(orders, link, progress, listening))
+    spawner.init(lambda link: _daemon(config, link, progress, listening))
 
 
 def _report(fd: int, **message: Any) -> None:
     os.write(fd, json.dumps(message).encode() + b"\n")
 
 
-def _daemon(orders: Mapping[str, Any], link: Spawner, progress: int, listening: int) -> int:
+def _daemon(config: Mapping[str, Any], link: Spawner, progress: int, listening: int) -> int:
     """Process 2 of the testbed."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     ns.process_name("g5kvirt-daemon")
     try:
-        from g5kvirt.testbeds.local.raising import Testbed
+        from g5kvirt.testbeds.local.startup import LocalTestbed
 
-        def tell(what: str, seconds: float) -> None:
-            _report(progress, what=what, seconds=seconds)
+        def report(step: str, seconds: float) -> None:
+            _report(progress, step=step, seconds=seconds)
 
-        began = time.monotonic()
-        testbed = Testbed(orders, link, socket.socket(fileno=listening), tell)
+        start = time.monotonic()
+        testbed = LocalTestbed(config, link, socket.socket(fileno=listening), report)
         testbed.up()
-        log.info("up after %.2f s", time.monotonic() - began)
+        log.info("up after %.2f s", time.monotonic() - start)
         _report(progress, ready=True, netem=testbed.netem)
         os.close(progress)
-    except BaseException as error:  # noqa: BLE001 - the end of the line: whatever it is, it is told
+    except BaseException as error:  # noqa: BLE001 - the last handler: every error is reported
         traceback.print_exc()
         _report(progress, error=str(error))
         return 1

@@ -1,8 +1,8 @@
-"""From words to a testbed: read a description file, or make a description in a line.
+"""Description of a testbed: read from a file, or made by one call.
 
-A description is a small YAML file (`load`; ``default.yaml`` beside this module shows every key) that
-says how many machines of which size there are. The addresses are those of the real sites, from
-``data/sites_2026.csv``. Addresses of a node, whose ``index`` counts over its site from 1:
+A description is a small YAML file (`load`; ``default.yaml`` beside this module shows every key) with the
+numbers and sizes of machines. The addresses are those of the real sites, from ``data/sites_2026.csv``.
+Addresses of a node, whose ``index`` counts from 1 within its site:
 
 ==================================  =========================================================
 network                             address
@@ -25,19 +25,26 @@ from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB
-from g5kvirt.testbeds.local.model import DOMAIN, Description, Environment, Kind, Node, SiteDescription, Vlan
+from g5kvirt.testbeds.local.model import (
+    DOMAIN,
+    Description,
+    KadeployEnvironment,
+    Kind,
+    NodeDescription,
+    SiteDescription,
+    Vlan,
+)
 from g5kvirt.testbeds.local.site_networks import CLUSTER_NAME, SiteNetworks, site_networks
 
 __all__ = [
     "DOMAIN",
     "MAX_NODES",
     "Description",
-    "Environment",
-    "Node",
+    "KadeployEnvironment",
+    "NodeDescription",
     "SiteDescription",
     "Vlan",
     "from_plain",
-    "known_sites",
     "load",
     "make",
 ]
@@ -59,17 +66,12 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
-def known_sites() -> tuple[str, ...]:
-    """Names of the sites that a description may have."""
-    return tuple(site_networks())
-
-
 def load(path: str | Path | None = None) -> Description:
     """Read a description file; None means the default one.
 
     :raises SpecError: no such file, not YAML, or not a description (see `from_plain`).
     """
-    from g5kvirt.spec.yaml_files import load_yaml  # only here: the rest works with the standard library alone
+    from g5kvirt.spec.yaml_files import load_yaml  # only here: the rest needs only the standard library
 
     file = DEFAULT_FILE if path is None else Path(path)
     plain = load_yaml(file)
@@ -88,9 +90,9 @@ def make(
     environments: Mapping[str, str] | None = None,
     **values: float,
 ) -> Description:
-    """A description in a line: nodes a site, e.g. ``make({"nancy": 4, "rennes": 2}, cores=8)``.
+    """Make a description from nodes per site, e.g. ``make({"nancy": 4, "rennes": 2}, cores=8)``.
 
-    ``values``: ``cores``, ``memory_gib``, ``nic_gbps``, ``uplink_gbps``, ``uplink_latency_ms`` for all.
+    ``values``: ``cores``, ``memory_gib``, ``nic_gbps``, ``uplink_gbps``, ``uplink_latency_ms`` of all sites.
 
     :raises SpecError: as `from_plain`.
     """
@@ -105,18 +107,18 @@ def make(
 
 
 def from_plain(plain: object) -> Description:
-    """Make a description of what a file, or `Description.to_plain`, says.
+    """Make a description from the contents of a file or from `Description.to_plain`.
 
-    A site may be just a number of nodes: they form one cluster, named as the site's largest one.
+    A site may be just a number of nodes: they form one cluster, named as the largest one of that site.
 
-    :raises SpecError: an unknown key or site, a number that is none or out of bounds, a bad name.
-    :raises CapacityError: more nodes on a site than can be addressed.
+    :raises SpecError: an unknown key or site, an invalid number or name.
+    :raises CapacityError: more nodes on a site than there are addresses.
     """
     top = _mapping(plain, "the description", ("name", "defaults", "sites", "environments"))
     name = top.get("name", "local")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpecError(
-            f"name {name!r} cannot name a testbed: use small letters, digits and hyphens, at most 32."
+            f"{name!r} is not a valid testbed name: use at most 32 lower-case letters, digits, hyphens."
         )
     defaults = _numbers(
         _mapping(top.get("defaults") or {}, "defaults", tuple(_DEFAULTS)), "defaults", _DEFAULTS
@@ -135,12 +137,12 @@ def from_plain(plain: object) -> Description:
     return Description(name, tuple(sites), environments, json.dumps(canonical))
 
 
-def _mapping(value: object, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+def _mapping(value: object, label: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise SpecError(f"{what} must be a mapping of {', '.join(keys)}, not {value!r}.")
+        raise SpecError(f"{label} must be a mapping of {', '.join(keys)}, not {value!r}.")
     for key in value:
         if key not in keys:
-            raise SpecError(f"{what} has the unknown key {key!r}; known are {', '.join(keys)}.")
+            raise SpecError(f"{label} has the unknown key {key!r}; valid keys are {', '.join(keys)}.")
     return value
 
 
@@ -155,7 +157,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def _number(value: object, key: str, what: str) -> float:
+def _number(value: object, key: str, label: str) -> float:
     low, high = _BOUNDS[key]
     whole = key in ("cores", "nodes")
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
@@ -164,11 +166,11 @@ def _number(value: object, key: str, what: str) -> float:
         if value == int(value):
             return int(value)
     bounds = f"of at least {low:g}" if high == _NO_LIMIT else f"from {low:g} to {high:g}"
-    raise SpecError(f"{what}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
+    raise SpecError(f"{label}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
 
 
-def _numbers(given: Mapping[str, object], what: str, defaults: Mapping[str, float]) -> dict[str, float]:
-    return {key: _number(given.get(key, default), key, what) for key, default in defaults.items()}
+def _numbers(values: Mapping[str, object], label: str, defaults: Mapping[str, float]) -> dict[str, float]:
+    return {key: _number(values.get(key, default), key, label) for key, default in defaults.items()}
 
 
 def _site(
@@ -176,36 +178,36 @@ def _site(
 ) -> tuple[SiteDescription, dict[str, Any]]:
     networks = site_networks().get(name) if isinstance(name, str) else None
     if networks is None or not isinstance(name, str):
-        raise SpecError(f"site {name!r} is unknown; known are {', '.join(site_networks())}.")
-    what = f"site {name}"
+        raise SpecError(f"site {name!r} is unknown; valid sites are {', '.join(site_networks())}.")
+    label = f"site {name}"
     if not isinstance(value, Mapping):
         value = {"clusters": {networks.cluster: {"nodes": value}}}
-    given = _mapping(value, what, ("clusters", *_SITE_KEYS))
-    uplink = _numbers(given, what, {key: defaults[key] for key in _SITE_KEYS})
-    raw = given.get("clusters")
+    values = _mapping(value, label, ("clusters", *_SITE_KEYS))
+    uplink = _numbers(values, label, {key: defaults[key] for key in _SITE_KEYS})
+    raw = values.get("clusters")
     if not isinstance(raw, Mapping) or not raw:
-        raise SpecError(f"{what} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
+        raise SpecError(f"{label} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
     full: dict[str, Any] = {"clusters": {}, **uplink}
-    nodes: list[Node] = []
+    nodes: list[NodeDescription] = []
     for cluster, cluster_value in raw.items():
         if not isinstance(cluster, str) or not CLUSTER_NAME.fullmatch(cluster):
             raise SpecError(
-                f"{what}: cluster {cluster!r} needs a name of small letters, then digits if wanted."
+                f"{label}: {cluster!r} is no valid cluster name: use lower-case letters and final digits."
             )
         if (other := owner.setdefault(cluster, name)) != name:
-            raise SpecError(f"cluster {cluster} is on {other} and on {name}: give the two different names.")
-        where = f"cluster {cluster} of {name}"
+            raise SpecError(f"cluster {cluster} is on both {other} and {name}: give them different names.")
+        cluster_label = f"cluster {cluster} of {name}"
         if not isinstance(cluster_value, Mapping):
             cluster_value = {"nodes": cluster_value}
-        numbers = _mapping(cluster_value, where, ("nodes", *_NODE_KEYS))
-        count = int(_number(numbers.get("nodes"), "nodes", where))
+        numbers = _mapping(cluster_value, cluster_label, ("nodes", *_NODE_KEYS))
+        count = int(_number(numbers.get("nodes"), "nodes", cluster_label))
         if len(nodes) + count > MAX_NODES:
             raise CapacityError(
-                f"{what} has {len(nodes) + count} nodes or more; there are addresses for {MAX_NODES}.",
+                f"{label} has {len(nodes) + count} or more nodes; there are addresses for {MAX_NODES}.",
                 asked=len(nodes) + count,
                 available=MAX_NODES,
             )
-        size = _numbers(numbers, where, {key: defaults[key] for key in _NODE_KEYS})
+        size = _numbers(numbers, cluster_label, {key: defaults[key] for key in _NODE_KEYS})
         full["clusters"][cluster] = {"nodes": count, **size}
         nodes += _nodes(name, networks, cluster, count, size, len(nodes))
     return _site_of(name, networks, tuple(nodes), uplink), full
@@ -213,11 +215,11 @@ def _site(
 
 def _nodes(
     site: str, networks: SiteNetworks, cluster: str, count: int, size: Mapping[str, float], before: int
-) -> Iterator[Node]:
+) -> Iterator[NodeDescription]:
     for number in range(1, count + 1):
         index = before + number
         uid = f"{cluster}-{number}"
-        yield Node(
+        yield NodeDescription(
             uid=uid,
             site=site,
             cluster=cluster,
@@ -233,7 +235,7 @@ def _nodes(
 
 
 def _site_of(
-    name: str, networks: SiteNetworks, nodes: tuple[Node, ...], uplink: Mapping[str, float]
+    name: str, networks: SiteNetworks, nodes: tuple[NodeDescription, ...], uplink: Mapping[str, float]
 ) -> SiteDescription:
     kinds: tuple[tuple[Kind, tuple[tuple[int, IPv4Network], ...]], ...] = (
         ("local", networks.local),
@@ -257,12 +259,12 @@ def _site_of(
     )
 
 
-def _environments(value: object) -> tuple[Environment, ...]:
+def _environments(value: object) -> tuple[KadeployEnvironment, ...]:
     if not isinstance(value, Mapping) or not value:
         raise SpecError(
             "environments must be a mapping of names to descriptions with at least one environment."
         )
     for name in value:
         if not isinstance(name, str) or not _ENVIRONMENT.fullmatch(name):
-            raise SpecError(f"environment {name!r} needs a name of letters, digits and . _ + - only.")
-    return tuple(Environment(name, str(text or "")) for name, text in value.items())
+            raise SpecError(f"{name!r} is not a valid environment name: use letters, digits and . _ + -.")
+    return tuple(KadeployEnvironment(name, str(text or "")) for name, text in value.items())

@@ -1,4 +1,4 @@
-"""The local testbed as a testbed of experiments: Grid'5000's own driver, pointed elsewhere."""
+"""The local testbed for experiments: the driver of Grid'5000 with other settings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def local(name: str | None = None) -> Grid5000:
     """The local testbed ``name`` (default: the user's own). Raises TestbedError if it is not up."""
     state = State.load(name)
     if not state.alive:
-        raise TestbedError(f"testbed {state.name!r} has ended: raise it again with g5kvirt local up")
+        raise TestbedError(f"testbed {state.name!r} has ended: start it again with g5kvirt local up")
     _no_proxy(urlsplit(state.api_uri).hostname or "")
     return Grid5000(
         Settings(
             name="local",
             real_cores=len(os.sched_getaffinity(0)),
             api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
-            cache=state.directory / "execo-cache",  # gone with the testbed whose data it holds
+            cache=state.directory / "execo-cache",  # removed with the testbed that it describes
             ssh_config=state.ssh_config,
             jump="",
-            charter=False,  # here is one user, and no day or night
+            charter=False,  # there is only one user, and no day or night
             polling_interval=0.5,
             tiny_polling_interval=0.25,
         )
@@ -34,15 +34,15 @@ def local(name: str | None = None) -> Grid5000:
 
 
 def _with_credentials(uri: str, user: str, password: str) -> str:
-    """execo takes a password only from a keyring or a terminal; in the URL it is handed on as it is."""
+    """execo reads passwords only from a keyring or a terminal; from the URL it passes them on unchanged."""
     parts = urlsplit(uri)
     host = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
     return urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
 
 
 def _no_proxy(host: str) -> None:
-    """A proxy of the person's environment would be asked even for this machine's own addresses."""
+    """Bypass a proxy of the user's environment, which would apply even to addresses of this machine."""
     for variable in ("NO_PROXY", "no_proxy"):
-        known = [word for word in os.environ.get(variable, "").split(",") if word]
-        if host not in known:
-            os.environ[variable] = ",".join([*known, host])
+        hosts = [name for name in os.environ.get(variable, "").split(",") if name]
+        if host not in hosts:
+            os.environ[variable] = ",".join([*hosts, host])

@@ -1,15 +1,15 @@
 """The two file system layers of the local testbed, built once and cached.
 
-A layer is a squashfs image that lies between a container's own (empty) upper layer and this machine's `/`:
-it holds what Debian packages would have added to this machine, which itself stays as it is.
+A layer is a squashfs image between the (empty) upper layer of a container and this machine's `/`: it holds
+the files that Debian packages would have added to this machine, which remains unchanged.
 
 =======  ==========================================================================================
 site     OAR 2.5 with PostgreSQL, its database created (schema, properties), sshd
 node     the host environment: sshd, QEMU, iPXE, dnsmasq, nginx, TakTuk, busybox, nftables
 =======  ==========================================================================================
 
-Images lie in ``$XDG_CACHE_HOME/g5kvirt/layers/<layer>-<key>.sqfs``. The key is made of the recipe (this
-file) and the versions of those packages of this machine that show through a layer.
+Images are ``$XDG_CACHE_HOME/g5kvirt/layers/<layer>-<key>.sqfs``. The key is a hash of the recipe (this file)
+and the versions of those packages of this machine that are visible through a layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from g5kvirt.testbeds.local import oarsql
 
 __all__ = ["PACKAGES", "Progress", "cache_directory", "ensure", "missing", "path", "python_path"]
 
-#: Told what was done and how many seconds it took.
+#: Called with a finished step and its duration in seconds.
 Progress = Callable[[str, float], None]
 
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -66,8 +66,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: Packages of this machine that show through the layers: another version of one, another layer.
-_BELOW = (
+#: Packages of this machine that are visible through the layers: with another version, a layer is built anew.
+_HOST_PACKAGES = (
     "base-files",
     "libc6",
     "libgcc-s1",
@@ -95,8 +95,8 @@ _OAR_CONF = {
     "SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "0",
 }
 _OAR_CONF_OFF = ("JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD", "PINGCHECKER_SENTINELLE_SCRIPT_COMMAND")
-# What was committed has to outlive a database that is killed, not a machine that loses power: each commit
-# is written at once (a commit that is only buffered is lost with its process), but never synced to the disk.
+# Commits have to survive a killed database process, but not a power failure: each commit is written
+# immediately (a buffered commit would be lost with its process), but never synced to the disk.
 _POSTGRESQL = """\
 fsync = off
 full_page_writes = off
@@ -107,7 +107,7 @@ unix_socket_directories = '/run/postgresql'
 jit = off
 autovacuum_naptime = 60
 """
-_BUILD_TIMEOUT = 1200.0  # seconds: packages come over a network of unknown speed
+_BUILD_TIMEOUT = 1200.0  # seconds; packages are downloaded over a network of unknown speed
 
 
 def cache_directory() -> Path:
@@ -127,50 +127,52 @@ def _installed() -> dict[str, str]:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise MachineError(
-            "this machine has no dpkg: the local testbed needs Debian 12 or a close relative."
+            "this machine has no dpkg: the local testbed needs Debian 12 or a derivative."
         ) from error
     rows = (line.split("\t") for line in done.stdout.splitlines())
     return {package: version for status, package, version in rows if status.startswith("ii")}
 
 
 def path(layer: str) -> Path:
-    """Where the image of ``layer`` lies, or will lie."""
+    """Path of the image of ``layer``, which may not exist yet."""
     installed = _installed()
-    matter = {*_BELOW, *PACKAGES[layer]}
+    relevant = {*_HOST_PACKAGES, *PACKAGES[layer]}
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(oarsql.schema().encode())
-    digest.update(json.dumps({p: v for p, v in sorted(installed.items()) if p in matter}).encode())
+    digest.update(json.dumps({p: v for p, v in sorted(installed.items()) if p in relevant}).encode())
     return cache_directory() / "layers" / f"{layer}-{digest.hexdigest()[:16]}.sqfs"
 
 
 def missing() -> list[str]:
-    """Names of the layers that have to be built first."""
+    """Names of the layers that have not been built yet."""
     return [layer for layer in PACKAGES if not path(layer).exists()]
 
 
 def ensure(progress: Progress | None = None) -> dict[str, Path]:
-    """Build what is missing, both layers side by side; the images by layer name.
+    """Build missing layers in parallel; returns the images by layer name.
 
-    Takes about a minute and a network the first time, nothing afterwards. Each image appears at once and
-    whole, so two builders at the same time do no harm.
+    The first time takes about a minute and needs a network. Images are created atomically, so concurrent
+    builders do no harm.
 
     :raises MachineError: a package cannot be fetched or installed, a tool is missing; names the log.
     """
     images = {layer: path(layer) for layer in PACKAGES}
-    todo = {layer: image for layer, image in images.items() if not image.exists()}
-    if todo:
+    unbuilt = {layer: image for layer, image in images.items() if not image.exists()}
+    if unbuilt:
         for tool in ("mksquashfs", "apt-get"):
             if shutil.which(tool) is None:
-                raise MachineError(f"{tool} is missing on this machine: apt-get install squashfs-tools apt.")
-        with ThreadPoolExecutor(len(todo)) as pool:
-            list(pool.map(lambda layer: _build(layer, todo[layer], progress), todo))
+                raise MachineError(
+                    f"{tool} is missing on this machine: run apt-get install squashfs-tools apt."
+                )
+        with ThreadPoolExecutor(len(unbuilt)) as pool:
+            list(pool.map(lambda layer: _build(layer, unbuilt[layer], progress), unbuilt))
     return images
 
 
 def _build(layer: str, image: Path, progress: Progress | None) -> None:
     image.parent.mkdir(parents=True, exist_ok=True)
     log = image.parent / f"{layer}-build.log"
-    began = time.monotonic()
+    start = time.monotonic()
     environment = dict(os.environ, PYTHONPATH=python_path(), DEBIAN_FRONTEND="noninteractive", LC_ALL="C")
     with log.open("wb") as output:
         builder = subprocess.Popen(
@@ -183,22 +185,20 @@ def _build(layer: str, image: Path, progress: Progress | None) -> None:
         try:
             failed = builder.wait(_BUILD_TIMEOUT)
         except BaseException:
-            builder.kill()  # the namespaces, and so all below, go with it
+            builder.kill()  # its namespaces end with it, and so do all processes in them
             builder.wait()
             raise
     if failed:
-        raise MachineError(
-            f"the {layer} layer could not be built ({_reason(log)}); the whole story is in {log}."
-        )
+        raise MachineError(f"the {layer} layer could not be built ({_reason(log)}); see the log {log}.")
     old = sorted(image.parent.glob(f"{layer}-*.sqfs"), key=lambda p: p.stat().st_mtime, reverse=True)
     for stale in old[3:]:
         stale.unlink(missing_ok=True)
     if progress:
-        progress(f"layer {layer} built ({image.stat().st_size >> 20} MiB)", time.monotonic() - began)
+        progress(f"layer {layer} built ({image.stat().st_size >> 20} MiB)", time.monotonic() - start)
 
 
 def python_path() -> str:
-    """PYTHONPATH with which a child finds this package, installed or not."""
+    """PYTHONPATH with which a child process finds this package, installed or not."""
     return os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -208,19 +208,19 @@ def _reason(log: Path) -> str:
     return (errors or lines or ["no output"])[-1]
 
 
-# From here on: inside the builder, a process of its own in namespaces of its own.
+# The rest runs in the builder, a separate process in its own namespaces.
 
 
 def _chroot(root: Path, command: Sequence[str], user: str | None = None) -> None:
     print("+", *command, flush=True)
-    words = ["chroot", *([f"--userspec={user}"] if user else []), str(root), *command]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    argv = ["chroot", *([f"--userspec={user}"] if user else []), str(root), *command]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
 
 
-def _construct(layer: str, image: Path) -> None:
-    """Mount, install, set up, squash. Everything vanishes with this process's mount namespace."""
+def _build_image(layer: str, image: Path) -> None:
+    """Mount, install, configure, squash. All mounts vanish with the mount namespace of this process."""
     ns.private_mounts()
-    ns.mount("proc", "/proc", "proc")  # of this pid namespace
+    ns.mount("proc", "/proc", "proc")  # of the new pid namespace
     work = Path("/mnt")
     ns.mount("tmpfs", work, "tmpfs", data="mode=755")
     for name in ("upper", "work", "root"):
@@ -241,7 +241,7 @@ def _construct(layer: str, image: Path) -> None:
     _chroot(root, [*apt, "update"])
     _chroot(root, [*apt, "install", "--no-install-recommends", *PACKAGES[layer]])
     policy.unlink()
-    ns.unshare(ns.NEWNET)  # from here on no network: a database of this machine has the same port
+    ns.unshare(ns.NEWNET)  # no network from here on: a database of this machine may use the same port
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if layer == "site":
         _set_up_site(root)
@@ -260,7 +260,7 @@ def _construct(layer: str, image: Path) -> None:
 
 
 def _show_resolver(root: Path) -> None:
-    """Where resolv.conf points into /run, which is hidden in the overlay, show that file."""
+    """If resolv.conf is a link into /run, which the overlay hides, copy the file there."""
     real = Path("/etc/resolv.conf").resolve()
     if real.is_relative_to("/run") and real.exists():
         copy = root / real.relative_to("/")
@@ -269,7 +269,7 @@ def _show_resolver(root: Path) -> None:
 
 
 def _set_up_site(root: Path) -> None:
-    """Database with OAR's schema and properties, oar.conf, time zone, the user."""
+    """Set up the database with OAR's schema and properties, oar.conf, the time zone, the user."""
     zone = root / "etc/localtime"
     zone.unlink(missing_ok=True)
     zone.symlink_to("/usr/share/zoneinfo/Europe/Paris")  # execo reads OAR's dates in this zone
@@ -309,23 +309,23 @@ def _set_up_site(root: Path) -> None:
 
 
 def oar_conf(text: str) -> str:
-    """OAR's configuration file as packaged, with our settings in place of its own."""
+    """The packaged configuration file of OAR with our settings."""
     lines = []
-    todo = dict(_OAR_CONF)
+    remaining = dict(_OAR_CONF)
     for line in text.splitlines():
         key = line.lstrip("# ").partition("=")[0]
         if not line.startswith("#") and key in _OAR_CONF_OFF:
             lines.append(f"#{line}")
-        elif not line.startswith("#") and key in todo:
-            lines.append(f'{key}="{todo.pop(key)}"')
+        elif not line.startswith("#") and key in remaining:
+            lines.append(f'{key}="{remaining.pop(key)}"')
         else:
             lines.append(line)
-    lines += [f'{key}="{value}"' for key, value in todo.items()]
+    lines += [f'{key}="{value}"' for key, value in remaining.items()]
     return "\n".join(lines) + "\n"
 
 
 def _main(layer: str, image: str) -> int:
-    """Build in a pid and a mount namespace of our own, so that nothing can be left behind."""
+    """Build in new pid and mount namespaces, so that nothing can be left behind."""
     ns.die_with_parent(9)
     ns.unshare(ns.NEWNS | ns.NEWPID)
     child = os.fork()
@@ -333,9 +333,9 @@ def _main(layer: str, image: str) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     ns.die_with_parent(9)
     try:
-        _construct(layer, Path(image))
+        _build_image(layer, Path(image))
     except subprocess.CalledProcessError as error:
-        print(f"Error: {' '.join(map(str, error.cmd[2:]))} ended with {error.returncode}", flush=True)
+        print(f"Error: {' '.join(map(str, error.cmd[2:]))} exited with {error.returncode}", flush=True)
         return 1
     return 0
 

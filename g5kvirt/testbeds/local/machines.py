@@ -1,7 +1,7 @@
-"""The nodes of a testbed: raise, deploy, move to another KaVLAN, switch off.
+"""The nodes of a testbed: start, deploy, move to another KaVLAN, clean.
 
-A deployment is an end and a beginning: the node's container is killed with all that runs in it, and a new one
-made, with a new file system, in the KaVLAN asked for. When `Machines.deploy` returns, sshd answers.
+A deployment replaces the container of the node: the old one is killed with all its processes, and a new one
+is created with a new file system in the requested KaVLAN. When `Machines.deploy` returns, sshd is up.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from pathlib import Path
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network, node
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 
-__all__ = ["Machines", "Places"]
+__all__ = ["ContainerPaths", "Machines"]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a container's parts lie, in the testbed's own mount namespace."""
+class ContainerPaths:
+    """Paths that a container needs, in the testbed's mount namespace."""
 
-    box: Path  #: empty directory
+    mount_point: Path  #: empty directory
     layers: dict[str, Path]  #: mounted layers
     hosts: Path
     log: Path  #: directory
 
 
 class Machines:
-    """All nodes of the testbed. Any thread may use it; two deployments of one node follow one another."""
+    """All nodes of the testbed. Thread-safe; deployments of the same node are serialized."""
 
     def __init__(
         self,
         description: Description,
         spawner: Spawner,
-        places: Places,
+        paths: ContainerPaths,
         router: Callable[[str], Container],
     ) -> None:
         self._description = description
         self._spawner = spawner
-        self._places = places
+        self._paths = paths
         self._router = router  # site name → its container
         self._containers: dict[str, Container] = {}
         self._cabled: set[str] = set()
@@ -53,69 +53,64 @@ class Machines:
         self._vlans: set[tuple[str, int]] = set()
         self._vlans_lock = threading.Lock()
 
-    def raise_all(self, site: SiteDescription) -> None:
-        """Start all nodes of a site in the standard environment, in the production network."""
+    def start_all(self, site: SiteDescription) -> None:
+        """Start all nodes of a site with the standard environment in the production network."""
         self._start(site.nodes, None, None, "")
 
-    def deploy(self, node: Node, environment: str, vlan: int | None, authorized_keys: str) -> None:
-        """Give ``node`` back clean, with ``environment``, in ``vlan`` (None: production).
+    def deploy(self, node: NodeDescription, environment: str, vlan: int | None, authorized_keys: str) -> None:
+        """Deploy ``environment`` on ``node`` in ``vlan`` (None: production).
 
-        :raises TestbedError: it did not come up; it is then switched off.
+        :raises TestbedError: it did not start; it is then powered off.
         """
         self._start((node,), vlan, environment, authorized_keys)
 
-    def clean(self, node: Node, generation: int) -> None:
-        """Deploy the standard environment, in the production network, unless deployed anew since."""
+    def clean(self, node: NodeDescription, generation: int) -> None:
+        """Deploy the standard environment in production, unless redeployed since ``generation``."""
         with self._locks[node.fqdn]:
             if self._generations[node.fqdn] == generation:
                 self._start((node,), None, None, "")
 
-    def power_off(self, node: Node) -> None:
-        """End everything that runs on the node."""
-        with self._locks[node.fqdn]:
-            self._stop(node)
-            self._dirty.add(node.fqdn)
+    def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
+        """Move the node to ``vlan`` and set the address of its interface there.
 
-    def set_vlan(self, node: Node, vlan: int | None) -> None:
-        """Move the node's cable to ``vlan`` and give its card the address there.
-
-        Where the card has been made a part of a bridge on the node, its address is the node's own affair.
+        If the interface has joined a bridge on the node, its address is left to the node.
         """
         with self._locks[node.fqdn]:
-            made = self._containers.get(node.fqdn)
-            if made is None or not made.alive:
-                raise TestbedError(f"{node.fqdn} is switched off: deploy it first.")
+            container = self._containers.get(node.fqdn)
+            if container is None or not container.alive:
+                raise TestbedError(f"{node.fqdn} is not running: deploy it first.")
             self._ensure_vlan(self._description.site(node.site), vlan)
             self._dirty.add(node.fqdn)
             network.apply(network.move(node, vlan), self._router(node.site).pid)
-            if not Path(f"/proc/{made.pid}/root/sys/class/net/eth0/master").exists():
-                network.apply(network.configure_node(self._description, node, vlan, first=False), made.pid)
+            if not Path(f"/proc/{container.pid}/root/sys/class/net/eth0/master").exists():
+                network.apply(
+                    network.configure_node(self._description, node, vlan, first=False), container.pid
+                )
 
     def dirty(self, site: str) -> dict[str, int]:
-        """Nodes of ``site`` that are not as they were raised: deployed, moved, switched off or dead.
+        """Nodes of ``site`` that have been deployed, moved or have died since they were started → generation.
 
-        With a number that each deployment changes.
+        Each deployment increments the generation.
         """
-        suspects = {name for name, made in list(self._containers.items()) if not made.alive} | self._dirty
-        found = (node.fqdn for node in self._description.site(site).nodes)
-        return {name: self._generations[name] for name in found if name in suspects}
+        suspects = {
+            name for name, container in list(self._containers.items()) if not container.alive
+        } | self._dirty
+        names = (node.fqdn for node in self._description.site(site).nodes)
+        return {name: self._generations[name] for name in names if name in suspects}
 
-    def alive(self, node: Node) -> bool:
-        """Does the node run?"""
-        made = self._containers.get(node.fqdn)
-        return made is not None and made.alive
-
-    def _stop(self, node: Node) -> None:
-        made = self._containers.pop(node.fqdn, None)
-        if made:
-            made.kill()
+    def _stop(self, node: NodeDescription) -> None:
+        container = self._containers.pop(node.fqdn, None)
+        if container:
+            container.kill()
         if node.fqdn in self._cabled:
             self._cabled.discard(node.fqdn)
-            # The kernel also does it by itself, some time after the node's namespace has gone.
+            # The kernel also does it, some time after the node's namespace has gone.
             network.apply(network.detach(node), self._router(node.site).pid, check=False)
 
-    def _start(self, nodes: Sequence[Node], vlan: int | None, environment: str | None, keys: str) -> None:
-        """All of one site; in bulk, because a site is raised with all its nodes at once."""
+    def _start(
+        self, nodes: Sequence[NodeDescription], vlan: int | None, environment: str | None, keys: str
+    ) -> None:
+        """Start nodes of one site, in bulk because all nodes of a site are started at once."""
         with ExitStack() as held:
             for one in sorted(nodes, key=lambda n: n.fqdn):
                 held.enter_context(self._locks[one.fqdn])
@@ -124,7 +119,7 @@ class Machines:
                 self._generations[one.fqdn] += 1
                 self._stop(one)
             try:
-                self._raise(nodes, vlan, environment, keys)
+                self._start_containers(nodes, vlan, environment, keys)
             except BaseException:
                 for one in nodes:
                     self._stop(one)
@@ -132,47 +127,49 @@ class Machines:
             if environment is None and vlan is None:
                 self._dirty.difference_update(one.fqdn for one in nodes)
 
-    def _raise(self, nodes: Sequence[Node], vlan: int | None, environment: str | None, keys: str) -> None:
+    def _start_containers(
+        self, nodes: Sequence[NodeDescription], vlan: int | None, environment: str | None, keys: str
+    ) -> None:
         site = self._description.site(nodes[0].site)
         self._ensure_vlan(site, vlan)
-        made = []
+        started = []
         for one in nodes:
             container = self._spawner.start(
-                node.spec(
+                node.container_spec(
                     one,
-                    box=self._places.box,
-                    layer=self._places.layers["node"],
-                    hosts=self._places.hosts,
-                    log=self._places.log / f"{one.uid}.{one.site}.log",
+                    mount_point=self._paths.mount_point,
+                    layer=self._paths.layers["node"],
+                    hosts=self._paths.hosts,
+                    log=self._paths.log / f"{one.uid}.{one.site}.log",
                     environment=environment,
                     authorized_keys=keys,
                 )
             )
             self._containers[one.fqdn] = container
-            made.append((one, container))
+            started.append((one, container))
         self._cabled.update(one.fqdn for one in nodes)
         network.apply(
-            network.attach([(one, container.pid) for one, container in made], vlan),
+            network.attach([(one, container.pid) for one, container in started], vlan),
             self._router(site.name).pid,
         )
-        for one, container in made:
+        for one, container in started:
             network.apply(network.configure_node(self._description, one, vlan), container.pid)
             container.expect("mounted")
             container.send(start=True)
-        for _, container in made:
+        for _, container in started:
             container.expect("done")
 
     def _ensure_vlan(self, site: SiteDescription, vlan: int | None) -> None:
-        """Make the bridges of a KaVLAN where they are missing: here, and where its gateway is."""
+        """Create missing bridges of a KaVLAN: on this site, and on the site of its gateway."""
         if vlan is None:
             return
         try:
-            what = self._description.vlan(site.name, vlan)
+            kavlan = self._description.vlan(site.name, vlan)
         except KeyError:
             raise TestbedError(f"{site.name} has no KaVLAN {vlan}.") from None
         with self._vlans_lock:
-            for name in sorted({site.name, what.site}):
+            for name in sorted({site.name, kavlan.site}):
                 if (name, vlan) not in self._vlans:
                     one = self._description.site(name)
-                    network.apply(network.vlan_bridge(self._description, one, what), self._router(name).pid)
+                    network.apply(network.vlan_bridge(self._description, one, kavlan), self._router(name).pid)
                     self._vlans.add((name, vlan))

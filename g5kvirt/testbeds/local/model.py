@@ -1,6 +1,6 @@
-"""What a local testbed consists of, as plain data: sites, nodes, vlans, environments, names.
+"""The parts of a local testbed as plain data: sites, nodes, vlans, environments, names.
 
-Standard library only. `g5kvirt.testbeds.local.description` makes these from files and words.
+Standard library only. `g5kvirt.testbeds.local.description` makes these from description files.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Literal
 
-__all__ = ["DOMAIN", "Description", "Environment", "Kind", "Node", "SiteDescription", "Vlan"]
+__all__ = [
+    "DOMAIN",
+    "Description",
+    "KadeployEnvironment",
+    "Kind",
+    "NodeDescription",
+    "SiteDescription",
+    "Vlan",
+]
 
 DOMAIN = "grid5000.fr"
 
 Kind = Literal["local", "routed", "global"]
 
 _NODE_NAME = re.compile(r"([a-z]+[0-9]*-[1-9][0-9]*)(?:-kavlan-([1-9][0-9]*))?\.([a-z]+)\.grid5000\.fr")
-_FRONTEND = re.compile(r"(?:(?:frontend|oardb|dns|kavlan-\d)\.)?([a-z]+)\.grid5000\.fr")
 
 
 @dataclass(frozen=True)
-class Environment:
-    """An operating system that kadeploy3 knows by name."""
+class KadeployEnvironment:
+    """An environment that kadeploy3 knows by name."""
 
     name: str
     description: str = ""
@@ -34,7 +41,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Vlan:
-    """A KaVLAN: each site has local (1–3) and routed ones (4–9), and a global one with an id of its own."""
+    """A KaVLAN: each site has local (1–3) and routed ones (4–9), and a global one with a unique id."""
 
     id: int
     kind: Kind
@@ -44,14 +51,14 @@ class Vlan:
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeDescription:
     """A machine of the testbed. Memory in bytes, rates in bits per second."""
 
     uid: str  #: "graphene-1"
     site: str
     cluster: str
-    index: int  #: 1, 2, … over the site
-    number: int  #: 1, 2, … over the cluster, as in the name
+    index: int  #: 1, 2, … within the site
+    number: int  #: 1, 2, … within the cluster, as in the name
     fqdn: str  #: "graphene-1.nancy.grid5000.fr"
     mac: str
     ip: IPv4Address  #: in the site's production network
@@ -60,15 +67,8 @@ class Node:
     nic_rate: float
 
     def kavlan_name(self, vlan: int) -> str:
-        """Its name once it is in KaVLAN ``vlan``: ``graphene-1-kavlan-14.nancy.grid5000.fr``."""
+        """Its name in KaVLAN ``vlan``: ``graphene-1-kavlan-14.nancy.grid5000.fr``."""
         return f"{self.uid}-kavlan-{vlan}.{self.site}.{DOMAIN}"
-
-    def kavlan_ip(self, description: Description, vlan: int) -> IPv4Address:
-        """Its address in KaVLAN ``vlan``.
-
-        :raises KeyError: this node cannot be in that vlan.
-        """
-        return description.kavlan_ip(self, vlan)
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,18 @@ class SiteDescription:
     """A site: its networks and its nodes. Rates in bits per second, latency in seconds (one way)."""
 
     name: str
-    index: int  #: the site's own number, the same in every description
+    index: int  #: number of the site, the same in every description
     network: IPv4Network  #: production
-    gateway: IPv4Address  #: router and frontend, seen from the site's nodes
-    nodes: tuple[Node, ...]
-    vlans: tuple[Vlan, ...]  #: local, routed, then the site's global one
-    subnet_network: IPv4Network  #: all that may ever be reserved with slash_NN (a /14)
+    gateway: IPv4Address  #: router and frontend, as seen from the nodes of the site
+    nodes: tuple[NodeDescription, ...]
+    vlans: tuple[Vlan, ...]  #: local, routed, last the global one of the site
+    subnet_network: IPv4Network  #: the network of all sub-networks of the site (a /14)
     subnet_gateway: IPv4Address
-    subnet_pool: IPv4Network  #: what this testbed offers of it (a /18, sixteen /22)
+    subnet_pool: IPv4Network  #: the part that can be reserved with slash_NN here (a /18, sixteen /22)
     uplink_rate: float
     uplink_latency: float
-    wan_ip: IPv4Address  #: of the router on its /24 of the backbone
-    wan_gateway: IPv4Address  #: the backbone's end of the same /24
+    wan_ip: IPv4Address  #: address of the router in its /24 of the backbone
+    wan_gateway: IPv4Address  #: address of the backbone in the same /24
 
     @property
     def fqdn(self) -> str:
@@ -101,7 +101,7 @@ class SiteDescription:
 
     @property
     def global_vlan(self) -> Vlan:
-        """The site's own global KaVLAN."""
+        """The global KaVLAN of the site."""
         return self.vlans[-1]
 
 
@@ -111,7 +111,7 @@ class Description:
 
     name: str
     sites: tuple[SiteDescription, ...]
-    environments: tuple[Environment, ...]
+    environments: tuple[KadeployEnvironment, ...]
     _plain: str = field(repr=False)  #: `to_plain` as canonical JSON
 
     @cached_property
@@ -119,7 +119,7 @@ class Description:
         return {site.name: site for site in self.sites}
 
     @cached_property
-    def _nodes(self) -> dict[str, Node]:
+    def _nodes(self) -> dict[str, NodeDescription]:
         return {node.fqdn: node for node in self.nodes}
 
     @cached_property
@@ -131,45 +131,40 @@ class Description:
         return {site.global_vlan.id: site.global_vlan for site in self.sites}
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[NodeDescription, ...]:
         """All nodes of all sites."""
         return tuple(node for site in self.sites for node in site.nodes)
 
     @property
-    def global_vlans(self) -> tuple[Vlan, ...]:
-        """The global KaVLANs of all sites."""
-        return tuple(self._globals.values())
-
-    @property
     def version(self) -> str:
-        """Forty hexadecimal digits that differ between descriptions, as a commit's do."""
+        """Forty hexadecimal digits, a hash of the description, like that of a commit."""
         return hashlib.sha256(self._plain.encode()).hexdigest()[:40]
 
     def site(self, name: str) -> SiteDescription:
         """The site ``name``; KeyError if there is none."""
         return self._sites[name]
 
-    def node(self, name: str) -> Node:
-        """The node called ``name``, which may be its KaVLAN name; KeyError if there is none."""
+    def node(self, name: str) -> NodeDescription:
+        """The node with this name, or this KaVLAN name; KeyError if there is none."""
         match = _NODE_NAME.fullmatch(name)
         if match is None:
             raise KeyError(name)
         return self._nodes[f"{match[1]}.{match[3]}.{DOMAIN}"]
 
     def vlan(self, site: str, vlan: int) -> Vlan:
-        """The vlan that ``site`` knows by this id: its own, or any site's global one; KeyError if none."""
+        """The vlan with this id on ``site``: its own, or a global one of any site; KeyError if none."""
         return self._vlans.get((site, vlan)) or self._globals[vlan]
 
     def vlans_of(self, site: str) -> tuple[Vlan, ...]:
-        """All vlans that nodes of ``site`` may join: its local and routed ones, and every global one."""
+        """All vlans that nodes of ``site`` can join: its local and routed ones, and all global ones."""
         return (*self._sites[site].vlans[:-1], *self._globals.values())
 
-    def kavlan_ip(self, node: Node, vlan: int) -> IPv4Address:
-        """Address of a node in a vlan; KeyError if it cannot be in it."""
+    def kavlan_ip(self, node: NodeDescription, vlan: int) -> IPv4Address:
+        """Address of a node in a vlan; KeyError if the node cannot join it."""
         return _address_in(self.vlan(node.site, vlan), node.index, self._sites[node.site].index)
 
     def names(self) -> dict[str, IPv4Address]:
-        """Every name of the testbed with its address, as `resolve` gives it."""
+        """All host names of the testbed with their addresses."""
         return dict(self._names())
 
     def _names(self) -> Iterator[tuple[str, IPv4Address]]:
@@ -178,28 +173,15 @@ class Description:
                 yield prefix + site.fqdn, site.gateway
             vlans = self.vlans_of(site.name)
             for vlan in vlans:
-                if vlan.kind == "local":  # nothing leads into it but an ssh gateway of its own
+                if vlan.kind == "local":  # only reachable through its ssh gateway
                     yield f"kavlan-{vlan.id}.{site.fqdn}", site.gateway
             for node in site.nodes:
                 yield node.fqdn, node.ip
                 for vlan in vlans:
                     yield node.kavlan_name(vlan.id), _address_in(vlan, node.index, site.index)
 
-    def resolve(self, name: str) -> IPv4Address:
-        """Address of a frontend or node, by its production or KaVLAN name.
-
-        :raises KeyError: the testbed has no such name.
-        """
-        if match := _FRONTEND.fullmatch(name):
-            return self._sites[match[1]].gateway
-        node = self.node(name)
-        match = _NODE_NAME.fullmatch(name)
-        if match is None or match[2] is None:
-            return node.ip
-        return self.kavlan_ip(node, int(match[2]))
-
     def to_plain(self) -> dict[str, Any]:
-        """What a description file would say, complete, fit for JSON; `from_plain` turns it back."""
+        """The complete contents of a description file, as JSON data; `from_plain` is the inverse."""
         plain: dict[str, Any] = json.loads(self._plain)
         return plain
 

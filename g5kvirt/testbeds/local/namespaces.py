@@ -1,7 +1,7 @@
-"""The few system calls of Linux namespaces and mounts that Python 3.11 does not offer.
+"""System calls for Linux namespaces and mounts that Python 3.11 lacks, and a few facts about processes.
 
 Only the standard library, no threads, no state: safe between ``fork`` and ``exec``. Every failure is an
-`OSError` that names the call and what it was about.
+`OSError` that names the call and its target.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "NEWUTS",
     "bind",
     "die_with_parent",
+    "is_listening",
     "mount",
     "pivot_root",
     "private_mounts",
@@ -69,19 +70,19 @@ _libc.mount.argtypes = (
 )
 
 
-def _check(result: int, what: str) -> None:
+def _check(result: int, call: str) -> None:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces in ``flags`` for new ones (a new pid namespace: from the next child on)."""
+    """Move into new namespaces as in ``flags`` (a new pid namespace applies from the next child on)."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int = 0) -> None:
-    """Enter the namespace that ``fd`` (of ``/proc/PID/ns/…``) stands for; the calling thread only."""
+    """Move the calling thread into the namespace of ``fd`` (an open ``/proc/PID/ns/…``)."""
     _check(_libc.setns(fd, flags), "setns")
 
 
@@ -106,14 +107,14 @@ def mount(
 
 
 def bind(source: str | os.PathLike[str], target: str | os.PathLike[str], *, read_only: bool = False) -> None:
-    """Show ``source`` (a file or a directory with what is mounted below it) at ``target`` as well."""
+    """Bind mount ``source`` (a file, or a directory with its submounts) on ``target``."""
     mount(source, target, None, MS_BIND | MS_REC)
     if read_only:
         mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
 def private_mounts() -> None:
-    """Let no mount of this mount namespace reach another one."""
+    """Stop the propagation of mounts to and from other mount namespaces."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
 
 
@@ -123,19 +124,19 @@ def umount(target: str | os.PathLike[str], flags: int = 0) -> None:
 
 
 def pivot_root(new: str | os.PathLike[str]) -> None:
-    """Make the mount ``new`` the root of this mount namespace and let go of the old one."""
+    """Make the mount ``new`` the root of this mount namespace and detach the old root."""
     machine = platform.machine()
     if machine not in _SYS_PIVOT_ROOT:
-        raise OSError(f"pivot_root: its number on {machine} is not known here")
+        raise OSError(f"pivot_root: unknown system call number on {machine}")
     os.chdir(new)
-    # Both on the same directory: the old root ends on top of the new one, whence it is detached.
+    # With the same directory twice, the old root is stacked on the new one, from where it is detached.
     _check(_libc.syscall(_SYS_PIVOT_ROOT[machine], b".", b"."), f"pivot_root to {new}")
     umount(".", MNT_DETACH)
     os.chdir("/")
 
 
 def set_hostname(name: str) -> None:
-    """Name this UTS namespace."""
+    """Set the hostname of this UTS namespace."""
     encoded = name.encode()
     _check(_libc.sethostname(encoded, len(encoded)), f"sethostname {name}")
 
@@ -146,16 +147,31 @@ def die_with_parent(signal: int) -> None:
 
 
 def process_name(name: str) -> None:
-    """What ``ps`` and ``top`` show for this process (15 characters)."""
+    """Set the name that ``ps`` and ``top`` show for this process (15 characters)."""
     _check(_libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0), "prctl")
 
 
 def start_time(pid: int) -> int | None:
-    """When process ``pid`` started, in clock ticks since boot; None when there is none (a zombie counts as
-    none). With the pid it names one process for ever: pids are used again, the pair is not."""
+    """When process ``pid`` started, in clock ticks since boot; None if it does not run (or is a zombie).
+
+    Pids are reused; the pair of pid and start time identifies a process for ever.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name in parentheses may contain anything
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_listening(port: int, pid: int | str = "self") -> bool:
+    """Whether a TCP socket listens on ``port`` in the network namespace of process ``pid``."""
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # no IPv6 on this machine, or no such process
+        for fields in map(str.split, lines):
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                return True
+    return False

@@ -1,16 +1,16 @@
-"""The testbed's networks: what to tell `ip`, `bridge` and `tc`, and how to say it in a namespace.
+"""The testbed's networks: commands for `ip`, `bridge` and `tc`, and their execution in a namespace.
 
 ::
 
     backbone (network namespace of the testbed's init; clients enter here)
-       │ one veth a site, limited to the uplink's rate, with latency where the kernel has netem
+       │ one veth per site, limited to the uplink's rate, with latency if the kernel has netem
     router and frontend of a site (the site container's namespace)
        ├── bridge prod      production network
-       ├── bridge vlanN     a KaVLAN, made when the first node joins; a global one has a vxlan to all sites
-       └── veth nI          to eth0 of node I, limited to the rate of its card on both ends
+       ├── bridge vlanN     a KaVLAN, created when the first node joins; a global one has a vxlan to all sites
+       └── veth nI          to eth0 of node I, limited to the node's rate at both ends
 
-The first functions are pure: they return batch files. Local KaVLANs cannot be left, as on Grid'5000: their
-frontend sees them, nobody else. Nothing leads out of the backbone.
+The first functions are pure: they return batch files. As on Grid'5000, local KaVLANs are isolated: only their
+frontend can reach them. There is no route out of the backbone.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from pathlib import Path
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription, Vlan
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription, Vlan
 
 __all__ = [
     "Batch",
     "apply",
     "attach",
     "backbone",
+    "bridge_name",
     "configure_node",
     "connect_inside",
     "detach",
     "has_netem",
-    "join",
     "move",
-    "port",
+    "port_name",
+    "router",
     "shape",
-    "site",
     "vlan_bridge",
 ]
 
@@ -51,7 +51,7 @@ _TIMEOUT = 30.0  # seconds; a batch takes milliseconds
 
 @dataclass(frozen=True)
 class Batch:
-    """Lines for `ip`, `bridge` and `tc`, run in this order in one network namespace."""
+    """Batch lines for `ip`, `bridge` and `tc`, run in this order in one network namespace."""
 
     ip: tuple[str, ...] = ()
     bridge: tuple[str, ...] = ()
@@ -61,19 +61,19 @@ class Batch:
         return Batch(self.ip + other.ip, self.bridge + other.bridge, self.tc + other.tc)
 
 
-def port(node: Node) -> str:
-    """The site's end of a node's cable."""
+def port_name(node: NodeDescription) -> str:
+    """Name of the interface to a node on the router of its site."""
     return f"n{node.index}"
 
 
-def join(vlan: int | None) -> str:
-    """The bridge of a KaVLAN, or of the production network."""
+def bridge_name(vlan: int | None) -> str:
+    """Name of the bridge of a KaVLAN, or of the production network."""
     return "prod" if vlan is None else f"vlan{vlan}"
 
 
 def shape(device: str, rate: float, latency: float = 0.0) -> Iterator[str]:
-    """tc lines that limit what leaves through ``device`` to ``rate`` bit/s, ``latency`` seconds later."""
-    burst = max(256 << 10, int(rate / 8 / 1000))  # a millisecond's worth, and room for offloaded segments
+    """tc lines that limit the output of ``device`` to ``rate`` bit/s and delay it by ``latency`` seconds."""
+    burst = max(256 << 10, int(rate / 8 / 1000))  # one millisecond, and room for offloaded segments
     yield f"qdisc add dev {device} root handle 1: htb default 1"
     yield (
         f"class add dev {device} parent 1: classid 1:1 htb rate {rate:.0f}bit burst {burst}b cburst {burst}b"
@@ -87,7 +87,7 @@ _ROUTER = {
     "net.ipv4.ip_forward": "1",
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",
-    # An address that nobody has is given up after 1.5 s instead of 3: each deployment asks for some.
+    # Resolving an unused address fails after 1.5 s instead of 3: each deployment tries some.
     "net.ipv4.neigh.default.retrans_time_ms": "500",
     "net.ipv6.conf.all.disable_ipv6": "1",
     "net.ipv6.conf.default.disable_ipv6": "1",
@@ -95,59 +95,59 @@ _ROUTER = {
 
 
 def router_sysctl() -> dict[str, str]:
-    """Kernel settings of the backbone's and the sites' network namespaces."""
+    """Kernel settings of the network namespaces of the backbone and the sites."""
     return dict(_ROUTER)
 
 
 def backbone(description: Description, site_pids: dict[str, int], netem: bool) -> Batch:
-    """Links from the backbone to each site's namespace, and the routes to what is there."""
+    """Links from the backbone to the namespace of each site, and the routes to its networks."""
     ip = ["link set lo up"]
     tc: list[str] = []
-    for one in description.sites:
-        name = f"w{one.index}"
+    for site in description.sites:
+        name = f"w{site.index}"
         ip += [
             f"link add {name} mtu {_UPLINK_MTU} type veth"
-            f" peer name uplink mtu {_UPLINK_MTU} netns {site_pids[one.name]}",
-            f"addr add {one.wan_gateway}/24 dev {name}",
+            f" peer name uplink mtu {_UPLINK_MTU} netns {site_pids[site.name]}",
+            f"addr add {site.wan_gateway}/24 dev {name}",
             f"link set {name} up",
         ]
-        routed = [v.network for v in one.vlans if v.kind != "local"]
+        routed = [v.network for v in site.vlans if v.kind != "local"]
         ip += [
-            # Clients acknowledge at once: ssh's handshake else waits twice for a delayed acknowledgement,
-            # which is 80 of 140 ms where there is no distance.
-            f"route add {network} via {one.wan_ip} onlink dev {name} quickack 1"
-            for network in (one.network, one.subnet_network, *routed)
+            # Acknowledge at once: the handshake of ssh otherwise waits twice for a delayed acknowledgement,
+            # which takes 80 of 140 ms without latency.
+            f"route add {network} via {site.wan_ip} onlink dev {name} quickack 1"
+            for network in (site.network, site.subnet_network, *routed)
         ]
-        tc += shape(name, one.uplink_rate, one.uplink_latency if netem else 0.0)
+        tc += shape(name, site.uplink_rate, site.uplink_latency if netem else 0.0)
     return Batch(tuple(ip), (), tuple(tc))
 
 
-def site(one: SiteDescription, netem: bool) -> Batch:
-    """The router's own interfaces; the uplink is there already."""
+def router(site: SiteDescription, netem: bool) -> Batch:
+    """Interfaces of the router of a site; its uplink exists already."""
     ip = (
         "link set lo up",
-        f"addr add {one.wan_ip}/24 dev uplink",
+        f"addr add {site.wan_ip}/24 dev uplink",
         "link set uplink up",
-        f"route add default via {one.wan_gateway}",
+        f"route add default via {site.wan_gateway}",
         *_bridge("prod"),
-        f"addr add {one.gateway}/{one.network.prefixlen} dev prod",
-        f"addr add {one.subnet_gateway}/{one.subnet_network.prefixlen} dev prod",
-        # A KaVLAN that nobody is in yet: say so at once, rather than send the packet back to the backbone.
-        *(f"route add unreachable {v.network} metric 9999" for v in one.vlans),
+        f"addr add {site.gateway}/{site.network.prefixlen} dev prod",
+        f"addr add {site.subnet_gateway}/{site.subnet_network.prefixlen} dev prod",
+        # Reject packets to an empty KaVLAN instead of sending them back to the backbone.
+        *(f"route add unreachable {v.network} metric 9999" for v in site.vlans),
     )
-    return Batch(ip, (), tuple(shape("uplink", one.uplink_rate, one.uplink_latency if netem else 0.0)))
+    return Batch(ip, (), tuple(shape("uplink", site.uplink_rate, site.uplink_latency if netem else 0.0)))
 
 
 def _bridge(name: str) -> tuple[str, str]:
     return (f"link add {name} type bridge forward_delay 0 mcast_snooping 0", f"link set {name} up")
 
 
-def vlan_bridge(description: Description, one: SiteDescription, vlan: Vlan) -> Batch:
-    """The bridge of ``vlan`` on a site; its gateway is on the site that the vlan belongs to."""
-    name = join(vlan.id)
+def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> Batch:
+    """The bridge of ``vlan`` on a site; the gateway is on the site that owns the vlan."""
+    name = bridge_name(vlan.id)
     ip = [*_bridge(name)]
     bridge: list[str] = []
-    if vlan.site == one.name:
+    if vlan.site == site.name:
         ip.append(f"addr add {vlan.gateway}/{vlan.network.prefixlen} dev {name}")
     if vlan.kind == "local":
         ip += [f"rule add iif {name} prohibit"]
@@ -155,49 +155,51 @@ def vlan_bridge(description: Description, one: SiteDescription, vlan: Vlan) -> B
     if vlan.kind == "global":
         tunnel = f"vx{vlan.id}"
         ip += [
-            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {one.wan_ip} dstport {_VXLAN_PORT}",
+            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {site.wan_ip} dstport {_VXLAN_PORT}",
             f"link set {tunnel} master {name} up",
         ]
         bridge += [
             f"fdb append 00:00:00:00:00:00 dev {tunnel} dst {other.wan_ip}"
             for other in description.sites
-            if other.name != one.name
+            if other.name != site.name
         ]
     return Batch(tuple(ip), tuple(bridge))
 
 
-def attach(nodes: Iterable[tuple[Node, int]], vlan: int | None) -> Batch:
-    """In the site's namespace: cables to nodes, given with the pids of their inits, on a vlan's bridge."""
+def attach(nodes: Iterable[tuple[NodeDescription, int]], vlan: int | None) -> Batch:
+    """In the site's namespace: connect nodes, with the pids of their inits, to the bridge of a vlan."""
     ip: list[str] = []
     tc: list[str] = []
     for node, pid in nodes:
-        name = port(node)
+        name = port_name(node)
         ip += [
             f"link add {name} type veth peer name eth0 address {node.mac} netns {pid}",
-            f"link set {name} master {join(vlan)} up",
+            f"link set {name} master {bridge_name(vlan)} up",
         ]
         tc += shape(name, node.nic_rate)
     return Batch(tuple(ip), (), tuple(tc))
 
 
-def detach(node: Node) -> Batch:
-    """Pull out a node's cable (an error if there is none)."""
-    return Batch((f"link del {port(node)}",))
+def detach(node: NodeDescription) -> Batch:
+    """Disconnect a node (an error if it is not connected)."""
+    return Batch((f"link del {port_name(node)}",))
 
 
-def move(node: Node, vlan: int | None) -> Batch:
-    """Plug a node's cable into the bridge of another vlan."""
-    return Batch((f"link set {port(node)} master {join(vlan)}",))
+def move(node: NodeDescription, vlan: int | None) -> Batch:
+    """Connect a node to the bridge of another vlan."""
+    return Batch((f"link set {port_name(node)} master {bridge_name(vlan)}",))
 
 
-def configure_node(description: Description, node: Node, vlan: int | None, *, first: bool = True) -> Batch:
-    """In the node's namespace: its address and default route; ``first`` also brings the links up."""
-    one = description.site(node.site)
+def configure_node(
+    description: Description, node: NodeDescription, vlan: int | None, *, first: bool = True
+) -> Batch:
+    """In the node's namespace: set address and default route; with ``first``, also bring the links up."""
+    site = description.site(node.site)
     if vlan is None:
-        address, network, gateway = node.ip, one.network, one.gateway
+        address, network, gateway = node.ip, site.network, site.gateway
     else:
-        where = description.vlan(node.site, vlan)
-        address, network, gateway = description.kavlan_ip(node, vlan), where.network, where.gateway
+        kavlan = description.vlan(node.site, vlan)
+        address, network, gateway = description.kavlan_ip(node, vlan), kavlan.network, kavlan.gateway
     up = ("link set lo up", "link set eth0 up") if first else ("addr flush dev eth0 scope global",)
     ip = (
         *up,
@@ -210,7 +212,7 @@ def configure_node(description: Description, node: Node, vlan: int | None, *, fi
 def apply(batch: Batch, pid: int | None = None, *, check: bool = True) -> None:
     """Run ``batch`` in the network namespace of process ``pid``, or in our own.
 
-    :raises TestbedError: a line failed, with the tool's own words (not with ``check=False``).
+    :raises TestbedError: a line failed, with the message of the tool (not with ``check=False``).
     """
     enter = [] if pid is None else ["nsenter", f"--net=/proc/{pid}/ns/net"]
     for tool, lines in (("ip", batch.ip), ("bridge", batch.bridge), ("tc", batch.tc)):
@@ -225,20 +227,24 @@ def apply(batch: Batch, pid: int | None = None, *, check: bool = True) -> None:
                 timeout=_TIMEOUT,
             )
         except subprocess.TimeoutExpired as error:
-            raise TestbedError(f"{tool} in the testbed's network did not end in {_TIMEOUT:.0f} s") from error
+            raise TestbedError(
+                f"{tool} in the testbed's network did not finish within {_TIMEOUT:.0f} s"
+            ) from error
         if check and done.returncode:
-            raise TestbedError(f"{tool} in the testbed's network failed: {_words(done.stderr, lines)}.")
+            raise TestbedError(
+                f"{tool} in the testbed's network failed: {_error_message(done.stderr, lines)}."
+            )
 
 
-def _words(stderr: str, lines: tuple[str, ...]) -> str:
-    words = stderr.strip().splitlines() or ["no words"]
-    number = words[-1].rpartition(":")[2]
+def _error_message(stderr: str, lines: tuple[str, ...]) -> str:
+    messages = stderr.strip().splitlines() or ["no error message"]
+    number = messages[-1].rpartition(":")[2]
     at = f" at “{lines[int(number) - 1]}”" if number.isdigit() and 0 < int(number) <= len(lines) else ""
-    return words[0].removesuffix(".") + at
+    return messages[0].removesuffix(".") + at
 
 
 def set_sysctl(values: dict[str, str]) -> None:
-    """Set kernel settings of our own network namespace; what this kernel does not have is left out."""
+    """Apply kernel settings in our network namespace; settings that this kernel lacks are skipped."""
     for name, value in values.items():
         file = Path("/proc/sys") / name.replace(".", "/")
         if file.exists():
@@ -246,21 +252,21 @@ def set_sysctl(values: dict[str, str]) -> None:
 
 
 def has_netem() -> bool:
-    """Can this kernel delay packets? Asked of the loopback of our own (private) network namespace."""
-    words = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1us"]
-    if subprocess.run(words, capture_output=True, timeout=_TIMEOUT).returncode:
+    """Whether this kernel can delay packets; tried on the loopback of our (private) network namespace."""
+    probe = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1us"]
+    if subprocess.run(probe, capture_output=True, timeout=_TIMEOUT).returncode:
         return False
     subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True, timeout=_TIMEOUT)
     return True
 
 
 def connect_inside(pid: int, host: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection made in the network namespace of process ``pid``. Raises OSError."""
+    """Open a TCP connection in the network namespace of process ``pid``. Raises OSError."""
     with ExitStack() as opened:
         theirs, ours = (os.open(f"/proc/{who}/ns/net", os.O_RDONLY) for who in (pid, "thread-self"))
         opened.callback(os.close, theirs)
         opened.callback(os.close, ours)
-        ns.setns(theirs, ns.NEWNET)  # a socket stays in the namespace in which it was made
+        ns.setns(theirs, ns.NEWNET)  # a socket stays in the namespace in which it was created
         try:
             link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         finally:

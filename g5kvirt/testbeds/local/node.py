@@ -1,41 +1,41 @@
-"""A node: a container that looks like the machine of the description, with sshd and nothing else running."""
+"""A node: a container that looks like the described machine and runs only sshd."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from g5kvirt.testbeds.local import sshd
-from g5kvirt.testbeds.local.container import Spec
-from g5kvirt.testbeds.local.model import Node
+from g5kvirt.testbeds.local.container import ContainerSpec
+from g5kvirt.testbeds.local.model import NodeDescription
 
-__all__ = ["cpuinfo", "meminfo", "spec"]
+__all__ = ["container_spec", "cpuinfo", "meminfo"]
 
 
-def spec(
-    node: Node,
+def container_spec(
+    node: NodeDescription,
     *,
-    box: Path,
+    mount_point: Path,
     layer: Path,
     hosts: Path,
     log: Path,
     environment: str | None = None,
     authorized_keys: str = "",
-) -> Spec:
-    """The node's container; ``environment`` None is the standard one, into which nobody gets.
+) -> ContainerSpec:
+    """The container of a node; ``environment`` None is the standard one, which has no authorized keys.
 
-    ``layer`` holds the environment's file system (without the layer of our own: this machine's alone).
+    ``layer``: the mounted node layer.
     """
     keys = {"/root/.ssh/authorized_keys": (0o600, authorized_keys)} if authorized_keys else {}
-    return Spec(
+    return ContainerSpec(
         name=node.uid,
-        box=str(box),
+        mount_point=str(mount_point),
         layer=str(layer),
         log=str(log),
         files={
             "/etc/hostname": (0o644, f"{node.uid}\n"),
             "/etc/resolv.conf": (
                 0o644,
-                "# The names of the testbed are in /etc/hosts; there are no others.\n",
+                "# All host names of the testbed are in /etc/hosts.\n",
             ),
             "/etc/ssh/sshd_config": (0o644, sshd.config("root")),
             "/etc/g5k-environment": (0o644, f"{environment or 'standard'}\n"),
@@ -53,7 +53,7 @@ def spec(
 
 
 def meminfo(real: str, memory: int) -> str:
-    """/proc/meminfo of a machine with ``memory`` bytes, hardly any in use; ``real`` gives the form."""
+    """/proc/meminfo of a machine with ``memory`` bytes, hardly any in use, in the format of ``real``."""
     total = memory >> 10
     values = {"MemTotal": total, "MemFree": total * 95 // 100, "MemAvailable": total * 95 // 100}
     lines = []
@@ -67,7 +67,7 @@ def meminfo(real: str, memory: int) -> str:
 
 
 def cpuinfo(real: str, cores: int) -> str:
-    """/proc/cpuinfo of a machine with ``cores`` cores like the first one of ``real``."""
+    """/proc/cpuinfo of a machine with ``cores`` cores, each like the first one of ``real``."""
     first = real.partition("\n\n")[0]
     numbers = {"siblings": cores, "cpu cores": cores}
     blocks = []

@@ -1,7 +1,7 @@
-"""What OAR knows, read from a site's database: jobs, what they hold, resources. Read only.
+"""Read-only access to the OAR database of a site: jobs, their resources, all resources.
 
-`Database` asks; turning rows into `Job` is pure (`parse_jobs`). Connections are short-lived or kept idle
-for the next question; one that has died is replaced, once, unnoticed.
+`Database` runs the queries; turning rows into `Job` is pure (`parse_jobs`). Idle connections are kept for the
+next query; a broken one is transparently replaced, once.
 """
 
 from __future__ import annotations
@@ -20,32 +20,20 @@ import pg8000.native
 
 from g5kvirt.errors import TestbedError
 
-__all__ = ["ACTIVE", "LIVE", "Database", "Holding", "Job", "connector", "parse_jobs"]
+__all__ = ["ACTIVE", "AssignedResources", "Database", "Job", "connector", "parse_jobs"]
 
-TIMEOUT = 10.0  #: seconds to wait for the database, for each answer of it
-_IDLE = 4  #: connections kept for the next question
+TIMEOUT = 10.0  #: seconds to wait for a connection, and for the result of a query
+_IDLE = 4  #: idle connections kept for later queries
 
-#: States of jobs that have not ended. OAR's own words.
-LIVE = (
-    "Waiting",
-    "Hold",
-    "toLaunch",
-    "toAckReservation",
-    "Launching",
-    "Running",
-    "Suspended",
-    "Resuming",
-    "Finishing",
-)
 #: States in which a job has its resources.
 ACTIVE = ("toLaunch", "Launching", "Running", "Suspended", "Resuming", "Finishing")
 
 
 @dataclass(frozen=True)
-class Holding:
-    """What a job holds, or is going to hold."""
+class AssignedResources:
+    """The resources that a job has, or will have."""
 
-    cores: tuple[str, ...] = ()  #: the node's name, once for each core
+    cores: tuple[str, ...] = ()  #: name of the node, once for each core
     vlans: tuple[int, ...] = ()
     subnets: tuple[IPv4Network, ...] = ()
 
@@ -57,27 +45,26 @@ class Holding:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of OAR. Times in seconds since the epoch, 0 where there is none yet."""
+    """A job of OAR. Times in seconds since the epoch, 0 if not known yet."""
 
     id: int
     user: str
     name: str
     project: str
     queue: str
-    state: str  #: OAR's word: "Running", "toLaunch"…
+    state: str  #: "Running", "toLaunch"…
     types: tuple[str, ...]
     mode: str  #: "PASSIVE" or "INTERACTIVE"
     command: str
     properties: str
     directory: str
     message: str
-    reservation: str  #: "None", "toSchedule", "Scheduled": asked for a start time or not
     submitted: int
-    start: int  #: real start; of a waiting reservation the time it asked for
+    start: int  #: real start; of a waiting reservation the requested one
     scheduled: int  #: predicted start
     stop: int
     walltime: int
-    held: Holding
+    assigned: AssignedResources
 
     @property
     def deploy(self) -> bool:
@@ -85,17 +72,17 @@ class Job:
         return any(kind == "deploy" or kind.startswith("deploy=") for kind in self.types)
 
 
-# One line for each way a job may be run ("moldable"); `_best` takes the one that is or will be.
+# One row for each moldable description of a job; `_select_moldable` takes the one that runs or will run.
 _JOBS = """
 SELECT j.job_id, j.job_user, j.job_name, j.project, j.queue_name, j.state, j.job_type, j.command,
-       j.properties, j.launching_directory, j.message, j.reservation, j.submission_time, j.start_time,
+       j.properties, j.launching_directory, j.message, j.submission_time, j.start_time,
        j.stop_time, j.assigned_moldable_job, m.moldable_id, m.moldable_walltime, g.start_time AS scheduled,
        ARRAY(SELECT t.type FROM job_types t WHERE t.job_id = j.job_id ORDER BY t.job_type_id) AS types
 FROM jobs j
 JOIN moldable_job_descriptions m ON m.moldable_job_id = j.job_id
 LEFT JOIN gantt_jobs_predictions g ON g.moldable_job_id = m.moldable_id
 """
-_HELD = """
+_ASSIGNED = """
 SELECT a.moldable_job_id, r.resource_id, r.type, r.network_address, r.vlan, r.subnet_address, r.subnet_prefix
 FROM (SELECT moldable_job_id, resource_id FROM assigned_resources
       WHERE moldable_job_id = ANY(CAST(:ids AS integer[]))
@@ -108,12 +95,12 @@ ORDER BY r.resource_id
 
 Row = Mapping[str, Any]
 
-#: A connection that has died under pg8000 shows as its own errors, the socket's, or a torn message.
-_BROKEN = (pg8000.exceptions.Error, OSError, EOFError, struct.error, AttributeError)
+#: Exceptions of pg8000 for a broken connection: its own, those of the socket, or of a truncated message.
+_CONNECTION_ERRORS = (pg8000.exceptions.Error, OSError, EOFError, struct.error, AttributeError)
 
 
-def _best(rows: Sequence[Row]) -> Row:
-    """Of the ways a job may be run: the one it was given, else the one that is planned, else the first."""
+def _select_moldable(rows: Sequence[Row]) -> Row:
+    """Of the moldable descriptions of a job: the assigned one, else the planned one, else the first."""
     return min(
         rows,
         key=lambda r: (
@@ -124,18 +111,18 @@ def _best(rows: Sequence[Row]) -> Row:
     )
 
 
-def _by(rows: Iterable[Row], column: str) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
+def _group_by(rows: Iterable[Row], column: str) -> dict[int, list[Row]]:
+    groups: dict[int, list[Row]] = {}
     for row in rows:
-        found.setdefault(row[column], []).append(row)
-    return found
+        groups.setdefault(row[column], []).append(row)
+    return groups
 
 
-def _chosen(rows: Iterable[Row]) -> list[Row]:
-    return [_best(group) for _, group in sorted(_by(rows, "job_id").items())]
+def _select_rows(rows: Iterable[Row]) -> list[Row]:
+    return [_select_moldable(group) for _, group in sorted(_group_by(rows, "job_id").items())]
 
 
-def _holding(rows: Iterable[Row]) -> Holding:
+def _assigned(rows: Iterable[Row]) -> AssignedResources:
     cores: list[str] = []
     vlans: list[int] = []
     subnets: list[IPv4Network] = []
@@ -146,12 +133,12 @@ def _holding(rows: Iterable[Row]) -> Holding:
             vlans.append(int(row["vlan"]))
         elif row["type"] == "subnet":
             subnets.append(IPv4Network(f"{row['subnet_address']}/{row['subnet_prefix']}"))
-    return Holding(tuple(cores), tuple(sorted(vlans)), tuple(sorted(subnets)))
+    return AssignedResources(tuple(cores), tuple(sorted(vlans)), tuple(sorted(subnets)))
 
 
-def parse_jobs(rows: Iterable[Row], held: Iterable[Row]) -> list[Job]:
-    """Make jobs, by rising id, of the database's lines about them and about what they hold. Pure."""
-    holding = _by(held, "moldable_job_id")
+def parse_jobs(rows: Iterable[Row], assigned: Iterable[Row]) -> list[Job]:
+    """Make jobs, ordered by id, from the rows of the jobs and of their resources. Pure."""
+    resources = _group_by(assigned, "moldable_job_id")
     return [
         Job(
             id=row["job_id"],
@@ -166,36 +153,31 @@ def parse_jobs(rows: Iterable[Row], held: Iterable[Row]) -> list[Job]:
             properties=row["properties"] or "",
             directory=row["launching_directory"],
             message=row["message"],
-            reservation=row["reservation"],
             submitted=row["submission_time"],
             start=row["start_time"],
             scheduled=row["scheduled"] or row["start_time"],
             stop=row["stop_time"],
             walltime=row["moldable_walltime"],
-            held=_holding(holding.get(row["moldable_id"], ())),
+            assigned=_assigned(resources.get(row["moldable_id"], ())),
         )
-        for row in _chosen(rows)
+        for row in _select_rows(rows)
     ]
 
 
-def connector(
-    socket: Path | str, user: str = "oar_ro", name: str = "oar", password: str | None = None
-) -> Callable[[], Any]:
-    """How to connect to the database behind a unix socket, for `Database`."""
+def connector(socket: Path | str, user: str = "oar_ro") -> Callable[[], Any]:
+    """A function that connects to the OAR database at a unix socket, for `Database`."""
 
     def connect() -> Any:
-        return pg8000.native.Connection(
-            user, unix_sock=str(socket), database=name, password=password, timeout=TIMEOUT
-        )
+        return pg8000.native.Connection(user, unix_sock=str(socket), database="oar", timeout=TIMEOUT)
 
     return connect
 
 
 class Database:
-    """A site's OAR database. May be used from several threads.
+    """The OAR database of a site. Thread-safe.
 
-    ``connect`` makes a `pg8000.native.Connection` (see `connector`).
-    Every method raises `TestbedError` if the database does not answer.
+    ``connect`` opens a `pg8000.native.Connection` (see `connector`).
+    Every method raises `TestbedError` if the database does not respond.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -210,32 +192,30 @@ class Database:
         for connection in idle:
             _close(connection)
 
-    # --- questions ---
+    # --- queries ---
 
-    def jobs(self, states: Iterable[str] | None = LIVE, user: str | None = None) -> list[Job]:
-        """Jobs in these states (of any letter case; None for all), of ``user`` or of all, by rising id."""
-        where, values = [], {}
-        if states is not None:
-            where.append("lower(j.state) = ANY(CAST(:states AS varchar[]))")
-            values["states"] = [state.lower() for state in states]
+    def jobs(self, states: Iterable[str], user: str | None = None) -> list[Job]:
+        """Jobs in these states (in any letter case), of ``user`` or of all users, ordered by id."""
+        where = "lower(j.state) = ANY(CAST(:states AS varchar[]))"
+        values: dict[str, Any] = {"states": [state.lower() for state in states]}
         if user is not None:
-            where.append("j.job_user = :user")
-            values["user"] = user  # type: ignore[assignment]
-        return self._jobs(" AND ".join(where), values)
+            where += " AND j.job_user = :user"
+            values["user"] = user
+        return self._jobs(where, values)
 
     def job(self, job: int) -> Job | None:
-        """The job with this id."""
+        """The job with this id; None if there is none."""
         if not 0 < job < 2**31:
             return None
-        found = self._jobs("j.job_id = :id", {"id": job})
-        return found[0] if found else None
+        jobs = self._jobs("j.job_id = :id", {"id": job})
+        return jobs[0] if jobs else None
 
     def active_jobs(self) -> list[Job]:
-        """Jobs that have their resources now; a node in none of them is nobody's."""
+        """Jobs that have their resources now; a node in none of them is free."""
         return self.jobs(ACTIVE)
 
     def reservation_starts(self) -> tuple[float, ...]:
-        """When the advance reservations that still wait begin, the next one first."""
+        """Start times of the waiting advance reservations, in ascending order."""
         rows = self._rows(
             """SELECT min(g.start_time) AS start FROM jobs j
                JOIN moldable_job_descriptions m ON m.moldable_job_id = j.job_id
@@ -248,30 +228,32 @@ class Database:
         """All resources with all their properties."""
         return self._rows("SELECT * FROM resources ORDER BY resource_id")
 
-    # --- how they are asked ---
+    # --- execution ---
 
     def _jobs(self, where: str, values: Mapping[str, Any]) -> list[Job]:
-        rows = self._rows(_JOBS + (f"WHERE {where}" if where else ""), **values)
-        ids = [row["moldable_id"] for row in _chosen(rows)]
-        return parse_jobs(rows, self._rows(_HELD, ids=ids) if ids else ())
+        rows = self._rows(f"{_JOBS}WHERE {where}", **values)
+        ids = [row["moldable_id"] for row in _select_rows(rows)]
+        return parse_jobs(rows, self._rows(_ASSIGNED, ids=ids) if ids else ())
 
     def _rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is not None:
             try:
-                return self._ask(connection, sql, values)
-            except _BROKEN:
+                return self._execute(connection, sql, values)
+            except _CONNECTION_ERRORS:
                 _close(connection)
         try:
             connection = self._connect()
-            return self._ask(connection, sql, values)
-        except _BROKEN as error:
+            return self._execute(connection, sql, values)
+        except _CONNECTION_ERRORS as error:
             if connection is not None:
                 _close(connection)
-            raise TestbedError(f"OAR's database does not answer ({error}); is the site still up?") from error
+            raise TestbedError(
+                f"OAR's database does not respond ({error}): check that the site is up"
+            ) from error
 
-    def _ask(self, connection: Any, sql: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _execute(self, connection: Any, sql: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows = connection.run(sql, **values)
         names = [column["name"] for column in connection.columns]
         with self._lock:
@@ -284,5 +266,5 @@ class Database:
 
 
 def _close(connection: Any) -> None:
-    with contextlib.suppress(*_BROKEN):
+    with contextlib.suppress(*_CONNECTION_ERRORS):
         connection.close()

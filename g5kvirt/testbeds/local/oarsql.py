@@ -1,8 +1,7 @@
-"""The SQL that turns a fresh OAR 2.5 database into a Grid'5000 site's. Pure: text from a description.
+"""The SQL that turns a new OAR 2.5 database into that of a Grid'5000 site. Pure: text from a description.
 
-`schema` goes once into a new database (what ``oar-database --create`` leaves), `resources` fills it for
-a site. Both may be applied again: they bring the database to the same state. To be run by the database's
-owner or superuser.
+`schema` extends a new database (as ``oar-database --create`` makes it), `resources` fills it for a site. Both
+are idempotent, and have to be run by the database's owner or superuser.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 
-from g5kvirt.testbeds.local.model import Node, SiteDescription
-from g5kvirt.testbeds.local.reference import sockets
+from g5kvirt.testbeds.local.model import NodeDescription, SiteDescription
+from g5kvirt.testbeds.local.reference import cpu_count
 
 __all__ = ["POOL", "PROPERTIES", "SMALLEST_SUBNET", "resources", "schema"]
 
 POOL = 18  #: prefix of each site's subnet pool
-SMALLEST_SUBNET = 22  #: as on Grid'5000: the pool is dealt out in /22
+SMALLEST_SUBNET = 22  #: as on Grid'5000: the pool is allocated in /22
 
-#: Columns that a Grid'5000 site adds to OAR's resources. Also what ``oarproperty -a`` would make of them.
+#: Columns that a Grid'5000 site adds to OAR's resources, as ``oarproperty -a`` would create them.
 PROPERTIES: dict[str, str] = {
     **dict.fromkeys(("host", "cluster", "site", "ip"), "varchar(255)"),
     **dict.fromkeys(("vlan", "subnet_address"), "varchar(255)"),
@@ -27,11 +26,11 @@ PROPERTIES: dict[str, str] = {
     **dict.fromkeys((f"slash_{prefix}" for prefix in range(POOL, SMALLEST_SUBNET + 1)), "integer"),
 }
 
-# OAR refuses job types that it does not know: Grid'5000's are added to its rule.
+# OAR rejects unknown job types: add those of Grid'5000 to its rule.
 _JOB_TYPES = r"qr/^origin=[\w.-]+$/, qr/^allow_classic_ssh$/, qr/^(?:exotic|night|day|destructive|monitor)$/,"
 
-# A request for slash_NN is one for resources of the type subnet. It must come before OAR's own rule that
-# makes everything without a type a request for the default type, i.e. cores.
+# A request for slash_NN means resources of the type subnet. The rule has to precede the rule of OAR that
+# turns requests without a type into requests for the default type, i.e. cores.
 _SUBNET_RULE = """# Requests for slash_NN take subnets
 foreach my $mold (@{$ref_resource_list}) {
     foreach my $r (@{$mold->[0]}) {
@@ -39,7 +38,7 @@ foreach my $mold (@{$ref_resource_list}) {
         next unless (@prefixes);
         foreach my $prefix (@prefixes) {
             next if ($prefix >= FIRST and $prefix <= LAST);
-            die("[ADMISSION RULE] Error: no slash_$prefix here: ask for slash_FIRST to slash_LAST\\n");
+            die("[ADMISSION RULE] Error: slash_$prefix is not available: use slash_FIRST to slash_LAST\\n");
         }
         my $given = $r->{property};
         $r->{property} = "type = 'subnet'";
@@ -47,22 +46,22 @@ foreach my $mold (@{$ref_resource_list}) {
     }
 }
 """.replace("FIRST", str(POOL)).replace("LAST", str(SMALLEST_SUBNET))
-# The nodes have no OAR of their own, which a job that is not for deployment would be started by: OAR would
-# end the job in an error and suspect the node.
+# The nodes do not run OAR, which would have to start a job that is not for deployment: OAR would end the job
+# with an error and mark the node as suspected.
 _DEPLOY_RULE = """# Jobs with nodes are for deployment
 unless (grep { /^(?:deploy|cosystem|noop)(?:=|$)/ } @{$type_list}) {
     foreach my $mold (@{$ref_resource_list}) {
         foreach my $r (@{$mold->[0]}) {
             my $given = defined($r->{property}) ? $r->{property} : "";
             next if ($given =~ /(?:^|[\\s(])type[\\s=]/);
-            die("[ADMISSION RULE] Error: jobs with nodes must be deploy jobs here: add -t deploy\\n");
+            die("[ADMISSION RULE] Error: only deploy jobs may have nodes here: add -t deploy\\n");
         }
     }
 }
 """
-# Two waiting reservations a user are OAR's limit; here one user stands for all who use the testbed.
+# OAR allows two waiting reservations per user; here one user stands for all users of the testbed.
 _RESERVATIONS = 64
-_ROWS_A_STATEMENT = 1000
+_ROWS_PER_STATEMENT = 1000
 
 
 def _quote(value: object) -> str:
@@ -95,14 +94,14 @@ COMMIT;
 
 
 def resources(site: SiteDescription) -> str:
-    """A site's resources: a row for each core of each node, each vlan, each /22 of the subnet pool.
+    """The resources of a site: a row for each core of each node, each vlan, each /22 of the subnet pool.
 
-    Replaces all resources that are there, so only for a database without jobs.
+    Replaces all existing resources, so the database must not contain jobs.
     """
     out = ["BEGIN;", "TRUNCATE resources RESTART IDENTITY;"]
     for rows in (list(_core_rows(site)), list(_vlan_rows(site)), list(_subnet_rows(site))):
-        for start in range(0, len(rows), _ROWS_A_STATEMENT):
-            part = rows[start : start + _ROWS_A_STATEMENT]
+        for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+            part = rows[start : start + _ROWS_PER_STATEMENT]
             columns = ", ".join(part[0])
             values = ",\n".join(f"({', '.join(map(_quote, row.values()))})" for row in part)
             out.append(f"INSERT INTO resources ({columns}) VALUES\n{values};")
@@ -111,7 +110,7 @@ def resources(site: SiteDescription) -> str:
 
 
 def _row(site: SiteDescription, kind: str) -> dict[str, object]:
-    # deploy='YES' on everything: OAR asks it of every resource of a deploy job, vlans and subnets too.
+    # deploy='YES' on all: OAR requires it of every resource of a deploy job, including vlans and subnets.
     return {"type": kind, "site": site.name, "deploy": "YES", "maintenance": "NO"}
 
 
@@ -135,9 +134,9 @@ def _core_rows(site: SiteDescription) -> Iterator[Mapping[str, object]]:
                 }
 
 
-def _cores_by_cpu(node: Node) -> list[range]:
-    each = node.cores // sockets(node)
-    return [range(i * each, (i + 1) * each) for i in range(sockets(node))]
+def _cores_by_cpu(node: NodeDescription) -> list[range]:
+    each = node.cores // cpu_count(node)
+    return [range(i * each, (i + 1) * each) for i in range(cpu_count(node))]
 
 
 def _vlan_rows(site: SiteDescription) -> Iterator[Mapping[str, object]]:
@@ -161,6 +160,6 @@ def _subnet_rows(site: SiteDescription) -> Iterator[Mapping[str, object]]:
 
 
 def _number_of(network: IPv4Network, pool: IPv4Network, prefix: int) -> int:
-    """Which of the pool's networks of that size ``network`` lies in, from 1."""
+    """Number of the network of size ``prefix`` in the pool that contains ``network``, from 1."""
     distance = int(network.network_address) - int(pool.network_address)
     return (distance >> (32 - prefix)) + 1

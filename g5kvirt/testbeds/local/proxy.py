@@ -1,8 +1,8 @@
-"""ssh's way into a local testbed: ``proxy.py STATE_DIRECTORY HOST PORT`` as ProxyCommand with ProxyUseFdpass.
+"""The ssh ProxyCommand of a local testbed, with ProxyUseFdpass: ``proxy.py STATE_DIRECTORY HOST PORT``.
 
-Looks HOST up in the testbed's own names, connects from within the testbed's network namespace and hands the
-connected socket to ssh. A name that the testbed does not have is refused, never asked of anybody.
-Only the standard library and few modules of it: this runs once for every ssh connection.
+Resolves HOST with the testbed's own names, connects inside the testbed's network namespace and passes the
+connected socket to ssh. A name that the testbed does not have is rejected, never looked up elsewhere.
+Uses few modules of the standard library, because it runs once for every ssh connection.
 """
 
 import array
@@ -16,7 +16,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def lookup(text: str, name: str) -> str | None:
-    """The address of ``name`` in lines as of /etc/hosts, case ignored as ssh does."""
+    """The address of ``name`` in lines as in /etc/hosts, ignoring case as ssh does."""
     wanted = name.lower()
     at = text.find(f" {wanted}")
     while at >= 0:
@@ -28,9 +28,9 @@ def lookup(text: str, name: str) -> str | None:
 
 
 def enter(pid: int, start_time: int) -> None:
-    """Enter the network namespace of process ``pid``, if that is still the process that it was."""
+    """Enter the network namespace of process ``pid``, unless the pid has been reused."""
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - pathlib takes longer to import than all else
+    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - importing pathlib would take longest
         if int(file.read().rpartition(")")[2].split()[19]) != start_time:
             raise ProcessLookupError
     libc = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +40,7 @@ def enter(pid: int, start_time: int) -> None:
 
 
 def main(directory: str, host: str, port: str) -> str | None:
-    """Hand the connection to ssh on standard output; what went wrong, or None."""
+    """Pass the connection to ssh over standard output; returns an error message, or None."""
     testbed = os.path.basename(directory)  # noqa: PTH119
     try:
         with open(f"{directory}/names") as file:  # noqa: PTH123
@@ -56,7 +56,7 @@ def main(directory: str, host: str, port: str) -> str | None:
         _, pid, start_time = first.split()
         enter(int(pid), int(start_time))
     except (FileNotFoundError, ProcessLookupError):
-        return f"testbed {testbed!r} is not up any more"
+        return f"testbed {testbed!r} is no longer up"
     except PermissionError:
         return f"only root can enter testbed {testbed!r}"
     try:

@@ -1,8 +1,8 @@
-"""The reference API's documents about a local testbed, made from its description. Pure.
+"""Documents of the reference API for a local testbed, made from its description. Pure.
 
-`documents` gives every document by its path; `g5kvirt.testbeds.local.rest` serves them. They hold the
-fields that execo_g5k reads (api_utils, planning, topology, utils) in the shape of the real ones. The
-network is drawn as it is built: each site's nodes hang on one router, each router on one backbone.
+`documents` returns every document by its path; `g5kvirt.testbeds.local.rest` serves them. They contain the
+fields that execo_g5k reads (api_utils, planning, topology, utils) in the format of the real API. The network
+is described as it is built: the nodes of a site are connected to one router, the routers to one backbone.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from g5kvirt.testbeds.local.model import Description, Node, SiteDescription
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
 
-__all__ = ["QUEUES", "ROOT", "collection", "documents", "link", "sockets"]
+__all__ = ["QUEUES", "ROOT", "collection", "cpu_count", "documents", "link"]
 
-ROOT = "/3.0"  #: prefix of all links; execo cuts off exactly one part, so it must be one
+ROOT = "/3.0"  #: prefix of all links; exactly one path component, because execo strips one
 QUEUES = ("admin", "default", "besteffort")
-# A node of a local testbed is a share of this machine: nobody has measured it, and execo only compares
-# nodes by this figure. One billion a core says so plainly.
+# A node of a local testbed is a share of this machine. The value is not measured: execo only compares nodes
+# by it, so it is plainly one billion per core.
 _FLOPS_PER_CORE = 10**9
 _ROUTER_BACKPLANE = 10**12
 
@@ -30,7 +30,7 @@ def link(*parts: object, rel: str = "self") -> Document:
 
 
 def collection(items: Sequence[Document], version: str, *path: object) -> Document:
-    """Several documents in one."""
+    """A document that lists several others."""
     return {
         "items": list(items),
         "total": len(items),
@@ -40,23 +40,23 @@ def collection(items: Sequence[Document], version: str, *path: object) -> Docume
     }
 
 
-def sockets(node: Node) -> int:
-    """How many processors a node has: two as soon as it has more than four cores that can be halved."""
+def cpu_count(node: NodeDescription) -> int:
+    """Number of CPUs of a node: two if it has more than four cores and an even number of them."""
     return 2 if node.cores > 4 and node.cores % 2 == 0 else 1
 
 
 def documents(description: Description) -> dict[str, Document]:
     """Every reference document by its path below `ROOT`: ``""``, ``"sites"``, ``"sites/nancy"`` and so on."""
     version = description.version
-    found: dict[str, Document] = {}
+    by_path: dict[str, Document] = {}
 
     def add(items: list[Document], *path: str) -> None:
         base = "/".join(path)
-        found[base] = collection(items, version, *path)
+        by_path[base] = collection(items, version, *path)
         for item in items:
             item["version"] = version
             item["links"] = [link(*path, item["uid"])]
-            found[f"{base}/{item['uid']}"] = item
+            by_path[f"{base}/{item['uid']}"] = item
 
     add([_site(site) for site in description.sites], "sites")
     for site in description.sites:
@@ -69,13 +69,13 @@ def documents(description: Description) -> dict[str, Document]:
         vlans = [{"uid": str(v.id), "type": _oar_type(v.kind), "network": str(v.network)} for v in site.vlans]
         add(vlans, *at, "vlans")
     add(_backbone(description), "network_equipments")
-    found[""] = {
+    by_path[""] = {
         "uid": "grid5000",
         "type": "grid",
         "version": version,
         "links": [link(), link("sites", rel="sites")],
     }
-    return found
+    return by_path
 
 
 def _oar_type(kind: str) -> str:
@@ -105,13 +105,13 @@ def _cluster(name: str) -> Document:
     }
 
 
-def _node(node: Node, site: SiteDescription) -> Document:
+def _node(node: NodeDescription, site: SiteDescription) -> Document:
     return {
         "uid": node.uid,
         "type": "node",
         "architecture": {
             "nb_cores": node.cores,
-            "nb_procs": sockets(node),
+            "nb_procs": cpu_count(node),
             "nb_threads": node.cores,
             "platform_type": "x86_64",
         },
@@ -161,8 +161,8 @@ def _router(site: SiteDescription) -> Document:
         "ip": str(site.gateway),
         "backplane_bps": _ROUTER_BACKPLANE,
         "channels": {},
-        # Only the site's own vlans: OAR here schedules those, and planning takes a vlan that is listed and in
-        # no job of this site for free.
+        # Only the vlans of this site, which its OAR schedules: execo's planning considers a listed vlan to be
+        # free if it is in no job of this site.
         "vlans": {
             str(vlan.id): {
                 "name": f"kavlan-{vlan.id}",
@@ -199,6 +199,6 @@ def _backbone(description: Description) -> list[Document]:
     hub = f"renater-{description.name}"
     if hub.removeprefix("renater-") in {site.name for site in description.sites}:
         hub += "-backbone"
-    found = [equipment(hub, [port(f"renater-{site.name}", site) for site in description.sites])]
-    found += [equipment(f"renater-{site.name}", [port(hub, site)]) for site in description.sites]
-    return found
+    equipments = [equipment(hub, [port(f"renater-{site.name}", site) for site in description.sites])]
+    equipments += [equipment(f"renater-{site.name}", [port(hub, site)]) for site in description.sites]
+    return equipments

@@ -1,13 +1,13 @@
 """The REST API of a local testbed: reference documents, jobs and resources of OAR, vlans of nodes.
 
-The reference part is `g5kvirt.testbeds.local.reference`; jobs and resources are read from each site's
-OAR at every request. `Api` maps a request to an answer; `serve` puts it on a socket.
+The reference documents come from `g5kvirt.testbeds.local.reference`; jobs and resources are read from the OAR
+of each site at every request. `Api` maps a request to a response; `serve` serves it on a socket.
 
 - GET of any reference path: the document
 - GET sites/S/jobs (``state``, ``user``, ``name``, ``queue``, ``limit``, ``offset``): jobs
 - GET sites/S/jobs/J: one job with its nodes, vlans and subnets
 - GET sites/S/internal/oarapi/resources.json, …/resources/details.json: OAR's resources
-- POST sites/S/vlans/V with ``{"nodes": […]}``: nodes of a running deploy job of the user change their vlan
+- POST sites/S/vlans/V with ``{"nodes": […]}``: moves nodes of a running deploy job of the user to a vlan
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import logging
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,25 +29,33 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import reference
 from g5kvirt.testbeds.local.model import Description
 from g5kvirt.testbeds.local.oardb import Job
-from g5kvirt.testbeds.local.rights import Jobs, Machines, RefusedError, deployable, move, target_vlan
+from g5kvirt.testbeds.local.permissions import (
+    JobReader,
+    NodeControl,
+    RequestRefusedError,
+    deployable,
+    move,
+    target_vlan,
+)
+from g5kvirt.testbeds.local.server_thread import ServerThread
 
-__all__ = ["Api", "OarReader", "Server", "serve"]
+__all__ = ["Api", "OarReader", "RestServer", "serve"]
 
 log = logging.getLogger(__name__)
 
 _MAX_BODY = 1 << 20
-_TIMEOUT = 60  #: seconds a client may be silent within a request or between two
+_TIMEOUT = 60  #: seconds that a client may be idle within a request or between two
 _STATES = "waiting,launching,running"
-#: The API's words for states that OAR has finer ones for.
-_FINER = {
+#: The states of OAR for each state of the API that is coarser.
+_OAR_STATES = {
     "waiting": ("waiting", "toackreservation"),
     "launching": ("tolaunch", "launching"),
     "running": ("running", "finishing", "resuming"),
 }
 
 
-class OarReader(Jobs, Protocol):
-    """What the API asks of a site's database; `g5kvirt.testbeds.local.oardb.Database` answers it."""
+class OarReader(JobReader, Protocol):
+    """Queries of the API on the database of a site, see `g5kvirt.testbeds.local.oardb.Database`."""
 
     def resources(self) -> list[dict[str, Any]]:
         """All resources with all their properties."""
@@ -61,13 +68,13 @@ class _HttpError(Exception):
 
 
 class Api:
-    """Answers requests. Holds no state of its own besides the documents, which never change."""
+    """Processes requests. Its only state are the documents, which never change."""
 
     def __init__(
         self,
         description: Description,
         database: Callable[[str], OarReader],
-        machines: Machines | None,
+        machines: NodeControl | None,
     ) -> None:
         self._description = description
         self._documents = reference.documents(description)
@@ -77,19 +84,19 @@ class Api:
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         """The document at ``path`` (without host, with or without ``/3.0``).
 
-        :raises _HttpError: there is none, or the query makes no sense.
+        :raises _HttpError: there is no such document, or the query is invalid.
         """
         parts = _parts(path)
         if len(parts) >= 3 and parts[0] == "sites" and parts[1] in self._site_names:
-            site, what = parts[1], parts[2:]
-            if what == ["jobs"]:
+            site, rest = parts[1], parts[2:]
+            if rest == ["jobs"]:
                 return self._jobs(site, query)
-            if what[0] == "jobs" and len(what) == 2 and what[1].isdecimal():
-                job = self._database(site).job(int(what[1]))
+            if rest[0] == "jobs" and len(rest) == 2 and rest[1].isdecimal():
+                job = self._database(site).job(int(rest[1]))
                 if job is None:
-                    raise _HttpError(HTTPStatus.NOT_FOUND, f"{site} has no job {what[1]}")
+                    raise _HttpError(HTTPStatus.NOT_FOUND, f"{site} has no job {rest[1]}")
                 return self._job(site, job)
-            if what[:2] == ["internal", "oarapi"] and what[2:] in (
+            if rest[:2] == ["internal", "oarapi"] and rest[2:] in (
                 ["resources.json"],
                 ["resources", "details.json"],
             ):
@@ -101,15 +108,15 @@ class Api:
         return document
 
     def post(self, path: str, body: Any, user: str) -> Any:
-        """Do what ``body`` asks of ``path`` for ``user``; returns what became of it.
+        """Execute the POST request of ``user``; returns the response document.
 
-        :raises _HttpError: no such place, a body that makes no sense, or the user may not.
+        :raises _HttpError: unknown path, invalid body, or the user lacks the permission.
         """
         parts = _parts(path)
         match parts:
             case ["sites", site, "vlans", vlan] if site in self._site_names:
                 return self._set_vlan(site, vlan, body, user)
-        raise _HttpError(HTTPStatus.NOT_FOUND, f"nothing can be posted to {path}")
+        raise _HttpError(HTTPStatus.NOT_FOUND, f"{path} does not accept POST requests")
 
     @property
     def _site_names(self) -> set[str]:
@@ -124,8 +131,8 @@ class Api:
         return page | {"total": len(items), "offset": max(0, start)}
 
     def _jobs(self, site: str, query: Mapping[str, str]) -> Any:
-        asked = [word.strip().lower() for word in query.get("state", _STATES).split(",")]
-        states = [finer for word in asked for finer in _FINER.get(word, (word,))]
+        names = [name.strip().lower() for name in query.get("state", _STATES).split(",")]
+        states = [state for name in names for state in _OAR_STATES.get(name, (name,))]
         jobs = self._database(site).jobs(states, query.get("user"))
         for key in ("name", "queue"):
             if key in query:
@@ -133,13 +140,13 @@ class Api:
         return self._page([self._job(site, job) for job in jobs], query, "sites", site, "jobs")
 
     def _job(self, site: str, job: Job) -> dict[str, Any]:
-        held = job.held
-        by_type: dict[str, list[str]] = {"cores": list(held.cores)} if held.cores else {}
-        if held.vlans:
-            by_type["vlans"] = [str(vlan) for vlan in held.vlans]
-        if held.subnets:
-            by_type["subnets"] = [str(subnet) for subnet in held.subnets]
-        begun = job.state not in ("Waiting", "Hold", "toLaunch", "toAckReservation")
+        assigned = job.assigned
+        by_type: dict[str, list[str]] = {"cores": list(assigned.cores)} if assigned.cores else {}
+        if assigned.vlans:
+            by_type["vlans"] = [str(vlan) for vlan in assigned.vlans]
+        if assigned.subnets:
+            by_type["subnets"] = [str(subnet) for subnet in assigned.subnets]
+        started = job.state not in ("Waiting", "Hold", "toLaunch", "toAckReservation")
         return {
             "uid": job.id,
             "user_uid": job.user,
@@ -156,11 +163,11 @@ class Api:
             "message": job.message,
             "walltime": job.walltime,
             "submitted_at": job.submitted,
-            # 0 until it begins: planning then takes the prediction
-            "started_at": job.start if begun else 0,
+            # 0 until it starts: execo's planning then uses the prediction
+            "started_at": job.start if started else 0,
             "scheduled_at": job.scheduled or None,
             "stopped_at": job.stop,
-            "assigned_nodes": list(held.nodes),
+            "assigned_nodes": list(assigned.nodes),
             "resources_by_type": by_type,
             "links": [
                 reference.link("sites", site, "jobs", job.id),
@@ -168,24 +175,24 @@ class Api:
             ],
         }
 
-    def _set_vlan(self, site: str, word: str, body: Any, user: str) -> Any:
+    def _set_vlan(self, site: str, vlan_name: str, body: Any, user: str) -> Any:
         names = body.get("nodes") if isinstance(body, dict) else None
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise _HttpError(HTTPStatus.BAD_REQUEST, 'the body must be {"nodes": [names of interfaces]}')
         if self._machines is None:
             raise _HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "this testbed cannot move nodes")
         try:
-            vlan = target_vlan(self._description, site, word, user, self._database)
-        except RefusedError as error:
+            vlan = target_vlan(self._description, site, vlan_name, user, self._database)
+        except RequestRefusedError as error:
             raise _HttpError(HTTPStatus.FORBIDDEN, str(error)) from error
         allowed = deployable(self._database(site), user)
         results = move(self._description, site, names, vlan, allowed, self._machines)
-        if all(results.values()):  # every node has a reason why not
+        if all(results.values()):  # every node failed
             raise _HttpError(HTTPStatus.FORBIDDEN, "; ".join(str(reason) for reason in results.values()))
         return {
             name: {"status": "failure", "message": reason}
             if reason
-            else {"status": "success", "message": f"{name} is now in vlan {word}"}
+            else {"status": "success", "message": f"{name} is now in vlan {vlan_name}"}
             for name, reason in results.items()
         }
 
@@ -195,33 +202,33 @@ def _parts(path: str) -> list[str]:
     return parts[1:] if parts and parts[0] in (reference.ROOT.strip("/"), "stable") else parts
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
+class _RestHandler(BaseHTTPRequestHandler):
+    server: RestServer
     protocol_version = "HTTP/1.1"
     server_version = "g5kvirt"
     timeout = _TIMEOUT
 
     def do_GET(self) -> None:
-        """Answer a question."""
+        """Process a GET request."""
         url = urlsplit(self.path)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         self._answer(lambda _: self.server.api.get(url.path, query))
 
     def do_POST(self) -> None:
-        """Do something."""
+        """Process a POST request."""
         body = self._body()
         self._answer(lambda user: self.server.api.post(urlsplit(self.path).path, _json(body), user))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "0")
         if not length.isdecimal() or int(length) > _MAX_BODY:
-            self.close_connection = True  # what follows cannot be told from a next request
+            self.close_connection = True  # the rest of the body would be taken for the next request
             return b""
         return self.rfile.read(int(length))
 
-    def _answer(self, how: Callable[[str], Any]) -> None:
+    def _answer(self, process: Callable[[str], Any]) -> None:
         try:
-            document, status = how(self._user()), HTTPStatus.OK
+            document, status = process(self._user()), HTTPStatus.OK
         except _HttpError as error:
             document, status = {"code": error.status, "message": str(error)}, error.status
         except TestbedError as error:
@@ -237,17 +244,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _user(self) -> str:
-        """Who asks; without a password everybody is the testbed's user."""
+        """The authenticated user; without a password every client is the testbed's user."""
         if self.server.password is None:
             return self.server.user
         user, password = _credentials(self.headers.get("Authorization", ""))
-        good = hmac.compare_digest(password.encode(), self.server.password.encode())
-        if user != self.server.user or not good:
-            raise _HttpError(HTTPStatus.UNAUTHORIZED, "user and password of this testbed are needed")
+        correct = hmac.compare_digest(password.encode(), self.server.password.encode())
+        if user != self.server.user or not correct:
+            raise _HttpError(
+                HTTPStatus.UNAUTHORIZED, "authenticate with the user and password of this testbed"
+            )
         return user
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Into this module's log."""
+        """Write to the log of this module."""
         log.debug("%s " + format, self.address_string(), *args)
 
 
@@ -268,13 +277,13 @@ def _credentials(header: str) -> tuple[str, str]:
     return user, password
 
 
-class Server(ThreadingHTTPServer):
+class RestServer(ThreadingHTTPServer):
     """The API on a socket that is already bound."""
 
     daemon_threads = True
 
     def __init__(self, sock: socket.socket, api: Api, user: str, password: str | None) -> None:
-        super().__init__(sock.getsockname()[:2], _Handler, bind_and_activate=False)
+        super().__init__(sock.getsockname()[:2], _RestHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = sock
         self.server_name, self.server_port = "localhost", sock.getsockname()[1]
@@ -284,23 +293,11 @@ class Server(ThreadingHTTPServer):
         sock.listen(128)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news; anything else is a bug and gets its traceback in the log."""
-        gone = isinstance(sys.exc_info()[1], ConnectionError | TimeoutError)
-        log.log(logging.DEBUG if gone else logging.ERROR, "request of %s", client_address, exc_info=True)
-
-
-class _Thread(threading.Thread):
-    def __init__(self, server: Server) -> None:
-        super().__init__(
-            name="rest", daemon=True, target=server.serve_forever, kwargs={"poll_interval": 0.05}
+        """Log a disconnected client at debug level; anything else is a bug and logged with its traceback."""
+        disconnected = isinstance(sys.exc_info()[1], ConnectionError | TimeoutError)
+        log.log(
+            logging.DEBUG if disconnected else logging.ERROR, "request of %s", client_address, exc_info=True
         )
-        self._server = server
-
-    def stop(self) -> None:
-        """End the server and close its socket."""
-        self._server.shutdown()
-        self._server.server_close()
-        self.join(5)
 
 
 def serve(
@@ -309,16 +306,16 @@ def serve(
     database: Callable[[str], OarReader],
     password: str | None,
     *,
-    machines: Machines | None = None,
+    machines: NodeControl | None = None,
     user: str = "g5k",
-) -> _Thread:
-    """Answer REST requests on a bound socket, in threads of this process; the thread has ``stop()``.
+) -> ServerThread:
+    """Serve REST requests on a bound socket, in threads of this process.
 
-    :param database: gives the OAR database of a site.
-    :param password: with it, only ``user`` with that password gets answers (HTTP basic authentication).
-    :param machines: moves nodes between vlans; without it, POST is refused.
+    :param database: returns the OAR database of a site.
+    :param password: if set, requires HTTP basic authentication as ``user`` with this password.
+    :param machines: moves nodes between vlans; without it, POST is rejected.
     :param user: the testbed's user, as OAR knows it.
     """
-    thread = _Thread(Server(sock, Api(description, database, machines), user, password))
+    thread = ServerThread(RestServer(sock, Api(description, database, machines), user, password), "rest")
     thread.start()
     return thread

@@ -1,4 +1,4 @@
-"""A site: its router and frontend in one container, with PostgreSQL, OAR and sshd."""
+"""A site: router and frontend in one container, with PostgreSQL, OAR and sshd."""
 
 from __future__ import annotations
 
@@ -6,52 +6,51 @@ import time
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local import network, oarsql, sshd
-from g5kvirt.testbeds.local.container import Spec
+from g5kvirt.testbeds.local.container import ContainerSpec
 from g5kvirt.testbeds.local.model import SiteDescription
 from g5kvirt.testbeds.local.oardb import connector
 from g5kvirt.testbeds.local.spawner import Container
 
 __all__ = [
     "COMMANDS",
-    "FRONTEND_SOCKET",
-    "ask_scheduling",
+    "container_spec",
     "database_socket",
     "load_resources",
-    "spec",
     "start_oar",
+    "trigger_scheduling",
 ]
 
-COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets")  #: the frontend's, besides OAR's own
-FRONTEND_SOCKET = "/run/g5k/socket"  #: where they find their server, seen from the site
+COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets")  #: commands on the frontend, besides those of OAR
 USER = "g5k"
 _ALMIGHTY_PORT = 6666
 
 
-def spec(
+def container_spec(
     site: SiteDescription,
     *,
-    box: Path,
+    mount_point: Path,
     layer: Path,
     hosts: Path,
     sockets: Path,
     log: Path,
     public_key: str,
-) -> Spec:
-    """The site's container. ``sockets`` becomes ``/run/g5k``, ``hosts`` ``/etc/hosts``."""
+) -> ContainerSpec:
+    """The container of a site. ``sockets`` is mounted on ``/run/g5k``, ``hosts`` on ``/etc/hosts``."""
     command = Path(__file__).with_name("bin") / "g5k"
     text = command.read_text()
     sysctl = [f"{name}={value}" for name, value in network.router_sysctl().items()]
-    return Spec(
+    return ContainerSpec(
         name=site.name,
-        box=str(box),
+        mount_point=str(mount_point),
         layer=str(layer),
         log=str(log),
         files={
             "/etc/hostname": (0o644, f"{site.name}\n"),
             "/etc/resolv.conf": (
                 0o644,
-                "# The names of the testbed are in /etc/hosts; there are no others.\n",
+                "# All host names of the testbed are in /etc/hosts.\n",
             ),
             "/etc/ssh/sshd_config": (0o644, sshd.config(USER)),
             f"/home/{USER}/.ssh/authorized_keys": (0o600, f"{public_key}\n"),
@@ -79,29 +78,29 @@ def spec(
 
 
 def database_socket(container: Container) -> Path:
-    """The site's PostgreSQL, reached from the daemon."""
+    """Path of the socket of the site's PostgreSQL, as seen from the daemon."""
     return Path(f"/proc/{container.pid}/root/run/postgresql/.s.PGSQL.5432")
 
 
 def load_resources(container: Container, site: SiteDescription) -> None:
-    """Tell the database what the site has."""
+    """Write the resources of the site to its database."""
     import pg8000.exceptions
 
-    connect = connector(database_socket(container), "postgres", password=None)
+    connect = connector(database_socket(container), "postgres")
     deadline = time.monotonic() + 30
-    while True:  # PostgreSQL listens a little before it answers
+    while True:  # PostgreSQL listens shortly before it accepts connections
         try:
             connection = connect()
             break
         except pg8000.exceptions.Error as error:
             if time.monotonic() > deadline:
-                raise TestbedError(f"{site.name}: PostgreSQL does not answer ({error}).") from error
+                raise TestbedError(f"{site.name}: PostgreSQL does not respond ({error}).") from error
             time.sleep(0.02)
     try:
         connection.run(oarsql.resources(site))
     except pg8000.exceptions.Error as error:
         raise TestbedError(
-            f"{site.name}: the resources cannot be written to OAR's database ({error})."
+            f"{site.name}: writing the resources to OAR's database failed ({error})."
         ) from error
     finally:
         connection.close()
@@ -109,31 +108,18 @@ def load_resources(container: Container, site: SiteDescription) -> None:
 
 def start_oar(container: Container, timeout: float = 60.0) -> None:
     """Start Almighty and wait until it listens."""
-    container.ask(service=["almighty", ["/usr/sbin/Almighty"], "root"])
+    container.call(service=["almighty", ["/usr/sbin/Almighty"], "root"])
     deadline = time.monotonic() + timeout
-    while not listening(container.pid, _ALMIGHTY_PORT):
+    while not ns.is_listening(_ALMIGHTY_PORT, container.pid):
         if time.monotonic() > deadline or not container.alive:
             raise TestbedError(f"{container.name}: Almighty does not listen after {timeout:.0f} s.")
         time.sleep(0.02)
 
 
-def listening(pid: int, port: int) -> bool:
-    """Does a TCP socket listen on ``port`` in the network namespace of ``pid``?"""
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for words in map(str.split, lines):
-            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
-                return True
-    return False
+def trigger_scheduling(container: Container) -> None:
+    """Make Almighty schedule now: by itself it may notice a due reservation up to a minute late.
 
-
-def ask_scheduling(container: Container) -> None:
-    """Have Almighty look for jobs to start now: by itself it may look at a reservation up to a minute late.
-
-    :raises OSError: it does not answer.
+    :raises OSError: it does not respond.
     """
     with network.connect_inside(container.pid, "127.0.0.1", _ALMIGHTY_PORT, timeout=5.0) as link:
         link.sendall(b"Scheduling\n")

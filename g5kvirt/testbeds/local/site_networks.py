@@ -1,4 +1,4 @@
-"""The networks of the real sites and the name of each one's largest cluster, from the project's tables."""
+"""The networks of the real sites and the name of their largest cluster, from the tables in ``data/``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from g5kvirt import data_tables
 
 __all__ = ["CLUSTER_NAME", "SiteNetworks", "site_networks"]
 
-CLUSTER_NAME = re.compile(r"[a-z]{1,24}[0-9]{0,6}")  #: what execo takes for a cluster: no hyphen
+CLUSTER_NAME = re.compile(r"[a-z]{1,24}[0-9]{0,6}")  #: valid cluster names for execo: no hyphen
 
 
 @dataclass(frozen=True)
 class SiteNetworks:
-    """What Grid'5000 gives a site."""
+    """The networks that Grid'5000 assigns to a site."""
 
-    index: int  #: the line of the table, from 1
+    index: int  #: row of the table, from 1
     production: IPv4Network
     subnets: IPv4Network
     subnets_gateway: IPv4Address
@@ -30,32 +30,32 @@ class SiteNetworks:
 
 def _pairs(text: str) -> tuple[tuple[int, IPv4Network], ...]:
     """``"4=10.16.0.0/18 5=10.16.64.0/18"`` → ids with their networks."""
-    return tuple((int(i), IPv4Network(n)) for i, _, n in (word.partition("=") for word in text.split()))
+    return tuple((int(i), IPv4Network(n)) for i, _, n in (pair.partition("=") for pair in text.split()))
 
 
 def _largest_clusters() -> dict[str, str]:
-    """The largest cluster of 2013, where the site had one (the large VM runs used those), else of 2026."""
-    found: dict[str, str] = {}
+    """The largest cluster of each site in 2013 (as in the large VM runs), or in 2026 if it had none then."""
+    clusters: dict[str, str] = {}
     for table, column in (("clusters_2013.csv", "nodes_2013_07_01"), ("clusters_2026.csv", "nodes")):
         largest: dict[str, tuple[int, str]] = {}
         for row in data_tables.rows(table):
             size = int(row[column] or 0)
             if CLUSTER_NAME.fullmatch(row["cluster"]) and size > largest.get(row["site"], (0, ""))[0]:
                 largest[row["site"]] = (size, row["cluster"])
-        found = {site: name for site, (_, name) in largest.items()} | found
-    return found
+        clusters = {site: name for site, (_, name) in largest.items()} | clusters
+    return clusters
 
 
 @cache
 def site_networks() -> dict[str, SiteNetworks]:
-    """The sites that have networks and a cluster, by name; do not change the mapping."""
+    """The sites that have networks and a cluster, by name; the mapping is shared, do not modify it."""
     clusters = _largest_clusters()
-    found = {}
+    sites = {}
     for index, row in enumerate(data_tables.rows("sites_2026.csv"), 1):
-        # Of the repository's two production networks, which differ for Louvain, the one no other site has.
+        # The repository has two production networks, which differ for Louvain: use the one no other site has.
         if not row["prod_network_ipv4yaml"] or row["site"] not in clusters:
             continue
-        found[row["site"]] = SiteNetworks(
+        sites[row["site"]] = SiteNetworks(
             index=index,
             production=IPv4Network(row["prod_network_ipv4yaml"]),
             subnets=IPv4Network(row["g5ksubnet"]),
@@ -65,4 +65,4 @@ def site_networks() -> dict[str, SiteNetworks]:
             global_=_pairs(row["kavlan_global"])[0],
             cluster=clusters[row["site"]],
         )
-    return found
+    return sites

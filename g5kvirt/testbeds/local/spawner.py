@@ -1,8 +1,8 @@
-"""Process 1 of a testbed, and the handle by which the daemon asks it for containers.
+"""Process 1 of a testbed, and the client with which the daemon requests containers from it.
 
-Everything of a testbed lives below one pid namespace. Its init, made by `init`, forks the daemon and, on the
-daemon's request, containers: it has one thread and few modules, so a fork is cheap and safe, which it would
-not be in the daemon. When the daemon ends, so does the init, and the kernel ends everything else.
+All processes of a testbed are in one pid namespace. Its init, the function `init`, forks the daemon and, at
+its request, containers. It has one thread and few modules, so a fork is cheap and safe, unlike in the daemon.
+When the daemon exits, so does the init, and the kernel ends everything else.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, NoReturn
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import container
-from g5kvirt.testbeds.local.container import Spec
+from g5kvirt.testbeds.local.container import ContainerSpec
 
 __all__ = ["Container", "Spawner", "init"]
 
-_MESSAGE = 1 << 20  # bytes; a node's specification is a few kilobytes
+_MESSAGE = 1 << 20  # bytes; the configuration of a node is a few kilobytes
 
 
 class Container:
-    """A running container, as its maker sees it."""
+    """A running container, as seen by the daemon."""
 
     def __init__(self, name: str, control: socket.socket) -> None:
         self.name = name
@@ -36,41 +36,41 @@ class Container:
         self._lock = threading.Lock()
 
     def expect(self, key: str, timeout: float = 120.0) -> Any:
-        """Wait for an answer that has ``key``; its value. Raises TestbedError if the container fails."""
+        """Wait for a response with ``key``; returns its value. Raises TestbedError if the container fails."""
         self._control.settimeout(timeout)
         try:
             data = self._control.recv(_MESSAGE)
         except TimeoutError as error:
-            raise TestbedError(f"{self.name} does not answer within {timeout:.0f} s.") from error
+            raise TestbedError(f"{self.name} did not respond within {timeout:.0f} s.") from error
         except OSError as error:
-            raise TestbedError(f"{self.name} has ended.") from error
-        message = json.loads(data) if data else {"error": "it has ended"}
+            raise TestbedError(f"{self.name} has exited.") from error
+        message = json.loads(data) if data else {"error": "the container has exited"}
         if key not in message:
             raise TestbedError(f"{self.name}: {message.get('error', message)}")
         return message[key]
 
     def send(self, **message: Any) -> None:
-        """Ask without waiting for the answer."""
+        """Send a request without waiting for the response."""
         try:
             self._control.send(json.dumps(message).encode())
         except OSError as error:
-            raise TestbedError(f"{self.name} has ended.") from error
+            raise TestbedError(f"{self.name} has exited.") from error
 
-    def ask(self, timeout: float = 120.0, **message: Any) -> None:
-        """Ask and wait until it is done."""
+    def call(self, timeout: float = 120.0, **message: Any) -> None:
+        """Send a request and wait until it is done."""
         with self._lock:
             self.send(**message)
             self.expect("done", timeout)
 
     @property
     def alive(self) -> bool:
-        """False once its init has ended."""
+        """False after its init has exited."""
         poll = select.poll()
         poll.register(self._control, 0)
         return not poll.poll(0)
 
     def kill(self, timeout: float = 10.0) -> None:
-        """End every process in it and wait until they are gone."""
+        """Kill all processes of the container and wait until they are gone."""
         if self.pid:
             try:
                 gone = os.pidfd_open(self.pid)
@@ -78,29 +78,29 @@ class Container:
                 pass
             else:
                 try:
-                    if self.alive:  # else the pid may be another process's by now
+                    if self.alive:  # otherwise the pid may have been reused
                         os.kill(self.pid, signal.SIGKILL)
                         if not select.select([gone], [], [], timeout)[0]:
-                            raise TestbedError(f"{self.name} did not end within {timeout:.0f} s.")
+                            raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s.")
                 finally:
                     os.close(gone)
         self._control.close()
 
 
 class Spawner:
-    """The daemon's end of the socket to process 1; any thread may use it."""
+    """The daemon's end of the socket to process 1. Thread-safe."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._lock = threading.Lock()
 
-    def start(self, spec: Spec) -> Container:
-        """Have a container made; `Container.pid` and namespaces are there on return, mounts may not be yet.
+    def start(self, spec: ContainerSpec) -> Container:
+        """Create a container; on return `Container.pid` and its namespaces exist, its mounts perhaps not yet.
 
-        Then `Container.expect` ``"mounted"``, set up the network, and ``ask(start=True)``.
+        The next steps are `Container.expect` ``"mounted"``, the network, and ``call(start=True)``.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made = Container(spec.name, ours)
+        container = Container(spec.name, ours)
         with theirs:
             rights = array.array("i", [theirs.fileno()])
             with self._lock:
@@ -108,12 +108,12 @@ class Spawner:
                     [json.dumps(spec.to_plain()).encode()],
                     [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
                 )
-        made.pid = made.expect("pid")
-        return made
+        container.pid = container.expect("pid")
+        return container
 
 
 def init(daemon: Callable[[Spawner], int]) -> NoReturn:
-    """Be process 1 of a testbed: fork ``daemon``, make the containers it asks for, end when it ends."""
+    """Run as process 1 of a testbed: fork ``daemon`` and the containers that it requests; exit with it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     main = os.fork()
     if main == 0:
@@ -124,7 +124,7 @@ def init(daemon: Callable[[Spawner], int]) -> NoReturn:
         finally:
             os._exit(code)
     theirs.close()
-    container.close_all_but(ours.fileno())  # sockets and pipes that are the daemon's alone
+    container.close_all_but(ours.fileno())  # sockets and pipes that only the daemon needs
     wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)

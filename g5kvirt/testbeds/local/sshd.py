@@ -1,14 +1,14 @@
-"""The ssh servers of the testbed, of frontends and nodes alike."""
+"""Configuration of the ssh servers of frontends and nodes."""
 
 from __future__ import annotations
 
 __all__ = ["HOST_KEY", "KEY_EXCHANGE", "config"]
 
-#: Makes the server's only host key.
+#: Generates the only host key of a server.
 HOST_KEY = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key")
 
-#: Without the key exchange that OpenSSH 9 prefers: it takes 0.1 s of a core for each connection, more than
-#: all else of a login, and nothing that is said inside the testbed leaves this machine.
+#: Disables the key exchange that OpenSSH 9 prefers: it takes 0.1 s of CPU time for each connection, more than
+#: the rest of a login, and no traffic inside the testbed leaves this machine.
 KEY_EXCHANGE = "KexAlgorithms -sntrup*"
 
 _CONFIG = f"""\
@@ -29,5 +29,5 @@ Subsystem sftp internal-sftp
 
 
 def config(user: str) -> str:
-    """Of a server that lets in ``user`` alone, with a key."""
+    """Configuration of a server that admits only ``user``, with a key."""
     return f"{_CONFIG}AllowUsers {user}\nPermitRootLogin prohibit-password\n"

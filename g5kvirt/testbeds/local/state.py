@@ -1,12 +1,12 @@
-"""What is kept on disk of a testbed that is up: ``/run/g5kvirt/<name>/``.
+"""The state directory of a running testbed: ``/run/g5kvirt/<name>/``.
 
 =================  ===============================================================================
-``state.json``     who its init is, where its API answers, its description
+``state.json``     its init, the address of its API, its description
 ``names``          a first line ``# PID START_TIME`` of the init, then lines as in /etc/hosts
-``ssh_config``     for `ssh -F`: reaches every name of the testbed, and no other
-``id_ed25519``     the user's own key
-``lock``           held while the testbed is raised or taken down
-``log/``           what its processes say
+``ssh_config``     for `ssh -F`: works for all names of the testbed, and no others
+``id_ed25519``     private key of the user
+``lock``           held while the testbed is being started or stopped
+``log/``           logs of its processes
 =================  ===============================================================================
 """
 
@@ -35,37 +35,39 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 def default_name() -> str:
-    """``local``, or ``local-USER`` under sudo, so that two users of a machine have two testbeds."""
+    """``local``, or ``local-USER`` under sudo, so that each user of a machine has a testbed."""
     user = re.sub(r"[^a-z0-9-]", "-", os.environ.get("SUDO_USER", "").lower())
     return f"local-{user}"[:32] if user and user != "root" else "local"
 
 
 def option(name: str) -> str:
-    """What `g5kvirt local …` has to be told for testbed ``name``: nothing if it is the user's own."""
+    """The option of `g5kvirt local …` for testbed ``name``: empty if it is the user's own."""
     return "" if name == default_name() else f" --name {name}"
 
 
 def directory(name: str | None = None) -> Path:
-    """The state directory of testbed ``name``. Raises SpecError if that cannot be a name."""
+    """The state directory of testbed ``name``. Raises SpecError for an invalid name."""
     name = default_name() if name is None else name
     if not _NAME.fullmatch(name):
-        raise SpecError(f"{name!r} cannot name a testbed: use small letters, digits and hyphens, at most 32.")
+        raise SpecError(
+            f"{name!r} is not a valid testbed name: use at most 32 lower-case letters, digits, hyphens."
+        )
     return RUNTIME / name
 
 
 @dataclass(frozen=True)
 class State:
-    """A testbed that was raised."""
+    """A testbed that has been started."""
 
     name: str
-    pid: int  #: of its init, seen from this machine
+    pid: int  #: of its init, as seen from this machine
     start_time: int  #: of its init, in clock ticks since boot
     api_uri: str
     api_user: str
     api_password: str
-    plain: Mapping[str, Any]  #: the description, as in a file
+    plain: Mapping[str, Any]  #: the description, as from a file
     created: float  #: seconds since the epoch
-    netem: bool = False  #: does the latency of the description hold?
+    netem: bool = False  #: whether the latencies of the description are in effect
 
     @classmethod
     def load(cls, name: str | None = None) -> State:
@@ -73,30 +75,31 @@ class State:
 
         :raises TestbedError: it is not up.
         """
-        where = directory(name)
+        state_dir = directory(name)
         try:
-            plain = json.loads((where / "state.json").read_text())
+            plain = json.loads((state_dir / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise TestbedError(
-                f"testbed {where.name!r} is not up: g5kvirt local up{option(where.name)}."
+                f"testbed {state_dir.name!r} is not up: run g5kvirt local up{option(state_dir.name)}."
             ) from error
         except PermissionError as error:
-            raise TestbedError(f"testbed {where.name!r} belongs to root: use it as root.") from error
+            raise TestbedError(f"testbed {state_dir.name!r} belongs to root: use sudo.") from error
         except ValueError as error:
-            how = f"g5kvirt local down{option(where.name)}, then up"
-            raise TestbedError(f"{where}/state.json cannot be read: {how}.") from error
+            name_option = option(state_dir.name)
+            remedy = f"run g5kvirt local down{name_option}, then g5kvirt local up{name_option}"
+            raise TestbedError(f"{state_dir}/state.json cannot be read: {remedy}.") from error
         plain["plain"] = plain.pop("description")
         return cls(**plain)
 
     def to_plain(self) -> dict[str, Any]:
-        """What state.json holds."""
+        """The contents of state.json."""
         plain = {key: getattr(self, key) for key in self.__dataclass_fields__}
         plain["description"] = plain.pop("plain")
         return plain
 
     @property
     def alive(self) -> bool:
-        """Does the init that was started still run?"""
+        """Whether the init still runs."""
         return ns.start_time(self.pid) == self.start_time
 
     @property
@@ -109,12 +112,8 @@ class State:
 
     @property
     def key(self) -> Path:
-        """Private key of the testbed's user, which opens the frontends."""
+        """Private key of the testbed's user, accepted by the frontends."""
         return self.directory / "id_ed25519"
-
-    @property
-    def public_key(self) -> str:
-        return self.key.with_suffix(".pub").read_text().strip()
 
     @cached_property
     def description(self) -> Description:
@@ -122,7 +121,7 @@ class State:
 
 
 def write(file: Path, text: str, mode: int = 0o600) -> None:
-    """Write ``file`` whole or not at all."""
+    """Write ``file`` atomically."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     partial.write_text(text)
     partial.chmod(mode)
@@ -130,21 +129,20 @@ def write(file: Path, text: str, mode: int = 0o600) -> None:
 
 
 def hosts_text(description: Description) -> str:
-    """All names of the testbed as in /etc/hosts, without the loopback's."""
+    """All names of the testbed as lines of /etc/hosts, without the loopback."""
     by_address: dict[str, list[str]] = {}
     for name, address in description.names().items():
         by_address.setdefault(str(address), []).append(name)
     return "".join(f"{address} {' '.join(names)}\n" for address, names in by_address.items())
 
 
-def ssh_config(where: Path) -> str:
-    """An ssh configuration that reaches every name of the testbed, and refuses every other one."""
+def ssh_config(state_dir: Path) -> str:
+    """An ssh configuration that works for all names of the testbed and rejects all others."""
     proxy = Path(__file__).with_name("proxy.py")
     python = os.path.realpath(sys.executable)
-    words = [python, "-I", "-S", str(proxy), str(where)]
-    command = shlex.join(words).replace("%", "%%")
+    command = shlex.join([python, "-I", "-S", str(proxy), str(state_dir)]).replace("%", "%%")
     return f"""\
-# Made by g5kvirt: the local testbed {where.name}.
+# Generated by g5kvirt for the local testbed {state_dir.name}.
 Host kavlan-?.*.grid5000.fr
   User g5k
 Host *-*.*.grid5000.fr
@@ -154,7 +152,7 @@ Host *.grid5000.fr
 Host *
   ProxyCommand {command} %h %p
   ProxyUseFdpass yes
-  IdentityFile "{where}/id_ed25519"
+  IdentityFile "{state_dir}/id_ed25519"
   IdentitiesOnly yes
   PreferredAuthentications publickey
   StrictHostKeyChecking no

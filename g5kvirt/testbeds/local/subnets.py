@@ -1,4 +1,4 @@
-"""What g5k-subnets prints about a job's subnets. Pure."""
+"""The output of g5k-subnets for the subnets of a job. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from g5kvirt.testbeds.local.model import SiteDescription
 
-__all__ = ["mac_of", "subnet_lines"]
+__all__ = ["subnet_lines", "subnet_mac"]
 
 
-def mac_of(address: IPv4Address) -> str:
-    """The MAC address that goes with an address of a subnet: each has one of its own."""
+def subnet_mac(address: IPv4Address) -> str:
+    """The unique MAC address that belongs to an address of a subnet."""
     return "00:16:3E:" + ":".join(f"{byte:02X}" for byte in address.packed[1:])
 
 
 def subnet_lines(
     site: SiteDescription, subnets: Sequence[IPv4Network], options: Mapping[str, Any]
 ) -> Iterator[str]:
-    """What g5k-subnets prints: a line a subnet, or with ``ips`` a line an address; fields by tabs."""
+    """The lines of g5k-subnets: one per subnet, or with ``ips`` one per address; tab-separated fields."""
     if options.get("summary"):
         subnets = list(collapse_addresses(subnets))
     network = site.subnet_network
@@ -35,7 +35,9 @@ def subnet_lines(
     for subnet in subnets:
         if options.get("ips"):
             for address in subnet.hosts():
-                yield "\t".join([str(address), *ending, *([mac_of(address)] if options.get("macs") else [])])
+                yield "\t".join(
+                    [str(address), *ending, *([subnet_mac(address)] if options.get("macs") else [])]
+                )
         elif options.get("ip-prefix") or everything:
             yield "\t".join([str(subnet), *ending])
         else:

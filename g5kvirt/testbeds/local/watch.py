@@ -1,4 +1,4 @@
-"""What the daemon does of its own accord: clean nodes when their job is over, start reservations in time."""
+"""Periodic work of the daemon: clean nodes after the end of their job, start reservations in time."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from g5kvirt.testbeds.local.machines import Machines
 from g5kvirt.testbeds.local.model import Description
 from g5kvirt.testbeds.local.oardb import Database
 
-__all__ = ["Owner", "due", "sort_out", "watch"]
+__all__ = ["Owner", "plan_cleanup", "reservation_due", "watch_site"]
 
-INTERVAL = 0.6  #: seconds between two looks at a site's jobs
-_INSIST = 20.0  #: seconds for which a reservation that has not started is asked for
-_PAUSE = 10.0  #: seconds before a node that could not be cleaned is tried again
+INTERVAL = 0.6  #: seconds between two queries of a site's jobs
+_TRIGGER_SECONDS = 20.0  #: seconds for which scheduling is triggered for a due reservation
+_RETRY_DELAY = 10.0  #: seconds before cleaning a node is retried
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The job that held a node after its latest deployment."""
+    """The job that had a node after its latest deployment."""
 
     job: int
     generation: int
 
 
-def sort_out(
+def plan_cleanup(
     dirty: Mapping[str, int], owners: Mapping[str, Owner], active: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[str, Owner]]:
-    """Which nodes to clean, and who owns the others.
+    """The nodes to clean, and the owners of the others.
 
-    ``dirty``: node → number of its latest deployment; ``active``: node → job that has it now. A node is to be
-    cleaned when no job has it, or another one than the one that had it after its latest deployment.
+    ``dirty``: node → number of its latest deployment; ``active``: node → job that has it now. A node has to
+    be cleaned if no job has it, or a different job than after its latest deployment.
     """
     clean: dict[str, int] = {}
     kept: dict[str, Owner] = {}
@@ -43,7 +43,7 @@ def sort_out(
         job = active.get(node)
         owner = owners.get(node)
         if owner is not None and owner.generation != generation:
-            owner = None  # deployed since: the one who has it now did that
+            owner = None  # deployed since then, by the job that has it now
         if job is None or (owner is not None and owner.job != job):
             clean[node] = generation
         else:
@@ -51,32 +51,32 @@ def sort_out(
     return clean, kept
 
 
-def due(starts: Iterable[float], now: float) -> bool:
-    """Should a reservation have started a moment ago?"""
-    return any(start <= now < start + _INSIST for start in starts)
+def reservation_due(starts: Iterable[float], now: float) -> bool:
+    """Whether a reservation should have started just now."""
+    return any(start <= now < start + _TRIGGER_SECONDS for start in starts)
 
 
-def watch(
+def watch_site(
     site: str,
     description: Description,
     database: Database,
     machines: Machines,
-    ask_scheduling: Callable[[], None],
-    going: Callable[[], bool],
+    trigger_scheduling: Callable[[], None],
+    is_running: Callable[[], bool],
 ) -> None:
-    """Look at ``site``'s jobs as long as it is ``going``; a thread's main function."""
+    """Watch the jobs of ``site`` while ``is_running()``; the main function of a thread."""
     owners: dict[str, Owner] = {}
     failed: dict[str, float] = {}
-    while going():
+    while is_running():
         time.sleep(INTERVAL)
         try:
-            if due(database.reservation_starts(), time.time()):
-                ask_scheduling()
+            if reservation_due(database.reservation_starts(), time.time()):
+                trigger_scheduling()
             dirty = machines.dirty(site)
             if not dirty:
                 continue
-            active = {node: job.id for job in database.active_jobs() for node in job.held.nodes}
-            clean, owners = sort_out(dirty, owners, active)
+            active = {node: job.id for job in database.active_jobs() for node in job.assigned.nodes}
+            clean, owners = plan_cleanup(dirty, owners, active)
         except (TestbedError, OSError) as error:
             log.warning("%s: %s", site, error)
             continue
@@ -87,5 +87,5 @@ def watch(
                 machines.clean(description.node(name), generation)
                 log.info("%s: cleaned", name)
             except (TestbedError, OSError) as error:
-                failed[name] = time.monotonic() + _PAUSE
-                log.warning("%s: not cleaned: %s", name, error)
+                failed[name] = time.monotonic() + _RETRY_DELAY
+                log.warning("%s: cleaning failed: %s", name, error)

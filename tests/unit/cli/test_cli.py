@@ -388,7 +388,7 @@ def test_the_demo_takes_its_testbed_down_whatever_happens(
     monkeypatch.setattr(lifecycle, "down", fake.down)
     # of demonstrations that were killed, one; of a living process, one; the user's own
     known = [f"demo-{2**22 + 1}", f"demo-{os.getppid()}", "local", "demo-x"]
-    monkeypatch.setattr(lifecycle, "known", lambda: known)
+    monkeypatch.setattr(lifecycle, "testbed_names", lambda: known)
     own = f"demo-{os.getpid()}"
 
     def execute(_: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
@@ -417,7 +417,9 @@ def test_down_takes_killed_demonstrations_along(monkeypatch: pytest.MonkeyPatch)
     fake = FakeTestbed()
     killed = f"demo-{2**22 + 1}"
     monkeypatch.setattr(lifecycle, "down", fake.down)
-    monkeypatch.setattr(lifecycle, "known", lambda: [killed, f"demo-{os.getppid()}", "local", "second"])
+    monkeypatch.setattr(
+        lifecycle, "testbed_names", lambda: [killed, f"demo-{os.getppid()}", "local", "second"]
+    )
     assert cli.main(["local", "down", "--name", "second"]) == 0
     assert fake.calls == ["down second", f"down {killed}"]
 

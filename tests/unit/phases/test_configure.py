@@ -13,7 +13,7 @@ from g5kvirt.hostagent import calls
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.phases import configure
-from g5kvirt.planning.services import host_addresses, lay_out
+from g5kvirt.planning.services import host_addresses, service_layout
 from g5kvirt.remote import Result
 from g5kvirt.spec.spec import Spec
 
@@ -40,7 +40,7 @@ class Machines:
         self.bare = {self.hosts[1].name}
         self.asked: list[dict[str, list[dict[str, Any]]]] = []
         self.events: list[tuple[str, str, str, dict[str, Any]]] = []
-        layout = lay_out([self.service], {"nancy": 2}, [PART])
+        layout = service_layout([self.service], {"nancy": 2}, [PART])
         self.stand: Any = SimpleNamespace(
             machines=tuple(names),
             layout=layout,

@@ -1,4 +1,4 @@
-"""Addresses are unique, inside their site's part and never anybody else's."""
+"""Addresses are unique, in a sub-network of their site, and never taken ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import SubNetwork
 from g5kvirt.planning.addressing import (
-    addresses_for,
-    as_array,
-    covering,
+    address_array,
+    allocate_addresses,
+    covering_network,
     free_addresses,
     neighbour_tables,
-    parts_by_site,
     subnetwork_prefix,
-    usable,
+    subnetworks_by_site,
+    usable_addresses,
 )
-from g5kvirt.planning.names import ip_texts, mac_of, mac_texts, vm_name, vm_names
+from g5kvirt.planning.names import format_ips, format_macs, mac_of, vm_name, vm_names
 
 NETWORKS = st.builds(
     lambda address, prefix: IPv4Network((address >> (32 - prefix) << (32 - prefix), prefix)),
@@ -30,8 +30,8 @@ NETWORKS = st.builds(
 
 
 @given(st.lists(NETWORKS, min_size=1, max_size=6))
-def test_the_vm_network_is_the_smallest_that_holds_all_parts(networks: list[IPv4Network]) -> None:
-    whole = covering(networks)
+def test_vm_network_is_the_smallest_that_contains_all_parts(networks: list[IPv4Network]) -> None:
+    whole = covering_network(networks)
     assert all(n.subnet_of(whole) for n in networks)
     if whole.prefixlen < 32:
         assert not any(all(n.subnet_of(half) for n in networks) for half in whole.subnets())
@@ -39,10 +39,10 @@ def test_the_vm_network_is_the_smallest_that_holds_all_parts(networks: list[IPv4
 
 def test_the_vm_network_of_two_real_sites() -> None:
     nancy, rennes = IPv4Network("10.144.4.0/22"), IPv4Network("10.156.0.0/22")
-    assert covering([nancy]) == nancy
-    assert covering([nancy, rennes]) == IPv4Network("10.144.0.0/12")
+    assert covering_network([nancy]) == nancy
+    assert covering_network([nancy, rennes]) == IPv4Network("10.144.0.0/12")
     with pytest.raises(SpecError, match="no sub-network"):
-        covering([])
+        covering_network([])
 
 
 @st.composite
@@ -61,8 +61,10 @@ def sites_with_parts(draw: st.DrawFn) -> list[SubNetwork]:
 
 
 @given(parts=sites_with_parts(), data=st.data())
-def test_addresses(parts: list[SubNetwork], data: st.DataObject) -> None:
-    by_site = parts_by_site(parts)
+def test_allocated_addresses_are_unique_free_and_of_their_site(
+    parts: list[SubNetwork], data: st.DataObject
+) -> None:
+    by_site = subnetworks_by_site(parts)
     inside = [
         IPv4Address(int(p.network[0]) + i) for p in parts for i in (0, 1, 2, p.network.num_addresses - 1)
     ]
@@ -78,11 +80,11 @@ def test_addresses(parts: list[SubNetwork], data: st.DataObject) -> None:
     }
     if any(wanted[s] > room[s] for s in wanted):
         with pytest.raises(CapacityError) as error:
-            addresses_for(wanted, parts, taken)
+            allocate_addresses(wanted, parts, taken)
         assert error.value.asked > error.value.available
         assert str(error.value.asked) in str(error.value)
         return
-    found = addresses_for(wanted, parts, taken)
+    found = allocate_addresses(wanted, parts, taken)
     everything = [IPv4Address(int(a)) for own in found.values() for a in own]
     assert len(set(everything)) == len(everything) == sum(wanted.values())
     forbidden = set(taken)
@@ -101,41 +103,41 @@ def test_addresses(parts: list[SubNetwork], data: st.DataObject) -> None:
 
 def test_a_full_site_is_used_to_its_last_address() -> None:
     part = SubNetwork("nancy", IPv4Network("10.144.0.0/29"))
-    found = free_addresses([part], as_array([]), 100)
-    assert ip_texts(found) == [f"10.144.0.{i}" for i in range(1, 6)]
+    found = free_addresses([part], address_array([]), 100)
+    assert format_ips(found) == [f"10.144.0.{i}" for i in range(1, 6)]
     with pytest.raises(CapacityError, match=r"6 addresses are needed on nancy.*only 5 free") as error:
-        addresses_for({"nancy": 6}, [part])
+        allocate_addresses({"nancy": 6}, [part])
     assert (error.value.asked, error.value.available) == (6, 5)
 
 
-def test_the_named_gateway_of_a_site_is_left_out_wherever_it_lies() -> None:
+def test_configured_gateway_is_not_allocated() -> None:
     part = SubNetwork("nancy", IPv4Network("10.144.0.0/29"), IPv4Address("10.144.0.2"))
-    assert "10.144.0.2" not in ip_texts(free_addresses([part], as_array([]), 9))
+    assert "10.144.0.2" not in format_ips(free_addresses([part], address_array([]), 9))
 
 
 def test_a_site_without_sub_network() -> None:
     with pytest.raises(CapacityError, match=r"on rennes but its sub-networks \(none\)"):
-        addresses_for({"rennes": 1}, [SubNetwork("nancy", IPv4Network("10.144.0.0/22"))])
+        allocate_addresses({"rennes": 1}, [SubNetwork("nancy", IPv4Network("10.144.0.0/22"))])
 
 
-def test_overlapping_parts_are_refused() -> None:
+def test_overlapping_sub_networks_raise() -> None:
     with pytest.raises(SpecError, match="overlap"):
-        parts_by_site(
+        subnetworks_by_site(
             [SubNetwork("a", IPv4Network("10.0.0.0/22")), SubNetwork("b", IPv4Network("10.0.0.0/24"))]
         )
 
 
-def test_a_large_network_is_not_spread_out_in_memory() -> None:
+def test_large_network_is_not_enumerated_in_memory() -> None:
     part = SubNetwork("nancy", IPv4Network("0.0.0.0/0"))
-    assert ip_texts(free_addresses([part], as_array([]), 2)) == ["0.0.0.1", "0.0.0.2"]
+    assert format_ips(free_addresses([part], address_array([]), 2)) == ["0.0.0.1", "0.0.0.2"]
 
 
 @given(st.integers(0, 65533))
-def test_the_sub_network_to_reserve_is_the_smallest_that_does(addresses: int) -> None:
+def test_subnetwork_prefix_is_the_smallest_sufficient(addresses: int) -> None:
     prefix = subnetwork_prefix(addresses)
     assert 16 <= prefix <= 22
-    assert usable(IPv4Network((0, prefix))) >= addresses
-    assert prefix == 22 or usable(IPv4Network((0, prefix + 1))) < addresses
+    assert usable_addresses(IPv4Network((0, prefix))) >= addresses
+    assert prefix == 22 or usable_addresses(IPv4Network((0, prefix + 1))) < addresses
 
 
 def test_no_sub_network_is_large_enough() -> None:
@@ -146,12 +148,12 @@ def test_no_sub_network_is_large_enough() -> None:
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=30, unique=True))
 def test_macs_and_texts(numbers: list[int]) -> None:
-    array = as_array(IPv4Address(n) for n in numbers)
-    macs = mac_texts(array)
+    array = address_array(IPv4Address(n) for n in numbers)
+    macs = format_macs(array)
     assert macs == [mac_of(IPv4Address(n)) for n in numbers]
     assert len(set(macs)) == len(macs)
     assert all(int(m[:2], 16) & 3 == 2 for m in macs), "locally administered, not multicast"
-    assert ip_texts(array) == [str(IPv4Address(n)) for n in numbers]
+    assert format_ips(array) == [str(IPv4Address(n)) for n in numbers]
 
 
 def test_names() -> None:
@@ -160,7 +162,7 @@ def test_names() -> None:
 
 
 @given(st.integers(1, 1 << 24))
-def test_no_neighbour_is_forgotten_or_refused(machines: int) -> None:
+def test_neighbour_tables_hold_all_machines(machines: int) -> None:
     sizes = neighbour_tables(machines)
     for ip in ("ipv4", "ipv6"):
         first, second, third = (sizes[f"net.{ip}.neigh.default.gc_thresh{n}"] for n in (1, 2, 3))

@@ -1,4 +1,4 @@
-"""How many VMs a host can carry."""
+"""The capacity rules for hosts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SIZE = st.builds(VMSpec, memory=st.integers(1, 9000), disk=st.integers(0, 9000))
 
 
 @given(cores=st.integers(1, 512), memory=st.integers(0, 4096 * GIB), rule=RULE, vm=SIZE)
-def test_a_host_is_never_asked_for_more_than_it_has(
+def test_capacity_never_exceeds_cores_memory_and_limit(
     cores: int, memory: int, rule: CapacityRule, vm: VMSpec
 ) -> None:
     found = capacity(cores, memory, rule, vm)
@@ -57,14 +57,14 @@ def test_a_host_is_never_asked_for_more_than_it_has(
 @given(
     hosts=st.lists(st.tuples(st.integers(1, 128), st.integers(0, 512 * GIB)), max_size=20), rule=RULE, vm=SIZE
 )
-def test_many_hosts_at_once_are_as_one_by_one(
+def test_capacities_of_many_hosts_equal_those_of_each(
     hosts: list[tuple[int, int]], rule: CapacityRule, vm: VMSpec
 ) -> None:
     together = capacities([c for c, _ in hosts], [m for _, m in hosts], rule, vm)
     assert together.tolist() == [capacity(c, m, rule, vm) for c, m in hosts]
 
 
-def test_another_rule_is_added_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_rule_is_used_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("g5kvirt.planning.capacity.RULES", dict(RULES))
 
     @register_rule("one-a-core")
@@ -76,6 +76,6 @@ def test_another_rule_is_added_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
         register_rule("one-a-core")(one_a_core)
 
 
-def test_an_unknown_rule() -> None:
+def test_unknown_rule_raises() -> None:
     with pytest.raises(SpecError, match=r"unknown capacity rule '2031'.*'2013'"):
         capacity(1, GIB, CapacityRule(rule="2031"), VMSpec())

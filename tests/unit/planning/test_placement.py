@@ -33,7 +33,7 @@ def make(drawn: list[tuple[str, int]], vms: int, strategy: str = "balanced") -> 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @given(drawn=HOSTS, data=st.data())
-def test_all_vms_are_placed_and_no_host_is_overfull(
+def test_all_vms_are_placed_within_the_capacities(
     strategy: str, drawn: list[tuple[str, int]], data: st.DataObject
 ) -> None:
     total = sum(c for _, c in drawn)
@@ -51,10 +51,8 @@ def test_all_vms_are_placed_and_no_host_is_overfull(
         assert vm.ip in placement.network
         assert vm.mac == mac_of(vm.ip)
         assert vm.host.split(".")[1] == vm.site
-    assert {name: len(vms) for name, vms in placement.by_host().items()} == {
-        h.name: int(n) for h, n in zip(placement.hosts, placement.counts, strict=True) if n
-    }
-    assert [vm for own in placement.by_host().values() for vm in own] == list(placement.vms)
+    hosts = [h.name for h, n in zip(placement.hosts, placement.counts, strict=True) for _ in range(n)]
+    assert [vm.host for vm in placement.vms] == hosts, "the VMs of a host are consecutive"
     assert sum(placement.by_site().values()) == vms
 
 
@@ -77,7 +75,7 @@ def test_balanced_loads_differ_by_less_than_a_vm(drawn: list[tuple[str, int]], d
         assert abs(count - vms * capacity / max(total, 1)) < 1
 
 
-def test_balanced_takes_other_sites_before_a_second_host() -> None:
+def test_balanced_uses_other_sites_before_a_second_host() -> None:
     placement = make([("a", 4), ("a", 4), ("b", 4), ("b", 4)], 2)
     assert placement.by_site() == {"a": 1, "b": 1}
 
@@ -113,12 +111,12 @@ def test_round_robin_deals_to_sites_in_turn(drawn: list[tuple[str, int]], data: 
     assert make(drawn, vms, "round-robin-sites").counts.tolist() == expected
 
 
-def test_placing_is_the_same_every_time() -> None:
+def test_placement_is_deterministic() -> None:
     drawn = [("a", 3), ("b", 7), ("a", 5)]
     assert make(drawn, 11).to_plain() == make(drawn, 11).to_plain()
 
 
-def test_taken_addresses_are_not_given() -> None:
+def test_taken_addresses_are_not_allocated() -> None:
     hosts = [Host("h.a", "a", "h", 4, 8 * GIB)]
     taken = [IPv4Address("10.144.0.1"), IPv4Address("10.144.0.3")]
     placement = place(2, hosts, [8], PARTS, taken=taken)
@@ -141,7 +139,7 @@ def test_the_sequence_of_vms() -> None:
         vms[6]
 
 
-def test_the_plan_goes_into_the_journal() -> None:
+def test_plan_fits_the_journal() -> None:
     rows = make([("a", 3), ("b", 3)], 4).to_plain()
     assert json.loads(json.dumps(rows)) == rows
     assert rows[0] == {
@@ -159,7 +157,7 @@ def test_an_unknown_strategy() -> None:
         make([("a", 3)], 1, "balance")
 
 
-def test_another_strategy_is_added_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_strategy_is_used_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("g5kvirt.planning.placement.STRATEGIES", dict(STRATEGIES))
 
     @register_strategy("last-first")
@@ -171,7 +169,7 @@ def test_another_strategy_is_added_by_its_name(monkeypatch: pytest.MonkeyPatch) 
         register_strategy("last-first")(last_first)
 
 
-def test_a_strategy_that_breaks_its_promise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_counts_of_a_strategy_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("g5kvirt.planning.placement.STRATEGIES", {"greedy": lambda c, s, n: c + 1})
-    with pytest.raises(ValueError, match="broke its promise"):
+    with pytest.raises(ValueError, match="returned invalid counts"):
         distribute("greedy", np.array([1, 2]), np.array([0, 0]), 2)

@@ -13,8 +13,8 @@ from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.planning.placement import place
 from g5kvirt.planning.services import (
     ROLES,
-    lay_out,
     machines_per_site,
+    service_layout,
     services_per_site,
     split_machines,
 )
@@ -32,7 +32,7 @@ COUNTS = st.dictionaries(st.sampled_from(SITES), st.integers(1, 30), min_size=1)
 
 
 @given(sites=COUNTS, services=st.integers(1, 12))
-def test_service_machines_are_spread(sites: dict[str, int], services: int) -> None:
+def test_service_machines_are_distributed_over_sites(sites: dict[str, int], services: int) -> None:
     given_to = services_per_site(sites, services)
     assert list(given_to) == list(sites)
     assert sum(given_to.values()) == services
@@ -60,7 +60,7 @@ def test_machines_are_split(sites: dict[str, int], services: int) -> None:
         assert sum(h.site == site for h in rest) == number
 
 
-def test_with_machines_missing_services_come_first() -> None:
+def test_missing_machines_reduce_hosts_before_services() -> None:
     spec = Spec(sites={"a": 3}, vms=1, services=1)
     services, hosts = split_machines(spec, [machine("a", 1), machine("a", 2)])
     assert (len(services), len(hosts)) == (1, 1)
@@ -75,7 +75,7 @@ def test_with_machines_missing_services_come_first() -> None:
 def test_every_site_is_served(where: list[str], load: dict[str, int]) -> None:
     machines = [machine(site, i) for i, site in enumerate(where)]
     taken = [IPv4Address("10.144.0.1"), IPv4Address("10.144.4.1")]
-    layout = lay_out(machines, load, PARTS, taken)
+    layout = service_layout(machines, load, PARTS, taken)
     assert len(set(layout.taken)) == len(layout.taken)
     assert not set(taken) & set(layout.taken)
     part = {p.site: p.network for p in PARTS}
@@ -96,8 +96,8 @@ def test_every_site_is_served(where: list[str], load: dict[str, int]) -> None:
     )
 
 
-def test_one_machine_does_everything() -> None:
-    layout = lay_out([machine("a", 1)], {"a": 2, "b": 2}, PARTS)
+def test_single_machine_has_all_roles() -> None:
+    layout = service_layout([machine("a", 1)], {"a": 2, "b": 2}, PARTS)
     (only,) = layout.machines
     assert only.roles == ROLES
     assert {s: str(a) for s, a in only.addresses.items()} == {"a": "10.144.0.1", "b": "10.144.4.1"}
@@ -105,26 +105,27 @@ def test_one_machine_does_everything() -> None:
 
 
 def test_several_machines_of_a_site_share_the_work() -> None:
-    layout = lay_out([machine("a", i) for i in range(3)], {"a": 2}, PARTS)
+    layout = service_layout([machine("a", i) for i in range(3)], {"a": 2}, PARTS)
     assert [m.roles for m in layout.machines] == [("dhcp",), ("http",), ("http",)]
     assert layout.server("http", "a", 0) != layout.server("http", "a", 1)
 
 
-def test_sites_without_machine_go_to_the_least_loaded() -> None:
-    layout = lay_out([machine("a", 1), machine("b", 2)], {"a": 90, "b": 10, "c": 50, "d": 5}, PARTS)
+def test_site_without_machine_is_served_by_the_least_loaded() -> None:
+    layout = service_layout([machine("a", 1), machine("b", 2)], {"a": 90, "b": 10, "c": 50, "d": 5}, PARTS)
     assert {m.host.site: set(m.sites) for m in layout.machines} == {"a": {"a"}, "b": {"b", "c", "d"}}
 
 
 def test_a_site_with_more_machines_takes_more() -> None:
     machines = [machine("a", 1), machine("a", 2), machine("a", 3), machine("b", 4)]
-    layout = lay_out(machines, {"a": 60, "b": 30, "c": 30}, PARTS)
+    layout = service_layout(machines, {"a": 60, "b": 30, "c": 30}, PARTS)
     assert {m.host.site for m in layout.servers("http", "c")} == {"a"}  # 90 on three, not 60 on one
 
 
 def test_vms_and_services_share_no_address() -> None:
-    layout = lay_out([machine("a", 1), machine("a", 2)], {"a": 1, "b": 1}, PARTS)
+    layout = service_layout([machine("a", 1), machine("a", 2)], {"a": 1, "b": 1}, PARTS)
     placement = place(20, [machine("a", 3), machine("b", 4)], [10, 10], PARTS, taken=layout.taken)
-    assert not {vm.ip for vm in placement.vms} & set(layout.taken)
+    addresses = [*(vm.ip for vm in placement.vms), *layout.taken]
+    assert len(addresses) == len(set(addresses)) == 20 + 2 * 2
 
 
 @given(vms=st.integers(1, 60), room=st.lists(st.integers(1, 12), min_size=6, max_size=6))
@@ -134,7 +135,7 @@ def test_every_vm_goes_to_its_own_site_and_servers_of_a_site_share_its_vms_evenl
     """a has two machines for HTTP, b and c one for all."""
     machines = [machine(site, i) for i, site in enumerate("aaabc")]
     hosts = [machine(site, 10 + i) for i, site in enumerate("aabbcc")]
-    layout = lay_out(machines, {"a": 2, "b": 2, "c": 2}, PARTS)
+    layout = service_layout(machines, {"a": 2, "b": 2, "c": 2}, PARTS)
     placement = place(min(vms, sum(room)), hosts, room, PARTS, taken=layout.taken)
     shares: dict[str, dict[str, int]] = {}
     for vm in placement.vms:
@@ -144,15 +145,16 @@ def test_every_vm_goes_to_its_own_site_and_servers_of_a_site_share_its_vms_evenl
             assert layout.address(role, vm.site, vm.index) == server.addresses[vm.site]
         names = shares.setdefault(vm.site, {m.host.name: 0 for m in layout.servers("http", vm.site)})
         names[layout.server("http", vm.site, vm.index).host.name] += 1
+    assert sum(number for names in shares.values() for number in names.values()) == len(placement.vms) > 0
     for site, names in shares.items():
         assert len(names) == (2 if site == "a" else 1)
         assert max(names.values()) - min(names.values()) <= 1
 
 
-def test_what_cannot_be_laid_out() -> None:
+def test_invalid_layouts_raise() -> None:
     with pytest.raises(SpecError, match="no service machine"):
-        lay_out([], {"a": 1}, PARTS)
+        service_layout([], {"a": 1}, PARTS)
     with pytest.raises(CapacityError, match="on z"):
-        lay_out([machine("a", 1)], {"z": 1}, PARTS)
-    with pytest.raises(SpecError, match="no service machine plays the role 'dhcp' for b"):
-        lay_out([machine("a", 1)], {"a": 1}, PARTS).servers("dhcp", "b")
+        service_layout([machine("a", 1)], {"z": 1}, PARTS)
+    with pytest.raises(SpecError, match="no service machine has the role 'dhcp' for b"):
+        service_layout([machine("a", 1)], {"a": 1}, PARTS).servers("dhcp", "b")

@@ -1,4 +1,4 @@
-"""In which order, how many at once, how long to wait."""
+"""Start order, windows and time-outs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from g5kvirt.planning.windows import (
     RateWindow,
     SlotWindow,
     boot_timeout,
+    boot_window,
     check_window,
-    checks_at_once,
-    default_window,
+    check_window_size,
+    default_window_size,
     interleave,
     reboot_window,
-    window_for,
 )
 from g5kvirt.spec.spec import Windows
 
@@ -60,7 +60,7 @@ def test_interleaving_alternates_sites() -> None:
 
 
 @given(size=st.integers(1, 20), boots=st.lists(st.integers(1, 9), max_size=60))
-def test_slots_are_never_more_than_the_window_and_never_idle(size: int, boots: list[int]) -> None:
+def test_slot_window_is_never_exceeded_and_never_idle(size: int, boots: list[int]) -> None:
     window = SlotWindow(size)
     waiting, now = list(boots), 0
     flying: list[int] = []
@@ -73,7 +73,7 @@ def test_slots_are_never_more_than_the_window_and_never_idle(size: int, boots: l
 
 
 @given(size=st.integers(1, 20), sleep=st.floats(0, 30), vms=st.integers(0, 60))
-def test_a_rate_window_is_kadeploys(size: int, sleep: float, vms: int) -> None:
+def test_rate_window_starts_batches_as_kadeploy(size: int, sleep: float, vms: int) -> None:
     window = RateWindow(size, sleep)
     waiting, now, started = vms, 100.0, 0
     last: float | None = None
@@ -83,39 +83,39 @@ def test_a_rate_window_is_kadeploys(size: int, sleep: float, vms: int) -> None:
         if decision.start:
             waiting, started, last = waiting - decision.start, started + decision.start, now
             batches.append((now, decision.start))
-        if decision.again is None:
+        if decision.wake_at is None:
             break
-        now = decision.again
+        now = decision.wake_at
     assert started == vms
     assert all(n == size for _, n in batches[:-1])
     assert all(later - t >= sleep - 1e-9 for (t, _), (later, _) in pairwise(batches))
 
 
-def test_a_rate_window_stays_shut_while_it_sleeps() -> None:
+def test_rate_window_starts_none_during_the_sleep() -> None:
     window = RateWindow(50, 10)
     early = window.decide(5.0, waiting=3, in_flight=0, last=0.0)
-    assert (early.start, early.again) == (0, 10.0)
-    assert window.decide(5.0, waiting=0, in_flight=9, last=0.0).again is None
+    assert (early.start, early.wake_at) == (0, 10.0)
+    assert window.decide(5.0, waiting=0, in_flight=9, last=0.0).wake_at is None
     assert window.decide(10.0, waiting=3, in_flight=50, last=0.0).start == 3
 
 
 def test_default_windows() -> None:
     emulated, fast = Facts(cores=2, memory=0, kvm=False), Facts(cores=2, memory=0, kvm=True)
-    assert default_window([emulated]) == 8
-    assert default_window([fast]) == 32
-    assert default_window([emulated, fast]) == 40
-    assert default_window([]) == 1
+    assert default_window_size([emulated]) == 8
+    assert default_window_size([fast]) == 32
+    assert default_window_size([emulated, fast]) == 40
+    assert default_window_size([]) == 1
 
 
-def test_the_window_that_was_asked_for() -> None:
+def test_boot_window_of_the_specification() -> None:
     hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
-    assert window_for(Windows(boot=3), hosts) == SlotWindow(3)
-    assert window_for(Windows(boot=50, sleep=10), hosts) == RateWindow(50, 10)
-    assert window_for(Windows(), hosts) == SlotWindow(64)
-    assert window_for(Windows(), hosts, real_cores=2) == SlotWindow(8), "four hosts on one small machine"
+    assert boot_window(Windows(boot=3), hosts) == SlotWindow(3)
+    assert boot_window(Windows(boot=50, sleep=10), hosts) == RateWindow(50, 10)
+    assert boot_window(Windows(), hosts) == SlotWindow(64)
+    assert boot_window(Windows(), hosts, real_cores=2) == SlotWindow(8), "four hosts on one small machine"
 
 
-def test_reboots_go_as_boots_unless_it_is_said_otherwise() -> None:
+def test_reboot_window_is_the_boot_window_by_default() -> None:
     hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
     assert reboot_window(Windows(), hosts, real_cores=2) == SlotWindow(8)
     assert reboot_window(Windows(boot=5, sleep=3), hosts) == RateWindow(5, 3)
@@ -129,10 +129,12 @@ def test_the_window_for_checks() -> None:
     assert check_window(Windows(check=3, check_sleep=0.5), 3) == RateWindow(3, 0.5)
 
 
-def test_checks_are_as_many_as_this_machine_can_carry() -> None:
-    assert [checks_at_once(Windows(), cores) for cores in (1, 2, 32)] == [8, 8, 128]
-    assert checks_at_once(Windows(), 32, relayed=True) == 8, "others use the server in between, too"
-    assert checks_at_once(Windows(check=3), 32) == checks_at_once(Windows(check=3), 1, relayed=True) == 3
+def test_number_of_checks_depends_on_cores_and_jump_host() -> None:
+    assert [check_window_size(Windows(), cores) for cores in (1, 2, 32)] == [8, 8, 128]
+    assert check_window_size(Windows(), 32, relayed=True) == 8, "others use the server in between, too"
+    assert (
+        check_window_size(Windows(check=3), 32) == check_window_size(Windows(check=3), 1, relayed=True) == 3
+    )
 
 
 @given(st.integers(0, 5000), st.integers(1, 256), st.booleans(), st.integers(1, 5))
@@ -145,9 +147,9 @@ def test_timeouts_grow_with_the_load(in_flight: int, cores: int, kvm: bool, atte
     assert boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt + 1) > wait
 
 
-def test_timeouts_fit_what_was_measured() -> None:
+def test_timeouts_fit_measured_boots() -> None:
     # 64 emulated VMs with Debian's kernel at once on 2 cores keep them busy for 64 × 6.8 / 2 s
     assert boot_timeout(64, 2, kvm=False) > 2 * 64 * 6.8 / 2
     assert boot_timeout(8, 2, kvm=False) == 200
-    with pytest.raises(ValueError, match="no time-out"):
+    with pytest.raises(ValueError, match="invalid load"):
         boot_timeout(1, 0, kvm=True)

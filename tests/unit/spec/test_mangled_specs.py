@@ -27,7 +27,7 @@ from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.checks import check_against
 from g5kvirt.planning.inventories import table
 from g5kvirt.planning.placement import Placement, place
-from g5kvirt.planning.services import host_addresses, lay_out, machines_per_site, split_machines
+from g5kvirt.planning.services import host_addresses, machines_per_site, service_layout, split_machines
 from g5kvirt.planning.site_selection import choose
 from g5kvirt.spec.spec import Spec
 
@@ -47,7 +47,7 @@ def plan(spec: Spec) -> Placement:
         prefix = subnetwork_prefix(spec.vms + count)
         parts.append(SubNetwork(site, IPv4Network((f"10.{16 + number}.0.0", prefix))))
     services, hosts = split_machines(spec, machines)
-    layout = lay_out(services, dict.fromkeys(spec.sites, 1), parts)
+    layout = service_layout(services, dict.fromkeys(spec.sites, 1), parts)
     taken = [*layout.taken, *host_addresses(hosts, layout, parts).values()]
     room = capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm)
     return place(spec.vms, hosts, room, parts, strategy=spec.placement, taken=taken)

@@ -15,11 +15,11 @@ from localfakes import FakeDatabase, FakeMachines, job
 
 from g5kvirt.testbeds.local import frontend
 from g5kvirt.testbeds.local.description import make
-from g5kvirt.testbeds.local.rights import RefusedError
+from g5kvirt.testbeds.local.permissions import RequestRefusedError
 
 PROGRAM = Path(frontend.__file__).with_name("bin") / "g5k"
 GRAPHENE = [f"graphene-{n}.nancy.grid5000.fr" for n in range(1, 5)]
-# how execo reads kadeploy3's output
+# execo's patterns for the output of kadeploy3
 SUCCESS = re.compile(r"^The \w+ is successful on nodes\s*$")
 FAILURE = re.compile(r"^The \w+ failed on nodes\s*$")
 GOOD_NODE = re.compile(r"^(\w+-\d+\.\w+\.grid5000\.fr)\s*$")
@@ -27,7 +27,7 @@ BAD_NODE = re.compile(r"^(\w+-\d+\.\w+\.grid5000\.fr)(\s+\(.*)?\s*$")
 
 
 class Bed:
-    """A site's frontend over fakes, with the client program under its three names."""
+    """The frontend of a site over fakes, with the client program under its four names."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,9 +56,11 @@ class Bed:
         site = frontend.Frontend("nancy", self.description, self.databases.__getitem__, self.machines)
         return site.handle
 
-    def run(self, command: str, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *arguments: str, stdin: str = "", **env: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(self.directory / command), *words],
+            [sys.executable, str(self.directory / command), *arguments],
             env={"HOME": str(self.home), "G5K_SOCKET": str(self.directory / "socket"), **env},
             input=stdin,
             capture_output=True,
@@ -85,7 +87,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
 
 
 def sections(text: str) -> tuple[set[str], set[str]]:
-    """Deployed and undeployed nodes, read as execo reads them."""
+    """Deployed and undeployed nodes, parsed as by execo."""
     found: tuple[set[str], set[str]] = (set(), set())
     where = None
     for line in text.splitlines():
@@ -98,7 +100,7 @@ def sections(text: str) -> tuple[set[str], set[str]]:
     return found
 
 
-def test_deploys_as_execo_asks(bed: Bed) -> None:
+def test_deployment_with_the_options_of_execo(bed: Bed) -> None:
     words = ["-k", "-d", "-e", "debian12-min", "--vlan", "4"]
     done = bed.run("kadeploy3", *words, *(word for node in GRAPHENE[:2] for word in ("-m", node)))
     assert (done.returncode, done.stderr) == (0, "")
@@ -108,7 +110,7 @@ def test_deploys_as_execo_asks(bed: Bed) -> None:
     )
 
 
-def test_without_vlan_and_with_a_key_file_of_ones_own(bed: Bed, tmp_path: Path) -> None:
+def test_deployment_without_vlan_and_with_another_key_file(bed: Bed, tmp_path: Path) -> None:
     key = tmp_path / "other.pub"
     key.write_text("ssh-ed25519 BBBB other\n")
     done = bed.run(
@@ -119,13 +121,13 @@ def test_without_vlan_and_with_a_key_file_of_ones_own(bed: Bed, tmp_path: Path) 
     assert len(bed.machines.deployed) == 3
 
 
-def test_without_key_nobody_gets_in_and_nodes_may_come_from_a_file(bed: Bed) -> None:
+def test_deployment_without_key_and_with_nodes_from_standard_input(bed: Bed) -> None:
     done = bed.run("kadeploy3", "-e", "debian12-min", "-f", "-", stdin="\n".join(GRAPHENE[:2]))
     assert done.returncode == 0
     assert set(bed.machines.deployed.values()) == {("debian12-min", None, "")}
 
 
-def test_nodes_are_deployed_side_by_side(bed: Bed) -> None:
+def test_nodes_are_deployed_in_parallel(bed: Bed) -> None:
     bed.machines.together = threading.Barrier(3)
     done = bed.run(
         "kadeploy3", "-e", "debian12-min", *(word for node in GRAPHENE[:3] for word in ("-m", node))
@@ -133,7 +135,7 @@ def test_nodes_are_deployed_side_by_side(bed: Bed) -> None:
     assert done.returncode == 0
 
 
-def test_a_node_that_fails_does_not_spoil_the_others(bed: Bed, tmp_path: Path) -> None:
+def test_failed_node_does_not_affect_the_others(bed: Bed, tmp_path: Path) -> None:
     bed.machines.broken = {"graphene-2"}
     ok, ko = tmp_path / "ok", tmp_path / "ko"
     nodes = [word for node in GRAPHENE[:3] for word in ("-m", node)]
@@ -158,21 +160,21 @@ def test_only_nodes_of_a_running_deploy_job_of_the_user(bed: Bed) -> None:
 
 
 def test_two_deployments_do_not_share_a_node(bed: Bed) -> None:
-    under_way, go = threading.Event(), threading.Event()
+    started, finish = threading.Event(), threading.Event()
 
     class Slow(FakeMachines):
         def deploy(self, *args: object) -> None:
-            under_way.set()
-            assert go.wait(10)
+            started.set()
+            assert finish.wait(10)
 
     slow = frontend.Frontend("nancy", bed.description, bed.databases.__getitem__, Slow())
     request = {"command": "kadeploy3", "options": {"env-name": "debian12-min", "machine": [GRAPHENE[0]]}}
     answers: list[dict[str, object]] = []
     first = threading.Thread(target=lambda: answers.append(slow.handle("g5k", request, lambda _: None)))
     first.start()
-    assert under_way.wait(10)
+    assert started.wait(10)
     second = slow.handle("g5k", request, lambda _: None)
-    go.set()
+    finish.set()
     first.join(10)
     assert second["ko"] == [GRAPHENE[0]]
     assert answers[0]["ok"] == [GRAPHENE[0]]
@@ -209,14 +211,14 @@ def test_a_global_vlan_is_reserved_on_its_own_site(bed: Bed) -> None:
         ("-a /no/such/file -m graphene-1", "/no/such/file cannot be read"),
     ],
 )
-def test_requests_that_make_no_sense(bed: Bed, words: str, message: str) -> None:
+def test_invalid_requests_are_rejected(bed: Bed, words: str, message: str) -> None:
     done = bed.run("kadeploy3", *words.split())
     assert done.returncode == 1
     assert message in done.stderr
     assert not bed.machines.deployed
 
 
-def test_an_environment_from_a_file(bed: Bed, tmp_path: Path) -> None:
+def test_environment_from_a_file(bed: Bed, tmp_path: Path) -> None:
     file = tmp_path / "mine.env"
     file.write_text("name: mine\nimage: {file: /home/g5k/mine.tgz, kind: tar, compression: gzip}\n")
     assert bed.run("kadeploy3", "-a", str(file), "-m", "graphene-1").returncode == 0
@@ -240,7 +242,7 @@ def test_vlans_of_a_job(bed: Bed) -> None:
     assert bed.run("kavlan").returncode == 1
 
 
-def test_moving_nodes_between_vlans(bed: Bed) -> None:
+def test_set_vlan_moves_nodes(bed: Bed) -> None:
     assert bed.run("kavlan", "-s", "-i", "4", "-j", "1").returncode == 0
     assert bed.machines.vlans == {"graphene-1": 4, "graphene-2": 4, "graphene-3": 4}
     assert bed.run("kavlan", "-s", "-i", "DEFAULT", "-m", "graphene-1-eth0.nancy.grid5000.fr").returncode == 0
@@ -251,12 +253,12 @@ def test_moving_nodes_between_vlans(bed: Bed) -> None:
     assert [line.partition(": ")[2] for line in done.stdout.splitlines()] == [
         "vlan 4 is set",
         "no such device",
-        f"{GRAPHENE[3]} is in no running deploy job of yours",
+        f"{GRAPHENE[3]} is not in a running deploy job of yours",
     ]
     assert "in no running job" in bed.run("kavlan", "-s", "-i", "5", "-j", "1").stderr
 
 
-def test_subnets_as_execo_asks(bed: Bed) -> None:
+def test_subnets_with_the_options_of_execo(bed: Bed) -> None:
     addresses = [line.split() for line in bed.run("g5k-subnets", "-i", "-m", "-j", "1").stdout.splitlines()]
     network = IPv4Network("10.144.4.0/22")
     assert [IPv4Address(address) for address, _ in addresses] == list(network.hosts())
@@ -287,19 +289,19 @@ def test_other_options_of_subnets(bed: Bed, tmp_path: Path) -> None:
     assert (empty.returncode, empty.stdout) == (0, "")
 
 
-def test_the_site_being_down_and_users_that_are_nobody(bed: Bed) -> None:
+def test_database_down_and_unknown_user(bed: Bed) -> None:
     bed.databases["nancy"].down = True
     done = bed.run("kadeploy3", "-e", "debian12-min", "-m", "graphene-1")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "database does not answer" in done.stderr
+    assert "database does not respond" in done.stderr
     bed.user = None
-    assert "unknown here" in bed.run("kavlan", "-V", "-j", "1").stderr
+    assert "unknown user" in bed.run("kavlan", "-V", "-j", "1").stderr
 
 
 def test_no_server(bed: Bed, tmp_path: Path) -> None:
     done = bed.run("kavlan", "-V", "-j", "1", G5K_SOCKET=str(tmp_path / "nothing"))
     assert done.returncode == 1
-    assert "the testbed does not answer" in done.stderr
+    assert "the testbed does not respond" in done.stderr
 
 
 def test_users_by_their_id(tmp_path: Path) -> None:
@@ -312,16 +314,16 @@ def test_users_by_their_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("request_", [{}, {"options": {}}, {"command": "rm", "options": {}}])
-def test_requests_of_no_form(bed: Bed, request_: dict[str, object]) -> None:
-    with pytest.raises(RefusedError):
+def test_malformed_requests_raise(bed: Bed, request_: dict[str, object]) -> None:
+    with pytest.raises(RequestRefusedError):
         bed.handle("g5k", request_, lambda _: None)
 
 
-def test_names_in_brackets() -> None:
+def test_node_patterns_are_expanded() -> None:
     assert frontend.expand(["a-[1-3,7].b", "c-1.b", "a-2.b"]) == ["a-1.b", "a-2.b", "a-3.b", "a-7.b", "c-1.b"]
-    for word in ("a-[1-", "a-]", "a-[]", "a-[1-2][3]", "a-[1-999999]"):
-        with pytest.raises(RefusedError):
-            frontend.expand([word])
+    for pattern in ("a-[1-", "a-]", "a-[]", "a-[1-2][3]", "a-[1-999999]"):
+        with pytest.raises(RequestRefusedError):
+            frontend.expand([pattern])
 
 
 def test_environments_are_listed_and_printed(bed: Bed) -> None:

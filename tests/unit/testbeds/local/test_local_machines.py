@@ -1,4 +1,4 @@
-"""The life of nodes, with containers and network that only take notes."""
+"""The life cycle of nodes, with fake containers and a network that only records commands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.container import Spec
+from g5kvirt.testbeds.local.container import ContainerSpec
 from g5kvirt.testbeds.local.description import make
-from g5kvirt.testbeds.local.machines import Machines, Places
+from g5kvirt.testbeds.local.machines import ContainerPaths, Machines
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 
 BED = make({"nancy": 2, "rennes": 1})
@@ -20,7 +20,7 @@ GLOBAL = BED.site("nancy").global_vlan.id
 
 
 class FakeContainer:
-    def __init__(self, spec: Spec, pid: int, fails: bool) -> None:
+    def __init__(self, spec: ContainerSpec, pid: int, fails: bool) -> None:
         self.spec, self.pid, self.alive, self.fails = spec, pid, True, fails
 
     def expect(self, key: str, timeout: float = 0) -> Any:
@@ -40,13 +40,13 @@ class FakeSpawner:
         self.made: list[FakeContainer] = []
         self.fails = False
 
-    def start(self, spec: Spec) -> FakeContainer:
+    def start(self, spec: ContainerSpec) -> FakeContainer:
         self.made.append(FakeContainer(spec, 100 + len(self.made), self.fails))
         return self.made[-1]
 
 
 class World:
-    """Machines over fakes; ``lines`` is what was said to ip, ``alive`` the running containers."""
+    """Machines over fakes; ``lines`` are the commands for ip, ``alive`` the running containers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.spawner = FakeSpawner()
@@ -54,24 +54,24 @@ class World:
         monkeypatch.setattr(network, "apply", lambda batch, *_, **__: self.lines.extend(batch.ip))
         here = Path("/x")
         routers = {
-            site.name: FakeContainer(Spec(site.name, "", "", ""), 10 + i, False)
+            site.name: FakeContainer(ContainerSpec(site.name, "", "", ""), 10 + i, False)
             for i, site in enumerate(BED.sites)
         }
         self.machines = Machines(
             BED,
             cast(Spawner, self.spawner),
-            Places(here, {"node": here}, here, here),
+            ContainerPaths(here, {"node": here}, here, here),
             lambda site: cast(Container, routers[site]),
         )
         for site in BED.sites:
-            self.machines.raise_all(site)
+            self.machines.start_all(site)
 
     @property
     def alive(self) -> list[FakeContainer]:
-        return [made for made in self.spawner.made if made.alive]
+        return [container for container in self.spawner.made if container.alive]
 
     def of(self, uid: str) -> FakeContainer:
-        [found] = [made for made in self.alive if made.spec.name == uid]
+        [found] = [container for container in self.alive if container.spec.name == uid]
         return found
 
 
@@ -80,13 +80,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
 
 
-def test_fresh_nodes_are_clean_and_closed(world: World) -> None:
-    assert sorted(made.spec.name for made in world.alive) == sorted(node.uid for node in BED.nodes)
+def test_new_nodes_are_clean_and_have_no_authorized_keys(world: World) -> None:
+    assert sorted(container.spec.name for container in world.alive) == sorted(node.uid for node in BED.nodes)
     assert world.machines.dirty("nancy") == {}
-    assert not any("authorized_keys" in path for made in world.alive for path in made.spec.files)
+    assert not any("authorized_keys" in path for container in world.alive for path in container.spec.files)
 
 
-def test_a_deployment_ends_the_old_node_and_makes_one_new(world: World) -> None:
+def test_deployment_replaces_the_container_of_the_node(world: World) -> None:
     old = world.of(ONE.uid)
     world.machines.deploy(ONE, "debian12-min", GLOBAL, "key")
     assert not old.alive
@@ -101,7 +101,7 @@ def test_a_deployment_ends_the_old_node_and_makes_one_new(world: World) -> None:
     assert gone < new
 
 
-def test_a_vlan_s_bridges_are_made_once_and_where_its_gateway_is(world: World) -> None:
+def test_bridges_of_a_vlan_are_created_once_and_on_the_site_of_its_gateway(world: World) -> None:
     world.machines.deploy(THREE, "debian12-min", GLOBAL, "")
     world.machines.deploy(THREE, "debian12-min", GLOBAL, "")
     world.machines.deploy(ONE, "debian12-min", GLOBAL, "")
@@ -110,14 +110,14 @@ def test_a_vlan_s_bridges_are_made_once_and_where_its_gateway_is(world: World) -
         world.machines.deploy(THREE, "debian12-min", 4711, "")
 
 
-def test_cleaning_brings_back_the_standard_environment(world: World) -> None:
+def test_cleaning_deploys_the_standard_environment(world: World) -> None:
     world.machines.deploy(ONE, "debian12-min", None, "key")
     world.machines.clean(ONE, world.machines.dirty("nancy")[ONE.fqdn])
     assert world.machines.dirty("nancy") == {}
     assert "/root/.ssh/authorized_keys" not in world.of(ONE.uid).spec.files
 
 
-def test_cleaning_spares_what_was_deployed_meanwhile(world: World) -> None:
+def test_cleaning_skips_a_node_that_was_redeployed_meanwhile(world: World) -> None:
     world.machines.deploy(ONE, "debian12-min", None, "first")
     seen = world.machines.dirty("nancy")[ONE.fqdn]
     world.machines.deploy(ONE, "debian12-min", None, "second")
@@ -126,20 +126,20 @@ def test_cleaning_spares_what_was_deployed_meanwhile(world: World) -> None:
     assert kept.alive
 
 
-def test_power_off_and_death_make_a_node_dirty(world: World) -> None:
-    world.machines.power_off(ONE)
+def test_dead_node_is_dirty_and_cleaning_restarts_it(world: World) -> None:
+    world.of(ONE.uid).kill()
     world.of(TWO.uid).kill()
-    assert not world.machines.alive(ONE)
     assert set(world.machines.dirty("nancy")) == {ONE.fqdn, TWO.fqdn}
-    with pytest.raises(TestbedError, match="is switched off"):
+    with pytest.raises(TestbedError, match="is not running"):
         world.machines.set_vlan(ONE, GLOBAL)
     for node in (ONE, TWO):
         world.machines.clean(node, world.machines.dirty("nancy")[node.fqdn])
-    assert world.machines.alive(ONE)
-    assert world.machines.alive(TWO)
+    assert world.machines.dirty("nancy") == {}
+    assert world.of(ONE.uid).alive
+    assert world.of(TWO.uid).alive
 
 
-def test_moving_to_a_vlan_moves_cable_and_address(world: World) -> None:
+def test_set_vlan_moves_link_and_address(world: World) -> None:
     same = world.of(ONE.uid)
     world.machines.set_vlan(ONE, GLOBAL)
     assert same.alive
@@ -148,10 +148,9 @@ def test_moving_to_a_vlan_moves_cable_and_address(world: World) -> None:
     assert list(world.machines.dirty("nancy")) == [ONE.fqdn]
 
 
-def test_a_node_that_does_not_come_up_is_switched_off(world: World) -> None:
+def test_node_that_fails_to_start_is_stopped(world: World) -> None:
     world.spawner.fails = True
     with pytest.raises(TestbedError, match="sshd does not start"):
         world.machines.deploy(ONE, "debian12-min", None, "")
-    assert not world.machines.alive(ONE)
     assert list(world.machines.dirty("nancy")) == [ONE.fqdn]
-    assert len(world.alive) == 2
+    assert sorted(container.spec.name for container in world.alive) == sorted([TWO.uid, THREE.uid])

@@ -1,4 +1,4 @@
-"""What the testbed tells ip, bridge and tc."""
+"""The commands of the testbed for ip, bridge and tc."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.description import known_sites, make
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.site_networks import site_networks
 
 TWO = make({"nancy": 3, "rennes": 2}, nic_gbps=1, uplink_gbps=10, uplink_latency_ms=5)
 NANCY = TWO.site("nancy")
 
 
-def test_shape_limits_the_rate_and_delays_only_when_asked() -> None:
+def test_shape_limits_the_rate_and_delays_only_with_a_latency() -> None:
     plain = list(network.shape("eth0", 1e9))
     assert len(plain) == 2
     assert "rate 1000000000bit" in plain[1]
@@ -25,15 +26,16 @@ def test_shape_limits_the_rate_and_delays_only_when_asked() -> None:
 
 
 @given(st.floats(1e6, 1e12))
-def test_a_burst_takes_at_most_a_moment(rate: float) -> None:
+def test_burst_is_limited(rate: float) -> None:
     burst = int(next(iter(list(network.shape("x", rate))[1].partition(" burst ")[2].split("b"))))
     assert burst >= 65536  # a segment as large as the card may take
     assert burst * 8 / rate <= max(0.0011, (256 << 13) / rate)
 
 
-def test_backbone_leads_to_every_network_but_local_vlans() -> None:
+def test_backbone_routes_to_every_network_but_local_vlans() -> None:
     lines = network.backbone(TWO, {"nancy": 11, "rennes": 22}, netem=False).ip
     routes = [line for line in lines if line.startswith("route")]
+    assert len(routes) == 2 * (2 + 6 + 1)  # per site: production, sub-networks, routed and global vlans
     for site in TWO.sites:
         for one in (site.network, site.subnet_network):
             assert any(f"add {one} via {site.wan_ip} " in line for line in routes)
@@ -43,18 +45,19 @@ def test_backbone_leads_to_every_network_but_local_vlans() -> None:
 
 
 def test_networks_routed_over_the_backbone_do_not_overlap() -> None:
-    everywhere = make(dict.fromkeys(known_sites(), 1))
+    everywhere = make(dict.fromkeys(site_networks(), 1))
     networks: list[IPv4Network] = []
     for site in everywhere.sites:
         networks += [site.network, site.subnet_network]
         networks += [vlan.network for vlan in site.vlans if vlan.kind != "local"]
+    assert len(networks) > 2 * len(everywhere.sites)
     for i, one in enumerate(networks):
         assert not any(one.overlaps(other) for other in networks[i + 1 :]), one
 
 
-def test_latency_is_left_out_without_netem() -> None:
-    assert "netem" not in " ".join(network.site(NANCY, netem=False).tc)
-    assert "netem delay 5000us" in " ".join(network.site(NANCY, netem=True).tc)
+def test_without_netem_there_is_no_latency() -> None:
+    assert "netem" not in " ".join(network.router(NANCY, netem=False).tc)
+    assert "netem delay 5000us" in " ".join(network.router(NANCY, netem=True).tc)
 
 
 def test_global_vlan_reaches_every_other_site_once() -> None:
@@ -65,10 +68,10 @@ def test_global_vlan_reaches_every_other_site_once() -> None:
     assert not any(line.startswith("addr") for line in elsewhere.ip)  # one gateway in the whole vlan
 
 
-def test_local_vlan_cannot_be_left() -> None:
+def test_local_vlan_is_isolated() -> None:
     local = NANCY.vlans[0]
     lines = network.vlan_bridge(TWO, NANCY, local).ip
-    assert f"rule add iif {network.join(local.id)} prohibit" in lines
+    assert f"rule add iif {network.bridge_name(local.id)} prohibit" in lines
     assert not network.vlan_bridge(TWO, NANCY, local).bridge
 
 
@@ -83,16 +86,16 @@ def test_node_gets_its_address_of_the_vlan_it_is_in() -> None:
     assert not moved.tc  # the card is limited already
 
 
-def test_cables_have_the_described_hardware_addresses_and_short_names() -> None:
+def test_links_have_the_described_mac_addresses_and_short_names() -> None:
     batch = network.attach([(node, 100 + node.index) for node in NANCY.nodes], NANCY.global_vlan.id)
     for node in NANCY.nodes:
         line = next(line for line in batch.ip if f"netns {100 + node.index}" in line)
         assert f"address {node.mac} " in line
-        assert len(network.port(node)) < 16
+        assert len(network.port_name(node)) < 16
     assert sum("master vlan" in line for line in batch.ip) == 3
 
 
-def test_a_failing_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_failed_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Done:
         returncode = 1
         stderr = "RTNETLINK answers: File exists\nCommand failed -:2\n"

@@ -1,4 +1,4 @@
-"""How a node is made to look as described, and what a frontend and the layers are configured with."""
+"""The look of a node as described, and the configuration of a frontend and of the layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.testbeds.local import layers, node, site
-from g5kvirt.testbeds.local.container import Spec
+from g5kvirt.testbeds.local.container import ContainerSpec
 from g5kvirt.testbeds.local.description import make
 
 MEMINFO = """\
@@ -39,9 +39,9 @@ PINGCHECKER_SENTINELLE_SCRIPT_COMMAND="x"
 
 
 @given(st.integers(1, 1 << 20))
-def test_meminfo_tells_the_described_memory(mebibytes: int) -> None:
-    words = [line.split() for line in node.meminfo(MEMINFO, mebibytes << 20).splitlines()]
-    values = {line[0]: int(line[1]) for line in words}
+def test_meminfo_has_the_described_memory(mebibytes: int) -> None:
+    lines = [line.split() for line in node.meminfo(MEMINFO, mebibytes << 20).splitlines()]
+    values = {line[0]: int(line[1]) for line in lines}
     assert values["MemTotal:"] == mebibytes << 10
     assert 0 < values["MemAvailable:"] <= values["MemTotal:"]
     assert values["Cached:"] == 0
@@ -49,7 +49,7 @@ def test_meminfo_tells_the_described_memory(mebibytes: int) -> None:
 
 
 @given(st.integers(1, 128))
-def test_cpuinfo_tells_the_described_cores(cores: int) -> None:
+def test_cpuinfo_has_the_described_cores(cores: int) -> None:
     text = node.cpuinfo(CPUINFO, cores)
     blocks = [block for block in text.split("\n\n") if block]
     assert len(blocks) == cores
@@ -63,28 +63,34 @@ def test_cpuinfo_tells_the_described_cores(cores: int) -> None:
         assert values["flags"] == "fpu vmx"
 
 
-def _node_spec(keys: str) -> Spec:
+def _node_spec(keys: str) -> ContainerSpec:
     one = make({"nancy": 1}).nodes[0]
     here = Path("/x")
-    return node.spec(one, box=here, layer=here, hosts=here, log=here, authorized_keys=keys)
+    return node.container_spec(one, mount_point=here, layer=here, hosts=here, log=here, authorized_keys=keys)
 
 
-def test_nobody_has_a_key_to_the_standard_environment() -> None:
+def test_standard_environment_has_no_authorized_keys() -> None:
     assert "/root/.ssh/authorized_keys" not in _node_spec("").files
     assert _node_spec("ssh-ed25519 A\n").files["/root/.ssh/authorized_keys"] == (0o600, "ssh-ed25519 A\n")
 
 
-def test_a_specification_survives_the_way_to_process_1() -> None:
+def test_container_spec_survives_json() -> None:
     spec = _node_spec("key")
-    there = Spec(**json.loads(json.dumps(spec.to_plain())))
+    there = ContainerSpec(**json.loads(json.dumps(spec.to_plain())))
     assert json.dumps(there.to_plain()) == json.dumps(spec.to_plain())
 
 
 def test_site_has_the_commands_and_the_key() -> None:
     description = make({"nancy": 1})
     here = Path("/x")
-    spec = site.spec(
-        description.site("nancy"), box=here, layer=here, hosts=here, sockets=here, log=here, public_key="K"
+    spec = site.container_spec(
+        description.site("nancy"),
+        mount_point=here,
+        layer=here,
+        hosts=here,
+        sockets=here,
+        log=here,
+        public_key="K",
     )
     assert spec.files["/home/g5k/.ssh/authorized_keys"] == (0o600, "K\n")
     for command in ("kadeploy3", "kavlan", "g5k-subnets"):
@@ -93,7 +99,7 @@ def test_site_has_the_commands_and_the_key() -> None:
         assert text.startswith("#!/usr/bin/python3")
 
 
-def test_oar_conf_is_changed_where_it_must_be_and_nowhere_else() -> None:
+def test_oar_conf_changes_only_our_settings() -> None:
     lines = layers.oar_conf(OAR_CONF).splitlines()
     assert 'DB_BASE_PASSWD="oar"' in lines
     assert 'DB_BASE_PASSWD=""' not in lines

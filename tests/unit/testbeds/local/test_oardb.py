@@ -10,7 +10,7 @@ from g5kvirt.testbeds.local.oardb import Database, connector, parse_jobs
 
 
 class Connection:
-    """A connection to a database with one resource, that may die."""
+    """A connection to a database with one resource, which can be broken."""
 
     def __init__(self) -> None:
         self.columns = [{"name": "resource_id"}, {"name": "type"}]
@@ -28,7 +28,7 @@ class Connection:
         self.closed = True
 
 
-def test_connections_are_kept_and_replaced_when_they_die() -> None:
+def test_connections_are_reused_and_broken_ones_replaced() -> None:
     made: list[Connection] = []
 
     def connect() -> Connection:
@@ -46,13 +46,13 @@ def test_connections_are_kept_and_replaced_when_they_die() -> None:
     assert made[1].closed
 
 
-def test_a_database_that_is_down_is_told_in_a_sentence(tmp_path: Any) -> None:
+def test_unreachable_database_raises_testbed_error(tmp_path: Any) -> None:
     database = Database(connector(tmp_path / "nothing"))
-    with pytest.raises(TestbedError, match="database does not answer"):
+    with pytest.raises(TestbedError, match="database does not respond"):
         database.resources()
 
 
-def test_a_new_connection_that_dies_is_not_tried_for_ever() -> None:
+def test_broken_new_connection_is_not_retried() -> None:
     made: list[Connection] = []
 
     def connect() -> Connection:
@@ -65,15 +65,15 @@ def test_a_new_connection_that_dies_is_not_tried_for_ever() -> None:
     assert len(made) == 1
 
 
-def test_ids_that_cannot_be_are_no_question() -> None:
+def test_invalid_job_ids_are_not_queried() -> None:
     def connect() -> Connection:
-        raise AssertionError("asked")
+        raise AssertionError("unexpected connection")
 
     assert Database(connect).job(2**40) is None
     assert Database(connect).job(0) is None
 
 
-def test_jobs_are_put_together_from_the_databases_rows() -> None:
+def test_jobs_are_assembled_from_database_rows() -> None:
     common = {
         "job_user": "g5k",
         "job_name": None,
@@ -84,7 +84,6 @@ def test_jobs_are_put_together_from_the_databases_rows() -> None:
         "properties": None,
         "launching_directory": "/home/g5k",
         "message": "",
-        "reservation": "None",
         "submission_time": 90,
         "stop_time": 0,
         "types": ["deploy", "origin=execo"],
@@ -112,10 +111,10 @@ def test_jobs_are_put_together_from_the_databases_rows() -> None:
         ],
     )
     first, second = found
-    assert (first.id, first.walltime, first.scheduled, first.held.nodes) == (5, 70, 500, ())
+    assert (first.id, first.walltime, first.scheduled, first.assigned.nodes) == (5, 70, 500, ())
     assert (second.id, second.walltime, second.start) == (7, 60, 100)
-    assert second.held.cores == ("a", "a")
-    assert second.held.nodes == ("a",)
-    assert second.held.vlans == (14,)
-    assert [str(subnet) for subnet in second.held.subnets] == ["10.144.0.0/22"]
+    assert second.assigned.cores == ("a", "a")
+    assert second.assigned.nodes == ("a",)
+    assert second.assigned.vlans == (14,)
+    assert [str(subnet) for subnet in second.assigned.subnets] == ["10.144.0.0/22"]
     assert second.deploy

@@ -10,7 +10,7 @@ from g5kvirt.testbeds.local.description import make
 
 
 def rows(sql: str) -> list[dict[str, str]]:
-    """The inserted rows, read back from the text."""
+    """The inserted rows, parsed from the SQL."""
     found = []
     for columns, values in re.findall(r"INSERT INTO resources \((.*?)\) VALUES\n(.*?);", sql, re.DOTALL):
         for line in values.split(",\n"):
@@ -20,7 +20,7 @@ def rows(sql: str) -> list[dict[str, str]]:
 
 
 @given(st.integers(1, 30), st.integers(1, 12))
-def test_cores_are_counted_over_the_site(nodes: int, cores: int) -> None:
+def test_cores_are_numbered_within_the_site(nodes: int, cores: int) -> None:
     site = make({"nancy": nodes}, cores=cores).sites[0]
     found = [row for row in rows(oarsql.resources(site)) if row["type"] == "default"]
     assert [int(row["core"]) for row in found] == list(range(1, nodes * cores + 1))
@@ -33,7 +33,7 @@ def test_cores_are_counted_over_the_site(nodes: int, cores: int) -> None:
     assert len(cpus) == len({cpu for cpu, _ in cpus})  # no cpu is on two nodes
 
 
-def test_vlans_and_subnets_can_be_had_by_deploy_jobs() -> None:
+def test_vlans_and_subnets_are_available_to_deploy_jobs() -> None:
     site = make().site("rennes")
     found = rows(oarsql.resources(site))
     assert {row["deploy"] for row in found} == {"YES"}
@@ -51,15 +51,17 @@ def test_vlans_and_subnets_can_be_had_by_deploy_jobs() -> None:
     assert subnets[-1]["subnet_address"] == "10.156.60.0"
 
 
-def test_every_column_is_one_that_the_schema_makes_or_oar_has() -> None:
+def test_every_column_is_one_of_oar_or_of_the_schema() -> None:
     oar = {"type", "network_address", "deploy", "cpuset"}
-    for row in rows(oarsql.resources(make().sites[0])):
+    inserted = rows(oarsql.resources(make().sites[0]))
+    assert inserted
+    for row in inserted:
         assert set(row) <= oar | set(oarsql.PROPERTIES)
     for name in oarsql.PROPERTIES:
         assert f"ADD COLUMN IF NOT EXISTS {name} " in oarsql.schema()
 
 
-def test_many_nodes_are_inserted_in_parts() -> None:
+def test_many_nodes_are_inserted_in_several_statements() -> None:
     sql = oarsql.resources(make({"nancy": 400}).sites[0])
     assert sql.count("INSERT INTO resources") == 4
     assert len(rows(sql)) == 1600 + 10 + 16

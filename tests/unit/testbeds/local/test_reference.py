@@ -15,18 +15,21 @@ def test_every_document_is_json_and_carries_the_version() -> None:
     assert documents(make(cores=8))[""]["version"] != d.version
 
 
-def test_lists_hold_what_their_paths_say() -> None:
+def test_lists_contain_the_documents_below_their_path() -> None:
     found = documents(make({"nancy": 4, "rennes": 2}))
     assert [site["uid"] for site in found["sites"]["items"]] == ["nancy", "rennes"]
-    for path, document in found.items():
-        for item in document.get("items", ()):
+    lists = {path: document["items"] for path, document in found.items() if "items" in document}
+    assert {"sites", "sites/nancy/clusters", "sites/rennes/vlans", "network_equipments"} <= set(lists)
+    for path, items in lists.items():
+        assert items, path
+        for item in items:
             assert found[f"{path}/{item['uid']}"] is item
             assert item["links"][0]["href"] == f"/3.0/{path}/{item['uid']}"
     nodes = found["sites/nancy/clusters/graphene/nodes"]
     assert nodes["total"] == 4
 
 
-def test_a_node_says_what_it_is() -> None:
+def test_node_document_matches_the_description() -> None:
     d = make(cores=8, memory_gib=16, nic_gbps=10)
     node = documents(d)["sites/rennes/clusters/paradent/nodes/paradent-2"]
     assert node["architecture"]["nb_cores"] == 8
@@ -34,7 +37,7 @@ def test_a_node_says_what_it_is() -> None:
     assert node["main_memory"]["ram_size"] == 16 << 30
     adapter = node["network_adapters"][0]
     assert adapter["rate"] == 10**10
-    assert adapter["ip"] == str(d.resolve("paradent-2.rennes.grid5000.fr"))
+    assert adapter["ip"] == str(d.names()["paradent-2.rennes.grid5000.fr"])
     assert adapter["switch"] in documents(d)["sites/rennes/network_equipments"]["items"][0]["uid"]
 
 
@@ -45,7 +48,7 @@ def test_routers_list_the_sites_own_vlans_and_all_its_nodes() -> None:
         *range(1, 10),
         14,
     ]
-    for vlan in router["vlans"].values():
+    for vlan in router["vlans"].values():  # ten, as above
         assert re.fullmatch(r"[\d.]+/\d+", vlan["addresses"][0])
     ports = router["linecards"][0]["ports"]
     assert [port["uid"] for port in ports] == ["graphene-1", "graphene-2", "graphene-3", "renater-nancy"]
@@ -54,6 +57,7 @@ def test_routers_list_the_sites_own_vlans_and_all_its_nodes() -> None:
 def test_backbone_joins_all_sites_with_their_rates() -> None:
     d = make({"nancy": 1, "lyon": 1, "rennes": 1}, uplink_gbps=2, uplink_latency_ms=4)
     hub, *ends = documents(d)["network_equipments"]["items"]
+    assert len(ends) == 3
     assert [port["uid"] for port in hub["linecards"][0]["ports"]] == [end["uid"] for end in ends]
     for end in ends:
         (port,) = end["linecards"][0]["ports"]

@@ -101,7 +101,7 @@ def test_jobs_by_state_user_and_page(bed: Bed) -> None:
     assert bed.get("sites/rennes/jobs")["items"] == []
 
 
-def test_a_job_with_what_it_holds(bed: Bed) -> None:
+def test_job_lists_its_resources(bed: Bed) -> None:
     found = bed.get("sites/nancy/jobs/1")
     assert found["assigned_nodes"] == [NODE]
     assert found["resources_by_type"] == {
@@ -121,7 +121,7 @@ def test_resources(bed: Bed) -> None:
     assert (item["id"], item["network_address"], item["state"]) == (1, NODE, "Alive")
 
 
-def test_nodes_change_their_vlan(bed: Bed) -> None:
+def test_post_moves_nodes_to_a_vlan(bed: Bed) -> None:
     answer = bed.post("sites/nancy/vlans/14", {"nodes": [INTERFACE]})
     assert answer[INTERFACE]["status"] == "success"
     assert bed.machines.vlans == {"graphene-1": 14}
@@ -129,7 +129,7 @@ def test_nodes_change_their_vlan(bed: Bed) -> None:
     assert bed.machines.vlans == {"graphene-1": None}
 
 
-def test_only_what_a_running_job_of_the_user_holds(bed: Bed) -> None:
+def test_nodes_and_vlans_need_a_running_job_of_the_user(bed: Bed) -> None:
     bed.post("sites/nancy/vlans/5", {"nodes": [INTERFACE]}, 403)  # in no job
     bed.post("sites/nancy/vlans/16", {"nodes": [INTERFACE]}, 403)  # global, in no job of rennes
     bed.post("sites/nancy/vlans/99", {"nodes": [INTERFACE]}, 403)
@@ -144,23 +144,23 @@ def test_only_what_a_running_job_of_the_user_holds(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("body", ["", "[", "[]", "{}", '{"nodes": []}', '{"nodes": [1]}', '{"nodes": "x"}'])
-def test_bodies_that_make_no_sense(bed: Bed, body: str) -> None:
+def test_invalid_bodies_are_rejected(bed: Bed, body: str) -> None:
     bed.post("sites/nancy/vlans/4", body, 400)
 
 
-def test_nothing_else_can_be_posted(bed: Bed) -> None:
+def test_other_posts_are_rejected(bed: Bed) -> None:
     bed.post("sites/nancy/jobs", {}, 404)
     bed.post("sites/lyon/vlans/4", {"nodes": [INTERFACE]}, 404)
 
 
-def test_a_site_whose_database_is_down(bed: Bed) -> None:
+def test_database_down_is_503_on_its_site_only(bed: Bed) -> None:
     bed.databases["nancy"].down = True
-    assert "does not answer" in bed.get("sites/nancy/jobs", 503)["message"]
+    assert "does not respond" in bed.get("sites/nancy/jobs", 503)["message"]
     bed.get("sites/nancy")
     bed.get("sites/rennes/jobs")
 
 
-def test_the_password_guards_everything(locked: Bed) -> None:
+def test_every_request_needs_the_password(locked: Bed) -> None:
     locked.get("sites")
     locked.post("sites/nancy/vlans/14", {"nodes": [INTERFACE]})
     for auth in (None, ("g5k", "wrong"), ("eve", "s3cret: with colon"), ("", "")):

@@ -1,4 +1,4 @@
-"""The pure parts of the fan-out: envelopes, words of ssh and TakTuk, files, names."""
+"""The pure parts of the fan-out: the command script, messages of ssh and TakTuk, files, names."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from g5kvirt.remote import Access, File
 from g5kvirt.remote.access import check_host, parse_identity
 from g5kvirt.remote.envelope import Capture, new_token, one_line, script
 from g5kvirt.remote.files import pack, unpack_argv
-from g5kvirt.remote.result import failure, retry_delay
-from g5kvirt.remote.taktuk import Word, parse
-from g5kvirt.remote.window import judge
+from g5kvirt.remote.result import classify_failure, retry_delay
+from g5kvirt.remote.taktuk import Message, parse
+from g5kvirt.remote.window import make_result
 
 TOKEN = "0123456789abcdef01234567"
-words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)
+arguments = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)
 
 
 def shell(text: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["sh", "-c", text], input=stdin, capture_output=True, timeout=20)
 
 
-@given(st.lists(words, min_size=1, max_size=5))
-def test_a_shell_hands_on_every_word_as_it_was(argv: list[str]) -> None:
+@given(st.lists(arguments, min_size=1, max_size=5))
+def test_script_preserves_every_argument(argv: list[str]) -> None:
     text = script(TOKEN, ["printf", r"%s\0", *argv], 10)
     for form in (text, one_line(text)):
         done = shell(form)
-        assert done.stdout == b"".join(word.encode() + b"\0" for word in argv)
+        assert done.stdout == b"".join(argument.encode() + b"\0" for argument in argv)
         assert done.stderr == f"{TOKEN}\n\n{TOKEN} 0\n".encode()
 
 
-@given(words.filter(bool))
-def test_one_line_gives_taktuk_nothing_to_misread(text: str) -> None:
+@given(arguments.filter(bool))
+def test_one_line_has_no_taktuk_syntax(text: str) -> None:
     line = one_line(text)
     assert not set(line) & set("[]{}\n\t\\!;,")
     assert "  " not in line
     assert base64.b64decode(line.split()[2]).decode() == text
 
 
-def test_the_envelope_tells_the_exit_code_and_ends_what_takes_too_long() -> None:
+def test_script_reports_the_exit_code_and_limits_the_run_time() -> None:
     assert shell(script(TOKEN, ["sh", "-c", "exit 255"], 10)).returncode == 255
     late = shell(script(TOKEN, ["sleep", "20"], 0.2))
     assert late.returncode == 124
@@ -52,12 +52,12 @@ def test_the_envelope_tells_the_exit_code_and_ends_what_takes_too_long() -> None
 
 
 @pytest.mark.parametrize("code", [124, 137, 143])
-def test_a_command_whose_time_was_over_is_told_by_every_kind_of_timeout(code: int) -> None:
+def test_exit_code_of_every_timeout_program_is_a_timeout_only_after_the_time_limit(code: int) -> None:
     for seconds, reason in ((5.0, "timed out: ended after 5 s"), (1.0, f"exit code {code} (Terminated)")):
         capture = Capture("h", TOKEN)
         capture.feed_stderr(f"{TOKEN}\nTerminated\n".encode(), 100.0)
         capture.feed_stderr(f"\n{TOKEN} {code}\n".encode(), 100.0 + seconds)
-        result, kind = judge(capture, 5.0, 99.0, 106.0)
+        result, kind = make_result(capture, 5.0, 99.0, 106.0)
         assert (result.reason, result.ok, kind) == (reason, False, None)
 
 
@@ -68,23 +68,23 @@ def test_a_command_whose_time_was_over_is_told_by_every_kind_of_timeout(code: in
     st.lists(st.integers(1, 40)),
     st.booleans(),
 )
-def test_a_capture_finds_its_words_however_the_stream_is_cut(
-    noise: bytes, said: bytes, code: int, cuts: list[int], keep: bool
+def test_capture_finds_its_tokens_in_any_chunks(
+    before: bytes, stderr: bytes, code: int, cuts: list[int], keep: bool
 ) -> None:
-    stream = noise + f"{TOKEN}\n".encode() + said + f"\n{TOKEN} {code}\n".encode()
+    stream = before + f"{TOKEN}\n".encode() + stderr + f"\n{TOKEN} {code}\n".encode()
     capture = Capture("h", TOKEN, keep=keep)
     t, rest = 0.0, stream
     for cut in [*cuts, len(stream)]:
         t += 1
         capture.feed_stderr(rest[:cut], t)
         rest = rest[cut:]
-    assert (capture.noise, capture.stderr, capture.returncode) == (noise, said, code)
+    assert (capture.ssh_stderr, capture.stderr, capture.returncode) == (before, stderr, code)
     assert capture.started is not None
     assert capture.ended is not None
     assert 0 < capture.started <= capture.ended <= t
 
 
-def test_a_capture_without_end_keeps_only_the_last_of_standard_error() -> None:
+def test_capture_of_a_stream_keeps_only_the_end_of_standard_error() -> None:
     capture = Capture("h", TOKEN, keep=False)
     capture.feed_stderr(f"{TOKEN}\n".encode(), 1)
     for _ in range(100):
@@ -97,7 +97,7 @@ def test_a_capture_without_end_keeps_only_the_last_of_standard_error() -> None:
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"]), max_size=60), st.lists(st.integers(1, 20)))
-def test_lines_are_whole_however_they_come(text: str, cuts: list[int]) -> None:
+def test_capture_passes_on_complete_lines_from_any_chunks(text: str, cuts: list[int]) -> None:
     seen: list[str] = []
     capture = Capture("h", TOKEN, lambda host, line, t: seen.append(line))
     rest = text.encode()
@@ -110,7 +110,7 @@ def test_lines_are_whole_however_they_come(text: str, cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "kind"),
+    ("messages", "kind"),
     [
         ("ssh: connect to host h port 22: Connection refused\r\n", "refused"),
         ("kex_exchange_identification: Connection closed by remote host\n", "refused"),
@@ -118,13 +118,13 @@ def test_lines_are_whole_however_they_come(text: str, cuts: list[int]) -> None:
         ("x.grid5000.fr is not a name of the local testbed 'local'\nmm_receive_fd: recvmsg: \n", "name"),
         (
             "connect to h (10.0.0.1) port 22: timed out\nproxy dialer did not pass back a connection\n",
-            "silent",
+            "timeout",
         ),
         ("kex_exchange_identification: read: Connection reset by peer\n", "refused"),
         ("Connection closed by UNKNOWN port 65535\n", "refused"),
-        ("ssh: connect to host h port 22: Connection timed out\n", "silent"),
-        ("Connection timed out during banner exchange\n", "silent"),
-        ("ssh: connect to host h port 22: No route to host\n", "silent"),
+        ("ssh: connect to host h port 22: Connection timed out\n", "timeout"),
+        ("Connection timed out during banner exchange\n", "timeout"),
+        ("ssh: connect to host h port 22: No route to host\n", "timeout"),
         ("root@h: Permission denied (publickey).\n", "key"),
         ("ssh: Could not resolve hostname h: Name or service not known\n", "name"),
         ("client_loop: send disconnect: Broken pipe\n", "other"),
@@ -134,37 +134,37 @@ def test_lines_are_whole_however_they_come(text: str, cuts: list[int]) -> None:
         ("", "other"),
     ],
 )
-def test_what_ssh_says_is_understood(noise: str, kind: str) -> None:
-    found, sentence = failure(noise.encode())
+def test_ssh_messages_are_classified(messages: str, kind: str) -> None:
+    found, sentence = classify_failure(messages.encode())
     assert found == kind
-    assert noise.partition("\n")[0].strip() in sentence
+    assert messages.partition("\n")[0].strip() in sentence
 
 
-def test_only_what_may_pass_is_tried_again() -> None:
+def test_only_temporary_failures_are_retried() -> None:
     assert [retry_delay("refused", n, 4) for n in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, None]
     assert retry_delay("refused", 20, 99) == 8.0
-    assert [retry_delay(kind, 1, 9) for kind in ("silent", "key", "name", "other")] == [None] * 4
+    assert [retry_delay(kind, 1, 9) for kind in ("timeout", "key", "name", "other")] == [None] * 4
     assert retry_delay("other", 1, 9, idempotent=True) == 0.5
 
 
 @given(st.sampled_from("OECD"), st.integers(1, 5000), st.binary(max_size=50))
-def test_words_of_taktuk_carry_any_bytes(kind: str, position: int, data: bytes) -> None:
-    assert parse(f"{kind} {position} {data.hex()}".encode()) == Word(kind, position, data)
+def test_taktuk_messages_carry_any_bytes(kind: str, position: int, data: bytes) -> None:
+    assert parse(f"{kind} {position} {data.hex()}".encode()) == Message(kind, position, data)
 
 
-def test_words_of_taktuk_that_are_events() -> None:
-    assert parse(b"S 3 5 host-4:4 host-12:12") == Word("S", 3, event=5, given=(4, 12))
-    assert parse(b"S 0 0 ") == Word("S", 0, event=0)
-    assert parse(b"X 7 256") == Word("X", 7, event=256)
+def test_taktuk_events_are_parsed() -> None:
+    assert parse(b"S 3 5 host-4:4 host-12:12") == Message("S", 3, event=5, given=(4, 12))
+    assert parse(b"S 0 0 ") == Message("S", 0, event=0)
+    assert parse(b"X 7 256") == Message("X", 7, event=256)
 
 
 @given(st.binary(max_size=60))
-def test_anything_else_is_no_word(line: bytes) -> None:
-    word = parse(line)
-    assert word is None or line.split()[0] == word.kind.encode()
+def test_other_lines_are_no_taktuk_message(line: bytes) -> None:
+    message = parse(line)
+    assert message is None or line.split()[0] == message.kind.encode()
 
 
-def test_files_are_put_all_or_none(tmp_path: Path) -> None:
+def test_files_are_installed_all_or_none(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(range(256)) * 500)
     target = tmp_path / "deep er" / "x y"
@@ -184,7 +184,7 @@ def test_files_are_put_all_or_none(tmp_path: Path) -> None:
     assert sorted(path.name for path in target.parent.rglob("*")) == ["b", "it's", "x y"]
 
 
-def test_files_for_thousands_of_vms_are_put_at_once(tmp_path: Path) -> None:
+def test_command_line_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
     files = [File(str(i).encode(), f"{tmp_path}/task/vm-{i}.task") for i in range(5000)]
     command = " ".join(unpack_argv(files, new_token()))
     assert len(command) < 4096  # a longer one than 128 KiB cannot be given to ssh, nor to the host's shell
@@ -195,7 +195,7 @@ def test_files_for_thousands_of_vms_are_put_at_once(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "task").iterdir()} == {f"vm-{i}.task" for i in range(300)}
 
 
-def test_what_does_not_arrive_whole_leaves_nothing(tmp_path: Path) -> None:
+def test_truncated_stream_leaves_no_files(tmp_path: Path) -> None:
     files = [File(b"x" * 5000, f"{tmp_path}/a {i}") for i in range(8)]
     stream, argv = pack(files, "mark"), unpack_argv(files, "mark")
     for cut in (0, 700, 20_000):
@@ -214,19 +214,19 @@ def test_what_does_not_arrive_whole_leaves_nothing(tmp_path: Path) -> None:
         [File(Path("/no/such/file"), "/a")],
     ],
 )
-def test_files_that_make_no_sense_are_refused(files: list[File]) -> None:
+def test_invalid_files_raise(files: list[File]) -> None:
     with pytest.raises(SpecError):
         pack(files, "mark")
 
 
 @pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a b", "a;b", "a\n", "$x", "user@host", "h-"])
-def test_names_that_are_none_are_refused(name: str) -> None:
+def test_invalid_host_names_raise(name: str) -> None:
     with pytest.raises(SpecError):
         check_host(name)
 
 
 @pytest.mark.parametrize("name", ["h", "graphene-1-kavlan-14.nancy.grid5000.fr", "10.0.0.1", "fe80::1%eth0"])
-def test_names_are_taken(name: str) -> None:
+def test_valid_host_names_are_accepted(name: str) -> None:
     assert check_host(name) == name
 
 
@@ -239,13 +239,13 @@ def test_the_ssh_command_line() -> None:
     assert argv[argv.index("-i") + 1] == "/k"
     assert "-l" not in argv
     assert "LC_ALL" in access.environment()
-    inner = access.inner(parse_identity(["user someone"]))
-    assert "/c" not in inner
-    assert "/k" not in inner
-    assert inner[-2:] == ("-l", "someone")
+    relay = access.relay_prefix(parse_identity(["user someone"]))
+    assert "/c" not in relay
+    assert "/k" not in relay
+    assert relay[-2:] == ("-l", "someone")
 
 
-def test_what_ssh_would_use_is_read(tmp_path: Path) -> None:
+def test_identity_is_parsed_from_ssh_g(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
     lines = ["host h", "user g5k", f"identityfile {tmp_path}/none", f"identityfile {tmp_path}/key", "port 22"]
     identity = parse_identity(lines)
