@@ -121,7 +121,7 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
         ({"name": "../up"}, "cannot be called"),
         ({"testbed": 5}, "testbed must be a word"),
         ({"spec": [1]}, "spec must be a mapping"),
-        ({"spec": {"sites": {"nancy": 1}}}, "does not say 'vms'"),
+        ({"spec": {"sites": {"nancy": 1}}}, "has no 'vms'"),
         ({"vary": {"netboot": "tftp"}}, "must be a list of levels"),
         ({"vary": {"netboot": []}}, "must be a list of levels"),
         ({"vary": {"netboot": ["http", "pigeon"]}}, "with netboot=pigeon: netboot must be"),
