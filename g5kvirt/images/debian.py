@@ -15,7 +15,7 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError
 from g5kvirt.images import packages
-from g5kvirt.images.minimal import Progress
+from g5kvirt.images.cache import ProgressCallback
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
 
 __all__ = ["DESCRIPTION", "RECIPE", "fields", "scripts", "write"]
@@ -70,7 +70,7 @@ def fields() -> dict[str, object]:
     }
 
 
-def write(work: Path, progress: Progress) -> dict[str, str]:
+def write(work: Path, progress: ProgressCallback) -> dict[str, str]:
     """Write ``image`` (a gzipped tar) into ``work``; returns the versions of the packages in it.
 
     Raises MachineError without root, or with mmdebstrap's last words.
@@ -126,7 +126,7 @@ def _command(program: str, scratch: Path, image: Path) -> list[str]:
     ]
 
 
-def _run(argv: list[str], scratch: Path, progress: Progress) -> None:
+def _run(argv: list[str], scratch: Path, progress: ProgressCallback) -> None:
     """Run mmdebstrap, telling of each line that says what it is at; bounded."""
     lines: list[str] = []
     environment = {**os.environ, "TMPDIR": str(scratch), "LC_ALL": "C.UTF-8"}

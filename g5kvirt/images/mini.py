@@ -16,7 +16,8 @@ from importlib import resources
 from pathlib import Path
 
 from g5kvirt.images import cpio, packages
-from g5kvirt.images.minimal import MODULES, Progress, gather
+from g5kvirt.images.cache import ProgressCallback
+from g5kvirt.images.minimal import MODULES, gather
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
 
 __all__ = ["APPLETS", "DESCRIPTION", "FILES", "RECIPE", "fields", "initrd", "write"]
@@ -77,7 +78,7 @@ def fields() -> dict[str, object]:
     }
 
 
-def write(work: Path, progress: Progress) -> dict[str, str]:
+def write(work: Path, progress: ProgressCallback) -> dict[str, str]:
     """Write ``image`` (a tar, not compressed) into ``work``; returns the versions of the packages in it.
 
     Raises MachineError if the packages cannot be had.

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from g5kvirt import paths
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.container import PATH
@@ -37,7 +38,7 @@ def argv(command: Sequence[str]) -> list[str]:
 def _shared() -> Iterator[Path]:
     """Directories that must be this machine's own, or that the overlay would not show: it shows one file
     system, not what is mounted on it."""
-    cache = layers.cache_directory()
+    cache = paths.cache()
     cache.mkdir(parents=True, exist_ok=True)
     yield from (Path("/tmp"), Path("/dev"), Path("/sys"), CHECKOUT, cache)
     for prefix in map(Path, (sys.prefix, sys.base_prefix)):

@@ -23,33 +23,30 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import jinja2
 
 from g5kvirt.errors import SpecError
+from g5kvirt.images.descriptions import COMPRESSIONS, FILESYSTEMS
+from g5kvirt.images.environments import Image
 
 __all__ = [
-    "COMPRESSIONS",
-    "FILESYSTEMS",
     "READY_COMMAND",
     "STEPS",
+    "DeploymentTask",
     "Identity",
-    "Task",
     "read_ready",
     "render",
+    "task_for",
     "task_path",
 ]
 
 #: What the minimal system reports in a deployment, in this order.
 STEPS = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
-
-#: What the minimal system can unpack, and the file systems that it can make and boot from.
-COMPRESSIONS = ("none", "gzip", "bzip2", "xz")
-FILESYSTEMS = ("ext4", "ext3", "ext2")
 
 #: Asked by ssh: which deployment runs, and from where.
 READY_COMMAND = "cat /etc/g5kvirt-environment && grep ' / ' /proc/mounts"
@@ -69,7 +66,7 @@ _CHECKS = {
 
 
 @dataclass(frozen=True)
-class Task:
+class DeploymentTask:
     """One deployment of one environment on one VM. Raises SpecError for values that cannot be meant."""
 
     deployment: str  #: its id: letters, digits, ``.``, ``_``, ``-``
@@ -111,6 +108,30 @@ class Task:
             raise SpecError("a deployment needs at least one public key, each on one line")
 
 
+def task_for(
+    image: Image, *, deployment: str, url: str, server: str, authorized_keys: Iterable[str], **more: Any
+) -> DeploymentTask:
+    """The deployment of ``image``, which the VM fetches from ``url``; ``more`` are further fields."""
+    environment = image.environment
+    # ext4's tables, the boot loader and the last block of every file come on top
+    least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
+    return DeploymentTask(
+        deployment=deployment,
+        environment=environment.name,
+        image=url,
+        sha256=image.sha256,
+        authorized_keys=tuple(authorized_keys),
+        server=server,
+        compression=environment.compression,
+        filesystem=environment.filesystem,
+        kernel=environment.kernel,
+        initrd=environment.initrd,
+        arguments=environment.kernel_arguments,
+        least_disk=least,
+        **more,
+    )
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a deployed VM says of itself."""
@@ -121,7 +142,7 @@ class Identity:
     root: str  #: the device of its root file system
 
 
-def render(task: Task) -> str:
+def render(task: DeploymentTask) -> str:
     """The task file of one VM."""
     values = {
         "deployment": task.deployment,

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from g5kvirt import paths
 from g5kvirt.errors import MachineError, SpecError, TestbedError
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local.description import Description, load
@@ -315,7 +316,7 @@ def _sentence(where: Path, reason: str) -> str:
 
 
 def _failed_logs(where: Path) -> Path:
-    return layers.cache_directory() / "logs" / where.name
+    return paths.cache() / "logs" / where.name
 
 
 def _keep_logs(where: Path) -> None:

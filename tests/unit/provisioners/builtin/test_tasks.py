@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from g5kvirt.errors import SpecError
 from g5kvirt.images import mini, minimal, tools
 from g5kvirt.provisioners.builtin import tasks
-from g5kvirt.provisioners.builtin.tasks import Task
+from g5kvirt.provisioners.builtin.tasks import DeploymentTask
 
 KEY = "ssh-ed25519 AAAA me@here"
-TASK = Task("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
+TASK = DeploymentTask("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
 
 
 def values(script: str, *names: str) -> list[str]:
