@@ -33,7 +33,7 @@ __all__ = [
     "unsigned",
 ]
 
-#: Raised when the way of building changes, so that older caches are left alone.
+#: Raised when the code would write other bytes, so that older builds are left alone.
 _RECIPE = 2
 
 #: Debian package → the files that are taken from it, besides the kernel's.
@@ -71,7 +71,7 @@ class MinimalSystem:
 
 
 def _recipes() -> dict[str, str]:
-    """Our own files that go into the minimal system, by name."""
+    """Files of this package that go into the minimal system, by name."""
     folder = resources.files("g5kvirt.images").joinpath("guest")
     files = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("init", "address", "agent")}
     script = resources.files("g5kvirt.images").joinpath("templates", "iso.ipxe.j2")
@@ -188,7 +188,7 @@ _SIGNED = b"~Module signature appended~\n"
 
 
 def unsigned(module: bytes) -> bytes:
-    """A kernel module without its signature, which nobody asks for here and an emulated VM checks slowly."""
+    """A kernel module without its signature, which is not needed here and slow to verify in emulation."""
     if not module.endswith(_SIGNED):
         return module
     end = len(module) - len(_SIGNED)

@@ -1,6 +1,6 @@
-"""What the minimal system lacks for a deployment: one archive, fetched when a deployment begins.
+"""What a deployment needs besides the minimal system: one archive, fetched when a deployment begins.
 
-So a netboot stays light. From Debian packages: mke2fs, kexec, extlinux with its boot record, and the
+This keeps netboots small. From Debian packages: mke2fs, kexec, extlinux with its boot record, and the
 libraries that they need; and `guest/deploy`, the procedure itself. ext4 is built into Debian's cloud kernel,
 so the archive holds no drivers and fits every kernel. Same packages, same bytes.
 """

@@ -1,7 +1,10 @@
-"""What is asked: one `Spec`, checked when it is made, so that errors come before anything is touched.
+"""The specification of an experiment: one `Spec`, checked when it is made, before anything is touched.
 
 Every check raises `SpecError` with one sentence. What needs the testbed's inventory (unknown sites,
 more hosts than exist, more VMs than fit) is checked by `g5kvirt.planning.checks`.
+
+The constructor of `Spec` is written out because ``sites`` and ``hosts`` are derived from each other, and
+because it takes more types than the fields have: a walltime as text, parts as dictionaries.
 """
 
 from __future__ import annotations
@@ -71,13 +74,13 @@ class VMSpec:
 
     @property
     def footprint(self) -> int:
-        """Bytes of the host's memory that a VM may come to take: its memory and its disk on tmpfs."""
+        """Bytes of the host's memory that a VM may use: its memory and its disk on tmpfs."""
         return (self.memory + self.disk) * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class CapacityRule:
-    """How many VMs a host may carry; the defaults are those of the 2013 experiment.
+    """How many VMs a host may carry; the defaults are from the 2013 experiment.
 
     ``rule`` names the function in `g5kvirt.planning.capacity`. ``"2013"`` is
     min(max_per_host, per_core × cores, (MemTotal − host_reserve) / (disk + memory of a VM)); in 2013
@@ -85,11 +88,11 @@ class CapacityRule:
     """
 
     rule: str = field(default="2013", metadata=checked_by(word))
-    #: the slides show 2 to 16 VMs a node
+    #: VMs per host at most; the 2013 slides show 2 to 16
     max_per_host: int = field(default=18, metadata=checked_by(whole, 1, MAX_VMS))
-    #: VMs for each core of the host
+    #: VMs per core of the host
     per_core: int = field(default=2, metadata=checked_by(whole, 1, MAX_VMS))
-    #: MiB that the host keeps for itself
+    #: MiB of memory reserved for the host itself
     host_reserve: int = field(default=1024, metadata=checked_by(whole, 0, MAX_MIB, "MiB"))
 
     def __post_init__(self) -> None:
@@ -98,12 +101,12 @@ class CapacityRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """How many VMs are on their way at once: when they are launched, rebooted and checked.
+    """How many VMs are launched, rebooted and checked at once.
 
-    With a ``sleep`` of None a slot is held until its VM is up (a check: answered). With a number, as many
-    VMs as the window's size are started, then ``sleep`` seconds pass, then the next ones: a rate limit, as
-    Kadeploy3's reboot window (50 and 10 s by default there). The reboots of a deployment go as the boots of
-    the launch do, unless ``reboot`` or ``reboot_sleep`` is given.
+    With a ``sleep`` of None, a slot is held until its VM is up (for a check: until it is answered). With a
+    number it is a rate limit, like Kadeploy3's reboot window (50 VMs and 10 s by default there): as many VMs
+    as the window's size are started, then ``sleep`` seconds pass, then the next ones are started. Reboots of
+    a deployment use the values of the launch unless ``reboot`` or ``reboot_sleep`` is given.
     """
 
     #: None: chosen from what the hosts report about themselves
@@ -125,7 +128,7 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Longest waits, in seconds; generous, because emulated guests on a busy machine are slow."""
+    """Timeouts in seconds; generous, because emulated guests on a busy machine are slow."""
 
     #: until all jobs run, after their start time
     reserve: float = field(default=900, metadata=checked_by(seconds, 1))
@@ -176,36 +179,36 @@ class Kadeploy3:
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Spec:
-    """What an experiment asks for. Parts may be given as plain dictionaries.
+    """The specification of an experiment. Its parts may be given as plain dictionaries.
 
-    Raises SpecError with one sentence if something cannot be read or makes no sense.
+    Raises SpecError with one sentence if a value cannot be read or makes no sense.
     """
 
-    sites: Mapping[str, int]  #: hosts that carry VMs, for each site; empty until they are chosen
+    sites: Mapping[str, int]  #: hosts that carry VMs, per site; empty until the sites are chosen
     vms: int  #: over all sites
     hosts: int = field(init=False)  #: hosts that carry VMs, over all sites
-    site_count: int | None = field(init=False)  #: how many are to be chosen; None: as few as will do
-    min_hosts: int | None  #: so few are enough where a deployment failed; None: while the VMs fit
-    services: int  #: service machines, reserved in addition to the hosts and spread over the sites
-    clusters: Mapping[str, str] | None  #: site → the only cluster to take machines from
-    properties: str | None  #: what machines must have, as ``oarsub -p`` takes it: ``"memnode >= 16384"``
-    queue: str | None  #: OAR's queue; None: the site's own choice
-    project: str | None  #: OAR's project to which the jobs are accounted
+    site_count: int | None = field(init=False)  #: how many sites to choose; None: as few as possible
+    min_hosts: int | None  #: go on if at least so many hosts deployed; None: if the VMs fit
+    services: int  #: service machines, in addition to the hosts, spread over the sites
+    clusters: Mapping[str, str] | None  #: site → the only cluster to use there
+    properties: str | None  #: condition on machines, as for ``oarsub -p``: ``"memnode >= 16384"``
+    queue: str | None  #: OAR's queue; None: the site's default
+    project: str | None  #: OAR's project for the accounting of the jobs
     walltime: int  #: seconds
-    start: str  #: ``"now"``, ``"first"`` (slot common to all), or a date in Paris: ``"2026-12-01 19:00"``
-    host_environment: str  #: what Kadeploy3 puts on the machines; one that it knows on each site
+    start: str  #: ``"now"``, ``"first"`` (first common slot), or a date in Paris: ``"2026-12-01 19:00"``
+    host_environment: str  #: Kadeploy3 environment of the machines; registered on each site
     vm: VMSpec  #: the size of every VM, see `VMSpec`
     capacity: CapacityRule  #: how many VMs a host may carry, see `CapacityRule`
-    #: which hosts carry them: ``"balanced"`` (each the same share of what it can), ``"packed"`` (as few hosts
-    #: as possible) or ``"round-robin-sites"`` (dealt to the sites in turn)
+    #: how VMs are placed: ``"balanced"`` (each host the same share of its capacity), ``"packed"`` (as few
+    #: hosts as possible) or ``"round-robin-sites"`` (dealt to the sites in turn)
     placement: str
     netboot: Literal["http", "tftp"]  #: how VMs fetch what they boot
-    boot: Literal["rom", "iso"]  #: where their iPXE is: in the network card, or on a CD-ROM
-    provisioner: Literal["g5kvirt", "kadeploy3"]  #: who deploys the VMs: our own workflow, or a Kadeploy3
-    kadeploy3: Kadeploy3  #: what that needs besides, see `Kadeploy3`
-    windows: Windows  #: how many are on their way at once, see `Windows`
-    timeouts: Timeouts  #: the longest waits, see `Timeouts`
-    job_name: str  #: what OAR's jobs are called, followed by the run's name
+    boot: Literal["rom", "iso"]  #: where VMs have iPXE: in the network card, or on a CD-ROM
+    provisioner: Literal["g5kvirt", "kadeploy3"]  #: what deploys the VMs: our own workflow, or a Kadeploy3
+    kadeploy3: Kadeploy3  #: more about that Kadeploy3, see `Kadeploy3`
+    windows: Windows  #: how many VMs are handled at once, see `Windows`
+    timeouts: Timeouts  #: see `Timeouts`
+    job_name: str  #: name of the OAR jobs, followed by the run's name
 
     def __init__(
         self,
@@ -267,11 +270,11 @@ class Spec:
 
     @property
     def start_seconds(self) -> float | None:
-        """When a date is asked for: seconds since the epoch."""
+        """The start in seconds since the epoch; None for "now" and "first"."""
         return start_seconds(self.start)
 
     def at(self, sites: Mapping[str, int]) -> Self:
-        """The same, on ``sites`` (site → hosts); what it says of other sites is left out."""
+        """The same specification on ``sites`` (site → hosts), without clusters of other sites."""
         clusters = {site: cluster for site, cluster in (self.clusters or {}).items() if site in sites}
         return replace(self, sites=sites, clusters=clusters or None)
 
