@@ -26,7 +26,7 @@ from g5kvirt.errors import SpecError
 from g5kvirt.spec.fields import choice, keys, text, whole
 from g5kvirt.spec.yaml_files import load_yaml
 
-__all__ = ["COMPRESSIONS", "FILESYSTEMS", "Environment", "load"]
+__all__ = ["ARGUMENTS", "COMPRESSIONS", "FILE", "FILESYSTEMS", "NAME", "SHA256", "Environment", "load"]
 
 #: What the minimal system can unpack, and the file systems that it can make and boot from (`guest/deploy`).
 COMPRESSIONS = ("none", "gzip", "bzip2", "xz")
@@ -38,10 +38,13 @@ _KEYS = {"name", "description", "image", "boot", "filesystem", *_IGNORED}
 _IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
 _BOOT_KEYS = {"kernel", "initrd", "kernel_params"}
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+#: Pattern, what it allows in words, and the longest text: the arguments of `g5kvirt.spec.fields.text`.
+NAME = (r"[A-Za-z0-9][A-Za-z0-9._+-]*", "at most 100 letters, digits and . _ + -", 100)
+SHA256 = (r"[0-9a-f]{64}", "64 hexadecimal digits, as sha256sum prints them", 64)
+FILE = (r"(/[A-Za-z0-9._+-]+)+", "an absolute path in the image, of letters, digits and / . _ + -", 500)
+ARGUMENTS = (r"[\x20-\x7e]*", "at most 1500 printable ASCII characters on one line", 1500)
+
 _URL = re.compile(r"https?://[\x21-\x7e]+")
-_IN_THE_IMAGE = r"(/[A-Za-z0-9._+-]+)+"
-_IN_THE_IMAGE_WORDS = "an absolute path in the image, of letters, digits and / . _ + -"
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,17 @@ def _environment(data: object, folder: Path) -> Environment:
     )
     choice("image.kind", image.get("kind", "tar"), ("tar",))
     sha256 = str(image.get("sha256") or "").lower()
-    needed = "64 hexadecimal digits, as sha256sum prints them"
+    initrd, arguments = boot.get("initrd"), boot["kernel_params"]
     return Environment(
-        name=text("name", fields.get("name"), _NAME, "at most 100 letters, digits and . _ + -"),
+        name=text("name", fields.get("name"), *NAME),
         image=_location(image.get("file"), sha256, folder),
-        sha256=text("image.sha256", sha256, "([0-9a-f]{64})?", needed),
+        sha256=text("image.sha256", sha256, *SHA256) if sha256 else "",
         description=str(fields.get("description") or ""),
         compression=choice("image.compression", image.get("compression") or "none", COMPRESSIONS),
         filesystem=choice("filesystem", fields.get("filesystem", "ext4"), FILESYSTEMS),
-        kernel=text("boot.kernel", boot["kernel"], _IN_THE_IMAGE, _IN_THE_IMAGE_WORDS),
-        initrd=text("boot.initrd", boot.get("initrd") or "", f"({_IN_THE_IMAGE})?", _IN_THE_IMAGE_WORDS),
-        kernel_arguments=text(
-            "boot.kernel_params",
-            "" if boot["kernel_params"] is None else boot["kernel_params"],
-            r"[\x20-\x7e]{0,1500}",
-            "at most 1500 printable ASCII characters on one line",
-            longest=1500,
-        ),
+        kernel=text("boot.kernel", boot["kernel"], *FILE),
+        initrd=text("boot.initrd", initrd, *FILE) if initrd else "",
+        kernel_arguments=text("boot.kernel_params", "" if arguments is None else arguments, *ARGUMENTS),
         unpacked=whole("image.unpacked", image.get("unpacked", 0), 0, 1 << 60, "bytes"),
     )
 

@@ -88,8 +88,9 @@ def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) 
     ],
 )
 def test_values_that_cannot_be_meant(field: str, value: object) -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match=rf"^task\.{field} must be .*, not ") as error:
         dataclasses.replace(TASK, **{field: value})  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
 
 
 MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
