@@ -4,7 +4,7 @@ Below `paths.cache` each build has a directory ``KIND/[NAME-]KEY``; the key is a
 another recipe is another directory and old ones are left alone. A build that is there is whole:
 ``manifest.json`` says what it was made of.
 
-A process builds in ``.KEY`` beside it, which it keeps locked (flock) and renames in the end. So a second
+A process builds in ``.KEY`` beside it, which it keeps locked (flock) until the result is renamed. So a second
 process waits for the first and takes its result; what a killed process left is removed by the next one.
 """
 
@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -87,31 +87,48 @@ def build(directory: Path, builder: Callable[[Path], Mapping[str, Any]], *, refr
 def _work_directory(directory: Path) -> Iterator[Path]:
     """An empty folder to build in, for this process alone; it is gone afterwards. Raises OSError."""
     locked = directory.with_name(f".{directory.name}")
-    handle = _lock(locked)
+    lock = _lock(locked)
     try:
-        for leftover in locked.iterdir():
-            shutil.rmtree(leftover)
+        _remove_folders(locked)
         work = locked / "new"
         work.mkdir(mode=0o755)
         yield work
     finally:
-        shutil.rmtree(locked, ignore_errors=True)
-        os.close(handle)
+        _remove_folders(locked)
+        with suppress(OSError):
+            (locked / "lock").unlink()
+        os.close(lock)  # before the folder goes: NFS keeps a file that is open, under another name
+        with suppress(OSError):
+            locked.rmdir()
+
+
+def _remove_folders(folder: Path) -> None:
+    """Remove what is half built, or was replaced, but not the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int:
-    """Create and lock ``folder``; the lock ends with the returned file descriptor, or with the process."""
+    """Create ``folder`` and lock it; the lock ends with the returned file descriptor, or with the process.
+
+    A file is locked, since NFS, on which homes of Grid'5000 are, has no exclusive locks of directories.
+    """
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
-        folder.mkdir(exist_ok=True)
         handle = -1
         try:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), folder.stat()):
+            if os.path.samestat(os.fstat(handle), (folder / "lock").stat()):
                 return handle
         except (FileNotFoundError, BlockingIOError):
-            pass  # removed by its owner meanwhile, or locked
+            pass  # removed meanwhile by the process that held it, or locked
+        except BaseException:
+            if handle >= 0:
+                os.close(handle)
+            raise
         if handle >= 0:
             os.close(handle)
         if time.monotonic() > deadline:

@@ -80,6 +80,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
     left = tmp_path / ".key" / "new"
     left.mkdir(parents=True)
     (left / "file").write_text("half")
+    (tmp_path / ".key" / "lock").touch()
     cache.build(tmp_path / "key", Builder())
     assert cache.is_built(tmp_path / "key")
     assert list(tmp_path.iterdir()) == [tmp_path / "key"]
