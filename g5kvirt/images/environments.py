@@ -23,7 +23,7 @@ from g5kvirt.images.archives import check_archive, file_size, sha256_of, unpacke
 from g5kvirt.images.cache import ProgressCallback, no_progress
 from g5kvirt.images.descriptions import Environment, load
 from g5kvirt.images.download import Download, fetch
-from g5kvirt.spec.fields import near
+from g5kvirt.spec.fields import suggest
 
 __all__ = ["Environment", "EnvironmentSummary", "Image", "check", "known", "load", "obtain", "user_directory"]
 
@@ -142,7 +142,7 @@ def _described(name: str, folders: Iterable[Path]) -> Environment | None:
     if name not in _BUILDERS:
         names = [*_BUILDERS, *sorted(found)]
         others = f"choose from {', '.join(names)}, or describe it in {user_directory()}/{name}.yaml"
-        close = near(name, names)
+        close = suggest(name, names)
         raise SpecError(
             f"there is no environment {name!r}: {close if close.startswith('did you mean') else others}"
         )

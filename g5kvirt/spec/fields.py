@@ -24,12 +24,12 @@ __all__ = [
     "choice",
     "is_whole",
     "keys",
-    "near",
     "optional",
     "part",
     "seconds",
     "show",
     "store",
+    "suggest",
     "text",
     "whole",
     "word",
@@ -45,7 +45,7 @@ _P = ParamSpec("_P")
 
 
 # ---------------------------------------------------------------------------------------- parts of sentences
-def near(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """The clause after a mistyped ``word``: the nearest known name, or all of them."""
     names = sorted(known)
     close = get_close_matches(word.lower()[:64], names, n=1, cutoff=0.6)
@@ -151,7 +151,7 @@ def keys(document: object, known: Iterable[str], where: str) -> Mapping[str, Any
     names = list(known)
     for key in document:
         if not isinstance(key, str) or key not in names:
-            raise SpecError(f"unknown key {show(key)} in {where}: {near(str(key)[:64], names)}")
+            raise SpecError(f"unknown key {show(key)} in {where}: {suggest(str(key)[:64], names)}")
     return document
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from g5kvirt.errors import SpecError
 from g5kvirt.spec import fields as check
-from g5kvirt.spec.fields import near
+from g5kvirt.spec.fields import suggest
 
 __all__ = ["MAX_HOSTS", "Sites", "UnchosenSites", "read_clusters", "read_sites"]
 
@@ -88,7 +88,7 @@ def read_clusters(value: object, sites: Mapping[str, int]) -> dict[str, str] | N
     for site in value:
         if not isinstance(site, str) or (sites and site not in sites):
             raise SpecError(
-                f"clusters names a site that is not in sites, {check.show(site)}: {near(str(site), sites)}"
+                f"clusters names a site that is not in sites, {check.show(site)}: {suggest(str(site), sites)}"
             )
     needed = "the name of a cluster such as 'graphene'"
     return {

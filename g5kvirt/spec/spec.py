@@ -23,11 +23,11 @@ from g5kvirt.spec.fields import (
     checked_by,
     choice,
     keys,
-    near,
     optional,
     part,
     seconds,
     store,
+    suggest,
     text,
     whole,
     word,
@@ -46,8 +46,8 @@ __all__ = [
     "VMSpec",
     "Windows",
     "format_walltime",
-    "near",
     "parse_walltime",
+    "suggest",
 ]
 
 MAX_VMS = 1 << 24  #: a /8 holds no more addresses

@@ -25,8 +25,8 @@ from g5kvirt.spec.spec import (
     VMSpec,
     Windows,
     format_walltime,
-    near,
     parse_walltime,
+    suggest,
 )
 
 GOOD: dict[str, Any] = {
@@ -386,7 +386,7 @@ def test_walltimes_as_people_write_them() -> None:
     assert parse_walltime("01:30") == parse_walltime(" 1:30:00 ") == 5400
 
 
-def test_near() -> None:
-    assert near("nanci", ["nancy", "rennes"]) == "did you mean 'nancy'?"
-    assert near("xyz", ["nancy", "rennes"]) == "known: nancy, rennes"
-    assert near("xyz", []) == "none is known"
+def test_suggestions() -> None:
+    assert suggest("nanci", ["nancy", "rennes"]) == "did you mean 'nancy'?"
+    assert suggest("xyz", ["nancy", "rennes"]) == "known: nancy, rennes"
+    assert suggest("xyz", []) == "none is known"
