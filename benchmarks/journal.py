@@ -1,7 +1,7 @@
 """What does it cost to read a finished run and make all its tables? 4,552 VMs, some 120,000 events: 2 s.
 
 A run of 4,552 VMs on 355 hosts of 6 sites is written as a journal: the boot of each VM, and deployments on
-1,000 and on all of them. It is read from the file, reduced to a state, and turned into every table there is. Times
+1,000 and on all of them. It is read from the file, reduced to a state, and turned into every table. Times
 are CPU seconds of this one thread, which are those of the clock on an idle machine. Larger runs show that the
 cost is linear: the time for each event of the largest against that of the 4,552 (1 is perfectly linear).
 

@@ -1,7 +1,7 @@
-"""The tables of Grid'5000 that come with the project, and where they lie.
+"""The tables of Grid'5000 that come with the project.
 
-In a checkout they are the files of the top-level ``data`` directory; in an installed package they
-lie beside the code, in ``g5kvirt/_data``. ``data/README.md`` names their sources.
+In a checkout they are in the top-level ``data`` directory; in an installed package they are beside
+the code, in ``g5kvirt/_data``. ``data/README.md`` names their sources.
 """
 
 from __future__ import annotations

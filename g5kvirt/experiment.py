@@ -250,7 +250,7 @@ class Experiment:
     def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:
         """What can be deployed: one row an environment.
 
-        Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.images.environments`) in
+        Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.images.descriptions`) in
         ``folder``, by default ``environments/`` where the notebook runs, and in
         ``~/.config/g5kvirt/environments``. Raises SpecError for a folder that is not there.
         """

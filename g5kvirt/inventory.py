@@ -1,7 +1,7 @@
-"""What exists: the plain words that all other modules speak.
+"""Machines, networks and VMs as plain data, used by all other modules.
 
 Sizes are in bytes, rates in bits per second, times in seconds since the epoch (UTC), durations in
-seconds. Everything is frozen; a changed thing is a new thing.
+seconds. Everything is frozen; a change makes a new object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["GIB", "MIB", "VM", "Facts", "Host", "Reservation", "SubNetwork", "to_plain"]
 
-# What the journal holds is read back by the `from_plain` of each class, so that a run can be opened again.
+# `from_plain` of each class reads back what is in the journal, so that a run can be opened again.
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -21,20 +21,20 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Facts:
-    """What a host says about itself, asked by the host agent."""
+    """What the host agent reports about a host."""
 
     cores: int
-    memory: int  #: bytes of RAM in all
-    kvm: bool  #: True only if a guest really started with KVM
+    memory: int  #: bytes of RAM in total
+    kvm: bool  #: True only if a guest was started with KVM
     clock_offset: float = 0.0  #: its clock minus ours, seconds
 
 
 @dataclass(frozen=True)
 class Host:
-    """A physical machine: it carries VMs, or services as a service machine.
+    """A physical machine: it carries VMs, or services (a service machine).
 
-    ``name`` is the testbed's own name for it (``graphene-3.nancy.grid5000.fr``); ``address`` is the
-    name by which it is reached now (inside a KaVLAN: ``graphene-3-kavlan-14.nancy.grid5000.fr``).
+    ``name`` is its name on the testbed (``graphene-3.nancy.grid5000.fr``); ``address`` is the
+    name at which it is reached now (inside a KaVLAN: ``graphene-3-kavlan-14.nancy.grid5000.fr``).
     """
 
     name: str
@@ -74,7 +74,7 @@ class SubNetwork:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What the testbed gave: a job on every site, its hosts, sub-networks and KaVLAN."""
+    """What was reserved: a job on every site, its hosts, sub-networks and KaVLAN."""
 
     jobs: Mapping[str, int]  #: site → OAR job id
     hosts: tuple[Host, ...]
@@ -100,7 +100,7 @@ class Reservation:
 
 @dataclass(frozen=True)
 class VM:
-    """One virtual machine: where it runs and what it answers to."""
+    """One virtual machine: where it runs, its name and addresses."""
 
     index: int  #: 1, 2, … in the order of placement
     name: str
@@ -112,7 +112,7 @@ class VM:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses, addresses, mappings and sequences into what JSON can hold."""
+    """Convert dataclasses, addresses, mappings and sequences to values that JSON has."""
     if hasattr(value, "__dataclass_fields__"):
         return {k: to_plain(v) for k, v in asdict(value).items()}
     if isinstance(value, IPv4Address | IPv4Network):

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import g5kvirt
 from g5kvirt.errors import G5kvirtError, MachineError, PhaseError, SpecError
-from g5kvirt.spec.spec import near
+from g5kvirt.spec.spec import suggest
 
 __all__ = ["execute", "find", "keep", "notebook", "page", "parameters_of", "shipped", "values"]
 
@@ -77,7 +77,7 @@ def find(word: str) -> Path:
         raise SpecError(f"there is no notebook {path}: name a file that exists, or one of {_names()}")
     known = shipped()
     if word not in known:
-        raise SpecError(f"there is no notebook {word!r}: {near(word, known)}")
+        raise SpecError(f"there is no notebook {word!r}: {suggest(word, known)}")
     return known[word]
 
 
@@ -97,7 +97,7 @@ def values(pairs: Sequence[Sequence[str]], path: Path) -> dict[str, Any]:
     known, given = parameters_of(path), {}
     for name, word in pairs:
         if name not in known:
-            raise SpecError(f"{path.name} has no parameter {name!r}: {near(name, known)}")
+            raise SpecError(f"{path.name} has no parameter {name!r}: {suggest(name, known)}")
         try:
             given[name] = ast.literal_eval(word)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -16,7 +16,7 @@ from g5kvirt.planning.windows import interleave
 from g5kvirt.remote import Access, Fanout
 from g5kvirt.remote.access import OPTIONS
 from g5kvirt.run import state
-from g5kvirt.spec.fields import LONGEST, near, show
+from g5kvirt.spec.fields import LONGEST, show, suggest
 
 __all__ = ["COLUMNS", "configuration", "run_on", "ssh_config", "vm_access"]
 
@@ -111,7 +111,7 @@ def run_on(
     asked = list(names)
     for name in asked:
         if not isinstance(name, str) or name not in vms:
-            raise SpecError(f"there is no VM {show(name)} in this run: {near(str(name), vms)}")
+            raise SpecError(f"there is no VM {show(name)} in this run: {suggest(str(name), vms)}")
     if state.released(context.journal):
         raise PhaseOrderError(
             f"run {context.run.name!r} has given its machines back: its VMs are gone with them"

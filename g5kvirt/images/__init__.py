@@ -1,1 +1,1 @@
-"""What virtual machines boot, built from Debian packages: the minimal system and the environments."""
+"""What virtual machines boot: the minimal system, and the environments that are deployed on them."""

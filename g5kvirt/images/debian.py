@@ -15,12 +15,12 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError
 from g5kvirt.images import packages
-from g5kvirt.images.minimal import Progress
+from g5kvirt.images.cache import ProgressCallback
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
 
 __all__ = ["DESCRIPTION", "RECIPE", "fields", "scripts", "write"]
 
-#: The sizes are the least with which a deployment was tried, and went well.
+#: The sizes are the smallest with which a deployment was tried and succeeded.
 DESCRIPTION = "Debian 12, small: systemd, OpenSSH, cloud kernel; deployed with vm.memory 160, vm.disk 364 MiB"
 
 SUITE = "bookworm"
@@ -29,7 +29,7 @@ SUITE = "bookworm"
 INCLUDE = (packages.KERNEL, "initramfs-tools", "iproute2", "openssh-server", "systemd-sysv", "udev", "zstd")
 
 #: Seconds for the whole build.
-PATIENCE = 1800.0
+BUILD_TIMEOUT = 1800.0
 
 #: Files of the environment: an initrd with just the drivers of a VM, DHCP by systemd-networkd, one host key
 #: made at the first boot (one of the RSA kind would take an emulated VM long).
@@ -55,12 +55,12 @@ RECIPE = [2, SUITE, list(INCLUDE), dict(_BEFORE), dict(_AFTER)]
 
 
 def scripts() -> dict[str, str]:
-    """Files of ours besides the recipe: none."""
+    """Files of this package in the image: none."""
     return {}
 
 
 def fields() -> dict[str, object]:
-    """What the environment's description says besides the image."""
+    """The environment's description, without the image."""
     return {
         "name": "debian12-min",
         "description": DESCRIPTION,
@@ -70,13 +70,13 @@ def fields() -> dict[str, object]:
     }
 
 
-def write(work: Path, progress: Progress) -> dict[str, str]:
+def write(work: Path, progress: ProgressCallback) -> dict[str, str]:
     """Write ``image`` (a gzipped tar) into ``work``; returns the versions of the packages in it.
 
-    Raises MachineError without root, or with mmdebstrap's last words.
+    Raises MachineError without root, or with mmdebstrap's last error.
     """
     if os.geteuid() != 0:
-        raise MachineError("the environment debian12-min is built by root: run this once with sudo")
+        raise MachineError("the environment debian12-min must be built by root: run this once with sudo")
     progress("environment debian12-min: fetching and installing Debian, some minutes")
     program = shutil.which("mmdebstrap")
     scratch = work / "scratch"
@@ -92,7 +92,7 @@ def write(work: Path, progress: Progress) -> dict[str, str]:
             file.write_text(text, encoding="utf-8")
     _run(_command(program, scratch, work / "image.tar"), scratch, progress)
     progress("environment debian12-min: compressing the image")
-    subprocess.run(["gzip", "-n", "-6", str(work / "image.tar")], check=True, timeout=PATIENCE)
+    subprocess.run(["gzip", "-n", "-6", str(work / "image.tar")], check=True, timeout=BUILD_TIMEOUT)
     (work / "image.tar.gz").rename(work / "image")
     installed = (scratch / "installed").read_text(encoding="utf-8").split()
     shutil.rmtree(scratch)
@@ -126,15 +126,15 @@ def _command(program: str, scratch: Path, image: Path) -> list[str]:
     ]
 
 
-def _run(argv: list[str], scratch: Path, progress: Progress) -> None:
-    """Run mmdebstrap, telling of each line that says what it is at; bounded."""
+def _run(argv: list[str], scratch: Path, progress: ProgressCallback) -> None:
+    """Run mmdebstrap, and report its lines of progress; bounded by `BUILD_TIMEOUT`."""
     lines: list[str] = []
     environment = {**os.environ, "TMPDIR": str(scratch), "LC_ALL": "C.UTF-8"}
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", env=environment, start_new_session=True,
     ) as process:  # fmt: skip
-        alarm = threading.Timer(PATIENCE, process.terminate)
+        alarm = threading.Timer(BUILD_TIMEOUT, process.terminate)
         alarm.start()
         try:
             assert process.stdout is not None
@@ -148,7 +148,7 @@ def _run(argv: list[str], scratch: Path, progress: Progress) -> None:
             if process.poll() is None:
                 process.terminate()
     if code:
-        errors = [line for line in lines if line.startswith("E: ")] or lines or ["it said nothing"]
+        errors = [line for line in lines if line.startswith("E: ")] or lines or ["no output"]
         raise MachineError(
             f"mmdebstrap failed ({errors[-1]}): check the network and the disk's space, then try again"
         )

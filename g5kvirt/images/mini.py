@@ -16,7 +16,8 @@ from importlib import resources
 from pathlib import Path
 
 from g5kvirt.images import cpio, packages
-from g5kvirt.images.minimal import MODULES, Progress, gather
+from g5kvirt.images.cache import ProgressCallback
+from g5kvirt.images.minimal import MODULES, gather
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
 
 __all__ = ["APPLETS", "DESCRIPTION", "FILES", "RECIPE", "fields", "initrd", "write"]
@@ -53,12 +54,12 @@ _ETC = {
     "profile": "export PATH=/bin:/sbin:/usr/bin:/usr/sbin\n",
 }
 
-#: Part of the key of the cache: raised, or changed by itself, when other bytes would come out.
+#: Part of the key in the cache; the number is raised when the code would write other bytes.
 RECIPE = [2, dict(FILES), APPLETS, _ETC, list(MODULES)]
 
 
 def scripts() -> dict[str, str]:
-    """Our own files that go into the image, by name."""
+    """Files of this package that go into the image, by name."""
     folder = resources.files("g5kvirt.images").joinpath("guest")
     found = {
         name: folder.joinpath("mini", name).read_text(encoding="utf-8")
@@ -68,7 +69,7 @@ def scripts() -> dict[str, str]:
 
 
 def fields() -> dict[str, object]:
-    """What the environment's description says besides the image."""
+    """The environment's description, without the image."""
     return {
         "name": "mini",
         "description": DESCRIPTION,
@@ -77,10 +78,10 @@ def fields() -> dict[str, object]:
     }
 
 
-def write(work: Path, progress: Progress) -> dict[str, str]:
+def write(work: Path, progress: ProgressCallback) -> dict[str, str]:
     """Write ``image`` (a tar, not compressed) into ``work``; returns the versions of the packages in it.
 
-    Raises MachineError if the packages cannot be had.
+    Raises MachineError if the packages cannot be fetched.
     """
     progress("environment mini: fetching the kernel, busybox and dropbear from Debian")
     found = gather(FILES, work)

@@ -10,32 +10,30 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import MachineError
+from g5kvirt.images import cache as build_cache
 from g5kvirt.images import cpio, iso, packages
+from g5kvirt.images.cache import ProgressCallback, no_progress
 
 __all__ = [
-    "Gathered",
+    "GuestFiles",
     "MinimalSystem",
     "build",
-    "cache_directory",
     "gather",
     "initramfs",
-    "lacking",
+    "unavailable_reason",
     "unsigned",
 ]
 
-#: Raised when the way of building changes, so that older caches are left alone.
+#: Raised when the code would write other bytes, so that older builds are left alone.
 _RECIPE = 2
 
 #: Debian package → the files that are taken from it, besides the kernel's.
@@ -58,10 +56,8 @@ MODULES = (
     "drivers/block/virtio_blk",
 )
 
-#: Seconds for which a build is taken for up to date.
+#: Seconds for which a build counts as up to date.
 FRESH = 86400.0
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,27 +70,21 @@ class MinimalSystem:
     manifest: Mapping[str, Any]  #: package → version, and the SHA-256 of each file
 
 
-def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/g5kvirt/minimal``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "g5kvirt" / "minimal"
-
-
 def _recipes() -> dict[str, str]:
-    """Our own files that go into the minimal system, by name."""
+    """Files of this package that go into the minimal system, by name."""
     folder = resources.files("g5kvirt.images").joinpath("guest")
     files = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("init", "address", "agent")}
     script = resources.files("g5kvirt.images").joinpath("templates", "iso.ipxe.j2")
     return {**files, "iso.ipxe": script.read_text(encoding="utf-8")}
 
 
-def _home(cache: Path | None, recipes: Mapping[str, str]) -> Path:
-    key = hashlib.sha256(json.dumps([_RECIPE, MODULES, recipes]).encode()).hexdigest()[:16]
-    return (cache or cache_directory()) / key
+def _directory(cache: Path | None, recipes: Mapping[str, str]) -> Path:
+    return build_cache.build_directory("minimal", json.dumps([_RECIPE, MODULES, recipes]), cache=cache)
 
 
-def lacking(cache: Path | None = None) -> str:
-    """Why `build` cannot give a system on this machine, as far as can be told without a network; or ""."""
-    if (_home(cache, _recipes()) / "manifest.json").exists():
+def unavailable_reason(cache: Path | None = None) -> str:
+    """Why `build` would fail here, as far as can be known without a network; "" if it would not."""
+    if build_cache.is_built(_directory(cache, _recipes())):
         return ""
     try:
         packages.candidates((packages.kernel(), *PACKAGES[1:]))
@@ -104,73 +94,52 @@ def lacking(cache: Path | None = None) -> str:
 
 
 def build(
-    cache: Path | None = None, progress: Progress = lambda _: None, *, refresh: bool = False
+    cache: Path | None = None, progress: ProgressCallback = no_progress, *, refresh: bool = False
 ) -> MinimalSystem:
     """The minimal system from the cache, or built into it (about 30 MB of packages, a few seconds).
 
-    Once a day apt is asked whether it has newer packages; then these are taken. Where it has no answer, or
-    they cannot be fetched, the system of before stays. ``refresh`` builds anew whatever is in the cache.
-    ``progress`` hears what is being done. Raises MachineError if there is no system yet and the packages
-    cannot be had or are not made as expected.
+    Once a day apt is asked for newer packages, and a system of these is built. If apt cannot answer, or the
+    packages cannot be fetched, the one in the cache is used. ``refresh`` builds anew in any case. Raises
+    MachineError if there is no system yet and the packages cannot be fetched or have unexpected contents.
     """
     recipes = _recipes()
-    home = _home(cache, recipes)
-    there = (home / "manifest.json").exists()
-    anew = refresh or not there or _outdated(home)
-    if anew:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{home.name}.", dir=home.parent))
-        try:
-            _build_into(work, recipes, progress)
-            (work / "checked").touch()
-            _replace(home, work, there)
-        except MachineError as error:
-            if refresh or not there:
-                raise
-            progress(f"minimal system: there are newer packages, but {error}; the one of before is taken")
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return _read(home)
+    directory = _directory(cache, recipes)
+    there = build_cache.is_built(directory)
+    anew = refresh or (there and _outdated(directory))
+
+    def write(work: Path) -> dict[str, Any]:
+        (work / "checked").touch()
+        return _build_into(work, recipes, progress)
+
+    try:
+        build_cache.build(directory, write, refresh=anew)
+    except MachineError as error:
+        if refresh or not there:
+            raise
+        progress(f"minimal system: there are newer packages, but {error}; the one in the cache is used")
+    manifest = build_cache.manifest(directory)
+    return MinimalSystem(directory / "kernel", directory / "initrd", directory / "ipxe.iso", manifest)
 
 
-def _read(home: Path) -> MinimalSystem:
-    manifest = json.loads((home / "manifest.json").read_text(encoding="utf-8"))
-    return MinimalSystem(home / "kernel", home / "initrd", home / "ipxe.iso", manifest)
-
-
-def _outdated(home: Path) -> bool:
-    """Whether apt has other versions than a build was made of; asked at most once in `FRESH` seconds.
+def _outdated(directory: Path) -> bool:
+    """Whether apt has other versions than a build was made of; asks apt at most once in `FRESH` seconds.
 
     That takes apt from 0.05 s to 1 s of a core, depending on whether the machine keeps apt's own cache.
     """
-    stamp = home / "checked"
+    stamp = directory / "checked"
     if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < FRESH:
         return False
     try:
         now = packages.candidates((packages.kernel(), *PACKAGES[1:]))
         stamp.touch()
-    except (MachineError, OSError):  # no apt here, no lists, or a cache that belongs to somebody else
+    except (MachineError, OSError):  # no apt here, no lists, or a cache that belongs to another user
         return False
-    return now != dict(_read(home).manifest["packages"])
-
-
-def _replace(home: Path, work: Path, refresh: bool) -> None:
-    """Put a finished build in its place; of two that build at once, the first stays."""
-    if refresh and home.exists():
-        old = Path(tempfile.mkdtemp(prefix="old.", dir=home.parent))
-        home.rename(old / "it")
-        shutil.rmtree(old)
-    try:
-        work.chmod(0o755)
-        work.rename(home)
-    except OSError as error:
-        if not (home / "manifest.json").exists():
-            raise MachineError(f"the minimal system cannot be kept in {home}: {error}") from error
+    return now != dict(build_cache.manifest(directory)["packages"])
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What a guest's system is made of: Debian's kernel, the drivers of `MODULES`, other packages' files."""
+class GuestFiles:
+    """What a guest's system is made of: Debian's kernel, drivers (`MODULES`), files of other packages."""
 
     release: str
     kernel: bytes
@@ -179,9 +148,9 @@ class Gathered:
     versions: Mapping[str, str]  #: by package
 
 
-def gather(wanted: Mapping[str, tuple[str, ...]], work: Path) -> Gathered:
+def gather(wanted: Mapping[str, tuple[str, ...]], work: Path) -> GuestFiles:
     """The kernel and the files of ``wanted`` (package → paths), fetched into ``work``, where nothing of the
-    packages stays. Raises MachineError if one cannot be had."""
+    packages stays. Raises MachineError if one cannot be fetched."""
     kernel = packages.kernel()
     release = kernel.removeprefix("linux-image-")
     modules = [f"lib/modules/{release}/kernel/{module}.ko" for module in MODULES]
@@ -194,10 +163,10 @@ def gather(wanted: Mapping[str, tuple[str, ...]], work: Path) -> Gathered:
     for package in fetched.values():
         package.unlink()
     drivers = {module.rpartition("/")[2]: unsigned(own[module]) for module in modules}
-    return Gathered(release, own[f"boot/vmlinuz-{release}"], drivers, files, versions)
+    return GuestFiles(release, own[f"boot/vmlinuz-{release}"], drivers, files, versions)
 
 
-def _build_into(work: Path, recipes: Mapping[str, str], progress: Progress) -> None:
+def _build_into(work: Path, recipes: Mapping[str, str], progress: ProgressCallback) -> dict[str, Any]:
     progress("minimal system: fetching the kernel, busybox and iPXE from Debian")
     found = gather(FILES, work)
     progress("minimal system: writing kernel, initrd and ISO")
@@ -210,8 +179,7 @@ def _build_into(work: Path, recipes: Mapping[str, str], progress: Progress) -> N
     for name, content in files.items():
         (work / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = {"packages": found.versions, "release": found.release, "sha256": sums}
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return {"packages": found.versions, "release": found.release, "sha256": sums}
 
 
 #: What ends a module to which a signature is appended; before it, twelve bytes of which the last four are
@@ -220,7 +188,7 @@ _SIGNED = b"~Module signature appended~\n"
 
 
 def unsigned(module: bytes) -> bytes:
-    """A kernel module without its signature, which nobody asks for here and an emulated VM checks slowly."""
+    """A kernel module without its signature, which is not needed here and slow to verify in emulation."""
     if not module.endswith(_SIGNED):
         return module
     end = len(module) - len(_SIGNED)

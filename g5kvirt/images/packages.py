@@ -34,7 +34,7 @@ def kernel() -> str:
 
 
 def candidates(names: Iterable[str]) -> dict[str, str]:
-    """The versions that apt would fetch now, by name. Raises MachineError if it knows one not."""
+    """The versions that apt would fetch now, by name. Raises MachineError for an unknown one."""
     wanted = list(names)
     out = _run(["apt-cache", "policy", *wanted]).decode()
     found = dict(re.findall(r"(?m)^(\S+):\n(?: .*\n)*?  Candidate: ([^(\s]\S*)$", out))
@@ -45,7 +45,7 @@ def candidates(names: Iterable[str]) -> dict[str, str]:
 
 
 def fetch(names: Iterable[str], folder: Path) -> dict[str, Path]:
-    """The package files of ``names`` in ``folder``, by name. Raises MachineError if one cannot be had."""
+    """The package files of ``names`` in ``folder``, by name. Raises MachineError if one cannot be fetched."""
     wanted = list(names)
     user = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory(dir=folder, prefix="packages.") as place:
@@ -65,7 +65,7 @@ def version(package: Path) -> str:
 
 
 def members(package: Path, wanted: Iterable[str]) -> dict[str, bytes]:
-    """The contents of some files of a package, by the path asked for; links are followed.
+    """The contents of the files ``wanted`` of a package, by path; links are followed.
 
     A path is looked for below ``usr`` too, where newer Debians keep what was in ``/lib`` and ``/sbin``.
     Raises MachineError if one is missing.
@@ -78,7 +78,9 @@ def members(package: Path, wanted: Iterable[str]) -> dict[str, bytes]:
             name = names.get(path) or names.get(f"usr/{path}")
             file = _file(tar, name) if name else None
             if file is None:
-                raise MachineError(f"{package.name} has no {path}: this Debian is not supported yet, tell us")
+                raise MachineError(
+                    f"{package.name} has no {path}: this release of Debian is not supported, use Debian 12"
+                )
             found[path] = file
     return found
 
@@ -104,10 +106,10 @@ def _run(argv: list[str], cwd: Path | None = None) -> bytes:
         return subprocess.run(argv, capture_output=True, timeout=300, check=True, cwd=cwd).stdout
     except FileNotFoundError as error:
         raise MachineError(
-            f"guest systems are made from Debian packages and {argv[0]} is missing: use a Debian machine"
+            f"guest systems are built from Debian packages, but {argv[0]} is missing: use a Debian machine"
         ) from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+        lines = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
         raise MachineError(
-            f"{argv[0]} failed ({said[-1] if said else error}): check the network and run apt-get update"
+            f"{argv[0]} failed ({lines[-1] if lines else error}): check the network and run apt-get update"
         ) from error

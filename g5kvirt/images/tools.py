@@ -1,6 +1,6 @@
-"""What the minimal system lacks for a deployment: one archive, fetched when a deployment begins.
+"""What a deployment needs besides the minimal system: one archive, fetched when a deployment begins.
 
-So a netboot stays light. From Debian packages: mke2fs, kexec, extlinux with its boot record, and the
+This keeps netboots small. From Debian packages: mke2fs, kexec, extlinux with its boot record, and the
 libraries that they need; and `guest/deploy`, the procedure itself. ext4 is built into Debian's cloud kernel,
 so the archive holds no drivers and fits every kernel. Same packages, same bytes.
 """
@@ -11,20 +11,18 @@ import gzip
 import hashlib
 import io
 import json
-import shutil
 import tarfile
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from g5kvirt.errors import MachineError
+from g5kvirt.images import cache as build_cache
 from g5kvirt.images import packages
-from g5kvirt.images.minimal import cache_directory
+from g5kvirt.images.cache import ProgressCallback, no_progress
 
-__all__ = ["FILES", "Tools", "archive", "build", "keep"]
+__all__ = ["FILES", "Tools", "archive", "build"]
 
 _RECIPE = 1
 _LIB = "lib/x86_64-linux-gnu"
@@ -46,8 +44,6 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "extlinux": ("usr/bin/extlinux", "usr/lib/EXTLINUX/mbr.bin"),
 }
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Tools:
@@ -57,57 +53,32 @@ class Tools:
     manifest: Mapping[str, Any]  #: package → version, and the SHA-256 of the archive
 
 
-def build(cache: Path | None = None, progress: Progress = lambda _: None, *, refresh: bool = False) -> Tools:
+def build(
+    cache: Path | None = None, progress: ProgressCallback = no_progress, *, refresh: bool = False
+) -> Tools:
     """The tools from the cache, or built into it (about 3 MB of packages).
 
-    ``refresh`` builds anew. Raises MachineError if the packages cannot be had or are not made as expected.
+    ``refresh`` builds anew. Raises MachineError if packages cannot be fetched or have unexpected contents.
     """
     procedure = resources.files("g5kvirt.images").joinpath("guest", "deploy").read_text(encoding="utf-8")
-    key = hashlib.sha256(json.dumps([_RECIPE, dict(FILES), procedure]).encode()).hexdigest()[:16]
-    home = (cache or cache_directory().parent / "tools") / key
-    if refresh or not (home / "manifest.json").exists():
+    recipe = json.dumps([_RECIPE, dict(FILES), procedure])
+    directory = build_cache.build_directory("tools", recipe, cache=cache)
 
-        def into(work: Path) -> None:
-            progress("deployment tools: fetching e2fsprogs, kexec-tools and extlinux from Debian")
-            fetched = packages.fetch(FILES, work)
-            files: dict[str, bytes] = {}
-            for name, package in fetched.items():
-                files |= packages.members(package, FILES[name])
-            versions = {name: packages.version(package) for name, package in fetched.items()}
-            for package in fetched.values():
-                package.unlink()
-            data = gzip.compress(archive(files, procedure), 9, mtime=0)
-            (work / "tools").write_bytes(data)
-            manifest = {"packages": versions, "sha256": {"tools": hashlib.sha256(data).hexdigest()}}
-            (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    def write(work: Path) -> dict[str, Any]:
+        progress("deployment tools: fetching e2fsprogs, kexec-tools and extlinux from Debian")
+        fetched = packages.fetch(FILES, work)
+        files: dict[str, bytes] = {}
+        for name, package in fetched.items():
+            files |= packages.members(package, FILES[name])
+        versions = {name: packages.version(package) for name, package in fetched.items()}
+        for package in fetched.values():
+            package.unlink()
+        data = gzip.compress(archive(files, procedure), 9, mtime=0)
+        (work / "tools").write_bytes(data)
+        return {"packages": versions, "sha256": {"tools": hashlib.sha256(data).hexdigest()}}
 
-        keep(home, into, refresh=refresh)
-    return Tools(home / "tools", json.loads((home / "manifest.json").read_text(encoding="utf-8")))
-
-
-def keep(home: Path, into: Callable[[Path], None], *, refresh: bool = False) -> None:
-    """Build by ``into(folder)`` beside ``home``, put it there when finished; of two at once the first stays.
-
-    What is at ``home`` is always whole: it has its manifest.json. Raises MachineError if it cannot be kept.
-    """
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{home.name}.", dir=home.parent))
-    except OSError as error:
-        raise MachineError(
-            f"{home} cannot be written: {error}; set XDG_CACHE_HOME to another place"
-        ) from error
-    try:
-        into(work)
-        if refresh and home.exists():
-            shutil.rmtree(home.rename(work / "old"))
-        work.chmod(0o755)
-        work.rename(home)
-    except OSError as error:
-        if not (home / "manifest.json").exists():
-            raise MachineError(f"what was built cannot be kept in {home}: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    build_cache.build(directory, write, refresh=refresh)
+    return Tools(directory / "tools", build_cache.manifest(directory))
 
 
 def archive(files: Mapping[str, bytes], procedure: str) -> bytes:

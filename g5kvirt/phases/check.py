@@ -134,7 +134,7 @@ def _guests(testbed: Testbed) -> Iterator[Row]:
     """What VMs boot is made on this machine, of Debian packages, when the machines are held already."""
     if testbed.simulated:
         return
-    if not (why := minimal.lacking()):
+    if not (why := minimal.unavailable_reason()):
         yield Row("minimal system", "", "ok", "is there, or its packages are known to apt")
         return
     says, _, advised = why.rpartition(": ")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import MIB
-from g5kvirt.spec.spec import CapacityRule, VMSpec, near
+from g5kvirt.spec.spec import CapacityRule, VMSpec, suggest
 
 __all__ = ["RULES", "CapacityRule", "Rule", "capacities", "capacity", "register_rule"]
 
@@ -57,7 +57,7 @@ def capacities(
     Raises SpecError if ``rule.rule`` is unknown.
     """
     if rule.rule not in RULES:
-        raise SpecError(f"unknown capacity rule {rule.rule!r}: {near(rule.rule, RULES)}")
+        raise SpecError(f"unknown capacity rule {rule.rule!r}: {suggest(rule.rule, RULES)}")
     vms = RULES[rule.rule](np.asarray(cores, np.int64), np.asarray(memory, np.int64), rule, vm)
     return np.maximum(np.asarray(vms, np.int64), 0)
 

@@ -11,7 +11,7 @@ from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import RULES, capacities
 from g5kvirt.planning.placement import STRATEGIES
 from g5kvirt.planning.services import machines_per_site, services_per_site
-from g5kvirt.spec.spec import Spec, near
+from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = ["LEAST_MEMORY", "check_against", "check_names", "check_vm", "counted"]
 
@@ -22,9 +22,11 @@ LEAST_MEMORY = 80
 def check_names(spec: Spec) -> None:
     """Raises SpecError if the placement strategy or the capacity rule is not registered."""
     if spec.placement not in STRATEGIES:
-        raise SpecError(f"unknown placement strategy {spec.placement!r}: {near(spec.placement, STRATEGIES)}")
+        raise SpecError(
+            f"unknown placement strategy {spec.placement!r}: {suggest(spec.placement, STRATEGIES)}"
+        )
     if spec.capacity.rule not in RULES:
-        raise SpecError(f"unknown capacity rule {spec.capacity.rule!r}: {near(spec.capacity.rule, RULES)}")
+        raise SpecError(f"unknown capacity rule {spec.capacity.rule!r}: {suggest(spec.capacity.rule, RULES)}")
 
 
 def check_vm(spec: Spec) -> None:
@@ -50,12 +52,12 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
     fitting: dict[str, list[Host]] = {}
     for site in spec.sites:
         if site not in hosts_by_site:
-            raise SpecError(f"unknown site {site!r}: {near(site, hosts_by_site)}")
+            raise SpecError(f"unknown site {site!r}: {suggest(site, hosts_by_site)}")
         fitting[site] = list(hosts_by_site[site])
         if (cluster := clusters.get(site)) is not None:
             known = {h.cluster for h in fitting[site]}
             if cluster not in known:
-                raise SpecError(f"unknown cluster {cluster!r} on {site}: {near(cluster, known)}")
+                raise SpecError(f"unknown cluster {cluster!r} on {site}: {suggest(cluster, known)}")
             fitting[site] = [h for h in fitting[site] if h.cluster == cluster]
     _check_machines(spec, fitting)
     _check_vms(spec, fitting)

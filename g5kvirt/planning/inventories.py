@@ -15,7 +15,7 @@ from typing import Any
 from g5kvirt import data_tables
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, MIB, Host
-from g5kvirt.spec.spec import Spec, near
+from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = ["TABLES", "Inventory", "Machine", "in_order", "machine_of", "table", "unfit"]
 
@@ -126,7 +126,7 @@ def table(year: str) -> Inventory:
     switches and states. Raises SpecError for another year.
     """
     if year not in TABLES:
-        raise SpecError(f"there is no table of the clusters of {year}: {near(year, TABLES)}")
+        raise SpecError(f"there is no table of the clusters of {year}: {suggest(year, TABLES)}")
     machines: dict[str, tuple[Machine, ...]] = {}
     for row in data_tables.rows(f"clusters_{year}.csv"):
         own = tuple(_machines(row, int(row[TABLES[year]] or 0)))

@@ -23,7 +23,7 @@ from g5kvirt.inventory import VM, Host, SubNetwork
 from g5kvirt.planning.addressing import allocate_addresses, covering_network
 from g5kvirt.planning.names import format_ips, format_macs, mac_of, vm_name, vm_names
 from g5kvirt.planning.ranks import rank_within
-from g5kvirt.spec.spec import near
+from g5kvirt.spec.spec import suggest
 
 __all__ = ["STRATEGIES", "Placement", "Strategy", "VMs", "distribute", "place", "register_strategy"]
 
@@ -103,7 +103,7 @@ def distribute(strategy: str, capacity: Ints, site: Ints, vms: int) -> Ints:
     Raises SpecError if the strategy is unknown, CapacityError with the numbers if the VMs do not fit.
     """
     if strategy not in STRATEGIES:
-        raise SpecError(f"unknown placement strategy {strategy!r}: {near(strategy, STRATEGIES)}")
+        raise SpecError(f"unknown placement strategy {strategy!r}: {suggest(strategy, STRATEGIES)}")
     total = int(capacity.sum())
     if vms > total:
         raise CapacityError(

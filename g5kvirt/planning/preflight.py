@@ -19,7 +19,7 @@ from g5kvirt.planning.forecast import Bill, Forecast, Plan, chosen
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.run.directory import JOB_NAME, job_name
 from g5kvirt.spec.clock import format_walltime
-from g5kvirt.spec.fields import near
+from g5kvirt.spec.fields import suggest
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["MARGIN", "Preflight", "Row", "State", "advice", "names", "preflight"]
@@ -120,10 +120,10 @@ def _machines(look: Forecast, site: str) -> Row:
     if site in look.inventory.silent:
         return Row("machines", site, "unknown", "nobody says what it has")
     if site not in known:
-        return Row("machines", site, "problem", "there is no such site", near(site, known))
+        return Row("machines", site, "problem", "there is no such site", suggest(site, known))
     clusters = {m.host.cluster for m in known[site]}
     if wanted is not None and wanted not in clusters:
-        return Row("machines", site, "problem", f"has no cluster {wanted}", near(wanted, clusters))
+        return Row("machines", site, "problem", f"has no cluster {wanted}", suggest(wanted, clusters))
     fit, needed = look.fit[site], look.needed[site]
     says = f"{needed:,} needed, {len(fit):,} can carry VMs ({_counts(h.cluster for h in fit)})"
     if len(fit) >= needed:

@@ -18,7 +18,7 @@ from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.checks import check_names, counted
 from g5kvirt.planning.services import services_per_site
-from g5kvirt.spec.spec import Spec, near
+from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = ["choose"]
 
@@ -61,7 +61,7 @@ def _rooms(spec: Spec, candidates: Mapping[str, Sequence[Host]]) -> dict[str, ND
     clusters = dict(spec.clusters or {})
     for site in clusters:
         if site not in candidates:
-            raise SpecError(f"clusters names an unknown site {site!r}: {near(site, candidates)}")
+            raise SpecError(f"clusters names an unknown site {site!r}: {suggest(site, candidates)}")
     for site, hosts in candidates.items():
         usable = [h for h in hosts if clusters.get(site) in (None, h.cluster)]
         room = capacities([h.cores for h in usable], [h.memory for h in usable], spec.capacity, spec.vm)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import RunError
-from g5kvirt.spec.spec import near
+from g5kvirt.spec.spec import suggest
 
 __all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs"]
 
@@ -86,7 +86,9 @@ def find(root: Path, name: str) -> Run:
     _check_name(name)
     path = root / name
     if not (path / _DOCUMENT).is_file():
-        raise RunError(f"there is no run {name!r} in {root}: {near(name, (r.name for r in list_runs(root)))}")
+        raise RunError(
+            f"there is no run {name!r} in {root}: {suggest(name, (r.name for r in list_runs(root)))}"
+        )
     return _read(path)
 
 

@@ -62,7 +62,7 @@ class PhaseState:
         return NAN if math.isnan(end) else done + max(0.0, end - last.start)
 
     def take(self, event: Event, before: float) -> None:
-        """Go one event of this phase further, that is not about a VM; ``before``: the latest time until then."""
+        """Go one event of this phase further, not one about a VM; ``before``: the latest time until then."""
         if not event.is_phase:
             if not event.is_release:
                 self.latest = event

@@ -1,1 +1,1 @@
-"""What is asked for: the specification, and how its values are read."""
+"""The specification of an experiment, and how its values are read and checked."""

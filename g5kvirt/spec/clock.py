@@ -1,4 +1,4 @@
-"""Times as people write them: walltimes, and when a reservation is to start."""
+"""Times as people write them: walltimes and starts of reservations."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def parse_walltime(value: object) -> int:
         )
     if total < MIN_WALLTIME:
         raise SpecError(
-            f"walltime {show(value)} is too short ({show(total)} s): ask for at least {MIN_WALLTIME} s, "
-            "hosts must be deployed within it"
+            f"walltime {show(value)} is too short ({show(total)} s): give at least {MIN_WALLTIME} s, because"
+            " the hosts are deployed within it"
         )
     if total > LONGEST:
-        raise SpecError(f"walltime {show(value)} is too long: ask for at most a year (8784:00:00)")
+        raise SpecError(f"walltime {show(value)} is too long: give at most a year (8784:00:00)")
     return total
 
 
@@ -62,7 +62,7 @@ def format_walltime(seconds: int) -> str:
 def parse_start(value: object) -> str:
     """``"now"``, ``"first"``, or a date such as ``"2026-12-01 19:00"``, which comes back with its seconds.
 
-    Raises SpecError if it cannot be read. Whether a date is in the past is said when a run begins.
+    Raises SpecError if it cannot be read. A date in the past is refused when a run begins, by `check_start`.
     """
     if value in ("now", "first"):
         return str(value)

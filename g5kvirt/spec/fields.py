@@ -1,42 +1,52 @@
-"""Checks of a specification's fields: each stores the plain value, or raises SpecError with one sentence."""
+"""Checks of single values: each returns the plain value, or raises SpecError with one sentence.
+
+``name`` is what the sentence calls the value, such as ``vm.memory``.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import date
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import NoReturn, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from g5kvirt.errors import SpecError
 
 __all__ = [
     "LONGEST",
-    "assign",
+    "check_fields",
+    "checked_by",
     "choice",
-    "count",
     "is_whole",
     "keys",
-    "near",
+    "optional",
     "part",
     "seconds",
     "show",
+    "store",
+    "suggest",
+    "text",
     "whole",
     "word",
     "wrong",
 ]
 
-LONGEST = 366 * 86400  #: seconds that anything may be asked to last
+LONGEST = 366 * 86400  #: seconds: the longest duration that is accepted anywhere
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
-def near(word: str, known: Iterable[str]) -> str:
-    """A clause that helps after a mistyped ``word``: the nearest known name, or all of them."""
+
+# ---------------------------------------------------------------------------------------- parts of sentences
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The clause after a mistyped ``word``: the nearest known name, or all of them."""
     names = sorted(known)
     close = get_close_matches(word.lower()[:64], names, n=1, cutoff=0.6)
     if close:
@@ -44,15 +54,8 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names)}" if names else "none is known"
 
 
-_T = TypeVar("_T")
-
-
-def assign(owner: object, name: str, value: object) -> None:
-    object.__setattr__(owner, name, value)
-
-
 class _Short(reprlib.Repr):
-    """Plain values as Python writes them, dates as people do; of anything else, what it is."""
+    """Plain values as Python writes them, dates as people do; of anything else, its type."""
 
     def repr_instance(self, x: object, level: int) -> str:
         if isinstance(x, date):
@@ -65,31 +68,28 @@ class _Short(reprlib.Repr):
 def show(value: object) -> str:
     """A short text of any value, however large or strange."""
     try:
-        text = _Short().repr(value)
+        shown = _Short().repr(value)
     except Exception:  # noqa: BLE001 - a foreign __repr__ may raise anything; the sentence must come out
-        text = "a very long number" if isinstance(value, int) else f"<{type(value).__name__}>"
-    return text.replace("\n", " ")
+        shown = "a very long number" if isinstance(value, int) else f"<{type(value).__name__}>"
+    return shown.replace("\n", " ")
 
 
 def wrong(name: str, needed: str, value: object) -> NoReturn:
+    """Raise the usual sentence: ``vms must be a whole number of at least 1, not 'x'``."""
     raise SpecError(f"{name} must be {needed}, not {show(value)}")
 
 
-def count(owner: object, name: str, *, minimum: int, maximum: int, unit: str = "") -> None:
-    """Check the whole number at ``owner``'s field and store it as a plain int."""
-    key = name.rpartition(".")[2]
-    assign(owner, key, whole(name, getattr(owner, key), minimum, maximum, unit))
-
-
+# ---------------------------------------------------------------------------------------------------- checks
 def is_whole(value: object) -> bool:
     """A whole number, and not a truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def whole(name: str, value: object, minimum: int, maximum: int, unit: str = "") -> int:
+    """A whole number (of ``unit``) from ``minimum`` to ``maximum``."""
     of = f" of {unit}" if unit else ""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        wrong(name, f"a whole number{of} of at least {minimum}" if not unit else f"a whole number{of}", value)
+        wrong(name, f"a whole number of {unit or f'at least {minimum}'}", value)
     number = int(value)
     if number < minimum:
         wrong(name, f"a whole number{of}, at least {minimum}", value)
@@ -98,9 +98,8 @@ def whole(name: str, value: object, minimum: int, maximum: int, unit: str = "") 
     return number
 
 
-def seconds(owner: object, name: str, *, minimum: float) -> None:
-    key = name.rpartition(".")[2]
-    value = getattr(owner, key)
+def seconds(name: str, value: object, minimum: float) -> float:
+    """A number of seconds from ``minimum`` to `LONGEST`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         wrong(name, "a number of seconds", value)
     try:
@@ -109,35 +108,76 @@ def seconds(owner: object, name: str, *, minimum: float) -> None:
         number = math.inf
     if not minimum <= number <= LONGEST:  # false for NaN too
         wrong(name, f"a number of seconds from {minimum:g} to {LONGEST}", value)
-    assign(owner, key, int(number) if number.is_integer() else number)
+    return int(number) if number.is_integer() else number
 
 
-def word(owner: object, name: str) -> None:
-    value = getattr(owner, name.rpartition(".")[2])
-    if not isinstance(value, str) or len(value) > 200 or not _WORD.fullmatch(value):
-        wrong(name, "a name of letters, digits and . _ + - that starts with a letter or digit", value)
+def text(name: str, value: object, pattern: str | re.Pattern[str], needed: str, longest: int = 1000) -> str:
+    """A text that matches ``pattern`` as a whole; ``needed`` says in words what it must be."""
+    if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value):
+        wrong(name, needed, value)
+    return value
 
 
-def choice(owner: object, name: str, known: tuple[str, ...]) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, str) or value not in known:
-        wrong(name, " or ".join(repr(k) for k in known), value)
+def word(name: str, value: object) -> str:
+    """A name without spaces or characters that mean something to a shell."""
+    needed = "a name of letters, digits and . _ + - that starts with a letter or digit"
+    return text(name, value, _WORD, needed, 200)
 
 
-def keys(document: object, known: Iterable[str], where: str) -> None:
+def choice(name: str, value: object, known: Iterable[str]) -> str:
+    """One of ``known``."""
+    names = tuple(known)
+    if not isinstance(value, str) or value not in names:
+        wrong(name, " or ".join(map(repr, names)), value)
+    return value
+
+
+def optional(
+    check: Callable[Concatenate[str, object, _P], _T],
+    name: str,
+    value: object,
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> _T | None:
+    """None, or what ``check`` returns for the value."""
+    return None if value is None else check(name, value, *args, **kwargs)
+
+
+# ---------------------------------------------------------------------------------- mappings and dataclasses
+def keys(document: object, known: Iterable[str], where: str) -> Mapping[str, Any]:
+    """A mapping that has no other keys than ``known``."""
     if not isinstance(document, Mapping):
         wrong(where, "a mapping of keys to values", document)
     names = list(known)
     for key in document:
         if not isinstance(key, str) or key not in names:
-            raise SpecError(f"unknown key {show(key)} in {where}: {near(str(key)[:64], names)}")
+            raise SpecError(f"unknown key {show(key)} in {where}: {suggest(str(key)[:64], names)}")
+    return document
 
 
-def part(part: type[_T], name: str, value: object) -> _T:
-    if isinstance(value, part):
+def part(kind: type[_T], name: str, value: object) -> _T:
+    """A dataclass from its mapping; itself if it is one already, with all defaults for None."""
+    if isinstance(value, kind):
         return value
     if value is None:
-        return part()
-    keys(value, [f.name for f in fields(part)], name)  # type: ignore[arg-type]
-    assert isinstance(value, Mapping)
-    return part(**value)
+        return kind()
+    return kind(**keys(value, [f.name for f in fields(kind)], name))  # type: ignore[arg-type]
+
+
+def checked_by(check: Callable[..., object], *limits: object) -> Mapping[str, object]:
+    """A field's ``metadata`` for `check_fields`: ``check(name, value, *limits)`` gives what is stored."""
+    return {"check": lambda name, value: check(name, value, *limits)}
+
+
+def check_fields(owner: Any, name: str) -> None:
+    """Check the fields of a frozen dataclass that is being made; one whose default is None may be None."""
+    for f in fields(owner):
+        value = getattr(owner, f.name)
+        if value is not None or f.default is not None:
+            store(owner, **{f.name: f.metadata["check"](f"{name}.{f.name}", value)})
+
+
+def store(owner: object, **values: object) -> None:
+    """Set fields of a frozen dataclass that is being made."""
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)

@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in seen:
-                problem = f"the key {key.value!r} stands there twice"
+                problem = f"the key {key.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -50,13 +50,13 @@ def load_yaml(path: Path) -> Any:
     except ValueError as error:  # not UTF-8, or a name that no file can have
         raise SpecError(f"{path} is not text in UTF-8: write it as YAML") from error
     try:
-        # _Loader stands on SafeLoader: it makes plain data only
+        # _Loader is a SafeLoader: it makes plain data only
         return yaml.load(text, Loader=_Loader)  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "characters that YAML does not allow"
-        raise SpecError(f"{path} cannot be read as YAML ({where}{problem}): mend that line") from error
+        raise SpecError(f"{path} cannot be read as YAML ({where}{problem}): correct that line") from error
     except (ValueError, RecursionError) as error:
         raise SpecError(
             f"{path} cannot be read as YAML ({str(error)[:100]}): write plain numbers and words"

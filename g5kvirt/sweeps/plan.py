@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
-from g5kvirt.spec.spec import Spec, near
+from g5kvirt.spec.spec import Spec, suggest
 from g5kvirt.spec.yaml_files import load_yaml
 
 __all__ = ["Combination", "Sweep", "check_measure", "load", "parse"]
@@ -108,7 +108,7 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
         raise SpecError("a sweep is a mapping with the keys spec, measure and vary")
     for key in document:
         if key not in _KEYS:
-            raise SpecError(f"unknown key {key!r} in the sweep: {near(str(key), _KEYS)}")
+            raise SpecError(f"unknown key {key!r} in the sweep: {suggest(str(key), _KEYS)}")
     called = document.get("name", name)
     if not isinstance(called, str) or not _NAME.fullmatch(called):
         raise SpecError(f"a sweep cannot be called {str(called)[:60]!r}: use letters, digits and - _ .")
@@ -144,7 +144,7 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     known = set(inspect.signature(Experiment.measure).parameters) - {"self", "wait"}
     for name in arguments:
         if name not in known:
-            raise SpecError(f"measure has no argument {name!r}: {near(name, known)}")
+            raise SpecError(f"measure has no argument {name!r}: {suggest(name, known)}")
     for size in arguments.get("sizes") or ():
         _whole("measure.sizes", size)
         if size > spec.vms:

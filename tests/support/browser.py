@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from localbed import wait
 
+from g5kvirt import paths
 from g5kvirt.errors import MachineError
 from g5kvirt.images import packages
 from g5kvirt.testbeds.local import layers
@@ -71,7 +72,7 @@ def chromium() -> Chromium:
     for name in (PACKAGE, "chromium"):
         if found := shutil.which(name):
             return Chromium(Path(found), {})
-    cache = layers.cache_directory() / "chromium"
+    cache = paths.cache() / "chromium"
     cache.mkdir(parents=True, exist_ok=True)
     try:
         root = _unpacked(cache, {})

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from g5kvirt import paths
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.container import PATH
@@ -36,7 +37,7 @@ def argv(command: Sequence[str]) -> list[str]:
 
 def _shared() -> Iterator[Path]:
     """Directories to share with this machine, and those on other file systems, which an overlay hides."""
-    cache = layers.cache_directory()
+    cache = paths.cache()
     cache.mkdir(parents=True, exist_ok=True)
     yield from (Path("/tmp"), Path("/dev"), Path("/sys"), CHECKOUT, cache)
     for prefix in map(Path, (sys.prefix, sys.base_prefix)):

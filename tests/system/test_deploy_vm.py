@@ -46,7 +46,7 @@ class Bench:
 
     def deploy(self, vm: str, deployment: str, **changes: object) -> tasks.Task:
         """Hand the task to one VM."""
-        task = environments.task(
+        task = tasks.task_for(
             self.image,
             deployment=deployment,
             url=f"{SERVER}/{self.image.sha256}",

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "g5kvirt"
 FLOORS = (
-    {"spec", "inventory", "run", "errors", "data_tables"},
+    {"spec", "inventory", "run", "errors", "data_tables", "paths"},
     {"planning"},
     {
         "remote",

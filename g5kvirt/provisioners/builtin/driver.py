@@ -234,7 +234,7 @@ class Deployer:
             files = []
             for target in own:
                 address = self._cluster.layout.address("http", target.vm.site, target.vm.index)
-                task = environments.task(
+                task = tasks.task_for(
                     self._image,
                     deployment=f"{self._name}.{target.attempt}",
                     url=self._transport.url(variant, self._hosts[target.vm.host]),

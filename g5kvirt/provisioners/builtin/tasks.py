@@ -1,6 +1,6 @@
 """A deployment as the VM sees it: the task file that the minimal system's agent fetches. Pure.
 
-The file only sets variables; the procedure is `guest/deploy`, in the archive of `provision.tools`. Both ends:
+The file only sets variables; the procedure is `guest/deploy`, in the archive of `images.tools`. Both ends:
 
 - the server puts the file at ``WWW/task/VM-NAME`` (`task_path`) and the tools at ``WWW/tools``;
 - the agent looks there every few seconds; a file whose first line it has done already (in this boot) is left
@@ -23,92 +23,103 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import jinja2
 
-from g5kvirt.errors import SpecError
+from g5kvirt.images.descriptions import ARGUMENTS, COMPRESSIONS, FILE, FILESYSTEMS, NAME, SHA256
+from g5kvirt.images.environments import Image
+from g5kvirt.spec.fields import check_fields, checked_by, choice, text, whole, wrong
 
 __all__ = [
-    "COMPRESSIONS",
-    "FILESYSTEMS",
     "READY_COMMAND",
     "STEPS",
+    "DeploymentTask",
     "Identity",
-    "Task",
     "read_ready",
     "render",
+    "task_for",
     "task_path",
 ]
 
 #: What the minimal system reports in a deployment, in this order.
 STEPS = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
 
-#: What the minimal system can unpack, and the file systems that it can make and boot from.
-COMPRESSIONS = ("none", "gzip", "bzip2", "xz")
-FILESYSTEMS = ("ext4", "ext3", "ext2")
-
 #: Asked by ssh: which deployment runs, and from where.
 READY_COMMAND = "cat /etc/g5kvirt-environment && grep ' / ' /proc/mounts"
 
-_CHECKS = {
-    "deployment": r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
-    "environment": r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}",
-    "sha256": r"[0-9a-f]{64}",
-    "image": r"http://[\x21-\x7e]+",
-    "server": r"http://[\x21-\x7e]+",
-    "tools": r"(http://[\x21-\x7e]+)?",
-    "kernel": r"(/[A-Za-z0-9._+-]+)+",
-    "initrd": r"((/[A-Za-z0-9._+-]+)+)?",
-    "arguments": r"[\x20-\x7e]{0,1500}",
-    "disk": r"/dev/[a-z]+",
-}
+#: Pattern, and what it allows in words.
+_ID = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits and . _ -")
+_URL = (r"http://[\x21-\x7e]+", "an http:// URL without spaces")
+
+
+def _public_keys(name: str, value: object) -> tuple[str, ...]:
+    lines = value if isinstance(value, tuple) else ()
+    if not lines or not all(isinstance(k, str) and re.fullmatch(r"[^\x00-\x1f\x7f]+", k) for k in lines):
+        wrong(name, "one public key or more, each on one line", value)
+    return lines
 
 
 @dataclass(frozen=True)
-class Task:
-    """One deployment of one environment on one VM. Raises SpecError for values that cannot be meant."""
+class DeploymentTask:
+    """One deployment of one environment on one VM. Raises SpecError for a value that cannot be right."""
 
-    deployment: str  #: its id: letters, digits, ``.``, ``_``, ``-``
-    environment: str  #: the environment's name
-    image: str  #: http://…, the address on the VM's own host
-    sha256: str
-    authorized_keys: tuple[str, ...]
-    server: str  #: http://…, where reports go and the tools are
-    boot: Literal["kexec", "reboot"] = "kexec"
-    compression: str = "none"
-    filesystem: str = "ext4"
-    kernel: str = "/boot/vmlinuz"  #: in the environment
-    initrd: str = ""  #: in the environment; empty if it needs none
-    arguments: str = "console=ttyS0"  #: for its kernel, besides root=
-    least_disk: int = 0  #: bytes; 0 if not known
-    tools: str = ""  #: http://…, by default on the server
-    disk: str = "/dev/vda"
-    patience: int = 600  #: seconds for one attempt to fetch the image
+    deployment: str = field(metadata=checked_by(text, *_ID))  #: its id
+    environment: str = field(metadata=checked_by(text, *NAME))  #: the environment's name
+    #: the image's address on the VM's own host
+    image: str = field(metadata=checked_by(text, *_URL))
+    sha256: str = field(metadata=checked_by(text, *SHA256))
+    authorized_keys: tuple[str, ...] = field(metadata=checked_by(_public_keys))
+    #: where reports go and the tools are
+    server: str = field(metadata=checked_by(text, *_URL))
+    boot: Literal["kexec", "reboot"] = field(
+        default="kexec", metadata=checked_by(choice, ("kexec", "reboot"))
+    )
+    compression: str = field(default="none", metadata=checked_by(choice, COMPRESSIONS))
+    filesystem: str = field(default="ext4", metadata=checked_by(choice, FILESYSTEMS))
+    #: in the environment
+    kernel: str = field(default="/boot/vmlinuz", metadata=checked_by(text, *FILE))
+    #: in the environment; None if it needs none
+    initrd: str | None = field(default=None, metadata=checked_by(text, *FILE))
+    #: for its kernel, besides root=
+    arguments: str = field(default="console=ttyS0", metadata=checked_by(text, *ARGUMENTS))
+    #: bytes; 0 if not known
+    least_disk: int = field(default=0, metadata=checked_by(whole, 0, 1 << 60, "bytes"))
+    #: where the tools are, by default on the server
+    tools: str | None = field(default=None, metadata=checked_by(text, *_URL))
+    disk: str = field(default="/dev/vda", metadata=checked_by(text, "/dev/[a-z]+", "a disk like /dev/vda"))
+    #: seconds for one attempt to fetch the image
+    patience: int = field(default=600, metadata=checked_by(whole, 1, 86400, "seconds"))
 
     def __post_init__(self) -> None:
-        for field, pattern in _CHECKS.items():
-            if not re.fullmatch(pattern, getattr(self, field)):
-                raise SpecError(
-                    f"{getattr(self, field)!r} cannot be the {field} of a deployment: it must match {pattern}"
-                )
-        for field, allowed in (
-            ("boot", ("kexec", "reboot")),
-            ("compression", COMPRESSIONS),
-            ("filesystem", FILESYSTEMS),
-        ):
-            if getattr(self, field) not in allowed:
-                raise SpecError(
-                    f"{getattr(self, field)!r} is no {field} of a deployment: "
-                    f"choose from {', '.join(allowed)}"
-                )
-        if not self.authorized_keys or not all(
-            re.fullmatch(r"[^\x00-\x1f\x7f]+", k) for k in self.authorized_keys
-        ):
-            raise SpecError("a deployment needs at least one public key, each on one line")
+        check_fields(self, "task")
+
+
+def task_for(
+    image: Image, *, deployment: str, url: str, server: str, authorized_keys: Iterable[str], **more: Any
+) -> DeploymentTask:
+    """The deployment of ``image``, which the VM fetches from ``url``; ``more`` are further fields."""
+    environment = image.environment
+    # ext4's tables, the boot loader and the last block of every file come on top
+    least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
+    return DeploymentTask(
+        deployment=deployment,
+        environment=environment.name,
+        image=url,
+        sha256=image.sha256,
+        authorized_keys=tuple(authorized_keys),
+        server=server,
+        compression=environment.compression,
+        filesystem=environment.filesystem,
+        kernel=environment.kernel,
+        initrd=environment.initrd or None,
+        arguments=environment.kernel_arguments,
+        least_disk=least,
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ class Identity:
     root: str  #: the device of its root file system
 
 
-def render(task: Task) -> str:
+def render(task: DeploymentTask) -> str:
     """The task file of one VM."""
     values = {
         "deployment": task.deployment,
@@ -129,17 +140,17 @@ def render(task: Task) -> str:
         "image": task.image,
         "sha256": task.sha256,
         "compression": task.compression,
-        "least_disk": str(int(task.least_disk)),
+        "least_disk": str(task.least_disk),
         "filesystem": task.filesystem,
         "kernel": task.kernel,
-        "initrd": task.initrd,
+        "initrd": task.initrd or "",
         "arguments": task.arguments,
         "boot": task.boot,
         "authorized_keys": "\n".join(task.authorized_keys),
         "server": task.server,
         "tools": task.tools or f"{task.server}/tools",
         "disk": task.disk,
-        "patience": str(int(task.patience)),
+        "patience": str(task.patience),
     }
     quoted: Mapping[str, str] = {name: shlex.quote(value) for name, value in values.items()}
     return _template().render(id=task.deployment, values=quoted)

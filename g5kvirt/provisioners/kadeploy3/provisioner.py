@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from g5kvirt import paths
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.images import cache as build_cache
 from g5kvirt.images import environments
-from g5kvirt.images.minimal import cache_directory
-from g5kvirt.images.tools import keep
 from g5kvirt.inventory import VM, Host
 from g5kvirt.netboot import services
 from g5kvirt.planning.cluster import ClusterState
@@ -240,16 +240,15 @@ def _compressed(image: environments.Image, tell: Callable[[str], None]) -> envir
     """The image as Kadeploy3 takes it: one that is not compressed is, once, and kept."""
     if image.environment.compression != "none":
         return image
-    home = cache_directory().parent / "environments" / f"gzip-{image.sha256[:32]}"
-    if not (home / "manifest.json").exists():
+    home = paths.cache() / "environments" / f"gzip-{image.sha256[:32]}"
 
-        def into(work: Path) -> None:
-            tell(f"environment {image.environment.name}: compressing the image for Kadeploy3")
-            data = gzip.compress(image.path.read_bytes(), 6, mtime=0)
-            (work / "image").write_bytes(data)
-            (work / "manifest.json").write_text(f'{{"sha256": "{hashlib.sha256(data).hexdigest()}"}}\n')
+    def compress(work: Path) -> dict[str, str]:
+        tell(f"environment {image.environment.name}: compressing the image for Kadeploy3")
+        data = gzip.compress(image.path.read_bytes(), 6, mtime=0)
+        (work / "image").write_bytes(data)
+        return {"sha256": hashlib.sha256(data).hexdigest()}
 
-        keep(home, into)
+    build_cache.build(home, compress)
     data = (home / "image").read_bytes()
     words = _compressed_words(image.environment)
     return replace(

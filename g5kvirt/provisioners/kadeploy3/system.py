@@ -14,15 +14,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import SpecError
+from g5kvirt.images import cache as build_cache
 from g5kvirt.images import cpio, mini, packages, tools
-from g5kvirt.images.minimal import MODULES, cache_directory, gather
+from g5kvirt.images.cache import ProgressCallback, no_progress
+from g5kvirt.images.minimal import MODULES, gather
 
 __all__ = ["FILES", "System", "build", "initramfs", "with_keys"]
 
@@ -75,8 +77,6 @@ _ETC = {
     "hosts": "127.0.0.1 localhost\n",
 }
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class System:
@@ -87,19 +87,18 @@ class System:
     manifest: Mapping[str, Any]  #: package → version, and the SHA-256 of each file
 
 
-def build(cache: Path | None = None, progress: Progress = lambda _: None, *, refresh: bool = False) -> System:
+def build(
+    cache: Path | None = None, progress: ProgressCallback = no_progress, *, refresh: bool = False
+) -> System:
     """The deployment environment from the cache, or built into it (about 35 MB of packages).
 
     ``refresh`` builds anew. Raises MachineError if the packages cannot be had or are not made as expected.
     """
     scripts = _scripts()
     recipe = [_RECIPE, MODULES, {k: list(v) for k, v in FILES.items()}, _APPLETS, mini.APPLETS, _ETC, scripts]
-    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    home = (cache or cache_directory().parent / "kadeploy3") / key
-    if refresh or not (home / "manifest.json").exists():
-        tools.keep(home, lambda work: _build_into(work, scripts, progress), refresh=refresh)
-    manifest = json.loads((home / "manifest.json").read_text(encoding="utf-8"))
-    return System(home / "kernel", home / "initrd", manifest)
+    directory = build_cache.build_directory("kadeploy3", json.dumps(recipe), cache=cache)
+    build_cache.build(directory, lambda work: _build_into(work, scripts, progress), refresh=refresh)
+    return System(directory / "kernel", directory / "initrd", build_cache.manifest(directory))
 
 
 def with_keys(initrd: bytes, keys: Iterable[str]) -> bytes:
@@ -129,7 +128,7 @@ def _scripts() -> dict[str, str]:
     return {**found, "address": address.read_text(encoding="utf-8")}
 
 
-def _build_into(work: Path, scripts: Mapping[str, str], progress: Progress) -> None:
+def _build_into(work: Path, scripts: Mapping[str, str], progress: ProgressCallback) -> dict[str, Any]:
     progress("deployment environment: fetching the kernel, Perl, OpenSSH's client and others from Debian")
     found = gather(FILES, work)
     progress("deployment environment: writing kernel and initrd")
@@ -140,8 +139,7 @@ def _build_into(work: Path, scripts: Mapping[str, str], progress: Progress) -> N
     for name, content in written.items():
         (work / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-    manifest = {"packages": found.versions, "release": found.release, "sha256": sums}
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return {"packages": found.versions, "release": found.release, "sha256": sums}
 
 
 def initramfs(files: Mapping[str, bytes], drivers: Mapping[str, bytes], scripts: Mapping[str, str]) -> bytes:

@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+from g5kvirt import paths
 from g5kvirt.errors import SpecError
 from g5kvirt.remote import jumps
 from g5kvirt.spec import fields
@@ -31,7 +31,7 @@ _PROXY = re.compile(r"https?://(?:\[[0-9a-f:]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?
 
 def file() -> Path:
     """Where it is looked for: ``$XDG_CONFIG_HOME/g5kvirt/grid5000.yaml``, by default in ``~/.config``."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "g5kvirt" / "grid5000.yaml"
+    return paths.config() / "grid5000.yaml"
 
 
 def settings(path: Path | None = None) -> Settings:

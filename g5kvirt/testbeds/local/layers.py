@@ -25,11 +25,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from g5kvirt import paths
 from g5kvirt.errors import MachineError
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local import oarsql
 
-__all__ = ["PACKAGES", "Progress", "cache_directory", "ensure", "missing", "path", "python_path"]
+__all__ = ["PACKAGES", "Progress", "ensure", "missing", "path", "python_path"]
 
 #: Called with a finished step and its duration in seconds.
 Progress = Callable[[str, float], None]
@@ -110,12 +111,6 @@ autovacuum_naptime = 60
 _BUILD_TIMEOUT = 1200.0  # seconds; packages are downloaded over a network of unknown speed
 
 
-def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/g5kvirt``, by default ``~/.cache/g5kvirt``."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "g5kvirt"
-
-
 def _installed() -> dict[str, str]:
     """Versions of the packages of this machine."""
     try:
@@ -140,7 +135,7 @@ def path(layer: str) -> Path:
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(oarsql.schema().encode())
     digest.update(json.dumps({p: v for p, v in sorted(installed.items()) if p in relevant}).encode())
-    return cache_directory() / "layers" / f"{layer}-{digest.hexdigest()[:16]}.sqfs"
+    return paths.cache() / "layers" / f"{layer}-{digest.hexdigest()[:16]}.sqfs"
 
 
 def missing() -> list[str]:

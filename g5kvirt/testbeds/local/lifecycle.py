@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from g5kvirt import paths
 from g5kvirt.errors import MachineError, SpecError, TestbedError
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local.description import Description, load
@@ -329,7 +330,7 @@ def _failure_message(state_dir: Path, reason: str) -> str:
 
 
 def _failed_logs(state_dir: Path) -> Path:
-    return layers.cache_directory() / "logs" / state_dir.name
+    return paths.cache() / "logs" / state_dir.name
 
 
 def _keep_logs(state_dir: Path) -> None:

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import SpecError, TestbedError
+from g5kvirt.paths import RUNTIME
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import from_plain
 from g5kvirt.testbeds.local.model import Description
 
 __all__ = ["RUNTIME", "State", "default_name", "directory", "hosts_text", "option", "ssh_config", "write"]
 
-RUNTIME = Path("/run/g5kvirt")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 

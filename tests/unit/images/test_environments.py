@@ -20,6 +20,7 @@ import yaml
 
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError
 from g5kvirt.images import debian, environments, mini
+from g5kvirt.provisioners.builtin.tasks import task_for
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -95,24 +96,27 @@ def test_what_is_left_out_has_a_default(home: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"name": "my env"}, "name is 'my env'"),
-        ({"image": None}, "image is missing"),
+        ({"name": "my env"}, "name must be at most 100 letters"),
+        ({"image": None}, "image.file must be a path or an http(s) URL"),
         ({"image": {"kind": "tar"}}, "image.file"),
-        ({"image": {"file": "x", "kind": "dd"}}, "kind 'dd'"),
-        ({"image": {"file": "x", "compression": "zip"}}, "'zip': choose from none, gzip"),
+        ({"image": {"file": "x", "kind": "dd"}}, "image.kind must be 'tar', not 'dd'"),
+        (
+            {"image": {"file": "x", "compression": "zip"}},
+            "image.compression must be 'none' or 'gzip' or 'bzip2' or 'xz', not 'zip'",
+        ),
         ({"image": {"file": "x", "sha256": "12"}}, "64 hexadecimal digits"),
         ({"image": {"file": "http://h/x"}}, "needs image.sha256"),
-        ({"image": {"file": "server:///x"}}, "a path or an http(s) address"),
+        ({"image": {"file": "server:///x"}}, "image.file must be a path or an http(s) URL"),
         ({"image": {"file": "x", "unpacked": -1}}, "image.unpacked"),
-        ({"image": {"file": "x", "sha512": "1"}}, "'sha512'"),
-        ({"filesystem": "btrfs"}, "cannot make the file system 'btrfs': choose from ext4"),
-        ({"filesystem": ["ext4"]}, "cannot make the file system"),
+        ({"image": {"file": "x", "sha512": "1"}}, "unknown key 'sha512' in image: did you mean 'sha256'?"),
+        ({"filesystem": "btrfs"}, "filesystem must be 'ext4' or 'ext3' or 'ext2', not 'btrfs'"),
+        ({"filesystem": ["ext4"]}, "filesystem must be"),
         ({"boot": {"kernel": "vmlinuz"}}, "boot.kernel"),
         ({"boot": {"kernel": "/a b"}}, "boot.kernel"),
         ({"boot": {"kernel_params": "a\nb"}}, "boot.kernel_params"),
         ({"boot": {"kernel_params": 3}}, "boot.kernel_params"),
-        ({"boot": []}, "boot is missing or no mapping"),
-        ({"postinstalls": [{"archive": "x"}]}, "'postinstalls', which is not understood"),
+        ({"boot": []}, "boot must be a mapping"),
+        ({"postinstalls": [{"archive": "x"}]}, "unknown key 'postinstalls' in the description"),
         ({"multipart": True}, "'multipart'"),
     ],
 )
@@ -143,9 +147,7 @@ def test_an_image_is_checked_and_measured(home: Path) -> None:
     image = environments.obtain("mine", [home])
     assert (image.path, image.size) == (home / "mine.tgz", len(data))
     assert image.environment.unpacked == len(archive())
-    task = environments.task(
-        image, deployment="1", url="http://h/x", server="http://s", authorized_keys=["k"]
-    )
+    task = task_for(image, deployment="1", url="http://h/x", server="http://s", authorized_keys=["k"])
     assert (task.compression, task.filesystem, task.sha256) == (
         "gzip",
         "ext3",
@@ -189,7 +191,7 @@ def test_an_image_that_is_no_archive_is_found_before_anything_is_done(home: Path
     environments.check(path)
     assert environments.obtain(path).sha256
     others = [pack(archive()) for name, pack in packed.items() if name != compression]
-    words = "is no tar archive " if compression == "none" else f"is no tar in {compression} "
+    words = "is not a tar archive " if compression == "none" else f"is not a tar archive in {compression} "
     for bad in (
         *others,
         packed[compression](b"not an archive" * 100),
@@ -206,9 +208,9 @@ def test_an_image_that_is_no_file(home: Path) -> None:
     os.mkfifo(home / "pipe")
     (home / "empty").touch()
     for file, words in (
-        ("pipe", r"is no file \(.*pipe\)"),
-        ("/dev/zero", "is no file"),
-        ("/", "is no file"),
+        ("pipe", r"is not a file \(.*pipe\)"),
+        ("/dev/zero", "is not a file"),
+        ("/", "is not a file"),
         ("empty", "is empty"),
         ("~nobody-of-this-name/mine.tgz", "No such file"),
     ):
@@ -232,11 +234,14 @@ def test_a_server_that_talks_nonsense(home: Path, answer: bytes) -> None:
             self.request.sendall(answer)
 
     with socketserver.TCPServer(("127.0.0.1", 0), Nonsense) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/mine.tgz"
         image = {**GOOD["image"], "file": url, "sha256": "0" * 64}
-        with pytest.raises(SpecError, match="cannot be fetched from"):
-            environments.obtain(str(described(home, image=image)))
+        try:
+            with pytest.raises(SpecError, match="cannot be fetched from"):
+                environments.obtain(str(described(home, image=image)))
+        finally:
+            server.shutdown()
     image["file"] = "http://127.0.0.1:port/"
     with pytest.raises(SpecError, match="cannot be fetched from"):
         environments.obtain(str(described(home, image=image)))
@@ -284,7 +289,7 @@ def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
 
 
 def test_the_list_has_built_ones_users_own_and_those_with_mistakes(home: Path) -> None:
-    folder = environments.directory()
+    folder = environments.user_directory()
     described(folder)
     with_image(folder)
     described(home / "more", name="broken", filesystem="btrfs")

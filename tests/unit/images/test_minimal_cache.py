@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,11 +35,11 @@ class Apt:
             raise self.trouble
         return self.has
 
-    def build(self, work: Path, *_: Any) -> None:
+    def build(self, _work: Path, *_: Any) -> dict[str, Any]:
         if self.trouble:
             raise self.trouble
         self.built += 1
-        (work / "manifest.json").write_text(json.dumps({"packages": dict(self.has)}))
+        return {"packages": dict(self.has)}
 
 
 @pytest.fixture
@@ -54,13 +53,13 @@ def a_day_later(cache: Path) -> None:
 
 
 def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Path) -> None:
-    assert minimal.lacking(tmp_path) == ""
+    assert minimal.unavailable_reason(tmp_path) == ""
     apt.trouble = MachineError("apt does not know ipxe: run apt-get update")
-    assert minimal.lacking(tmp_path) == "apt does not know ipxe: run apt-get update"
+    assert minimal.unavailable_reason(tmp_path) == "apt does not know ipxe: run apt-get update"
     apt.trouble = None
     minimal.build(tmp_path)
     apt.trouble = MachineError("apt is missing")
-    assert minimal.lacking(tmp_path) == ""
+    assert minimal.unavailable_reason(tmp_path) == ""
 
 
 def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: Apt, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SLIDES = str(ROOT / "data/scenarios/slides-2013.yaml")
 @pytest.fixture(autouse=True)
 def apt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine's apt knows."""
-    monkeypatch.setattr(phase.minimal, "lacking", lambda: "")
+    monkeypatch.setattr(phase.minimal, "unavailable_reason", lambda: "")
 
 
 def statuses(found: Preflight) -> dict[str, str]:
@@ -109,7 +109,7 @@ def test_no_ssh_keygen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_vms_boot_has_to_be_made_here(
     why: str, status: str, says: str, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(phase.minimal, "lacking", lambda: why)
+    monkeypatch.setattr(phase.minimal, "unavailable_reason", lambda: why)
     [row] = phase._guests(SimpleNamespace(simulated=False))  # type: ignore[arg-type]
     assert row.status == status
     assert says in row.says

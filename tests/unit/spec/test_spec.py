@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ from g5kvirt.spec.spec import (
     VMSpec,
     Windows,
     format_walltime,
-    near,
     parse_walltime,
+    suggest,
 )
 
 GOOD: dict[str, Any] = {
@@ -102,6 +104,30 @@ def test_a_spec_can_be_replaced_in_part() -> None:
     assert (other.vms, other.hosts, other.site_count, other.sites) == (5, 4, 2, {})
     assert replace(unchosen, sites={"lyon": 1}) == Spec(sites={"lyon": 1}, vms=4)
     assert replace(other, vms=4) == unchosen
+
+
+def test_specs_without_sites_are_plain_data_too() -> None:
+    unchosen = Spec(hosts=4, sites=2, vms=4)
+    for copied in (copy.deepcopy(unchosen), pickle.loads(pickle.dumps(unchosen))):
+        assert replace(copied, vms=4) == unchosen
+    assert to_plain(unchosen)["sites"] == {}
+    assert "sites={}" in repr(unchosen)
+    assert unchosen != Spec(hosts=4, sites=1, vms=4)
+
+
+def test_mistakes_are_reported_in_the_order_of_the_fields() -> None:
+    with pytest.raises(SpecError, match="vms"):
+        Spec(sites={"nancy": 1}, vms=0, services=0, vm={"memory": 0})
+
+
+RUNS = sorted((Path(__file__).parents[3] / "data" / "runs").glob("*/run.json"))
+
+
+def test_specifications_of_published_runs_are_read_and_written_as_they_are() -> None:
+    assert len(RUNS) >= 6
+    for file in RUNS:
+        document = json.loads(file.read_text(encoding="utf-8"))["spec"]
+        assert Spec.from_dict(document).to_dict() == document
 
 
 def test_starts() -> None:
@@ -360,7 +386,7 @@ def test_walltimes_as_people_write_them() -> None:
     assert parse_walltime("01:30") == parse_walltime(" 1:30:00 ") == 5400
 
 
-def test_near() -> None:
-    assert near("nanci", ["nancy", "rennes"]) == "did you mean 'nancy'?"
-    assert near("xyz", ["nancy", "rennes"]) == "known: nancy, rennes"
-    assert near("xyz", []) == "none is known"
+def test_suggestions() -> None:
+    assert suggest("nanci", ["nancy", "rennes"]) == "did you mean 'nancy'?"
+    assert suggest("xyz", ["nancy", "rennes"]) == "known: nancy, rennes"
+    assert suggest("xyz", []) == "none is known"

@@ -121,7 +121,7 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
         ({"name": "../up"}, "cannot be called"),
         ({"testbed": 5}, "testbed must be a word"),
         ({"spec": [1]}, "spec must be a mapping"),
-        ({"spec": {"sites": {"nancy": 1}}}, "does not say 'vms'"),
+        ({"spec": {"sites": {"nancy": 1}}}, "has no 'vms'"),
         ({"vary": {"netboot": "tftp"}}, "must be a list of levels"),
         ({"vary": {"netboot": []}}, "must be a list of levels"),
         ({"vary": {"netboot": ["http", "pigeon"]}}, "with netboot=pigeon: netboot must be"),
@@ -511,7 +511,7 @@ def test_an_environment_that_cannot_be_deployed_is_said_at_once(tmp_path: Path) 
     (tmp_path / "bad.yaml").write_text("name: bad\nimage: 5\n")
     (tmp_path / "gone.yaml").write_text("name: gone\nimage: {file: gone.tar}\n")
     for arguments, words in (
-        ({"environment": "bad", "folder": str(tmp_path)}, "image is missing or no mapping"),
+        ({"environment": "bad", "folder": str(tmp_path)}, "image must be a mapping of keys to values, not 5"),
         ({"environment": "gone", "folder": str(tmp_path)}, "gone.tar: No such file"),
         ({"environment": str(tmp_path / "gone.yaml")}, "gone.tar: No such file"),
         ({"folder": str(tmp_path / "none")}, "there is no folder"),

@@ -60,7 +60,7 @@ def _deployer(machines: Machines, known: Sequence[VM], monkeypatch: pytest.Monke
     fake = cast(Any, SimpleNamespace)
     monkeypatch.setattr(driver, "vm_access", lambda *_: None)
     monkeypatch.setattr(driver, "Fanout", lambda *_, **__: machines)
-    monkeypatch.setattr(driver.environments, "task", lambda *_, **__: None)
+    monkeypatch.setattr(driver.tasks, "task_for", lambda *_, **__: None)
     monkeypatch.setattr(driver.tasks, "render", lambda _: "a task")
     monkeypatch.setattr(driver.Transport, "url", lambda *_: "")
     monkeypatch.setattr(driver.Transport, "ready", lambda _, task: task)

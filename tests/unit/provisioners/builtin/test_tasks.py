@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from g5kvirt.errors import SpecError
 from g5kvirt.images import mini, minimal, tools
 from g5kvirt.provisioners.builtin import tasks
-from g5kvirt.provisioners.builtin.tasks import Task
+from g5kvirt.provisioners.builtin.tasks import DeploymentTask
 
 KEY = "ssh-ed25519 AAAA me@here"
-TASK = Task("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
+TASK = DeploymentTask("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
 
 
 def values(script: str, *names: str) -> list[str]:
@@ -88,8 +88,9 @@ def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) 
     ],
 )
 def test_values_that_cannot_be_meant(field: str, value: object) -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match=rf"^task\.{field} must be .*, not ") as error:
         dataclasses.replace(TASK, **{field: value})  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
 
 
 MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"

@@ -186,7 +186,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_duplicate_keys_and_invalid_dates_raise(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     for text, message in (
-        ("sites: {nancy: 3, nancy: 2}", "the key 'nancy' stands there twice"),
+        ("sites: {nancy: 3, nancy: 2}", "the key 'nancy' is given twice"),
         ("sites: {nancy: 2026-13-45}", "nodes must be a whole number"),
     ):
         file.write_text(text)

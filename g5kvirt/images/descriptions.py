@@ -1,0 +1,121 @@
+"""Environments as YAML describes them, in the words of Kadeploy3.
+
+::
+
+    name: mine
+    description: Debian with my software
+    image: {file: mine.tar.gz, kind: tar, compression: gzip, sha256: 1f2e…}
+    boot: {kernel: /vmlinuz, initrd: /initrd.img, kernel_params: console=ttyS0}
+    filesystem: ext4
+
+``image.file`` is a path, relative to the description's own directory, or an ``http(s)://`` URL, which needs
+``sha256``. A file's SHA-256 is computed, and compared if one is given. ``image.unpacked`` (bytes) lets a disk
+that is too small be found before anything is written; it is computed where that is cheap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from g5kvirt.errors import SpecError
+from g5kvirt.spec.fields import choice, keys, text, whole
+from g5kvirt.spec.yaml_files import load_yaml
+
+__all__ = ["ARGUMENTS", "COMPRESSIONS", "FILE", "FILESYSTEMS", "NAME", "SHA256", "Environment", "load"]
+
+#: What the minimal system can unpack, and the file systems that it can make and boot from (`guest/deploy`).
+COMPRESSIONS = ("none", "gzip", "bzip2", "xz")
+FILESYSTEMS = ("ext4", "ext3", "ext2")
+
+#: Keys of Kadeploy3 without effect on a deployment here; any other key must be one of ours.
+_IGNORED = {"alias", "arch", "author", "destructive", "os", "partition_type", "version", "visibility"}
+_KEYS = {"name", "description", "image", "boot", "filesystem", *_IGNORED}
+_IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
+_BOOT_KEYS = {"kernel", "initrd", "kernel_params"}
+
+#: Pattern, what it allows in words, and the longest text: the arguments of `g5kvirt.spec.fields.text`.
+NAME = (r"[A-Za-z0-9][A-Za-z0-9._+-]*", "at most 100 letters, digits and . _ + -", 100)
+SHA256 = (r"[0-9a-f]{64}", "64 hexadecimal digits, as sha256sum prints them", 64)
+FILE = (r"(/[A-Za-z0-9._+-]+)+", "an absolute path in the image, of letters, digits and / . _ + -", 500)
+ARGUMENTS = (r"[\x20-\x7e]*", "at most 1500 printable ASCII characters on one line", 1500)
+
+_URL = re.compile(r"https?://[\x21-\x7e]+")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A description, checked."""
+
+    name: str
+    image: str  #: an absolute path or an http(s) URL
+    sha256: str = ""  #: of the image file as it is stored or fetched; empty if the description has none
+    description: str = ""
+    kind: Literal["tar"] = "tar"
+    compression: str = "none"
+    filesystem: str = "ext4"
+    kernel: str = "/boot/vmlinuz"
+    initrd: str = ""
+    kernel_arguments: str = "console=ttyS0"
+    unpacked: int = 0  #: bytes on the disk; 0 if not known
+
+    @property
+    def remote(self) -> bool:
+        """Whether the image has to be fetched."""
+        return _URL.fullmatch(self.image) is not None
+
+
+def load(path: Path) -> Environment:
+    """The environment that a YAML file describes. Raises SpecError for the first mistake."""
+    data = load_yaml(path)
+    try:
+        return _environment(data, path.parent)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+
+
+def _environment(data: object, folder: Path) -> Environment:
+    fields = keys(data, _KEYS, "the description")
+    image = _section(fields, "image", _IMAGE_KEYS)
+    boot = {"kernel": "/boot/vmlinuz", "kernel_params": "console=ttyS0"} | _section(
+        fields, "boot", _BOOT_KEYS
+    )
+    choice("image.kind", image.get("kind", "tar"), ("tar",))
+    sha256 = str(image.get("sha256") or "").lower()
+    initrd, arguments = boot.get("initrd"), boot["kernel_params"]
+    return Environment(
+        name=text("name", fields.get("name"), *NAME),
+        image=_location(image.get("file"), sha256, folder),
+        sha256=text("image.sha256", sha256, *SHA256) if sha256 else "",
+        description=str(fields.get("description") or ""),
+        compression=choice("image.compression", image.get("compression") or "none", COMPRESSIONS),
+        filesystem=choice("filesystem", fields.get("filesystem", "ext4"), FILESYSTEMS),
+        kernel=text("boot.kernel", boot["kernel"], *FILE),
+        initrd=text("boot.initrd", initrd, *FILE) if initrd else "",
+        kernel_arguments=text("boot.kernel_params", "" if arguments is None else arguments, *ARGUMENTS),
+        unpacked=whole("image.unpacked", image.get("unpacked", 0), 0, 1 << 60, "bytes"),
+    )
+
+
+def _section(fields: Mapping[str, Any], name: str, known: set[str]) -> dict[str, Any]:
+    value = fields.get(name)
+    return {} if value is None else dict(keys(value, known, name))
+
+
+def _location(value: object, sha256: str, folder: Path) -> str:
+    """The absolute path or URL of the image."""
+    file = text("image.file", value, r"[^\x00-\x1f]+", "a path or an http(s) URL", longest=4000)
+    if _URL.fullmatch(file):
+        if not sha256:
+            raise SpecError(
+                "an image from a URL needs image.sha256, which is what the download is checked against"
+            )
+        return file
+    if "://" in file:
+        raise SpecError(f"image.file must be a path or an http(s) URL, not {file[:200]!r}")
+    # unlike Path.expanduser, this leaves the ~ of an unknown user as it is
+    return str((folder / os.path.expanduser(file)).absolute())  # noqa: PTH111
