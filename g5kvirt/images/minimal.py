@@ -28,10 +28,10 @@ __all__ = [
     "Gathered",
     "MinimalSystem",
     "build",
+    "build_obstacle",
     "cache_directory",
     "gather",
     "initramfs",
-    "lacking",
     "unsigned",
 ]
 
@@ -92,15 +92,17 @@ def _home(cache: Path | None, recipes: Mapping[str, str]) -> Path:
     return (cache or cache_directory()) / key
 
 
-def lacking(cache: Path | None = None) -> str:
-    """Why `build` cannot give a system on this machine, as far as can be told without a network; or ""."""
+def build_obstacle(cache: Path | None = None) -> MachineError | None:
+    """Why `build` would fail on this machine, as far as known without a network; None if it would not."""
     if (_home(cache, _recipes()) / "manifest.json").exists():
-        return ""
+        return None
     try:
         packages.candidates((packages.kernel(), *PACKAGES[1:]))
-    except (MachineError, OSError) as error:
-        return str(error)
-    return ""
+    except MachineError as error:
+        return error
+    except OSError as error:
+        return MachineError(str(error))
+    return None
 
 
 def build(

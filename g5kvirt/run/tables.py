@@ -161,7 +161,7 @@ def _placed(events: Iterable[Event]) -> list[dict[str, Any]]:
 def placed_vms(events: Iterable[Event]) -> list[VM]:
     """The VMs as the place phase planned them; none before that."""
     return [
-        VM(r["index"], r["name"], r["host"], r["site"], IPv4Address(r["ip"]), r["mac"], r.get("labels") or {})
+        VM(r["index"], r["name"], r["host"], r["site"], IPv4Address(r["ip"]), r["mac"])
         for r in _placed(events)
     ]
 

@@ -136,11 +136,6 @@ class Description:
         return tuple(node for site in self.sites for node in site.nodes)
 
     @property
-    def global_vlans(self) -> tuple[Vlan, ...]:
-        """The global KaVLANs of all sites."""
-        return tuple(self._globals.values())
-
-    @property
     def version(self) -> str:
         """Forty hexadecimal digits that differ between descriptions, as a commit's do."""
         return hashlib.sha256(self._plain.encode()).hexdigest()[:40]

@@ -31,7 +31,7 @@ def test_what_is_no_spec(spec: Any, tmp_path: Path) -> None:
 def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="testbed must be a word such as"):
         Experiment(SPEC, testbed=testbed, runs=tmp_path)
-    with pytest.raises(SpecError, match="called \"grid5000\", and none called 'nancy' beside it"):
+    with pytest.raises(SpecError, match="only one Grid'5000, and none called 'nancy'"):
         Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
 
 

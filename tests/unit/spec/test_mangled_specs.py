@@ -28,7 +28,7 @@ from g5kvirt.planning.checks import check_against
 from g5kvirt.planning.inventories import table
 from g5kvirt.planning.placement import Placement, place
 from g5kvirt.planning.services import host_addresses, lay_out, machines_per_site, split_machines
-from g5kvirt.planning.site_selection import choose
+from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
 HOSTS = table("2026").hosts()
@@ -38,7 +38,7 @@ MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(Hea
 def plan(spec: Spec) -> Placement:
     """From what is asked to where every VM is, on the first machines that there are."""
     if not spec.sites:
-        spec = spec.at(choose(spec, HOSTS))
+        spec = spec.at(select_sites(spec, HOSTS))
     check_against(spec, HOSTS)
     machines, parts = [], []
     for number, (site, count) in enumerate(machines_per_site(spec).items()):
