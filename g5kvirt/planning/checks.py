@@ -67,9 +67,9 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
 
 def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     services = services_per_site(spec.sites, spec.services)
-    for site, asked in machines_per_site(spec).items():
+    for site, needed in machines_per_site(spec).items():
         there = len(fitting[site])
-        if asked <= there:
+        if needed <= there:
             continue
         where = (
             f"cluster {spec.clusters[site]} at {site}" if spec.clusters and site in spec.clusters else site
@@ -81,7 +81,7 @@ def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         wanted = f"{counted(spec.sites[site], 'host')} and {counted(services[site], 'service machine')}"
         raise CapacityError(
             f"the specification needs {wanted} at {where}, which has {counted(there, 'machine')}",
-            asked=asked,
+            asked=needed,
             available=there,
             advice=advice,
         )

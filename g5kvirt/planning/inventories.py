@@ -19,7 +19,7 @@ from g5kvirt.spec.spec import Spec, near
 
 __all__ = ["TABLES", "Inventory", "Machine", "exclusion_reason", "natural_order", "parse_machine", "table"]
 
-#: Year of a table → the column that says how many nodes a cluster had.
+#: Year of a table → the column with the number of nodes of a cluster.
 TABLES = {"2013": "nodes_2013_02_15", "2026": "nodes"}
 #: OAR gives sub-networks of these sizes: ``slash_16`` … ``slash_22``.
 LARGEST, SMALLEST = 16, 22
@@ -52,10 +52,6 @@ class Inventory:
     vlans: Mapping[str, int] = field(default_factory=dict)  #: site → global KaVLANs
     matching: frozenset[str] | None = None  #: machines that meet the spec's properties; None: no filter
     unanswered: frozenset[str] = frozenset()  #: sites that exist, but whose machines could not be read
-
-    def hosts(self) -> dict[str, tuple[Host, ...]]:
-        """Site → its machines as hosts."""
-        return {site: tuple(m.host for m in own) for site, own in self.machines.items()}
 
 
 def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) -> str | None:

@@ -48,7 +48,7 @@ class CheckResult:
     def frame(self) -> pd.DataFrame:
         """One row per finding: ``what``, ``subject``, ``status``, ``code``, ``message`` and ``advice``.
 
-        ``status`` is ok, warning, problem or unknown; ``code`` says what was found, for programs.
+        ``status`` is ok, warning, problem or unknown; ``code`` is what was found, for programs.
         """
         return pd.DataFrame([asdict(finding) for finding in self.preflight.findings], columns=_COLUMNS)
 

@@ -141,7 +141,7 @@ class Grid5000:
             given = for_each(lambda s: jobs.allocation(s, held[s], s == request.vlan_site), sites)
             hosts = [_hosts_of(known, site, own.names) for site, own in zip(sites, given, strict=True)]
         except BaseException as error:
-            # Also on Ctrl-C: a job that nobody remembers holds machines for its whole walltime.
+            # Also on Ctrl-C: a job that is not recorded would hold its machines for its whole walltime.
             try:
                 self.release(held.items(), request.job_name, [site for site in sites if site not in held])
             except TestbedError as left:

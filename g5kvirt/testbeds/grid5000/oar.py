@@ -9,7 +9,7 @@ from typing import Literal
 __all__ = ["STATES", "end_of_job", "has_ended", "is_usable", "oarstat_fields", "refusal_reason"]
 
 #: Every state of a job in OAR, and what it means here. "usable": it runs, or will start by itself. "blocked":
-#: it goes on only when somebody resumes it. "ended": it has no machines any more, nor will have; while a job
+#: it continues only when it is resumed. "ended": it has no machines any more, nor will have; while a job
 #: is Finishing or toError, its machines are being taken away already.
 STATES: Mapping[str, Literal["usable", "blocked", "ended"]] = {
     "Waiting": "usable",
@@ -94,7 +94,7 @@ def refusal_reason(lines: Sequence[str]) -> str:
     """Why oarsub refused a job, from the lines that it printed; empty if none of them is a reason.
 
     That is not the last line: after a request that PostgreSQL or the resources refuse comes the advice to
-    verify its syntax, and PostgreSQL's reason goes on for several lines. Where some lines are marked as
+    verify its syntax, and PostgreSQL's reason takes several lines. Where some lines are marked as
     remarks, "# ", and others are not, it is the first of the others.
     """
     candidates = [line for line in lines if not _NOT_A_REASON.match(line)]

@@ -77,7 +77,7 @@ def inventory(name: str, sites: Collection[str]) -> tuple[Inventory | None, list
         for site, e in oar.items()
         if isinstance(e, Exception) and site in good
     ]
-    # The other sites are listed without machines: a misspelt name is told from them.
+    # The other sites are listed without machines, to suggest one for a misspelt name.
     elsewhere: dict[str, tuple[Machine, ...]] = dict.fromkeys(set(known) - set(wanted), ())
     return (
         Inventory(

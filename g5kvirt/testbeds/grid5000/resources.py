@@ -1,4 +1,4 @@
-"""What OAR's list of resources says of a site's machines, KaVLANs and sub-networks. Pure."""
+"""A site's machines, KaVLANs and sub-networks, read from OAR's list of resources. Pure."""
 
 from __future__ import annotations
 
