@@ -1,5 +1,5 @@
-"""What a person sees when something goes wrong around the jobs: one sentence each time, soon, and nothing is
-left. The same faults over recorded answers: tests/unit/test_recorded.py.
+"""What a person sees when something goes wrong with the jobs: one sentence each time, soon, and nothing is
+left. The same faults over recorded answers: tests/contract/test_recorded_answers.py.
 
 Real OAR in every case; all share a testbed, each with sites or nodes of its own, and what waits for OAR runs
 side by side.

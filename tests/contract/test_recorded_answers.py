@@ -1,6 +1,6 @@
-"""Grid'5000's driver over answers that a real OAR gave once, replayed by an ssh that has them in a table.
+"""Grid'5000's driver on recorded answers of a real OAR, replayed by an ssh that has them in a table.
 
-The same faults over the real thing: tests/system/test_contract.py. Here each is there in a moment, and so are
+The same faults on a real OAR: tests/contract/test_contract.py. Here each takes only a moment, and so do
 those that a testbed does not produce on demand: a Kadeploy3 that hangs, a site that is silent.
 """
 
@@ -43,7 +43,7 @@ REFUSED = "ssh: connect to host rennes.grid5000.fr port 22: Connection refused\n
 
 
 class Frontends:
-    """What they answer, and what they were asked."""
+    """What they answer, and the commands that they were sent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ def ignore(*_: object) -> None:
     """Nobody listens."""
 
 
-# ---- how the jobs are ---------------------------------------------------------------------------------
+# ---- the states of the jobs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def ignore(*_: object) -> None:
         ("oarstat-walltime", "job 1 at nancy ended at 2026-11-22 20:02:17 (its walltime of 0:0:10 was over)"),
     ],
 )
-def test_how_a_job_ended_while_the_api_is_down(
+def test_ended_reads_oarstat_while_the_api_is_down(
     frontends: Frontends, driver: Grid5000, recorded: str, clause: str
 ) -> None:
     frontends.say("nancy", "oarstat -fj 1", recorded)
     assert driver.ended(reservation(nancy=1)) == clause
 
 
-def test_frontends_are_asked_only_of_what_the_api_does_not_call_running(
+def test_ended_uses_the_frontend_only_for_jobs_that_the_api_does_not_call_alive(
     frontends: Frontends, driver: Grid5000, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = {"sites/nancy/jobs/1": "running", "sites/rennes/jobs/2": "error"}
@@ -136,7 +136,7 @@ def test_frontends_are_asked_only_of_what_the_api_does_not_call_running(
     assert [site for site, _ in frontends.calls] == ["rennes"]
 
 
-def test_a_silent_frontend_ends_nothing(frontends: Frontends, driver: Grid5000) -> None:
+def test_ended_does_not_take_silence_for_the_end(frontends: Frontends, driver: Grid5000) -> None:
     frontends.put("rennes", "oarstat", REFUSED, 255)
     frontends.say("nancy", "oarstat -fj 1", "oarstat-running")
     assert driver.ended(reservation(nancy=1)) == ""
@@ -146,7 +146,7 @@ def test_a_silent_frontend_ends_nothing(frontends: Frontends, driver: Grid5000) 
         assert "rennes" in str(error)  # noqa: PT017  it may say so, and must not call it the end of the job
 
 
-def test_the_global_kavlan_is_taken(frontends: Frontends, driver: Grid5000) -> None:
+def test_waiting_for_a_kavlan_in_use_times_out_with_advice(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "oarstat -fj 2", "oarstat-waiting")
     with pytest.raises(TestbedError, match=r"job 2 at nancy did not start .*KaVLAN.* timeouts\.reserve"):
         jobs.wait_until_running({"nancy": 2}, time.time() + 0.5, 0.1, 0.1, ignore, fixed=False)
@@ -155,7 +155,7 @@ def test_the_global_kavlan_is_taken(frontends: Frontends, driver: Grid5000) -> N
 # ---- logins --------------------------------------------------------------------------------------------
 
 
-def test_frontends_are_asked_of_a_job_only_when_the_api_does_not_know_it_alive(
+def test_job_info_uses_the_frontend_only_if_the_api_does_not_call_the_job_alive(
     frontends: Frontends, driver: Grid5000, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = [
@@ -178,12 +178,12 @@ def test_frontends_are_asked_of_a_job_only_when_the_api_does_not_know_it_alive(
     assert frontends.calls == [("nancy", "oarstat -fj 1")]
 
 
-def test_a_silent_api_leaves_it_to_the_frontend(frontends: Frontends, driver: Grid5000) -> None:
+def test_job_info_uses_the_frontend_if_the_api_is_silent(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "oarstat -fj 1", "oarstat-running")
     assert driver._job_info("nancy", 1)["state"] == "Running"
 
 
-def test_a_job_that_the_api_calls_running_for_ever_is_asked_of_its_frontend_at_last(
+def test_delete_finally_asks_the_frontend_about_a_job_that_the_api_calls_running(
     frontends: Frontends, driver: Grid5000
 ) -> None:
     frontends.put("nancy", "oardel", "")
@@ -206,9 +206,7 @@ def deployed(driver: Grid5000, timeout: float = 30, **held: int) -> tuple[list[s
     return names, came.failed
 
 
-def test_a_deployment_that_fails_on_some_nodes_is_tried_again_there(
-    frontends: Frontends, driver: Grid5000
-) -> None:
+def test_deploy_tries_failed_nodes_again(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "kadeploy3", "kadeploy3-some", 1)
     frontends.say("nancy", "umask 077")
     names, failed = deployed(driver, nancy=1)
@@ -224,7 +222,7 @@ def test_a_deployment_that_fails_on_some_nodes_is_tried_again_there(
     check_enough(Spec(sites={"nancy": 2}, vms=8), [host("graphene-1.nancy"), host("graphene-2.nancy")])
 
 
-def test_a_frontend_that_is_down_loses_its_own_nodes_only(frontends: Frontends, driver: Grid5000) -> None:
+def test_deploy_loses_only_the_nodes_of_a_silent_frontend(frontends: Frontends, driver: Grid5000) -> None:
     frontends.put("rennes", "", REFUSED, 255)
     frontends.say("nancy", "kadeploy3", "kadeploy3-all")
     frontends.say("nancy", "umask 077")
@@ -235,7 +233,7 @@ def test_a_frontend_that_is_down_loses_its_own_nodes_only(frontends: Frontends, 
     assert "Connection refused" in str(failed)
 
 
-def test_a_site_may_be_lost_with_the_only_service_machine() -> None:
+def test_run_continues_without_the_site_of_the_only_service_machine() -> None:
     spec = Spec(sites={"nancy": 2, "rennes": 2}, vms=8)
     check_enough(spec, [host("paradent-1.rennes"), host("paradent-2.rennes")])
     with pytest.raises(CapacityError, match="at least one service machine and one host"):
@@ -246,7 +244,7 @@ def test_a_site_may_be_lost_with_the_only_service_machine() -> None:
     ("recorded", "words"),
     [("kadeploy3-environment", "nonsense of deploy does not exist"), ("kadeploy3-over", "no running job")],
 )
-def test_a_refusal_is_the_reason_of_every_node(
+def test_refused_deployment_is_the_reason_of_every_node(
     frontends: Frontends, driver: Grid5000, recorded: str, words: str
 ) -> None:
     frontends.say("nancy", "kadeploy3", recorded, 1)
@@ -257,9 +255,7 @@ def test_a_refusal_is_the_reason_of_every_node(
     assert all(words in why for why in failed.values())
 
 
-def test_a_deployment_that_hangs_ends_in_time_and_nothing_is_left(
-    frontends: Frontends, driver: Grid5000
-) -> None:
+def test_deployment_that_hangs_is_ended_in_time(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "kadeploy3", pause=60)
     frontends.say("nancy", "umask 077")
     names, failed = deployed(driver, timeout=0.5, nancy=1)
@@ -268,7 +264,7 @@ def test_a_deployment_that_hangs_ends_in_time_and_nothing_is_left(
     assert not frontends.left
 
 
-def test_a_machine_that_hangs_costs_the_others_nothing(frontends: Frontends, driver: Grid5000) -> None:
+def test_machine_that_hangs_does_not_affect_the_others(frontends: Frontends, driver: Grid5000) -> None:
     said = "  End of deployment for graphene-1.nancy.grid5000.fr after 332s\r\n"
     frontends.put("nancy", "kadeploy3", said, pause=60)
     frontends.say("nancy", "umask 077")
@@ -294,7 +290,7 @@ def test_execo_s_own_deployment_does_not_heed_its_time_out(frontends: Frontends)
     assert len(done) == 2
 
 
-def test_what_a_client_calls_done() -> None:
+def test_deployed_nodes_are_read_while_the_client_runs() -> None:
     text = (
         "Deployment failed for gros-4.nancy.grid5000.fr after 12s\n"
         "  End of deployment for dahu-32.grenoble.grid5000.fr after 332s\r\n"
@@ -307,7 +303,7 @@ def test_what_a_client_calls_done() -> None:
     assert kadeploy.deployed_nodes("") == set()
 
 
-def test_what_a_client_lists() -> None:
+def test_failure_reasons_are_read_from_the_client_s_list() -> None:
     name = "paradent-1.rennes.grid5000.fr"
     assert kadeploy.failure_reasons(f"The deployment is successful on nodes\r\n{name}\r\n") == {}
     assert kadeploy.failure_reasons(f"The deployment failed on nodes\r\n{name}\r\n") == {name: ""}
@@ -320,14 +316,14 @@ def test_what_a_client_lists() -> None:
 # ---- giving back ---------------------------------------------------------------------------------------
 
 
-def test_a_job_that_oar_does_not_know_is_not_waited_for(frontends: Frontends, driver: Grid5000) -> None:
+def test_release_does_not_wait_for_a_job_unknown_to_oar(frontends: Frontends, driver: Grid5000) -> None:
     """Its testbed was taken down, and another one raised in its place."""
     frontends.put("nancy", "oarstat -fj 7", "")
     driver.release([("nancy", 7)], "run", [])
     assert frontends.calls == [("nancy", "oarstat -fj 7")]
 
 
-def test_what_is_known_is_given_back_though_a_frontend_is_silent(
+def test_release_deletes_what_is_known_though_a_frontend_is_silent(
     frontends: Frontends, driver: Grid5000
 ) -> None:
     frontends.put("rennes", "", REFUSED, 255)

@@ -2,8 +2,8 @@
 
 Between 9 and 19 o'clock in Paris on working days, a user's jobs on a cluster may add up to two hours times
 all the cluster's cores, each day (https://www.grid5000.fr/w/Grid5000:UsagePolicy; execo_g5k.charter has the
-same quota). Nights, weekends and French holidays are free, but a job must stay within one kind of time: it must
-not cross 9 o'clock of a working day, nor 19 o'clock unless it is submitted after 17 o'clock of that day.
+same quota). Nights, weekends and French holidays are free, but a job must stay within one kind of time: it
+must not cross 9 o'clock of a working day, nor 19 o'clock unless it is submitted after 17 o'clock of that day.
 Other rules of the charter are not checked, nor is its exception for the shortest jobs.
 
 What the user's jobs already use is read from the REST API: execo's own ``g5k_charter_remaining`` exists only

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
@@ -17,7 +17,7 @@ from g5kvirt.inventory import Host, Reservation, SubNetwork, to_plain
 from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import Request
-from g5kvirt.testbeds.grid5000 import charter, jobs
+from g5kvirt.testbeds.grid5000 import charter, driver, jobs
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
 
@@ -50,24 +50,37 @@ HOSTS = {
 }
 
 
-class Oars:
-    """The sites' OARs, in place of `g5kvirt.testbeds.grid5000.jobs`."""
+class Bed(Grid5000):
+    """A Grid'5000 whose API has three machines per site and no jobs."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
-        self.bed = Grid5000(Settings(name="fake", charter=False, command_timeout=5, **settings))
+    def __init__(self, oars: Oars, *, charter: bool = False, user: str | None = None) -> None:
+        super().__init__(Settings(name="fake", charter=charter, user=user, command_timeout=5))
+        self.oars = oars
+
+    def hosts(self) -> Mapping[str, Sequence[Host]]:
+        return HOSTS
+
+    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+        return self.oars.calendar
+
+    def _api_job(self, site: str, job: int) -> Mapping[str, Any]:
+        return {}
+
+
+class Oars:
+    """The sites' OARs: takes the place of the module `g5kvirt.testbeds.grid5000.jobs` in the driver."""
+
+    resources = staticmethod(jobs.resources)
+    matches_request = staticmethod(jobs.matches_request)
+
+    def __init__(self) -> None:
+        self.bed = Bed(self)
         self.live: dict[tuple[str, int], str] = {}  # job → its name
         self.starts: list[float | None] = []  # of each submission
-        self.refuse: dict[str, int] = {}  # site → how many submissions it refuses still
+        self.refuse: dict[str, int] = {}  # site → how many submissions it will refuse
         self.deleted: list[tuple[str, int]] = []
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
-        self.agenda = Calendar(time.time(), time.time() + 1e6, {s: self.site(s) for s in SITES})
-        for name in ("submit", "find", "oarstat", "job_name", "info", "allocation", "delete"):
-            monkeypatch.setattr(jobs, name, getattr(self, name))
-        monkeypatch.setattr(jobs, "wait_until_running", self.wait)
-        monkeypatch.setattr(jobs, "remove_keys", lambda *_: None)
-        monkeypatch.setattr(Grid5000, "_api_job", lambda *_: {})  # the API has no jobs
-        monkeypatch.setattr(Grid5000, "hosts", lambda _: HOSTS)
-        monkeypatch.setattr(Grid5000, "calendar", lambda *_: self.agenda)
+        self.calendar = Calendar(time.time(), time.time() + 1e6, {s: self.site(s) for s in SITES})
 
     @staticmethod
     def site(name: str, busy: float = 0) -> SiteCalendar:
@@ -98,7 +111,7 @@ class Oars:
     def info(self, site: str, job: int) -> dict[str, Any]:
         return {"state": "Waiting"} if (site, job) in self.live else {"state": "Error"}
 
-    def wait(
+    def wait_until_running(
         self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool, job_info: object
     ) -> dict[str, float]:
         self.deadline, self.fixed = deadline, fixed
@@ -114,6 +127,9 @@ class Oars:
             if self.live.pop(one, None):
                 self.deleted.append(one)
 
+    def remove_keys(self, doomed: Iterable[tuple[str, int]], timeout: float) -> None:
+        """None were left."""
+
     def reserve(self, **words: Any) -> Reservation:
         return self.bed.reserve(request(**words), lambda *event: self.events.append(event))
 
@@ -128,7 +144,9 @@ def request(**words: Any) -> Request:
 
 @pytest.fixture
 def oars(monkeypatch: pytest.MonkeyPatch) -> Oars:
-    return Oars(monkeypatch)
+    fake = Oars()
+    monkeypatch.setattr(driver, "jobs", fake)
+    return fake
 
 
 def test_reserve_submits_on_all_sites_and_waits(oars: Oars) -> None:
@@ -147,9 +165,7 @@ def test_reserve_deletes_all_jobs_if_a_site_refuses(oars: Oars) -> None:
     assert [site for site, _ in oars.deleted] == ["nancy"]
 
 
-def test_reserve_deletes_a_job_that_oarsub_reported_as_failed(
-    oars: Oars, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reserve_deletes_a_job_that_oarsub_reported_as_failed(oars: Oars) -> None:
     """While OAR's server is down oarsub prints an id and fails; the job runs later all the same."""
     plain = oars.submit
 
@@ -159,18 +175,18 @@ def test_reserve_deletes_a_job_that_oarsub_reported_as_failed(
             raise TestbedError("OAR at rennes refused the job: Connection refused")
         return job
 
-    monkeypatch.setattr(jobs, "submit", disowned)
+    oars.submit = disowned  # type: ignore[method-assign]
     with pytest.raises(TestbedError, match="Connection refused"):
         oars.reserve()
     assert not oars.live
     assert sorted(site for site, _ in oars.deleted) == ["nancy", "rennes"]
 
 
-def test_reserve_deletes_all_jobs_on_an_interrupt(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve_deletes_all_jobs_on_an_interrupt(oars: Oars) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "wait_until_running", interrupted)
+    oars.wait_until_running = interrupted  # type: ignore[assignment,method-assign]
     with pytest.raises(KeyboardInterrupt):
         oars.reserve()
     assert not oars.live
@@ -192,7 +208,9 @@ def test_reserve_refuses_a_date_in_the_past_before_it_submits(oars: Oars) -> Non
 def test_reserve_uses_the_first_slot_of_all_sites(oars: Oars) -> None:
     oars.reserve(start="first")
     assert oars.starts == [None, None], "all is free now"
-    oars.agenda = replace(oars.agenda, sites={**oars.agenda.sites, "rennes": oars.site("rennes", busy=5000)})
+    oars.calendar = replace(
+        oars.calendar, sites={**oars.calendar.sites, "rennes": oars.site("rennes", busy=5000)}
+    )
     oars.reserve(start="first")
     first, second = oars.starts[2:]
     assert first is not None
@@ -273,7 +291,7 @@ def test_reserve_deletes_earlier_jobs_of_another_request(oars: Oars) -> None:
 
 
 def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
-    oars.bed = Grid5000(Settings(user="me", command_timeout=5))
+    oars.bed = Bed(oars, charter=True, user="me")
     monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()
     spent: list[tuple[float, float, Mapping[str, int]]] = []
     monkeypatch.setattr(charter, "user_jobs", lambda *_: spent)
@@ -286,20 +304,16 @@ def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytes
         oars.reserve(start=monday, walltime=3 * 3600)
     assert len(oars.starts) == 2
     # the first slot that it allows begins in the evening
-    oars.agenda = replace(oars.agenda, start=monday, end=monday + 1e6)
+    oars.calendar = replace(oars.calendar, start=monday, end=monday + 1e6)
     start = oars.bed.first_start(request(walltime=3 * 3600))
     assert start == datetime(2099, 11, 23, 19, 0, tzinfo=PARIS).timestamp()
 
 
-def test_ended_reports_the_job_or_raises_if_the_state_is_unknown(
-    oars: Oars, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ended_reports_the_job_or_raises_if_the_state_is_unknown(oars: Oars) -> None:
     granted = oars.reserve()
     assert oars.bed.ended(granted) == ""
-    monkeypatch.setattr(
-        jobs, "oarstat", lambda site, job, timeout: "state = Error" if site == "rennes" else ""
-    )
+    oars.oarstat = lambda site, job, timeout: "state = Error" if site == "rennes" else ""  # type: ignore[method-assign]
     assert oars.bed.ended(granted).startswith("job 2 at rennes ended")
-    monkeypatch.setattr(jobs, "oarstat", lambda site, job, timeout: "")
+    oars.oarstat = lambda site, job, timeout: ""  # type: ignore[method-assign]
     with pytest.raises(TestbedError, match="the state of the jobs at nancy, rennes is not known"):
         oars.bed.ended(granted)

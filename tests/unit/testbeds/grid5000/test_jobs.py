@@ -216,10 +216,13 @@ def test_waiting_notifies_each_prediction_once_and_ends_when_all_run(monkeypatch
     assert clock.notified[2][2] == {"job": 8, "start": 8200.0}
 
 
-def test_waiting_notices_a_deleted_job_long_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ended", ["Error", "toError"])
+def test_waiting_notices_a_deleted_job_long_before_the_start(
+    ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def answer(now: float, site: str) -> dict[str, Any]:
         gone = site == "rennes" and now > 2000
-        return {"state": "Error" if gone else "Waiting", "start_date": 90_000.0}
+        return {"state": ended if gone else "Waiting", "start_date": 90_000.0}
 
     clock = Clock(monkeypatch, answer)
     with pytest.raises(TestbedError, match="job 8 at rennes ended before it ran"):
