@@ -120,4 +120,4 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
 
 def counted(number: int, thing: str) -> str:
     """``1 host``, ``2 hosts``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

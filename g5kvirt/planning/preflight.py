@@ -14,7 +14,7 @@ from typing import Literal
 from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.inventory import MIB
 from g5kvirt.planning.addressing import usable
-from g5kvirt.planning.checks import check_names, check_vm
+from g5kvirt.planning.checks import check_names, check_vm, counted
 from g5kvirt.planning.forecast import AddressDemand, Forecast, Plan, with_selected_sites
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.planning.properties import matching_machines
@@ -208,9 +208,7 @@ def _states(forecast: Forecast, site: str) -> Iterator[Finding]:
 def _subnetwork(demand: AddressDemand, largest: int | None) -> Finding:
     """Can the site give a sub-network that is large enough?"""
     what, site = "sub-network", demand.site
-    message = (
-        f"{demand.addresses:,} addresses, {demand.vms:,} {'VM' if demand.vms == 1 else 'VMs'} expected there"
-    )
+    message = f"{demand.addresses:,} addresses, {counted(demand.vms, 'VM')} expected there"
     if demand.prefix is None:
         advice = "ask for fewer VMs: OAR gives no sub-network larger than a /16"
         return Finding(what, site, "problem", "too-large", f"{message}: no sub-network is that large", advice)
@@ -247,16 +245,16 @@ def _room(forecast: Forecast) -> Finding:
     """Do the VMs fit, with their memory and disks, on the hosts that OAR may give?"""
     spec, (least, most) = forecast.spec, forecast.room
     size = f"{spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk"
-    message = f"{spec.vms:,} VMs of {size} on {spec.hosts:,} hosts, which carry"
+    message = f"{counted(spec.vms, 'VM')} of {size} on {counted(spec.hosts, 'host')}, with room for"
     if spec.vms > most:
         advice = f"ask for at most {most:,} VMs, for smaller ones, or for more hosts"
-        return Finding("room for VMs", "", "problem", "too-small", f"{message} {most:,} at most", advice)
+        return Finding("room for VMs", "", "problem", "too-small", f"{message} at most {most:,}", advice)
     if spec.vms > least:
         message += f" {most:,} if OAR gives the machines with the most room, {least:,} with the least"
         advice = "name clusters with enough room, or ask for more hosts"
         return Finding("room for VMs", "", "warning", "depends-on-machines", message, advice)
     disks = -(-spec.vms // spec.hosts) * spec.vm.disk * MIB / 2**30
-    message += f" {least:,} at least; their disks take about {disks:.1f} GiB of a host's memory"
+    message += f" at least {least:,}; their disks take about {disks:.1f} GiB of a host's memory"
     return Finding("room for VMs", "", "ok", "ok", message)
 
 
@@ -267,7 +265,9 @@ def _min_hosts(forecast: Forecast) -> Iterator[Finding]:
         return
     most = forecast.most_on(spec.min_hosts)
     if most < spec.vms:
-        message = f"{spec.min_hosts:,} hosts carry at most {most:,} of {spec.vms:,} VMs"
+        message = (
+            f"{counted(spec.min_hosts, 'host')} would have room for at most {most:,} of {spec.vms:,} VMs"
+        )
         advice = "raise min_hosts: with so few hosts the run would fail anyway"
         yield Finding("min_hosts", "", "warning", "too-small", message, advice)
 

@@ -136,7 +136,10 @@ def test_room_depends_on_memory_and_disk() -> None:
 
 def test_min_hosts_that_could_not_carry_the_vms_gets_a_warning() -> None:
     assert finding(look(vms=32, min_hosts=1), "min_hosts").status == "warning"
-    assert "carry at most 16 of 32" in finding(look(vms=32, min_hosts=1), "min_hosts").message
+    assert (
+        "1 host would have room for at most 16 of 32"
+        in finding(look(vms=32, min_hosts=1), "min_hosts").message
+    )
     assert not [r for r in look(vms=32, min_hosts=2).findings if r.what == "min_hosts"]
 
 
