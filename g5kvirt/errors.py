@@ -1,20 +1,21 @@
 """Every error that g5kvirt raises on purpose.
 
-One sentence each: what is wrong and what to do about it. The command line prints that sentence and
-leaves with the error's ``exit_code``; a traceback means a bug in g5kvirt, never bad input.
+Each is one sentence: what is wrong (``message``) and what to do about it (``advice``). The command line
+prints that sentence and exits with the error's ``exit_code``; a traceback means a bug in g5kvirt, never bad
+input.
 
 ::
 
     G5kvirtError              1
-    ├── SpecError             2   what was asked cannot be read or makes no sense
-    │   └── CapacityError     2   more was asked than exists or fits
+    ├── SpecError             2   the specification cannot be read or makes no sense
+    │   └── CapacityError     2   the specification needs more than exists or fits
     ├── RunError              2   a run's name, directory or journal cannot be used
-    ├── PhaseOrderError       2   a step was called before the one it stands on
+    ├── PhaseOrderError       2   a step was called before the one it requires
     ├── MachineError          3   this machine cannot do it (root, packages, memory, kernel)
     ├── TestbedError          3   the testbed does not answer or refuses
     └── PhaseError            1   a step was tried and failed; carries phase and step
 
-`Stopped` is none of them: it is an interrupt with a reason.
+`Stopped` is not one of them: it is an interrupt with a reason.
 
 A notebook shows each as its sentence and the lines of the cell that met it; ``%debug`` and
 ``traceback.print_last()`` still show the way through g5kvirt.
@@ -22,8 +23,10 @@ A notebook shows each as its sentence and the lines of the cell that met it; ``%
 
 from __future__ import annotations
 
+import copyreg
 import linecache
 import traceback
+from typing import Any
 
 __all__ = [
     "CapacityError",
@@ -41,9 +44,24 @@ __all__ = [
 
 
 class G5kvirtError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors raised on purpose.
+
+    ``message`` says what is wrong, ``advice`` what to do about it (may be empty); ``str()`` is both as one
+    sentence, "message: advice".
+    """
 
     exit_code = 1
+    message: str = ""
+    advice: str = ""
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(f"{message}: {advice}" if advice else message)
+        self.message = message
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without calling ``__init__``: its keyword arguments are in the instance's dictionary."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def _render_traceback_(self) -> list[str]:
         """Called by IPython, instead of its own traceback."""
@@ -51,19 +69,19 @@ class G5kvirtError(Exception):
 
 
 class SpecError(G5kvirtError):
-    """What was asked cannot be read or makes no sense; nothing has been touched."""
+    """The specification cannot be read or makes no sense; nothing has been touched."""
 
     exit_code = 2
 
 
 class CapacityError(SpecError):
-    """More was asked than exists or fits.
+    """The specification needs more than exists or fits.
 
-    ``asked`` and ``available`` carry the two numbers, in the unit the sentence names.
+    ``asked`` and ``available`` are the two numbers, in the unit that the message names.
     """
 
-    def __init__(self, message: str, *, asked: int, available: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, asked: int, available: int, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
         self.asked = asked
         self.available = available
 
@@ -75,7 +93,7 @@ class RunError(G5kvirtError):
 
 
 class PhaseOrderError(G5kvirtError):
-    """A step was called before the one it stands on."""
+    """A step was called before the one it requires."""
 
     exit_code = 2
 
@@ -87,7 +105,7 @@ class MachineError(G5kvirtError):
 
 
 class TestbedError(G5kvirtError):
-    """The testbed does not answer, or refuses what was asked."""
+    """The testbed does not answer, or refuses a request."""
 
     __test__ = False  # not a test class, whatever pytest makes of the name
     exit_code = 3
@@ -96,20 +114,20 @@ class TestbedError(G5kvirtError):
 class PhaseError(G5kvirtError):
     """A step was tried and failed; ``phase`` and ``step`` say where."""
 
-    def __init__(self, message: str, *, phase: str, step: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, phase: str, step: str = "", advice: str = "") -> None:
+        super().__init__(message, advice=advice)
         self.phase = phase
         self.step = step
 
 
 class Stopped(KeyboardInterrupt):
-    """A step is ended from outside, and this is why; whoever cleans up after Ctrl-C does so after this."""
+    """A step is ended from outside, for this reason; cleanup is the same as after Ctrl-C."""
 
 
 def for_a_notebook(error: BaseException) -> list[str]:
-    """What a cell shows of an error, a line each: its sentence, then the caller's own lines, innermost last.
+    """What a notebook cell shows of an error, as lines: its sentence, then the caller's own, innermost last.
 
-    The frames of g5kvirt and of IPython are left out: they say nothing about what to do.
+    The frames of g5kvirt and of IPython are left out: they do not help to correct the input.
     """
     lines = [f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"]
     for frame, number in traceback.walk_tb(error.__traceback__):
@@ -126,7 +144,7 @@ def for_a_notebook(error: BaseException) -> list[str]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the journal says of what ended a step."""
+    """The reason that the journal records for an exception that ended a step."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)) and not isinstance(error, Stopped):
         return "interrupted"  # SystemExit: SIGTERM
     return str(error) or repr(error)

@@ -7,7 +7,7 @@ seconds. Everything is frozen; a change makes a new object.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -108,7 +108,6 @@ class VM:
     site: str
     ip: IPv4Address
     mac: str  #: lower case, colons
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_plain(value: Any) -> Any:

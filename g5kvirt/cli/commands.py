@@ -162,14 +162,18 @@ def check(arguments: argparse.Namespace) -> int:
         with _working(console, f"asking {where} …"):
             found = ask(spec, open_testbed(where), arguments.runs, arguments.name)
     if arguments.json:
-        document = {"ok": found.ok, "rows": [asdict(row) for row in found.rows], "plan": to_plain(found.plan)}
+        document = {
+            "ok": found.ok,
+            "findings": [asdict(one) for one in found.findings],
+            "plan": to_plain(found.plan),
+        }
         print(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         result = CheckResult(found, of=str(arguments.spec), testbed=where)
         console.print(str(result), markup=False, highlight=False, soft_wrap=True)
     if found.ok:
         return 0
-    problems = {row.what for row in found.rows if row.status == "problem"}
+    problems = {finding.what for finding in found.findings if finding.status == "problem"}
     return TestbedError.exit_code if problems <= OF_THE_TESTBED else SpecError.exit_code
 
 

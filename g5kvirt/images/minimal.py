@@ -27,9 +27,9 @@ __all__ = [
     "GuestFiles",
     "MinimalSystem",
     "build",
+    "build_obstacle",
     "gather",
     "initramfs",
-    "unavailable_reason",
     "unsigned",
 ]
 
@@ -82,15 +82,17 @@ def _directory(cache: Path | None, recipes: Mapping[str, str]) -> Path:
     return build_cache.build_directory("minimal", json.dumps([_RECIPE, MODULES, recipes]), cache=cache)
 
 
-def unavailable_reason(cache: Path | None = None) -> str:
-    """Why `build` would fail here, as far as can be known without a network; "" if it would not."""
+def build_obstacle(cache: Path | None = None) -> MachineError | None:
+    """Why `build` would fail on this machine, as far as known without a network; None if it would not."""
     if build_cache.is_built(_directory(cache, _recipes())):
-        return ""
+        return None
     try:
         packages.candidates((packages.kernel(), *PACKAGES[1:]))
-    except (MachineError, OSError) as error:
-        return str(error)
-    return ""
+    except MachineError as error:
+        return error
+    except OSError as error:
+        return MachineError(str(error))
+    return None
 
 
 def build(

@@ -29,7 +29,7 @@ def kernel() -> str:
     out = _run(["apt-cache", "depends", "--important", KERNEL]).decode()
     found = re.search(r"Depends: (linux-image-\S+)", out)
     if not found:
-        raise MachineError(f"apt does not know the package {KERNEL}: run apt-get update")
+        raise MachineError(f"apt does not know the package {KERNEL}", advice="run apt-get update")
     return found.group(1)
 
 
@@ -40,7 +40,7 @@ def candidates(names: Iterable[str]) -> dict[str, str]:
     found = dict(re.findall(r"(?m)^(\S+):\n(?: .*\n)*?  Candidate: ([^(\s]\S*)$", out))
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise MachineError(f"apt does not know {', '.join(missing)}: run apt-get update")
+        raise MachineError(f"apt does not know {', '.join(missing)}", advice="run apt-get update")
     return {name: found[name] for name in wanted}
 
 
@@ -106,10 +106,12 @@ def _run(argv: list[str], cwd: Path | None = None) -> bytes:
         return subprocess.run(argv, capture_output=True, timeout=300, check=True, cwd=cwd).stdout
     except FileNotFoundError as error:
         raise MachineError(
-            f"guest systems are built from Debian packages, but {argv[0]} is missing: use a Debian machine"
+            f"guest systems are built from Debian packages, but {argv[0]} is missing",
+            advice="use a Debian machine",
         ) from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         lines = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
         raise MachineError(
-            f"{argv[0]} failed ({lines[-1] if lines else error}): check the network and run apt-get update"
+            f"{argv[0]} failed ({lines[-1] if lines else error})",
+            advice="check the network and run apt-get update",
         ) from error

@@ -5,160 +5,166 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.errors import CapacityError, SpecError, TestbedError
 from g5kvirt.images import minimal
 from g5kvirt.phases.reservation_request import request_for, with_sites
-from g5kvirt.planning.forecast import chosen
+from g5kvirt.planning.forecast import with_selected_sites
 from g5kvirt.planning.inventories import Inventory, table
-from g5kvirt.planning.preflight import Preflight, Row, advice, names, preflight
+from g5kvirt.planning.preflight import Finding, Preflight, filter_by_properties, names, preflight, refused
 from g5kvirt.planning.services import machines_per_site
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
-from g5kvirt.testbeds.grid5000.preflight import (
-    API_LIMIT,
-    ask_api,
-    ask_charter,
-    ask_frontends,
-    ask_start,
-    bounded,
-    connect,
-    judge_properties,
-)
+from g5kvirt.testbeds.parallel import call_within
 
 __all__ = ["check", "on_table"]
 
+_SELECTION_LIMIT = 120.0  #: seconds to select the sites, which reads their calendars
+
 
 def check(spec: Spec, testbed: Testbed, runs: Path, name: str | None = None) -> Preflight:
-    """Ask the testbed all that can be asked, and judge it. Never raises for what it finds.
+    """Check a specification on a testbed. Never raises because of what it finds.
 
-    ``runs`` and ``name``: where the run is kept or would be, and what it is called (None: by the date).
+    ``runs`` and ``name``: where the run is kept or would be, and its name (None: by the date).
     """
-    here = [*_here(spec, runs, name), *_guests(testbed)]
-    if (reason := connect(testbed)) is not None:
-        rows = [Row("testbed", "", "problem", reason, "start a new process, or restart the kernel")]
-        return preflight(spec, None, before=rows, after=here)
-    rows, inventory = ask_api(testbed, spec.sites)
-    spec, more, inventory = _settled(spec, testbed, inventory)
+    here = [*_run_directory(spec, runs, name), *_minimal_system(testbed)]
+    try:
+        inventory, answers = testbed.inventory(spec.sites)
+    except TestbedError as error:
+        advice = error.advice or "start a new process, or restart the kernel"
+        unusable = Finding("testbed", "", "problem", "unusable", error.message, advice)
+        return preflight(spec, None, before=[unusable], after=here)
+    spec, selection, inventory = _with_sites(spec, testbed, inventory)
     sites = [site for site in spec.sites if inventory is None or site in inventory.machines]
-    if sites:
-        rows += ask_frontends(testbed, sites, spec.host_environment)
-    else:
-        rows.append(Row("frontend", "", "unknown", "nobody knows yet which sites to ask"))
-    rows += [*more, *_time(spec, testbed, inventory)]
-    return preflight(spec, inventory, real_cores=testbed.real_cores, before=rows, after=here)
+    findings = [
+        *answers,
+        *_environment(spec, testbed, sites),
+        *selection,
+        *_request(spec, testbed, inventory),
+    ]
+    return preflight(spec, inventory, real_cores=testbed.real_cores, before=findings, after=here)
 
 
 def on_table(spec: Spec, year: str) -> Preflight:
-    """The same on the tables of Grid'5000 of a year, of which nobody can be asked. Raises SpecError."""
+    """The same on the tables of Grid'5000 of a year, without any testbed. Raises SpecError."""
     inventory = table(year)
     count = sum(map(len, inventory.machines.values()))
-    says = f"{inventory.name}: {count:,} machines of {len(inventory.machines)} sites; nobody was asked"
-    rows, inventory = judge_properties(spec, inventory)
-    return preflight(spec, inventory, before=[Row("inventory", "", "ok", says), *rows])
+    message = f"{inventory.name}: {count:,} machines of {len(inventory.machines)} sites; no testbed was used"
+    findings, inventory = filter_by_properties(spec, inventory)
+    return preflight(spec, inventory, before=[Finding("inventory", "", "ok", "ok", message), *findings])
 
 
-def _settled(
+def _with_sites(
     spec: Spec, testbed: Testbed, inventory: Inventory | None
-) -> tuple[Spec, list[Row], Inventory | None]:
-    """The spec with its sites chosen as the experiment would; where it would refuse, as far as they exist."""
+) -> tuple[Spec, list[Finding], Inventory | None]:
+    """The spec with its sites selected as the experiment would; if that fails, by the inventory alone."""
     if inventory is None:
         return spec, [], None
-    rows, inventory = judge_properties(spec, inventory)
+    findings, inventory = filter_by_properties(spec, inventory)
     if spec.sites:
-        return spec, rows, inventory
-    answer = bounded(lambda: with_sites(spec, testbed), API_LIMIT)
+        return spec, findings, inventory
+    answer = call_within(_SELECTION_LIMIT, lambda: with_sites(spec, testbed))
     if isinstance(answer, Spec):
-        return answer, rows, inventory
+        return answer, findings, inventory
     try:
-        settled = chosen(spec, inventory, emulated=testbed.real_cores is not None)
-    except SpecError:  # `preflight` says why
-        return spec, rows, inventory
+        selected = with_selected_sites(spec, inventory, emulated=testbed.real_cores is not None)
+    except SpecError:  # `preflight` reports it
+        return spec, findings, inventory
     if isinstance(answer, SpecError):
-        rows.append(Row("sites", "", "problem", *advice(answer)))
+        findings.append(refused("sites", "no-selection", answer))
     else:
-        rows.append(Row("sites", "", "unknown", f"what is free cannot be asked ({answer})"))
-    return settled, rows, inventory
+        message = f"which machines are free is not known ({answer})"
+        findings.append(Finding("sites", "", "unknown", "calendar-unknown", message))
+    return selected, findings, inventory
 
 
-def _time(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Iterator[Row]:
-    """Is it allowed then, and is it free then?"""
-    now = time.time()
+def _environment(spec: Spec, testbed: Testbed, sites: Sequence[str]) -> Sequence[Finding]:
+    """Can the sites be reached, and can they deploy the host environment?"""
+    if sites:
+        return testbed.find_environment(spec.host_environment, sites)
+    message = "not checked, since the sites are not known yet"
+    return [Finding("frontend", "", "unknown", "not-checked", message)]
+
+
+def _request(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Sequence[Finding]:
+    """Would the testbed accept the request, and when could it start?"""
     start = spec.start_seconds
-    if start is not None and start < now:
-        says = f"{spec.start} in Paris is in the past"
-        yield Row("start", "", "problem", says, 'give a later one, or "now" or "first"')
-        return
-    known = inventory is not None and spec.sites and not inventory.silent
+    if start is not None and start < time.time():
+        message, advice = f"{spec.start} in Paris is in the past", 'give a later one, or "now" or "first"'
+        return [Finding("start", "", "problem", "in-the-past", message, advice)]
+    known = inventory is not None and spec.sites and not inventory.unanswered
     if not known or any(site not in inventory.machines for site in spec.sites if inventory):
-        for what in ("usage charter", "start"):
-            yield Row(what, "", "unknown", "nobody says what the sites have")
-        return
+        message = "not checked, since the sites' machines are not known"
+        return [
+            Finding(what, "", "unknown", "machines-unknown", message) for what in ("usage charter", "start")
+        ]
     try:
         request = request_for(spec, "check")
-    except CapacityError:  # a row of its own says so: without sub-networks the rest can be asked all the same
-        request = replace(request_for(_single(spec), ""), machines=machines_per_site(spec), subnetworks={})
-    if spec.start == "first":
-        yield Row("usage charter", "", "ok", "the first slot is looked for within it")
-    else:
-        yield ask_charter(testbed, request, start or now)
-    yield ask_start(testbed, request, now)
+    except CapacityError:  # has a finding of its own; without sub-networks the rest can still be checked
+        one_vm = Spec.from_dict({**spec.to_dict(), "vms": 1})
+        request = replace(request_for(one_vm, "check"), machines=machines_per_site(spec), subnetworks={})
+    return testbed.preflight(request)
 
 
-def _single(spec: Spec) -> Spec:
-    """The same with one VM."""
-    return Spec.from_dict({**spec.to_dict(), "vms": 1})
+# ---- this side -----------------------------------------------------------------------------------------
 
 
-def _here(spec: Spec, runs: Path, name: str | None) -> list[Row]:
-    """This side: the run's name, its directory, its key."""
-    word = name or datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d-%H%M%S")
-    rows = [names(spec, word)]
-    key = runs / word / "ssh" / "id_ed25519"
+def _run_directory(spec: Spec, runs: Path, name: str | None) -> list[Finding]:
+    """The run's name, its directory, its key."""
+    run = name or datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d-%H%M%S")
+    findings = [names(spec, run)]
+    key = runs / run / "ssh" / "id_ed25519"
     if name is not None and key.is_file():
-        rows.append(Row("run directory", "", "ok", f"{runs / word}, with its key"))
-    elif name is not None and (runs / word).exists():
-        todo = "choose another name"
-        rows.append(Row("run directory", "", "problem", f"there is already a run {word} in {runs}", todo))
+        findings.append(Finding("run directory", "", "ok", "ok", f"{runs / run}, with its key"))
+    elif name is not None and (runs / run).exists():
+        message = f"there is already a run {run} in {runs}"
+        findings.append(Finding("run directory", "", "problem", "exists", message, "choose another name"))
     else:
-        rows += _to_be_made(runs)
-    target = runs / word if (runs / word).is_dir() else runs
-    return rows if _writable(target) else [*rows, _unwritable(target)]
+        findings += _new_directory(runs)
+    target = runs / run if (runs / run).is_dir() else runs
+    return findings if _writable(target) else [*findings, _not_writable(target)]
 
 
-def _guests(testbed: Testbed) -> Iterator[Row]:
-    """What VMs boot is made on this machine, of Debian packages, when the machines are held already."""
+def _minimal_system(testbed: Testbed) -> Iterator[Finding]:
+    """Can the system that VMs netboot into be built? This is done with the machines already reserved."""
     if testbed.simulated:
         return
-    if not (why := minimal.unavailable_reason()):
-        yield Row("minimal system", "", "ok", "is there, or its packages are known to apt")
+    what = "minimal system"
+    if (error := minimal.build_obstacle()) is None:
+        yield Finding(what, "", "ok", "ok", "is built already, or apt knows its packages")
         return
-    says, _, advised = why.rpartition(": ")
-    todo = f"{advised}, or take the run from a Debian machine, or copy ~/.cache/g5kvirt from one where it ran"
-    yield Row("minimal system", "", "problem", f"cannot be made here ({says or why})", todo)
+    ways = [
+        error.advice,
+        "start the run from a Debian machine",
+        "copy ~/.cache/g5kvirt from one where it ran",
+    ]
+    advice = ", or ".join(way for way in ways if way)
+    yield Finding(what, "", "problem", "not-buildable", f"cannot be built here ({error.message})", advice)
 
 
-def _to_be_made(runs: Path) -> Iterator[Row]:
-    yield Row("run directory", "", "ok", f"a new one in {runs}")
+def _new_directory(runs: Path) -> Iterator[Finding]:
+    yield Finding("run directory", "", "ok", "ok", f"a new one in {runs}")
     if shutil.which("ssh-keygen") is None:
-        says = "there is no ssh-keygen here to make the run's key"
-        yield Row("run's key", "", "problem", says, "install openssh-client")
+        message = "there is no ssh-keygen here to make the run's key"
+        yield Finding("run's key", "", "problem", "no-ssh-keygen", message, "install openssh-client")
     else:
-        yield Row("run's key", "", "ok", "ssh-keygen is there to make it")
+        yield Finding("run's key", "", "ok", "ok", "ssh-keygen is installed to make it")
 
 
 def _writable(directory: Path) -> bool:
-    """May something be made there? Where it does not exist, its nearest ancestor decides."""
+    """Whether something can be created there. If it does not exist, its nearest ancestor decides."""
     place = directory.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
-def _unwritable(directory: Path) -> Row:
-    says = f"{directory} cannot be written"
-    return Row("run directory", "", "problem", says, "choose another directory for runs")
+def _not_writable(directory: Path) -> Finding:
+    message = f"{directory} cannot be written"
+    return Finding(
+        "run directory", "", "problem", "not-writable", message, "choose another directory for runs"
+    )

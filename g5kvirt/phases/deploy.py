@@ -10,6 +10,7 @@ from g5kvirt.context import Context
 from g5kvirt.errors import CapacityError, PhaseError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import capacities
+from g5kvirt.planning.checks import counted
 from g5kvirt.planning.services import split_machines
 from g5kvirt.run import state
 from g5kvirt.spec.spec import Spec
@@ -18,13 +19,13 @@ __all__ = ["check_enough", "deploy"]
 
 
 def deploy(context: Context) -> Mapping[str, Any]:
-    """Deploy all machines of the reservation; the result holds those that came up.
+    """Deploy all machines of the reservation; the result holds those that were deployed.
 
-    The run goes on without those that failed as long as the VMs still fit on the others, and there are at
-    least ``spec.min_hosts`` of them. Raises PhaseError if not.
+    The run continues without those that failed as long as the VMs fit on the others, and at least
+    ``spec.min_hosts`` of them are hosts. Raises PhaseError if not.
     """
     reservation = state.reservation(context.journal)
-    assert reservation is not None  # the order of the phases sees to it
+    assert reservation is not None  # ensured by the order of the phases
     spec, journal = context.spec, context.journal
     for host in reservation.hosts:
         journal.append("deploy", "kadeploy3", "host", host.name, "start", environment=spec.host_environment)
@@ -32,7 +33,7 @@ def deploy(context: Context) -> Mapping[str, Any]:
     def notify(host: str, status: str, detail: Mapping[str, Any]) -> None:
         journal.append("deploy", "kadeploy3", "host", host, "ok" if status == "ok" else "failed", **detail)
 
-    came = context.testbed.deploy(
+    result = context.testbed.deploy(
         reservation,
         spec.host_environment,
         Path(context.key + ".pub").read_text(encoding="utf-8"),
@@ -40,35 +41,32 @@ def deploy(context: Context) -> Mapping[str, Any]:
         timeout=spec.timeouts.deploy,
     )
     try:
-        check_enough(spec, came.hosts)
+        check_enough(spec, result.hosts)
     except CapacityError as error:
-        first = "".join(f", first {name}: {why}" for name, why in sorted(came.failed.items())[:1])
+        first = "".join(f" (first {name}: {reason})" for name, reason in sorted(result.failed.items())[:1])
         raise PhaseError(
-            f"{len(came.failed)} of {len(reservation.hosts)} machines were not deployed{first}; {error};"
-            " call deploy() again, or release() and reserve others",
+            f"{len(result.failed)} of {len(reservation.hosts)} machines were not deployed{first};"
+            f" {error.message}",
             phase="deploy",
             step="kadeploy3",
+            advice="call deploy() again, or release() and reserve other machines",
         ) from error
-    return {"hosts": came.hosts, "failed": came.failed}
+    return {"hosts": result.hosts, "failed": result.failed}
 
 
 def check_enough(spec: Spec, machines: Sequence[Host]) -> None:
-    """Whether the run can go on with these machines alone. Raises CapacityError, with a clause, if not."""
+    """Raises CapacityError if the run cannot continue with these machines alone."""
     _, hosts = split_machines(spec, machines)
     if spec.min_hosts is not None and len(hosts) < spec.min_hosts:
         raise CapacityError(
-            f"{_hosts(hosts)} for VMs came up and min_hosts asks for {spec.min_hosts}",
+            f"{counted(len(hosts), 'host')} for VMs came up, but min_hosts is {spec.min_hosts}",
             asked=spec.min_hosts,
             available=len(hosts),
         )
     room = int(capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm).sum())
     if room < spec.vms:
         raise CapacityError(
-            f"{_hosts(hosts)} for VMs came up and can carry {room} of {spec.vms} VMs",
+            f"{counted(len(hosts), 'host')} for VMs came up, with room for only {room} of {spec.vms} VMs",
             asked=spec.vms,
             available=room,
         )
-
-
-def _hosts(hosts: Sequence[Host]) -> str:
-    return "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"

@@ -1,4 +1,4 @@
-"""From a specification to what is asked of a testbed: sites chosen, machines and sub-networks in numbers."""
+"""From a specification to the request for a testbed: sites selected, machines and sub-networks in numbers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
-from g5kvirt.planning.availability import Agenda, Need, free_hosts, lacking, moments
+from g5kvirt.planning.availability import Calendar, Need, candidate_starts, free_hosts, shortage
 from g5kvirt.planning.checks import counted
-from g5kvirt.planning.inventories import unfit
+from g5kvirt.planning.inventories import exclusion_reason
 from g5kvirt.planning.services import machines_per_site
-from g5kvirt.planning.site_selection import choose
+from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.clock import format_walltime
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Request, Testbed
 
-__all__ = ["at_a_time", "request_for", "with_sites"]
+__all__ = ["request_for", "selection_at", "with_sites"]
 
 
 def request_for(spec: Spec, name: str) -> Request:
-    """What to ask of the testbed for ``spec``, whose sites are known, in jobs called ``name``.
+    """The request for ``spec``, whose sites are known; its jobs will be called ``name``.
 
     Raises CapacityError if a site's share of addresses is larger than any sub-network.
     """
@@ -44,62 +44,69 @@ def request_for(spec: Spec, name: str) -> Request:
 
 
 def with_sites(spec: Spec, testbed: Testbed) -> Spec:
-    """``spec`` with its sites chosen, where it only says how many hosts it wants; else as it is.
+    """``spec`` with its sites selected, if it only gives a number of hosts; else unchanged.
 
-    The choice is made among the machines that can carry VMs and are free: at the date asked for; at the first
-    moment at which a choice is possible; or, for "now", at this moment, and among all machines where too few
-    are free, since jobs can wait. So it may be another one an hour later, and is made once, when the run
+    The sites are selected by the machines that can carry VMs and are free: at the requested date; at the
+    first time at which a selection is possible; or, for "now", at present, and by all machines if too few
+    are free, since jobs can wait. The result depends on the time, so the selection is made once, when the run
     begins. Raises SpecError, CapacityError and TestbedError.
     """
     if spec.sites:
         return spec
     emulated = testbed.real_cores is not None
     hosts: Mapping[str, Sequence[Host]] = {
-        site: [machine.host for machine in own if unfit(machine, spec, emulated=emulated) is None]
+        site: [machine.host for machine in own if exclusion_reason(machine, spec, emulated=emulated) is None]
         for site, own in testbed.machines().items()
     }
     if spec.properties:
         able = testbed.select(spec.properties, list(hosts))
         hosts = {site: [h for h in own if h.name in able[site]] for site, own in hosts.items()}
     such = " with these properties" if spec.properties else ""
-    everything = choose(spec, hosts, condition=such.strip())  # what never fits is said in plain numbers
-    agenda = testbed.calendar(list(hosts), spec.queue)
+    everything = select_sites(
+        spec, hosts, condition=such.strip()
+    )  # what can never fit is refused without reading calendars
+    calendar = testbed.calendar(list(hosts), spec.queue)
     date = spec.start_seconds
     if spec.start == "first":
-        for t in moments(agenda):
+        for t in candidate_starts(calendar):
             try:
-                return spec.at(at_a_time(spec, hosts, agenda, t, such))
+                return spec.at(selection_at(spec, hosts, calendar, t, such))
             except CapacityError:
                 continue
         wanted = f"{counted(spec.hosts, 'host')} and {counted(spec.services, 'service machine')}"
         raise TestbedError(
-            f"there is no slot of {format_walltime(spec.walltime)} in the weeks that can be looked ahead in"
-            f" which {wanted} are free{such}: ask for fewer or for a shorter walltime"
+            f"within the next weeks there is no slot of {format_walltime(spec.walltime)} in which {wanted}"
+            f" are free{such}",
+            advice="ask for fewer machines or for a shorter walltime",
         )
     try:
-        chosen = at_a_time(spec, hosts, agenda, agenda.start if date is None else date, such)
+        selected = selection_at(spec, hosts, calendar, calendar.start if date is None else date, such)
     except CapacityError:
         if date is not None:
             raise
-        chosen = everything
-    return spec.at(chosen)
+        selected = everything
+    return spec.at(selected)
 
 
-def at_a_time(
-    spec: Spec, hosts: Mapping[str, Sequence[Host]], agenda: Agenda, t: float, such: str = ""
+def selection_at(
+    spec: Spec, hosts: Mapping[str, Sequence[Host]], calendar: Calendar, t: float, such: str = ""
 ) -> dict[str, int]:
-    """The choice among machines of ``hosts`` that are free from ``t`` on, on sites with a sub-network. Pure.
+    """Site → hosts, of those ``hosts`` that are free from ``t`` on, at sites with a free sub-network. Pure.
 
     Raises CapacityError.
     """
     prefix = subnetwork_prefix(spec.vms + spec.hosts + spec.services)
     open_sites = {}
-    for site, own in agenda.sites.items():
-        if not lacking(own, Need(0, prefix=prefix), t, spec.walltime):
+    for site, own in calendar.sites.items():
+        if not shortage(own, Need(0, prefix=prefix), t, spec.walltime):
             names = set(free_hosts(own, t, spec.walltime))
             open_sites[site] = [h for h in hosts[site] if h.name in names]
-    if agenda.sites and not open_sites:
-        message = f"no site has a sub-network /{prefix} free at that time: ask for fewer VMs or another start"
-        raise CapacityError(message, asked=1, available=0)
-    vlans = [s for s in open_sites if not lacking(agenda.sites[s], Need(0, vlan=True), t, spec.walltime)]
-    return choose(spec, open_sites, vlans, f"free at that time{such}")
+    if calendar.sites and not open_sites:
+        raise CapacityError(
+            f"no site has a sub-network /{prefix} free at that time",
+            asked=1,
+            available=0,
+            advice="ask for fewer VMs or another start",
+        )
+    vlans = [s for s in open_sites if not shortage(calendar.sites[s], Need(0, vlan=True), t, spec.walltime)]
+    return select_sites(spec, open_sites, vlans, f"free at that time{such}")

@@ -1,8 +1,7 @@
-"""reserve: OAR jobs on every site with machines and sub-networks, one of them with the global KaVLAN."""
+"""reserve: OAR jobs with machines and sub-networks on every site, one of them with the global KaVLAN."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,24 +12,20 @@ from g5kvirt.inventory import to_plain
 from g5kvirt.phases.reservation_request import request_for
 from g5kvirt.run import state
 from g5kvirt.run.directory import job_name
-from g5kvirt.testbeds.grid5000.preflight import ask_frontends
 
 __all__ = ["release", "reserve"]
 
-#: Of what Kadeploy3 says: that there is no such environment, and not that it cannot tell today.
-_UNKNOWN = re.compile(r"not exist|n't exist|no such|not found|unknown", re.IGNORECASE)
-
 
 def reserve(context: Context) -> Mapping[str, Any]:
-    """Reserve on all sites at once, or nowhere; journals each job as it is submitted and starts.
+    """Reserve on all sites at once, or on none; journals each job as it is submitted and starts.
 
-    Raises SpecError, before anything is asked for, if a site's Kadeploy3 has no such host environment;
-    TestbedError if OAR refuses.
+    Raises SpecError, before anything is submitted, if a site does not have the host environment; TestbedError
+    if OAR refuses.
     """
     spec, journal = context.spec, context.journal
     if not state.jobs(journal):
         _check_environment(context)
-    # What an earlier try may have left is gone on with, or else holds the machines that are asked for now.
+    # Jobs that an earlier try may have left are used again, or else deleted: they hold the machines.
     again = len(state.tries(journal, "reserve")) > 1
     request = replace(
         request_for(spec, _jobs(context)),
@@ -46,24 +41,20 @@ def reserve(context: Context) -> Mapping[str, Any]:
 
 
 def _check_environment(context: Context) -> None:
-    """A wrong name would be found out when the machines are there already.
-
-    Raises SpecError.
-    """
+    """Raises SpecError for an unknown host environment, instead of after the machines are reserved."""
     spec = context.spec
-    for row in ask_frontends(context.testbed, list(spec.sites), spec.host_environment):
-        said = row.says.replace(spec.host_environment, "")  # an environment may be called by one of the words
-        if row.what == "environment" and row.status == "problem" and _UNKNOWN.search(said):
-            raise SpecError(f"{row.subject}: {row.says}: {row.todo}")
+    for finding in context.testbed.find_environment(spec.host_environment, list(spec.sites)):
+        if finding.code == "unknown-environment":
+            raise SpecError(f"{finding.subject}: {finding.message}", advice=finding.advice)
 
 
 def release(context: Context) -> None:
-    """Give back everything that this run ever reserved. Raises TestbedError if a job is still there."""
+    """Delete all jobs that this run ever submitted. Raises TestbedError if one is left."""
     granted = state.reservation(context.journal) is not None
     sites = [] if granted else list(context.spec.sites)
     context.testbed.release(state.jobs(context.journal), _jobs(context), sites)
 
 
 def _jobs(context: Context) -> str:
-    """What the run's jobs are called."""
+    """The name of the run's jobs."""
     return job_name(context.spec.job_name, context.run.name, context.run.created)

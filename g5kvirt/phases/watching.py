@@ -1,8 +1,7 @@
-"""Watching the jobs while a step runs: when one ends, so does the step, at once and with the reason.
+"""Watches the jobs while a step runs: when one ends, the step ends at once, with the reason.
 
-A thread asks the testbed in turns. When a job has ended it interrupts the main thread as Ctrl-C would, for
-that is what every step cleans up after, whatever it waits for; and commands that are under way on machines
-that are gone are given up instead of waited for.
+A thread polls the testbed. When a job has ended it interrupts the main thread as Ctrl-C would, because every
+step cleans up after that, whatever it is waiting for; commands that run on the lost machines are abandoned.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ __all__ = ["interruptible", "watched"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two questions at the least: they take time from what is measured.
+#: Least seconds between two polls: they take processor time from what is measured.
 INTERVAL = 2.0
 
 
 @contextmanager
 def watched(context: Context, phase: str) -> Iterator[None]:
-    """What happens inside ends when a job of the run's reservation does.
+    """The block inside ends when a job of the run's reservation does.
 
-    Raises PhaseError then, and in place of one that is raised inside: the job's end is the cause behind it.
-    Called in another thread than the main one, nothing is interrupted; it is only asked after a PhaseError.
+    Raises PhaseError then, also in place of one that is raised inside: the end of the job is its cause. In a
+    thread other than the main one nothing is interrupted; the jobs are only polled after a PhaseError.
     Without a reservation nothing is watched.
     """
     granted = state.reservation(context.journal)
@@ -40,50 +39,51 @@ def watched(context: Context, phase: str) -> Iterator[None]:
         yield
         return
 
-    def ask() -> str:
+    def poll() -> str:
         try:
             return context.testbed.ended(granted)
         except TestbedError as error:
-            log.debug("nobody says how the jobs are: %s", error)
+            log.debug("%s", error)
             return ""
 
-    def error(why: str, step: str = "") -> PhaseError:
+    def error(reason: str, step: str = "") -> PhaseError:
         return PhaseError(
-            f"during {phase}() {why}: what was done until then is kept, start a new Experiment to go on",
+            f"during {phase}() {reason}",
             phase=phase,
             step=step,
+            advice="start a new Experiment to continue; what was done so far is kept in this one",
         )
 
     try:
         if threading.current_thread() is threading.main_thread():
             interval = max(INTERVAL, context.testbed.polling_interval)
             with ExitStack() as stack:
-                watch = _Watch(ask, interval, context.fanout.give_up)
-                stack.callback(watch.end)  # once more, in case the first is interrupted as it begins
-                stack.callback(watch.end)
-                watch.begin()
+                watch = _Watch(poll, interval, context.fanout.give_up)
+                stack.callback(watch.stop)  # once more, in case the first is interrupted as it begins
+                stack.callback(watch.stop)
+                watch.start()
                 yield
         else:
             yield
     except Stopped as stopped:
         raise error(str(stopped)) from None
     except PhaseError as failed:
-        if why := ask():
-            raise error(why, failed.step) from failed
+        if reason := poll():
+            raise error(reason, failed.step) from failed
         raise
 
 
 @contextmanager
 def interruptible(call: str) -> Iterator[None]:
-    """An interrupt inside says where it leaves the run.
+    """Adds to an interrupt inside how to continue the run.
 
-    It stays a plain KeyboardInterrupt: of a subclass, a shell would not be told that Ctrl-C ended Python.
+    It stays a plain KeyboardInterrupt: with a subclass, Python would not exit as if ended by Ctrl-C.
     """
     try:
         yield
     except KeyboardInterrupt as error:
         error.args = (
-            f"{call}() was interrupted, and what it had under way is stopped: call it again to go on, or"
+            f"{call}() was interrupted, and what it was doing is stopped: call it again to continue, or"
             " release() to give the machines back",
         )
         error._render_traceback_ = partial(for_a_notebook, error)  # type: ignore[attr-defined]
@@ -91,51 +91,51 @@ def interruptible(call: str) -> Iterator[None]:
 
 
 class _Watch:
-    """The thread that asks, and the interrupt; begun and ended in the main thread.
+    """The thread that polls, and the interrupt; started and stopped in the main thread.
 
-    ``ask`` says why it is over, or nothing; ``ended`` is told that before the interrupt. A question that is
-    under way at the end is not waited for.
+    ``poll`` gives the reason to end, or ""; ``on_end`` is called with it before the interrupt. `stop` does
+    not wait for a poll in progress.
     """
 
-    def __init__(self, ask: Callable[[], str], interval: float, ended: Callable[[str], object]) -> None:
-        self._ask = ask
+    def __init__(self, poll: Callable[[], str], interval: float, on_end: Callable[[str], object]) -> None:
+        self._poll = poll
         self._interval = interval
-        self._ended = ended
-        self._why = ""
-        self._over = threading.Event()
-        self._lock = threading.Lock()  # no interrupt is on its way when the handler is given back
-        self._thread = threading.Thread(target=self._look, name="watch over the jobs", daemon=True)
+        self._on_end = on_end
+        self._reason = ""
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()  # no interrupt is on its way when the handler is restored
+        self._thread = threading.Thread(target=self._run, name="watch over the jobs", daemon=True)
         before = signal.getsignal(signal.SIGINT)
         self._before = signal.default_int_handler if before is None else before
 
-    def begin(self) -> None:
+    def start(self) -> None:
         signal.signal(signal.SIGINT, self._interrupted)
         self._thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """May be called again."""
-        self._over.set()
+        self._stopped.set()
         with self._lock:
             signal.signal(signal.SIGINT, self._before)
 
-    def _look(self) -> None:
-        while not self._over.wait(self._interval):
-            if why := self._ask():
-                self._ended(why)
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            if reason := self._poll():
+                self._on_end(reason)
                 with self._lock:
-                    if not self._over.is_set():
-                        self._why = why
+                    if not self._stopped.is_set():
+                        self._reason = reason
                         main = threading.main_thread().ident
                         assert main is not None
                         signal.pthread_kill(main, signal.SIGINT)
                 return
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        """The handler, in the main thread: it was us, or else what there was before."""
-        why, self._why = self._why, ""
-        if why:
-            if not self._over.is_set():
-                raise Stopped(why)
+        """The handler, in the main thread: the interrupt is ours, or else the previous handler's."""
+        reason, self._reason = self._reason, ""
+        if reason:
+            if not self._stopped.is_set():
+                raise Stopped(reason)
         elif callable(self._before):
             self._before(number, frame)
         elif self._before == signal.SIG_DFL:

@@ -57,10 +57,10 @@ def subnetwork_prefix(addresses: int) -> int:
         if addresses <= (room := usable_addresses(IPv4Network((0, prefix)))):
             return prefix
     raise CapacityError(
-        f"{addresses} addresses on one site are more than its largest sub-network has (a /16: {room}): "
-        "request fewer VMs or distribute them over more sites",
+        f"{addresses} addresses at one site are more than its largest sub-network has (a /16: {room})",
         asked=addresses,
         available=room,
+        advice="ask for fewer VMs or spread them over more sites",
     )
 
 

@@ -1,7 +1,7 @@
-"""When machines, KaVLANs and sub-networks are taken, and the first slot in which all that is asked is free.
+"""When machines, KaVLANs and sub-networks are in use, and the first slot in which a request fits. Pure.
 
-Pure: what is taken comes from the testbed (`g5kvirt.testbeds.grid5000.calendar`). Times in seconds
-since the epoch.
+The calendars come from the testbed (`g5kvirt.testbeds.grid5000.calendar`). Times are in seconds since the
+epoch.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
-__all__ = ["Agenda", "Need", "SiteAgenda", "first_slot", "free_hosts", "lacking", "moments"]
+__all__ = ["Calendar", "Need", "SiteCalendar", "candidate_starts", "first_slot", "free_hosts", "shortage"]
 
-Busy = Sequence[tuple[float, float]]  #: from … to, in any order, also overlapping
+Busy = Sequence[tuple[float, float]]  #: intervals (from, to), in any order; they may overlap
 
 
 @dataclass(frozen=True)
-class SiteAgenda:
-    """What a site has, and when each of these is taken."""
+class SiteCalendar:
+    """What a site has, and when each of these is in use."""
 
-    hosts: Mapping[str, Busy]  #: name of a machine that works
+    hosts: Mapping[str, Busy]  #: by name: machines that OAR may give to jobs
     vlans: Mapping[int, Busy] = field(default_factory=dict)  #: global KaVLANs that the site's OAR gives
-    subnets: Mapping[IPv4Network, Busy] = field(default_factory=dict)  #: the smallest ones it gives
+    subnets: Mapping[IPv4Network, Busy] = field(default_factory=dict)  #: the smallest sub-networks
 
 
 @dataclass(frozen=True)
-class Agenda:
-    """What is known of some sites from ``start`` to ``end``."""
+class Calendar:
+    """The calendars of some sites from ``start`` to ``end``."""
 
     start: float
     end: float
-    sites: Mapping[str, SiteAgenda]
+    sites: Mapping[str, SiteCalendar]
 
 
 @dataclass(frozen=True)
 class Need:
-    """What is asked of one site."""
+    """What a request needs on one site."""
 
     machines: int
-    among: Collection[str] | None = None  #: names of the machines that will do; None: any
-    prefix: int | None = None  #: prefix length of the sub-network; None: none is asked
+    among: Collection[str] | None = None  #: names of the machines that are acceptable; None: any
+    prefix: int | None = None  #: prefix length of the sub-network; None: no sub-network
     vlan: bool = False  #: with a global KaVLAN
 
 
@@ -48,13 +48,13 @@ def _free(busy: Busy, start: float, walltime: float) -> bool:
     return all(end <= start or begin >= start + walltime for begin, end in busy)
 
 
-def free_hosts(site: SiteAgenda, start: float, walltime: float) -> list[str]:
-    """The machines that nobody has from ``start`` on, for ``walltime``."""
+def free_hosts(site: SiteCalendar, start: float, walltime: float) -> list[str]:
+    """The machines that are free from ``start`` on, for ``walltime``."""
     return [name for name, busy in site.hosts.items() if _free(busy, start, walltime)]
 
 
-def _free_subnets(site: SiteAgenda, prefix: int, start: float, walltime: float) -> int:
-    """How many networks of that size are wholly free."""
+def _free_subnets(site: SiteCalendar, prefix: int, start: float, walltime: float) -> int:
+    """How many sub-networks of that size are entirely free."""
     blocks: Counter[IPv4Network] = Counter()
     for network, busy in site.subnets.items():
         if _free(busy, start, walltime):
@@ -63,8 +63,8 @@ def _free_subnets(site: SiteAgenda, prefix: int, start: float, walltime: float) 
     return sum(free >= 1 << (32 - prefix) for free in blocks.values())
 
 
-def lacking(site: SiteAgenda, need: Need, start: float, walltime: float) -> str:
-    """What a site does not have free in that time, in a few words; empty if it has all that is asked."""
+def shortage(site: SiteCalendar, need: Need, start: float, walltime: float) -> str:
+    """What the site lacks in that slot, as a few words; empty if the need is met."""
     free = free_hosts(site, start, walltime)
     usable = free if need.among is None else [name for name in free if name in need.among]
     if len(usable) < need.machines:
@@ -76,34 +76,34 @@ def lacking(site: SiteAgenda, need: Need, start: float, walltime: float) -> str:
     return ""
 
 
-def moments(agenda: Agenda, also: Iterable[float] = ()) -> list[float]:
-    """Every time at which something may have become free, in order; the agenda's start is the first."""
+def candidate_starts(calendar: Calendar, also: Iterable[float] = ()) -> list[float]:
+    """Every time at which something becomes free, in order; the calendar's start is the first."""
     ends = {
         end
-        for site in agenda.sites.values()
+        for site in calendar.sites.values()
         for kind in (site.hosts, site.vlans, site.subnets)
         for busy in kind.values()
         for _, end in busy
     }
-    within = {t for t in (*ends, *also) if agenda.start < t < agenda.end}
-    return [agenda.start, *sorted(within)]
+    within = {t for t in (*ends, *also) if calendar.start < t < calendar.end}
+    return [calendar.start, *sorted(within)]
 
 
 def first_slot(
-    agenda: Agenda,
+    calendar: Calendar,
     needs: Mapping[str, Need],
     walltime: float,
     *,
     allowed: Callable[[float], bool] = lambda t: True,
     also: Iterable[float] = (),
 ) -> float | None:
-    """When all that is asked of all sites is free at once for ``walltime`` seconds; None: not in this time.
+    """The first time at which the needs of all sites are met for ``walltime`` seconds; None: there is none.
 
-    ``allowed`` says whether a job may start at a time, ``also`` gives further times to try. Raises KeyError
-    for a site that the agenda does not know.
+    ``allowed`` tells whether a job may start at a time; ``also`` are further times to try. Raises KeyError
+    for a site that is not in the calendar.
     """
-    for t in moments(agenda, also):
-        missing = any(lacking(agenda.sites[site], need, t, walltime) for site, need in needs.items())
+    for t in candidate_starts(calendar, also):
+        missing = any(shortage(calendar.sites[site], need, t, walltime) for site, need in needs.items())
         if not missing and allowed(t):
             return t
     return None

@@ -1,4 +1,4 @@
-"""Whether what is asked exists: the checks of a spec against a testbed's inventory."""
+"""Checks of a spec against what a testbed has: names, machines, room for the VMs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = ["LEAST_MEMORY", "check_against", "check_names", "check_vm", "counted"]
 
-#: MiB in which the minimal system boots: measured with Debian's cloud kernel, which does not with 64.
+#: MiB that the minimal system needs to boot: measured with Debian's cloud kernel; 64 are too few.
 LEAST_MEMORY = 80
 
 
@@ -23,27 +23,29 @@ def check_names(spec: Spec) -> None:
     """Raises SpecError if the placement strategy or the capacity rule is not registered."""
     if spec.placement not in STRATEGIES:
         raise SpecError(
-            f"unknown placement strategy {spec.placement!r}: {suggest(spec.placement, STRATEGIES)}"
+            f"unknown placement strategy {spec.placement!r}", advice=suggest(spec.placement, STRATEGIES)
         )
     if spec.capacity.rule not in RULES:
-        raise SpecError(f"unknown capacity rule {spec.capacity.rule!r}: {suggest(spec.capacity.rule, RULES)}")
+        raise SpecError(
+            f"unknown capacity rule {spec.capacity.rule!r}", advice=suggest(spec.capacity.rule, RULES)
+        )
 
 
 def check_vm(spec: Spec) -> None:
     """Raises SpecError if the VMs are too small for the minimal system."""
     if spec.vm.memory < LEAST_MEMORY:
         raise SpecError(
-            f"a VM of {spec.vm.memory} MiB memory does not boot the minimal system: give vm.memory at least"
-            f" {LEAST_MEMORY} MiB"
+            f"the minimal system does not boot in {spec.vm.memory} MiB of memory",
+            advice=f"set vm.memory to at least {LEAST_MEMORY} MiB",
         )
 
 
 def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> None:
-    """Check what is asked against what exists, before anything is reserved.
+    """Check a spec against the machines that exist, before anything is reserved.
 
     Raises SpecError for an unknown site, cluster, strategy or rule, and for VMs too small to boot;
     CapacityError, with the numbers and what would fit, for more machines than a site has or more VMs than its
-    best machines could carry.
+    best machines can carry.
     Which machines OAR will give is not known yet: `place` checks again with those.
     """
     check_names(spec)
@@ -52,12 +54,12 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
     fitting: dict[str, list[Host]] = {}
     for site in spec.sites:
         if site not in hosts_by_site:
-            raise SpecError(f"unknown site {site!r}: {suggest(site, hosts_by_site)}")
+            raise SpecError(f"unknown site {site!r}", advice=suggest(site, hosts_by_site))
         fitting[site] = list(hosts_by_site[site])
         if (cluster := clusters.get(site)) is not None:
             known = {h.cluster for h in fitting[site]}
             if cluster not in known:
-                raise SpecError(f"unknown cluster {cluster!r} on {site}: {suggest(cluster, known)}")
+                raise SpecError(f"unknown cluster {cluster!r} at {site}", advice=suggest(cluster, known))
             fitting[site] = [h for h in fitting[site] if h.cluster == cluster]
     _check_machines(spec, fitting)
     _check_vms(spec, fitting)
@@ -65,12 +67,12 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
 
 def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     services = services_per_site(spec.sites, spec.services)
-    for site, asked in machines_per_site(spec).items():
+    for site, needed in machines_per_site(spec).items():
         there = len(fitting[site])
-        if asked <= there:
+        if needed <= there:
             continue
         where = (
-            f"cluster {spec.clusters[site]} of {site}" if spec.clusters and site in spec.clusters else site
+            f"cluster {spec.clusters[site]} at {site}" if spec.clusters and site in spec.clusters else site
         )
         room = there - services[site]
         advice = (
@@ -78,9 +80,10 @@ def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         )
         wanted = f"{counted(spec.sites[site], 'host')} and {counted(services[site], 'service machine')}"
         raise CapacityError(
-            f"{wanted} are asked on {where}, which has {counted(there, 'machine')}: {advice}",
-            asked=asked,
+            f"the specification needs {wanted} at {where}, which has {counted(there, 'machine')}",
+            asked=needed,
             available=there,
+            advice=advice,
         )
 
 
@@ -102,18 +105,19 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         advice = "ask for smaller VMs or change the capacity rule"
     elif everything > total:
         advice = (
-            f"ask for at most {total} VMs or for more hosts (all of these sites' machines carry {everything})"
+            f"ask for at most {total} VMs or for more hosts (all machines of these sites carry {everything})"
         )
     else:
         advice = f"ask for at most {total} VMs or for more sites"
     raise CapacityError(
         f"{counted(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
-        f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares}): {advice}",
+        f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares})",
         asked=spec.vms,
         available=total,
+        advice=advice,
     )
 
 
 def counted(number: int, thing: str) -> str:
     """``1 host``, ``2 hosts``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

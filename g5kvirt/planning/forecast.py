@@ -1,4 +1,4 @@
-"""What would happen: which machines an experiment may get, how its VMs spread, addresses, time. Pure."""
+"""Forecast of an experiment: machines it may get, spread of its VMs, addresses, expected time. Pure."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.estimates import PhaseEstimate, Workload, estimate_phases, total_seconds
-from g5kvirt.planning.inventories import Inventory, Machine, unfit
+from g5kvirt.planning.inventories import Inventory, Machine, exclusion_reason
 from g5kvirt.planning.placement import distribute
 from g5kvirt.planning.services import machines_per_site, services_per_site
-from g5kvirt.planning.site_selection import choose
+from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["Bill", "Forecast", "Plan", "candidates", "chosen", "room"]
+__all__ = ["AddressDemand", "Forecast", "Plan", "candidates", "room", "with_selected_sites"]
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Bill:
-    """The addresses of one site: what is asked of OAR, and what for."""
+class AddressDemand:
+    """The addresses that one site needs, and the sub-network to reserve for them."""
 
     site: str
-    vms: int  #: that it would carry, if OAR gives the machines with the most room
+    vms: int  #: expected there, if OAR gives the machines with the most room
     hosts: int
     services: int
-    addresses: int  #: asked for: as many as if all VMs came here, since nobody knows yet how many will
-    prefix: int | None  #: of the sub-network to reserve, 22 … 16; None: not even a /16 holds them
+    addresses: int  #: to reserve: enough for all VMs, since how many come here is not known yet
+    prefix: int | None  #: of the sub-network to reserve, 22 … 16; None: not even a /16 is enough
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would happen. ``a_host`` is the least and the most VMs on one host; None if they do not fit."""
+    """What would happen. ``vms_per_host``: the fewest and the most VMs on a host; None if they do not fit."""
 
     sites: Mapping[str, int]  #: hosts
     services: Mapping[str, int]
     clusters: Mapping[str, Mapping[str, int]]  #: site → cluster → machines that can carry VMs
-    room: tuple[int, int]  #: VMs that so many hosts carry: those with the least room, those with the most
-    a_host: tuple[int, int] | None
-    addresses: tuple[Bill, ...]
+    room: tuple[int, int]  #: VMs that so many hosts carry: those with the least room, with the most
+    vms_per_host: tuple[int, int] | None
+    addresses: tuple[AddressDemand, ...]
     expected: tuple[PhaseEstimate, ...]
 
     @property
@@ -57,31 +57,31 @@ class Plan:
 
 
 def candidates(spec: Spec, inventory: Inventory) -> dict[str, list[Machine]]:
-    """Site → the machines that ``spec`` does not exclude itself, by its clusters and its properties."""
-    clusters, meeting = spec.clusters or {}, inventory.meeting
+    """Site → the machines that the spec's clusters and properties allow."""
+    clusters, matching = spec.clusters or {}, inventory.matching
     return {
         site: [
             m
             for m in own
-            if clusters.get(site) in (None, m.host.cluster) and (meeting is None or m.host.name in meeting)
+            if clusters.get(site) in (None, m.host.cluster) and (matching is None or m.host.name in matching)
         ]
         for site, own in inventory.machines.items()
     }
 
 
-def chosen(spec: Spec, inventory: Inventory, *, emulated: bool = False) -> Spec:
-    """``spec`` with its sites chosen by `g5kvirt.planning.site_selection`, if it only says how many.
+def with_selected_sites(spec: Spec, inventory: Inventory, *, emulated: bool = False) -> Spec:
+    """``spec`` with its sites selected by `g5kvirt.planning.site_selection`, if it only gives a number.
 
-    Raises CapacityError and SpecError as `choose`.
+    Raises CapacityError and SpecError as `select_sites`.
     """
     if spec.sites:
         return spec
     fitting = {
-        site: [m.host for m in own if unfit(m, spec, emulated=emulated) is None]
+        site: [m.host for m in own if exclusion_reason(m, spec, emulated=emulated) is None]
         for site, own in candidates(spec, inventory).items()
     }
     able = {site for site, number in inventory.vlans.items() if number}
-    return spec.at(choose(spec, fitting, able or None))
+    return spec.at(select_sites(spec, fitting, able or None))
 
 
 def room(spec: Spec, hosts: Sequence[Host]) -> Ints:
@@ -90,9 +90,9 @@ def room(spec: Spec, hosts: Sequence[Host]) -> Ints:
 
 
 class Forecast:
-    """A spec on an inventory. ``emulated``: on ``real_cores`` that all hosts share (None: real hosts).
+    """A spec on an inventory. ``real_cores``: cores that all (emulated) hosts share; None: real hosts.
 
-    ``asked``: site → machines that the spec does not exclude; ``fit``: those of them that can carry VMs.
+    ``candidates``: site → machines that the spec allows; ``fit``: those of them that can carry VMs.
     """
 
     def __init__(self, spec: Spec, inventory: Inventory, real_cores: int | None = None) -> None:
@@ -100,16 +100,19 @@ class Forecast:
         self.needed = machines_per_site(spec)
         self.services = services_per_site(spec.sites, spec.services)
         found = candidates(spec, inventory)
-        self.asked = {site: found.get(site, []) for site in spec.sites}
-        self.fit = {site: [m.host for m in own if self.why(m) is None] for site, own in self.asked.items()}
+        self.candidates = {site: found.get(site, []) for site in spec.sites}
+        self.fit = {
+            site: [m.host for m in own if self.exclusion_reason(m) is None]
+            for site, own in self.candidates.items()
+        }
 
-    def why(self, machine: Machine) -> str | None:
+    def exclusion_reason(self, machine: Machine) -> str | None:
         """Why a machine cannot carry VMs; None if it can."""
-        return unfit(machine, self.spec, emulated=self.real_cores is not None)
+        return exclusion_reason(machine, self.spec, emulated=self.real_cores is not None)
 
     @cached_property
     def room(self) -> tuple[int, int]:
-        """VMs that the hosts asked for carry, on the machines with the least room and with the most."""
+        """VMs that the spec's hosts carry, on the machines with the least room and with the most."""
         least = most = 0
         for site, hosts in self.fit.items():
             rising = np.sort(room(self.spec, hosts))
@@ -128,7 +131,7 @@ class Forecast:
         return found
 
     def most_on(self, hosts: int) -> int:
-        """VMs that the ``hosts`` with the most room of `best` carry."""
+        """VMs that the ``hosts`` largest machines of `best` carry."""
         return int(np.sort(room(self.spec, self.best))[::-1][:hosts].sum())
 
     def plan(self) -> Plan:
@@ -137,10 +140,10 @@ class Forecast:
         sites = list(spec.sites)
         place = np.fromiter((sites.index(h.site) for h in hosts), np.int64, len(hosts))
         capacity = room(spec, hosts)
-        a_host, by_site = None, dict.fromkeys(sites, 0)
+        vms_per_host, by_site = None, dict.fromkeys(sites, 0)
         if hosts and spec.vms <= int(capacity.sum()):
             counts = distribute(spec.placement, capacity, place, spec.vms)
-            a_host = int(counts.min()), int(counts.max())
+            vms_per_host = int(counts.min()), int(counts.max())
             sums = np.bincount(place, weights=counts, minlength=len(sites))
             by_site = {site: int(number) for site, number in zip(sites, sums, strict=True)}
         return Plan(
@@ -148,19 +151,19 @@ class Forecast:
             services=self.services,
             clusters={site: dict(Counter(h.cluster for h in own)) for site, own in self.fit.items()},
             room=self.room,
-            a_host=a_host,
-            addresses=tuple(self._bills(by_site)),
+            vms_per_host=vms_per_host,
+            addresses=tuple(self._address_demands(by_site)),
             expected=estimate_phases(self._work()) if hosts else (),
         )
 
-    def _bills(self, vms: Mapping[str, int]) -> Iterator[Bill]:
+    def _address_demands(self, vms: Mapping[str, int]) -> Iterator[AddressDemand]:
         for site, hosts in self.spec.sites.items():
             wanted = self.spec.vms + self.needed[site]
             try:
                 prefix: int | None = subnetwork_prefix(wanted)
             except CapacityError:
                 prefix = None
-            yield Bill(site, vms[site], hosts, self.services[site], wanted, prefix)
+            yield AddressDemand(site, vms[site], hosts, self.services[site], wanted, prefix)
 
     def _work(self) -> Workload:
         # A site with several service machines keeps one for DHCP and DNS alone.

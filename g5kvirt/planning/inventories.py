@@ -1,7 +1,7 @@
-"""What a testbed has, as far as it decides whether an experiment can run there: machines and pools.
+"""What a testbed has that decides whether an experiment can run there: machines, sub-networks, KaVLANs.
 
-An inventory is made of the reference API's documents (`machine_of`), or of the tables of Grid'5000 that
-come with the project (`table`), so that an experiment can be checked without any testbed.
+An inventory is built from the reference API's documents (`parse_machine`), or from the tables of Grid'5000
+that come with the project (`table`), so that an experiment can be checked without any testbed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, MIB, Host
 from g5kvirt.spec.spec import Spec, suggest
 
-__all__ = ["TABLES", "Inventory", "Machine", "in_order", "machine_of", "table", "unfit"]
+__all__ = ["TABLES", "Inventory", "Machine", "exclusion_reason", "natural_order", "parse_machine", "table"]
 
-#: Year of a table → the column that says how many nodes a cluster had.
+#: Year of a table → the column with the number of nodes of a cluster.
 TABLES = {"2013": "nodes_2013_02_15", "2026": "nodes"}
 #: OAR gives sub-networks of these sizes: ``slash_16`` … ``slash_22``.
 LARGEST, SMALLEST = 16, 22
@@ -27,40 +27,37 @@ LARGEST, SMALLEST = 16, 22
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and what it can do; None: nobody says."""
+    """A machine and what it can do; None: not known."""
 
     host: Host
-    virtual: bool | None = None  #: its processors have virtualization in hardware
+    virtual: bool | None = None  #: its processors have hardware virtualization
     deploy: bool | None = None  #: Kadeploy3 may deploy it
-    kavlan: bool | None = None  #: the network card that is mounted can join a KaVLAN
-    x86: bool | None = None  #: x86_64, as the virtual machines are
-    exotic: bool = False  #: OAR gives it only to jobs of the type exotic
+    kavlan: bool | None = None  #: its mounted network card can join a KaVLAN
+    x86: bool | None = None  #: x86_64, like the VMs
+    exotic: bool = False  #: OAR gives it only to jobs of the type "exotic"
     queues: tuple[str, ...] | None = None
-    state: str | None = None  #: OAR's word now: Alive, Absent, Suspected, Dead
-    properties: Mapping[str, Any] = field(default_factory=dict, hash=False)  #: those of OAR that are known
+    state: str | None = None  #: OAR's current state: Alive, Absent, Suspected, Dead
+    properties: Mapping[str, Any] = field(
+        default_factory=dict, hash=False
+    )  #: its properties in OAR, as far as known
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """All machines of each site, and what else OAR gives there. What is missing nobody says."""
+    """All machines of each site, and what else OAR gives there. A missing entry is not known."""
 
     name: str
     machines: Mapping[str, tuple[Machine, ...]]
     largest: Mapping[str, int] = field(default_factory=dict)  #: site → prefix of its largest sub-network
     vlans: Mapping[str, int] = field(default_factory=dict)  #: site → global KaVLANs
-    meeting: frozenset[str] | None = None  #: machines that have the properties asked for; None: all may
-    silent: frozenset[str] = frozenset()  #: sites that exist, and of whose machines nobody says anything
-
-    def hosts(self) -> dict[str, tuple[Host, ...]]:
-        """Site → its machines as hosts."""
-        return {site: tuple(m.host for m in own) for site, own in self.machines.items()}
+    matching: frozenset[str] | None = None  #: machines that meet the spec's properties; None: no filter
+    unanswered: frozenset[str] = frozenset()  #: sites that exist, but whose machines could not be read
 
 
-def unfit(machine: Machine, spec: Spec, *, emulated: bool = False) -> str | None:
-    """Why ``machine`` cannot carry the VMs of ``spec``, in a few words; None if nothing speaks against it.
+def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) -> str | None:
+    """Why ``machine`` cannot carry the VMs of ``spec``, in a few words; None if it can, as far as known.
 
-    ``emulated``: guests are emulated there anyway, so that processors without virtualization will do.
-    What nobody says about a machine does not speak against it.
+    ``emulated``: guests are emulated there anyway, so the processors need no virtualization.
     """
     if machine.deploy is False:
         return "cannot be deployed"
@@ -77,7 +74,7 @@ def unfit(machine: Machine, spec: Spec, *, emulated: bool = False) -> str | None
     return None
 
 
-def machine_of(
+def parse_machine(
     site: str, cluster: str, node: Mapping[str, Any], properties: Mapping[str, Any] | None = None
 ) -> Machine:
     """A machine from its document in the reference API, and its properties in OAR (of one of its cores)."""
@@ -97,7 +94,7 @@ def machine_of(
             nic_rate=float(nic.get("rate") or 1e9),
             switch=str(nic.get("switch") or ""),
         ),
-        virtual=_virtual(jobs.get("virtual")) if "virtual" in jobs else None,
+        virtual=_has_virtualization(jobs.get("virtual")) if "virtual" in jobs else None,
         deploy=bool(jobs["deploy"]) if "deploy" in jobs else None,
         kavlan=None if kavlan is None else bool(kavlan),
         x86=None if platform is None else platform == "x86_64",
@@ -108,25 +105,25 @@ def machine_of(
     )
 
 
-def in_order(host: Host) -> tuple[str, int]:
-    """Sorts a site's machines: by cluster, then by number."""
+def natural_order(host: Host) -> tuple[str, int]:
+    """Sort key of a site's machines: by cluster, then by number."""
     found = re.match(r"\w+-(\d+)", host.name)
     return host.cluster, int(found[1]) if found else 0
 
 
-def _virtual(word: object) -> bool:
-    """``ivt`` and ``amd-v`` are virtualization; ``none``, ``NO``, false and nothing are none."""
+def _has_virtualization(word: object) -> bool:
+    """Whether the API's value means virtualization: ``ivt``, ``amd-v``; not ``none``, ``NO``, false, null."""
     return bool(word) and str(word).lower() not in ("none", "no", "false")
 
 
 def table(year: str) -> Inventory:
     """Grid'5000 as the tables of that year have it: "2013" (15 February) or "2026".
 
-    The tables know installed memory, of which a running system has some percent less, and nothing of
-    switches and states. Raises SpecError for another year.
+    The tables have the installed memory (a running system has a few percent less) and neither switches nor
+    states. Raises SpecError for another year.
     """
     if year not in TABLES:
-        raise SpecError(f"there is no table of the clusters of {year}: {suggest(year, TABLES)}")
+        raise SpecError(f"there is no table of the clusters of {year}", advice=suggest(year, TABLES))
     machines: dict[str, tuple[Machine, ...]] = {}
     for row in data_tables.rows(f"clusters_{year}.csv"):
         own = tuple(_machines(row, int(row[TABLES[year]] or 0)))
@@ -144,7 +141,7 @@ def table(year: str) -> Inventory:
 
 
 def _machines(row: Mapping[str, str], count: int) -> Iterator[Machine]:
-    memory = _each(row["ram_gib"], count)
+    memory = _per_machine(row["ram_gib"], count)
     site, cluster = row["site"], row["cluster"]
     # The table of 2013 has neither column: all of it was x86_64, and nothing was exotic.
     arch, queues = row.get("arch"), row.get("queues")
@@ -169,7 +166,7 @@ def _machines(row: Mapping[str, str], count: int) -> Iterator[Machine]:
         )
 
 
-def _each(text: str, count: int) -> Sequence[float]:
+def _per_machine(text: str, count: int) -> Sequence[float]:
     """A value for each of ``count`` machines: ``16``, or ``2x69|16x10`` (2 for 69 of them, 16 for 10)."""
     if "x" not in text:
         return [float(text)] * count

@@ -1,57 +1,73 @@
-"""What is wrong with an experiment before anything is reserved: one row a question. Pure.
+"""The check of a specification before anything is reserved, as a list of findings. Pure.
 
-`preflight` never raises for what is asked: whatever is wrong becomes a `Row` with what to do about it.
+`preflight` never raises because of the specification: whatever is wrong becomes a `Finding` with its advice.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Literal
 
-from g5kvirt.errors import SpecError
+from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.inventory import MIB
 from g5kvirt.planning.addressing import usable_addresses
-from g5kvirt.planning.checks import check_names, check_vm
-from g5kvirt.planning.forecast import Bill, Forecast, Plan, chosen
+from g5kvirt.planning.checks import check_names, check_vm, counted
+from g5kvirt.planning.forecast import AddressDemand, Forecast, Plan, with_selected_sites
 from g5kvirt.planning.inventories import Inventory, Machine
+from g5kvirt.planning.properties import matching_machines
 from g5kvirt.run.directory import JOB_NAME, job_name
 from g5kvirt.spec.clock import format_walltime
 from g5kvirt.spec.fields import suggest
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["MARGIN", "Preflight", "Row", "State", "advice", "names", "preflight"]
+__all__ = [
+    "MARGIN",
+    "Finding",
+    "Preflight",
+    "Status",
+    "filter_by_properties",
+    "names",
+    "preflight",
+    "refused",
+]
 
-State = Literal["ok", "warning", "problem", "unknown"]
+Status = Literal["ok", "warning", "problem", "unknown"]
 
-#: A model that was never calibrated on the testbed asks for so many times the walltime that it expects.
+#: The estimate was never calibrated on the testbed: the walltime should be this many times as long.
 MARGIN = 2.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """One thing that was looked at: ``what`` of ``subject``, and what to do unless it is ok."""
+class Finding:
+    """The result of one check: ``what`` was checked, of which ``subject`` (a site; "" for the whole)."""
 
     what: str
     subject: str
-    status: State
-    says: str
-    todo: str = ""
+    status: Status
+    code: str  #: what was found, for programs, such as ``unknown-site``; "ok" where the status is
+    message: str
+    advice: str = ""  #: what to do; empty where nothing is to be done
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """All rows and the plan; no plan where nobody says what exists."""
+    """All findings and the plan; no plan where it is not known what exists."""
 
-    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
     plan: Plan | None
 
     @property
     def ok(self) -> bool:
-        """True if there is no problem. Warnings, and what nobody could say, are none."""
-        return all(row.status != "problem" for row in self.rows)
+        """True unless a finding is a problem; warnings and unknowns do not count."""
+        return all(finding.status != "problem" for finding in self.findings)
+
+
+def refused(what: str, code: str, error: G5kvirtError) -> Finding:
+    """The finding for an error."""
+    return Finding(what, "", "problem", code, error.message, error.advice or "correct the specification")
 
 
 def preflight(
@@ -59,209 +75,237 @@ def preflight(
     inventory: Inventory | None,
     *,
     real_cores: int | None = None,
-    before: Iterable[Row] = (),
-    after: Iterable[Row] = (),
+    before: Iterable[Finding] = (),
+    after: Iterable[Finding] = (),
 ) -> Preflight:
-    """Look at ``spec`` as if it were to run on ``inventory`` (None: nobody says what exists).
+    """Check ``spec`` as if it were to run on ``inventory`` (None: it is not known what exists).
 
     ``real_cores``: cores behind all hosts together where these share a machine; guests are emulated there.
-    ``before`` and ``after``: rows that others asked for.
+    ``before`` and ``after``: findings of others, to be listed around these.
     """
 
-    def ended(*rows: Row, plan: Plan | None = None) -> Preflight:
-        return Preflight((*before, *rows, *after), plan)
+    def result(*findings: Finding, plan: Plan | None = None) -> Preflight:
+        return Preflight((*before, *findings, *after), plan)
 
     before, after = tuple(before), tuple(after)
     try:
         check_names(spec)
         check_vm(spec)
     except SpecError as error:
-        return ended(Row("specification", "", "problem", *advice(error)))
+        return result(refused("specification", "invalid", error))
     if inventory is None:
-        says = "nobody says what the testbed has"
-        return ended(*(Row(what, "", "unknown", says, "see to the API first") for what in _LATER))
-    rows: list[Row] = []
+        return result(*_not_checked("the testbed's machines are not known", "make the API answer first"))
     emulated = real_cores is not None
     try:
-        spec = chosen(spec, inventory, emulated=emulated)
+        spec = with_selected_sites(spec, inventory, emulated=emulated)
     except SpecError as error:
-        return ended(*rows, Row("sites", "", "problem", *advice(error)))
-    look = Forecast(spec, inventory, real_cores)
+        return result(refused("sites", "no-selection", error))
+    forecast = Forecast(spec, inventory, real_cores)
+    findings: list[Finding] = []
     for site in spec.sites:
-        rows += [_machines(look, site), *_strangers(look, site), *_states(look, site)]
-    if silent := [site for site in spec.sites if site in inventory.silent]:
-        says = f"nobody says what {', '.join(silent)} has"
-        return ended(*rows, *(Row(what, "", "unknown", says) for what in _LATER))
-    plan = look.plan()
-    rows += [_room(look), *_min_hosts(look)]
-    bills = [bill for bill in plan.addresses if bill.site in inventory.machines]
-    rows += [_subnetwork(bill, inventory.largest.get(bill.site)) for bill in bills]
-    rows += [*_vlan(spec, inventory), *_provisioner(spec)]
-    rows.append(_walltime(spec, plan))
-    return ended(*rows, plan=plan)
+        findings += [_machines(forecast, site), *_unsuitable(forecast, site), *_states(forecast, site)]
+    if missing := [site for site in spec.sites if site in inventory.unanswered]:
+        return result(*findings, *_not_checked(f"the machines of {', '.join(missing)} are not known"))
+    plan = forecast.plan()
+    findings += [_room(forecast), *_min_hosts(forecast)]
+    demands = [demand for demand in plan.addresses if demand.site in inventory.machines]
+    findings += [_subnetwork(demand, inventory.largest.get(demand.site)) for demand in demands]
+    findings += [*_vlan(spec, inventory), *_provisioner(spec)]
+    findings.append(_walltime(spec, plan))
+    return result(*findings, plan=plan)
 
 
-#: What can be said only where all sites' machines are known.
-_LATER = ("room for VMs", "sub-network", "walltime")
+def _not_checked(message: str, advice: str = "") -> Iterator[Finding]:
+    """For what can be checked only where the machines of all sites are known."""
+    for what in ("room for VMs", "sub-network", "walltime"):
+        yield Finding(what, "", "unknown", "machines-unknown", message, advice)
 
 
-def advice(error: SpecError) -> tuple[str, str]:
-    """What an error's sentence says, and what it advises: the part behind the last colon."""
-    says, colon, todo = str(error).rpartition(": ")
-    return (says, todo) if colon else (todo, "correct the specification")
+def filter_by_properties(spec: Spec, inventory: Inventory) -> tuple[list[Finding], Inventory]:
+    """The inventory with the machines that meet the spec's properties, and a finding if it has any."""
+    machines = [m for own in inventory.machines.values() for m in own]
+    if spec.properties is None:
+        return [], inventory
+    if not all(m.properties for m in machines):
+        message = f"{spec.properties}: the machines' properties are not known; OAR will evaluate it"
+        return [Finding("properties", "", "unknown", "properties-unknown", message)], inventory
+    rows = [{**m.properties, "type": "default", "network_address": m.host.name} for m in machines]
+    try:
+        matching = frozenset(matching_machines(rows, spec.properties))
+    except SpecError as error:
+        return [Finding("properties", "", "warning", "not-evaluated", error.message, error.advice)], inventory
+    message = f"{spec.properties}: met by {len(matching):,} of {len(machines):,} machines"
+    return [Finding("properties", "", "ok", "ok", message)], replace(inventory, matching=matching)
 
 
-# ---- rows of a site ------------------------------------------------------------------------------------
+# ---- findings about a site -----------------------------------------------------------------------------
 
 
-def _machines(look: Forecast, site: str) -> Row:
+def _machines(forecast: Forecast, site: str) -> Finding:
     """Are there enough that can carry VMs?"""
-    wanted, known = (look.spec.clusters or {}).get(site), look.inventory.machines
-    if site in look.inventory.silent:
-        return Row("machines", site, "unknown", "nobody says what it has")
+
+    def problem(code: str, message: str, advice: str) -> Finding:
+        return Finding("machines", site, "problem", code, message, advice)
+
+    wanted, known = (forecast.spec.clusters or {}).get(site), forecast.inventory.machines
+    if site in forecast.inventory.unanswered:
+        return Finding("machines", site, "unknown", "machines-unknown", "its machines are not known")
     if site not in known:
-        return Row("machines", site, "problem", "there is no such site", suggest(site, known))
+        return problem("unknown-site", "there is no such site", suggest(site, known))
     clusters = {m.host.cluster for m in known[site]}
     if wanted is not None and wanted not in clusters:
-        return Row("machines", site, "problem", f"has no cluster {wanted}", suggest(wanted, clusters))
-    fit, needed = look.fit[site], look.needed[site]
-    says = f"{needed:,} needed, {len(fit):,} can carry VMs ({_counts(h.cluster for h in fit)})"
+        return problem("unknown-cluster", f"has no cluster {wanted}", suggest(wanted, clusters))
+    fit, needed = forecast.fit[site], forecast.needed[site]
+    message = f"{needed:,} needed, {len(fit):,} can carry VMs ({_counts(h.cluster for h in fit)})"
     if len(fit) >= needed:
-        return Row("machines", site, "ok", says)
-    hosts = len(fit) - look.services[site]
-    todo = f"ask for at most {hosts} there" if hosts > 0 else "choose another site or cluster"
-    return Row("machines", site, "problem", says + _because(look, look.asked[site]), todo)
+        return Finding("machines", site, "ok", "ok", message)
+    hosts = len(fit) - forecast.services[site]
+    advice = f"ask for at most {hosts} there" if hosts > 0 else "choose another site or cluster"
+    return problem("too-few", message + _reasons(forecast, forecast.candidates[site]), advice)
 
 
-def _strangers(look: Forecast, site: str) -> Iterator[Row]:
+def _unsuitable(forecast: Forecast, site: str) -> Iterator[Finding]:
     """Might OAR give machines that cannot carry VMs?"""
-    queue = look.spec.queue or "default"
-    # What OAR itself keeps from such a job is no danger.
-    open_ = [m for m in look.asked[site] if not m.exotic and (m.queues is None or queue in m.queues)]
-    bad = sorted({m.host.cluster for m in open_ if look.why(m) is not None})
-    if bad and look.fit[site]:
-        says = f"OAR may give machines that cannot carry VMs{_because(look, open_)}"
+    queue = forecast.spec.queue or "default"
+    # Those that OAR itself withholds from such a job do not matter.
+    eligible = [
+        m for m in forecast.candidates[site] if not m.exotic and (m.queues is None or queue in m.queues)
+    ]
+    bad = sorted({m.host.cluster for m in eligible if forecast.exclusion_reason(m) is not None})
+    if bad and forecast.fit[site]:
+        message = f"OAR may give machines that cannot carry VMs{_reasons(forecast, eligible)}"
         excluded = ", ".join(f"'{name}'" for name in bad)
-        todo = f'exclude them: properties="cluster not in ({excluded})"'
-        yield Row("clusters", site, "warning", says, todo)
+        advice = f'exclude them: properties="cluster not in ({excluded})"'
+        yield Finding("clusters", site, "warning", "unsuitable-machines", message, advice)
 
 
-def _because(look: Forecast, machines: Iterable[Machine]) -> str:
+def _reasons(forecast: Forecast, machines: Iterable[Machine]) -> str:
+    """``: sagittaire 6 cannot virtualize``, for the machines that cannot carry VMs."""
     found: dict[str, Counter[str]] = {}
     for machine in machines:
-        if (why := look.why(machine)) is not None:
-            found.setdefault(why, Counter())[machine.host.cluster] += 1
-    parts = [f"{_counts(own.elements(), 4)} {why}" for why, own in found.items()]
+        if (reason := forecast.exclusion_reason(machine)) is not None:
+            found.setdefault(reason, Counter())[machine.host.cluster] += 1
+    parts = [f"{_counts(own.elements(), 4)} {reason}" for reason, own in found.items()]
     return f": {'; '.join(parts)}" if parts else ""
 
 
-def _states(look: Forecast, site: str) -> Iterator[Row]:
-    """Are enough of them there now? Nothing where nobody says."""
-    fit = set(look.fit[site])
-    words = Counter(m.state for m in look.asked[site] if m.host in fit and m.state is not None)
-    if not words or len(fit) < look.needed[site]:
+def _states(forecast: Forecast, site: str) -> Iterator[Finding]:
+    """Are enough of them up now? Nothing where OAR's states are not known."""
+    fit = set(forecast.fit[site])
+    states = Counter(m.state for m in forecast.candidates[site] if m.host in fit and m.state is not None)
+    if not states or len(fit) < forecast.needed[site]:
         return
-    there, needed = words.pop("Alive", 0), look.needed[site]
-    others = ", ".join(f"{number:,} {str(word).lower()}" for word, number in words.most_common())
-    says = f"{there:,} alive{f', {others}' if others else ''}, used or not"
-    if there >= needed:
-        yield Row("machines now", site, "ok", says)
+    alive, needed = states.pop("Alive", 0), forecast.needed[site]
+    others = ", ".join(f"{number:,} {str(state).lower()}" for state, number in states.most_common())
+    message = f"{alive:,} alive{f', {others}' if others else ''}, in use or not"
+    if alive >= needed:
+        yield Finding("machines now", site, "ok", "ok", message)
     else:
-        todo = "wait for them, or ask for fewer machines there"
-        yield Row("machines now", site, "warning", f"{says}; {needed:,} needed", todo)
+        advice = "wait for them, or ask for fewer machines there"
+        yield Finding("machines now", site, "warning", "too-few", f"{message}; {needed:,} needed", advice)
 
 
-def _subnetwork(bill: Bill, largest: int | None) -> Row:
-    says = f"{bill.addresses:,} addresses, {bill.vms:,} {'VM' if bill.vms == 1 else 'VMs'} expected there"
-    if bill.prefix is None:
-        todo = "ask for fewer VMs: OAR gives no larger sub-network than a /16"
-        return Row("sub-network", bill.site, "problem", f"{says}: no sub-network is that large", todo)
-    says = f"{says}: slash_{bill.prefix}, with {usable_addresses(IPv4Network((0, bill.prefix))):,}"
+def _subnetwork(demand: AddressDemand, largest: int | None) -> Finding:
+    """Can the site give a sub-network that is large enough?"""
+    what, site = "sub-network", demand.site
+    message = f"{demand.addresses:,} addresses, {counted(demand.vms, 'VM')} expected there"
+    if demand.prefix is None:
+        advice = "ask for fewer VMs: OAR gives no sub-network larger than a /16"
+        return Finding(what, site, "problem", "too-large", f"{message}: no sub-network is that large", advice)
+    message = f"{message}: slash_{demand.prefix}, with {usable_addresses(IPv4Network((0, demand.prefix))):,}"
     if largest is None:
-        return Row("sub-network", bill.site, "unknown", f"{says}; nobody says what the site has")
-    if largest > bill.prefix:
-        todo = "ask for fewer VMs, or for other sites"
-        return Row("sub-network", bill.site, "problem", f"{says}; the largest there is a /{largest}", todo)
-    return Row("sub-network", bill.site, "ok", says)
+        message += "; the site's sub-networks are not known"
+        return Finding(what, site, "unknown", "subnetworks-unknown", message)
+    if largest > demand.prefix:
+        advice = "ask for fewer VMs, or for other sites"
+        message += f"; the largest there is a /{largest}"
+        return Finding(what, site, "problem", "too-large", message, advice)
+    return Finding(what, site, "ok", "ok", message)
 
 
-def _vlan(spec: Spec, inventory: Inventory) -> Iterator[Row]:
-    """Which sites have a global KaVLAN of their own? The first that is named has to give it."""
+def _vlan(spec: Spec, inventory: Inventory) -> Iterator[Finding]:
+    """Does the first site have a global KaVLAN? It has to give the one of the run."""
     site = next(iter(spec.sites))
     number = inventory.vlans.get(site)
     if number is None:
-        yield Row("KaVLAN", site, "unknown", "nobody says whether it has a global KaVLAN")
+        message = "whether it has a global KaVLAN is not known"
+        yield Finding("KaVLAN", site, "unknown", "vlans-unknown", message)
     elif number:
-        yield Row("KaVLAN", site, "ok", "has a global KaVLAN, used or not")
+        yield Finding("KaVLAN", site, "ok", "ok", "has a global KaVLAN, in use or not")
     else:
-        others = [name for name, n in inventory.vlans.items() if n]
-        todo = f"name a site first that has one: {', '.join(sorted(others))}" if others else "ask the site"
-        yield Row("KaVLAN", site, "problem", "has no global KaVLAN", todo)
+        others = sorted(name for name, n in inventory.vlans.items() if n)
+        advice = f"put a site first that has one: {', '.join(others)}" if others else "ask the site"
+        yield Finding("KaVLAN", site, "problem", "no-vlan", "has no global KaVLAN", advice)
 
 
-# ---- rows of the whole ---------------------------------------------------------------------------------
+# ---- findings about the whole --------------------------------------------------------------------------
 
 
-def _room(look: Forecast) -> Row:
+def _room(forecast: Forecast) -> Finding:
     """Do the VMs fit, with their memory and disks, on the hosts that OAR may give?"""
-    spec, (least, most) = look.spec, look.room
+    spec, (least, most) = forecast.spec, forecast.room
     size = f"{spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk"
-    says = f"{spec.vms:,} VMs of {size} on {spec.hosts:,} hosts, which carry"
+    message = f"{counted(spec.vms, 'VM')} of {size} on {counted(spec.hosts, 'host')}, with room for"
     if spec.vms > most:
-        todo = f"ask for at most {most:,} VMs, for smaller ones, or for more hosts"
-        return Row("room for VMs", "", "problem", f"{says} {most:,} at most", todo)
+        advice = f"ask for at most {most:,} VMs, for smaller ones, or for more hosts"
+        return Finding("room for VMs", "", "problem", "too-small", f"{message} at most {most:,}", advice)
     if spec.vms > least:
-        says = f"{says} {most:,} if OAR gives the machines with the most room, {least:,} with the least"
-        todo = "name clusters with enough room, or ask for more hosts"
-        return Row("room for VMs", "", "warning", says, todo)
+        message += f" {most:,} if OAR gives the machines with the most room, {least:,} with the least"
+        advice = "name clusters with enough room, or ask for more hosts"
+        return Finding("room for VMs", "", "warning", "depends-on-machines", message, advice)
     disks = -(-spec.vms // spec.hosts) * spec.vm.disk * MIB / 2**30
-    says = f"{says} {least:,} at least; their disks take about {disks:.1f} GiB of a host's memory"
-    return Row("room for VMs", "", "ok", says)
+    message += f" at least {least:,}; their disks take about {disks:.1f} GiB of a host's memory"
+    return Finding("room for VMs", "", "ok", "ok", message)
 
 
-def _min_hosts(look: Forecast) -> Iterator[Row]:
-    """Would the fewest hosts that are good enough carry them?"""
-    spec = look.spec
+def _min_hosts(forecast: Forecast) -> Iterator[Finding]:
+    """Could the fewest hosts with which the run may continue carry the VMs?"""
+    spec = forecast.spec
     if spec.min_hosts is None or spec.min_hosts == spec.hosts:
         return
-    most = look.most_on(spec.min_hosts)
+    most = forecast.most_on(spec.min_hosts)
     if most < spec.vms:
-        says = f"{spec.min_hosts:,} hosts carry {most:,} of {spec.vms:,} VMs at most"
-        todo = "raise min_hosts: with so few the run would fail all the same"
-        yield Row("min_hosts", "", "warning", says, todo)
+        message = (
+            f"{counted(spec.min_hosts, 'host')} would have room for at most {most:,} of {spec.vms:,} VMs"
+        )
+        advice = "raise min_hosts: with so few hosts the run would fail anyway"
+        yield Finding("min_hosts", "", "warning", "too-small", message, advice)
 
 
-def _provisioner(spec: Spec) -> Iterator[Row]:
-    """Can a Kadeploy3 of one's own be had?"""
+def _provisioner(spec: Spec) -> Iterator[Finding]:
+    """Can Kadeploy3's packages be installed?"""
     if spec.provisioner == "kadeploy3" and not spec.kadeploy3.repository:
-        says = "Debian does not have Kadeploy3's packages, and no other place is named that does"
-        todo = "give kadeploy3.repository a line of sources.list, unless the host environment knows one"
-        yield Row("provisioner", "", "warning", says, todo)
+        message = "Debian has no packages of Kadeploy3, and no other repository is given"
+        advice = "set kadeploy3.repository to a line of sources.list, unless the host environment has one"
+        yield Finding("provisioner", "", "warning", "no-repository", message, advice)
 
 
-def _walltime(spec: Spec, plan: Plan) -> Row:
-    if plan.a_host is None:
-        return Row("walltime", "", "unknown", "no expected time, as the VMs do not fit")
-    says = (
-        f"expected about {_clock(plan.seconds)} of {format_walltime(spec.walltime)}, "
-        "to the end of one deployment of mini on all VMs"
+def _walltime(spec: Spec, plan: Plan) -> Finding:
+    """Is the walltime long enough?"""
+    if plan.vms_per_host is None:
+        message = "the expected time is not known, since the VMs do not fit"
+        return Finding("walltime", "", "unknown", "no-estimate", message)
+    message = (
+        f"expected: about {_clock(plan.seconds)} of {format_walltime(spec.walltime)}, "
+        "up to the end of one deployment of mini on all VMs"
     )
-    todo = f'ask for more, such as walltime="{_clock(MARGIN * plan.seconds)}"'
+    advice = f'ask for more, such as walltime="{_clock(MARGIN * plan.seconds)}"'
     if plan.seconds > spec.walltime:
-        return Row("walltime", "", "problem", says, todo)
+        return Finding("walltime", "", "problem", "too-short", message, advice)
     if plan.seconds * MARGIN > spec.walltime:
-        return Row("walltime", "", "warning", f"{says}; the estimate may be wrong by half", todo)
-    return Row("walltime", "", "ok", says)
+        message += "; the estimate may be off by a factor of two"
+        return Finding("walltime", "", "warning", "too-short", message, advice)
+    return Finding("walltime", "", "ok", "ok", message)
 
 
-def names(spec: Spec, run: str) -> Row:
-    """Can the jobs be found again by their name?"""
+def names(spec: Spec, run: str) -> Finding:
+    """Are the names of the jobs short enough for OAR, so that it can find them again?"""
     length = len(job_name(spec.job_name, run))
     if length <= JOB_NAME:
-        says = f"run {run}, jobs {spec.job_name}-{run}-…, VMs vm-1 to vm-{spec.vms}"
-        return Row("names", "", "ok", says)
-    says = f"a job's name of {length} characters is longer than OAR keeps ({JOB_NAME})"
-    return Row("names", "", "problem", says, "choose a shorter name for the run, or a shorter job_name")
+        message = f"run {run}, jobs {spec.job_name}-{run}-…, VMs vm-1 to vm-{spec.vms}"
+        return Finding("names", "", "ok", "ok", message)
+    message = f"the jobs' names would have {length} characters, but OAR keeps only {JOB_NAME}"
+    return Finding("names", "", "problem", "too-long", message, "choose a shorter run name or job_name")
 
 
 def _clock(seconds: float) -> str:
@@ -273,5 +317,5 @@ def _clock(seconds: float) -> str:
 def _counts(words: Iterable[str], limit: int = 6) -> str:
     """``graphene 144, griffon 92``."""
     found = Counter(words).most_common()
-    more = f" and {len(found) - limit} clusters more" if len(found) > limit else ""
+    more = f" and {len(found) - limit} more clusters" if len(found) > limit else ""
     return ", ".join(f"{word} {number}" for word, number in found[:limit]) + more if found else "none"

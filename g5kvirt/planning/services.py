@@ -111,9 +111,10 @@ def split_machines(spec: Spec, machines: Sequence[Host]) -> tuple[tuple[Host, ..
         needed = sum(machines_per_site(spec).values())
         raise CapacityError(
             f"only {len(machines)} of {needed} machines are usable, but at least one service machine and one "
-            "host are needed: reserve again, or on another cluster",
+            "host are needed",
             asked=needed,
             available=len(machines),
+            advice="reserve again, or on another cluster",
         )
     return tuple(services), tuple(hosts)
 

@@ -1,8 +1,8 @@
-"""Which sites to take where a specification says only how many hosts it wants. Pure.
+"""Selects the sites of a specification that only gives a number of hosts. Pure.
 
-Sites whose machines carry the most VMs come first; hosts are spread over the chosen ones as evenly as their
-machines allow, and moved to where they carry more only if the VMs would not fit otherwise. Without a number
-of sites, as few as will do are taken.
+Sites whose machines carry the most VMs come first; hosts are spread over the selected sites as evenly as
+their machines allow, and moved to where they carry more only if the VMs would not fit otherwise. Without a
+number of sites, as few as possible are selected.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from g5kvirt.planning.checks import check_names, counted
 from g5kvirt.planning.services import services_per_site
 from g5kvirt.spec.spec import Spec, suggest
 
-__all__ = ["choose"]
+__all__ = ["select_sites"]
 
-# Grid'5000 has nine sites, at most 126 combinations of as many: all are tried. With many more, the best are.
-_LOOKED_AT = 20_000
+# Grid'5000 has nine sites, so at most 126 combinations of one size: all are tried. Of more, the best are.
+_EXAMINED = 20_000
 _TRIED = 200
 
 _Room = Mapping[str, NDArray[np.int64]]  # site → VMs that each of its machines carries, the most first
 
 
-def choose(
+def select_sites(
     spec: Spec,
     candidates: Mapping[str, Sequence[Host]],
     vlan_sites: Collection[str] | None = None,
@@ -37,11 +37,11 @@ def choose(
 ) -> dict[str, int]:
     """Site → hosts, for a specification without sites; the first site holds the global KaVLAN.
 
-    :param candidates: the machines that may be taken, for each site.
-    :param vlan_sites: the sites that can give a KaVLAN; None: all.
-    :param condition: what the candidates were chosen for, such as "free at that time", for the errors.
+    :param candidates: site → the machines that may be used.
+    :param vlan_sites: the sites that can give a global KaVLAN; None: all.
+    :param condition: why these are the candidates, such as "free at that time"; for the errors.
     Raises SpecError for an unknown cluster, strategy or rule, and CapacityError with the numbers and what
-    would fit if no choice does.
+    would fit if no selection does.
     """
     check_names(spec)
     rooms = _rooms(spec, candidates)
@@ -61,7 +61,7 @@ def _rooms(spec: Spec, candidates: Mapping[str, Sequence[Host]]) -> dict[str, ND
     clusters = dict(spec.clusters or {})
     for site in clusters:
         if site not in candidates:
-            raise SpecError(f"clusters names an unknown site {site!r}: {suggest(site, candidates)}")
+            raise SpecError(f"clusters names an unknown site {site!r}", advice=suggest(site, candidates))
     for site, hosts in candidates.items():
         usable = [h for h in hosts if clusters.get(site) in (None, h.cluster)]
         room = capacities([h.cores for h in usable], [h.memory for h in usable], spec.capacity, spec.vm)
@@ -82,13 +82,13 @@ def _by_machines(spec: Spec, rooms: _Room) -> list[str]:
 def _combinations(
     spec: Spec, rooms: _Room, count: int, vlan_sites: Collection[str] | None
 ) -> Iterator[tuple[str, ...]]:
-    """``count`` sites that may do, the best first: one has a KaVLAN, and they have machines enough."""
+    """Combinations of ``count`` sites, the best first: one has a KaVLAN, and they have enough machines."""
     orders = (_by_vms(spec, rooms), _by_machines(spec, rooms))
     able = set(rooms if vlan_sites is None else vlan_sites)
     for order in orders:
         possible = (
             some
-            for some in islice(combinations(order, count), _LOOKED_AT)
+            for some in islice(combinations(order, count), _EXAMINED)
             if able.intersection(some)
             and sum(len(rooms[site]) for site in some) >= spec.hosts + spec.services
         )
@@ -124,7 +124,7 @@ def _evenly(total: int, caps: Mapping[str, int]) -> dict[str, int] | None:
 
 
 def _towards_room(spec: Spec, hosts: dict[str, int], caps: Mapping[str, int], rooms: _Room) -> None:
-    """Move hosts, one by one, to where one more carries the most, until the VMs fit or nothing is won."""
+    """Move hosts, one by one, to where they carry the most, until the VMs fit or nothing is gained."""
     while _carried(hosts, rooms) < spec.vms:
         open_sites = [site for site in hosts if hosts[site] < caps[site]]
         others = [site for site in hosts if hosts[site] > 1]
@@ -143,52 +143,53 @@ def _carried(hosts: Mapping[str, int], rooms: _Room) -> int:
 
 
 def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condition: str) -> CapacityError:
-    """What is there, in numbers, and what would fit."""
+    """What is available, in numbers, and what would fit."""
     such = f" {condition}" if condition else ""
     order = _by_machines(spec, rooms)
     if not order:
         return CapacityError(
-            f"no machine{such} can carry such a VM: ask for smaller VMs, other properties or another start",
+            f"no machine{such} can carry such a VM",
             asked=spec.hosts + spec.services,
             available=0,
+            advice="ask for smaller VMs, other properties or another start",
         )
     if spec.site_count and spec.site_count > len(order):
         return CapacityError(
-            f"{spec.site_count} sites are asked, and {len(order)} have machines{such} that can carry such a"
-            " VM: ask for fewer sites or smaller VMs",
+            f"the specification needs {spec.site_count} sites, but only {len(order)} have machines{such} that"
+            " can carry such a VM",
             asked=spec.site_count,
             available=len(order),
+            advice="ask for fewer sites or smaller VMs",
         )
     if rooms and vlan_sites is not None and not set(rooms) & set(vlan_sites):
         return CapacityError(
-            f"no site has a global KaVLAN{such}: ask for another start", asked=1, available=0
+            f"no site has a global KaVLAN{such}", asked=1, available=0, advice="ask for another start"
         )
     count = spec.site_count or min(spec.hosts, len(order))
     best = order[:count]
     machines = sum(len(rooms[site]) for site in best)
     where = f"the {count} largest sites" if spec.site_count else f"all {count} sites"
-    shares = ", ".join(f"{site} {len(rooms[site])}" for site in best)
     needed = spec.hosts + spec.services
     if machines < needed:
         room = machines - spec.services
+        shares = ", ".join(f"{site} {len(rooms[site])}" for site in best)
+        fewer = (
+            f"ask for at most {counted(room, 'host')}" if room > 0 else "ask for smaller VMs or another start"
+        )
         return CapacityError(
-            f"{counted(spec.hosts, 'host')} and {counted(spec.services, 'service machine')} are asked, and"
-            f" {where} have {counted(machines, 'machine')}{such} that can carry such a VM ({shares}): "
-            + (
-                f"ask for at most {counted(room, 'host')}"
-                if room > 0
-                else "ask for smaller VMs or another start"
-            )
-            + (" or for more sites" if spec.site_count and len(order) > count else ""),
+            f"the specification needs {counted(spec.hosts, 'host')} and"
+            f" {counted(spec.services, 'service machine')}, but {where} have only"
+            f" {counted(machines, 'machine')}{such} that can carry such a VM ({shares})",
             asked=needed,
             available=machines,
+            advice=fewer + (" or for more sites" if spec.site_count and len(order) > count else ""),
         )
     everything = np.sort(np.concatenate([rooms[site] for site in _by_vms(spec, rooms)[:count]]))[::-1]
     carried = int(everything[: spec.hosts].sum())
     return CapacityError(
         f"{spec.vms} VMs of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on"
-        f" {spec.hosts} hosts, which carry at most {carried} on {where}{such}: ask for fewer VMs or more"
-        " hosts",
+        f" {spec.hosts} hosts, which carry at most {carried} on {where}{such}",
         asked=spec.vms,
         available=carried,
+        advice="ask for fewer VMs or more hosts",
     )

@@ -1,11 +1,12 @@
 """Testbeds: places with machines that can be reserved and deployed.
 
-A new one is a file with a class of the shape of `base.Testbed` and a line in `TESTBEDS`.
+A new one is a module with a class that implements `base.Testbed`, and a line in `TESTBEDS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from g5kvirt.errors import SpecError
 from g5kvirt.testbeds.base import Deployed, Notify, Request, Testbed
@@ -13,31 +14,31 @@ from g5kvirt.testbeds.base import Deployed, Notify, Request, Testbed
 __all__ = ["TESTBEDS", "Deployed", "Notify", "Request", "Testbed", "open_testbed"]
 
 
-def _grid5000(name: str) -> Testbed:
-    if name:
-        raise SpecError(f'there is one Grid\'5000, called "grid5000", and none called {name!r} beside it')
-    from g5kvirt.testbeds.grid5000.driver import Grid5000
-    from g5kvirt.testbeds.grid5000.settings import settings
+def _opener(module: str, function: str) -> Callable[[str], Testbed]:
+    """Imports the testbed's module only when it is opened: they are expensive to import."""
 
-    return Grid5000(settings())
+    def open_one(name: str) -> Testbed:
+        testbed: Testbed = getattr(import_module(f"{__name__}.{module}"), function)(name)
+        return testbed
 
-
-def _local(name: str) -> Testbed:
-    from g5kvirt.testbeds.local import local
-
-    return local(name or None)
+    return open_one
 
 
-#: word → how to open it; what follows a colon in the word ("local:second") is handed over.
-TESTBEDS: dict[str, Callable[[str], Testbed]] = {"grid5000": _grid5000, "local": _local}
+#: Kind of testbed → how to open one; what follows a colon ("local:second") is its argument.
+TESTBEDS: dict[str, Callable[[str], Testbed]] = {
+    "grid5000": _opener("grid5000.driver", "open_grid5000"),
+    "local": _opener("local.driver", "local"),
+}
 
 
-def open_testbed(word: str) -> Testbed:
-    """The testbed called ``word``: ``"grid5000"``, ``"local"``, or ``"local:NAME"`` for one of several.
+def open_testbed(name: str) -> Testbed:
+    """The testbed called ``name``: ``"grid5000"``, ``"local"``, or ``"local:NAME"`` for one of several.
 
-    Raises SpecError for an unknown word and TestbedError if the testbed is not up.
+    Raises SpecError for an unknown name and TestbedError if the testbed is not up.
     """
-    kind, _, name = word.partition(":")
+    kind, _, argument = name.partition(":")
     if kind not in TESTBEDS:
-        raise SpecError(f"there is no testbed called {word!r}: choose one of {', '.join(sorted(TESTBEDS))}")
-    return TESTBEDS[kind](name)
+        raise SpecError(
+            f"there is no testbed called {name!r}", advice=f"choose one of {', '.join(sorted(TESTBEDS))}"
+        )
+    return TESTBEDS[kind](argument)

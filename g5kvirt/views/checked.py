@@ -1,4 +1,4 @@
-"""What `Experiment.check` gives back: it shows itself in text and in HTML, and has the rows as a table."""
+"""The result of `Experiment.check`: displays itself as text and HTML, and has the findings as a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CheckResult"]
 
 _MARK = {"ok": "✓", "warning": "!", "problem": "✗", "unknown": "?"}
 _TINT = {"ok": "#009e73", "warning": "#e69f00", "problem": "#d55e00", "unknown": "inherit"}
-_COLUMNS = ["what", "subject", "status", "says", "todo"]
+_COLUMNS = ["what", "subject", "status", "code", "message", "advice"]
 _WIDTH = 110
 
 
@@ -25,9 +25,9 @@ _WIDTH = 110
 class CheckResult:
     """What would happen, and what is wrong.
 
-    ``ok`` is True if nothing is a problem: warnings, and what nobody could say, are none. ``frame`` has a
-    row a question (pandas); ``plan`` is what would happen (`g5kvirt.planning.forecast.Plan`; None where
-    nobody says what the testbed has).
+    ``ok`` is True unless a finding is a problem; warnings and unknowns do not count. ``frame`` has a row per
+    finding (pandas); ``plan`` is what would happen (`g5kvirt.planning.forecast.Plan`; None if it is not known
+    what the testbed has).
     """
 
     preflight: Preflight
@@ -36,7 +36,7 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """True if nothing is a problem."""
+        """True unless a finding is a problem."""
         return self.preflight.ok
 
     @property
@@ -46,16 +46,16 @@ class CheckResult:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a question: ``what``, ``subject``, ``status``, ``says`` and ``todo``.
+        """One row per finding: ``what``, ``subject``, ``status``, ``code``, ``message`` and ``advice``.
 
-        ``status`` is ok, warning, problem or unknown.
+        ``status`` is ok, warning, problem or unknown; ``code`` is what was found, for programs.
         """
-        return pd.DataFrame([asdict(row) for row in self.preflight.rows], columns=_COLUMNS)
+        return pd.DataFrame([asdict(finding) for finding in self.preflight.findings], columns=_COLUMNS)
 
     @property
     def verdict(self) -> str:
-        """The whole in a few words: ``2 problems, 1 warning``."""
-        statuses = [row.status for row in self.preflight.rows]
+        """The number of findings by status: ``2 problems, 1 warning``."""
+        statuses = [finding.status for finding in self.preflight.findings]
         parts = [
             count(statuses.count("problem"), "problem"),
             count(statuses.count("warning"), "warning"),
@@ -66,34 +66,34 @@ class CheckResult:
 
     @property
     def _summary(self) -> list[tuple[str, str]]:
-        """What would happen: a word and what there is to say about it."""
+        """What would happen: a heading and a value for each line."""
         plan = self.plan
         if plan is None:
             return []
         hosts, services = sum(plan.sites.values()), sum(plan.services.values())
         shares = ", ".join(f"{site} {number:,}" for site, number in plan.sites.items())
         facts = [("machines", f"{count(hosts, 'host')} ({shares}) and {count(services, 'service machine')}")]
-        if plan.a_host is not None:
-            least, most = plan.a_host
-            facts.append(("VMs a host", f"{least}" if least == most else f"{least} to {most}"))
+        if plan.vms_per_host is not None:
+            least, most = plan.vms_per_host
+            facts.append(("VMs per host", f"{least}" if least == most else f"{least}–{most}"))
             facts.append(("expected", ", ".join(f"{e.phase} {duration(e.seconds)}" for e in plan.expected)))
-        bills = [f"{b.site} slash_{b.prefix}" for b in plan.addresses if b.prefix is not None]
-        return [*facts, ("addresses", ", ".join(bills))]
+        demands = [f"{b.site} slash_{b.prefix}" for b in plan.addresses if b.prefix is not None]
+        return [*facts, ("addresses", ", ".join(demands))]
 
     def __repr__(self) -> str:
-        rows = self.preflight.rows
+        rows = self.preflight.findings
         what = max((len(row.what) for row in rows), default=0)
         subject = max((len(row.subject) for row in rows), default=0)
         indent = " " * (4 + what + 2 + subject + 2)
         lines = [f"check of {self.of} on {self.testbed}: {self.verdict}"]
         for row in rows:
             head = f"  {_MARK[row.status]} {row.what:<{what}}  {row.subject:<{subject}}  "
-            lines += _filled(head, indent, row.says)
-            if row.todo:
-                lines += _filled(f"{indent}→ ", f"{indent}  ", row.todo)
-        width = max((len(word) for word, _ in self._summary), default=0)
-        for word, says in self._summary:
-            lines += _filled(f"  {word:<{width}}  ", " " * (width + 4), says)
+            lines += _filled(head, indent, row.message)
+            if row.advice:
+                lines += _filled(f"{indent}→ ", f"{indent}  ", row.advice)
+        width = max((len(heading) for heading, _ in self._summary), default=0)
+        for heading, value in self._summary:
+            lines += _filled(f"  {heading:<{width}}  ", " " * (width + 4), value)
         return "\n".join(lines)
 
     __str__ = __repr__
@@ -104,11 +104,11 @@ class CheckResult:
                 f'<span style="color:{_TINT[row.status]}" title="{row.status}">{_MARK[row.status]}</span>',
                 escape(row.what).replace(" ", "&nbsp;"),
                 escape(row.subject),
-                escape(row.says) + (f"<br>→ {escape(row.todo)}" if row.todo else ""),
+                escape(row.message) + (f"<br>→ {escape(row.advice)}" if row.advice else ""),
             ]
-            for row in self.preflight.rows
+            for row in self.preflight.findings
         ]
-        facts = [[escape(word), escape(says)] for word, says in self._summary]
+        facts = [[escape(heading), escape(value)] for heading, value in self._summary]
         subtitle = f"{self.of}, testbed {self.testbed}"
         return html.box(f"check: {self.verdict}", subtitle, [html.table(rows), html.table(facts)])
 

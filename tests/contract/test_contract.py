@@ -1,5 +1,5 @@
-"""What a person sees when something goes wrong around the jobs: one sentence each time, soon, and nothing is
-left. The same faults over recorded answers: tests/unit/test_recorded.py.
+"""What a person sees when something goes wrong with the jobs: one sentence each time, soon, and nothing is
+left. The same faults over recorded answers: tests/contract/test_recorded_answers.py.
 
 Real OAR in every case; all share a testbed, each with sites or nodes of its own, and what waits for OAR runs
 side by side.
@@ -181,8 +181,8 @@ def test_deployments_of_hosts_that_fail(grid: State, tmp_path: Path) -> None:
         exp.release()
     """
     text = end(start(script, grid, tmp_path)).strip()
-    sentence(text, "PhaseError 2 of 4 machines were not deployed, first", "Is a directory")
-    sentence(text, "1 host for VMs came up and min_hosts asks for 2", "call deploy() again")
+    sentence(text, "PhaseError 2 of 4 machines were not deployed (first", "Is a directory")
+    sentence(text, "1 host for VMs came up, but min_hosts is 2", "call deploy() again")
     [_, ok] = [event for event in seen(tmp_path / "some", "deploy", "phase") if event.status != "start"]
     assert ok.status == "ok"
     assert len(ok.detail["hosts"]) == 3
@@ -254,7 +254,7 @@ def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
         print(type(error).__name__, error)
     """
     text = end(start(script, grid, tmp_path)).strip()
-    sentence(text, "TestbedError the API of the testbed 'grid5000' does not answer", "is it up")
+    sentence(text, "TestbedError the testbed's API does not answer", "check that it is up")
     assert "secret" not in text
     assert not (tmp_path / "runs").exists()
 

@@ -42,14 +42,14 @@ out['specs'] = {site: spec.resources for spec, site in specs}
 # what we make of the same
 from g5kvirt.planning.availability import Need, first_slot
 from g5kvirt.testbeds.grid5000 import calendar as ours
-agenda = ours.calendar(sites, start=float(NOW))
+sites_calendar = ours.calendar(sites, start=float(NOW))
 def when(walltime, **needs):
-    t = first_slot(agenda, {site: Need(**words) for site, words in needs.items()}, walltime)
+    t = first_slot(sites_calendar, {site: Need(**words) for site, words in needs.items()}, walltime)
     return None if t is None else t - NOW
 out['ours'] = {
-    'sites': sorted(agenda.sites),
-    'vlans': {site: sorted(own.vlans) for site, own in agenda.sites.items()},
-    'hosts': sorted(agenda.sites['nancy'].hosts),
+    'sites': sorted(sites_calendar.sites),
+    'vlans': {site: sorted(own.vlans) for site, own in sites_calendar.sites.items()},
+    'hosts': sorted(sites_calendar.sites['nancy'].hosts),
     'any machine': when(600, nancy=dict(machines=1)),
     'three': when(600, nancy=dict(machines=3)),
     'with a vlan': when(600, nancy=dict(machines=1, vlan=True)),

@@ -1,7 +1,7 @@
-"""Grid'5000's driver over answers that a real OAR gave once, replayed by an ssh that has them in a table.
+"""Grid'5000's driver on recorded answers of a real OAR, replayed by an ssh that has them in a table.
 
-The same faults over the real thing: tests/system/test_contract.py. Here each is there in a moment, and so are
-those that a testbed does not produce when it is asked to: a Kadeploy3 that hangs, a site that is silent.
+The same faults on a real OAR: tests/contract/test_contract.py. Here each takes only a moment, and so do
+those that a testbed does not produce on demand: a Kadeploy3 that hangs, a site that is silent.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import GIB, Host, Reservation
 from g5kvirt.phases.deploy import check_enough
 from g5kvirt.spec.spec import Spec
-from g5kvirt.testbeds.grid5000 import jobs, kadeploy
+from g5kvirt.testbeds.grid5000 import api, jobs, kadeploy
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
+from g5kvirt.testbeds.grid5000.oar import has_ended
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -42,7 +43,7 @@ REFUSED = "ssh: connect to host rennes.grid5000.fr port 22: Connection refused\n
 
 
 class Frontends:
-    """What they answer, and what they were asked."""
+    """What they answer, and the commands that they were sent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,10 +87,10 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Grid5000:
     """One whose API is down."""
     import execo_g5k  # noqa: F401  in the main thread, as `connect` does it: execo demands that
 
-    def down(self: Grid5000, path: str) -> dict[str, Any]:
+    def down(path: str) -> dict[str, Any]:
         raise TestbedError("the API does not answer")
 
-    monkeypatch.setattr(Grid5000, "_api", down)
+    monkeypatch.setattr(api, "get", down)
     return Grid5000(Settings(tiny_polling_interval=0.05, command_timeout=5, jump=""))
 
 
@@ -103,11 +104,11 @@ def reservation(**held: int) -> Reservation:
     return Reservation(held, hosts, (), 14, next(iter(held)), time.time(), 1800.0)
 
 
-def heard(*_: object) -> None:
+def ignore(*_: object) -> None:
     """Nobody listens."""
 
 
-# ---- how the jobs are ---------------------------------------------------------------------------------
+# ---- the states of the jobs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,24 +119,24 @@ def heard(*_: object) -> None:
         ("oarstat-walltime", "job 1 at nancy ended at 2026-11-22 20:02:17 (its walltime of 0:0:10 was over)"),
     ],
 )
-def test_how_a_job_ended_while_the_api_is_down(
+def test_ended_reads_oarstat_while_the_api_is_down(
     frontends: Frontends, driver: Grid5000, recorded: str, clause: str
 ) -> None:
     frontends.say("nancy", "oarstat -fj 1", recorded)
     assert driver.ended(reservation(nancy=1)) == clause
 
 
-def test_frontends_are_asked_only_of_what_the_api_does_not_call_running(
+def test_ended_uses_the_frontend_only_for_jobs_that_the_api_does_not_call_alive(
     frontends: Frontends, driver: Grid5000, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = {"sites/nancy/jobs/1": "running", "sites/rennes/jobs/2": "error"}
-    monkeypatch.setattr(Grid5000, "_api", lambda self, path: {"state": states[path]})
+    monkeypatch.setattr(api, "get", lambda path: {"state": states[path]})
     frontends.say("rennes", "oarstat -fj 2", "oarstat-deleted")
     assert driver.ended(reservation(nancy=1, rennes=2)).startswith("job 2 at rennes ended")
     assert [site for site, _ in frontends.calls] == ["rennes"]
 
 
-def test_a_silent_frontend_ends_nothing(frontends: Frontends, driver: Grid5000) -> None:
+def test_ended_does_not_take_silence_for_the_end(frontends: Frontends, driver: Grid5000) -> None:
     frontends.put("rennes", "oarstat", REFUSED, 255)
     frontends.say("nancy", "oarstat -fj 1", "oarstat-running")
     assert driver.ended(reservation(nancy=1)) == ""
@@ -145,16 +146,16 @@ def test_a_silent_frontend_ends_nothing(frontends: Frontends, driver: Grid5000) 
         assert "rennes" in str(error)  # noqa: PT017  it may say so, and must not call it the end of the job
 
 
-def test_the_global_kavlan_is_taken(frontends: Frontends, driver: Grid5000) -> None:
+def test_waiting_for_a_kavlan_in_use_times_out_with_advice(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "oarstat -fj 2", "oarstat-waiting")
     with pytest.raises(TestbedError, match=r"job 2 at nancy did not start .*KaVLAN.* timeouts\.reserve"):
-        jobs.wait({"nancy": 2}, time.time() + 0.5, 0.1, 0.1, heard, fixed=False)
+        jobs.wait_until_running({"nancy": 2}, time.time() + 0.5, 0.1, 0.1, ignore, fixed=False)
 
 
 # ---- logins --------------------------------------------------------------------------------------------
 
 
-def test_frontends_are_asked_of_a_job_only_when_the_api_does_not_know_it_alive(
+def test_job_info_uses_the_frontend_only_if_the_api_does_not_call_the_job_alive(
     frontends: Frontends, driver: Grid5000, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = [
@@ -164,30 +165,30 @@ def test_frontends_are_asked_of_a_job_only_when_the_api_does_not_know_it_alive(
         {"state": "error", "started_at": 2001, "scheduled_at": 2000},
     ]
     frontends.say("nancy", "oarstat -fj 1", "oarstat-deleted")
-    said = []
+    infos = []
     for document in documents:
-        monkeypatch.setattr(Grid5000, "_api", lambda self, path, document=document: document)
-        said.append(driver._look("nancy", 1))
-    assert said[:3] == [
+        monkeypatch.setattr(api, "get", lambda path, document=document: document)
+        infos.append(driver._job_info("nancy", 1))
+    assert infos[:3] == [
         {"state": "Waiting"},
         {"state": "Waiting", "start_date": 2000.0},
         {"state": "Running", "start_date": 2001.0},
     ]
-    assert jobs.ended(said[3]["state"])
+    assert has_ended(infos[3]["state"])
     assert frontends.calls == [("nancy", "oarstat -fj 1")]
 
 
-def test_a_silent_api_leaves_it_to_the_frontend(frontends: Frontends, driver: Grid5000) -> None:
+def test_job_info_uses_the_frontend_if_the_api_is_silent(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "oarstat -fj 1", "oarstat-running")
-    assert driver._look("nancy", 1)["state"] == "Running"
+    assert driver._job_info("nancy", 1)["state"] == "Running"
 
 
-def test_a_job_that_the_api_calls_running_for_ever_is_asked_of_its_frontend_at_last(
+def test_delete_finally_asks_the_frontend_about_a_job_that_the_api_calls_running(
     frontends: Frontends, driver: Grid5000
 ) -> None:
     frontends.put("nancy", "oardel", "")
     frontends.say("nancy", "oarstat -fj 1", "oarstat-deleted")
-    jobs.withdraw([("nancy", 1)], 0.3, 0.05, lambda site, job: {"state": "Running"})
+    jobs.delete([("nancy", 1)], 0.3, 0.05, lambda site, job: {"state": "Running"})
     assert [command for _, command in frontends.calls if "oarstat" in command] == ["oarstat -fj 1"]
 
 
@@ -205,9 +206,7 @@ def deployed(driver: Grid5000, timeout: float = 30, **held: int) -> tuple[list[s
     return names, came.failed
 
 
-def test_a_deployment_that_fails_on_some_nodes_is_tried_again_there(
-    frontends: Frontends, driver: Grid5000
-) -> None:
+def test_deploy_tries_failed_nodes_again(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "kadeploy3", "kadeploy3-some", 1)
     frontends.say("nancy", "umask 077")
     names, failed = deployed(driver, nancy=1)
@@ -216,25 +215,25 @@ def test_a_deployment_that_fails_on_some_nodes_is_tried_again_there(
     again = [command.count(" -m ") for _, command in frontends.calls if command.startswith("kadeploy3")]
     assert again == [2, 1]
     spec = Spec(sites={"nancy": 2}, vms=4, min_hosts=2)
-    with pytest.raises(CapacityError, match="min_hosts asks for 2"):
+    with pytest.raises(CapacityError, match="but min_hosts is 2"):
         check_enough(spec, [host("graphene-1.nancy"), host("graphene-2.nancy")])
-    with pytest.raises(CapacityError, match="1 host for VMs came up and can carry 8 of 9 VMs"):
+    with pytest.raises(CapacityError, match="1 host for VMs came up, with room for only 8 of 9 VMs"):
         check_enough(Spec(sites={"nancy": 2}, vms=9), [host("graphene-1.nancy"), host("graphene-2.nancy")])
     check_enough(Spec(sites={"nancy": 2}, vms=8), [host("graphene-1.nancy"), host("graphene-2.nancy")])
 
 
-def test_a_frontend_that_is_down_loses_its_own_nodes_only(frontends: Frontends, driver: Grid5000) -> None:
+def test_deploy_loses_only_the_nodes_of_a_silent_frontend(frontends: Frontends, driver: Grid5000) -> None:
     frontends.put("rennes", "", REFUSED, 255)
     frontends.say("nancy", "kadeploy3", "kadeploy3-all")
     frontends.say("nancy", "umask 077")
     names, failed = deployed(driver, nancy=1, rennes=2)
     assert len(names) == 2
     assert list(failed) == ["paradent-1.rennes.grid5000.fr"]
-    assert "the frontend of rennes did not take the run's public key" in str(failed)
+    assert "the run's public key could not be copied to the frontend of rennes" in str(failed)
     assert "Connection refused" in str(failed)
 
 
-def test_a_site_may_be_lost_with_the_only_service_machine() -> None:
+def test_run_continues_without_the_site_of_the_only_service_machine() -> None:
     spec = Spec(sites={"nancy": 2, "rennes": 2}, vms=8)
     check_enough(spec, [host("paradent-1.rennes"), host("paradent-2.rennes")])
     with pytest.raises(CapacityError, match="at least one service machine and one host"):
@@ -245,7 +244,7 @@ def test_a_site_may_be_lost_with_the_only_service_machine() -> None:
     ("recorded", "words"),
     [("kadeploy3-environment", "nonsense of deploy does not exist"), ("kadeploy3-over", "no running job")],
 )
-def test_a_refusal_is_the_reason_of_every_node(
+def test_refused_deployment_is_the_reason_of_every_node(
     frontends: Frontends, driver: Grid5000, recorded: str, words: str
 ) -> None:
     frontends.say("nancy", "kadeploy3", recorded, 1)
@@ -256,24 +255,22 @@ def test_a_refusal_is_the_reason_of_every_node(
     assert all(words in why for why in failed.values())
 
 
-def test_a_deployment_that_hangs_ends_in_time_and_nothing_is_left(
-    frontends: Frontends, driver: Grid5000
-) -> None:
+def test_deployment_that_hangs_is_ended_in_time(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "kadeploy3", pause=60)
     frontends.say("nancy", "umask 077")
     names, failed = deployed(driver, timeout=0.5, nancy=1)
     assert names == []
-    assert set(failed.values()) == {"its Kadeploy3 did not end within 0.5 s"}
+    assert set(failed.values()) == {"its site's Kadeploy3 did not finish within 0.5 s"}
     assert not frontends.left
 
 
-def test_a_machine_that_hangs_costs_the_others_nothing(frontends: Frontends, driver: Grid5000) -> None:
+def test_machine_that_hangs_does_not_affect_the_others(frontends: Frontends, driver: Grid5000) -> None:
     said = "  End of deployment for graphene-1.nancy.grid5000.fr after 332s\r\n"
     frontends.put("nancy", "kadeploy3", said, pause=60)
     frontends.say("nancy", "umask 077")
     names, failed = deployed(driver, timeout=3, nancy=1)
     assert names == ["graphene-1.nancy.grid5000.fr"]
-    assert failed == {"graphene-2.nancy.grid5000.fr": "its Kadeploy3 did not end within 3 s"}
+    assert failed == {"graphene-2.nancy.grid5000.fr": "its site's Kadeploy3 did not finish within 3 s"}
     asked = [command for _, command in frontends.calls if "kadeploy3" in command]
     assert ["graphene-1." in command for command in asked] == [True, False], "done, and not done again"
     assert not frontends.left
@@ -293,7 +290,7 @@ def test_execo_s_own_deployment_does_not_heed_its_time_out(frontends: Frontends)
     assert len(done) == 2
 
 
-def test_what_a_client_calls_done() -> None:
+def test_deployed_nodes_are_read_while_the_client_runs() -> None:
     text = (
         "Deployment failed for gros-4.nancy.grid5000.fr after 12s\n"
         "  End of deployment for dahu-32.grenoble.grid5000.fr after 332s\r\n"
@@ -302,37 +299,39 @@ def test_what_a_client_calls_done() -> None:
         "End of deployment after 3.1s\n"
     )
     gros = {f"gros-{number}.nancy.grid5000.fr" for number in (1, 2, 3, 7, 9)}
-    assert kadeploy.finished(text) == {"dahu-32.grenoble.grid5000.fr", *gros}
-    assert kadeploy.finished("") == set()
+    assert kadeploy.deployed_nodes(text) == {"dahu-32.grenoble.grid5000.fr", *gros}
+    assert kadeploy.deployed_nodes("") == set()
 
 
-def test_what_a_client_lists() -> None:
+def test_failure_reasons_are_read_from_the_client_s_list() -> None:
     name = "paradent-1.rennes.grid5000.fr"
-    assert kadeploy.reasons(f"The deployment is successful on nodes\r\n{name}\r\n") == {}
-    assert kadeploy.reasons(f"The deployment failed on nodes\r\n{name}\r\n") == {name: ""}
+    assert kadeploy.failure_reasons(f"The deployment is successful on nodes\r\n{name}\r\n") == {}
+    assert kadeploy.failure_reasons(f"The deployment failed on nodes\r\n{name}\r\n") == {name: ""}
     text = (
         f"The deployment failed on nodes\n{name} (no (more) disk)\nThe deployment is successful on nodes\nx\n"
     )
-    assert kadeploy.reasons(text) == {name: "no (more) disk"}
+    assert kadeploy.failure_reasons(text) == {name: "no (more) disk"}
 
 
 # ---- giving back ---------------------------------------------------------------------------------------
 
 
-def test_a_job_that_oar_does_not_know_is_not_waited_for(frontends: Frontends, driver: Grid5000) -> None:
+def test_release_does_not_wait_for_a_job_unknown_to_oar(frontends: Frontends, driver: Grid5000) -> None:
     """Its testbed was taken down, and another one raised in its place."""
     frontends.put("nancy", "oarstat -fj 7", "")
     driver.release([("nancy", 7)], "run", [])
     assert frontends.calls == [("nancy", "oarstat -fj 7")]
 
 
-def test_what_is_known_is_given_back_though_a_frontend_is_silent(
+def test_release_deletes_what_is_known_though_a_frontend_is_silent(
     frontends: Frontends, driver: Grid5000
 ) -> None:
     frontends.put("rennes", "", REFUSED, 255)
     frontends.say("nancy", "oarstat -fj 1", "oarstat-deleted")
     frontends.say("nancy", "oardel 1|rm -f")
-    with pytest.raises(TestbedError, match=r"left at rennes .*Connection refused.*: call release\(\) again"):
+    with pytest.raises(
+        TestbedError, match=r"left at rennes cannot be listed .*Connection refused.*: call release\(\) again"
+    ):
         driver.release([("nancy", 1)], "run", ["rennes"])
     assert ("nancy", "oardel 1") in frontends.calls
     assert any(command.startswith("rm -f -- .g5kvirt-nancy-1.pub") for _, command in frontends.calls)

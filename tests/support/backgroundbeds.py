@@ -1,14 +1,16 @@
-"""A testbed without machines, for steps in other processes; its name selects its behaviour."""
+"""A testbed without machines, for steps in other processes; the second part of its name is its behaviour."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import GIB, Host, Reservation, SubNetwork
+from g5kvirt.planning.inventories import Inventory, Machine
+from g5kvirt.planning.preflight import Finding
 from g5kvirt.testbeds import TESTBEDS
 from g5kvirt.testbeds.base import Notify, Request
 
@@ -33,6 +35,18 @@ class Bed:
     def hosts(self) -> Mapping[str, Sequence[Host]]:
         """Three hosts of one site."""
         return {"nancy": HOSTS}
+
+    def inventory(self, sites: Collection[str]) -> tuple[Inventory | None, Sequence[Finding]]:
+        """The three hosts; nothing else is known."""
+        return Inventory(self.name, {"nancy": tuple(Machine(host) for host in HOSTS)}), []
+
+    def find_environment(self, environment: str, sites: Sequence[str]) -> Sequence[Finding]:
+        """Any environment will do."""
+        return [Finding("environment", site, "ok", "ok", environment) for site in sites]
+
+    def preflight(self, request: Request) -> Sequence[Finding]:
+        """Nothing is known."""
+        return [Finding("start", "", "unknown", "no-answer", "not known")]
 
     def reserve(self, request: Request, notify: Notify) -> Reservation:
         """See the class."""

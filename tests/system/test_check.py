@@ -21,8 +21,8 @@ pytestmark = MARKS
 SCRIPT = """
 import sys
 from g5kvirt import cli
-from g5kvirt.testbeds import asking
-asking.FRONTEND_LIMIT = float(sys.argv[1])
+from g5kvirt.testbeds.grid5000 import preflight
+preflight.FRONTEND_LIMIT = float(sys.argv[1])
 sys.exit(cli.main(["check", *sys.argv[2:]]))
 """
 GOOD = "{sites: {nancy: 1, rennes: 1}, vms: 4, properties: cluster = 'graphene' or cluster = 'paradent'}"
@@ -53,7 +53,7 @@ def check(
         env={**os.environ, "PYTHONPATH": layers.python_path()},
     )
     assert done.stdout, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    rows = json.loads(done.stdout)["findings"]
     return done.returncode, {(row["what"], row["subject"]): row for row in rows}
 
 
@@ -63,8 +63,8 @@ def test_what_is_asked_can_be_had(bed: State, tmp_path: Path) -> None:
     assert rows[START]["status"] in ("ok", "warning")
     assert code == 0
     assert ("environment", "rennes") in rows
-    assert "2 alive" in rows["machines now", "nancy"]["says"]
-    assert "slash_22" in rows["sub-network", "nancy"]["says"]
+    assert "2 alive" in rows["machines now", "nancy"]["message"]
+    assert "slash_22" in rows["sub-network", "nancy"]["message"]
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"], "no run is made"
     # and nothing is reserved: what there is at most is the end of another test's job
     wait(lambda: on(bed, "nancy.grid5000.fr", "oarstat -u").strip() == "")
@@ -80,8 +80,8 @@ def test_what_is_wrong_is_said_with_what_to_do(bed: State, tmp_path: Path) -> No
         ("machines", "renes"),
         ("room for VMs", ""),
     }
-    assert all(rows[key]["todo"] for key in wrong)
-    assert rows["machines", "renes"]["todo"] == "did you mean 'rennes'?"
+    assert all(rows[key]["advice"] for key in wrong)
+    assert rows["machines", "renes"]["advice"] == "did you mean 'rennes'?"
 
 
 def test_a_frontend_that_does_not_answer(bed: State, tmp_path: Path) -> None:

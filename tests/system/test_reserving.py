@@ -143,7 +143,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     said, submitted, first = found["said"], found["events"], found["first"]
     assert "OAR at rennes refused the job: not at that time: This reservation could run at" in said["full"]
     assert submitted["full"] == ["nancy"]
-    assert said["environment"].startswith("SpecError: rennes: Kadeploy3 does not give debian12-mni (")
+    assert said["environment"].startswith("SpecError: rennes: Kadeploy3 has no environment debian12-mni (")
     assert submitted["environment"] == []
     assert "OAR at rennes refused the job: There are not enough resources" in said["filter"]
     assert "host LIKE '%.nancy.%'" in said["filter"]

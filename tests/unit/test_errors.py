@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import subprocess
 import sys
 
 import pytest
 
 from g5kvirt import errors
-from g5kvirt.errors import G5kvirtError, SpecError, for_a_notebook
+from g5kvirt.errors import (
+    CapacityError,
+    G5kvirtError,
+    PhaseError,
+    SpecError,
+    TestbedError,
+    for_a_notebook,
+)
 from g5kvirt.phases.watching import interruptible
 
 OURS = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, G5kvirtError)]
@@ -32,6 +41,30 @@ def test_every_error_of_ours_is_shown_so() -> None:
         error = kind.__new__(kind)
         error.args = ("so it is",)
         assert error._render_traceback_() == [f"\x1b[31m{kind.__name__}\x1b[39m: so it is"]
+
+
+def test_str_is_message_and_advice_as_one_sentence() -> None:
+    error = SpecError("unknown site 'nanci': really", advice="did you mean 'nancy'?")
+    assert str(error) == "unknown site 'nanci': really: did you mean 'nancy'?"
+    assert (error.message, error.advice) == ("unknown site 'nanci': really", "did you mean 'nancy'?")
+    assert (str(SpecError("no")), SpecError("no").advice) == ("no", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TestbedError("no answer", advice="try again"),
+        CapacityError("too few", asked=3, available=1, advice="ask for 1"),
+        PhaseError("failed", phase="deploy", step="kadeploy3", advice="call deploy() again"),
+    ],
+)
+def test_error_survives_pickling_and_the_way_of_a_background_step(error: G5kvirtError) -> None:
+    kind = type(error)
+    restored = kind.__new__(kind, str(error))  # as g5kvirt.background does it
+    restored.__dict__.update(json.loads(json.dumps(vars(error))))
+    for copy in (pickle.loads(pickle.dumps(error)), restored):
+        assert type(copy) is kind
+        assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
 def test_a_file_of_the_person_s_is_named() -> None:

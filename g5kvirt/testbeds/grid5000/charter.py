@@ -1,49 +1,60 @@
-"""The usage charter: by day, nobody takes more of a cluster than two hours of all its cores.
+"""The usage charter: by day, nobody uses more of a cluster than two hours of all its cores.
 
 Between 9 and 19 o'clock in Paris on working days, a user's jobs on a cluster may add up to two hours times
 all the cluster's cores, each day (https://www.grid5000.fr/w/Grid5000:UsagePolicy; execo_g5k.charter has the
-same quota). Nights, weekends and French holidays are free, but no job goes on from one into the other: it
-does not cross 9 o'clock of a working day, nor 19 o'clock unless it is submitted after 17 o'clock of that day.
-Other rules of the charter are not looked at, nor is its exception for the shortest jobs.
+same quota). Nights, weekends and French holidays are free, but a job must stay within one kind of time: it
+must not cross 9 o'clock of a working day, nor 19 o'clock unless it is submitted after 17 o'clock of that day.
+Other rules of the charter are not checked, nor is its exception for the shortest jobs.
 
-What is used up of that is asked of the REST API: execo's own ``g5k_charter_remaining`` exists only where
-psycopg2 does, and its ``get_next_charter_period`` mistakes the machine's time zone for that of Paris.
+What the user's jobs already use is read from the REST API: execo's own ``g5k_charter_remaining`` exists only
+where psycopg2 does, and its ``get_next_charter_period`` mistakes the machine's time zone for that of Paris.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from urllib.parse import quote
 
 from g5kvirt.inventory import Host
 from g5kvirt.spec.clock import PARIS
+from g5kvirt.testbeds.grid5000 import api
 
 __all__ = [
     "QUOTA",
-    "Spent",
-    "Used",
-    "at_worst",
+    "Breach",
+    "JobUse",
+    "Usage",
+    "boundary_crossing",
     "breach",
-    "crossing",
     "day_edges",
     "day_seconds",
     "french_working_days",
-    "spent",
-    "used_by",
+    "usage_by_day",
+    "user_jobs",
+    "worst_case_cores",
 ]
 
 DAY_BEGINS, DAY_ENDS = 9, 19  #: hours in Paris
 QUOTA = 2 * 3600.0  #: seconds of all cores of a cluster, a day
 EVENING = 2 * 3600.0  #: seconds before charter time ends from which on a job may be submitted that crosses it
 
-Used = Mapping[str, Mapping[date, float]]  #: cluster → day → core-seconds of charter time
+Usage = Mapping[str, Mapping[date, float]]  #: cluster → day → core-seconds of charter time
 Working = Callable[[date], bool]
-Spent = tuple[float, float, Mapping[str, int]]  #: a job: from, to, cores on each cluster
+JobUse = tuple[float, float, Mapping[str, int]]  #: what a job uses: from, to, cores on each cluster
 
 _COUNTED = "waiting,launching,running,terminated,error"
+
+
+@dataclass(frozen=True)
+class Breach:
+    """What rule of the charter a job would break, and what to do about it."""
+
+    message: str
+    advice: str
 
 
 def _hours(day: date) -> tuple[float, float]:
@@ -71,12 +82,12 @@ def day_seconds(start: float, end: float, working: Working) -> dict[date, float]
 
 
 def day_edges(start: float, end: float, working: Working) -> list[float]:
-    """When charter time begins and ends, between two times: good times to begin."""
+    """When charter time begins and ends, between two times: candidates for the start of a job."""
     return [t for day in _days(start, end) if working(day) for t in _hours(day) if start < t < end]
 
 
-def crossing(start: float, walltime: float, submitted: float, working: Working) -> str:
-    """Why a job may not go on beyond a time at which charter time begins or ends, in one sentence; or empty.
+def boundary_crossing(start: float, walltime: float, submitted: float, working: Working) -> Breach | None:
+    """Whether a job would cross a time at which charter time begins or ends, where it must not.
 
     :param submitted: when it is submitted, in seconds since the epoch.
     """
@@ -85,22 +96,24 @@ def crossing(start: float, walltime: float, submitted: float, working: Working) 
         if not working(day):
             continue
         if start < begins < start + walltime:
-            return (
-                f"the usage charter lets no job cross {DAY_BEGINS} o'clock of a working day, as this would on"
-                f" {day}: ask for at most {(begins - start) // 60:.0f} minutes, or start at {DAY_BEGINS}"
-                f" or after {DAY_ENDS} o'clock"
+            return Breach(
+                f"the usage charter does not allow a job to run across {DAY_BEGINS} o'clock of a working day,"
+                f" as this one would on {day}",
+                f"ask for at most {(begins - start) // 60:.0f} minutes, or start at {DAY_BEGINS} or after"
+                f" {DAY_ENDS} o'clock",
             )
         if start < ends < start + walltime and submitted < ends - EVENING:
-            return (
-                f"the usage charter lets no job cross {DAY_ENDS} o'clock of a working day, as this would on"
-                f" {day}, that is submitted before {DAY_ENDS - round(EVENING / 3600)} o'clock: ask for at"
-                f" most {(ends - start) // 60:.0f} minutes, or start at {DAY_ENDS} o'clock"
+            return Breach(
+                f"the usage charter does not allow a job to run across {DAY_ENDS} o'clock of a working day,"
+                f" as this one would on {day}, if it is submitted before"
+                f" {DAY_ENDS - round(EVENING / 3600)} o'clock",
+                f"ask for at most {(ends - start) // 60:.0f} minutes, or start at {DAY_ENDS} o'clock",
             )
-    return ""
+    return None
 
 
-def used_by(jobs: Iterable[Spent], working: Working) -> dict[str, dict[date, float]]:
-    """What jobs use up: cluster → day → core-seconds."""
+def usage_by_day(jobs: Iterable[JobUse], working: Working) -> dict[str, dict[date, float]]:
+    """What jobs use: cluster → day → core-seconds of charter time."""
     used: dict[str, dict[date, float]] = {}
     for start, end, cores in jobs:
         for day, seconds in day_seconds(start, end, working).items():
@@ -110,75 +123,73 @@ def used_by(jobs: Iterable[Spent], working: Working) -> dict[str, dict[date, flo
     return used
 
 
-def at_worst(
+def worst_case_cores(
     hosts: Iterable[Host], machines: int, cluster: str | None
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """(cores that a job may take on each cluster, all cores of each cluster), the job's machines unknown yet.
+    """(cores that a job may use on each cluster, all cores of each cluster), before its machines are known.
 
-    OAR chooses: without a ``cluster`` all of them may come from any one.
+    OAR chooses the machines: without a ``cluster`` all of them may come from any one.
     """
     own: dict[str, list[int]] = {}
     for host in hosts:
         if cluster in (None, host.cluster):
             own.setdefault(host.cluster, []).append(host.cores)
-    asked = {name: sum(sorted(cores, reverse=True)[:machines]) for name, cores in own.items()}
-    return asked, {name: sum(cores) for name, cores in own.items()}
+    needed = {name: sum(sorted(cores, reverse=True)[:machines]) for name, cores in own.items()}
+    return needed, {name: sum(cores) for name, cores in own.items()}
 
 
 def breach(
     site: str,
-    asked: Mapping[str, int],
+    needed: Mapping[str, int],
     cores: Mapping[str, int],
     start: float,
     walltime: float,
-    used: Used,
+    used: Usage,
     working: Working,
-) -> str:
-    """Why a job would break the charter, in one sentence; empty if it does not.
+) -> Breach | None:
+    """Whether a job would exceed the quota of a cluster.
 
-    :param asked: cluster → cores that the job takes there, if OAR chooses its machines on that cluster.
+    :param needed: cluster → cores that the job uses there, if OAR chooses its machines on that cluster.
     :param cores: cluster → all its cores.
-    :param used: what the user's other jobs use up.
+    :param used: what the user's other jobs use.
     """
     for day, seconds in day_seconds(start, start + walltime, working).items():
-        for cluster, number in asked.items():
+        for cluster, number in needed.items():
             quota = QUOTA * cores[cluster]
             already = used.get(cluster, {}).get(day, 0.0)
             if already + number * seconds > quota:
                 left = max(0.0, quota - already) / number
                 hours = [round(amount / 3600) for amount in (quota, already, number * seconds)]
-                return (
+                return Breach(
                     f"the usage charter allows {hours[0]} core-hours of {site}'s cluster {cluster} by day"
-                    f" ({DAY_BEGINS} to {DAY_ENDS} o'clock, working days): {hours[1]} are used on {day} and"
-                    f" this job could take {hours[2]}: "
-                    + (f"ask for at most {left // 60:.0f} minutes there, " if left >= 60 else "")
-                    + f"start after {DAY_ENDS} o'clock, or choose other or fewer machines"
+                    f" ({DAY_BEGINS} to {DAY_ENDS} o'clock, working days); {hours[1]} are used on {day}, and"
+                    f" this job could use {hours[2]}",
+                    (f"ask for at most {left // 60:.0f} minutes there, " if left >= 60 else "")
+                    + f"start after {DAY_ENDS} o'clock, or choose other or fewer machines",
                 )
-    return ""
+    return None
 
 
 def french_working_days() -> Working:
-    """Whether a day is one on which the charter holds, by execo's calendar."""
+    """Tells whether the charter's quota applies on a day, by execo's calendar of holidays."""
     from execo_g5k.charter import french_holidays
 
     return lambda day: day.weekday() < 5 and day not in french_holidays(day.year)
 
 
-def spent(site: str, user: str, start: float, end: float, hosts: Mapping[str, Host]) -> list[Spent]:
-    """The user's jobs at a site of which a part lies between two times, by its REST API.
+def user_jobs(site: str, user: str, start: float, end: float, hosts: Mapping[str, Host]) -> list[JobUse]:
+    """What the user's jobs at a site use that overlap the time from ``start`` to ``end``, by its REST API.
 
-    ``hosts``: all of the site's machines by name. Raises what execo raises.
+    ``hosts``: all of the site's machines by name. Raises TestbedError.
     """
-    from execo_g5k.api_utils import get_resource_attributes
-
-    question = f"/sites/{site}/jobs?limit=10000&user={quote(user)}&state={_COUNTED}"
-    found: list[Spent] = []
-    for item in get_resource_attributes(question)["items"]:
+    found: list[JobUse] = []
+    query = f"/sites/{site}/jobs?limit=10000&user={quote(user)}&state={_COUNTED}"
+    for item in api.get(query)["items"]:
         begin = float(item.get("started_at") or item.get("scheduled_at") or 0)
         over = float(item.get("stopped_at") or begin + float(item.get("walltime") or 0))
         if item.get("queue") == "besteffort" or not begin or over <= start or begin >= end:
             continue
-        job = get_resource_attributes(f"/sites/{site}/jobs/{item['uid']}")
+        job = api.get(f"/sites/{site}/jobs/{item['uid']}")
         names = (job.get("resources_by_type") or {}).get("cores") or [
             name for name in job.get("assigned_nodes", ()) if name in hosts for _ in range(hosts[name].cores)
         ]

@@ -2,68 +2,47 @@
 
 The local testbed is driven by this same code: it answers the same commands and the same API, and only
 the `Settings` differ (where the API is, how ssh gets there, how often to poll).
-
-execo keeps its configuration process-wide, so one process speaks to one testbed at a time; `connect`
-says so rather than mixing two.
 """
 
 from __future__ import annotations
 
+import getpass
 import logging
 import shlex
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from g5kvirt.errors import TestbedError
+from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import Host, Reservation
-from g5kvirt.planning.availability import Agenda
-from g5kvirt.planning.inventories import Machine, in_order, machine_of
+from g5kvirt.planning.availability import Calendar
+from g5kvirt.planning.inventories import Inventory, Machine, natural_order, parse_machine
+from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access, jumps
 from g5kvirt.testbeds.base import Deployed, Notify, Request
-from g5kvirt.testbeds.grid5000 import calendar as slots
-from g5kvirt.testbeds.grid5000 import jobs, kadeploy, scheduling
-from g5kvirt.testbeds.grid5000.ending import how_it_ended
-from g5kvirt.testbeds.grid5000.frontends import each, frontend, mask, said, short
+from g5kvirt.testbeds.grid5000 import api, calendar, connection, jobs, kadeploy, preflight, scheduling
+from g5kvirt.testbeds.grid5000.frontends import failure_reason, run_on_frontend
+from g5kvirt.testbeds.grid5000.oar import end_of_job, is_usable
+from g5kvirt.testbeds.grid5000.settings import Settings, load_settings
+from g5kvirt.testbeds.parallel import for_each
 
-__all__ = ["Grid5000", "Settings"]
+__all__ = ["Grid5000", "Settings", "open_grid5000"]
 
 log = logging.getLogger(__name__)
 
-_RACES = 3  #: how often the first slot is asked for, where somebody else was faster
-_ANSWER = 60.0  #: seconds to wait for a site to say how its job is
-_connected: list[str] = []  # the API this process speaks to; execo has room for one
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How execo_g5k reaches a testbed. The defaults are those of the real one, from inside it."""
-
-    name: str = "grid5000"
-    real_cores: int | None = None  #: where all hosts share one machine: its cores
-    api_uri: str | None = None  #: None: execo's own (https://api.grid5000.fr/3.0/)
-    cache: Path | None = None  #: None: execo's own; must differ for every testbed
-    user: str | None = None  #: login on the frontends
-    ssh_config: Path | None = None
-    #: ssh servers on the way in, as ``ssh -J`` takes them: "" for none, None: see `g5kvirt.remote.jumps`
-    jump: str | None = None
-    package_proxy: str | None = None  #: through which machines get packages: ``"http://proxy:3128"``
-    polling_interval: float = 10.0  #: seconds between two looks at a job
-    tiny_polling_interval: float = 2.0
-    command_timeout: float = 120.0  #: seconds for one command on a frontend
-    charter: bool = True  #: refuse jobs that would break the usage charter
+_SLOT_TRIES = 3  #: how often the first slot is requested, where somebody else was faster
+_STATE_TIMEOUT = 60.0  #: seconds to wait for a site to tell the state of its job
 
 
 class Grid5000:
     """A testbed with OAR, Kadeploy3, KaVLAN and the REST reference API on every site."""
 
     simulated = False
-    guest = ""  # QEMU, with KVM or without: the hosts tell
+    guest = ""  # QEMU; whether with KVM is found out on each host
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -75,45 +54,9 @@ class Grid5000:
     # ---- reaching it ------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Configure execo for this testbed and ask its API for a sign of life. Raises TestbedError."""
-        s = self.settings
-        where = s.api_uri or "grid5000"
-        if _connected and _connected[0] != where:
-            raise TestbedError(
-                f"this process already speaks to the testbed at {mask(_connected[0])}: execo knows one"
-                " testbed a process, so start a new one (in a notebook: restart the kernel)"
-            )
-        if threading.current_thread() is not threading.main_thread() and not _connected:
-            raise TestbedError("the first connection has to be made from the main thread: execo demands it")
-        import execo
-        import execo.log
-        import execo_g5k
-        from execo_g5k import api_utils
-
-        way = ["-F", str(s.ssh_config)] if s.ssh_config is not None else []
-        way += ["-J", self.jump] if self.jump else []
-        # The two dicts of execo do not inherit from each other: both get the options.
-        for params in (execo.default_connection_params, execo_g5k.default_frontend_connection_params):
-            if way:
-                stock = tuple(execo.config.make_default_connection_params()["ssh_options"])
-                params["ssh_options"] = (*way, *stock)
-        if s.user is not None:
-            execo_g5k.default_frontend_connection_params["user"] = s.user
-        configuration = execo_g5k.config.g5k_configuration
-        configuration["polling_interval"] = s.polling_interval
-        configuration["tiny_polling_interval"] = s.tiny_polling_interval
-        configuration["default_timeout"] = s.command_timeout
-        configuration["kadeploy3_options"] = "-d"  # the key is the run's own, given with each deployment
-        if s.api_uri is not None:
-            configuration["api_uri"] = s.api_uri
-        if s.cache is not None:
-            # execo's cache does not know which API it came from and would serve another testbed's answers;
-            # its place is a default argument, fixed when the module was imported.
-            api_utils.get_api_data.__defaults__ = (f"{s.cache}/",)
-        # What failed is said by our own errors; execo's tell it by whole processes, with their outputs.
-        execo.log.logger.setLevel(logging.CRITICAL)
-        _connected[:] = [where]
-        self._api("")
+        """Configure execo for this testbed and check that its API answers. Raises TestbedError."""
+        connection.configure(self.settings, self.jump)
+        api.get("")
 
     def access(self, key: str) -> Access:
         """Root on the deployed machines, with the private key file ``key``."""
@@ -126,43 +69,59 @@ class Grid5000:
         s = self.settings
         return jumps.detect(s.ssh_config, s.user) if s.jump is None else jumps.check_jump(s.jump)
 
-    def _api(self, path: str) -> dict[str, Any]:
-        from execo_g5k import api_utils
-
-        try:
-            answer: dict[str, Any] = api_utils.get_resource_attributes(path)
-        except (api_utils.APIException, ValueError) as error:
-            raise TestbedError(
-                f"the API of the testbed {self.name!r} does not answer at /{path.lstrip('/')}"
-                f" ({mask(short(error))}): is it up, and are you allowed to use it?"
-            ) from error
-        return answer
-
     # ---- what exists ------------------------------------------------------------------------------
 
     def machines(self) -> Mapping[str, Sequence[Machine]]:
         """Every machine of every site, in the order of cluster and number, from the reference API."""
-        sites = [item["uid"] for item in self._api("sites")["items"]]
-        return dict(zip(sites, each(self._machines_of, sites), strict=True))
+        sites = [item["uid"] for item in api.get("sites")["items"]]
+        return dict(zip(sites, for_each(self._machines_of, sites), strict=True))
 
     def _machines_of(self, site: str) -> tuple[Machine, ...]:
         found = []
-        for cluster in self._api(f"sites/{site}/clusters")["items"]:
-            for node in self._api(f"sites/{site}/clusters/{cluster['uid']}/nodes")["items"]:
-                found.append(machine_of(site, cluster["uid"], node))
-        return tuple(sorted(found, key=lambda machine: in_order(machine.host)))
+        for cluster in api.get(f"sites/{site}/clusters")["items"]:
+            for node in api.get(f"sites/{site}/clusters/{cluster['uid']}/nodes")["items"]:
+                found.append(parse_machine(site, cluster["uid"], node))
+        return tuple(sorted(found, key=lambda machine: natural_order(machine.host)))
 
     def hosts(self) -> Mapping[str, Sequence[Host]]:
-        """The same as hosts."""
+        """The same machines as hosts."""
         return {site: tuple(machine.host for machine in own) for site, own in self.machines().items()}
 
     def select(self, properties: str, sites: Sequence[str]) -> Mapping[str, Collection[str]]:
         """The machines that meet a condition on OAR's properties, by the REST API's copy of them."""
-        return slots.matching(list(sites), properties)
+        return calendar.machines_with_properties(list(sites), properties)
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Agenda:
+    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
         """Machines, KaVLANs and sub-networks with the jobs that hold them, for four weeks from now on."""
-        return slots.calendar(list(sites), queue)
+        return calendar.calendar(list(sites), queue)
+
+    # ---- before anything is reserved ----------------------------------------------------------------
+
+    def inventory(self, sites: Collection[str]) -> tuple[Inventory | None, Sequence[Finding]]:
+        """What exists on ``sites``, by the REST API, which may be silent: the frontends may still answer."""
+        connection.configure(self.settings, self.jump)
+        return preflight.inventory(self.name, sites)
+
+    def find_environment(self, environment: str, sites: Sequence[str]) -> Sequence[Finding]:
+        """Whether the sites' frontends can be reached, and their Kadeploy3 has ``environment``."""
+        return preflight.find_environment(environment, sites)
+
+    def preflight(self, request: Request) -> Sequence[Finding]:
+        """Whether the usage charter allows the request, and when it can start."""
+        return preflight.preflight(self, request, self._charter_user)
+
+    def first_start(self, request: Request) -> float | None:
+        """The first slot of the sites' calendars that fits the request and the usage charter."""
+        return scheduling.first_start(self, request, self._charter_user)
+
+    @property
+    def _charter_user(self) -> str | None:
+        """The login whose jobs count for the usage charter; None: there is no charter."""
+        if not self.settings.charter:
+            return None
+        from execo_g5k.config import g5k_configuration
+
+        return str(self.settings.user or g5k_configuration.get("api_username") or getpass.getuser())
 
     # ---- reserve ----------------------------------------------------------------------------------
 
@@ -170,129 +129,123 @@ class Grid5000:
         """Submit one OAR job a site, wait until all run, read what they were given."""
         sites = sorted(request.machines, key=lambda s: (s != request.vlan_site, s))
         known = {h.name: h for hosts in self.hosts().values() for h in hosts}
-        held = self._found_again(request, sites, notify)
+        held = self._recover_jobs(request, sites, notify)
         try:
-            start = self._due(request, held) if held else self._submit(request, sites, held, notify)
+            start = self._start_of(request, held) if held else self._submit(request, sites, held, notify)
             deadline = max(time.time(), start or 0.0) + request.start_timeout
             seldom, often = self.settings.polling_interval, self.settings.tiny_polling_interval
             fixed = request.start != "now" and start is not None
-            began = jobs.wait(held, deadline, seldom, often, notify, fixed=fixed, look=self._look)
-            given = each(lambda site: jobs.given(site, held[site], site == request.vlan_site), sites)
-            hosts = [_known(known, site, info.names) for site, info in zip(sites, given, strict=True)]
+            began = jobs.wait_until_running(
+                held, deadline, seldom, often, notify, fixed=fixed, job_info=self._job_info
+            )
+            given = for_each(lambda s: jobs.allocation(s, held[s], s == request.vlan_site), sites)
+            hosts = [_hosts_of(known, site, own.names) for site, own in zip(sites, given, strict=True)]
         except BaseException as error:
-            # Also on Ctrl-C: a job that nobody remembers holds machines for its whole walltime.
+            # Also on Ctrl-C: a job that is not recorded would hold its machines for its whole walltime.
             try:
                 self.release(held.items(), request.job_name, [site for site in sites if site not in held])
             except TestbedError as left:
                 if isinstance(error, TestbedError):
-                    raise TestbedError(f"{error}; and {left}") from error
+                    raise TestbedError(f"{error}; also, {left.message}", advice=left.advice) from error
                 raise
             raise
         return Reservation(
             jobs={site: held[site] for site in sites},
             hosts=tuple(h for own in hosts for h in own),
-            subnetworks=tuple(info.subnetwork for info in given if info.subnetwork is not None),
-            vlan=next((info.vlan for info in given if info.vlan is not None), None),
+            subnetworks=tuple(own.subnetwork for own in given if own.subnetwork is not None),
+            vlan=next((own.vlan for own in given if own.vlan is not None), None),
             vlan_site=request.vlan_site or None,
             start=min(began.values()),
             walltime=request.walltime,
         )
 
-    def first_start(self, request: Request) -> float | None:
-        """The first slot of the sites' calendars that holds the request and keeps to the charter."""
-        return scheduling.first_start(self, request)
-
-    def judge(self, request: Request, since: float, until: float) -> Callable[[float], str]:
-        """Why jobs that start at a time between the two would break the charter; empty if they do not."""
-        return scheduling.judge(self, request, since, until)
-
     def _submit(
         self, request: Request, sites: Sequence[str], held: dict[str, int], notify: Notify
     ) -> float | None:
-        """Ask all sites at once; ``held`` gets the jobs. When they are to start, where that is fixed."""
-        for left in reversed(range(_RACES)):
-            start = scheduling.start_of(self, request)
+        """Submit on all sites at once; ``held`` gets the jobs. Their start, where that is fixed."""
+        for left in reversed(range(_SLOT_TRIES)):
+            start = scheduling.reservation_date(self, request, self._charter_user)
             if start is not None:
                 notify(request.vlan_site or sites[0], "slot", {"start": start})
 
-            def ask(site: str, start: float | None = start) -> None:
+            def submit(site: str, start: float | None = start) -> None:
                 held[site] = jobs.submit(site, request, start)
                 detail = {"job": held[site], "resources": "+".join(jobs.resources(request, site))}
                 notify(site, "submitted", detail if start is None else {**detail, "start": start})
 
             try:
-                each(ask, sites)
+                for_each(submit, sites)
                 return start
             except TestbedError:
                 if request.start != "first" or not left:
                     raise
-                # Somebody else was faster: what was free is taken now, and the calendar knows it.
+                # Somebody else was faster: what was free is in use now, and the calendar has it.
                 self.release(held.items(), request.job_name, [site for site in sites if site not in held])
                 held.clear()
         raise AssertionError("the last try returns or raises")
 
-    def _found_again(self, request: Request, sites: Sequence[str], notify: Notify) -> dict[str, int]:
-        """The jobs of an earlier try, if there is one that fits on every site; others are given back."""
+    def _recover_jobs(self, request: Request, sites: Sequence[str], notify: Notify) -> dict[str, int]:
+        """The jobs of an earlier try, if there is a matching one on every site; others are deleted."""
         if request.earlier is None:
             return {}
         there = jobs.find(sites, request.job_name)
         timeout = self.settings.command_timeout
-        printed = each(lambda one: jobs.describe(*one, timeout), there)
+        printed = for_each(lambda one: jobs.oarstat(*one, timeout), there)
         held: dict[str, int] = {}
         for (site, job), text in zip(there, printed, strict=True):
-            if site not in held and jobs.fits(text, request, site):
+            if site not in held and jobs.matches_request(text or "", request, site):
                 held[site] = job
         if len(held) < len(sites):
             held = {}
         others = {*there, *request.earlier} - set(held.items())
         self.release(others, request.job_name, [])
         for site, job in held.items():
-            if (site, job) not in request.earlier:  # submitted, but it could not be written down any more
+            if (site, job) not in request.earlier:  # submitted, but not recorded any more
                 notify(site, "submitted", {"job": job})
             notify(site, "found-again", {"job": job})
         return held
 
-    def _due(self, request: Request, held: Mapping[str, int]) -> float | None:
-        """When jobs that are there already are to start; None: as soon as it goes."""
+    def _start_of(self, request: Request, held: Mapping[str, int]) -> float | None:
+        """When jobs that exist already are to start; None: as soon as possible."""
         if request.start == "now":
             return None
         starts = [jobs.info(site, job).get("start_date") for site, job in held.items()]
         return max((float(start) for start in starts if start is not None), default=None)
 
     def ended(self, reservation: Reservation) -> str:
-        """Which of the jobs has ended, when and why, as the sites' OAR says it; empty while none has.
+        """Which of the jobs has ended, when and why, by the sites' OAR; empty while none has.
 
-        This is asked again and again while VMs are timed, so the API comes first: a login and oarstat cost
-        a site a hundred times as much. Only of what it does not call running, the frontends are asked.
+        This is called again and again while VMs are timed, so the API comes first: a login and oarstat cost
+        a site a hundred times as much. The frontends are used only for jobs that the API does not call alive.
         """
-        jobs_of = list(reservation.jobs.items())
-        runs = each(lambda one: self._runs(*one), jobs_of)
-        held = [one for one, fine in zip(jobs_of, runs, strict=True) if not fine]
-        told = each(lambda one: jobs.describe(*one, min(_ANSWER, self.settings.command_timeout)), held)
-        for (site, job), text in zip(held, told, strict=True):
-            if why := how_it_ended(site, job, text):
-                return why
-        silent = [site for (site, _), text in zip(held, told, strict=True) if not text]
-        if silent:
-            raise TestbedError(f"{', '.join(silent)} does not say how the jobs are: is the frontend up?")
+        held = list(reservation.jobs.items())
+        alive = for_each(lambda one: _is_alive(self._api_job(*one)), held)
+        doubtful = [one for one, fine in zip(held, alive, strict=True) if not fine]
+        timeout = min(_STATE_TIMEOUT, self.settings.command_timeout)
+        printed = for_each(lambda one: jobs.oarstat(*one, timeout), doubtful)
+        for (site, job), text in zip(doubtful, printed, strict=True):
+            if end := end_of_job(site, job, text or ""):
+                return end
+        if silent := [site for (site, _), text in zip(doubtful, printed, strict=True) if not text]:
+            raise TestbedError(
+                f"the state of the jobs at {', '.join(silent)} is not known",
+                advice="check that the frontend and the API are up",
+            )
         return ""
 
-    def _runs(self, site: str, job: int) -> bool:
-        """Whether the API says so; False if it says nothing."""
-        return self._heard(site, job).get("state") in ("launching", "running")
-
-    def _look(self, site: str, job: int) -> Mapping[str, Any]:
-        """What `jobs.info` says of a job, from the API while that knows it alive."""
-        heard = self._heard(site, job)
-        if heard.get("state") not in ("waiting", "launching", "running"):
+    def _job_info(self, site: str, job: int) -> Mapping[str, Any]:
+        """What `jobs.info` gives, but from the API while that calls the job alive."""
+        document = self._api_job(site, job)
+        if not _is_alive(document):
             return jobs.info(site, job)
-        start = heard.get("started_at") or heard.get("scheduled_at")
-        return {"state": heard["state"].capitalize(), **({"start_date": float(start)} if start else {})}
+        start = document.get("started_at") or document.get("scheduled_at")
+        state = {"state": document["state"].capitalize()}
+        return {**state, "start_date": float(start)} if start else state
 
-    def _heard(self, site: str, job: int) -> Mapping[str, Any]:
-        """What the API has on a job; nothing if it does not answer."""
+    def _api_job(self, site: str, job: int) -> Mapping[str, Any]:
+        """The API's document of a job; empty if it does not answer."""
         try:
-            return self._api(f"sites/{site}/jobs/{job}")
+            return api.get(f"sites/{site}/jobs/{job}")
         except TestbedError as error:
             log.debug("%s", error)
             return {}
@@ -300,22 +253,22 @@ class Grid5000:
     def release(self, held: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
         """Delete the jobs, and those called ``job_name`` on ``sites``; returns when they have ended.
 
-        The run's public key goes from the frontends, too.
-        Not only a killed process loses a job: while OAR's server is down oarsub prints an id, fails, and the
-        job runs later all the same.
+        Also removes the run's public key from the frontends.
+        A job can be unknown not only to a killed process: while OAR's server is down, oarsub prints an id and
+        fails, and the job runs later.
         """
         known, silent = sorted(set(held)), None
         timeout = self.settings.command_timeout
-        # A local testbed that was raised anew counts its jobs from 1 again: an id may be another's.
-        names = each(lambda one: self._heard(*one).get("name") or jobs.name_of(*one, timeout), known)
+        # A local testbed that was created again counts its jobs from 1: an id may be another run's.
+        names = for_each(lambda one: self._api_job(*one).get("name") or jobs.job_name(*one, timeout), known)
         doomed = {one for one, name in zip(known, names, strict=True) if name in (None, job_name)}
         try:
             doomed |= set(jobs.find(sites, job_name))
-        except TestbedError as error:  # what is known is given back all the same
+        except TestbedError as error:  # what is known is deleted first
             silent = error
         with ThreadPoolExecutor(max_workers=1) as pool:
             keys = pool.submit(jobs.remove_keys, doomed, timeout)
-            jobs.withdraw(doomed, timeout, self.settings.tiny_polling_interval, self._look)
+            jobs.delete(doomed, timeout, self.settings.tiny_polling_interval, self._job_info)
             keys.result()
         if silent is not None:
             raise silent
@@ -336,7 +289,7 @@ class Grid5000:
         from execo_g5k import Deployment
 
         key_file = jobs.key_file(*min(reservation.jobs.items()))
-        closed = self._put_key(reservation, public_key, key_file)
+        refused = self._put_key(reservation, public_key, key_file)
         nodes: dict[str, list[str]] = {}
         for host in reservation.hosts:
             nodes.setdefault(host.site, []).append(host.name)
@@ -345,10 +298,10 @@ class Grid5000:
             options = f"-k {shlex.quote(key_file)}"
             return Deployment(names, env_name=environment, vlan=reservation.vlan, other_options=options)
 
-        # Kadeploy's own word decides which to try again; `configure` finds out which are reachable.
-        reachable = {site: names for site, names in nodes.items() if site not in closed}
+        # Kadeploy's own result decides which to try again; `configure` finds out which are reachable.
+        reachable = {site: names for site, names in nodes.items() if site not in refused}
         failed = kadeploy.deploy(reachable, make, tries=tries, timeout=timeout)
-        failed |= {name: why for site, why in closed.items() for name in nodes.get(site, ())}
+        failed |= {name: why for site, why in refused.items() for name in nodes.get(site, ())}
         for host in reservation.hosts:
             detail = {"environment": environment}
             if why := failed.get(host.name):
@@ -365,27 +318,36 @@ class Grid5000:
         )
 
     def _put_key(self, reservation: Reservation, public_key: str, name: str) -> dict[str, str]:
-        """Leave the run's public key on every frontend for ``kadeploy3 -k``; the sites that refuse."""
+        """Put the run's public key on every frontend for ``kadeploy3 -k``; site → why that failed."""
         from execo.exception import ProcessesFailed
 
         command = f"umask 077; printf '%s\\n' {shlex.quote(public_key.strip())} > {shlex.quote(name)}"
-        closed = {}
+        refused = {}
 
         def put(site: str) -> None:
-            process = frontend(site, command, self.settings.command_timeout)
+            process = run_on_frontend(site, command, self.settings.command_timeout)
             if not process.ok:
-                why = said(ProcessesFailed([process]))
-                closed[site] = f"the frontend of {site} did not take the run's public key ({why})"
+                reason = failure_reason(ProcessesFailed([process]))
+                refused[site] = (
+                    f"the run's public key could not be copied to the frontend of {site} ({reason})"
+                )
 
-        each(put, list(reservation.jobs))
-        return closed
+        for_each(put, list(reservation.jobs))
+        return refused
 
 
-def _known(known: Mapping[str, Host], site: str, names: Sequence[str]) -> tuple[Host, ...]:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise TestbedError(f"{site} gave {', '.join(unknown)}, which its reference API does not know")
-    return tuple(sorted((known[n] for n in names), key=in_order))
+def _is_alive(document: Mapping[str, Any]) -> bool:
+    """Whether the API's document of a job calls it alive; it writes OAR's states in lower case."""
+    return is_usable(str(document.get("state", "")).capitalize())
+
+
+def _hosts_of(known: Mapping[str, Host], site: str, names: Sequence[str]) -> tuple[Host, ...]:
+    if unknown := [name for name in names if name not in known]:
+        raise TestbedError(
+            f"OAR at {site} gave {', '.join(unknown)}, which the reference API does not list",
+            advice="report it to the site, and exclude these machines by properties",
+        )
+    return tuple(sorted((known[n] for n in names), key=natural_order))
 
 
 def _in_vlan(name: str, vlan: int | None) -> str:
@@ -394,3 +356,10 @@ def _in_vlan(name: str, vlan: int | None) -> str:
     from execo_g5k import get_kavlan_host_name
 
     return str(get_kavlan_host_name(name, vlan))
+
+
+def open_grid5000(name: str) -> Grid5000:
+    """The real Grid'5000, with the settings of the person. Raises SpecError if ``name`` is not empty."""
+    if name:
+        raise SpecError(f"there is only one Grid'5000, and none called {name!r}", advice='use "grid5000"')
+    return Grid5000(load_settings())

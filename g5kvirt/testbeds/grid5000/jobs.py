@@ -1,8 +1,7 @@
-"""OAR's jobs, by execo_g5k: how they are asked for, found again, waited for and given back."""
+"""OAR's jobs, by execo_g5k: submitted, found again, waited for, read and deleted."""
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,15 +13,31 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.clock import oar_date
 from g5kvirt.testbeds.base import Notify, Request
-from g5kvirt.testbeds.grid5000.frontends import each, frontend, refusal, said
+from g5kvirt.testbeds.grid5000.frontends import failure_reason, output_lines, run_on_frontend, ssh_failure
+from g5kvirt.testbeds.grid5000.oar import has_ended, is_usable, oarstat_fields, refusal_reason
+from g5kvirt.testbeds.parallel import for_each
 
-__all__ = ["Given", "ended", "find", "fits", "given", "info", "resources", "submit", "wait", "withdraw"]
+__all__ = [
+    "Allocation",
+    "allocation",
+    "delete",
+    "find",
+    "info",
+    "job_name",
+    "key_file",
+    "matches_request",
+    "oarstat",
+    "remove_keys",
+    "resources",
+    "submit",
+    "wait_until_running",
+]
 
-_NAP = 60.0  #: seconds between two looks at a job that starts much later
-_CLOSE = 90.0  #: seconds before its start from which on a job is looked at often
+_LONGEST_PAUSE = 60.0  #: seconds between two polls of a job that starts much later
+_CLOSE = 90.0  #: seconds before its start from which on a job is polled often
 
 
-# ---- asking -----------------------------------------------------------------------------------------
+# ---- submitting -------------------------------------------------------------------------------------
 
 
 def resources(request: Request, site: str) -> list[str]:
@@ -65,9 +80,18 @@ def submit(site: str, request: Request, start: float | None) -> int:
     try:
         [(job, _)] = oarsub([(submission(request, site, start), site)], abort_on_error=True)
     except ProcessesFailed as error:
-        of = f" (asked for {request.properties!r})" if request.properties else ""
-        raise TestbedError(f"OAR at {site} refused the job: {refusal(error)}{of}") from error
+        of = f" (properties: {request.properties})" if request.properties else ""
+        raise TestbedError(f"OAR at {site} refused the job: {_refusals(error)}{of}") from error
     return int(job)
+
+
+def _refusals(failed: Any) -> str:
+    """Why oarsub refused, from the processes of an execo ProcessesFailed."""
+    reasons = [
+        ssh_failure(process) or refusal_reason(output_lines(process)) or failure_reason(failed)
+        for process in failed.processes
+    ]
+    return "; ".join(reasons) or "no answer"
 
 
 # ---- finding again ----------------------------------------------------------------------------------
@@ -82,32 +106,33 @@ def find(sites: Collection[str], name: str) -> list[tuple[str, int]]:
         return []
     try:
         known = [(site, job) for job, site in get_current_oar_jobs(list(sites), abort_on_error=True)]
-        names = each(lambda one: get_oar_job_info(one[1], one[0]).get("name"), known)
+        names = for_each(lambda one: get_oar_job_info(one[1], one[0]).get("name"), known)
     except ProcessesFailed as error:
         raise TestbedError(
-            f"nobody says which jobs are left at {', '.join(sites)} ({said(error)}): call release() again"
+            f"the jobs that are left at {', '.join(sites)} cannot be listed ({failure_reason(error)})",
+            advice="call release() again",
         ) from error
     return [one for one, own in zip(known, names, strict=True) if own == name]
 
 
-def fits(printed: str, request: Request, site: str) -> bool:
-    """Whether a job, as ``oarstat -f`` prints it, is what would be asked for now, and has not ended. Pure.
+def matches_request(printed: str, request: Request, site: str) -> bool:
+    """Whether a job, as ``oarstat -f`` prints it, is what the request would submit, and is usable. Pure.
 
-    OAR keeps the words with which a job was asked for. A job whose words are not told does not fit.
+    OAR keeps the command line with which a job was submitted. A job without one does not match.
     """
-    found = _fields(printed)
-    asked = f"{found.get('initial_request', '')} "
+    found = oarstat_fields(printed)
+    submitted = f"{found.get('initial_request', '')} "
     walltime = "{}:{}:{}".format(*_hms(int(request.walltime)))
     wanted = [f" -l {'+'.join(resources(request, site))},walltime={walltime} "]
     for option, value in (("-q", request.queue), ("--project", request.project)):
         if value is not None:
             wanted.append(f" {option} {value} ")
-        elif f" {option} " in asked:
+        elif f" {option} " in submitted:
             return False
     if not isinstance(request.start, str):
         wanted.append(f" -r {oar_date(request.start)} ")
-    alive = found.get("state", "") in ("Waiting", "toLaunch", "Launching", "Running", "toAckReservation")
-    return alive and found.get("name") == request.job_name and all(words in asked for words in wanted)
+    usable = is_usable(found.get("state", ""))
+    return usable and found.get("name") == request.job_name and all(w in submitted for w in wanted)
 
 
 def _hms(seconds: int) -> tuple[int, int, int]:
@@ -115,38 +140,23 @@ def _hms(seconds: int) -> tuple[int, int, int]:
     return seconds // 3600, seconds // 60 % 60, seconds % 60
 
 
-def describe(site: str, job: int, timeout: float) -> str:
-    """What ``oarstat -f`` prints about a job; empty if nobody answers."""
-    return _oarstat(site, job, timeout) or ""
-
-
-def name_of(site: str, job: int, timeout: float) -> str | None:
-    """What a job is called; "" if the site's OAR has no such job, None if nobody answers."""
-    printed = _oarstat(site, job, timeout)
-    return None if printed is None else _fields(printed).get("name", "")
-
-
-def _oarstat(site: str, job: int, timeout: float) -> str | None:
-    """What is printed about a job, nothing if there is none; None if nobody answers."""
-    process = frontend(site, f"oarstat -fj {int(job)}", timeout)
+def oarstat(site: str, job: int, timeout: float) -> str | None:
+    """What ``oarstat -f`` prints about a job, "" if there is none; None if the frontend does not answer."""
+    process = run_on_frontend(site, f"oarstat -fj {int(job)}", timeout)
     return str(process.stdout) if process.ok else None
 
 
-def _fields(printed: str) -> dict[str, str]:
-    """What ``oarstat -f`` printed, by its names."""
-    return dict(re.findall(r"^ *(\w+) = (.*?)\s*$", printed, re.MULTILINE))
+def job_name(site: str, job: int, timeout: float) -> str | None:
+    """The name of a job; "" if the site's OAR has no such job, None if the frontend does not answer."""
+    printed = oarstat(site, job, timeout)
+    return None if printed is None else oarstat_fields(printed).get("name", "")
 
 
 # ---- waiting ----------------------------------------------------------------------------------------
 
 
-def ended(state: str) -> bool:
-    """Whether a job in this state has no machines any more, nor will have."""
-    return state in ("Terminated", "Error", "Finishing")
-
-
 def info(site: str, job: int) -> Mapping[str, Any]:
-    """What execo reads of ``oarstat``; empty if nobody answers in time."""
+    """What execo reads of ``oarstat``; empty if the frontend does not answer in time."""
     from execo_g5k import get_oar_job_info
 
     found: dict[str, Any] = get_oar_job_info(
@@ -155,25 +165,25 @@ def info(site: str, job: int) -> Mapping[str, Any]:
     return found
 
 
-Look = Callable[[str, int], Mapping[str, Any]]  #: how a job at a site is, in the words of `info`
+JobInfo = Callable[[str, int], Mapping[str, Any]]  #: (site, job) → what `info` gives
 
 
-def pause(starts: Iterable[float], now: float, often: float, seldom: float) -> float:
-    """How long to wait until the next look at jobs that are to start at these times. Pure.
+def polling_delay(starts: Iterable[float], now: float, often: float, seldom: float) -> float:
+    """Seconds until the next poll of jobs that are to start at these times. Pure.
 
-    Seldom while all starts are far away, and in time for the first; a job that is due or has no time yet is
-    looked at as often as is polite.
+    Long while all starts are far away, and in time for the first; a job that is due or has no time yet is
+    polled every ``often`` seconds.
     """
     ahead = [start - now for start in starts]
     if not ahead or min(ahead) <= 0:
         return often
     nearest = min(ahead)
     if nearest > _CLOSE:
-        return min(_NAP, nearest - _CLOSE + seldom)
+        return min(_LONGEST_PAUSE, nearest - _CLOSE + seldom)
     return min(seldom, max(often, nearest))
 
 
-def wait(
+def wait_until_running(
     jobs: Mapping[str, int],
     deadline: float,
     seldom: float,
@@ -181,31 +191,33 @@ def wait(
     notify: Notify,
     *,
     fixed: bool,
-    look: Look = info,
+    job_info: JobInfo = info,
 ) -> dict[str, float]:
-    """Until all jobs run; each prediction of a start is told when it changes. Returns when each has started.
+    """Wait until all jobs (site → id) run; returns when each has started. Each predicted start is notified.
 
-    ``fixed``: they are advance reservations, which do not start earlier than said, and are looked at less.
-    ``look`` says of a site and a job what `info` does.
+    ``fixed``: they are advance reservations, which do not start earlier than predicted, and are polled less.
+    ``deadline`` is in seconds since the epoch. Raises TestbedError if a job ends or does not start in time.
 
-    execo's own wait asks with all the time that is left as the bound of one question, hours for a start
-    tomorrow, and looks at one job only: another that was deleted meanwhile would go unnoticed. ``deadline``
-    is in seconds since the epoch. Raises TestbedError if a job ends or does not start in time.
+    execo's own wait uses all the time that is left as the time-out of one request, hours for a start
+    tomorrow, and polls one job only: another that was deleted meanwhile would go unnoticed.
     """
     waiting = dict(jobs)
     predicted: dict[str, float] = {}
     began: dict[str, float] = {}
     while True:
-        found = dict(zip(waiting, each(lambda site: look(site, waiting[site]), list(waiting)), strict=True))
-        for site, heard in found.items():
-            job, state = waiting[site], str(heard.get("state", ""))
-            start = heard.get("start_date", heard.get("scheduled_start"))
+        infos = for_each(lambda site: job_info(site, waiting[site]), list(waiting))
+        found = dict(zip(waiting, infos, strict=True))
+        for site, job_now in found.items():
+            job, state = waiting[site], str(job_now.get("state", ""))
+            start = job_now.get("start_date", job_now.get("scheduled_start"))
             if state == "Running":
                 del waiting[site]
                 began[site] = time.time() if start is None else float(start)
                 notify(site, "running", {"job": job})
-            elif ended(state):
-                raise TestbedError(f"job {job} at {site} ended before it ran ({state}): ask the site why")
+            elif has_ended(state):
+                raise TestbedError(
+                    f"job {job} at {site} ended before it ran (state {state})", advice="ask the site why"
+                )
             elif start is not None and start != predicted.get(site):
                 predicted[site] = float(start)
                 notify(site, "predicted", {"job": job, "start": float(start)})
@@ -214,23 +226,26 @@ def wait(
         now = time.time()
         if now >= deadline:
             site, job = next(iter(waiting.items()))
-            state = str(found[site].get("state", "")) or "nobody answers"
-            when = f", expected at {oar_date(predicted[site])} in Paris" if site in predicted else ""
-            raise TestbedError(
-                f"job {job} at {site} did not start in time ({state}{when}): its machines or its KaVLAN are"
-                " taken; ask for fewer machines or another first site, raise timeouts.reserve, or say"
-                ' start="first"'
-            )
+            raise _late(site, job, str(found[site].get("state", "")), predicted.get(site))
         starts = [predicted[site] for site in waiting if site in predicted]
-        nap = pause(starts if len(starts) == len(waiting) else [], now, often, seldom)
-        time.sleep(max(0.05, min(nap if fixed else min(nap, seldom), deadline - now)))
+        delay = polling_delay(starts if len(starts) == len(waiting) else [], now, often, seldom)
+        time.sleep(max(0.05, min(delay if fixed else min(delay, seldom), deadline - now)))
 
 
-# ---- what they got ----------------------------------------------------------------------------------
+def _late(site: str, job: int, state: str, predicted: float | None) -> TestbedError:
+    when = "" if predicted is None else f", expected at {oar_date(predicted)} in Paris"
+    return TestbedError(
+        f"job {job} at {site} did not start in time ({state or 'no answer'}{when})",
+        advice="its machines or its KaVLAN are in use; ask for fewer machines, put another site first, raise"
+        ' timeouts.reserve, or use start="first"',
+    )
+
+
+# ---- what a job was given ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Given:
+class Allocation:
     """What a job was given."""
 
     names: tuple[str, ...]  #: of the machines
@@ -238,22 +253,27 @@ class Given:
     vlan: int | None
 
 
-def given(site: str, job: int, with_vlan: bool) -> Given:
-    """What a running job was given. Raises TestbedError if the site does not say, or gave no KaVLAN."""
+def allocation(site: str, job: int, with_vlan: bool) -> Allocation:
+    """What a running job was given. Raises TestbedError if that cannot be read, or has no KaVLAN."""
     from execo.exception import ProcessesFailed
     from execo_g5k import get_oar_job_kavlan, get_oar_job_nodes, get_oar_job_subnets
 
-    questions: list[Callable[[int, str], Any]] = [get_oar_job_nodes, get_oar_job_subnets]
+    readers: list[Callable[[int, str], Any]] = [get_oar_job_nodes, get_oar_job_subnets]
     if with_vlan:
-        questions.append(get_oar_job_kavlan)
+        readers.append(get_oar_job_kavlan)
     try:
-        nodes, (addresses, parameters), *more = each(lambda ask: ask(job, site), questions)
+        nodes, (addresses, parameters), *more = for_each(lambda read: read(job, site), readers)
     except ProcessesFailed as error:
-        raise TestbedError(f"{site} does not say what job {job} was given: {said(error)}") from error
+        raise TestbedError(
+            f"what job {job} at {site} was given cannot be read ({failure_reason(error)})",
+            advice="call reserve() again",
+        ) from error
     vlans = more[0] if more else []
     if with_vlan and not vlans:
-        raise TestbedError(f"job {job} at {site} runs, but has no KaVLAN: ask the site, or try another")
-    return Given(
+        raise TestbedError(
+            f"job {job} at {site} runs, but has no KaVLAN", advice="ask the site, or put another one first"
+        )
+    return Allocation(
         tuple(node.address for node in nodes),
         subnetwork(site, addresses, parameters),
         vlans[0] if vlans else None,
@@ -263,7 +283,7 @@ def given(site: str, job: int, with_vlan: bool) -> Given:
 def subnetwork(
     site: str, addresses: Sequence[tuple[str, str]], parameters: Mapping[str, str]
 ) -> SubNetwork | None:
-    """A job's sub-network, from what ``g5k-subnets`` says of it."""
+    """A job's sub-network, from the output of ``g5k-subnets``."""
     if "ip_prefix" in parameters:
         network = IPv4Network(parameters["ip_prefix"])
     elif addresses:
@@ -276,43 +296,43 @@ def subnetwork(
     return SubNetwork(site, network, IPv4Address(gateway) if gateway else None)
 
 
-# ---- giving back ------------------------------------------------------------------------------------
+# ---- deleting ---------------------------------------------------------------------------------------
 
 
-def withdraw(jobs: Iterable[tuple[str, int]], timeout: float, often: float, look: Look = info) -> None:
-    """Delete the jobs (site, id), and wait until they have ended. Raises TestbedError if one is still there.
+def delete(jobs: Iterable[tuple[str, int]], timeout: float, often: float, job_info: JobInfo = info) -> None:
+    """Delete the jobs (site, id), and wait until they have ended. Raises TestbedError if one is left.
 
-    execo's oardel reports nothing, so the jobs themselves are asked: by ``look``, as in `wait`, and when time
-    is up by `info`.
+    execo's oardel reports nothing, so the jobs themselves are polled: by ``job_info``, as in
+    `wait_until_running`, and finally by `info`.
     """
     from execo_g5k import oardel
 
-    doomed = set(jobs)
-    oardel([(job, site) for site, job in sorted(doomed)])
+    left = set(jobs)
+    oardel([(job, site) for site, job in sorted(left)])
     deadline = time.monotonic() + timeout
-    while doomed := _alive(doomed, look):
+    while left := _not_ended(left, job_info):
         if time.monotonic() > deadline:
-            if not (doomed := _alive(doomed, info)):
+            if not (left := _not_ended(left, info)):
                 return
-            names = ", ".join(f"{job} at {site}" for site, job in sorted(doomed))
-            raise TestbedError(f"these jobs could not be deleted: {names}; call release() again")
+            names = ", ".join(f"{job} at {site}" for site, job in sorted(left))
+            raise TestbedError(f"these jobs could not be deleted: {names}", advice="call release() again")
         time.sleep(often)
 
 
-def _alive(jobs: Collection[tuple[str, int]], look: Look) -> set[tuple[str, int]]:
-    """Those that have not ended, as far as anybody says."""
-    asked = sorted(jobs)
-    heard = each(lambda one: look(*one), asked)
-    return {one for one, how in zip(asked, heard, strict=True) if not ended(str(how.get("state", "")))}
+def _not_ended(jobs: Collection[tuple[str, int]], job_info: JobInfo) -> set[tuple[str, int]]:
+    """Those that have not ended, as far as known."""
+    ordered = sorted(jobs)
+    infos = for_each(lambda one: job_info(*one), ordered)
+    return {one for one, now in zip(ordered, infos, strict=True) if not has_ended(str(now.get("state", "")))}
 
 
 def key_file(site: str, job: int) -> str:
-    """What a run's public key is called on the frontends; ``site`` and ``job``: the first of its jobs."""
+    """File name of a run's public key on the frontends; ``site`` and ``job``: the first of its jobs."""
     return f".g5kvirt-{site}-{job}.pub"
 
 
 def remove_keys(jobs: Iterable[tuple[str, int]], timeout: float) -> None:
-    """Remove the public keys of these jobs; what a frontend does not remove does no harm there."""
+    """Remove the public keys of these jobs from the frontends; a key that stays there does no harm."""
     known = sorted(set(jobs))
     command = "rm -f -- " + " ".join(shlex.quote(key_file(site, job)) for site, job in known)
-    each(lambda site: frontend(site, command, timeout), sorted({site for site, _ in known}))
+    for_each(lambda site: run_on_frontend(site, command, timeout), sorted({site for site, _ in known}))

@@ -1,9 +1,9 @@
-"""Deploying hosts with the Kadeploy3 of each site, through execo_g5k's `Kadeployer`.
+"""Deploys hosts with the Kadeploy3 of each site, through execo_g5k's `Kadeployer`.
 
-Not through its `deploy`: that gives the processes of all sites one reader, which takes a node's line for good
-news or bad by the heading that any site printed last; it sets the time-out after the processes were made, who
-never hear of it; and its handlers of output are given no whole line. So here each site has a `Kadeployer` of
-its own, with its time-out, and why a node failed is read from what its site's Kadeploy3 printed.
+Not through its `deploy`: that reads the output of all sites with one parser, which takes a node's line for
+success or failure by the heading that any site printed last; its time-out does not reach the processes; and
+its handlers of output do not get whole lines. So here each site has a `Kadeployer` of its own, with its
+time-out, and why a node failed is read from what its site's Kadeploy3 printed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["deploy", "finished", "reasons"]
+from g5kvirt.testbeds.grid5000.frontends import output_lines
+
+__all__ = ["deploy", "deployed_nodes", "failure_reasons"]
 
 #: A node that failed, as Kadeploy3's client lists them; the reason may be missing.
 _FAILED = re.compile(r"^([a-z]+\d*-\d+\.\w+\.grid5000\.fr)(?: \((.*)\))?\s*$")
 _HEADING = re.compile(r"(successful|failed) on nodes")
-#: What it says of nodes as soon as they are done: one, or several as ``gros-[1-3,7].nancy.grid5000.fr``.
+#: What it prints of nodes as soon as they are done: one, or several as ``gros-[1-3,7].nancy.grid5000.fr``.
 _DONE = re.compile(r"End of deployment for (\S+(?:, \S+)*) after \d")
 
 
@@ -28,8 +30,8 @@ def deploy(
     """Deploy ``nodes`` (site → names) on all sites at once; those that fail once more, up to ``tries`` times.
 
     ``make`` makes execo_g5k's Deployment for some nodes of a site. Returns the nodes that were not deployed,
-    each with the reason. A try takes at most ``timeout`` seconds; of a site whose client is ended then, those
-    that it had called done are deployed: one machine that hangs costs the others nothing.
+    each with the reason. A try takes at most ``timeout`` seconds; of a site whose client is killed then,
+    those that it had reported as done count as deployed: one machine that hangs does not affect the others.
     Whatever happens, no client is left running.
     """
     from execo_g5k import Kadeployer
@@ -52,15 +54,15 @@ def deploy(
             done = set(kadeployer.deployed_hosts) - set(kadeployer.undeployed_hosts)
             for process in kadeployer.processes:
                 if process.timeouted:  # it had no time for its list
-                    done |= finished(process.stdout)
+                    done |= deployed_nodes(process.stdout)
             left[site] = [name for name in left[site] if name not in done]
-            failed = {name: why for name, why in failed.items() if name not in done}
-            failed |= _why(kadeployer.processes, left[site], timeout)
+            failed = {name: reason for name, reason in failed.items() if name not in done}
+            failed |= _reasons(kadeployer.processes, left[site], timeout)
     return failed
 
 
 def _end(kadeployers: Any) -> None:
-    """After an interrupt some still run: without their client the frontends end them."""
+    """Kill the clients that still run after an interrupt; the frontends then end their deployments."""
     running = [process for k in kadeployers for process in k.processes if process.running]
     for process in running:
         process.kill()
@@ -69,20 +71,21 @@ def _end(kadeployers: Any) -> None:
         process.wait(timeout=max(0.1, deadline - time.monotonic()))
 
 
-def _why(processes: Sequence[Any], names: Sequence[str], timeout: float) -> dict[str, str]:
+def _reasons(processes: Sequence[Any], names: Sequence[str], timeout: float) -> dict[str, str]:
     """The reason of each node that was not deployed, from what its site's Kadeploy3 printed."""
     known: dict[str, str] = {}
-    said = ""
+    last = ""
     for process in processes:
-        known |= reasons(process.stdout)
-        said = said or _last(f"{process.stdout}\n{process.stderr}")
+        known |= failure_reasons(process.stdout)
+        lines = output_lines(process)
+        last = last or (lines[-1][:200] if lines else "")
         if process.timeouted:
-            said = f"its Kadeploy3 did not end within {timeout:g} s"
-    return {name: known.get(name) or said or "its Kadeploy3 said nothing of it" for name in names}
+            last = f"its site's Kadeploy3 did not finish within {timeout:g} s"
+    return {name: known.get(name) or last or "its site's Kadeploy3 gave no reason" for name in names}
 
 
-def finished(text: str) -> set[str]:
-    """The nodes that Kadeploy3's client has called done so far."""
+def deployed_nodes(text: str) -> set[str]:
+    """The nodes that Kadeploy3's client has reported as done so far."""
     found: set[str] = set()
     for words in _DONE.findall(text):
         for word in re.findall(r"(?:[^,\s\[]|\[[^\]]*\])+", words):
@@ -97,8 +100,8 @@ def finished(text: str) -> set[str]:
     return found
 
 
-def reasons(text: str) -> dict[str, str]:
-    """The nodes that Kadeploy3's client says have failed, each with the reason it gives, or ``""``."""
+def failure_reasons(text: str) -> dict[str, str]:
+    """The nodes that Kadeploy3's client lists as failed, each with the reason it gives, or ``""``."""
     found: dict[str, str] = {}
     failing = False
     for line in text.splitlines():
@@ -107,9 +110,3 @@ def reasons(text: str) -> dict[str, str]:
         elif failing and (node := _FAILED.match(line.strip())):
             found[node[1]] = node[2] or ""
     return found
-
-
-def _last(text: str) -> str:
-    """The last line that says something; ssh's own good-bye does not."""
-    lines = [w for line in text.splitlines() if (w := line.strip()) and not w.startswith("Connection to ")]
-    return lines[-1][:200] if lines else ""

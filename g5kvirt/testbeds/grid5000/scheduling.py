@@ -1,122 +1,132 @@
-"""When jobs are to start: at once, at a date, or in the first slot that all sites and the charter allow."""
+"""The start of a request: now, at a date, or the first slot that all sites and the usage charter allow."""
 
 from __future__ import annotations
 
-import getpass
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.planning.availability import Agenda, Need, first_slot, lacking, moments
+from g5kvirt.inventory import Host
+from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
 from g5kvirt.spec.clock import check_start, format_walltime
 from g5kvirt.testbeds.base import Request
 from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
-from g5kvirt.testbeds.grid5000.frontends import each, mask, short
+from g5kvirt.testbeds.parallel import for_each
 
-if TYPE_CHECKING:
-    from g5kvirt.testbeds.grid5000.driver import Grid5000
+__all__ = ["Sites", "charter_check", "first_start", "reservation_date"]
 
-__all__ = ["first_start", "judge", "start_of"]
-
-_AT_ONCE = 60.0  #: seconds within which a slot is asked for without a date, which would be past too soon
+_AT_ONCE = 60.0  #: seconds: a slot that begins within them is requested without a date
 _DAY = 86400.0
 
 
-def start_of(bed: Grid5000, request: Request) -> float | None:
-    """The start of an advance reservation; None: as soon as it goes. Raises SpecError, TestbedError."""
+class Sites(Protocol):
+    """What scheduling reads of a testbed; see `g5kvirt.testbeds.base.Testbed`."""
+
+    def hosts(self) -> Mapping[str, Sequence[Host]]: ...
+    def select(self, properties: str, sites: Sequence[str]) -> Mapping[str, Collection[str]]: ...
+    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar: ...
+
+
+# In all of these, ``user`` is the login whose use of the charter counts; None: there is no charter.
+
+
+def reservation_date(testbed: Sites, request: Request, user: str | None) -> float | None:
+    """The start of an advance reservation; None: as soon as possible. Raises SpecError, TestbedError."""
     now = time.time()
     start: float | None = None
     if request.start == "first":
-        agenda, needs = _asked(bed, request)
-        start = _first(bed, request, agenda, needs)
+        calendar, needs = _calendar_and_needs(testbed, request)
+        start = _first_start(testbed, request, user, calendar, needs)
         if start is None:
-            raise TestbedError(_no_slot(agenda, needs, request.walltime))
+            raise _no_slot(calendar, needs, request.walltime)
         return None if start < now + _AT_ONCE else math.ceil(start)
     if not isinstance(request.start, str):
         start = request.start
         check_start(start)
-    if bed.settings.charter:
+    if user is not None:
         at = now if start is None else start
-        if why := bed.judge(request, at, at + request.walltime)(at):
-            raise TestbedError(why)
+        if breach := charter_check(testbed.hosts(), request, user, at, at + request.walltime)(at):
+            raise TestbedError(breach.message, advice=breach.advice)
     return start
 
 
-def first_start(bed: Grid5000, request: Request) -> float | None:
-    """The first slot of the sites' calendars that holds the request and keeps to the charter."""
-    return _first(bed, request, *_asked(bed, request))
+def first_start(testbed: Sites, request: Request, user: str | None) -> float | None:
+    """The first slot that the sites' calendars and the charter allow; None: there is none in their time."""
+    return _first_start(testbed, request, user, *_calendar_and_needs(testbed, request))
 
 
-def _asked(bed: Grid5000, request: Request) -> tuple[Agenda, dict[str, Need]]:
+def _calendar_and_needs(testbed: Sites, request: Request) -> tuple[Calendar, dict[str, Need]]:
     sites = list(request.machines)
-    agenda = bed.calendar(sites, request.queue)
-    able = bed.select(request.properties, sites) if request.properties else {}
-    hosts = bed.hosts() if request.clusters else {}
+    calendar = testbed.calendar(sites, request.queue)
+    matching = testbed.select(request.properties, sites) if request.properties else {}
+    hosts = testbed.hosts() if request.clusters else {}
     needs = {}
     for site, machines in request.machines.items():
         among: set[str] | None = None
         if site in request.clusters:
             among = {h.name for h in hosts[site] if h.cluster == request.clusters[site]}
-        if site in able:
-            among = set(able[site]) if among is None else among & set(able[site])
+        if site in matching:
+            among = set(matching[site]) if among is None else among & set(matching[site])
         needs[site] = Need(machines, among, request.subnetworks.get(site), site == request.vlan_site)
-    return agenda, needs
+    return calendar, needs
 
 
-def _first(bed: Grid5000, request: Request, agenda: Agenda, needs: Mapping[str, Need]) -> float | None:
-    if not bed.settings.charter:
-        return first_slot(agenda, needs, request.walltime)
-    why = bed.judge(request, agenda.start, agenda.end + request.walltime)
-    edges = charter.day_edges(agenda.start, agenda.end, charter.french_working_days())
-    return first_slot(agenda, needs, request.walltime, allowed=lambda t: not why(t), also=edges)
+def _first_start(
+    testbed: Sites, request: Request, user: str | None, calendar: Calendar, needs: Mapping[str, Need]
+) -> float | None:
+    if user is None:
+        return first_slot(calendar, needs, request.walltime)
+    breach = charter_check(testbed.hosts(), request, user, calendar.start, calendar.end + request.walltime)
+    edges = charter.day_edges(calendar.start, calendar.end, charter.french_working_days())
+    return first_slot(calendar, needs, request.walltime, allowed=lambda t: not breach(t), also=edges)
 
 
-def _no_slot(agenda: Agenda, needs: Mapping[str, Need], walltime: float) -> str:
-    last = moments(agenda)[-1]
-    words = {site: lacking(agenda.sites[site], need, last, walltime) for site, need in needs.items()}
-    missing = "; ".join(f"{site}: {word}" for site, word in words.items() if word)
-    return (
-        f"there is no slot of {format_walltime(int(walltime))} within {HORIZON / _DAY:.0f} days in which all"
-        f" sites have what is asked{f' ({missing})' if missing else ''}: ask for fewer machines, a shorter"
-        " walltime or other sites"
+def _no_slot(calendar: Calendar, needs: Mapping[str, Need], walltime: float) -> TestbedError:
+    last = candidate_starts(calendar)[-1]
+    missing = {site: shortage(calendar.sites[site], need, last, walltime) for site, need in needs.items()}
+    shortages = "; ".join(f"{site}: {words}" for site, words in missing.items() if words)
+    return TestbedError(
+        f"within {HORIZON / _DAY:.0f} days there is no slot of {format_walltime(int(walltime))} in which all"
+        f" sites can give what the request needs{f' ({shortages})' if shortages else ''}",
+        advice="ask for fewer machines, a shorter walltime or other sites",
     )
 
 
-def judge(bed: Grid5000, request: Request, since: float, until: float) -> Callable[[float], str]:
-    """Why jobs that start at a time between the two would break the charter; empty if they do not.
+def charter_check(
+    hosts: Mapping[str, Sequence[Host]], request: Request, user: str, since: float, until: float
+) -> Callable[[float], charter.Breach | None]:
+    """Gives for a start between the two times the rule of the charter that the request would break then.
 
-    The user's other jobs are asked for once. Raises TestbedError if a site does not say them.
+    The user's other jobs are read once. Raises TestbedError if they cannot be.
     """
-    from execo_g5k.config import g5k_configuration
-
-    user = bed.settings.user or g5k_configuration.get("api_username") or getpass.getuser()
     working = charter.french_working_days()
-    everything = bed.hosts()
 
-    def used_at(site: str) -> charter.Used:
-        hosts = {h.name: h for h in everything[site]}
-        # What is used on the first and on the last day counts from its morning to its evening.
-        return charter.used_by(charter.spent(site, user, since - _DAY, until + _DAY, hosts), working)
+    def used_at(site: str) -> charter.Usage:
+        by_name = {h.name: h for h in hosts[site]}
+        # The quota is that of a whole day, so the first and the last one count from morning to evening.
+        return charter.usage_by_day(
+            charter.user_jobs(site, user, since - _DAY, until + _DAY, by_name), working
+        )
 
     try:
-        used = dict(zip(request.machines, each(used_at, list(request.machines)), strict=True))
-    except Exception as error:
+        used = dict(zip(request.machines, for_each(used_at, list(request.machines)), strict=True))
+    except (KeyError, ValueError, TypeError) as error:
         raise TestbedError(
-            f"nobody says what is used up of the usage charter ({mask(short(error))}): is the API up?"
+            f"the API's list of your jobs cannot be read ({error!r})",
+            advice="check your use of the usage charter's quota by hand (oarstat -u)",
         ) from error
-
     submitted = time.time()
 
-    def why(t: float) -> str:
-        if words := charter.crossing(t, request.walltime, submitted, working):
-            return words
+    def breach(t: float) -> charter.Breach | None:
+        if found := charter.boundary_crossing(t, request.walltime, submitted, working):
+            return found
         for site, machines in request.machines.items():
-            asked, cores = charter.at_worst(everything[site], machines, request.clusters.get(site))
-            if words := charter.breach(site, asked, cores, t, request.walltime, used[site], working):
-                return words
-        return ""
+            needed, cores = charter.worst_case_cores(hosts[site], machines, request.clusters.get(site))
+            if found := charter.breach(site, needed, cores, t, request.walltime, used[site], working):
+                return found
+        return None
 
-    return why
+    return breach

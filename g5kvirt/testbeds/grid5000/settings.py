@@ -1,17 +1,18 @@
-"""What a person has set about Grid'5000, once for all runs: a file beside that of the environments.
+"""How Grid'5000 is reached: the driver's settings, and the file in which a person sets some for all runs.
 
 ::
 
     # ~/.config/g5kvirt/grid5000.yaml; every line may be left out
     user: jdoe                        # login on the frontends
-    jump: jdoe@access.grid5000.fr     # ssh servers on the way in; "" for none; else found out
+    jump: jdoe@access.grid5000.fr     # ssh servers in between; "" for none; found out if left out
     ssh_config: ~/.ssh/grid5000       # instead of ~/.ssh/config
-    package_proxy: http://proxy:3128  # through which machines get the packages that they lack
+    package_proxy: http://proxy:3128  # proxy through which machines download missing packages
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,48 @@ from g5kvirt.errors import SpecError
 from g5kvirt.remote import jumps
 from g5kvirt.spec import fields
 from g5kvirt.spec.yaml_files import load_yaml
-from g5kvirt.testbeds.grid5000.driver import Settings
 
-__all__ = ["KEYS", "file", "settings"]
+__all__ = ["KEYS", "Settings", "load_settings", "settings_file"]
 
 KEYS = ("user", "jump", "ssh_config", "package_proxy")
 
 _PROXY = re.compile(r"https?://(?:\[[0-9a-f:]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?/?")
 
 
-def file() -> Path:
-    """Where it is looked for: ``$XDG_CONFIG_HOME/g5kvirt/grid5000.yaml``, by default in ``~/.config``."""
+@dataclass(frozen=True)
+class Settings:
+    """How execo_g5k reaches a testbed. The defaults are those of the real one, from inside it."""
+
+    name: str = "grid5000"
+    real_cores: int | None = None  #: where all hosts share one machine: its cores
+    api_uri: str | None = None  #: None: execo's own (https://api.grid5000.fr/3.0/)
+    cache: Path | None = None  #: None: execo's own; must differ for every testbed
+    user: str | None = None  #: login on the frontends
+    ssh_config: Path | None = None
+    #: ssh servers in between, as ``ssh -J`` takes them: "" for none, None: see `g5kvirt.remote.jumps`
+    jump: str | None = None
+    package_proxy: str | None = None  #: proxy through which machines download packages: "http://proxy:3128"
+    polling_interval: float = 10.0  #: seconds between two requests for a job's state
+    tiny_polling_interval: float = 2.0
+    command_timeout: float = 120.0  #: seconds for one command on a frontend
+    charter: bool = True  #: refuse jobs that would break the usage charter
+
+
+def settings_file() -> Path:
+    """Where the file is: ``$XDG_CONFIG_HOME/g5kvirt/grid5000.yaml``, by default in ``~/.config``."""
     return paths.config() / "grid5000.yaml"
 
 
-def settings(path: Path | None = None) -> Settings:
-    """Settings as the file has them, the usual ones without it. Raises SpecError for what it must not say."""
-    path = path or file()
+def load_settings(path: Path | None = None) -> Settings:
+    """The settings in the file, the defaults without one. Raises SpecError if the file is wrong."""
+    path = path or settings_file()
     if not path.exists():
         return Settings()
     found = load_yaml(path)
     try:
         return Settings(**_checked({} if found is None else found))
     except SpecError as error:
-        raise SpecError(f"{path}: {error}") from error
+        raise SpecError(f"{path}: {error.message}", advice=error.advice) from error
 
 
 def _checked(found: Any) -> dict[str, Any]:
@@ -56,10 +75,14 @@ def _checked(found: Any) -> dict[str, Any]:
     if "user" in found and not re.fullmatch(r"[a-z_][a-z0-9_.-]*", found["user"]):
         fields.wrong("user", "a login such as 'jdoe'", found["user"])
     if "package_proxy" in found and not _PROXY.fullmatch(found["package_proxy"]):
-        fields.wrong("package_proxy", "a proxy's address such as 'http://proxy:3128'", found["package_proxy"])
+        fields.wrong(
+            "package_proxy", "the URL of a proxy such as 'http://proxy:3128'", found["package_proxy"]
+        )
     if "ssh_config" in found:
         config = Path(found["ssh_config"]).expanduser()
         if not config.is_file():
-            raise SpecError(f"ssh_config names {config}, which is no file: name one, or leave the line out")
+            raise SpecError(
+                f"ssh_config: there is no file {config}", advice="correct the path, or leave it out"
+            )
         found["ssh_config"] = config.resolve()
     return dict(found)

@@ -14,9 +14,9 @@ __all__ = ["local"]
 
 def local(name: str | None = None) -> Grid5000:
     """The local testbed ``name`` (default: the user's own). Raises TestbedError if it is not up."""
-    state = State.load(name)
+    state = State.load(name or None)
     if not state.alive:
-        raise TestbedError(f"testbed {state.name!r} has ended: start it again with g5kvirt local up")
+        raise TestbedError(f"the testbed {state.name!r} has ended", advice="start it again: g5kvirt local up")
     _no_proxy(urlsplit(state.api_uri).hostname or "")
     return Grid5000(
         Settings(

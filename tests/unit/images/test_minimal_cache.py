@@ -53,13 +53,13 @@ def a_day_later(cache: Path) -> None:
 
 
 def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Path) -> None:
-    assert minimal.unavailable_reason(tmp_path) == ""
+    assert minimal.build_obstacle(tmp_path) is None
     apt.trouble = MachineError("apt does not know ipxe: run apt-get update")
-    assert minimal.unavailable_reason(tmp_path) == "apt does not know ipxe: run apt-get update"
+    assert str(minimal.build_obstacle(tmp_path)) == "apt does not know ipxe: run apt-get update"
     apt.trouble = None
     minimal.build(tmp_path)
     apt.trouble = MachineError("apt is missing")
-    assert minimal.unavailable_reason(tmp_path) == ""
+    assert minimal.build_obstacle(tmp_path) is None
 
 
 def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: Apt, tmp_path: Path) -> None:

@@ -31,13 +31,16 @@ def test_what_is_no_spec(spec: Any, tmp_path: Path) -> None:
 def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="testbed must be a word such as"):
         Experiment(SPEC, testbed=testbed, runs=tmp_path)
-    with pytest.raises(SpecError, match="called \"grid5000\", and none called 'nancy' beside it"):
+    with pytest.raises(SpecError, match="only one Grid'5000, and none called 'nancy'"):
         Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
 
 
 def test_vms_in_which_nothing_boots(tmp_path: Path) -> None:
     small = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79})
-    with pytest.raises(SpecError, match=r"a VM of 79 MiB memory does not boot .* vm.memory at least 80 MiB"):
+    with pytest.raises(
+        SpecError,
+        match=r"the minimal system does not boot in 79 MiB of memory: set vm.memory to at least 80 MiB",
+    ):
         Experiment(small, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()
 

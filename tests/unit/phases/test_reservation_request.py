@@ -1,4 +1,4 @@
-"""What is asked of a testbed for a specification, and the choice of sites by what is free."""
+"""The request for a specification, and the selection of sites by what is free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.phases.reservation_request import request_for, with_sites
-from g5kvirt.planning.availability import Agenda, SiteAgenda
+from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.inventories import Machine
 from g5kvirt.spec.spec import Spec
 
@@ -34,11 +34,11 @@ class Bed:
     ) -> None:
         self.without = without
         subnets = dict.fromkeys(IPv4Network(pool).subnets(new_prefix=22), ())
-        self.agenda = Agenda(
+        self.known = Calendar(
             NOW,
             NOW + 86400,
             {
-                site: SiteAgenda(
+                site: SiteCalendar(
                     {h.name: [(0, NOW + busy[site])] if site in busy else [] for h in own},
                     {14: []} if site in vlans else {},
                     subnets,
@@ -46,7 +46,7 @@ class Bed:
                 for site, own in HOSTS.items()
             },
         )
-        self.questions: list[str] = []
+        self.calls: list[str] = []
 
     real_cores: int | None = None
 
@@ -56,35 +56,35 @@ class Bed:
         }
 
     def select(self, properties: str, sites: Sequence[str]) -> Mapping[str, set[str]]:
-        self.questions.append(properties)
+        self.calls.append(properties)
         return {site: {h.name for h in HOSTS[site] if site in properties} for site in sites}
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Agenda:
-        self.questions.append(f"calendar of {queue}")
-        return self.agenda
+    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+        self.calls.append(f"calendar of {queue}")
+        return self.known
 
 
 def chosen(bed: Bed, **words: Any) -> Mapping[str, int]:
     return with_sites(Spec(**{"hosts": 2, "vms": 4, **words}), bed).sites  # type: ignore[arg-type]
 
 
-def test_named_sites_are_nobody_s_choice() -> None:
+def test_given_sites_are_kept() -> None:
     bed = Bed()
     spec = Spec(sites={"nancy": 2}, vms=4)
     assert with_sites(spec, bed) is spec  # type: ignore[arg-type]
-    assert bed.questions == []
+    assert bed.calls == []
 
 
-def test_what_is_free_now_is_taken() -> None:
+def test_sites_free_now_are_selected() -> None:
     assert chosen(Bed()) == {"lyon": 2}
     assert chosen(Bed(busy={"lyon": 100, "nancy": 100}), queue="production") == {"rennes": 2}
 
 
-def test_jobs_wait_where_nothing_is_free_now() -> None:
+def test_busy_sites_are_selected_if_none_is_free_now() -> None:
     assert chosen(Bed(busy=dict.fromkeys(HOSTS, 100.0))) == {"lyon": 2}
 
 
-def test_a_date_is_kept() -> None:
+def test_sites_free_at_the_date_are_selected() -> None:
     bed = Bed(busy={"lyon": 5000, "nancy": 9000})
     later = "2030-03-17 20:16:40"  # in Paris: an hour and a half later
     spec = with_sites(Spec(hosts=2, vms=4, sites=1, start=later), bed)  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_a_date_is_kept() -> None:
         chosen(Bed(busy=dict.fromkeys(HOSTS, 50000.0)), start=later)
 
 
-def test_the_first_moment_at_which_a_choice_is_possible() -> None:
+def test_start_first_selects_at_the_first_possible_time() -> None:
     bed = Bed(busy={"lyon": 9000, "nancy": 5000, "rennes": 7000})
     assert chosen(bed, start="first") == {"nancy": 2}
     assert set(chosen(bed, start="first", hosts=6)) == {"nancy", "rennes"}
@@ -103,7 +103,7 @@ def test_the_first_moment_at_which_a_choice_is_possible() -> None:
         chosen(Bed(busy=dict.fromkeys(HOSTS, 90000.0)), start="first")
 
 
-def test_the_first_site_can_give_a_kavlan_and_all_have_sub_networks() -> None:
+def test_first_site_has_a_kavlan_and_all_have_subnetworks() -> None:
     assert chosen(Bed(vlans=["rennes"])) == {"rennes": 2}
     assert next(iter(chosen(Bed(vlans=["rennes"]), hosts=6))) == "rennes"
     with pytest.raises(TestbedError, match="no slot"):
@@ -120,15 +120,17 @@ def test_the_first_site_can_give_a_kavlan_and_all_have_sub_networks() -> None:
         )
 
 
-def test_only_machines_with_the_properties_are_chosen() -> None:
+def test_only_machines_with_the_properties_are_selected() -> None:
     bed = Bed()
     assert chosen(bed, properties="site = 'rennes'") == {"rennes": 2}
-    assert bed.questions[0] == "site = 'rennes'"
-    with pytest.raises(CapacityError, match=r"4 machines with these properties .* ask for at most 3 hosts"):
+    assert bed.calls[0] == "site = 'rennes'"
+    with pytest.raises(
+        CapacityError, match=r"only 4 machines with these properties .* ask for at most 3 hosts"
+    ):
         chosen(bed, properties="site = 'rennes'", hosts=9)
 
 
-def test_machines_that_cannot_virtualize_are_not_chosen() -> None:
+def test_machines_that_cannot_virtualize_are_not_selected() -> None:
     assert chosen(Bed(without=["lyon"])) == {"nancy": 2}
     emulated = Bed(without=list(HOSTS))
     with pytest.raises(CapacityError):
@@ -137,14 +139,14 @@ def test_machines_that_cannot_virtualize_are_not_chosen() -> None:
     assert chosen(emulated) == {"lyon": 2}
 
 
-def test_what_never_fits_is_said_without_asking_for_the_calendar() -> None:
+def test_impossible_specs_are_refused_without_reading_the_calendar() -> None:
     bed = Bed()
     with pytest.raises(CapacityError, match="ask for at most 11 hosts"):
         chosen(bed, hosts=30)
-    assert bed.questions == []
+    assert bed.calls == []
 
 
-def test_a_request_holds_all_that_was_asked() -> None:
+def test_request_for_has_all_of_the_specification() -> None:
     spec = Spec(
         sites={"nancy": 2, "rennes": 1},
         vms=1100,
@@ -156,11 +158,11 @@ def test_a_request_holds_all_that_was_asked() -> None:
         start="2030-03-17 20:16:40",
         timeouts={"reserve": 5},
     )
-    asked = request_for(spec, "job-x")
-    assert asked.machines == {"nancy": 3, "rennes": 1}
-    assert asked.subnetworks == {"nancy": 21, "rennes": 21}
-    assert (asked.walltime, asked.start_timeout, asked.vlan_site) == (7200, 5, "nancy")
-    assert (asked.properties, asked.queue, asked.project) == ("memnode > 1", "q", "p")
-    assert (asked.clusters, asked.start, asked.earlier) == ({"rennes": "c"}, NOW + 5400, None)
+    request = request_for(spec, "job-x")
+    assert request.machines == {"nancy": 3, "rennes": 1}
+    assert request.subnetworks == {"nancy": 21, "rennes": 21}
+    assert (request.walltime, request.start_timeout, request.vlan_site) == (7200, 5, "nancy")
+    assert (request.properties, request.queue, request.project) == ("memnode > 1", "q", "p")
+    assert (request.clusters, request.start, request.earlier) == ({"rennes": "c"}, NOW + 5400, None)
     for word in ("now", "first"):
         assert request_for(Spec(sites={"nancy": 2}, vms=1, start=word), "j").start == word

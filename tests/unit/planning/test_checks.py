@@ -1,4 +1,4 @@
-"""What is asked against what exists: numbers, and what would fit."""
+"""Specifications against what exists: the numbers, and what would fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(**asked: Any) -> None:
     check_against(Spec(**({"sites": {"nancy": 2, "rennes": 2}, "vms": 16} | asked)), TESTBED)
 
 
-def test_what_exists_is_granted() -> None:
+def test_a_spec_that_fits_passes() -> None:
     check()
     check(sites={"nancy": 4}, vms=28)  # 3 × 8 + 4
     check(clusters={"nancy": "griffon"}, sites={"nancy": 1}, vms=4)
@@ -39,27 +39,27 @@ def test_what_exists_is_granted() -> None:
     [
         ({"sites": {"nanci": 1}}, "unknown site 'nanci': did you mean 'nancy'"),
         ({"sites": {"mars": 1}}, "known: nancy, rennes"),
-        ({"clusters": {"nancy": "grafene"}}, "unknown cluster 'grafene' on nancy: did you mean 'graphene'"),
+        ({"clusters": {"nancy": "grafene"}}, "unknown cluster 'grafene' at nancy: did you mean 'graphene'"),
         ({"placement": "balancd"}, "did you mean 'balanced'"),
         ({"capacity": {"rule": "2014"}}, "did you mean '2013'"),
     ],
 )
-def test_unknown_names(asked: dict[str, Any], words: str) -> None:
+def test_unknown_names_get_a_suggestion(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
         check(**asked)
 
 
-def test_more_hosts_than_exist() -> None:
+def test_more_hosts_than_the_site_has() -> None:
     with pytest.raises(CapacityError) as error:
         check(sites={"nancy": 2, "rennes": 4})
     assert (error.value.asked, error.value.available) == (5, 3)
-    assert "4 hosts and 1 service machine are asked on rennes, which has 3 machines" in str(error.value)
+    assert "needs 4 hosts and 1 service machine at rennes, which has 3 machines" in str(error.value)
     assert "at most 2 hosts there" in str(error.value)
 
 
 def test_more_hosts_than_the_cluster_has() -> None:
     with pytest.raises(
-        CapacityError, match="cluster griffon of nancy, which has 2 machines: ask for at most 1 host"
+        CapacityError, match="cluster griffon at nancy, which has 2 machines: ask for at most 1 host"
     ):
         check(sites={"nancy": 2}, clusters={"nancy": "griffon"}, vms=1)
 
@@ -78,7 +78,7 @@ def test_more_vms_than_fit() -> None:
     assert "carry 52" in str(error.value)
 
 
-def test_what_is_said_to_fit_does_fit() -> None:
+def test_the_numbers_in_the_advice_do_fit() -> None:
     check(vms=32)
     check(sites={"nancy": 4, "rennes": 3}, vms=52, services=1)
 

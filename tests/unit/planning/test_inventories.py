@@ -1,4 +1,4 @@
-"""What the tables and the reference API say of machines, and which of them can carry VMs."""
+"""Machines in the tables and in the reference API, and which of them can carry VMs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, Host
-from g5kvirt.planning.inventories import Machine, in_order, machine_of, table, unfit
+from g5kvirt.planning.inventories import Machine, exclusion_reason, natural_order, parse_machine, table
 from g5kvirt.spec.spec import Spec
 
 HOST = Host("gros-1.nancy.grid5000.fr", "nancy", "gros", 18, 96 * GIB)
@@ -17,7 +17,7 @@ ABLE = Machine(HOST, virtual=True, deploy=True, kavlan=True, x86=True, queues=("
 SPEC = Spec(sites={"nancy": 1}, vms=1)
 
 
-def test_the_table_of_2013() -> None:
+def test_table_of_2013_has_its_machines_and_pools() -> None:
     inventory = table("2013")
     machines = [m for own in inventory.machines.values() for m in own]
     assert len(machines) == 1195
@@ -31,7 +31,7 @@ def test_the_table_of_2013() -> None:
     assert inventory.largest["nancy"] == 16
 
 
-def test_the_table_of_2026() -> None:
+def test_table_of_2026_has_its_machines() -> None:
     inventory = table("2026")
     machines = [m for own in inventory.machines.values() for m in own]
     assert len(machines) == 939
@@ -42,10 +42,12 @@ def test_the_table_of_2026() -> None:
     assert len(found) == 472
     assert sum(m.host.cores for m in found) == 12_988
     assert sum(m.host.memory for m in found) // GIB == 84_448
-    assert sum(unfit(m, SPEC) is None for m in machines) == 462  # one of the clusters cannot join a KaVLAN
+    assert (
+        sum(exclusion_reason(m, SPEC) is None for m in machines) == 462
+    )  # one of the clusters cannot join a KaVLAN
 
 
-def test_there_is_no_other_table() -> None:
+def test_unknown_year_is_refused_with_the_nearest() -> None:
     with pytest.raises(SpecError, match="no table of the clusters of 2014: did you mean '2013'"):
         table("2014")
 
@@ -60,18 +62,18 @@ def test_there_is_no_other_table() -> None:
         ({"kavlan": False}, "cannot join a KaVLAN"),
         ({"exotic": True}, "exotic"),
         ({"queues": ("production",)}, "not in the queue default"),
-        # what nobody says does not speak against it
+        # what is not known does not exclude it
         ({"deploy": None, "x86": None, "virtual": None, "kavlan": None, "queues": None}, None),
     ],
 )
-def test_why_a_machine_cannot_carry_vms(change: dict[str, Any], why: str | None) -> None:
-    assert unfit(replace(ABLE, **change), SPEC) == why
+def test_exclusion_reason_of_a_machine(change: dict[str, Any], why: str | None) -> None:
+    assert exclusion_reason(replace(ABLE, **change), SPEC) == why
 
 
-def test_the_queue_that_is_asked_for_counts_and_emulation_needs_no_virtualization() -> None:
+def test_exclusion_depends_on_the_queue_and_on_emulation() -> None:
     production = Spec(sites={"nancy": 1}, vms=1, queue="production")
-    assert unfit(ABLE, production) == "not in the queue production"
-    assert unfit(replace(ABLE, virtual=False), SPEC, emulated=True) is None
+    assert exclusion_reason(ABLE, production) == "not in the queue production"
+    assert exclusion_reason(replace(ABLE, virtual=False), SPEC, emulated=True) is None
 
 
 NODE: dict[str, Any] = {
@@ -87,39 +89,39 @@ NODE: dict[str, Any] = {
 
 
 def read(**words: Any) -> Machine:
-    """The machine of a document that also says these words."""
-    return machine_of("nancy", "graphene", {**NODE, **words})
+    """The machine of a document with these fields."""
+    return parse_machine("nancy", "graphene", {**NODE, **words})
 
 
-def test_a_machine_is_read_from_the_reference_api() -> None:
+def test_parse_machine_reads_a_host() -> None:
     host = read().host
     assert host == Host("graphene-12.nancy.grid5000.fr", "nancy", "graphene", 4, 17 << 30, 1e10, "sgraphene1")
     assert host.uid == "graphene-12"
 
 
-def test_a_machine_without_a_known_card_is_still_one() -> None:
+def test_parse_machine_without_a_network_card() -> None:
     host = read(network_adapters=[]).host
     assert (host.nic_rate, host.switch) == (1e9, "")
 
 
-def test_machines_are_ordered_by_number_not_by_letters() -> None:
+def test_natural_order_is_by_number() -> None:
     hosts = [replace(HOST, name=f"c-{i}.nancy.grid5000.fr") for i in (10, 2, 1)]
-    assert [h.uid for h in sorted(hosts, key=in_order)] == ["c-1", "c-2", "c-10"]
+    assert [h.uid for h in sorted(hosts, key=natural_order)] == ["c-1", "c-2", "c-10"]
 
 
 @pytest.mark.parametrize(
     ("word", "able"), [("ivt", True), ("amd-v", True), ("none", False), (False, False), (None, False)]
 )
-def test_the_reference_api_s_word_for_virtualization(word: object, able: bool) -> None:
+def test_parse_machine_reads_virtualization(word: object, able: bool) -> None:
     node = {"supported_job_types": {"virtual": word, "deploy": True, "queues": ["default"]}}
     assert read(**node).virtual is able
 
 
-def test_the_card_that_is_mounted_counts() -> None:
+def test_parse_machine_uses_the_mounted_card() -> None:
     management = {"mounted": True, "management": True, "kavlan": True}
     other = {"mounted": False, "kavlan": True}
     node = {"network_adapters": [management, other, {"mounted": True, "kavlan": False}]}
     assert read(**node).kavlan is False
     assert read().kavlan is None
     assert read(architecture={"nb_cores": 4, "platform_type": "aarch64"}).x86 is False
-    assert machine_of("nancy", "graphene", NODE, {"state": "Suspected"}).state == "Suspected"
+    assert parse_machine("nancy", "graphene", NODE, {"state": "Suspected"}).state == "Suspected"

@@ -1,4 +1,4 @@
-"""Each row of a check can be wrong, and says what to do then."""
+"""Each finding of a check: when it is a problem, and its advice."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from g5kvirt.inventory import GIB, Host
-from g5kvirt.planning.forecast import Forecast, chosen
+from g5kvirt.planning.forecast import Forecast, with_selected_sites
 from g5kvirt.planning.inventories import Inventory, Machine
-from g5kvirt.planning.preflight import Preflight, Row, names, preflight
+from g5kvirt.planning.preflight import Finding, Preflight, filter_by_properties, names, preflight
 from g5kvirt.spec.spec import Spec
 
 
@@ -40,21 +40,21 @@ def look(inventory: Inventory | None = GRID, real_cores: int | None = None, **as
     return preflight(spec, inventory, real_cores=real_cores)
 
 
-def row(found: Preflight, what: str, subject: str = "") -> Row:
-    [one] = [r for r in found.rows if (r.what, r.subject) == (what, subject)]
+def finding(found: Preflight, what: str, subject: str = "") -> Finding:
+    [one] = [r for r in found.findings if (r.what, r.subject) == (what, subject)]
     return one
 
 
-def test_all_is_well() -> None:
+def test_a_good_specification_has_no_finding_but_ok() -> None:
     found = look()
-    assert {r.status for r in found.rows} == {"ok"}
+    assert {r.status for r in found.findings} == {"ok"}
     assert found.ok
     plan = found.plan
     assert plan is not None
     assert plan.sites == {"nancy": 2, "rennes": 2}
     assert plan.services == {"nancy": 1, "rennes": 0}
     # twice 16 (griffon) and twice 8 (paradent) on the best: a third of that is 5.3 and 2.7, so 5, 5, 3, 3
-    assert (plan.room, plan.a_host) == ((32, 48), (3, 5))
+    assert (plan.room, plan.vms_per_host) == ((32, 48), (3, 5))
     assert [(b.site, b.vms, b.addresses, b.prefix) for b in plan.addresses] == [
         ("nancy", 10, 19, 22),
         ("rennes", 6, 18, 22),
@@ -62,153 +62,179 @@ def test_all_is_well() -> None:
     assert sum(b.vms for b in plan.addresses) == 16
 
 
-def test_too_few_machines() -> None:
+def test_too_few_machines_are_a_problem() -> None:
     found = look(sites={"nancy": 7})
     assert not found.ok
-    assert row(found, "machines", "nancy") == Row(
+    assert finding(found, "machines", "nancy") == Finding(
         "machines",
         "nancy",
         "problem",
+        "too-few",
         "8 needed, 7 can carry VMs (graphene 4, griffon 3)",
         "ask for at most 6 there",
     )
-    few = row(look(sites={"lyon": 3}, vms=2), "machines", "lyon")
-    assert "4 needed, 2 can carry VMs (taurus 2): sagittaire 6 cannot virtualize" in few.says
+    few = finding(look(sites={"lyon": 3}, vms=2), "machines", "lyon")
+    assert "4 needed, 2 can carry VMs (taurus 2): sagittaire 6 cannot virtualize" in few.message
 
 
-def test_names_that_do_not_exist() -> None:
-    assert row(look(sites={"nanci": 2}), "machines", "nanci").todo == "did you mean 'nancy'?"
-    wrong = row(look(clusters={"nancy": "grafene"}), "machines", "nancy")
-    assert (wrong.status, wrong.todo) == ("problem", "did you mean 'graphene'?")
-    assert row(look(placement="balancd"), "specification").todo == "did you mean 'balanced'?"
+def test_unknown_names_get_a_suggestion() -> None:
+    assert finding(look(sites={"nanci": 2}), "machines", "nanci").advice == "did you mean 'nancy'?"
+    wrong = finding(look(clusters={"nancy": "grafene"}), "machines", "nancy")
+    assert (wrong.status, wrong.advice) == ("problem", "did you mean 'graphene'?")
+    assert finding(look(placement="balancd"), "specification").advice == "did you mean 'balanced'?"
 
 
-def test_machines_that_oar_may_give_but_that_cannot_carry_vms() -> None:
-    found = row(look(sites={"lyon": 1}, vms=2), "clusters", "lyon")
+def test_machines_that_cannot_carry_vms_get_a_warning_with_the_properties_that_exclude_them() -> None:
+    found = finding(look(sites={"lyon": 1}, vms=2), "clusters", "lyon")
     assert found.status == "warning"
-    assert found.says.endswith("sagittaire 6 cannot virtualize")
-    assert found.todo == "exclude them: properties=\"cluster not in ('sagittaire')\""
+    assert found.message.endswith("sagittaire 6 cannot virtualize")
+    assert found.advice == "exclude them: properties=\"cluster not in ('sagittaire')\""
     quiet = look(sites={"lyon": 1}, vms=2, clusters={"lyon": "taurus"})
-    assert not [r for r in quiet.rows if r.what == "clusters"]
+    assert not [r for r in quiet.findings if r.what == "clusters"]
     # guests that are emulated anyway need no virtualization
-    assert not [r for r in look(real_cores=2, sites={"lyon": 1}, vms=2).rows if r.what == "clusters"]
+    assert not [r for r in look(real_cores=2, sites={"lyon": 1}, vms=2).findings if r.what == "clusters"]
 
 
-def test_properties_narrow_the_choice() -> None:
+def test_only_machines_with_the_properties_count() -> None:
     taurus = frozenset(m.host.name for m in GRID.machines["lyon"] if m.host.cluster == "taurus")
-    found = look(replace(GRID, meeting=taurus), sites={"lyon": 1}, vms=2, properties="cluster = 'taurus'")
-    assert row(found, "machines", "lyon").says == "2 needed, 2 can carry VMs (taurus 2)"
-    assert not [r for r in found.rows if r.what == "clusters"]
+    found = look(replace(GRID, matching=taurus), sites={"lyon": 1}, vms=2, properties="cluster = 'taurus'")
+    assert finding(found, "machines", "lyon").message == "2 needed, 2 can carry VMs (taurus 2)"
+    assert not [r for r in found.findings if r.what == "clusters"]
 
 
-def test_machines_that_are_not_there_now() -> None:
+def test_machines_that_are_down_now_get_a_warning() -> None:
     own = GRID.machines["rennes"]
     away = (*own[:1], replace(own[1], state="Dead"), *(replace(m, state="Suspected") for m in own[2:]))
-    found = row(look(replace(GRID, machines={**GRID.machines, "rennes": away})), "machines now", "rennes")
-    assert (found.status, found.says) == ("warning", "1 alive, 3 suspected, 1 dead, used or not; 2 needed")
-    assert not [r for r in look().rows if (r.what, r.subject) == ("machines now", "nancy")]  # nobody says
+    found = finding(look(replace(GRID, machines={**GRID.machines, "rennes": away})), "machines now", "rennes")
+    assert (found.status, found.message) == (
+        "warning",
+        "1 alive, 3 suspected, 1 dead, in use or not; 2 needed",
+    )
+    assert not [r for r in look().findings if (r.what, r.subject) == ("machines now", "nancy")]  # nobody says
 
 
-def test_vms_that_do_not_fit() -> None:
+def test_vms_that_do_not_fit_are_a_problem() -> None:
     found = look(vms=49)
-    assert row(found, "room for VMs").status == "problem"
-    assert "ask for at most 48 VMs" in row(found, "room for VMs").todo
-    assert row(found, "walltime").status == "unknown"
+    assert finding(found, "room for VMs").status == "problem"
+    assert "ask for at most 48 VMs" in finding(found, "room for VMs").advice
+    assert finding(found, "walltime").status == "unknown"
     assert found.plan is not None
-    assert found.plan.a_host is None
+    assert found.plan.vms_per_host is None
 
 
-def test_vms_that_fit_on_some_machines_only() -> None:
-    found = row(look(vms=40), "room for VMs")
+def test_vms_that_fit_only_on_the_largest_machines_get_a_warning() -> None:
+    found = finding(look(vms=40), "room for VMs")
     assert found.status == "warning"
-    assert "48 if OAR gives the machines with the most room, 32 with the least" in found.says
+    assert "48 if OAR gives the machines with the most room, 32 with the least" in found.message
 
 
-def test_memory_and_disk_count() -> None:
+def test_room_depends_on_memory_and_disk() -> None:
     # 16 GiB less 1 GiB, and 4 GiB for each VM: three on a host
-    assert row(look(vm={"memory": 2048, "disk": 2048}, vms=13), "room for VMs").status == "problem"
-    assert row(look(vm={"memory": 2048, "disk": 2048}, vms=12), "room for VMs").status == "ok"
+    assert finding(look(vm={"memory": 2048, "disk": 2048}, vms=13), "room for VMs").status == "problem"
+    assert finding(look(vm={"memory": 2048, "disk": 2048}, vms=12), "room for VMs").status == "ok"
 
 
-def test_so_few_hosts_that_they_would_not_carry_the_vms() -> None:
-    assert row(look(vms=32, min_hosts=1), "min_hosts").status == "warning"
-    assert "carry 16 of 32" in row(look(vms=32, min_hosts=1), "min_hosts").says
-    assert not [r for r in look(vms=32, min_hosts=2).rows if r.what == "min_hosts"]
+def test_min_hosts_that_could_not_carry_the_vms_gets_a_warning() -> None:
+    assert finding(look(vms=32, min_hosts=1), "min_hosts").status == "warning"
+    assert (
+        "1 host would have room for at most 16 of 32"
+        in finding(look(vms=32, min_hosts=1), "min_hosts").message
+    )
+    assert not [r for r in look(vms=32, min_hosts=2).findings if r.what == "min_hosts"]
 
 
-def test_a_kadeploy3_of_one_s_own_needs_a_place_for_its_packages() -> None:
-    assert row(look(provisioner="kadeploy3"), "provisioner").status == "warning"
+def test_provisioner_kadeploy3_needs_a_repository() -> None:
+    assert finding(look(provisioner="kadeploy3"), "provisioner").status == "warning"
     named = {"repository": "deb [trusted=yes] http://packages.example/kadeploy ./"}
-    assert not [r for r in look(provisioner="kadeploy3", kadeploy3=named).rows if r.what == "provisioner"]
-    assert not [r for r in look().rows if r.what == "provisioner"]
+    assert not [r for r in look(provisioner="kadeploy3", kadeploy3=named).findings if r.what == "provisioner"]
+    assert not [r for r in look().findings if r.what == "provisioner"]
 
 
-def test_vms_in_which_nothing_boots() -> None:
-    found = row(look(vm={"memory": 79}), "specification")
-    assert (found.status, found.todo) == ("problem", "give vm.memory at least 80 MiB")
-    assert row(look(vm={"memory": 80}), "room for VMs").status == "ok"
+def test_vms_too_small_for_the_minimal_system_are_a_problem() -> None:
+    found = finding(look(vm={"memory": 79}), "specification")
+    assert (found.status, found.advice) == ("problem", "set vm.memory to at least 80 MiB")
+    assert finding(look(vm={"memory": 80}), "room for VMs").status == "ok"
 
 
-def test_sub_networks() -> None:
+def test_subnetwork_must_exist_in_the_needed_size() -> None:
     large = {"capacity": {"max_per_host": 10**6, "per_core": 10**6}, "vm": {"memory": 80, "disk": 0}}
     found = look(vms=9000, **large)
-    assert row(found, "sub-network", "nancy").status == "ok"
-    assert "slash_18, with 16,381" in row(found, "sub-network", "nancy").says
-    assert row(found, "sub-network", "rennes").says.endswith("the largest there is a /20")
-    assert row(found, "sub-network", "rennes").status == "problem"
-    assert "no sub-network is that large" in row(look(vms=70_000), "sub-network", "nancy").says
+    assert finding(found, "sub-network", "nancy").status == "ok"
+    assert "slash_18, with 16,381" in finding(found, "sub-network", "nancy").message
+    assert finding(found, "sub-network", "rennes").message.endswith("the largest there is a /20")
+    assert finding(found, "sub-network", "rennes").status == "problem"
+    assert "no sub-network is that large" in finding(look(vms=70_000), "sub-network", "nancy").message
     nobody = look(replace(GRID, largest={}))
-    assert row(nobody, "sub-network", "nancy").status == "unknown"
+    assert finding(nobody, "sub-network", "nancy").status == "unknown"
     assert nobody.ok
 
 
-def test_the_site_that_gives_the_kavlan() -> None:
-    found = row(look(sites={"rennes": 2, "nancy": 2}), "KaVLAN", "rennes")
-    assert (found.status, found.todo) == ("problem", "name a site first that has one: lyon, nancy")
-    assert row(look(replace(GRID, vlans={})), "KaVLAN", "nancy").status == "unknown"
+def test_first_site_must_have_a_global_kavlan() -> None:
+    found = finding(look(sites={"rennes": 2, "nancy": 2}), "KaVLAN", "rennes")
+    assert (found.status, found.advice) == ("problem", "put a site first that has one: lyon, nancy")
+    assert finding(look(replace(GRID, vlans={})), "KaVLAN", "nancy").status == "unknown"
 
 
-def test_walltime() -> None:
+def test_walltime_is_compared_with_the_expected_time() -> None:
     # Kadeploy3's own example (279 s), services (60 s assumed), boots and a deployment
-    short = row(look(walltime=300), "walltime")
+    short = finding(look(walltime=300), "walltime")
     assert short.status == "problem"
-    assert short.todo == 'ask for more, such as walltime="0:13:00"'
-    assert row(look(walltime="0:10:00"), "walltime").status == "warning"
-    assert row(look(walltime="1:00:00"), "walltime").status == "ok"
+    assert short.advice == 'ask for more, such as walltime="0:13:00"'
+    assert finding(look(walltime="0:10:00"), "walltime").status == "warning"
+    assert finding(look(walltime="1:00:00"), "walltime").status == "ok"
 
 
-def test_names_of_jobs() -> None:
+def test_job_names_must_fit_into_oar() -> None:
     spec = Spec(sites={"nancy": 1}, vms=3)
-    assert names(spec, "first").says == "run first, jobs g5kvirt-first-…, VMs vm-1 to vm-3"
+    assert names(spec, "first").message == "run first, jobs g5kvirt-first-…, VMs vm-1 to vm-3"
     assert names(spec, "x" * 86).status == "problem"
     assert names(spec, "x" * 85).status == "ok"
 
 
-def test_nobody_says_what_exists() -> None:
+def test_unknown_machines_are_not_checked() -> None:
     found = look(None)
-    assert {r.status for r in found.rows} == {"unknown"}
+    assert {r.status for r in found.findings} == {"unknown"}
     assert found.plan is None
-    half = look(replace(GRID, silent=frozenset({"rennes"}), machines={**GRID.machines, "rennes": ()}))
-    assert row(half, "machines", "nancy").status == "ok"
-    assert row(half, "machines", "rennes").status == "unknown"
-    assert row(half, "room for VMs").says == "nobody says what rennes has"
+    half = look(replace(GRID, unanswered=frozenset({"rennes"}), machines={**GRID.machines, "rennes": ()}))
+    assert finding(half, "machines", "nancy").status == "ok"
+    assert finding(half, "machines", "rennes").status == "unknown"
+    assert finding(half, "room for VMs").message == "the machines of rennes are not known"
 
 
-def test_sites_are_chosen_among_those_that_can_carry_it() -> None:
-    spec = chosen(Spec(hosts=4, sites=2, vms=8), GRID)
+def test_sites_are_selected_among_those_that_can_carry_the_vms() -> None:
+    spec = with_selected_sites(Spec(hosts=4, sites=2, vms=8), GRID)
     assert sum(spec.sites.values()) == 4
     assert set(spec.sites) == {"nancy", "rennes"}
     assert next(iter(spec.sites)) == "nancy", "rennes has no KaVLAN to give"
     none = look(sites=3, hosts=20)
-    assert row(none, "sites").status == "problem"
-    assert row(none, "sites").todo.startswith("ask for")
+    assert finding(none, "sites").status == "problem"
+    assert finding(none, "sites").advice.startswith("ask for")
 
 
-def test_rows_of_others_stand_around() -> None:
-    first, last = Row("API", "", "ok", "answers"), Row("names", "", "problem", "too long", "shorter")
+def test_findings_of_others_are_listed_before_and_after() -> None:
+    first = Finding("API", "", "ok", "ok", "answers")
+    last = Finding("names", "", "problem", "too-long", "too long", "choose a shorter one")
     found = preflight(Spec(sites={"nancy": 1}, vms=1), GRID, before=[first], after=[last])
-    assert (found.rows[0], found.rows[-1]) == (first, last)
+    assert (found.findings[0], found.findings[-1]) == (first, last)
     assert not found.ok
+
+
+def with_properties(*properties: dict[str, Any]) -> Inventory:
+    machines = tuple(
+        Machine(Host(f"a-{i}", "nancy", "a", 1, GIB), properties=p) for i, p in enumerate(properties)
+    )
+    return Inventory("test", {"nancy": machines})
+
+
+def test_filter_by_properties() -> None:
+    spec = Spec(sites={"nancy": 1}, vms=1, properties="memnode >= 16384")
+    [finding], found = filter_by_properties(spec, with_properties({"memnode": 4096}, {"memnode": 32768}))
+    assert (finding.status, found.matching) == ("ok", {"a-1"})
+    [finding], found = filter_by_properties(spec, with_properties({"memcore": 1}))
+    assert (finding.status, found.matching) == ("warning", None)
+    [finding], found = filter_by_properties(spec, with_properties({"memnode": 4096}, {}))
+    assert (finding.status, found.matching) == ("unknown", None)
+    assert filter_by_properties(Spec(sites={"nancy": 1}, vms=1), with_properties({}))[0] == []
 
 
 @settings(max_examples=150, deadline=None)
@@ -223,16 +249,17 @@ def test_rows_of_others_stand_around() -> None:
     cores=st.one_of(st.none(), st.integers(1, 8)),
     memory=st.integers(1, 10**5),
 )
-def test_nothing_raises_and_whatever_is_wrong_says_what_to_do(
+def test_preflight_never_raises_and_every_problem_has_advice(
     sites: int | dict[str, int], hosts: int, vms: int, services: int, cores: int | None, memory: int
 ) -> None:
     asked = {"sites": sites} if isinstance(sites, dict) else {"sites": min(sites, hosts), "hosts": hosts}
     spec = Spec(**asked, vms=vms, services=services, vm={"memory": memory})  # type: ignore[arg-type]
     found = preflight(spec, GRID, real_cores=cores)
-    assert all(r.todo for r in found.rows if r.status in ("problem", "warning"))
+    assert all(r.advice for r in found.findings if r.status in ("problem", "warning"))
+    assert all((r.code == "ok") == (r.status == "ok") for r in found.findings)
     if found.ok:
         assert found.plan is not None
-        assert found.plan.a_host is not None
+        assert found.plan.vms_per_host is not None
         assert sum(b.vms for b in found.plan.addresses) == vms
-        best = Forecast(chosen(spec, GRID, emulated=cores is not None), GRID, cores)
+        best = Forecast(with_selected_sites(spec, GRID, emulated=cores is not None), GRID, cores)
         assert found.plan.room == best.room

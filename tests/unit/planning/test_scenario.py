@@ -14,7 +14,7 @@ from g5kvirt.inventory import MIB
 from g5kvirt.phases.check import on_table
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.planning.forecast import Plan
-from g5kvirt.planning.inventories import table, unfit
+from g5kvirt.planning.inventories import exclusion_reason, table
 from g5kvirt.planning.preflight import Preflight
 from g5kvirt.spec.spec import CapacityRule, Spec, VMSpec
 
@@ -43,7 +43,7 @@ SITES_2013 = {
 
 
 def plan_of(found: Preflight) -> Plan:
-    assert found.ok, found.rows
+    assert found.ok, found.findings
     assert found.plan is not None
     return found.plan
 
@@ -57,7 +57,7 @@ def test_which_clusters_of_2013_can_carry_it() -> None:
     room: dict[str, int] = {}
     sites: dict[str, tuple[int, int]] = {}
     for site, own in table("2013").machines.items():
-        for host in (m.host for m in own if unfit(m, SLIDES) is None):
+        for host in (m.host for m in own if exclusion_reason(m, SLIDES) is None):
             vms = capacity(host.cores, host.memory, SLIDES.capacity, SLIDES.vm)
             assert room.setdefault(host.cluster, vms) == vms
             number, total = sites.get(site, (0, 0))
@@ -70,40 +70,40 @@ def test_which_clusters_of_2013_can_carry_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("year", "room", "a_host", "seconds"),
+    ("year", "room", "vms_per_host", "seconds"),
     [("2013", (3449, 4553), (3, 16), 2134), ("2026", (5680, 5680), (12, 13), 2050)],
 )
 def test_355_hosts_of_6_sites_carry_4552_vms(
-    year: str, room: tuple[int, int], a_host: tuple[int, int], seconds: int
+    year: str, room: tuple[int, int], vms_per_host: tuple[int, int], seconds: int
 ) -> None:
     plan = plan_of(on_table(SLIDES, year))
     assert len(plan.sites) == 6
     assert sum(plan.sites.values()) == 355
     assert sum(plan.services.values()) == 6
-    assert sum(bill.vms for bill in plan.addresses) == 4552
-    assert plan.a_host is not None
-    least, most = plan.a_host
+    assert sum(demand.vms for demand in plan.addresses) == 4552
+    assert plan.vms_per_host is not None
+    least, most = plan.vms_per_host
     assert 2 <= least <= most <= 16, "as on the slides"
-    assert (plan.room, plan.a_host) == (room, a_host)
+    assert (plan.room, plan.vms_per_host) == (room, vms_per_host)
     assert plan.seconds == pytest.approx(seconds, abs=1)
     for words in (f"{room[0]:,}", f"{room[1]:,}", f"{least} to {most}"):
         assert words in PAGE, words
 
 
 @pytest.mark.parametrize("year", ["2013", "2026"])
-def test_the_bill_of_addresses(year: str) -> None:
+def test_each_site_reserves_addresses_for_all_vms(year: str) -> None:
     plan = plan_of(on_table(SLIDES, year))
-    for bill in plan.addresses:
-        # nobody knows yet how many VMs come to a site: each has room for all of them
-        assert bill.addresses == 4552 + bill.hosts + bill.services
-        assert bill.prefix == 19
-    assert sum(bill.hosts + bill.services for bill in plan.addresses) == 361
+    for demand in plan.addresses:
+        # how many VMs come to a site is not known yet: each has addresses for all of them
+        assert demand.addresses == 4552 + demand.hosts + demand.services
+        assert demand.prefix == 19
+    assert sum(demand.hosts + demand.services for demand in plan.addresses) == 361
     assert "slash_19" in PAGE
 
 
 def test_on_machines_of_2013_it_depends_on_which_ones_oar_gives() -> None:
     found = on_table(SLIDES, "2013")
-    statuses = {row.what: row.status for row in found.rows}
+    statuses = {row.what: row.status for row in found.findings}
     assert statuses["room for VMs"] == "warning"
     assert {status for what, status in statuses.items() if what != "room for VMs"} == {"ok"}
 
@@ -111,7 +111,7 @@ def test_on_machines_of_2013_it_depends_on_which_ones_oar_gives() -> None:
 def test_clusters_without_virtualization_are_named_unless_properties_exclude_them() -> None:
     document = {**SLIDES.to_dict(), "properties": None}
     found = on_table(Spec.from_dict(document), "2013")
-    todo = {row.subject: row.todo for row in found.rows if row.what == "clusters"}
+    todo = {row.subject: row.advice for row in found.findings if row.what == "clusters"}
     assert todo == {
         "lille": "exclude them: properties=\"cluster not in ('chicon')\"",
         "sophia": "exclude them: properties=\"cluster not in ('helios')\"",

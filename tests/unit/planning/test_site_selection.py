@@ -1,4 +1,4 @@
-"""Which sites are taken for a number of hosts."""
+"""Which sites are selected for a number of hosts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.planning.checks import check_against
 from g5kvirt.planning.services import services_per_site
-from g5kvirt.planning.site_selection import choose
+from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
 
@@ -31,71 +31,71 @@ def spec(**words: Any) -> Spec:
     return Spec(**{"vms": 8, "hosts": 4, **words})
 
 
-def test_as_few_sites_as_will_do_those_that_carry_most_first() -> None:
-    assert choose(spec(), BED) == {"rennes": 4}
-    assert choose(spec(hosts=8), BED) == {"nancy": 8}
-    assert sum(choose(spec(hosts=12), BED).values()) == 12
-    assert len(choose(spec(hosts=12), BED)) == 2
+def test_as_few_sites_as_possible_are_selected_largest_first() -> None:
+    assert select_sites(spec(), BED) == {"rennes": 4}
+    assert select_sites(spec(hosts=8), BED) == {"nancy": 8}
+    assert sum(select_sites(spec(hosts=12), BED).values()) == 12
+    assert len(select_sites(spec(hosts=12), BED)) == 2
 
 
-def test_a_number_of_sites_is_kept_and_balanced() -> None:
-    assert choose(spec(hosts=9, sites=3), BED) == {"nancy": 3, "rennes": 3, "lyon": 3}
-    assert choose(spec(hosts=6, sites=2), BED) == {"nancy": 3, "rennes": 3}
+def test_a_given_number_of_sites_is_kept_and_hosts_are_balanced() -> None:
+    assert select_sites(spec(hosts=9, sites=3), BED) == {"nancy": 3, "rennes": 3, "lyon": 3}
+    assert select_sites(spec(hosts=6, sites=2), BED) == {"nancy": 3, "rennes": 3}
     # as evenly as it goes: lyon has three machines, and a service machine may be one of them
-    chosen = choose(spec(hosts=15, sites=3), BED)
+    chosen = select_sites(spec(hosts=15, sites=3), BED)
     assert chosen["lyon"] in (2, 3)
     assert max(chosen.values()) <= 7
 
 
-def test_numbers_and_words_agree() -> None:
+def test_singular_and_plural_in_messages() -> None:
     with pytest.raises(CapacityError) as error:
-        choose(spec(hosts=2), {"a": machines("a", 1), "b": machines("b", 1)})
-    assert str(error.value).startswith("2 hosts and 1 service machine are asked, ")
+        select_sites(spec(hosts=2), {"a": machines("a", 1), "b": machines("b", 1)})
+    assert str(error.value).startswith("the specification needs 2 hosts and 1 service machine, ")
     assert str(error.value).endswith(": ask for at most 1 host")
 
 
 def test_hosts_move_to_where_more_vms_fit() -> None:
     bed = {"a": machines("a", 6, cores=1), "b": machines("b", 6, cores=8)}
-    assert choose(spec(hosts=6, sites=2, vms=30), bed) == {"a": 3, "b": 3}
-    assert choose(spec(hosts=6, sites=2, vms=82), bed) == {"a": 1, "b": 5}
+    assert select_sites(spec(hosts=6, sites=2, vms=30), bed) == {"a": 3, "b": 3}
+    assert select_sites(spec(hosts=6, sites=2, vms=82), bed) == {"a": 1, "b": 5}
     with pytest.raises(CapacityError) as error:
-        choose(spec(hosts=6, sites=2, vms=97), bed)
+        select_sites(spec(hosts=6, sites=2, vms=97), bed)
     assert error.value.asked == 97
 
 
-def test_the_first_site_has_a_kavlan() -> None:
-    assert choose(spec(), BED, ["lyon", "nancy"]) == {"nancy": 4}
-    assert list(choose(spec(hosts=9, sites=3), BED, ["lyon"])) == ["lyon", "rennes", "nancy"]
+def test_first_site_has_a_kavlan() -> None:
+    assert select_sites(spec(), BED, ["lyon", "nancy"]) == {"nancy": 4}
+    assert list(select_sites(spec(hosts=9, sites=3), BED, ["lyon"])) == ["lyon", "rennes", "nancy"]
     with pytest.raises(CapacityError, match="no site has a global KaVLAN free at that time"):
-        choose(spec(), BED, [], "free at that time")
+        select_sites(spec(), BED, [], "free at that time")
 
 
-def test_clusters_of_some_sites() -> None:
+def test_clusters_restrict_their_sites() -> None:
     bed = {"nancy": [*machines("nancy", 9), *machines("nancy", 2, cluster="griffon")], "lyon": BED["lyon"]}
-    chosen = choose(spec(hosts=3, clusters={"nancy": "griffon"}), bed)
+    chosen = select_sites(spec(hosts=3, clusters={"nancy": "griffon"}), bed)
     assert chosen["nancy"] <= 2
     open_spec = spec(hosts=2, clusters={"nancy": "griffon", "rennes": "x"})
     with pytest.raises(SpecError, match="unknown site 'rennes'"):
-        choose(open_spec, bed)
+        select_sites(open_spec, bed)
     fixed = open_spec.at({"nancy": 2})
     assert (fixed.sites, fixed.hosts, fixed.clusters) == ({"nancy": 2}, 2, {"nancy": "griffon"})
     assert open_spec.at({"lyon": 2}).clusters is None
 
 
-def test_refusals_say_numbers_and_what_would_fit() -> None:
+def test_refusals_have_the_numbers_and_what_would_fit() -> None:
     with pytest.raises(CapacityError) as error:
-        choose(spec(hosts=30), BED)
+        select_sites(spec(hosts=30), BED)
     assert (error.value.asked, error.value.available) == (31, 19)
-    assert "all 3 sites have 19 machines" in str(error.value)
+    assert "all 3 sites have only 19 machines" in str(error.value)
     assert "(nancy 10, rennes 6, lyon 3): ask for at most 18 hosts" in str(error.value)
-    with pytest.raises(CapacityError, match="4 sites are asked, and 3 have machines"):
-        choose(spec(sites=4), BED)
-    with pytest.raises(CapacityError, match=r"the 2 largest sites have 16 .* or for more sites"):
-        choose(spec(hosts=17, sites=2), BED)
+    with pytest.raises(CapacityError, match="needs 4 sites, but only 3 have machines"):
+        select_sites(spec(sites=4), BED)
+    with pytest.raises(CapacityError, match=r"the 2 largest sites have only 16 .* or for more sites"):
+        select_sites(spec(hosts=17, sites=2), BED)
     with pytest.raises(CapacityError, match="no machine can carry such a VM"):
-        choose(spec(vm={"memory": 1 << 20}), BED)
+        select_sites(spec(vm={"memory": 1 << 20}), BED)
     with pytest.raises(CapacityError, match="no machine"):
-        choose(spec(), {})
+        select_sites(spec(), {})
 
 
 beds = st.lists(
@@ -109,14 +109,14 @@ beds = st.lists(
 @given(
     beds, st.integers(1, 6), st.one_of(st.none(), st.integers(1, 4)), st.integers(1, 3), st.integers(1, 80)
 )
-def test_what_is_chosen_fits_and_what_fits_is_chosen(
+def test_selection_fits_and_exists_whenever_one_is_possible(
     bed: dict[str, list[Host]], hosts: int, sites: int | None, services: int, vms: int
 ) -> None:
     if sites is not None and sites > hosts:
         sites = None
     asked = Spec(hosts=hosts, sites=sites, services=services, vms=vms)
     try:
-        chosen = choose(asked, bed)
+        chosen = select_sites(asked, bed)
     except CapacityError:
         assert not plainly_possible(asked, bed)
         return

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from runmaker import run_events
 from g5kvirt import Experiment, Spec
 from g5kvirt.errors import PhaseOrderError, RunError, SpecError, TestbedError
 from g5kvirt.inventory import GIB, Host
-from g5kvirt.planning.preflight import Row
+from g5kvirt.planning.preflight import Finding
 from g5kvirt.run import directory, state
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.recovery import CUT_SHORT
@@ -44,6 +43,9 @@ class Refusing:
 
     def hosts(self) -> Mapping[str, Sequence[Host]]:
         return HOSTS
+
+    def find_environment(self, environment: str, sites: Sequence[str]) -> Sequence[Finding]:
+        return []
 
     def reserve(self, request: Request, notify: Notify) -> None:
         self.names.append(request.job_name)
@@ -153,23 +155,19 @@ def test_each_run_has_a_key_of_its_own(tmp_path: Path) -> None:
     assert keys[0] != keys[1]
 
 
-@pytest.mark.parametrize(
-    ("says", "asks"), [("The environment x of deploy does not exist", False), ("connection refused", True)]
-)
-def test_machines_are_not_asked_for_with_an_environment_that_no_site_has(
-    says: str, asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("code", "reserves"), [("unknown-environment", False), ("unusable", True)])
+def test_reserve_refuses_an_unknown_environment_before_it_submits(
+    code: str, reserves: bool, tmp_path: Path
 ) -> None:
-    def rows(*_: object) -> list[Row]:
-        answer = f"Kadeploy3 does not give x-unknown ({says})"
-        return [Row("environment", "nancy", "problem", answer, "register it")]
+    class Without(Refusing):
+        def find_environment(self, environment: str, sites: Sequence[str]) -> Sequence[Finding]:
+            return [Finding("environment", "nancy", "problem", code, f"no {environment}", "register it")]
 
-    monkeypatch.setattr("g5kvirt.phases.reserve.ask_frontends", rows)
-    testbed = Refusing()
-    spec = replace(SPEC, host_environment="x-unknown")
-    exp = Experiment(spec, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(TestbedError if asks else SpecError):
+    testbed = Without()
+    exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TestbedError if reserves else SpecError):
         exp.reserve()
-    assert bool(testbed.names) == asks
+    assert bool(testbed.names) == reserves
 
 
 def test_runs_of_one_name_do_not_take_each_others_jobs(tmp_path: Path) -> None:

@@ -28,17 +28,17 @@ from g5kvirt.planning.checks import check_against
 from g5kvirt.planning.inventories import table
 from g5kvirt.planning.placement import Placement, place
 from g5kvirt.planning.services import host_addresses, machines_per_site, service_layout, split_machines
-from g5kvirt.planning.site_selection import choose
+from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
-HOSTS = table("2026").hosts()
+HOSTS = {site: [m.host for m in own] for site, own in table("2026").machines.items()}
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 def plan(spec: Spec) -> Placement:
     """From what is asked to where every VM is, on the first machines that there are."""
     if not spec.sites:
-        spec = spec.at(choose(spec, HOSTS))
+        spec = spec.at(select_sites(spec, HOSTS))
     check_against(spec, HOSTS)
     machines, parts = [], []
     for number, (site, count) in enumerate(machines_per_site(spec).items()):

@@ -1,4 +1,4 @@
-"""What OAR's answers say of machines, KaVLANs and sub-networks, and which machines meet a condition."""
+"""OAR's resources and the jobs that hold them; documents of the API are read once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from g5kvirt.errors import SpecError
-from g5kvirt.testbeds.grid5000.calendar import Reader, satisfying, typed
+from g5kvirt.testbeds.grid5000.calendar import Reader, busy_times
+from g5kvirt.testbeds.grid5000.resources import parse_resources
 
 NOW = 1_800_000_000.0
 
@@ -20,7 +20,7 @@ def host(name: str, **more: Any) -> dict[str, Any]:
     return {"type": "default", "network_address": name, "state": "Alive", "maintenance": "NO", **more}
 
 
-def test_machines_that_oar_gives_to_nobody_are_not_counted() -> None:
+def test_machines_that_oar_gives_to_no_job_are_not_usable() -> None:
     rows = [
         host("a"),
         host("suspected"),
@@ -30,10 +30,10 @@ def test_machines_that_oar_gives_to_nobody_are_not_counted() -> None:
         host("away", state="Absent", available_upto=0),
         host("asleep", state="Absent", available_upto=2**31 - 1),
     ]
-    assert typed(rows, [], NOW)[0] == {"a", "asleep"}
+    assert parse_resources(rows, NOW).usable == {"a", "asleep"}
 
 
-def test_kavlans_and_sub_networks_with_when_they_are_taken() -> None:
+def test_busy_times_of_kavlans_and_subnetworks() -> None:
     rows = [
         {"type": "kavlan-global", "vlan": "14", "state": "Alive"},
         {"type": "kavlan", "vlan": "4", "state": "Alive"},
@@ -54,7 +54,7 @@ def test_kavlans_and_sub_networks_with_when_they_are_taken() -> None:
             "resources_by_type": {"subnets": ["10.144.8.0"], "vlans": ["99"]},
         },
     ]
-    _, vlans, subnets = typed(rows, jobs, NOW)
+    vlans, subnets = busy_times(parse_resources(rows, NOW), jobs)
     assert vlans == {14: [(100, 281)]}
     assert subnets == {
         IPv4Network("10.144.0.0/22"): [(500, 681)],
@@ -63,47 +63,7 @@ def test_kavlans_and_sub_networks_with_when_they_are_taken() -> None:
     }
 
 
-ROWS = [
-    host("g-1.nancy", cluster="graphene", memnode=16384, core=1, gpu=None),
-    host("g-2.nancy", cluster="graphene", memnode="32768", core=2, gpu=None),
-    host("G-3.nancy", cluster="Griffon", memnode=8192, core=3, gpu="A100"),
-    {"type": "subnet", "memnode": None, "network_address": ""},
-]
-
-
-@pytest.mark.parametrize(
-    ("condition", "names"),
-    [
-        ("memnode >= 16384", {"g-1.nancy", "g-2.nancy"}),
-        ("memnode >= '16384'", {"g-1.nancy", "g-2.nancy"}),
-        ("memnode > 9000 AND cluster = 'graphene' AND NOT core = 1", {"g-2.nancy"}),
-        ("cluster IN ('Griffon', 'x') OR network_address LIKE 'g-1.%'", {"G-3.nancy", "g-1.nancy"}),
-        ("network_address LIKE 'g-%'", {"g-1.nancy", "g-2.nancy"}),  # PostgreSQL minds capitals
-        ("gpu IS NOT NULL", {"G-3.nancy"}),
-        ("memnode/1024 = 8", {"G-3.nancy"}),
-        ("memnode > 99999", set()),
-    ],
-)
-def test_conditions_as_oar_takes_them(condition: str, names: set[str]) -> None:
-    assert satisfying(ROWS, condition) == names
-    assert satisfying([], condition) == set()
-
-
-@pytest.mark.parametrize(
-    ("condition", "words"),
-    [
-        ("memnodes > 1", "no such column: memnodes"),
-        ("memnode >", "syntax error|incomplete input"),
-        ("memnode > 1 +", "cannot be judged by what OAR says of the machines of nancy"),
-        ("load_extension('x') = 1", "not authorized|no such function"),
-    ],
-)
-def test_conditions_that_cannot_be_judged_say_so(condition: str, words: str) -> None:
-    with pytest.raises(SpecError, match=words):
-        satisfying(ROWS, condition, "nancy")
-
-
-def test_each_document_is_read_once_and_not_too_many_at_a_time() -> None:
+def test_reader_reads_each_document_once_and_few_at_a_time() -> None:
     pytest.importorskip("execo_g5k", reason="execo is not installed")
     lock, now, most = threading.Lock(), 0, 0
 
@@ -129,7 +89,7 @@ def test_each_document_is_read_once_and_not_too_many_at_a_time() -> None:
     assert [job["path"] for job in reader.jobs("rennes")] == ["/sites/rennes/jobs/7"]
 
 
-def test_a_job_that_is_gone_is_an_empty_document_and_other_errors_stay() -> None:
+def test_reader_gives_an_empty_document_for_a_job_that_is_gone() -> None:
     api_utils = pytest.importorskip("execo_g5k.api_utils", reason="execo is not installed")
 
     def get(path: str) -> Any:

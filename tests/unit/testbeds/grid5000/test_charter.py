@@ -11,13 +11,14 @@ from g5kvirt.inventory import Host
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.charter import (
-    at_worst,
+    Breach,
+    boundary_crossing,
     breach,
-    crossing,
     day_edges,
     day_seconds,
-    spent,
-    used_by,
+    usage_by_day,
+    user_jobs,
+    worst_case_cores,
 )
 
 MONDAY = date(2026, 11, 23)
@@ -31,7 +32,7 @@ def working(day: date) -> bool:
     return day.weekday() < 5
 
 
-def test_only_the_part_by_day_counts() -> None:
+def test_day_seconds_count_only_working_days() -> None:
     night = day_seconds(at("2026-11-22 19:00"), at("2026-11-23 09:00"), working)
     assert night == {}, "Sunday evening to Monday morning"
     assert day_seconds(at("2026-11-23 08:00"), at("2026-11-23 10:30"), working) == {MONDAY: 5400}
@@ -40,75 +41,80 @@ def test_only_the_part_by_day_counts() -> None:
     assert day_seconds(at("2026-11-21 09:00"), at("2026-11-22 19:00"), working) == {}, "a weekend"
 
 
-def test_paris_s_time_also_when_the_clocks_change() -> None:
+def test_day_seconds_are_in_paris_time_when_the_clocks_change() -> None:
     # on 30 March 2026, a Monday, summer time has just begun: nine o'clock is seven in UTC
     start = 1774854000.0
     assert day_seconds(start - 3600, start + 60, working) == {date(2026, 3, 30): 60}
 
 
-def test_what_is_left_decides() -> None:
-    asked, cores = {"graphene": 40}, {"graphene": 100}
+def test_breach_depends_on_what_is_left_of_the_quota() -> None:
+    needed, cores = {"graphene": 40}, {"graphene": 100}
 
-    def said(start: str, hours: float, used: float = 0) -> str:
+    def found(start: str, hours: float, used: float = 0) -> Breach | None:
         return breach(
-            "nancy", asked, cores, at(start), hours * 3600, {"graphene": {MONDAY: used * 3600}}, working
+            "nancy", needed, cores, at(start), hours * 3600, {"graphene": {MONDAY: used * 3600}}, working
         )
 
-    assert not said("2026-11-23 10:00", 5)  # 200 of 200 core-hours
-    assert said("2026-11-23 10:00", 5.1)
-    assert not said("2026-11-23 19:00", 14), "a night"
-    assert not said("2026-11-22 10:00", 9), "a Sunday"
-    assert not said("2026-11-23 10:00", 4, used=40)
-    words = said("2026-11-23 10:00", 4, used=41)
-    assert "200 core-hours of nancy's cluster graphene by day" in words
-    assert "41 are used on 2026-11-23 and this job could take 160" in words
-    assert "ask for at most 238 minutes there, start after 19 o'clock" in words
-    assert "at most" not in said("2026-11-23 10:00", 4, used=500)
+    assert not found("2026-11-23 10:00", 5)  # 200 of 200 core-hours
+    assert found("2026-11-23 10:00", 5.1)
+    assert not found("2026-11-23 19:00", 14), "a night"
+    assert not found("2026-11-22 10:00", 9), "a Sunday"
+    assert not found("2026-11-23 10:00", 4, used=40)
+    exceeded = found("2026-11-23 10:00", 4, used=41)
+    assert exceeded
+    assert "200 core-hours of nancy's cluster graphene by day" in exceeded.message
+    assert "41 are used on 2026-11-23, and this job could use 160" in exceeded.message
+    assert "ask for at most 238 minutes there, start after 19 o'clock" in exceeded.advice
+    nothing_left = found("2026-11-23 10:00", 4, used=500)
+    assert nothing_left
+    assert "at most" not in nothing_left.advice
     # the day after counts, too
-    assert not said("2026-11-23 18:00", 15.5 + 4.5, used=0)
-    assert "2026-11-24" in said("2026-11-23 18:00", 15 + 5.1, used=0)
+    assert not found("2026-11-23 18:00", 15.5 + 4.5, used=0)
+    assert "2026-11-24" in str(found("2026-11-23 18:00", 15 + 5.1, used=0))
 
 
-def test_a_job_may_come_to_lie_on_any_cluster() -> None:
+def test_worst_case_cores_on_any_cluster() -> None:
     hosts = [Host(f"a-{i}", "s", "a", 4, 1) for i in range(3)] + [Host("b-1", "s", "b", 16, 1)]
-    assert at_worst(hosts, 2, None) == ({"a": 8, "b": 16}, {"a": 12, "b": 16})
-    assert at_worst(hosts, 2, "a") == ({"a": 8}, {"a": 12})
+    assert worst_case_cores(hosts, 2, None) == ({"a": 8, "b": 16}, {"a": 12, "b": 16})
+    assert worst_case_cores(hosts, 2, "a") == ({"a": 8}, {"a": 12})
 
 
-def test_charter_time_begins_in_the_morning_and_ends_in_the_evening() -> None:
+def test_day_edges_are_morning_and_evening_of_working_days() -> None:
     edges = day_edges(at("2026-11-20 12:00"), at("2026-11-24 08:00"), working)
     assert edges == [at("2026-11-20 19:00"), at("2026-11-23 09:00"), at("2026-11-23 19:00")]
 
 
-def test_no_job_goes_on_from_night_to_day_or_from_day_to_night() -> None:
-    def said(start: str, hours: float, submitted: str = "2026-11-20 10:00") -> str:
-        return crossing(at(start), hours * 3600, at(submitted), working)
+def test_jobs_must_not_cross_the_boundary_of_day_and_night() -> None:
+    def found(start: str, hours: float, submitted: str = "2026-11-20 10:00") -> Breach | None:
+        return boundary_crossing(at(start), hours * 3600, at(submitted), working)
 
-    assert not said("2026-11-23 09:00", 10), "a day"
-    assert not said("2026-11-23 19:00", 14), "a night"
-    assert not said("2026-11-20 19:00", 62), "a weekend"
-    assert "cross 9 o'clock of a working day, as this would on 2026-11-24" in said("2026-11-23 19:00", 14.1)
-    assert "ask for at most 30 minutes" in said("2026-11-23 08:30", 1)
-    assert "cross 19 o'clock" in said("2026-11-23 18:00", 2)
-    assert "ask for at most 60 minutes" in said("2026-11-23 18:00", 2)
-    assert "cross 19 o'clock" in said("2026-11-23 18:00", 2, submitted="2026-11-23 16:59")
-    assert not said("2026-11-23 18:00", 2, submitted="2026-11-23 17:00")
-    assert "on 2026-11-24" in said("2026-11-23 18:00", 16, submitted="2026-11-23 17:00")
+    assert not found("2026-11-23 09:00", 10), "a day"
+    assert not found("2026-11-23 19:00", 14), "a night"
+    assert not found("2026-11-20 19:00", 62), "a weekend"
+    assert "across 9 o'clock of a working day, as this one would on 2026-11-24" in str(
+        found("2026-11-23 19:00", 14.1)
+    )
+    assert "ask for at most 30 minutes" in str(found("2026-11-23 08:30", 1))
+    assert "across 19 o'clock" in str(found("2026-11-23 18:00", 2))
+    assert "ask for at most 60 minutes" in str(found("2026-11-23 18:00", 2))
+    assert "across 19 o'clock" in str(found("2026-11-23 18:00", 2, submitted="2026-11-23 16:59"))
+    assert not found("2026-11-23 18:00", 2, submitted="2026-11-23 17:00")
+    assert "on 2026-11-24" in str(found("2026-11-23 18:00", 16, submitted="2026-11-23 17:00"))
 
 
-def test_what_was_used_is_added_up() -> None:
+def test_usage_by_day_adds_up() -> None:
     jobs = [
         (at("2026-11-23 08:00"), at("2026-11-23 10:00"), {"a": 8, "b": 2}),
         (at("2026-11-23 18:00"), at("2026-11-24 09:30"), {"a": 4}),
     ]
-    used = used_by(jobs, working)
+    used = usage_by_day(jobs, working)
     assert used == {
         "a": {MONDAY: 8 * 3600 + 4 * 3600, date(2026, 11, 24): 4 * 1800},
         "b": {MONDAY: 2 * 3600},
     }
 
 
-def test_the_user_s_jobs_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_jobs_reads_those_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded answers: a job that ran, one that waits, one of another day, one that does not count."""
     api_utils = pytest.importorskip("execo_g5k.api_utils", reason="execo is not installed")
     day = at("2026-11-23 00:00")
@@ -123,20 +129,20 @@ def test_the_user_s_jobs_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
         "1": {"resources_by_type": {"cores": ["a-1", "a-1", "b-1"]}, "assigned_nodes": ["a-1", "b-1"]},
         "2": {"resources_by_type": {}, "assigned_nodes": ["a-1", "gone-1"]},
     }
-    asked = []
+    paths = []
 
     def get(path: str) -> dict[str, Any]:
-        asked.append(path)
+        paths.append(path)
         return {"items": jobs} if "?" in path else details[path.rpartition("/")[2]]
 
     monkeypatch.setattr(api_utils, "get_resource_attributes", get)
     hosts = {"a-1": Host("a-1", "s", "a", 4, 1), "b-1": Host("b-1", "s", "b", 8, 1)}
-    assert spent("nancy", "jo doe", day, day + 86400, hosts) == [
+    assert user_jobs("nancy", "jo doe", day, day + 86400, hosts) == [
         (day + 3600, day + 7200, {"a": 2, "b": 1}),
         (day + 40000, day + 43600, {"a": 4}),
     ]
-    assert "user=jo%20doe" in asked[0]
-    assert len(asked) == 3
+    assert "user=jo%20doe" in paths[0]
+    assert len(paths) == 3
 
 
 def test_french_holidays() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
@@ -14,46 +14,35 @@ import pytest
 from g5kvirt import testbeds
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import Host, Reservation, SubNetwork, to_plain
-from g5kvirt.planning.availability import Agenda, SiteAgenda
+from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import Request
-from g5kvirt.testbeds.grid5000 import charter, jobs
+from g5kvirt.testbeds.grid5000 import charter, driver, jobs
+from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
-from g5kvirt.testbeds.grid5000.frontends import each, mask
 
 
-def test_all_sites_are_heard_before_the_first_error_is_raised() -> None:
-    done = []
-
-    def ask(site: str) -> str:
-        if site == "bad":
-            raise TestbedError("no")
-        done.append(site)
-        return site
-
-    with pytest.raises(TestbedError, match="no"):
-        each(ask, ["bad", "nancy", "rennes"])
-    assert sorted(done) == ["nancy", "rennes"]
+def test_hide_password_removes_it_from_a_url() -> None:
+    assert (
+        hide_password("GET http://g5k:secret@127.0.0.1:80/stable/sites")
+        == "GET http://127.0.0.1:80/stable/sites"
+    )
 
 
-def test_a_password_never_shows() -> None:
-    assert mask("GET http://g5k:secret@127.0.0.1:80/stable/sites") == "GET http://127.0.0.1:80/stable/sites"
-
-
-def test_words_for_testbeds() -> None:
+def test_open_testbed_refuses_an_unknown_name() -> None:
     with pytest.raises(SpecError, match="no testbed called 'grid500'"):
         testbeds.open_testbed("grid500")
     assert isinstance(Grid5000(), testbeds.Testbed)
 
 
-def test_a_reservation_survives_the_journal() -> None:
+def test_reservation_is_read_back_from_the_journal() -> None:
     host = Host("graphene-12.nancy.grid5000.fr", "nancy", "graphene", 4, 17 << 30, 1e10, "sgraphene1")
     part = SubNetwork("nancy", IPv4Network("10.144.4.0/22"), IPv4Address("10.147.255.254"))
     one = Reservation({"nancy": 7}, (host,), (part, SubNetwork("x", part.network)), 14, "nancy", 1.0, 3600.0)
     assert Reservation.from_plain(to_plain(one)) == one
 
 
-# ---- reserving, over OARs that are played -----------------------------------------------------------
+# ---- reserving, on fake OARs ------------------------------------------------------------------------
 
 SITES = {"nancy": 2, "rennes": 1}
 HOSTS = {
@@ -61,30 +50,43 @@ HOSTS = {
 }
 
 
-class Oars:
-    """The sites' OARs: what `g5kvirt.testbeds.grid5000.jobs` asks of them."""
+class Bed(Grid5000):
+    """A Grid'5000 whose API has three machines per site and no jobs."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
-        self.bed = Grid5000(Settings(name="played", charter=False, command_timeout=5, **settings))
-        self.live: dict[tuple[str, int], str] = {}  # job → what it was asked for with
+    def __init__(self, oars: Oars, *, charter: bool = False, user: str | None = None) -> None:
+        super().__init__(Settings(name="fake", charter=charter, user=user, command_timeout=5))
+        self.oars = oars
+
+    def hosts(self) -> Mapping[str, Sequence[Host]]:
+        return HOSTS
+
+    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+        return self.oars.calendar
+
+    def _api_job(self, site: str, job: int) -> Mapping[str, Any]:
+        return {}
+
+
+class Oars:
+    """The sites' OARs: takes the place of the module `g5kvirt.testbeds.grid5000.jobs` in the driver."""
+
+    resources = staticmethod(jobs.resources)
+    matches_request = staticmethod(jobs.matches_request)
+
+    def __init__(self) -> None:
+        self.bed = Bed(self)
+        self.live: dict[tuple[str, int], str] = {}  # job → its name
         self.starts: list[float | None] = []  # of each submission
-        self.refuse: dict[str, int] = {}  # site → how many submissions it refuses still
-        self.withdrawn: list[tuple[str, int]] = []
+        self.refuse: dict[str, int] = {}  # site → how many submissions it will refuse
+        self.deleted: list[tuple[str, int]] = []
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
-        self.agenda = Agenda(time.time(), time.time() + 1e6, {s: self.site(s) for s in SITES})
-        for name in ("submit", "find", "describe", "name_of", "info", "given", "withdraw"):
-            monkeypatch.setattr(jobs, name, getattr(self, name))
-        monkeypatch.setattr(jobs, "wait", self.wait)
-        monkeypatch.setattr(jobs, "remove_keys", lambda *_: None)
-        monkeypatch.setattr(Grid5000, "_heard", lambda *_: {})  # the API says nothing of jobs
-        monkeypatch.setattr(Grid5000, "hosts", lambda _: HOSTS)
-        monkeypatch.setattr(Grid5000, "calendar", lambda *_: self.agenda)
+        self.calendar = Calendar(time.time(), time.time() + 1e6, {s: self.site(s) for s in SITES})
 
     @staticmethod
-    def site(name: str, busy: float = 0) -> SiteAgenda:
+    def site(name: str, busy: float = 0) -> SiteCalendar:
         taken = [(0.0, time.time() + busy)] if busy else []
         pool = [IPv4Network("10.144.0.0/22")]
-        return SiteAgenda({h.name: taken for h in HOSTS[name]}, {14: []}, {part: [] for part in pool})
+        return SiteCalendar({h.name: taken for h in HOSTS[name]}, {14: []}, {part: [] for part in pool})
 
     def submit(self, site: str, request: Request, start: float | None) -> int:
         self.starts.append(start)
@@ -98,37 +100,40 @@ class Oars:
     def find(self, sites: Collection[str], name: str) -> list[tuple[str, int]]:
         return [one for one, own in self.live.items() if own == name and one[0] in sites]
 
-    def describe(self, site: str, job: int, timeout: float) -> str:
+    def oarstat(self, site: str, job: int, timeout: float) -> str:
         words = "+".join(jobs.resources(request(), site))
-        asked = f"oarsub -l {words},walltime=1:0:0 -t deploy -n job sleep 1"
-        return f"name = job\nstate = Waiting\ninitial_request = {asked}\n"
+        command = f"oarsub -l {words},walltime=1:0:0 -t deploy -n job sleep 1"
+        return f"name = job\nstate = Waiting\ninitial_request = {command}\n"
 
-    def name_of(self, site: str, job: int, timeout: float) -> str | None:
+    def job_name(self, site: str, job: int, timeout: float) -> str | None:
         return self.live.get((site, job), "")
 
     def info(self, site: str, job: int) -> dict[str, Any]:
         return {"state": "Waiting"} if (site, job) in self.live else {"state": "Error"}
 
-    def wait(
-        self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool, look: object
+    def wait_until_running(
+        self, held: Mapping[str, int], deadline: float, *_: object, fixed: bool, job_info: object
     ) -> dict[str, float]:
         self.deadline, self.fixed = deadline, fixed
         assert all((site, job) in self.live for site, job in held.items())
         return dict.fromkeys(held, 1.0)
 
-    def given(self, site: str, job: int, with_vlan: bool) -> jobs.Given:
+    def allocation(self, site: str, job: int, with_vlan: bool) -> jobs.Allocation:
         names = tuple(h.name for h in HOSTS[site][: SITES[site]])
-        return jobs.Given(names, None, 14 if with_vlan else None)
+        return jobs.Allocation(names, None, 14 if with_vlan else None)
 
-    def withdraw(self, doomed: Iterable[tuple[str, int]], *_: object) -> None:
+    def delete(self, doomed: Iterable[tuple[str, int]], *_: object) -> None:
         for one in doomed:
             if self.live.pop(one, None):
-                self.withdrawn.append(one)
+                self.deleted.append(one)
+
+    def remove_keys(self, doomed: Iterable[tuple[str, int]], timeout: float) -> None:
+        """None were left."""
 
     def reserve(self, **words: Any) -> Reservation:
         return self.bed.reserve(request(**words), lambda *event: self.events.append(event))
 
-    def said(self, what: str) -> list[str]:
+    def notified(self, what: str) -> list[str]:
         return sorted(site for site, word, _ in self.events if word == what)
 
 
@@ -139,10 +144,12 @@ def request(**words: Any) -> Request:
 
 @pytest.fixture
 def oars(monkeypatch: pytest.MonkeyPatch) -> Oars:
-    return Oars(monkeypatch)
+    fake = Oars()
+    monkeypatch.setattr(driver, "jobs", fake)
+    return fake
 
 
-def test_all_sites_are_asked_and_waited_for(oars: Oars) -> None:
+def test_reserve_submits_on_all_sites_and_waits(oars: Oars) -> None:
     granted = oars.reserve()
     assert sorted(granted.jobs) == ["nancy", "rennes"]
     assert (granted.vlan, granted.vlan_site, len(granted.hosts)) == (14, "nancy", 3)
@@ -150,15 +157,15 @@ def test_all_sites_are_asked_and_waited_for(oars: Oars) -> None:
     assert 0 < oars.deadline - time.time() <= 60
 
 
-def test_a_refusal_gives_everything_back(oars: Oars) -> None:
+def test_reserve_deletes_all_jobs_if_a_site_refuses(oars: Oars) -> None:
     oars.refuse["rennes"] = 1
     with pytest.raises(TestbedError, match="OAR at rennes refused"):
         oars.reserve()
     assert not oars.live
-    assert [site for site, _ in oars.withdrawn] == ["nancy"]
+    assert [site for site, _ in oars.deleted] == ["nancy"]
 
 
-def test_a_job_that_oarsub_disowned_is_given_back_too(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve_deletes_a_job_that_oarsub_reported_as_failed(oars: Oars) -> None:
     """While OAR's server is down oarsub prints an id and fails; the job runs later all the same."""
     plain = oars.submit
 
@@ -168,50 +175,52 @@ def test_a_job_that_oarsub_disowned_is_given_back_too(oars: Oars, monkeypatch: p
             raise TestbedError("OAR at rennes refused the job: Connection refused")
         return job
 
-    monkeypatch.setattr(jobs, "submit", disowned)
+    oars.submit = disowned  # type: ignore[method-assign]
     with pytest.raises(TestbedError, match="Connection refused"):
         oars.reserve()
     assert not oars.live
-    assert sorted(site for site, _ in oars.withdrawn) == ["nancy", "rennes"]
+    assert sorted(site for site, _ in oars.deleted) == ["nancy", "rennes"]
 
 
-def test_an_interrupt_gives_everything_back(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve_deletes_all_jobs_on_an_interrupt(oars: Oars) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "wait", interrupted)
+    oars.wait_until_running = interrupted  # type: ignore[assignment,method-assign]
     with pytest.raises(KeyboardInterrupt):
         oars.reserve()
     assert not oars.live
 
 
-def test_a_date_is_asked_of_all_sites_and_waited_for(oars: Oars) -> None:
+def test_reserve_uses_the_same_date_on_all_sites(oars: Oars) -> None:
     date = time.time() + 7200
     oars.reserve(start=date)
     assert oars.starts == [date, date]
     assert date <= oars.deadline <= date + 60
 
 
-def test_a_date_in_the_past_is_said_before_anything_is_asked(oars: Oars) -> None:
+def test_reserve_refuses_a_date_in_the_past_before_it_submits(oars: Oars) -> None:
     with pytest.raises(SpecError, match=r"the start 2020-09-13 14:26:40 in Paris is in the past \(it is "):
         oars.reserve(start=1_600_000_000.0)
     assert oars.starts == []
 
 
-def test_the_first_slot_is_asked_of_all_sites(oars: Oars) -> None:
+def test_reserve_uses_the_first_slot_of_all_sites(oars: Oars) -> None:
     oars.reserve(start="first")
     assert oars.starts == [None, None], "all is free now"
-    oars.agenda = replace(oars.agenda, sites={**oars.agenda.sites, "rennes": oars.site("rennes", busy=5000)})
+    oars.calendar = replace(
+        oars.calendar, sites={**oars.calendar.sites, "rennes": oars.site("rennes", busy=5000)}
+    )
     oars.reserve(start="first")
     first, second = oars.starts[2:]
     assert first is not None
     assert first == second == int(first)
     assert 4990 < first - time.time() < 5010
     assert first <= oars.deadline <= first + 60
-    assert oars.said("slot") == ["nancy"]
+    assert oars.notified("slot") == ["nancy"]
 
 
-def test_somebody_else_may_be_faster(oars: Oars) -> None:
+def test_reserve_tries_the_next_slot_if_somebody_else_was_faster(oars: Oars) -> None:
     oars.refuse["rennes"] = 2
     granted = oars.reserve(start="first")
     assert sorted(granted.jobs) == ["nancy", "rennes"]
@@ -223,9 +232,9 @@ def test_somebody_else_may_be_faster(oars: Oars) -> None:
     assert "other" not in oars.live.values()
 
 
-def test_no_slot_says_what_is_missing(oars: Oars) -> None:
+def test_reserve_without_a_slot_names_what_is_missing(oars: Oars) -> None:
     with pytest.raises(
-        TestbedError, match=r"no slot of 1:00:00 within 28 days .* \(nancy: 3 of 5 machines\)"
+        TestbedError, match=r"within 28 days there is no slot of 1:00:00 .* \(nancy: 3 of 5 machines\)"
     ):
         oars.reserve(start="first", machines={**SITES, "nancy": 5})
     assert oars.starts == []
@@ -233,20 +242,20 @@ def test_no_slot_says_what_is_missing(oars: Oars) -> None:
     assert oars.bed.first_start(request(clusters={"nancy": "d"})) is None
 
 
-def test_jobs_of_a_killed_try_are_gone_on_with(oars: Oars) -> None:
+def test_reserve_uses_jobs_of_a_killed_try_again(oars: Oars) -> None:
     oars.live = {("nancy", 7): "job", ("rennes", 9): "job", ("rennes", 4): "another run"}
     granted = oars.reserve(earlier=(("nancy", 7),))
     assert granted.jobs == {"nancy": 7, "rennes": 9}
     assert oars.starts == []
-    assert oars.withdrawn == []
-    assert oars.said("found-again") == ["nancy", "rennes"]
-    assert oars.said("submitted") == ["rennes"], "that one could not be written down"
+    assert oars.deleted == []
+    assert oars.notified("found-again") == ["nancy", "rennes"]
+    assert oars.notified("submitted") == ["rennes"], "that one could not be written down"
 
 
-def test_the_first_try_leaves_jobs_of_the_same_name_alone(oars: Oars) -> None:
+def test_first_try_ignores_jobs_of_the_same_name(oars: Oars) -> None:
     oars.live = {("nancy", 700): "job", ("rennes", 900): "job"}
     granted = oars.reserve()
-    assert oars.withdrawn == []
+    assert oars.deleted == []
     assert 700 not in granted.jobs.values()
 
 
@@ -257,35 +266,35 @@ def test_the_first_try_leaves_jobs_of_the_same_name_alone(oars: Oars) -> None:
         ({("nancy", 70): "job", ("nancy", 80): "job", ("rennes", 90): "job"}, [("nancy", 80)]),
     ],
 )
-def test_what_does_not_fit_is_given_back_first(
+def test_reserve_deletes_earlier_jobs_that_do_not_match(
     oars: Oars, left: dict[tuple[str, int], str], withdrawn: list[tuple[str, int]]
 ) -> None:
     oars.live = dict(left)
     oars.reserve(earlier=())
-    assert oars.withdrawn == withdrawn
+    assert oars.deleted == withdrawn
     assert len(oars.live) == 2
 
 
-def test_an_id_that_is_another_runs_by_now_is_left_alone(oars: Oars) -> None:
+def test_release_skips_reused_job_id(oars: Oars) -> None:
     """A local testbed that was raised anew counts from 1 again."""
     oars.live = {("nancy", 1): "another run", ("rennes", 1): "job"}
     oars.bed.release([("nancy", 1), ("rennes", 1)], "job", [])
     assert oars.live == {("nancy", 1): "another run"}
-    assert oars.withdrawn == [("rennes", 1)]
+    assert oars.deleted == [("rennes", 1)]
 
 
-def test_other_words_are_another_request(oars: Oars) -> None:
+def test_reserve_deletes_earlier_jobs_of_another_request(oars: Oars) -> None:
     oars.live = {("nancy", 70): "job", ("rennes", 90): "job"}
     oars.reserve(earlier=(("nancy", 70), ("rennes", 90)), walltime=1800)
-    assert sorted(oars.withdrawn) == [("nancy", 70), ("rennes", 90)]
+    assert sorted(oars.deleted) == [("nancy", 70), ("rennes", 90)]
     assert len(oars.starts) == 2
 
 
-def test_what_the_charter_forbids_is_not_asked_for(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
-    oars.bed = Grid5000(Settings(user="me", command_timeout=5))
+def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
+    oars.bed = Bed(oars, charter=True, user="me")
     monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()
     spent: list[tuple[float, float, Mapping[str, int]]] = []
-    monkeypatch.setattr(charter, "spent", lambda *_: spent)
+    monkeypatch.setattr(charter, "user_jobs", lambda *_: spent)
     monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
     oars.reserve(start=monday, walltime=3 * 3600)  # two of three machines for three hours
     spent.append((monday, monday + 3600, {"c": 1}))
@@ -295,19 +304,16 @@ def test_what_the_charter_forbids_is_not_asked_for(oars: Oars, monkeypatch: pyte
         oars.reserve(start=monday, walltime=3 * 3600)
     assert len(oars.starts) == 2
     # the first slot that it allows begins in the evening
-    oars.agenda = replace(oars.agenda, start=monday, end=monday + 1e6)
+    oars.calendar = replace(oars.calendar, start=monday, end=monday + 1e6)
     start = oars.bed.first_start(request(walltime=3 * 3600))
     assert start == datetime(2099, 11, 23, 19, 0, tzinfo=PARIS).timestamp()
 
 
-def test_how_the_jobs_ended(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Grid5000, "_runs", lambda self, site, job: False)  # the API says nothing
+def test_ended_reports_the_job_or_raises_if_the_state_is_unknown(oars: Oars) -> None:
     granted = oars.reserve()
     assert oars.bed.ended(granted) == ""
-    monkeypatch.setattr(
-        jobs, "describe", lambda site, job, timeout: "state = Error" if site == "rennes" else ""
-    )
+    oars.oarstat = lambda site, job, timeout: "state = Error" if site == "rennes" else ""  # type: ignore[method-assign]
     assert oars.bed.ended(granted).startswith("job 2 at rennes ended")
-    monkeypatch.setattr(jobs, "describe", lambda site, job, timeout: "")
-    with pytest.raises(TestbedError, match="nancy, rennes does not say"):
+    oars.oarstat = lambda site, job, timeout: ""  # type: ignore[method-assign]
+    with pytest.raises(TestbedError, match="the state of the jobs at nancy, rennes is not known"):
         oars.bed.ended(granted)

@@ -1,9 +1,10 @@
-"""What the answers of a testbed mean, and that no question goes on for ever or raises."""
+"""Findings about Grid'5000 before anything is reserved: what answers mean; everything is bounded."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -12,23 +13,21 @@ import pytest
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import GIB, Host
-from g5kvirt.planning.inventories import Inventory, Machine
-from g5kvirt.planning.preflight import Row
+from g5kvirt.planning.availability import Calendar, SiteCalendar
+from g5kvirt.planning.preflight import Finding
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds.base import Request
-from g5kvirt.testbeds.grid5000 import preflight
-from g5kvirt.testbeds.grid5000.calendar import RESOURCES
+from g5kvirt.testbeds.grid5000 import api, connection, preflight
+from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
 from g5kvirt.testbeds.grid5000.preflight import (
-    ask_api,
-    ask_charter,
-    ask_frontends,
-    ask_start,
-    frontend_rows,
-    judge_properties,
-    resources_of,
+    charter_finding,
+    find_environment,
+    frontend_findings,
+    inventory,
+    start_finding,
 )
+from g5kvirt.testbeds.grid5000.resources import RESOURCES, parse_resources
 
 THERE = "g5kvirt-there\r\n"
 PRINTED = "---\r\nname: debian12-min\r\nos: linux\r\ng5kvirt-code 0\r\n"
@@ -36,8 +35,8 @@ REFUSED = "[ERROR] The environment x of deploy does not exist\r\ng5kvirt-code 1\
 CLOSED = "Connection to nancy.grid5000.fr closed.\r\n"
 
 
-def statuses(rows: list[Row]) -> dict[str, str]:
-    return {row.what: row.status for row in rows}
+def statuses(findings: Sequence[Finding]) -> dict[str, str]:
+    return {finding.what: finding.status for finding in findings}
 
 
 # ---- frontends -----------------------------------------------------------------------------------------
@@ -50,7 +49,7 @@ def statuses(rows: list[Row]) -> dict[str, str]:
         (THERE + REFUSED, CLOSED, {"frontend": "ok", "environment": "problem"}),
         # mine is not there, everybody's is
         (THERE + REFUSED.splitlines()[0] + "\r\n" + PRINTED, "", {"frontend": "ok", "environment": "ok"}),
-        # an exit code alone proves nothing
+        # an exit code alone is not enough
         (THERE + "g5kvirt-code 0\r\n", "", {"frontend": "ok", "environment": "problem"}),
         (THERE + "g5kvirt-no-kaenv3\r\n", "", {"frontend": "ok", "environment": "unknown"}),
         (THERE, "", {"frontend": "ok", "environment": "unknown"}),  # cut short in kaenv3
@@ -68,27 +67,36 @@ def statuses(rows: list[Row]) -> dict[str, str]:
         ),
     ],
 )
-def test_what_a_frontend_s_answer_means(out: str, err: str, expected: dict[str, str]) -> None:
-    rows = frontend_rows("nancy", "debian12-min", out, err)
+def test_frontend_findings(out: str, err: str, expected: dict[str, str]) -> None:
+    rows = frontend_findings("nancy", "debian12-min", out, err)
     assert statuses(rows) == expected
-    assert all(row.todo for row in rows if row.status == "problem")
+    assert all(row.advice for row in rows if row.status == "problem")
 
 
-def test_the_reason_is_said() -> None:
-    [_, environment] = frontend_rows("nancy", "x", THERE + REFUSED, "")
-    assert "does not give x (The environment x of deploy does not exist)" in environment.says
-    down, _ = frontend_rows("nancy", "x", "", "ssh: connect to host n port 22: Connection refused\r\n")
-    assert "Connection refused" in down.says
-    assert "nancy.grid5000.fr" in down.todo
+def test_frontend_findings_have_the_reason_and_a_code() -> None:
+    [_, environment] = frontend_findings("nancy", "x", THERE + REFUSED, "")
+    assert environment.code == "unknown-environment"
+    assert (
+        "Kadeploy3 has no environment x (The environment x of deploy does not exist)" in environment.message
+    )
+    down, _ = frontend_findings("nancy", "x", "", "ssh: connect to host n port 22: Connection refused\r\n")
+    assert "Connection refused" in down.message
+    assert "nancy.grid5000.fr" in down.advice
 
 
-def test_frontends_are_asked_side_by_side_and_the_silent_one_is_left_behind(
+def test_environment_named_like_an_error_is_not_taken_for_unknown() -> None:
+    out = THERE + "[ERROR] x-unknown: connection refused\r\ng5kvirt-code 1\r\n"
+    [_, environment] = frontend_findings("nancy", "x-unknown", out, "")
+    assert (environment.status, environment.code) == ("problem", "unusable")
+
+
+def test_find_environment_is_parallel_and_does_not_wait_for_a_silent_frontend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     released = threading.Event()
     together = threading.Barrier(2, timeout=30)
 
-    def frontend(site: str, command: str, timeout: float) -> Any:
+    def run(site: str, command: str, timeout: float) -> Any:
         assert "kaenv3 -p 'a b'" in command
         if site == "silent":
             released.wait(30)
@@ -97,10 +105,10 @@ def test_frontends_are_asked_side_by_side_and_the_silent_one_is_left_behind(
             raise OSError("no ssh here")
         return SimpleNamespace(stdout=THERE + PRINTED, stderr="")
 
-    monkeypatch.setattr(preflight, "frontend", frontend)
+    monkeypatch.setattr(preflight, "run_on_frontend", run)
     monkeypatch.setattr(preflight, "FRONTEND_LIMIT", -7.0)  # and ten seconds more
     try:
-        rows = ask_frontends(Grid5000(Settings()), ["nancy", "broken", "silent"], "a b")
+        rows = find_environment("a b", ["nancy", "broken", "silent"])
     finally:
         released.set()
         together.abort()
@@ -113,10 +121,10 @@ def test_frontends_are_asked_side_by_side_and_the_silent_one_is_left_behind(
     assert "no ssh here" in str(rows)
 
 
-def test_where_no_frontend_answers_nothing_is_known_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssh_key_is_unknown_if_no_frontend_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = SimpleNamespace(stdout="", stderr="ssh: Connection refused")
-    monkeypatch.setattr(preflight, "frontend", lambda *_: answer)
-    rows = ask_frontends(Grid5000(Settings()), ["nancy"], "x")
+    monkeypatch.setattr(preflight, "run_on_frontend", lambda *_: answer)
+    rows = find_environment("x", ["nancy"])
     assert statuses(rows) == {"frontend": "problem", "ssh key": "unknown", "environment": "unknown"}
 
 
@@ -161,69 +169,59 @@ def serve(monkeypatch: pytest.MonkeyPatch, known: dict[str, Any]) -> None:
             raise known[path]
         return known[path]
 
-    monkeypatch.setattr(preflight, "_get", get)
+    monkeypatch.setattr(api, "get", get)
 
 
-def test_what_the_api_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inventory_is_read_from_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, documents())
-    rows, inventory = ask_api(Grid5000(Settings()), {"nancy"})
+    found, rows = inventory("test", {"nancy"})
     assert [row.status for row in rows] == ["ok"]
-    assert inventory is not None
-    [machine] = inventory.machines["nancy"]
+    assert found is not None
+    [machine] = found.machines["nancy"]
     assert machine.host.cores == 18
     assert (machine.virtual, machine.kavlan, machine.x86, machine.state) == (True, True, True, "Suspected")
-    assert inventory.machines["rennes"] == (), "known, so that a wrong name can be told from it"
-    assert inventory.largest == {"nancy": 17}
-    assert inventory.vlans == {"nancy": 1}
+    assert found.machines["rennes"] == (), "listed, so that a misspelt name gets a suggestion"
+    assert found.largest == {"nancy": 17}
+    assert found.vlans == {"nancy": 1}
 
 
-def test_a_silent_api(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_api_is_a_problem_without_password(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, {"sites": OSError("https://me:secret@api: connection refused")})
-    rows, inventory = ask_api(Grid5000(Settings()), {"nancy"})
-    assert inventory is None
+    found, rows = inventory("test", {"nancy"})
+    assert found is None
     assert statuses(rows) == {"API": "problem"}
-    assert "secret" not in rows[0].says
+    assert "secret" not in rows[0].message
 
 
-def test_a_silent_site_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_site_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, documents(**{"sites/rennes/clusters": OSError("timed out")}))
-    rows, inventory = ask_api(Grid5000(Settings()), set())
-    assert inventory is not None
-    assert inventory.silent == {"rennes"}
-    assert len(inventory.machines["nancy"]) == 1
+    found, rows = inventory("test", set())
+    assert found is not None
+    assert found.unanswered == {"rennes"}
+    assert len(found.machines["nancy"]) == 1
     assert ("rennes", "problem") in [(row.subject, row.status) for row in rows]
 
 
-def test_oar_that_does_not_answer_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inventory_without_oar_has_no_states(monkeypatch: pytest.MonkeyPatch) -> None:
     known = documents()
     del known[RESOURCES.format("nancy")]
     serve(monkeypatch, known)
-    rows, inventory = ask_api(Grid5000(Settings()), {"nancy"})
+    found, rows = inventory("test", {"nancy"})
     assert statuses(rows) == {"API": "ok", "OAR's resources": "unknown"}
-    assert inventory is not None
-    assert inventory.machines["nancy"][0].state is None
-    assert inventory.largest == {}
+    assert found is not None
+    assert found.machines["nancy"][0].state is None
+    assert found.largest == {}
 
 
-def test_where_oar_has_no_sub_networks_the_site_s_document_says_how_large_they_may_be(
+def test_largest_subnetwork_is_read_from_the_site_if_oar_has_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = RESOURCES.format("nancy")
     pool = {"g5ksubnet": {"network": "10.144.0.0/14"}}
     serve(monkeypatch, documents(**{path: {"items": OAR[:2]}, "sites/nancy": pool}))
-    _, inventory = ask_api(Grid5000(Settings()), {"nancy"})
-    assert inventory is not None
-    assert inventory.largest == {"nancy": 16}
-
-
-def test_a_testbed_that_is_no_grid5000_says_only_its_hosts() -> None:
-    host = Host("a", "nancy", "a", 1, GIB)
-    rows, inventory = ask_api(SimpleNamespace(name="x", hosts=lambda: {"nancy": [host]}), ())  # type: ignore[arg-type]
-    assert inventory is not None
-    assert inventory.machines == {"nancy": (Machine(host),)}
-    assert rows[0].status == "ok"
-    broken: Any = SimpleNamespace(name="x")
-    assert ask_api(broken, ())[1] is None
+    found, _ = inventory("test", {"nancy"})
+    assert found is not None
+    assert found.largest == {"nancy": 16}
 
 
 @pytest.mark.parametrize(
@@ -237,39 +235,18 @@ def test_a_testbed_that_is_no_grid5000_says_only_its_hosts() -> None:
         ({"state": "Alive", "maintenance": "YES"}, "in maintenance"),
     ],
 )
-def test_the_state_of_a_machine(item: dict[str, Any], state: str) -> None:
-    found = resources_of([{"type": "default", "network_address": "n", **item}], now=1e9)
+def test_state_of_a_machine(item: dict[str, Any], state: str) -> None:
+    found = parse_resources([{"type": "default", "network_address": "n", **item}], now=1e9)
     assert found.properties["n"]["state"] == state
 
 
-def test_a_site_without_global_kavlans_or_sub_networks() -> None:
-    assert resources_of([{"type": "kavlan-local", "vlan": "1"}], 0).vlans == 0
-    assert resources_of([], 0).vlans is None
-    assert resources_of([{"type": "subnet"}], 0).largest is None
+def test_resources_without_global_kavlans_or_subnetworks() -> None:
+    assert parse_resources([{"type": "kavlan-local", "vlan": "1"}], 0).vlan_count == 0
+    assert parse_resources([], 0).vlan_count is None
+    assert parse_resources([{"type": "subnet"}], 0).largest is None
 
 
-# ---- OAR -----------------------------------------------------------------------------------------------
-
-
-def inventory_of(*properties: dict[str, Any]) -> Inventory:
-    machines = tuple(
-        Machine(Host(f"a-{i}", "nancy", "a", 1, GIB), properties=p) for i, p in enumerate(properties)
-    )
-    return Inventory("test", {"nancy": machines})
-
-
-def test_properties_are_judged() -> None:
-    spec = Spec(sites={"nancy": 1}, vms=1, properties="memnode >= 16384")
-    [row], found = judge_properties(spec, inventory_of({"memnode": 4096}, {"memnode": 32768}))
-    assert (row.status, found.meeting) == ("ok", {"a-1"})
-    [row], found = judge_properties(spec, inventory_of({"memcore": 1}))
-    assert (row.status, found.meeting) == ("warning", None)
-    [row], found = judge_properties(spec, inventory_of({"memnode": 4096}, {}))
-    assert (row.status, found.meeting) == ("unknown", None)
-    assert judge_properties(Spec(sites={"nancy": 1}, vms=1), inventory_of({}))[0] == []
-
-
-REQUEST = Request({"nancy": 2}, {}, 3600, "x")
+# ---- the request ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -284,56 +261,53 @@ REQUEST = Request({"nancy": 2}, {}, 3600, "x")
         (OSError("down"), "now", "unknown"),
     ],
 )
-def test_when_all_of_it_is_free(answer: Any, start: Any, status: str) -> None:
-    def first_start(_: Request) -> float | None:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-    bed: Any = SimpleNamespace(first_start=first_start)
-    request = Request({"nancy": 2}, {}, 3600, "x", start=start)
-    row = ask_start(bed, request, now=1000.0)
-    assert row.status == status
+def test_start_finding(answer: Any, start: Any, status: str) -> None:
+    finding = start_finding(Request({"nancy": 2}, {}, 3600, "x", start=start), answer, now=1000.0)
+    assert finding.status == status
     if isinstance(answer, float) and answer > 1000:
-        assert f"{datetime.fromtimestamp(answer, PARIS):%Y-%m-%d %H:%M} in Paris" in row.says
+        assert f"{datetime.fromtimestamp(answer, PARIS):%Y-%m-%d %H:%M} in Paris" in finding.message
 
 
-def test_the_charter(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judging(answer: Any) -> None:
-        def judge(*_: object) -> Any:
-            if isinstance(answer, Exception):
-                raise answer
-            return lambda _: answer
-
-        monkeypatch.setattr(Grid5000, "judge", judge)
-
-    bed = Grid5000(Settings())
-    judging("")
-    assert ask_charter(bed, REQUEST, 0.0).status == "ok"
-    judging("the usage charter allows 3: start after 19 o'clock")
-    row = ask_charter(bed, REQUEST, 0.0)
-    assert (row.status, row.todo) == ("problem", "start after 19 o'clock")
-    judging(OSError("down"))
-    assert ask_charter(bed, REQUEST, 0.0).status == "unknown"
-    assert ask_charter(Grid5000(Settings(charter=False)), REQUEST, 0.0).status == "ok"
+@pytest.mark.parametrize(
+    ("answer", "status", "advice"),
+    [
+        (None, "ok", ""),
+        (Breach("the usage charter allows 3", "start after 19 o'clock"), "problem", "start after 19 o'clock"),
+        (OSError("down"), "unknown", "check your jobs by hand (oarstat -u)"),
+    ],
+)
+def test_charter_finding(answer: Any, status: str, advice: str) -> None:
+    finding = charter_finding(answer)
+    assert (finding.status, finding.advice) == (status, advice)
 
 
-def test_whatever_hangs_is_left_behind() -> None:
-    released = threading.Event()
-    began = time.monotonic()
-    found = preflight._all(lambda item: released.wait(30) if item else item, [True, False], 1.0)
-    released.set()
-    assert time.monotonic() - began < 20
-    assert isinstance(found[True], TimeoutError)
-    assert found[False] is False
+class Sites:
+    """A testbed whose one machine is free."""
+
+    def hosts(self) -> Any:
+        return {"nancy": [Host("a-1", "nancy", "a", 4, GIB)]}
+
+    def select(self, properties: str, sites: Any) -> Any:
+        raise AssertionError("no properties")
+
+    def calendar(self, sites: Any, queue: str | None = None) -> Calendar:
+        return Calendar(time.time(), time.time() + 1e6, {"nancy": SiteCalendar({"a-1": []})})
 
 
-def test_a_silent_api_is_no_reason_not_to_ask_the_frontends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(_: Grid5000) -> None:
-        raise TestbedError("the API does not answer")
+def test_preflight_of_a_testbed_without_charter_only_looks_for_a_slot() -> None:
+    findings = preflight.preflight(Sites(), Request({"nancy": 1}, {}, 3600, "x"), None)
+    assert statuses(findings) == {"usage charter": "ok", "start": "ok"}
+    too_many = preflight.preflight(Sites(), Request({"nancy": 2}, {}, 3600, "x"), None)
+    assert statuses(too_many) == {"usage charter": "ok", "start": "warning"}
 
-    monkeypatch.setattr(Grid5000, "connect", connect)
-    monkeypatch.setattr(preflight, "_connected", ["grid5000"])
-    assert preflight.connect(Grid5000(Settings())) is None
-    # but this process speaks to another testbed: its frontends would be asked
-    assert preflight.connect(Grid5000(Settings(api_uri="http://elsewhere"))) == "the API does not answer"
+
+def test_a_silent_api_does_not_keep_the_frontends_from_being_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, {})
+    monkeypatch.setattr(connection, "_configured", ["grid5000"])
+    testbed = Grid5000(Settings(jump=""))
+    found, findings = testbed.inventory(["nancy"])
+    assert found is None
+    assert statuses(findings) == {"API": "problem"}
+    # but this process uses another testbed, whose frontends would answer
+    with pytest.raises(TestbedError, match="already uses the testbed at grid5000"):
+        Grid5000(Settings(api_uri="http://elsewhere", jump="")).inventory(["nancy"])

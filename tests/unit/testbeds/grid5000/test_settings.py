@@ -1,4 +1,4 @@
-"""A person's own settings of Grid'5000 are read from a file, and said to be wrong in one sentence."""
+"""A person's settings of Grid'5000: read from a file, whose errors are one sentence."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import pytest
 
 from g5kvirt.errors import SpecError
 from g5kvirt.testbeds import open_testbed
-from g5kvirt.testbeds.grid5000 import settings
-from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
+from g5kvirt.testbeds.grid5000.driver import Grid5000
+from g5kvirt.testbeds.grid5000.settings import Settings, load_settings
 
 
-def test_without_a_file_the_settings_are_the_usual_ones(tmp_path: Path) -> None:
-    assert settings.settings(tmp_path / "none.yaml") == Settings()
+def test_without_a_file_the_defaults_are_used(tmp_path: Path) -> None:
+    assert load_settings(tmp_path / "none.yaml") == Settings()
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
-    assert settings.settings(tmp_path / "empty.yaml") == Settings()
+    assert load_settings(tmp_path / "empty.yaml") == Settings()
 
 
-def test_the_testbed_that_is_opened_by_its_name_has_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_testbed_uses_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "g5kvirt").mkdir()
     config = tmp_path / "ssh config"
@@ -46,17 +44,17 @@ def test_the_testbed_that_is_opened_by_its_name_has_them(
         ("jump: -oProxyCommand=x", "host"),
         ("package_proxy: proxy", "package_proxy must be"),
         ("package_proxy: 'http://p\"; Evil'", "package_proxy must be"),
-        ("ssh_config: /no/such/file", "no file"),
+        ("ssh_config: /no/such/file", "there is no file"),
         ("just words", "the file"),
         ("- a list", "the file"),
         ("user: [", "cannot be read as YAML"),
     ],
 )
-def test_what_makes_no_sense_is_said_in_one_sentence(text: str, word: str, tmp_path: Path) -> None:
+def test_errors_in_the_file_are_one_sentence(text: str, word: str, tmp_path: Path) -> None:
     file = tmp_path / "g.yaml"
     file.write_text(text)
     with pytest.raises(SpecError) as raised:
-        settings.settings(file)
+        load_settings(file)
     assert str(file) in str(raised.value)
     assert word in str(raised.value)
     assert "\n" not in str(raised.value)
