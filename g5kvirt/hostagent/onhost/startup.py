@@ -34,12 +34,7 @@ def start_qemus(home: str, vms: list[Record], limit: float, fresh: bool) -> Resu
             if process.poll() is not None:
                 connection.close()
                 del starting[name]
-                yield (
-                    name,
-                    OSError(
-                        f"QEMU ended at once ({process.returncode}): {tail(vm_paths(home, name)['log'])}"
-                    ),
-                )
+                yield name, failure(home, name, f"QEMU ended at once ({process.returncode})")
             elif has_greeted(connection, vm_paths(home, name)["qmp"]):
                 ready[name] = starting.pop(name)
         # one that is slow to come up does not hold back the others for ever
@@ -49,13 +44,15 @@ def start_qemus(home: str, vms: list[Record], limit: float, fresh: bool) -> Resu
             for name, (_, process, connection, _) in starting.items():
                 process.kill()
                 connection.close()
-                yield (
-                    name,
-                    OSError(f"QEMU did not answer within {limit:g} s: {tail(vm_paths(home, name)['log'])}"),
-                )
+                yield name, failure(home, name, f"QEMU did not answer within {limit:g} s")
             return
         if starting:
             time.sleep(0.005)
+
+
+def failure(home: str, name: str, what: str) -> OSError:
+    """Why a VM does not run, with the end of QEMU's log."""
+    return OSError(f"{what}: {tail(vm_paths(home, name)['log'])}")
 
 
 def resume_all(home: str, ready: dict[str, Started]) -> Results:
@@ -80,10 +77,7 @@ def resume_all(home: str, ready: dict[str, Started]) -> Results:
             write_text(path, json.dumps({**load_record(path), "power_on": sent[name]}))
             yield name, {"pid": process.pid, "power_on": sent[name], "spawn": spawned, "tap": vm["tap"]}
         except EXPECTED_ERRORS as error:
-            yield (
-                name,
-                OSError(f"QEMU does not start its guest: {error}; {tail(vm_paths(home, name)['log'])}"),
-            )
+            yield name, failure(home, name, f"QEMU does not start its guest: {error}")
         finally:
             connection.close()
 

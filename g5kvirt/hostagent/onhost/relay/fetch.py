@@ -27,16 +27,14 @@ class Fetcher:
     def __init__(self, relay: Relay, records: list[Record]) -> None:
         self.relay = relay
         self.peers = [Predecessor(record) for record in records]
-        self.requests: list[
-            Request
-        ] = []  # for the file; several while those that do not answer are passed by
+        self.requests: list[Request] = []  # for the file; several while some do not answer
         self.probe: Request | None = None  # whether the one that we take from lives
-        self.scout: Request | None = None  # whether somebody nearer is back
+        self.scout: Request | None = None  # whether a nearer one is back
         self.scouted = relay.now
         self.doubt = 0.0  # not before so many seconds without a byte is it probed again
         self.stream: socket.socket | None = None
         self.peer: Predecessor | None = None  # from whom we take
-        self.last_sign = relay.now  # when there was a sign of life of anybody before us
+        self.last_sign = relay.now  # when any of them last gave a sign of life
         self.arrivals = ArrivalStats(relay.now, relay.limits["silence"] / 2)
         self.sources: list[str] = []
         self.skipped: list[str] = []
@@ -251,7 +249,7 @@ class Fetcher:
 
     # ---- doubting whom we take it from
     def check_silence(self) -> None:
-        """Watch the connection that we take from: is it silent, is somebody nearer back?"""
+        """Watch the connection that we take from: is it silent, is a nearer predecessor back?"""
         limits, now = self.relay.limits, self.relay.now
         stall = self.arrivals.stall(limits["silence"])
         if now - self.arrivals.last > stall and self.wake_bytes > 1:
@@ -261,7 +259,7 @@ class Fetcher:
         if self.stream is None or self.peer is None:
             return
         quiet, probe = now - self.arrivals.last, self.probe
-        # Whoever has nobody else to request has no use for haste: many may be probing the same one.
+        # Without another predecessor there is no use in haste: many may be probing the same one.
         answer = limits["answer"] * (1 if len(self.peers) > 1 else 5)
         probe_age, connected = (probe.age, probe.connected) if probe else (None, False)
         action = silence_action(
@@ -273,15 +271,21 @@ class Fetcher:
             self.request_next()
         elif action == "leave":
             self.fail_over(f"silent for {quiet:.1f} s")
-        elif self.scout:
-            if self.scout.age > limits["answer"]:
+        else:
+            self.look_nearer(self.peer)
+
+    def look_nearer(self, current: Predecessor) -> None:
+        """Once a second, probe the nearest predecessor that was left for the ``current`` one."""
+        now = self.relay.now
+        if self.scout:
+            if self.scout.age > self.relay.limits["answer"]:
                 self.scout.cancel()
-                self.scout.peer.back_off(self.relay.now)
+                self.scout.peer.back_off(now)
                 self.scout = None
-        elif self.peer is not self.peers[0] and now - self.scouted > 1.0:
+        elif current is not self.peers[0] and now - self.scouted > 1.0:
             self.scouted = now
-            nearer = self.peers[: self.peers.index(self.peer)]
-            back = [p for p in nearer if p.retry_at <= now]
+            nearer = self.peers[: self.peers.index(current)]
+            back = [peer for peer in nearer if peer.retry_at <= now]
             if back:
                 self.scout = self.send_probe(back[0], self.on_scout_answer)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHUNK = 256 << 10  #: bytes read at once; small enough for the processor's cache
 
 
-class Image:
+class StoredFile:
     """The file on the RAM disk: as long as what has arrived, and checked by a process that follows behind."""
 
     def __init__(self, job: Record) -> None:

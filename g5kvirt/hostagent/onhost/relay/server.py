@@ -14,7 +14,7 @@ import time
 from ..records import write_text
 from .client import Client
 from .fetch import Fetcher
-from .image import Image
+from .image import StoredFile
 from .limits import DEFAULTS
 from .listener import accept, listen
 from .priority import Priority
@@ -44,7 +44,7 @@ class Relay:
         self.clients: set[Client] = set()
         self.listeners: list[socket.socket] = []
         self.fetch = Fetcher(self, job.get("before", []))
-        self.image = Image(job)
+        self.image = StoredFile(job)
         self.resumed = self.image.have  # found here, from a relay that was killed
         self.state, self.reason = "waiting", ""
         self.arrived: float | None = None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.hostagent.onhost.relay.http import REQUEST_LINE, body_offset, header_field, parse_range
-from g5kvirt.hostagent.onhost.relay.image import CHUNK, Image
+from g5kvirt.hostagent.onhost.relay.image import CHUNK, StoredFile
 from g5kvirt.hostagent.onhost.relay.predecessor import Predecessor
 from g5kvirt.hostagent.onhost.relay.silence import (
     HALF_LIFE,
@@ -25,7 +25,7 @@ SUM = "ab" * 32
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_relay_removes_its_own_file_and_no_other(tmp_path: Path, replaced: bool) -> None:
-    image = Image({"size": 10, "sha256": SUM, "store": str(tmp_path)})
+    image = StoredFile({"size": 10, "sha256": SUM, "store": str(tmp_path)})
     try:
         image.append(memoryview(b"12345"))
         if replaced:  # by a broadcast of another kind
