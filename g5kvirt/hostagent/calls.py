@@ -12,7 +12,16 @@ from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout, File, Result
 from g5kvirt.run.journal import Journal
 
-__all__ = ["AgentReply", "call_agents", "install_agent", "replies_of", "require", "send_files"]
+__all__ = [
+    "INSTALL_TIMEOUT",
+    "AgentReply",
+    "agent_is_missing",
+    "call_agents",
+    "install_agent",
+    "replies_of",
+    "require",
+    "send_files",
+]
 
 #: Seconds to install the agent where a call finds that it is missing.
 INSTALL_TIMEOUT = 60.0

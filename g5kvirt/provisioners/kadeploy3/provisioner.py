@@ -348,6 +348,8 @@ class _Site:
             'grep -qxF -- "$1" "$file" 2>/dev/null || printf "%s\\n" "$1" >> "$file"'
         )
         timeout = self._context.spec.timeouts.command
+        # its power script calls this version of the agent; they may have been configured by another one
+        calls.install_agent(self._context.fanout, hosts, timeout=timeout)
         results = self._context.fanout.run(
             [h.address for h in hosts], ["sh", "-c", script, "sh", key], timeout=timeout, idempotent=True
         )
