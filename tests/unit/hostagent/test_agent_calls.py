@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,14 @@ def test_missing_agent_is_sent_and_called_again() -> None:
     fanout = Fanout(lacking=["h-1"])
     assert all(reply.ok for reply in call(fanout).values())
     assert fanout.commands[1:] == [("sh", ["h-1"]), ("python3", ["h-1"])]
+
+
+def test_missing_agent_is_recognised_by_what_python_prints() -> None:
+    assert not Path(bundle.DIRECTORY).exists(), "this machine is no host"
+    done = subprocess.run([sys.executable, *protocol.COMMAND[1:]], capture_output=True, check=False)
+    missing = result("h-0", code=done.returncode, reason="exit code 2", err=done.stderr.decode())
+    assert calls.agent_is_missing(missing)
+    assert not calls.agent_is_missing(result("h-0", code=2, reason="exit code 2", err="cannot be read"))
 
 
 def test_agent_that_cannot_be_installed_is_a_reply_with_a_reason() -> None:
