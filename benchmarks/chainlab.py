@@ -20,13 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from g5kvirt.hostagent.onhost import relay
+from g5kvirt.hostagent import bundle
+from g5kvirt.hostagent.onhost.relay.priority import NICENESS
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.network import shape
 
 __all__ = ["PAYLOAD", "PORT", "Chain", "Lab", "digest", "until"]
 
-RELAY = Path(relay.__file__)
 PORT = 25390
 #: Of an htb link's rate, what is left for the data of a TCP stream: a frame of 1514 bytes, as htb counts it,
 #: carries 1448 of them, the rest are the headers of Ethernet, IP and TCP, with timestamps.
@@ -40,6 +40,7 @@ class Lab:
     def __init__(self, hosts: int, rate: float) -> None:
         self.hosts, self.rate = hosts, rate
         self.folder = Path(tempfile.mkdtemp(prefix="g5kvirt-", dir="/dev/shm"))
+        self.agent = bundle.unpack(self.folder / "agent")
         self.children: list[subprocess.Popen[bytes]] = []
         self.holders: list[subprocess.Popen[bytes]] = []
         try:
@@ -99,7 +100,7 @@ class Lab:
     def spawn(self, n: int, *argv: str | Path, **more: Any) -> subprocess.Popen[bytes]:
         """Start a program on a host; it ends with the lab at the latest. Whatever it is, it is a session with
         the priority that relays give themselves, and of real time as they are."""
-        prefer = f'echo {relay.PRIORITY} >/proc/self/autogroup; exec nice -n {relay.PRIORITY} chrt -r 1 "$@"'
+        prefer = f'echo {NICENESS} >/proc/self/autogroup; exec nice -n {NICENESS} chrt -r 1 "$@"'
         words = ["sh", "-c", prefer, "sh", *self.inside(n), "setpriv", "--pdeathsig", "KILL", *map(str, argv)]
         more = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL) | more
         folder = self.folder / str(min(n, self.hosts))
@@ -186,7 +187,8 @@ class Chain:
         folder = self.lab.folder / str(n)
         (folder / "job.json").write_text(json.dumps({**self.job(n), **changes}))
         log = (folder / "log").open("wb")
-        argv = (sys.executable, "-I", "-S", RELAY, "run", folder / "job.json", folder / "state.json")
+        python = (sys.executable, "-I", "-S", self.lab.agent)
+        argv = (*python, "relay", "run", folder / "job.json", folder / "state.json")
         self.relays[n] = self.lab.spawn(n, *argv, stdout=log, stderr=log)
         log.close()
         until(lambda: bool(self.reports(n)), 10, f"relay {n} does not start: {self.log(n)}")

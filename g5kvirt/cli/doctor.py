@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
 from g5kvirt.views.words import size
 
@@ -228,7 +228,9 @@ mount -t overlay overlay -o lowerdir=/mnt/l:/,upperdir=/mnt/u,workdir=/mnt/w /mn
 mount --rbind /dev /mnt/r/dev
 mount --bind /proc /mnt/r/proc
 mount -t tmpfs none /mnt/r/run
-exec chroot /mnt/r python3 - "$2"
+mkdir /mnt/r/run/agent
+tar -x -z -m -f - -C /mnt/r/run/agent
+exec chroot /mnt/r python3 -I -S /run/agent "$2"
 """
 
 
@@ -241,7 +243,6 @@ def kvm() -> Finding:
         return Finding("KVM", "warn", "no /dev/kvm: guests are emulated")
     home = "/run/g5kvirt-doctor"
     request = json.dumps({"home": home, "requests": [{"op": "facts", "kvm_limit": 3.0}]})
-    agent = resources.files("g5kvirt.hostagent.onhost").joinpath("agent.py").read_bytes()
     layer = _node_layer()
     private = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     if os.geteuid() != 0:
@@ -249,7 +250,8 @@ def kvm() -> Finding:
     if layer is not None:
         words = [*private, "sh", "-c", _IN_LAYER, "sh", str(layer), request]
     elif shutil.which("qemu-system-x86_64"):
-        script = 'mount -t tmpfs none /run && exec python3 - "$1"'
+        script = "mount -t tmpfs none /run && mkdir /run/agent && tar -x -z -m -f - -C /run/agent"
+        script += ' && exec python3 -I -S /run/agent "$1"'
         words = [*private, "sh", "-c", script, "sh", request]
     else:
         return Finding(
@@ -258,7 +260,7 @@ def kvm() -> Finding:
             "/dev/kvm is there, but no QEMU to try it with",
             "g5kvirt local up brings QEMU in its node layer; ask again after it",
         )
-    _, out, err = _run(words, stdin=agent)
+    _, out, err = _run(words, stdin=bundle.ARCHIVE)
     return judge_kvm(out, err)
 
 

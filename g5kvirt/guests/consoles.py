@@ -1,57 +1,62 @@
-"""The last words of VMs that failed: the end of their serial consoles, fetched from their hosts."""
+"""The end of the serial consoles of VMs that failed, fetched from their hosts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from g5kvirt.context import Context
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import VM, Host
 from g5kvirt.remote.result import last_line
 from g5kvirt.run.events import Event
+from g5kvirt.run.vocabulary import Status
 
 __all__ = ["SIZE", "fetch", "readable"]
 
 SIZE = 8192  #: bytes of each console
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])")  # how terminals are told colours, positions
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])")  # a terminal's colours and positions
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 
 
 def fetch(context: Context, phase: str, label: str, vms: Sequence[VM], hosts: Sequence[Host]) -> None:
-    """Keep the end of each VM's console in ``consoles/LABEL/VM.txt`` of the run, and say so in the journal.
+    """Keep the end of each VM's console in ``consoles/LABEL/VM.txt`` of the run, and journal it.
 
     One request a host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a
     console, costs a line in the journal and nothing else. ``label`` is the deployment's name, or ``launch``.
     """
+    if not vms:
+        return
     by_name = {host.name: host for host in hosts}
     names: dict[Host, list[str]] = {}
     for vm in vms:
         names.setdefault(by_name[vm.host], []).append(vm.name)
     documents = {host: protocol.document(protocol.console(own, SIZE)) for host, own in names.items()}
-    heard = calls.ask(context.fanout, documents, timeout=context.spec.timeouts.command) if documents else []
-    about = {"deployment": label} if phase == "measure" else {}
-    folder = context.run.path / "consoles" / label
+    detail = {"deployment": label} if phase == "measure" else {}
     events = []
-    for one in heard:
-        answers = {a.subject: a for a in one.answers}
-        for name in names[one.host]:
-            answer = answers.get(name)
-            if answer is None or not answer.ok:
-                reason = answer.reason if answer is not None else one.reason or "no answer for it"
-                detail = {**about, "reason": f"the console could not be fetched: {reason}"}
-                events.append(Event(phase, "console", "vm", name, "failed", one.result.end, 1, detail))
-                continue
-            text = readable(str(answer.detail.get("text", "")))
-            if not text.strip():  # its kernel is told to be quiet
-                events.append(Event(phase, "console", "vm", name, "ok", one.result.end, 1, about))
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-            detail = {**about, "file": f"consoles/{label}/{name}.txt", "last": last_line(text.encode())}
-            events.append(Event(phase, "console", "vm", name, "ok", one.result.end, 1, detail))
+    for reply in calls.call_agents(context.fanout, documents, timeout=context.spec.timeouts.command):
+        for name in names[reply.host]:
+            status, more = _keep(reply, name, context.run.path, f"consoles/{label}/{name}.txt")
+            events.append(
+                Event(phase, "console", "vm", name, status, reply.result.end, 1, {**detail, **more})
+            )
     context.journal.extend(events)
+
+
+def _keep(reply: calls.AgentReply, name: str, run: Path, file: str) -> tuple[Status, dict[str, str]]:
+    """Write one VM's console into a file of the run; the status and the detail of its event."""
+    answer = next((a for a in reply.answers if a.subject == name), None)
+    if answer is None or not answer.ok:
+        reason = answer.reason if answer is not None else reply.reason or "no answer for it"
+        return "failed", {"reason": f"the console could not be fetched: {reason}"}
+    text = readable(str(answer.detail.get("text", "")))
+    if not text.strip():  # its kernel's command line has ``quiet``
+        return "ok", {}
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    (run / file).write_text(text, encoding="utf-8")
+    return "ok", {"file": file, "last": last_line(text.encode())}
 
 
 def readable(text: str) -> str:

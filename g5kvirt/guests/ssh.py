@@ -1,12 +1,12 @@
-"""The way to the machines of a run, written down as an ssh configuration: frontends, hosts, VMs.
+"""An ssh configuration for the machines of a run (frontends, hosts, VMs), and commands on VMs by it.
 
-The same that the run itself takes (`Context.access`): what stands between this machine and the testbed is the
-testbed's doing, a VM is reached through its own host.
+It leads through the same ssh servers as the run's own connections (`Context.access`): those between this
+machine and the testbed are the testbed's, a VM is reached through its own host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from g5kvirt.context import Context
@@ -26,11 +26,11 @@ LONGEST_COMMAND = 100_000
 #: Of `run_on`'s rows.
 COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
-#: A person wants a terminal.
-_NOT_FOR_PEOPLE = "RequestTTY=no"
+#: Left out: whoever logs in by hand wants a terminal.
+_NO_TERMINAL = "RequestTTY=no"
 
 #: What ssh reads where it is not given a file.
-_USUAL = ("~/.ssh/config", "/etc/ssh/ssh_config")
+_DEFAULT_FILES = ("~/.ssh/config", "/etc/ssh/ssh_config")
 
 
 def ssh_config(context: Context, vms: Sequence[VM], name: str = "config") -> Path:
@@ -43,20 +43,20 @@ def ssh_config(context: Context, vms: Sequence[VM], name: str = "config") -> Pat
     return path
 
 
-def configuration(access: Access, outside: str, hosts: Sequence[Host], vms: Iterable[VM]) -> str:
+def configuration(access: Access, outer_jump: str, hosts: Sequence[Host], vms: Iterable[VM]) -> str:
     """An ssh_config(5) for frontends, ``hosts`` (service machines among them) and ``vms``.
 
-    ``access`` leads to the hosts; ``outside`` are the ssh servers in front of the testbed, as ``ssh -J`` has
-    them. A host goes by its own name and by that in the KaVLAN, a frontend by ``nancy.grid5000.fr``: whole
-    names, for how these are reached and with which keys says the configuration that ``access`` works with,
-    which is read behind this one and goes by what was typed.
+    ``access`` leads to the hosts; ``outer_jump``: the ssh servers in front of the testbed, as ``ssh -J``
+    takes them. A host goes by its own name and by that in the KaVLAN, a frontend by ``nancy.grid5000.fr``:
+    full names, because the configuration that ``access`` works with, which is included after this one,
+    matches what was typed.
     """
     frontends = sorted({host.name.partition(".")[2] for host in hosts} - {""})
     steps = [hop.rpartition("@")[2].partition(":")[0] for hop in access.jump.split(",") if hop]
     others = list(dict.fromkeys([*frontends, *steps]))
-    lines = ["# Made by g5kvirt: the machines of a run, and the way to them.\n"]
-    if frontends and outside:
-        lines.append(f"Host {' '.join(frontends)}\n  ProxyJump {outside}\n")
+    lines = ["# Made by g5kvirt: the machines of a run, and how to reach them.\n"]
+    if frontends and outer_jump:
+        lines.append(f"Host {' '.join(frontends)}\n  ProxyJump {outer_jump}\n")
     if others and access.login:
         lines.append(f"Host {' '.join(others)}\n  User {access.login}\n")
     for host in hosts:
@@ -68,9 +68,9 @@ def configuration(access: Access, outside: str, hosts: Sequence[Host], vms: Iter
     lines.append(f"Host {' '.join(['*', *(f'!{name}' for name in others)])}\n  User {access.user}\n")
     if access.key is not None:
         lines.append(f"  IdentityFile {_quoted(access.key)}\n  IdentitiesOnly yes\n")
-    lines += [f"  {' '.join(option.split('=', 1))}\n" for option in OPTIONS if option != _NOT_FOR_PEOPLE]
+    lines += [f"  {' '.join(option.split('=', 1))}\n" for option in OPTIONS if option != _NO_TERMINAL]
     lines.append(f"  ConnectTimeout {access.connect_timeout:.0f}\n")
-    files = [_quoted(access.ssh_config)] if access.ssh_config else _USUAL
+    files = [_quoted(access.ssh_config)] if access.ssh_config else _DEFAULT_FILES
     lines.append("Match all\n" + "".join(f"  Include {file}\n" for file in files))
     return "".join(lines)
 
@@ -93,32 +93,15 @@ def run_on(
     Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
     none is deployed, and after `release`.
     """
-    if not isinstance(command, str) or not command.strip():
-        raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
-    if "\0" in command or len(command.encode(errors="surrogateescape")) > LONGEST_COMMAND:
-        raise SpecError(
-            f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes: put a longer one into a file"
-        )
-    given: object = timeout
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= LONGEST:
-        raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
+    check_command(command, timeout)
     vms = {vm.name: vm for vm in state.vms(context.journal)}
-    whole = names is None
-    if names is None:
-        names = state.deployed_vms(context.journal)
-    elif isinstance(names, str) or not isinstance(names, Iterable):
-        raise SpecError(f"vms must be a list of names such as ['vm-1', 'vm-2'], not {show(names)}")
-    asked = list(names)
-    for name in asked:
-        if not isinstance(name, str) or name not in vms:
-            raise SpecError(f"there is no VM {show(name)} in this run: {suggest(str(name), vms)}")
+    chosen = list(state.deployed_vms(context.journal)) if names is None else chosen_names(names, vms)
     if state.released(context.journal):
         raise PhaseOrderError(
             f"run {context.run.name!r} has given its machines back: its VMs are gone with them"
         )
-    if not asked and whole:
+    if not chosen and names is None:
         raise PhaseOrderError("run() goes to deployed VMs, and there are none: call measure() first")
-    chosen = list(dict.fromkeys(asked))
     own = [vms[name] for name in chosen]
     fanout = Fanout(vm_access(context, own), window=context.checks_at_once, tree_from=None)
     # host by host, one host's sshd would get all of the window at once, and refuse some
@@ -136,3 +119,26 @@ def run_on(
         }
         for name, result in ((name, results[name]) for name in chosen)
     ]
+
+
+def check_command(command: object, timeout: object) -> None:
+    """Raises SpecError for what cannot be run, or not for that long (in seconds)."""
+    if not isinstance(command, str) or not command.strip():
+        raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
+    if "\0" in command or len(command.encode(errors="surrogateescape")) > LONGEST_COMMAND:
+        raise SpecError(
+            f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes: put a longer one into a file"
+        )
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST:
+        raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
+
+
+def chosen_names(names: object, vms: Mapping[str, VM]) -> list[str]:
+    """The names without repetitions. Raises SpecError if they are not a list of names of ``vms``."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise SpecError(f"vms must be a list of names such as ['vm-1', 'vm-2'], not {show(names)}")
+    chosen = list(names)
+    for name in chosen:
+        if not isinstance(name, str) or name not in vms:
+            raise SpecError(f"there is no VM {show(name)} in this run: {suggest(str(name), vms)}")
+    return list(dict.fromkeys(chosen))

@@ -1,23 +1,35 @@
-"""Asking the host agents of many machines at once, and hearing what each had to say."""
+"""Calls to the host agents of many machines at once: send them, call them, journal what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, TestbedError
-from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent import bundle, protocol
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout, File, Result
+from g5kvirt.run.journal import Journal
 
-__all__ = ["Heard", "ask", "must", "send"]
+__all__ = [
+    "INSTALL_TIMEOUT",
+    "AgentReply",
+    "agent_is_missing",
+    "call_agents",
+    "install_agent",
+    "replies_of",
+    "require",
+    "send_files",
+]
+
+#: Seconds to install the agent where a call finds that it is missing.
+INSTALL_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What came of asking one machine: its answers, or why there are none."""
+class AgentReply:
+    """What became of a call to one machine: its answers, or why there are none."""
 
     host: Host
     result: Result
@@ -30,53 +42,98 @@ class Heard:
         return not self.reason
 
 
-def ask(
-    fanout: Fanout, documents: Mapping[Host, bytes], *, timeout: float, idempotent: bool = True
-) -> list[Heard]:
-    """Give each machine's agent its own document, side by side; a machine that fails is in the result."""
-    by_address = {host.address: host for host in documents}
+def install_agent(fanout: Fanout, hosts: Iterable[Host], *, timeout: float) -> list[AgentReply]:
+    """Send the agent to machines, side by side, in one round trip; where this version is, nothing changes."""
+    hosts = list(hosts)
     results = fanout.run(
-        by_address,
+        [host.address for host in hosts],
+        bundle.INSTALL,
+        stdin=bundle.ARCHIVE,
+        timeout=timeout,
+        idempotent=True,
+    )
+    return replies_of(hosts, results)
+
+
+def call_agents(
+    fanout: Fanout, documents: Mapping[Host, bytes], *, timeout: float, idempotent: bool = True
+) -> list[AgentReply]:
+    """Give each machine's agent its own document, side by side; a machine that fails is in the result.
+
+    A machine that does not have this version of the agent (the run was configured by another version of
+    g5kvirt) gets it, and is called again.
+    """
+    results = _run(fanout, documents, timeout, idempotent)
+    lacking = [host for host in documents if agent_is_missing(results[host.address])]
+    if lacking:
+        install_agent(fanout, lacking, timeout=INSTALL_TIMEOUT)
+        results |= _run(fanout, {host: documents[host] for host in lacking}, timeout, idempotent)
+    return [_reply(host, results[host.address]) for host in documents]
+
+
+def _run(
+    fanout: Fanout, documents: Mapping[Host, bytes], timeout: float, idempotent: bool
+) -> dict[str, Result]:
+    return fanout.run(
+        [host.address for host in documents],
         protocol.COMMAND,
         stdin={host.address: text for host, text in documents.items()},
         timeout=timeout,
         idempotent=idempotent,
     )
-    heard = []
-    for address, result in results.items():
-        reason = result.reason
-        try:
-            answers = tuple(protocol.parse(result.stdout))
-        except TestbedError as error:  # one host that says something else hides no other
-            answers, reason = (), reason or str(error)
-        bad = [f"{a.op} of {a.subject}: {a.reason}" for a in answers if not a.ok]
-        heard.append(Heard(by_address[address], result, answers, reason or "; ".join(bad)))
-    return heard
 
 
-def send(
-    context: Context, hosts: Sequence[Host], files: Sequence[File], step: str, phase: str = "configure"
+def agent_is_missing(result: Result) -> bool:
+    """Whether Python did not find the agent: then nothing has happened on that machine."""
+    return not result.ok and f"can't open file '{bundle.DIRECTORY}'".encode() in result.stderr
+
+
+def _reply(host: Host, result: Result) -> AgentReply:
+    reason = result.reason
+    try:
+        answers = tuple(protocol.parse(result.stdout))
+    except TestbedError as error:  # one host whose answer cannot be read hides no other
+        answers, reason = (), reason or str(error)
+    bad = [f"{a.op} of {a.subject}: {a.reason}" for a in answers if not a.ok]
+    return AgentReply(host, result, answers, reason or "; ".join(bad))
+
+
+def replies_of(hosts: Iterable[Host], results: Mapping[str, Result]) -> list[AgentReply]:
+    """Replies without answers, from the results of a command that is not the agent; for `require`."""
+    return [
+        AgentReply(host, results[host.address], (), results[host.address].reason)
+        for host in dict.fromkeys(hosts)
+    ]
+
+
+def send_files(
+    fanout: Fanout,
+    journal: Journal,
+    hosts: Sequence[Host],
+    files: Sequence[File],
+    *,
+    step: str,
+    timeout: float,
+    phase: str = "configure",
 ) -> None:
     """Put files on machines; one journal span for each. Raises PhaseError if one did not take them."""
-    fanout = context.fanout
-    results = fanout.put([h.address for h in hosts], files, timeout=context.spec.timeouts.command)
-    heard = [Heard(host, results[host.address], (), results[host.address].reason) for host in hosts]
-    must(context, phase, step, heard)
+    results = fanout.put([host.address for host in hosts], files, timeout=timeout)
+    require(journal, phase, step, replies_of(hosts, results))
 
 
-def must(context: Context, phase: str, step: str, heard: Sequence[Heard]) -> None:
-    """Journal each machine's span of ``step``; raises PhaseError if one failed, after all were heard."""
-    for h in heard:
-        name = h.host.name
-        context.journal.append(phase, step, "host", name, "start", t=h.result.start)
-        if h.ok:
-            context.journal.append(phase, step, "host", name, "ok", t=h.result.end)
+def require(journal: Journal, phase: str, step: str, replies: Sequence[AgentReply]) -> None:
+    """Journal each machine's span of ``step``; raises PhaseError if one failed, after all are journalled."""
+    for reply in replies:
+        name = reply.host.name
+        journal.append(phase, step, "host", name, "start", t=reply.result.start)
+        if reply.ok:
+            journal.append(phase, step, "host", name, "ok", t=reply.result.end)
         else:
-            context.journal.append(phase, step, "host", name, "failed", t=h.result.end, reason=h.reason)
-    failed = [h for h in heard if not h.ok]
+            journal.append(phase, step, "host", name, "failed", t=reply.result.end, reason=reply.reason)
+    failed = [reply for reply in replies if not reply.ok]
     if failed:
         raise PhaseError(
-            f"{step} failed on {len(failed)} of {len(heard)} machines, first {failed[0].host.name}:"
+            f"{step} failed on {len(failed)} of {len(replies)} machines, first {failed[0].host.name}:"
             f" {failed[0].reason}; call {phase}() again, or release() and reserve others",
             phase=phase,
             step=step,

@@ -1,9 +1,9 @@
-"""The notebook's side of the host agent: requests as plain dictionaries, answers as `Answer`.
+"""The host agent's protocol: requests as plain dictionaries, answers as `Answer`.
 
-`agent.py` beside this file is what runs on the hosts; see there what each operation does. A request
-document goes to its standard input, or as its one argument (so for `follow`, which needs an open input)::
+`onhost` beside this file is what runs on the hosts; see there what each operation does. A request document
+goes to its standard input, or is its one argument (as for `follow`, which needs an open input)::
 
-    out = fanout.run(hosts, [*COMMAND], stdin=document(facts(), status()))
+    out = fanout.run(hosts, COMMAND, stdin=document(facts(), status()))
     answers = parse(out[host].stdout)
 """
 
@@ -12,17 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import Facts
 
 __all__ = [
-    "AGENT",
     "COMMAND",
     "HOME",
-    "REMOTE_PATH",
     "Answer",
     "Line",
     "console",
@@ -47,10 +45,8 @@ __all__ = [
     "vm",
 ]
 
-#: The file to send to hosts, where to, and how it is run there (-I -S: a third of Python's start-up time).
-AGENT = Path(__file__).parent / "onhost" / "agent.py"
-REMOTE_PATH = "/usr/local/sbin/g5kvirt-agent"
-COMMAND = ("python3", "-I", "-S", REMOTE_PATH)
+#: How the agent is run on a host (-I -S: a third of Python's start-up time).
+COMMAND = ("python3", "-I", "-S", bundle.DIRECTORY)
 #: Where the agent keeps its records on a host, unless the document says otherwise.
 HOME = "/run/g5kvirt-host"
 
@@ -59,7 +55,7 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """One result: what was asked of what, whether it worked, when (the host's clock), and the rest."""
+    """One result: the operation and its subject, whether it worked, when (the host's clock), and the rest."""
 
     op: str
     subject: str
@@ -69,7 +65,7 @@ class Answer:
 
     @property
     def unchanged(self) -> bool:
-        """True if it was already as asked."""
+        """True if it was already as requested."""
         return bool(self.detail.get("unchanged"))
 
     @property
@@ -93,7 +89,7 @@ def document(*requests: Request, home: str = HOME) -> bytes:
 
 
 def facts(programs: Iterable[str] = (), kvm_limit: float = 3.0) -> Request:
-    """Ask for cores, memory, KVM (waited for at most ``kvm_limit`` seconds), missing ``programs``."""
+    """Cores, memory, KVM (tried for at most ``kvm_limit`` seconds), missing ``programs``."""
     return {"op": "facts", "programs": list(programs), "kvm_limit": kvm_limit}
 
 
@@ -107,7 +103,7 @@ def packages(
     """Install what is missing of ``programs`` (program → Debian package) by apt, within ``limit`` seconds.
 
     ``proxy``: URL of the testbed's package proxy; None leaves it to the host's own settings. ``options``:
-    further words for apt-get.
+    further options of apt-get.
     """
     request: Request = {"op": "packages", "programs": dict(programs), "limit": limit}
     return {**request, "proxy": proxy, "options": list(options)}
@@ -167,7 +163,7 @@ def console(names: Iterable[str], size: int = 8192) -> Request:
 
 
 def stop(names: Iterable[str] | None = None, limit: float = 3.0) -> Request:
-    """End VMs (default: all), with ``limit`` seconds to obey before they are killed."""
+    """End VMs (default: all), with ``limit`` seconds to end before they are killed."""
     return _named("stop", names, limit=limit)
 
 
@@ -229,7 +225,7 @@ def stop_service(names: Iterable[str] | None = None) -> Request:
 
 
 def follow(files: Mapping[str, int], poll: float = 0.05) -> Request:
-    """Stream what is appended to files (path → offset to begin at) until nobody listens any more."""
+    """Stream what is appended to files (path → offset to begin at) until the reader is gone."""
     return {"op": "follow", "files": dict(files), "poll": poll}
 
 
@@ -250,7 +246,7 @@ def _answer(line: str) -> Answer:
         return Answer(d["op"], d["subject"], d["status"] == "ok", float(d["t"]), d["detail"])
     except (ValueError, KeyError, TypeError) as error:
         raise TestbedError(
-            f"the host agent answered {line[:120]!r}, which is no answer: look at its host's log"
+            f"the host agent's output {line[:120]!r} is not an answer: look at the log of its host"
         ) from error
 
 
@@ -260,17 +256,19 @@ def parse_line(line: str) -> Line | None:
         d = json.loads(line)
         return Line(d["file"], int(d["offset"]), d["line"]) if "line" in d else None
     except (ValueError, KeyError, TypeError) as error:
-        raise TestbedError(f"the host agent streamed {line[:120]!r}, which is no line of a file") from error
+        raise TestbedError(
+            f"the host agent's output {line[:120]!r} is not a line of a followed file"
+        ) from error
 
 
-def read_facts(answer: Answer, asked: float, answered: float) -> Facts:
-    """`Facts` from the answer to `facts`, which was ``asked`` and ``answered`` at these times of our clock.
+def read_facts(answer: Answer, sent: float, received: float) -> Facts:
+    """`Facts` from the answer to `facts`; ``sent`` and ``received``: its times by our clock.
 
     The clock's offset is NTP's (RFC 5905, section 8): the mean of what is seen on the way there and on the
-    way back. Raises TestbedError if the host could not say.
+    way back. Raises TestbedError if the host could not find out.
     """
     if not answer.ok:
-        raise TestbedError(f"{answer.subject} cannot say what it is: {answer.reason}")
+        raise TestbedError(f"the facts of {answer.subject} are unknown: {answer.reason}")
     d = answer.detail
-    offset = ((float(d["began"]) - asked) + (float(d["clock"]) - answered)) / 2
+    offset = ((float(d["began"]) - sent) + (float(d["clock"]) - received)) / 2
     return Facts(int(d["cores"]), int(d["memory"]), bool(d["kvm"]), offset)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
-from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent import calls, protocol
 from g5kvirt.hostagent.protocol import Line
 from g5kvirt.netboot import services
 from g5kvirt.planning.services import ServiceMachine
@@ -32,6 +32,7 @@ class Follower:
 
     def __init__(self, context: Context, machine: ServiceMachine, hear: Callable[[str], None]) -> None:
         self._access = context.access
+        self._fanout = context.fanout
         self._machine = machine
         self._hear = hear
         logs = {"dhcp": protocol.service_log("dnsmasq"), "http": services.ACCESS_LOG}
@@ -66,6 +67,9 @@ class Follower:
                     phase="launch",
                     step="follow",
                 )
+            if (result := self._stream.result) is not None and calls.agent_is_missing(result):
+                # the run was configured by another version of g5kvirt
+                calls.install_agent(self._fanout, [self._machine.host], timeout=calls.INSTALL_TIMEOUT)
             self._again = time.monotonic() + min(8.0, PAUSE * 2**self._tries)
             self._tries += 1
         elif time.monotonic() >= self._again:

@@ -35,18 +35,23 @@ def configure(context: Context) -> Mapping[str, Any]:
     cluster = cluster_state(spec, journal)
     with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
         image = pool.submit(minimal.build, progress=_teller(context))
-        calls.send(context, cluster.machines, [File(protocol.AGENT, protocol.REMOTE_PATH, 0o755)], "agent")
+        limit = spec.timeouts.command
+        installed = calls.install_agent(context.fanout, cluster.machines, timeout=limit)
+        calls.require(journal, "configure", "agent", installed)
         addresses = _prepare(context, cluster)
         built = image.result()
     plan = boot_plan(context, cluster, (), addresses)
-    calls.send(
-        context,
+    calls.send_files(
+        context.fanout,
+        journal,
         [m.host for m in cluster.layout.machines if plan.files_role in m.roles],
         [File(built.kernel, f"{services.WWW}/kernel"), File(built.initrd, f"{services.WWW}/initrd")],
-        "minimal-system",
+        step="minimal-system",
+        timeout=limit,
     )
     if spec.boot == "iso":
-        calls.send(context, cluster.hosts, [File(built.iso, ISO)], "ipxe")
+        files = [File(built.iso, ISO)]
+        calls.send_files(context.fanout, journal, cluster.hosts, files, step="ipxe", timeout=limit)
     serve(context, cluster, plan)
     return {
         "services": {m.host.name: list(m.roles) for m in cluster.layout.machines},
@@ -83,14 +88,14 @@ def serve(context: Context, cluster: ClusterState, plan: services.Netboot, phase
     """Start the services, or hand those that run their new configuration. Raises PhaseError."""
     documents = {m.host: protocol.document(*services.services(plan, m)) for m in cluster.layout.machines}
     limit = context.spec.timeouts.services
-    heard = calls.ask(context.fanout, documents, timeout=limit)
+    heard = calls.call_agents(context.fanout, documents, timeout=limit)
     for h in heard:
         for answer in h.answers:
             service, name = answer.subject, h.host.name
             context.journal.append(phase, service, "service", name, "start", t=h.result.start)
             end = Event(phase, service, "service", name, "ok" if answer.ok else "failed", h.result.end)
             context.journal.extend([end if answer.ok else replace(end, detail={"reason": answer.reason})])
-    calls.must(context, phase, "services", heard)
+    calls.require(context.journal, phase, "services", heard)
 
 
 def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
@@ -114,8 +119,8 @@ def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
             ),
         )
     limit = context.spec.timeouts.command
-    heard = calls.ask(context.fanout, documents, timeout=limit)
-    calls.must(context, "configure", "prepare", heard)
+    heard = calls.call_agents(context.fanout, documents, timeout=limit)
+    calls.require(context.journal, "configure", "prepare", heard)
     # A machine that lacked something says anew what it is: without QEMU nobody knows about KVM.
     newer = packages.install(context, {h.host: lacking for h in heard if (lacking := _lacking(h))})
     for h in heard:
@@ -125,12 +130,12 @@ def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
     return {h.host.name: _own_address(h) for h in heard}
 
 
-def _lacking(heard: calls.Heard) -> dict[str, str]:
+def _lacking(heard: calls.AgentReply) -> dict[str, str]:
     """The programs that a machine said it lacks, each with its package."""
     return {p: packages.PACKAGES[p] for p in _said(heard, "facts").detail["missing"]}
 
 
-def _said(heard: calls.Heard, what: str) -> protocol.Answer:
+def _said(heard: calls.AgentReply, what: str) -> protocol.Answer:
     """A machine's answer to ``facts``, or about a part of ``prepare``."""
     return next(a for a in heard.answers if what in (a.op, a.subject))
 
@@ -141,7 +146,7 @@ def _ramdisk(context: Context, host: Host) -> int:
     return (vms * (context.spec.vm.disk + 4) + 64) * MIB
 
 
-def _journal_facts(context: Context, heard: calls.Heard, settings: Mapping[str, str]) -> None:
+def _journal_facts(context: Context, heard: calls.AgentReply, settings: Mapping[str, str]) -> None:
     """Write down what a machine said of itself."""
     said = _said(heard, "facts")
     facts = protocol.read_facts(said, heard.result.start, heard.result.end)
@@ -150,7 +155,7 @@ def _journal_facts(context: Context, heard: calls.Heard, settings: Mapping[str, 
     context.journal.append("configure", "facts", "host", heard.host.name, "ok", **told)
 
 
-def _own_address(heard: calls.Heard) -> str:
+def _own_address(heard: calls.AgentReply) -> str:
     """The address that a machine had before it got one in the VM network."""
     bridge = _said(heard, "bridge").detail
     own = [IPv4Interface(a) for a in bridge.get("addresses", ()) if ":" not in a]

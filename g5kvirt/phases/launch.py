@@ -147,7 +147,7 @@ class _Launch:
             for ending in self.ending:
                 ending.result()
 
-    def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[calls.Heard]]]:
+    def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[calls.AgentReply]]]:
         """Give up on who is overdue, power on who may start now."""
         now = time.time()
         late = self.boots.overdue(now)
@@ -174,13 +174,13 @@ class _Launch:
         for vm in dead:
             names.setdefault(self.hosts[vm.host], []).append(vm.name)
         documents = {host: protocol.document(protocol.stop(own)) for host, own in names.items()}
-        calls.ask(self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
+        calls.call_agents(self.context.fanout, documents, timeout=self.context.spec.timeouts.command)
 
     # ---- power-on ---------------------------------------------------------------------------------
 
     def _power_on(
         self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float
-    ) -> Future[list[calls.Heard]]:
+    ) -> Future[list[calls.AgentReply]]:
         by_host: dict[Host, list[_Ask]] = {}
         for boot in batch:
             ask = _Ask(boot.vm.name, boot.vm.mac, boot.attempt)
@@ -189,7 +189,7 @@ class _Launch:
         documents = {host: self._document(host, own) for host, own in by_host.items()}
         fanout = self.context.fanout
         timeout = self.context.spec.timeouts.command
-        future = pool.submit(calls.ask, fanout, documents, timeout=timeout)
+        future = pool.submit(calls.call_agents, fanout, documents, timeout=timeout)
         future.add_done_callback(lambda f: self.heard.put(lambda: self._answered(f, by_host)))
         return future
 
@@ -208,7 +208,7 @@ class _Launch:
         )
         return protocol.document(*([protocol.stop(again)] if again else []), order)
 
-    def _answered(self, future: Future[list[calls.Heard]], asked: Mapping[Host, Sequence[_Ask]]) -> None:
+    def _answered(self, future: Future[list[calls.AgentReply]], asked: Mapping[Host, Sequence[_Ask]]) -> None:
         for heard in future.result():
             answers = {a.subject: a for a in heard.answers if a.op == "start"}
             offset = self.cluster.facts[heard.host.name].clock_offset

@@ -33,7 +33,7 @@ def needed(roles: Sequence[str] = ()) -> list[str]:
 
 def install(
     context: Context, missing: Mapping[Host, Mapping[str, str]], phase: str = "configure"
-) -> dict[str, calls.Heard]:
+) -> dict[str, calls.AgentReply]:
     """Install what is missing: for each machine program → package. Returns machine → its answers about
     ``packages``, then ``facts``.
 
@@ -50,7 +50,7 @@ def install(
         )
         for host, programs in missing.items()
     }
-    heard = calls.ask(context.fanout, documents, timeout=limit + 60)
+    heard = calls.call_agents(context.fanout, documents, timeout=limit + 60)
     failed = []
     for h in heard:
         name, wanted = h.host.name, sorted(set(missing[h.host].values()))

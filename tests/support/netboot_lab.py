@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+import agent_copy
 
 from g5kvirt.hostagent import protocol as hostagent
 from g5kvirt.hostagent.protocol import Answer
@@ -65,7 +66,7 @@ class Machine:
         return done.stdout.decode()
 
     def agent_argv(self, *arguments: str) -> list[str]:
-        return self.argv(sys.executable, "-I", "-S", str(hostagent.AGENT), *arguments)
+        return self.argv(*agent_copy.argv(*arguments))
 
     def agent(self, *requests: dict[str, object]) -> list[Answer]:
         """What the host agent answers."""

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import agent_copy
 import inlayer
 import pytest
 
 from g5kvirt.hostagent import protocol
-from g5kvirt.hostagent.protocol import AGENT, Answer
+from g5kvirt.hostagent.protocol import Answer
 
 pytestmark = [
     pytest.mark.root,
@@ -111,7 +111,7 @@ class Repository:
         request = protocol.packages({p: p for p in programs}, proxy=proxy, limit=100)
         environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         done = subprocess.run(
-            [sys.executable, "-I", "-S", str(AGENT)],
+            agent_copy.argv(),
             input=protocol.document(request, home=str(self.folder / "home")),
             capture_output=True,
             env={**environment, "APT_CONFIG": str(configuration)},

@@ -11,6 +11,7 @@ from netboot_lab import HOME, Lab, missing
 
 from g5kvirt.errors import MachineError
 from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.onhost.facts import probe_guest_runs
 from g5kvirt.images import minimal
 from g5kvirt.netboot import services as nb
 from g5kvirt.netboot.boot_tracker import MILESTONES
@@ -142,12 +143,5 @@ def test_one_vm_that_cannot_start_does_not_hide_the_others(lab: Lab) -> None:
 
 def test_the_probe_of_acceleration_runs_a_real_guest(tmp_path: Path) -> None:
     """With emulation it must answer; so a "no" for KVM is KVM's, not the probe's."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("agent_probe", protocol.AGENT)
-    assert spec is not None
-    assert spec.loader is not None
-    agent = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(agent)
-    assert agent.guest_answers("tcg", str(tmp_path), 30.0) == (True, "")
-    assert not agent.guest_answers("no-such-accelerator", str(tmp_path), 30.0)[0]
+    assert probe_guest_runs("tcg", str(tmp_path), 30.0) == (True, "")
+    assert not probe_guest_runs("no-such-accelerator", str(tmp_path), 30.0)[0]

@@ -18,10 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import agent_copy
 import pytest
 
-from g5kvirt.broadcast import chain
-from g5kvirt.hostagent import protocol
+from g5kvirt.broadcast import chain, relays
+from g5kvirt.broadcast.reports import Progress
+from g5kvirt.hostagent import bundle, protocol
 from g5kvirt.inventory import Host
 from g5kvirt.remote import Result
 
@@ -137,15 +139,15 @@ def test_a_relay_that_keeps_a_processor_becomes_an_ordinary_process() -> None:
         pytest.skip("no process of real time is allowed here")
     program = f"""
 import os, sys, time
-sys.path.insert(0, {str(bench.RELAY.parent)!r})
-import relay
-place = relay.Place()
-place.take(True)
+sys.path.insert(0, {str(agent_copy.directory())!r})
+from onhost.relay.priority import Priority
+priority = Priority()
+priority.set_realtime(True)
 print(os.sched_getscheduler(0) == os.SCHED_RR)
 end = time.monotonic() + 60
-while place.first and time.monotonic() < end:
+while priority.realtime and time.monotonic() < end:
     pass
-place.take(True)
+priority.set_realtime(True)
 print(os.sched_getscheduler(0) == os.SCHED_OTHER)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
@@ -345,8 +347,8 @@ def test_nothing_is_left_behind(lab: Any, image: Path) -> None:
 class Here:
     """`Fanout`'s calls, with nsenter in the place of ssh."""
 
-    def __init__(self, lab: Any, agent: Path) -> None:
-        self.lab, self.agent = lab, agent
+    def __init__(self, lab: Any) -> None:
+        self.lab = lab
 
     def run(
         self,
@@ -360,12 +362,13 @@ class Here:
         on_line: Callable[[str, str, float], None] | None = None,
     ) -> dict[str, Result]:
         results = {}
-        moved = {protocol.REMOTE_PATH: str(self.agent), chain.REMOTE_PATH: str(chain.RELAY)}
-        words = [sys.executable if w == "python3" else moved.get(w, w) for w in command]
+        here = str(agent_copy.directory())
+        moved = {"python3": sys.executable, bundle.DIRECTORY: here}
+        words = [moved.get(word, word) for word in command]
         for host in hosts:
             n = int(host.rpartition(".")[2]) - 1
             data = stdin[host] if isinstance(stdin, Mapping) else stdin
-            text = data.replace(chain.REMOTE_PATH.encode(), bytes(chain.RELAY)) if data else b""
+            text = data.replace(bundle.DIRECTORY.encode(), here.encode()) if data else b""
             begun = time.time()
             done = subprocess.run(
                 [*self.lab.inside(n), *words], input=text, capture_output=True, timeout=timeout, check=False
@@ -392,10 +395,10 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
     head.start(0, listen=[], open=[(lab.address(0), 80)])
     hosts = [Host(f"node-{n}", "nancy", "node", 1, 1, address=lab.address(n)) for n in range(1, HOSTS + 1)]
     lost = Host("node-9", "nancy", "node", 1, 1, address=lab.address(9))
-    fanout: Any = Here(lab, protocol.AGENT)
+    fanout: Any = Here(lab)
     plan = chain.chain(
         [*hosts, lost],
-        chain.Image(head.sha256, SIZE),
+        chain.Payload(head.sha256, SIZE),
         head_url=f"http://{lab.address(0)}:80/{head.sha256}",
         open_at={h.name: "127.0.0.1" for h in hosts},
         port=8081,
@@ -404,12 +407,12 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
     )
     up = replace(plan, stops=plan.stops[:-1])  # there is no machine behind the last name
     try:
-        assert chain.start(fanout, up) == {}
+        assert relays.start(fanout, up) == {}
         service = f"{protocol.HOME}/services/{plan.service}/state.json"
         state = subprocess.run([*lab.inside(2), "cat", service], capture_output=True, check=True).stdout
         os.kill(int(json.loads(state)["child"]), signal.SIGKILL)
-        seen: list[chain.Progress] = []
-        results = chain.collect(
+        seen: list[Progress] = []
+        results = relays.collect(
             fanout, plan, timeout=60, failed={lost.name: "there is no such machine"}, on_progress=seen.append
         )
         assert [r.ok for r in results.values()] == [True] * HOSTS + [False], results
@@ -421,12 +424,12 @@ def test_driven_through_the_host_agent_even_when_a_relay_is_killed(lab: Any, ima
         )[2]
         assert hashlib.sha256(body).hexdigest() == head.sha256
         one, was = replace(plan, stops=plan.stops[:1]), results["node-1"].t
-        assert chain.start(fanout, one) == {}
-        again = chain.collect(fanout, one, timeout=60)["node-1"]
+        assert relays.start(fanout, one) == {}
+        again = relays.collect(fanout, one, timeout=60)["node-1"]
         assert again.ok, "whoever is asked again gets a second chance"
         assert again.t > was
     finally:
-        left = chain.stop(fanout, up)
+        left = relays.stop(fanout, up)
     assert left == {}
     for n in range(1, HOSTS + 1):
         found = subprocess.run([*lab.inside(n), "ls", "/run/images"], capture_output=True, check=True).stdout

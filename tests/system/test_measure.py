@@ -24,7 +24,7 @@ from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]
 
-RELAY = re.compile(r"/g5kvirt-agent supervise \S+/services/relay$")
+RELAY = re.compile(r"/g5kvirt-agent/\w+ supervise \S+/services/relay$")
 
 RUN = "import json\nfrom pathlib import Path\n" + LAUNCHED % ("%s", "m", "%s")
 

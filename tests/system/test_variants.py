@@ -44,7 +44,7 @@ def run(exp, host, command):
 
 def ask(exp, hosts, *requests):
     document = hostagent.document(*requests)
-    heard = agents.ask(exp._context.fanout, {h: document for h in hosts}, timeout=30)
+    heard = agents.call_agents(exp._context.fanout, {h: document for h in hosts}, timeout=30)
     assert all(h.ok for h in heard), heard
     return {h.host.name: h.answers for h in heard}
 

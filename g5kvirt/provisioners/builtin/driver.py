@@ -45,8 +45,11 @@ def put_image(
     servers = [m.host for m in machines if "http" in m.roles]
     heads = [m.host for m in image_servers(machines).values()]
     path = f"{services.WWW}/{IMAGES}/{image.sha256}"
-    calls.send(context, heads, [File(image.path, path)], "image", phase="measure")
-    calls.send(context, servers, [tools], "tools", phase="measure")
+    for hosts, file, step in ((heads, File(image.path, path), "image"), (servers, tools, "tools")):
+        limit = context.spec.timeouts.command
+        calls.send_files(
+            context.fanout, context.journal, hosts, [file], step=step, phase="measure", timeout=limit
+        )
 
 
 class Deployer:
@@ -182,7 +185,7 @@ class Deployer:
             for host, own in by_host.items()
         }
         timeout = self._context.spec.timeouts.command
-        for heard in calls.ask(self._context.fanout, documents, timeout=timeout, idempotent=False):
+        for heard in calls.call_agents(self._context.fanout, documents, timeout=timeout, idempotent=False):
             answers = {a.subject: a for a in heard.answers}
             for target in by_host[heard.host]:
                 answer = answers.get(target.vm.name)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from g5kvirt.broadcast import chain
+from g5kvirt.broadcast import chain, relays
+from g5kvirt.broadcast.reports import Progress
 from g5kvirt.context import Context
 from g5kvirt.hostagent import protocol
 from g5kvirt.images import environments
@@ -80,7 +81,7 @@ class Transport:
         site, (name, url) = next(iter(heads.items()))
         plan = chain.chain(
             [host for host in self._cluster.hosts if host.name in self._used],
-            chain.Image(self._image.sha256, self._image.size),
+            chain.Payload(self._image.sha256, self._image.size),
             head_url=url,
             head_name=name,
             head_site=site,
@@ -114,21 +115,19 @@ class Transport:
         wanted = set(order.hosts)
         plan = replace(plan, stops=tuple(stop for stop in plan.stops if stop.host.name in wanted))
 
-        def heard(progress: chain.Progress) -> None:
+        def heard(progress: Progress) -> None:
             if progress.ended:
                 told(progress.host, "" if progress.ok else progress.reason)
 
-        failed = chain.send(fanout, [stop.host for stop in plan.stops])
         if order.variant == "tree":
             with self._lock:  # again, after it failed: VMs must wait again
                 self._over -= {(order.variant, host) for host in wanted}
         plan, lost = self._start(plan, order.variant)
         for host in wanted - {stop.host.name for stop in plan.stops}:
             told(host, lost[host])
-        failed |= lost
         if not plan.stops:
             return
-        results = chain.collect(fanout, plan, timeout=TIMEOUT, failed=failed, on_progress=heard)
+        results = relays.collect(fanout, plan, timeout=TIMEOUT, failed=lost, on_progress=heard)
         for progress in results.values():
             heard(progress)
 
@@ -139,8 +138,8 @@ class Transport:
         if variant == "tree":
             # A tree however few the hosts are: it is asked for to be compared with.
             tree = Fanout(fanout.access, tree_from=1)
-            plan, lost = chain.tree(tree, plan, self._image.path, timeout=TIMEOUT)
-        return plan, lost | (chain.start(fanout, plan) if plan.stops else {})
+            plan, lost = relays.copy_by_tree(tree, plan, self._image.path, timeout=TIMEOUT)
+        return plan, lost | (relays.start(fanout, plan) if plan.stops else {})
 
     def mend(self, variant: str, hosts: Collection[str]) -> None:
         """Start the relays again that are gone although all was well: killed, and their host agent too.
@@ -168,7 +167,7 @@ class Transport:
     def stop(self) -> None:
         """End the relays."""
         for plan in self._plans.values():
-            chain.stop(self._context.fanout, plan)
+            relays.stop(self._context.fanout, plan)
 
     # ---- tasks that must wait ---------------------------------------------------------------------------
 

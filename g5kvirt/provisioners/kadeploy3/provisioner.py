@@ -286,7 +286,15 @@ class _Site:
 
     def put(self, files: Sequence[File], step: str) -> None:
         """Put files there."""
-        calls.send(self._context, [self._host], files, f"kadeploy3-{step}", phase="measure")
+        calls.send_files(
+            self._context.fanout,
+            self._context.journal,
+            [self._host],
+            files,
+            step=f"kadeploy3-{step}",
+            phase="measure",
+            timeout=self._context.spec.timeouts.command,
+        )
 
     def do(self, work: recipe.Work) -> None:
         """One step of the plan; packages that are all there already are not asked for."""
@@ -339,11 +347,13 @@ class _Site:
             'grep -qxF -- "$1" "$file" 2>/dev/null || printf "%s\\n" "$1" >> "$file"'
         )
         timeout = self._context.spec.timeouts.command
+        # its power script calls this version of the agent; they may have been configured by another one
+        calls.install_agent(self._context.fanout, hosts, timeout=timeout)
         results = self._context.fanout.run(
             [h.address for h in hosts], ["sh", "-c", script, "sh", key], timeout=timeout, idempotent=True
         )
-        heard = [calls.Heard(h, results[h.address], (), results[h.address].reason) for h in hosts]
-        calls.must(self._context, "measure", "kadeploy3-key", heard)
+        replies = calls.replies_of(hosts, results)
+        calls.require(self._context.journal, "measure", "kadeploy3-key", replies)
 
     def boot_files(self, deployment: system.System, boot: Netboot, keys: Sequence[str]) -> None:
         """What VMs boot into to be deployed, and whose keys open it and what is deployed."""
@@ -361,8 +371,8 @@ class _Site:
         files = [*order["files"], protocol.file(MARK, mark)]
         document = protocol.document({**order, "files": files})
         timeout = self._context.spec.timeouts.command + float(order["limit"])
-        heard = calls.ask(self._context.fanout, {self._host: document}, timeout=timeout)
-        calls.must(self._context, "measure", "kadeploy3-server", heard)
+        replies = calls.call_agents(self._context.fanout, {self._host: document}, timeout=timeout)
+        calls.require(self._context.journal, "measure", "kadeploy3-server", replies)
 
 
 def _chain(context: Context, cluster: ClusterState, boot: Netboot, vms: Sequence[VM]) -> None:
@@ -376,4 +386,12 @@ def _chain(context: Context, cluster: ClusterState, boot: Netboot, vms: Sequence
         ]
         if own:
             files = [File(script, services.vm_script_path(vm)) for vm in own]
-            calls.send(context, [machine.host], files, "kadeploy3-scripts", phase="measure")
+            calls.send_files(
+                context.fanout,
+                context.journal,
+                [machine.host],
+                files,
+                step="kadeploy3-scripts",
+                phase="measure",
+                timeout=context.spec.timeouts.command,
+            )

@@ -53,17 +53,17 @@ class Machines:
             testbed=SimpleNamespace(package_proxy=None),
             fanout=None,
         )
-        monkeypatch.setattr(calls, "ask", self.answer)
+        monkeypatch.setattr(calls, "call_agents", self.answer)
 
     def append(
         self, _: str, step: str, kind: str, name: str, status: str, t: float = 0, **detail: Any
     ) -> None:
         self.events.append((step, name, status, detail))
 
-    def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.Heard]:
+    def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.AgentReply]:
         self.asked.append({h.name: json.loads(text)["requests"] for h, text in documents.items()})
         return [
-            calls.Heard(h, Result(h.address, True, 0, b"", b"", 1.0, 2.0), tuple(self._said(h)), "")
+            calls.AgentReply(h, Result(h.address, True, 0, b"", b"", 1.0, 2.0), tuple(self._said(h)), "")
             for h in documents
         ]
 

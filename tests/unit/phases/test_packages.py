@@ -6,18 +6,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import agent_copy
 import pytest
 
 from g5kvirt.errors import PhaseError
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.hostagent.protocol import AGENT, Answer
+from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.phases import packages
 from g5kvirt.remote import Result
@@ -69,7 +69,7 @@ class Lab:
         request = protocol.packages(programs, **words) | {"root": str(self.folder / "root")}
         # nothing but what is in the laboratory: no package manager of this machine's can be meant
         done = subprocess.run(
-            [sys.executable, "-I", "-S", str(AGENT)],
+            agent_copy.argv(),
             input=protocol.document(request, home=str(self.folder / "home")),
             capture_output=True,
             timeout=60,
@@ -127,13 +127,7 @@ def test_an_agent_that_was_killed_amid_an_install_leaves_nothing_for_good(lab: L
     lab.policy.write_text("#!/bin/sh\nexit 104\n")
     (lab.folder / "how").write_text("slow")
     request = protocol.packages(NGINX) | {"root": str(lab.folder / "root")}
-    argv = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(AGENT),
-        protocol.document(request, home=str(lab.folder / "h")).decode(),
-    ]
+    argv = agent_copy.argv(protocol.document(request, home=str(lab.folder / "h")).decode())
     process = subprocess.Popen(argv, env={"PATH": str(lab.folder / "bin")}, stdin=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
@@ -207,14 +201,14 @@ class Run:
         testbed = SimpleNamespace(package_proxy="http://proxy:3128")
         spec = SimpleNamespace(timeouts=replace(Timeouts(), deploy=50))
         self.context: Any = SimpleNamespace(journal=journal, testbed=testbed, spec=spec, fanout=None)
-        monkeypatch.setattr(calls, "ask", self.answer)
+        monkeypatch.setattr(calls, "call_agents", self.answer)
 
     def append(
         self, phase: str, step: str, kind: str, name: str, status: str, t: float = 0, **detail: Any
     ) -> None:
         self.events.append((phase, step, name, status, detail))
 
-    def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.Heard]:
+    def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.AgentReply]:
         assert timeout > 50
         heard = []
         for host, text in documents.items():
@@ -225,9 +219,8 @@ class Run:
                 "packages", host.name, not reason, 1.5, {"reason": reason, "installed": ["nginx"]}
             )
             answers = () if reason == "lost" else (answer,)
-            heard.append(
-                calls.Heard(host, result, answers, f"packages of {host.name}: {reason}" if reason else "")
-            )
+            why = f"packages of {host.name}: {reason}" if reason else ""
+            heard.append(calls.AgentReply(host, result, answers, why))
         return heard
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from g5kvirt.broadcast import chain
+from g5kvirt.broadcast import chain, relays
+from g5kvirt.broadcast.reports import Progress
 from g5kvirt.inventory import GIB, VM, Host
 from g5kvirt.phases import measure
 from g5kvirt.planning.services import ServiceMachine
@@ -46,10 +47,9 @@ class Lab:
         )
         image: Any = SimpleNamespace(sha256="a" * 64, size=1000, path=Path("/nowhere"))
         self.transport = Transport(context, stand, VMS, image, self.words.append, self.gone.append)
-        monkeypatch.setattr(chain, "send", lambda *_: {})
-        monkeypatch.setattr(chain, "start", self.start)
-        monkeypatch.setattr(chain, "tree", self.tree)
-        monkeypatch.setattr(chain, "collect", self.collect)
+        monkeypatch.setattr(relays, "start", self.start)
+        monkeypatch.setattr(relays, "copy_by_tree", self.tree)
+        monkeypatch.setattr(relays, "collect", self.collect)
 
     def start(self, _fanout: object, plan: chain.Plan) -> dict[str, str]:
         self.started.append([stop.host.uid for stop in plan.stops])
@@ -81,7 +81,7 @@ class Lab:
             why = self.fates[name]
             if why == "broken":
                 raise OSError("no ssh")
-            found[name] = chain.Progress(name, "failed" if why else "ok", reason=why)
+            found[name] = Progress(name, "failed" if why else "ok", reason=why)
             on_progress(found[name])
         return found
 

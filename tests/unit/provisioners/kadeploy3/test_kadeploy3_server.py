@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import agent_copy
 import pytest
 from kadeploymaker import SERVER, addresses, cluster, same_as_golden
 
@@ -217,7 +218,7 @@ def test_the_real_host_agent_understands_what_power_asks(power: Power, tmp_path:
         "import json, runpy, sys\n"
         f"document = dict(json.load(sys.stdin), home={str(tmp_path / 'home')!r})\n"
         f"sys.argv = ['agent', json.dumps(document)]\n"
-        f"runpy.run_path({str(protocol.AGENT)!r}, run_name='__main__')\n",
+        f"runpy.run_path({str(agent_copy.directory())!r}, run_name='__main__')\n",
         encoding="utf-8",
     )
     table |= {"ssh": [str(local)], "agent": [sys.executable, str(wrapper)]}

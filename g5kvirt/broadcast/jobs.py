@@ -1,0 +1,47 @@
+"""What each relay of a broadcast reads, and how the host agent is to run it. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from g5kvirt.broadcast.chain import Plan, Stop
+from g5kvirt.hostagent import protocol
+
+__all__ = ["relay_job", "service_request", "watch_command"]
+
+
+def relay_job(plan: Plan, stop: Stop) -> dict[str, Any]:
+    """What a host's relay reads; see `hostagent.onhost.relay`."""
+    return {
+        "host": stop.host.name,
+        "sha256": plan.image.sha256,
+        "size": plan.image.size,
+        "token": plan.token,
+        "store": plan.store,
+        "source": None,
+        "listen": [list(place) for place in stop.listen] if plan.kind == "chain" else [],
+        "open": [list(place) for place in stop.open],
+        "before": [{"host": name, "url": url} for name, url in stop.before if plan.kind != "tree"],
+        "limits": dict(plan.limits),
+    }
+
+
+def service_request(plan: Plan, stop: Stop, home: str = protocol.HOME, mark: str = "") -> dict[str, Any]:
+    """The host agent's request that keeps a host's relay running: a killed one goes on where it was.
+
+    The same request again changes nothing; with another ``mark`` the relay is started anew.
+    """
+    path = f"{home}/services/{plan.service}/job.json"
+    return protocol.serve(
+        plan.service,
+        command=(*protocol.COMMAND, "relay", "run", path, plan.state),
+        files=[protocol.file(path, json.dumps(relay_job(plan, stop) | {"mark": mark}), mode=0o600)],
+        directories=[plan.store],
+        ready_log='"op": "broadcast"',
+    )
+
+
+def watch_command(plan: Plan, timeout: float) -> tuple[str, ...]:
+    """The command that prints what a host's relay reports until it has ended, for ``timeout`` seconds."""
+    return (*protocol.COMMAND, "relay", "watch", plan.state, f"{timeout:g}")

@@ -1,0 +1,5 @@
+"""When this call came in, by the host's clock; imported before anything that takes time to import."""
+
+import time
+
+CALL_START = time.time()

@@ -1,0 +1,86 @@
+"""What a host is: cores, memory, whether KVM works, which programs are missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from .clock import CALL_START
+from .processes import run
+from .qemu import QEMU, escape_commas
+from .records import load_record, read_text, write_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .records import Record, Results
+
+
+def facts(request: Record, home: str) -> Results:
+    """Cores, memory, whether KVM works, missing programs, features, clock."""
+    memory = {
+        line.split(":")[0]: int(line.split()[1]) << 10 for line in read_text("/proc/meminfo").splitlines()
+    }
+    kvm, reason = kvm_works(home, float(request.get("kvm_limit", 3.0)))
+    qemu = re.search(r"version (\S+)", run([QEMU, "--version"])[1]) if shutil.which(QEMU) else None
+    yield (
+        os.uname().nodename,
+        {
+            "cores": len(re.findall(r"(?m)^processor\s*:", read_text("/proc/cpuinfo"))),
+            "memory": memory["MemTotal"],
+            "available": memory["MemAvailable"],
+            "kvm": kvm,
+            "kvm_reason": reason,
+            "qemu": qemu.group(1) if qemu else None,
+            "missing": [p for p in request.get("programs", []) if not shutil.which(p)],
+            "features": {
+                "tun": os.path.exists("/dev/net/tun"),
+                "vhost_net": os.path.exists("/dev/vhost-net"),
+                "bridge_netfilter": os.path.exists("/proc/sys/net/bridge"),
+                "arp_table_sizes": os.path.exists("/proc/sys/net/ipv4/neigh/default/gc_thresh3"),
+                "ipv6": os.path.exists("/proc/sys/net/ipv6"),
+            },
+            "kernel": os.uname().release,
+            "python": sys.version.split()[0],
+            "began": CALL_START,
+            "clock": time.time(),
+        },
+    )
+
+
+def kvm_works(home: str, limit: float) -> tuple[bool, str]:
+    """(True, "") only if a guest with KVM really ran; tried once a boot, then read from ``home``."""
+    if not os.path.exists("/dev/kvm"):
+        return False, "there is no /dev/kvm"
+    if not shutil.which(QEMU):
+        return False, f"{QEMU} is not installed"  # not kept: it may be, later
+    path, boot = f"{home}/kvm.json", read_text("/proc/sys/kernel/random/boot_id", "?").strip()
+    known = load_record(path)
+    if known.get("boot") != boot:
+        works, reason = probe_guest_runs("kvm", home, limit)
+        known = {"boot": boot, "kvm": works, "reason": reason}
+        write_text(path, json.dumps(known))
+    return known["kvm"], known["reason"]
+
+
+def probe_guest_runs(accel: str, home: str, limit: float) -> tuple[bool, str]:
+    """Start the smallest guest there is: a boot sector that leaves QEMU with code 33, by way of the firmware.
+
+    The device file alone proves nothing, nor do a few instructions: on some machines both work, and yet the
+    guest hangs in its firmware for ever. ``-cpu host`` as the VMs will have it.
+    """
+    sector = b"\xb0\x10\xe6\xf4\xf4\xeb\xfd"  # mov al,0x10; out 0xf4,al; hlt; jmp back: code 0x10<<1|1
+    with open(f"{home}/probe.img", "wb") as file:
+        file.write(sector.ljust(510, b"\x00") + b"\x55\xaa" + b"\x00" * (1440 * 1024 - 512))
+    argv = [QEMU, "-accel", accel, "-nodefaults", "-no-user-config", "-display", "none", "-m", "16"]
+    argv += ["-drive", f"if=floppy,format=raw,file={escape_commas(home)}/probe.img", "-boot", "a"]
+    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"] + ["-cpu", "host"] * (accel == "kvm")
+    try:
+        code, out = run(argv, limit=limit)
+    except subprocess.TimeoutExpired:
+        return False, f"a guest did not answer within {limit:g} s"
+    return (True, "") if code == 33 else (False, f"a guest ended with {code}: {out[-300:]}")

@@ -1,0 +1,157 @@
+"""The agent's command line: read one JSON document, carry out its requests, answer in lines of JSON.
+
+::
+
+    python3 -I -S DIRECTORY < request.json        python3 -I -S DIRECTORY '{"requests": […]}'
+    python3 -I -S DIRECTORY supervise PLACE       python3 -I -S DIRECTORY relay …
+
+The document is ``{"home": DIRECTORY, "requests": [{"op": …, …}, …]}`` (``home`` is optional). Every result is
+one line ``{"op", "subject", "status": "ok"|"failed", "t", "detail"}``; no VM, service or setting that fails
+hides another. The exit code is 0 unless the document cannot be read.
+"""
+
+from __future__ import annotations
+
+from . import clock  # noqa: F401 - first of all: it notes when the call came in
+
+# isort: split
+import fcntl
+import json
+import os
+import sys
+import time
+
+from .processes import EXPECTED_ERRORS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, Any
+
+    from .records import Record, Results
+
+HOME = "/run/g5kvirt-host"
+#: Operation → its module and function. A module is imported only when one of its operations is requested.
+OPERATIONS = {
+    "facts": ("facts", "facts"),
+    "packages": ("packages", "packages"),
+    "prepare": ("prepare", "prepare"),
+    "start": ("vms", "start"),
+    "status": ("vms", "status"),
+    "console": ("vms", "console"),
+    "stop": ("vms", "stop"),
+    "power": ("vms", "power"),
+    "serve": ("services", "serve"),
+    "services": ("services", "services"),
+    "stop-service": ("services", "stop_service"),
+    "teardown": ("teardown", "teardown"),
+}
+
+
+def operation(name: str) -> Callable[[Record, str], Results]:
+    """The function that carries an operation out: ``(request, home)`` to results."""
+    module, function = OPERATIONS[name]
+    package = __import__(f"{__package__}.{module}", fromlist=[function])
+    found: Callable[[Record, str], Results] = getattr(package, function)
+    return found
+
+
+def answer(op: str, subject: str, result: Any) -> None:
+    """Write one result as the line of JSON that `hostagent.protocol` reads."""
+    bad = isinstance(result, BaseException)
+    reason = f"{result.args[0]!r} is missing" if isinstance(result, KeyError) else str(result)
+    detail = (
+        {"reason": reason} if bad else {k: v for k, v in result.items() if (k, v) != ("unchanged", False)}
+    )
+    line = {
+        "op": op,
+        "subject": subject,
+        "status": "failed" if bad else "ok",
+        "t": time.time(),
+        "detail": detail,
+    }
+    try:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader is gone; what was begun must still be brought to its end
+        discard_output()
+
+
+def discard_output() -> None:
+    """From now on standard output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def perform(request: Record, home: str) -> None:
+    """One operation, one answer for each of its subjects."""
+    op = str(request.get("op"))
+    try:
+        if op not in OPERATIONS:
+            raise ValueError(f"unknown operation {op!r}: {', '.join(sorted(OPERATIONS))} or follow")
+        for subject, result in operation(op)(request, home):
+            answer(op, subject, result)
+    except EXPECTED_ERRORS as error:
+        answer(op, str(request.get("name", os.uname().nodename)), error)
+
+
+def locked(home: str, limit: float = 60.0) -> IO[str]:
+    """Hold the host's lock: two connections never change the same host at once. Returns the open file."""
+    file = open(f"{home}/lock", "w", encoding="ascii")  # its closing releases the lock
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(f"another agent has been busy on this host for {limit:g} s") from None
+            time.sleep(0.01)
+
+
+def read_document(text: str) -> tuple[str, list[Record]]:
+    """The home and the requests of a document. Raises one of `EXPECTED_ERRORS` or AttributeError."""
+    document = json.loads(text)
+    home, requests = str(document.get("home", HOME)), list(document["requests"])
+    if not all(isinstance(r, dict) for r in requests) or not os.path.isabs(home):
+        raise ValueError("requests must be objects and home an absolute path")
+    return home, requests
+
+
+def stream(requests: list[Record], input_is_open: bool) -> None:
+    """Follow files until the reader is gone."""
+    from .follow import follow
+
+    try:
+        for request in requests:
+            follow(request, lambda line: sys.stdout.write(json.dumps(line) + "\n"), input_is_open)
+    except BrokenPipeError:  # that is the end of it
+        discard_output()
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out what is requested; 0 unless the request cannot be read."""
+    if arguments[:1] == ["supervise"]:
+        from .supervisor import supervise
+
+        supervise(arguments[1])
+        return 0
+    if arguments[:1] == ["relay"]:
+        from .relay.command import main as relay
+
+        return relay(arguments[1:])
+    try:
+        home, requests = read_document(arguments[0] if arguments else sys.stdin.read())
+    except (*EXPECTED_ERRORS, AttributeError) as error:
+        sys.stderr.write(
+            f"the request cannot be read ({error}): send one JSON document with a list of requests\n"
+        )
+        return 2
+    if any(r.get("op") == "follow" for r in requests):
+        stream(requests, input_is_open=bool(arguments))
+        return 0
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    os.chmod(home, 0o700)
+    with locked(home):
+        for request in requests:
+            perform(request, home)
+    return 0

@@ -1,0 +1,63 @@
+"""The ``prepare`` operation: bridge, addresses, kernel settings and RAM disk of a host."""
+
+from __future__ import annotations
+
+import os
+
+from .bridge import add_addresses, create_bridge
+from .processes import attempt, run_checked
+from .records import read_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .records import Record, Results
+
+
+def prepare(request: Record, home: str) -> Results:
+    """Bridge, extra addresses, kernel settings, RAM disk: one answer for each, in this order."""
+    if "bridge" in request:
+        yield attempt("bridge", create_bridge, home, request["bridge"], request.get("nic"))
+    if request.get("addresses"):
+        yield attempt("addresses", add_addresses, request.get("bridge", "br0"), request["addresses"])
+    if request.get("sysctls"):
+        yield attempt("sysctls", set_sysctls, request["sysctls"])
+    if request.get("ramdisk"):
+        yield attempt("ramdisk", mount_ramdisk, home, int(request["ramdisk"]))
+
+
+def set_sysctls(wanted: Record) -> Record:
+    """Kernel settings, best effort; each key says set, unchanged, absent or why not.
+
+    The sizes of the ARP table, say, exist only in the machine's first network namespace.
+    """
+    results = {}
+    for key, value in wanted.items():
+        path = "/proc/sys/" + (key if "/" in key else key.replace(".", "/"))
+        try:
+            if ".." in key:
+                raise ValueError("no such key")
+            if not os.path.exists(path):
+                results[key] = "absent"
+            elif read_text(path).split() == str(value).split():
+                results[key] = "unchanged"
+            else:
+                with open(path, "w", encoding="ascii") as file:
+                    file.write(str(value))
+                results[key] = "set"
+        except (OSError, ValueError) as error:
+            results[key] = f"refused: {error}"
+    return {"unchanged": "set" not in results.values(), "keys": results}
+
+
+def mount_ramdisk(home: str, size: int) -> Record:
+    """A tmpfs of ``size`` bytes for disks and serial consoles; an existing one is resized if need be."""
+    path = f"{home}/ram"
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    mounted = os.path.ismount(path)
+    if mounted:
+        figures = os.statvfs(path)
+        if abs(figures.f_blocks * figures.f_frsize - size) < 1 << 20:
+            return {"unchanged": True, "path": path, "size": size}
+    options = f"{'remount,' * mounted}size={size},mode=700,nosuid,nodev"
+    run_checked(["mount", "-t", "tmpfs", "-o", options, "g5kvirt", path])
+    return {"path": path, "size": size, "resized": mounted}

@@ -1,0 +1,230 @@
+"""The relay itself: one thread that waits for the network, and a process of its own that checks the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import sys
+import time
+
+from ..records import write_text
+from .client import Client
+from .fetch import Fetcher
+from .image import StoredFile
+from .limits import DEFAULTS
+from .listener import accept, listen
+from .priority import Priority
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..records import Record
+
+FETCH_TICK = 0.005  #: seconds between two looks at the clock while the file is coming
+TICK = 0.1  #: and otherwise
+CONNECTIONS = 1024  #: at once
+
+
+class Relay:
+    """Everything together: one thread that waits for the network, and a process of its own that checks."""
+
+    def __init__(self, job: Record, state: str | None = None) -> None:
+        self.job, self.state_file = job, state
+        self.limits = {**DEFAULTS, **job.get("limits", {})}
+        self.token = str(job["token"]).encode("ascii")
+        if not re.fullmatch(r"[0-9a-f]{64}", str(job["sha256"])) or len(self.token) < 16:
+            raise ValueError("a job needs the file's SHA-256 and a token of 16 characters or more")
+        self.now = self.began = time.monotonic()
+        self.selector = selectors.DefaultSelector()
+        self.clients: set[Client] = set()
+        self.listeners: list[socket.socket] = []
+        self.fetch = Fetcher(self, job.get("before", []))
+        self.image = StoredFile(job)
+        self.resumed = self.image.have  # found here, from a relay that was killed
+        self.state, self.reason = "waiting", ""
+        self.arrived: float | None = None
+        self.ended: float | None = None
+        self.ending = False
+        self.reported = 0.0
+        self.wake = os.pipe()
+
+    # ------------------------------------------------------------------------------------ life and death
+    def run(self) -> int:
+        """Do the job; 0 if the file came and is right."""
+        self.priority = Priority()
+        os.set_blocking(self.wake[0], False)
+        os.set_blocking(self.wake[1], False)
+        signal.set_wakeup_fd(self.wake[1])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(self, "ending", True))
+        self.selector.register(self.wake[0], selectors.EVENT_READ, lambda _: os.read(self.wake[0], 512))
+        self.selector.register(self.image.result, selectors.EVENT_READ, self.on_checked)
+        try:
+            self.listen()
+            self.report()
+            self.begin()
+            ticked = 0.0
+            while not self.ending:
+                events = self.selector.select(FETCH_TICK if self.arrived is None else TICK)
+                self.now = time.monotonic()
+                for key, mask in events:
+                    now = self.selector.get_map().get(key.fd)
+                    if now is not None and now.data == key.data:  # else an event before it has closed it
+                        key.data(mask)
+                # All that has come is read before a predecessor is judged by the clock, however late we are.
+                if self.ended is None and self.arrived is None:
+                    self.fetch.tick()
+                if self.now - ticked > TICK / 2:
+                    ticked = self.now
+                    self.tick()
+        finally:
+            self.close()
+        return 0 if self.state == "ok" else 1
+
+    def begin(self) -> None:
+        """See whether there is something to do, and room for it."""
+        lacking = self.image.size - self.image.have
+        if not lacking:
+            self.complete()
+            return
+        disk = os.fstatvfs(self.image.fd)
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and free < lacking:
+            self.fail(f"the RAM disk has {free} bytes left, and {lacking} are to come")
+
+    def close(self) -> None:
+        """Leave nothing behind: connections, the file, the state."""
+        signal.set_wakeup_fd(-1)
+        for client in list(self.clients):
+            client.close()
+        for listener in self.listeners:
+            listener.close()
+        self.fetch.close()
+        self.image.close(remove=bool(self.job.get("remove", True)))
+        self.selector.close()
+        if self.state_file and self.job.get("remove", True) and os.path.exists(self.state_file):
+            os.remove(self.state_file)
+
+    def listen(self) -> None:
+        """Open the addresses of the job, and no other."""
+        for needs_token, places in ((True, self.job.get("listen", [])), (False, self.job.get("open", []))):
+            for address, port in places:
+                listener = listen(address, int(port))
+                self.listeners.append(listener)
+                self.selector.register(listener, selectors.EVENT_READ, self.acceptor(listener, needs_token))
+
+    def acceptor(self, listener: socket.socket, needs_token: bool) -> Callable[[int], None]:
+        """What to do when a client comes to a listening socket."""
+
+        def on_client(_: int) -> None:
+            sock = accept(listener)
+            if sock is None:
+                return
+            if len(self.clients) >= CONNECTIONS:
+                sock.close()
+                return
+            self.clients.add(Client(self, sock, needs_token))
+
+        return on_client
+
+    # -------------------------------------------------------------------------------------------- the file
+    def hand_on(self) -> None:
+        """There is more: those who have taken all that there was get it at once."""
+        for client in list(self.clients):
+            if client.streaming and client.mask == selectors.EVENT_READ and client.at < client.end:
+                client.ready(selectors.EVENT_WRITE)
+
+    def complete(self) -> None:
+        """The last byte is here."""
+        self.arrived = time.monotonic()
+        self.image.check_at_full_speed()
+        self.state = "received"
+        self.report()
+
+    def on_checked(self, _: int) -> None:
+        """The sum is known, or will not be."""
+        self.selector.unregister(self.image.result)
+        self.image.read_sum()
+        if self.ended is not None:
+            return
+        self.state = "ok"
+        if self.image.sum != self.image.sha256:
+            self.fail(f"its SHA-256 is {self.image.sum}", cut=self.image.have < self.image.size)
+        else:
+            self.finish()
+
+    def tick(self) -> None:
+        """What has to be done as time goes by."""
+        if self.ended is not None:
+            self.ending = self.ending or self.now - self.ended > self.limits["serve"]
+        elif self.now - self.began > self.limits["deadline"]:
+            self.fail(f"not here within {self.limits['deadline']:g} s")
+        elif self.now - self.reported >= 1.0:
+            self.report()
+        self.set_priority()
+        for client in [c for c in self.clients if c.expired()]:
+            client.close()
+
+    def fail(self, reason: str, cut: bool = True) -> None:
+        """End without the file, or with a wrong one.
+
+        Those who wait here for more are cut off at once, so that they can look elsewhere or report it; those
+        who are getting a wrong file get it to its end (``cut=False``) and find out by themselves.
+        """
+        self.fetch.close()
+        self.state, self.reason = "failed", reason
+        for client in list(self.clients) if cut else ():
+            client.close()
+        self.finish()
+
+    def set_priority(self) -> None:
+        """Be a real-time process only while hosts wait for the file: VMs need processors, too."""
+        coming = self.arrived is None and self.ended is None
+        self.priority.set_realtime(coming or any(client.is_successor() for client in self.clients))
+
+    def finish(self) -> None:
+        """Nothing more will come: report how it ended."""
+        self.ended = self.now
+        self.report()
+
+    # ---------------------------------------------------------------------------------------------- reports
+    def report(self) -> None:
+        """Write one line of JSON to standard output and to the state file: where we are."""
+        self.reported = self.now
+        text = json.dumps(self.record())
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader is gone; the VMs are still here
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self.state_file:
+            write_text(self.state_file, text + "\n")
+
+    def record(self) -> Record:
+        """Where we are, as `broadcast.reports` reads it."""
+        now, cpu = time.monotonic(), os.times()
+        return {
+            "op": "broadcast",
+            "host": self.job["host"],
+            "pid": os.getpid(),
+            "sha256": self.image.sha256,
+            "state": self.state,
+            "have": self.image.have,
+            "size": self.image.size,
+            "resumed": self.resumed,
+            "from": self.fetch.peer.host if self.fetch.peer else "",
+            "took_from": self.fetch.sources,
+            "skipped": self.fetch.skipped,
+            "outage": round(self.fetch.arrivals.outage, 3),
+            "seconds": round((self.arrived or now) - self.began, 4),
+            "checked": round(now - self.began, 4) if self.ended is not None else None,
+            "cpu": round(cpu.user + cpu.system, 3),
+            "clients": len(self.clients),
+            "reason": self.reason,
+            "t": time.time(),
+        }

@@ -1,0 +1,69 @@
+"""The host agent's pure decisions: names, QEMU's command line, routes, apt's errors."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.hostagent.onhost.bridge import assign_commands, without_metrics
+from g5kvirt.hostagent.onhost.packages import apt_error
+from g5kvirt.hostagent.onhost.qemu import qemu_argv
+from g5kvirt.hostagent.onhost.records import check_name
+
+MAC = "02:00:00:00:00:01"
+
+
+@given(st.text(max_size=80))
+def test_check_name_lets_only_safe_names_through(name: str) -> None:
+    try:
+        assert check_name(name) == name
+    except ValueError:
+        return
+    assert not set(name) & set("/ ,;$`'\"\\\n\0*?=")
+    assert name[0] not in "-."
+
+
+def test_qemu_boots_from_the_network_first_and_keeps_its_monitor_private() -> None:
+    vm = {"name": "vm-1", "mac": MAC, "tap": "v1", "memory": 112 << 20, "disk": 1 << 30}
+    argv = qemu_argv("/run/x", vm)
+    text = " ".join(argv)
+    assert f"virtio-net-pci,netdev=net0,mac={MAC},bootindex=1" in text
+    assert "virtio-blk-pci,drive=disk0,bootindex=2" in text
+    assert "-qmp unix:/run/x/vms/vm-1.qmp,server=on,wait=off" in text
+    assert "tcp" not in text
+    assert "-m 112M" in text
+    assert "-accel tcg,thread=single,tb-size=32 -cpu qemu64,+rdrand" in text
+    kvm = " ".join(qemu_argv("/run/x", {**vm, "accel": "kvm", "disk": 0, "boot": "iso", "iso": "/a,b.iso"}))
+    assert "-accel kvm -cpu host" in kvm
+    assert "rdrand" not in kvm
+    assert "file=/a,,b.iso" in kvm
+    assert "ide-cd,drive=cd0,bootindex=1" in kvm
+    assert "virtio-blk" not in kvm
+
+
+def test_on_link_routes_come_before_those_that_need_them() -> None:
+    routes = [
+        {"dst": "default", "gateway": "192.0.2.1", "metric": 100, "flags": []},
+        {"dst": "192.0.2.1", "scope": "link", "flags": []},
+    ]
+    assert assign_commands("br0", ["10.0.0.5/24", "fd00::5/64"], routes) == [
+        "addr replace 10.0.0.5/24 brd + dev br0",
+        "addr replace fd00::5/64 nodad dev br0",
+        "route replace 192.0.2.1 scope link dev br0",
+        "route replace default via 192.0.2.1 metric 100 dev br0",
+    ]
+
+
+def test_routes_of_the_bridge_win_over_those_of_a_dhcp_client() -> None:
+    only = {"dst": "default", "gateway": "192.0.2.1", "metric": 1002, "flags": []}
+    assert without_metrics([only]) == [{"dst": "default", "gateway": "192.0.2.1", "flags": []}]
+    two = [only, {**only, "gateway": "192.0.2.2", "metric": 1003}]
+    assert without_metrics(two) == two
+
+
+def test_apt_error_prefers_dpkg_then_the_line_that_gives_a_reason() -> None:
+    fetch = "E: Failed to fetch http://x/y  Connection refused\nE: Unable to fetch some archives, maybe ...\n"
+    assert apt_error(fetch) == "Failed to fetch http://x/y  Connection refused"
+    assert apt_error(f"dpkg: error processing package x\n{fetch}") == "dpkg: error processing package x"
+    assert apt_error("Reading lists\nlast words\n") == "last words"
+    assert apt_error("") == ""

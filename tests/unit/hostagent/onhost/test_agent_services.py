@@ -1,0 +1,122 @@
+"""Services under their supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import agent_copy
+import pytest
+from agent_calls import call
+
+from g5kvirt.hostagent import bundle, protocol
+from g5kvirt.hostagent.onhost.processes import start_time
+
+
+def service(path: Path, content: str, command: list[str], **more: Any) -> dict[str, Any]:
+    return protocol.serve("s", command=command, files=[protocol.file(str(path), content)], **more)
+
+
+def test_service_runs_is_unchanged_restarts_and_ends(home: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    order = service(conf, "one\n", ["sh", "-c", f"cat {conf}; exec sleep 100"], ready_log="one")
+    (first,) = call(home, order)
+    assert first.ok, first.reason
+    (second,) = call(home, order)
+    assert second.unchanged
+    assert second.detail["pid"] == first.detail["pid"]
+    (third,) = call(
+        home, service(conf, "two\n", ["sh", "-c", f"cat {conf}; exec sleep 100"], ready_log="two")
+    )
+    assert third.ok, third.reason
+    assert third.detail["child"] != first.detail["child"]
+    log = Path(protocol.service_log("s", str(home))).read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in log] == ["one", "two"]
+    assert abs(float(log[0].split()[0]) - time.time()) < 60
+    (ended,) = call(home, protocol.stop_service())
+    assert ended.ok
+    assert start_time(third.detail["child"]) is None
+    assert start_time(third.detail["pid"]) is None
+    assert call(home, protocol.stop_service())[0].unchanged
+
+
+def test_killed_service_is_started_again(home: Path, tmp_path: Path) -> None:
+    order = service(tmp_path / "c", "", ["sh", "-c", "echo up; exec sleep 100"], ready_log="up")
+    (started,) = call(home, order)
+    os.kill(started.detail["child"], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        (now,) = call(home, protocol.services())
+        if now.detail["state"] == "running" and now.detail["child"] != started.detail["child"]:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail(f"the service did not come back: {now}")
+    assert now.detail["starts"] == 2
+    assert now.detail["last_exit"] == -signal.SIGKILL
+    os.kill(started.detail["pid"], signal.SIGKILL)  # the supervisor too: its child must not outlive it
+    deadline = time.monotonic() + 20
+    while start_time(now.detail["child"]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert start_time(now.detail["child"]) is None
+    (again,) = call(home, order)
+    assert again.ok, again.reason
+
+
+def test_service_keeps_running_when_a_newer_agent_arrives(home: Path, tmp_path: Path) -> None:
+    order = service(tmp_path / "c", "", ["sh", "-c", "echo up; exec sleep 100"], ready_log="up")
+    (started,) = call(home, order)
+    newer = bundle.unpack(tmp_path / "newer")
+    (newer / "onhost" / "clock.py").write_text("import time\n\nCALL_START = time.time()  # newer\n")
+    words = [*agent_copy.argv()[:-1], str(newer)]
+    document = protocol.document(order, protocol.services(), home=str(home))
+    done = subprocess.run(words, input=document, capture_output=True, timeout=60, check=True)
+    again, state = protocol.parse(done.stdout)
+    assert again.unchanged
+    assert (state.detail["state"], state.detail["child"]) == ("running", started.detail["child"])
+    supervisor = Path(f"/proc/{started.detail['pid']}/cmdline").read_bytes().split(b"\0")
+    assert os.fsencode(agent_copy.directory()) in supervisor, "the version that started it"
+
+
+def test_service_ends_when_its_time_is_over_and_is_not_started_again(home: Path, tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo up; exec sleep 100"]
+    (tmp_path / "spec.json").write_text(json.dumps({"command": command, "until": time.time()}))
+    supervised = agent_copy.argv("supervise", str(tmp_path))
+    assert subprocess.run(supervised, timeout=60, check=False).returncode == 0
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state["starts"] == 1
+    assert start_time(state["child"]) is None
+    assert "supervisor: its time is over" in (tmp_path / "log").read_text()
+
+    order = service(tmp_path / "c", "", command, ready_log="up", until=time.time() - 5)
+    (late,) = call(home, order)
+    assert not late.ok
+    assert "its time is over since" in late.reason
+    order["until"] = time.time() + 600
+    (started,) = call(home, order)
+    assert started.ok, started.reason
+    assert call(home, order)[0].unchanged
+
+
+def test_refused_configuration_changes_nothing(home: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    check = [["sh", "-c", f"grep -q good {conf} || {{ echo no good; exit 1; }}"]]
+    command = ["sh", "-c", "echo up; exec sleep 100"]
+    (first,) = call(home, service(conf, "good", command, check=check, ready_log="up"))
+    (refused,) = call(home, service(conf, "bad", command, check=check, ready_log="up"))
+    assert not refused.ok
+    assert "no good" in refused.reason
+    assert conf.read_text() == "good"
+    assert call(home, protocol.services())[0].detail["child"] == first.detail["child"]
+
+
+def test_service_that_is_not_ready_gives_the_end_of_its_log(home: Path, tmp_path: Path) -> None:
+    order = service(tmp_path / "c", "", ["sh", "-c", "echo cannot bind; exit 1"], ready_log="up", limit=1.0)
+    (answer,) = call(home, order)
+    assert not answer.ok
+    assert "cannot bind" in answer.reason

@@ -1,0 +1,156 @@
+"""The relay's decisions, without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g5kvirt.hostagent.onhost.relay.http import REQUEST_LINE, body_offset, header_field, parse_range
+from g5kvirt.hostagent.onhost.relay.image import CHUNK, StoredFile
+from g5kvirt.hostagent.onhost.relay.predecessor import Predecessor
+from g5kvirt.hostagent.onhost.relay.silence import (
+    HALF_LIFE,
+    MIN_STALL,
+    MIN_WAKE,
+    WAKE_INTERVAL,
+    ArrivalStats,
+    silence_action,
+)
+
+SUM = "ab" * 32
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_relay_removes_its_own_file_and_no_other(tmp_path: Path, replaced: bool) -> None:
+    image = StoredFile({"size": 10, "sha256": SUM, "store": str(tmp_path)})
+    try:
+        image.append(memoryview(b"12345"))
+        if replaced:  # by a broadcast of another kind
+            (tmp_path / "new").write_bytes(b"1234567890")
+            (tmp_path / "new").replace(tmp_path / SUM)
+    finally:
+        image.close(remove=True)
+    assert [path.name for path in tmp_path.iterdir()] == ([SUM] if replaced else [])
+
+
+@pytest.mark.parametrize(
+    ("value", "span"),
+    [
+        (b"bytes=0-", (0, 100)),
+        (b"bytes=40-", (40, 100)),
+        (b"bytes=40-49", (40, 50)),
+        (b"bytes=40-4900", (40, 100)),
+        (b"bytes=-5", None),
+        (b"bytes=1-2,4-5", None),
+        (b"", None),
+    ],
+)
+def test_parse_range(value: bytes, span: tuple[int, int] | None) -> None:
+    assert parse_range(value, 100) == span
+
+
+def test_body_offset_refuses_another_file() -> None:
+    part = b"HTTP/1.1 206 x\r\nContent-Range: bytes 40-99/100\r\n"
+    assert body_offset(206, part, 100) == 40
+    assert body_offset(200, b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n", 100) == 0
+    for code, header in ((206, part.replace(b"/100", b"/101")), (206, b""), (200, b"Content-Length: 99\r\n")):
+        with pytest.raises(ValueError, match="another size"):
+            body_offset(code, header, 100)
+
+
+@given(st.binary(max_size=200))
+def test_no_header_makes_the_parsers_raise(data: bytes) -> None:
+    REQUEST_LINE.match(data)
+    parse_range(header_field(data, b"Range"), 100)
+    parse_range(data, 100)
+
+
+seconds = st.floats(0, 10, allow_nan=False)
+limits = st.fixed_dictionaries({"stall": st.floats(0.01, 0.4), "connect": st.floats(0.01, 0.6)})
+
+
+@given(limits, seconds, seconds, st.booleans())
+def test_predecessor_with_a_usual_pause_is_not_probed(
+    limit: dict[str, float], quiet: float, probe_age: float, connected: bool
+) -> None:
+    action = silence_action(
+        min(quiet, limit["stall"]), limit["stall"], probe_age, connected, limit["connect"], 0.6
+    )
+    assert action == "wait"
+
+
+@given(limits, seconds, seconds)
+def test_predecessor_is_passed_only_if_its_kernel_does_not_answer(
+    limit: dict[str, float], more: float, probe_age: float
+) -> None:
+    quiet = limit["stall"] + more + 0.001
+    connect = min(limit["connect"], 0.6)
+    assert silence_action(quiet, limit["stall"], None, False, connect, 0.6) == "probe"
+    assert silence_action(quiet, limit["stall"], probe_age, True, connect, 0.6) == (
+        "leave" if probe_age > 0.6 else "wait"
+    )
+    gone = silence_action(quiet, limit["stall"], probe_age, False, connect, 0.6)
+    assert gone == ("leave" if probe_age > 0.6 else "pass" if probe_age > connect else "wait")
+
+
+def flow(pauses: list[float]) -> ArrivalStats:
+    """What a relay knows after bytes with these pauses between them."""
+    known = ArrivalStats(0.0, 0.2)
+    known.begin_connection(0.0)
+    known.add_arrival(5.0, 1000)  # the time before the first byte is no pause
+    now = 5.0
+    for pause in pauses:
+        now += pause
+        known.add_arrival(now, 1000)
+    return known
+
+
+@given(st.lists(st.floats(0.0001, 3.0), min_size=1, max_size=50))
+def test_stall_follows_the_last_pauses_within_bounds(pauses: list[float]) -> None:
+    known = flow(pauses)
+    assert MIN_STALL <= known.stall(0.4) <= 0.4
+    assert known.stall(0.4) >= 0.999 * min(0.4, 2 * pauses[-1])
+    assert known.stall(100.0) >= 1.999 * max(pauses) * 0.5 ** (sum(pauses) / HALF_LIFE)
+
+
+def test_backlog_is_no_pause_and_no_sign_of_life() -> None:
+    known = flow([0.001] * 2000)
+    last, stall, count = known.last, known.stall(0.4), known.count
+    known.add_backlog(700)
+    assert (known.last, known.stall(0.4), known.count) == (last, stall, count + 700)
+
+
+def test_stall_is_short_where_bytes_flow_fast() -> None:
+    assert flow([0.001] * 2000).stall(0.4) == MIN_STALL
+    assert flow([0.1] * 20).stall(0.4) == pytest.approx(0.2)
+    assert flow([0.001]).stall(0.4) == pytest.approx(0.4, abs=0.01), "little is known yet"
+    broken = flow([0.001] * 2000)
+    broken.begin_connection(broken.last + 60)
+    broken.add_arrival(broken.last + 1, 1000)
+    assert broken.stall(0.4) == MIN_STALL, "an outage is no pause that is usual here"
+
+
+@given(st.floats(1e4, 1.3e9), st.integers(1, 1 << 30))
+def test_relay_is_woken_for_a_millisecond_of_bytes(rate: float, left: int) -> None:
+    known = ArrivalStats(0.0, 0.2)
+    for n in range(1, 101):
+        known.add_arrival(n / 100, int(rate / 100))
+    lowat = known.wake_bytes(left)
+    assert 1 <= lowat <= min(left, CHUNK)
+    assert lowat in (left, MIN_WAKE, CHUNK) or abs(lowat / (rate * WAKE_INTERVAL) - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/x", "https://h:1/x", "http://u@h:1/x", "http://h:1/a b", "http://h:1"]
+)
+def test_predecessor_needs_a_plain_address(url: str) -> None:
+    with pytest.raises(ValueError, match="no http URL"):
+        Predecessor({"host": "x", "url": url})
+
+
+def test_predecessor_may_have_an_ipv6_address() -> None:
+    peer = Predecessor({"host": "x", "url": "http://[fd00::1]:80/x"})
+    assert (peer.address, peer.port, peer.path) == ("fd00::1", 80, "/x")
