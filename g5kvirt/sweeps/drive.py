@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from g5kvirt.errors import G5kvirtError, RunError
+from g5kvirt.experiment import Experiment
 from g5kvirt.run import directory
 from g5kvirt.run.journal import PHASES
 from g5kvirt.sweeps.plan import Combination, Sweep
@@ -81,7 +82,7 @@ def carry_out(
     *,
     say: Say = print,
     follow: Follow = lambda _: nullcontext(),
-    experiment: Any = None,
+    experiment: Any = Experiment,
 ) -> Account:
     """Do what is not done yet, and return how it stands.
 
@@ -90,10 +91,6 @@ def carry_out(
     are given back first. ``experiment`` stands in for the class `Experiment`. Raises RunError, also if
     another process is at it; TestbedError if machines could not be given back.
     """
-    if experiment is None:
-        from g5kvirt.experiment import Experiment
-
-        experiment = Experiment
     with _Book(sweep, folder) as book:
         _release_left(sweep, folder, say, experiment)
         while (combination := book.take()) is not None:

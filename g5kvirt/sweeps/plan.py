@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import itertools
 import json
 import re
@@ -31,6 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.experiment import MeasureArguments
+from g5kvirt.images import environments
+from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
+from g5kvirt.phases.measure import check_broadcast
 from g5kvirt.spec.spec import Spec, near
 from g5kvirt.spec.yaml_files import load_yaml
 
@@ -137,11 +140,7 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
 def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     """Raises SpecError for what `Experiment.measure` would refuse once the virtual cluster stands: so late
     it costs more than a sentence."""
-    from g5kvirt.experiment import ENVIRONMENTS, Experiment, folders_of
-    from g5kvirt.images import environments
-    from g5kvirt.phases.measure import check_broadcast
-
-    known = set(inspect.signature(Experiment.measure).parameters) - {"self", "wait"}
+    known = MeasureArguments.__annotations__
     for name in arguments:
         if name not in known:
             raise SpecError(f"measure has no argument {name!r}: {near(name, known)}")
@@ -155,7 +154,7 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
             )
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
-    folders = folders_of(arguments.get("folder", ENVIRONMENTS))
+    folders = environment_folders(arguments.get("folder", ENVIRONMENTS))
     environments.check(str(arguments.get("environment", "mini")), folders)
 
 

@@ -79,7 +79,7 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
     """
     found = answer(start(script, grid, tmp_path))
     order, taken = found["said"]
-    assert "call reserve() first" in order
+    assert "needs reserve() first: call reserve()" in order
     assert "already a run 'whole'" in taken
     for file in found["figures"]:
         assert Path(file).stat().st_size > 100
@@ -185,14 +185,14 @@ def test_steps_in_the_background_are_killed_and_go_on(grid: State, tmp_path: Pat
 
     try:
         for step in ("reserve", "deploy", "configure"):
-            assert getattr(exp, step)(wait=False).result(300).status == "ok"
+            assert exp.start(step).result(300).status == "ok"
         exp.place()
-        t = killed(exp.launch(wait=False), "dhcp")
+        t = killed(exp.start("launch"), "dhcp")
         exp = Experiment.open(exp.path)
         # Now one waits for the other, and both are on their way already.
-        exp.spec = replace(exp.spec, windows={"boot": 1})
+        exp._runner.spec = replace(exp.spec, windows={"boot": 1})
         exp.launch()
-        killed(exp.measure(wait=False), "partition")
+        killed(exp.start("measure"), "partition")
         before = exp.frames.measurements.summary()
     finally:
         exp.release()

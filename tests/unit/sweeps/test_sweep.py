@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -467,7 +468,7 @@ def test_the_exit_code_says_whether_something_is_left(
 ) -> None:
     from g5kvirt.cli import sweeping
 
-    monkeypatch.setattr("g5kvirt.experiment.Experiment", Fake)
+    monkeypatch.setattr("g5kvirt.sweeps.carry_out", partial(carry_out, experiment=Fake))
     monkeypatch.setattr(sweeping, "_follow", lambda *_: Fake.__new__(Follow))
     Fake.fail = dict(fails)
     path = tmp_path / "s.yaml"
