@@ -91,7 +91,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_no_rooms_import_each_other_in_a_circle() -> None:
     pairs = {(room(module), room(name)) for module, names in IMPORTS.items() for name in names}
-    assert ROOM_CIRCLES <= pairs, "it is mended: remove it from the list"
+    assert pairs >= ROOM_CIRCLES, "it is mended: remove it from the list"
     graph = nx.DiGraph((one, other) for one, other in pairs - ROOM_CIRCLES if one != other)
     assert not circles(graph)
 

@@ -349,7 +349,7 @@ def test_sites_in_a_word() -> None:
     assert description is not None
     assert {site.name: len(site.nodes) for site in description.sites} == {"nancy": 4, "rennes": 2}
     for bad in ("nancy", "nancy=", "nancy=two", "nancy=-1"):
-        with pytest.raises(errors.SpecError, match="--sites cannot be read"):
+        with pytest.raises(errors.SpecError, match="--sites cannot be parsed"):
             commands._description(argparse.Namespace(description=None, sites=bad))
 
 

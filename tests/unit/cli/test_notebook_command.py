@@ -119,7 +119,7 @@ def test_a_cell_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["notebook", str(path), "--output", str(out), "--runs", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().err
     assert said.startswith("g5kvirt: the notebook failed in cell 3 (ZeroDivisionError: division by zero)")
-    assert said.endswith(f"as far as it came, in {out / 'own.ipynb'}\n")
+    assert said.endswith(f": see the output up to there in {out / 'own.ipynb'}\n")
     assert {file.name for file in out.iterdir()} == {"own.ipynb", "own.html"}
 
 

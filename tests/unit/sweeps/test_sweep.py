@@ -31,10 +31,10 @@ from g5kvirt.sweeps import (
     carry_out,
     check_measure,
     finished,
-    folder_of,
     load,
     parse,
     read_index,
+    sweep_folder,
 )
 
 SPEC = {"sites": {"nancy": 1}, "vms": 8}
@@ -119,18 +119,18 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
     ("change", "words"),
     [
         ({"vari": {}}, "did you mean 'vary'?"),
-        ({"name": "../up"}, "cannot be called"),
-        ({"testbed": 5}, "testbed must be a word"),
+        ({"name": "../up"}, "not a valid name"),
+        ({"testbed": 5}, "testbed must be a name"),
         ({"spec": [1]}, "spec must be a mapping"),
         ({"spec": {"sites": {"nancy": 1}}}, "does not say 'vms'"),
         ({"vary": {"netboot": "tftp"}}, "must be a list of levels"),
         ({"vary": {"netboot": []}}, "must be a list of levels"),
         ({"vary": {"netboot": ["http", "pigeon"]}}, "with netboot=pigeon: netboot must be"),
-        ({"vary": {"vms": [4, 8]}}, "vms is said to be 8 and to vary"),
+        ({"vary": {"vms": [4, 8]}}, "vms is both fixed, to 8, and varied"),
         ({"vary": {"vms.more": [4, 8]}}, "has no part 'more'"),
-        ({"vary": {"sites.nancy": [1, 2]}}, "sites.nancy is said to be 1 and to vary"),
-        ({"vary": {"measure.environment": ["mini"]}}, "measure.environment is said to be mini"),
-        ({"vary": {"measure.sizes": [4, [4]]}}, "ask for the same"),
+        ({"vary": {"sites.nancy": [1, 2]}}, "sites.nancy is both fixed, to 1, and varied"),
+        ({"vary": {"measure.environment": ["mini"]}}, "measure.environment is both fixed, to mini"),
+        ({"vary": {"measure.sizes": [4, [4]]}}, "two combinations are equal"),
         ({"vary": {"measure.sizes": ["four"]}}, "measure.sizes must be a number"),
         ({"vary": {"measure.sizes": [16]}}, "only 8 are launched"),
         ({"vary": {"measure.repeat": [0]}}, "measure.repeat must be a whole number"),
@@ -147,7 +147,7 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
         ({"vary": {"windows.boot": list(range(1, 200)), "measure.repeat": list(range(1, 99))}}, "vary less"),
     ],
 )
-def test_what_is_wrong_with_any_combination_is_said_at_once(change: dict[str, Any], words: str) -> None:
+def test_parse_refuses_a_mistake_in_any_combination(change: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as raised:
         parse({"spec": SPEC, "measure": {"environment": "mini"}, **change}, "s")
     assert words in str(raised.value)
@@ -261,7 +261,7 @@ def _nothing_called_yet() -> None:
 
 def do(sweep: Sweep, folder: Path) -> tuple[int, int, int]:
     said: list[str] = []
-    account = carry_out(sweep, folder, say=said.append, experiment=Fake)
+    account = carry_out(sweep, folder, report=said.append, experiment=Fake)
     assert all(said)
     assert not Fake.held, "machines are still held"
     return account.done, account.failed, account.left
@@ -273,7 +273,7 @@ def calls(word: str) -> list[str]:
 
 def test_one_cluster_for_all_that_can_share_it(tmp_path: Path) -> None:
     sweep = by_hand()
-    folder = folder_of(sweep, tmp_path)
+    folder = sweep_folder(sweep, tmp_path)
     assert finished(sweep, folder) == set()
     assert not folder.exists()
     assert do(sweep, folder) == (8, 0, 0)
@@ -384,15 +384,15 @@ def test_one_process_at_a_time_and_one_testbed(tmp_path: Path) -> None:
     sweep, folder = by_hand(), tmp_path / "s"
 
     def meanwhile(words: str) -> None:
-        with pytest.raises(RunError, match="another process is at the sweep"):
+        with pytest.raises(RunError, match="another process is working on the sweep"):
             carry_out(sweep, folder, experiment=Fake)
 
-    carry_out(sweep, folder, say=meanwhile, experiment=Fake)
-    with pytest.raises(RunError, match="was begun on local"):
+    carry_out(sweep, folder, report=meanwhile, experiment=Fake)
+    with pytest.raises(RunError, match="was started on local"):
         carry_out(parse(DOCUMENT, "s", "grid5000"), folder, experiment=Fake)
     runs.create(tmp_path, "taken", {})
     with pytest.raises(RunError, match="give the sweep another name"):
-        folder_of(parse(DOCUMENT, "taken"), tmp_path)
+        sweep_folder(parse(DOCUMENT, "taken"), tmp_path)
 
 
 KILLED = """
@@ -407,7 +407,7 @@ def measure(self, **arguments):
         time.sleep(60)
     return measured(self, **arguments)
 measured, test_sweep.Fake.measure = test_sweep.Fake.measure, measure
-carry_out(test_sweep.by_hand(), Path(sys.argv[2]), say=lambda _: None, experiment=test_sweep.Fake)
+carry_out(test_sweep.by_hand(), Path(sys.argv[2]), report=lambda _: None, experiment=test_sweep.Fake)
 """
 
 
@@ -451,10 +451,10 @@ def test_a_dry_run_shows_combinations_and_clusters(
     assert "4 combinations on 2 virtual clusters; to do: 4 on 2 virtual clusters, 12 deployments" in said
     assert not (tmp_path / "runs").exists()
     three = Sweep("nets", "local", (), load(path).combinations[:3])
-    carry_out(three, tmp_path / "runs" / "nets", say=lambda _: None, experiment=Fake)
+    carry_out(three, tmp_path / "runs" / "nets", report=lambda _: None, experiment=Fake)
     assert cli.main(words) == 0
     said = capsys.readouterr().out
-    assert "3 done already; to do: 1 on 1 virtual cluster, 3 deployments" in said
+    assert "3 already done; to do: 1 on 1 virtual cluster, 3 deployments" in said
     assert [line.split()[-1] for line in said.splitlines()[1:5]] == ["done", "done", "done", "do"]
 
 
@@ -469,7 +469,7 @@ def test_the_exit_code_says_whether_something_is_left(
     from g5kvirt.cli import sweeping
 
     monkeypatch.setattr("g5kvirt.sweeps.carry_out", partial(carry_out, experiment=Fake))
-    monkeypatch.setattr(sweeping, "_follow", lambda *_: Fake.__new__(Follow))
+    monkeypatch.setattr(sweeping, "_display", lambda *_: Fake.__new__(Display))
     Fake.fail = dict(fails)
     path = tmp_path / "s.yaml"
     path.write_text("spec: {sites: {nancy: 1}, vms: 8}\n")
@@ -479,7 +479,7 @@ def test_the_exit_code_says_whether_something_is_left(
     assert f"index    {tmp_path / 's' / 'index.csv'}" in said
 
 
-class Follow(Fake):
+class Display(Fake):
     def __exit__(self, *_: object) -> None:
         """Shows nothing."""
 
@@ -494,11 +494,9 @@ def test_a_combination_says_what_it_is() -> None:
     "content",
     [b"", b"a;b;id\n1;2;3\n", b"run,id\n1\n", b"run,id\n1,2,3\n", b"\xff\xfe", b"id\n" + b"x" * 200_000],
 )
-def test_an_index_that_somebody_changed_is_said_before_anything_is_measured(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_a_damaged_index_is_refused_before_anything_is_measured(content: bytes, tmp_path: Path) -> None:
     (tmp_path / INDEX).write_bytes(content)
-    with pytest.raises(RunError, match=r"index\.csv .*mend it, or move it away"):
+    with pytest.raises(RunError, match=r"index\.csv .*repair it or move it away"):
         do(by_hand(), tmp_path)
     assert calls("launch") == []
     assert (tmp_path / INDEX).read_bytes() == content
@@ -507,7 +505,7 @@ def test_an_index_that_somebody_changed_is_said_before_anything_is_measured(
     assert done == len(by_hand().combinations)
 
 
-def test_an_environment_that_cannot_be_deployed_is_said_at_once(tmp_path: Path) -> None:
+def test_check_measure_refuses_environments_that_cannot_be_deployed(tmp_path: Path) -> None:
     spec = Spec(sites={"nancy": 1}, vms=2)
     (tmp_path / "bad.yaml").write_text("name: bad\nimage: 5\n")
     (tmp_path / "gone.yaml").write_text("name: gone\nimage: {file: gone.tar}\n")
