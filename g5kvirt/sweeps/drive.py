@@ -240,8 +240,8 @@ class _SweepProgress:
         except BaseException:
             self._lock.close()
             raise
-        # ParamSweeper takes any exception while it reads for the end of its file, and truncates it there. So it
-        # is called in a thread, where no signal handler raises.
+        # ParamSweeper takes any exception while it reads for the end of its file, and truncates it there.
+        # So it is called in a thread, where no signal handler raises.
         self._pool = ThreadPoolExecutor(1, "sweep")
         # What a killed process had in progress is to be done again. (ParamSweeper's reset() would lose it.)
         self._do(lambda: self._sweeper.cancel_batch(self._sweeper.get_inprogress()))

@@ -117,7 +117,7 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
     title = document.get("name", name)
     if not isinstance(title, str) or not _NAME.fullmatch(title):
         raise SpecError(
-            f"{str(title)[:60]!r} is not a valid name: use letters, digits, - _ . and start with neither - nor ."
+            f"{str(title)[:60]!r} is not a valid name: use letters, digits, - _ . and no - or . at the start"
         )
     where = testbed or document.get("testbed", "local")
     if not isinstance(where, str):

@@ -98,7 +98,7 @@ def test_the_verdict_names_what_fails() -> None:
         Finding("network", "fail", "no veth"),
     ]
     assert not doctor.able(findings)
-    assert "cannot be raised here: root, network." in doctor.verdict(findings)
+    assert "cannot run here: root, network." in doctor.verdict(findings)
     assert doctor.report(findings)["local"] is False
 
 
