@@ -153,5 +153,5 @@ def test_machines_are_given_back_when_a_notebook_fails(
 def test_the_notebooks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["notebook"]) == 0
     said = capsys.readouterr().out
-    assert "Netboot: HTTP against TFTP" in said
+    assert "Netboot: HTTP vs. TFTP" in said
     assert "-p sizes [2, 4, 8]" in said
