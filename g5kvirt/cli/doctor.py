@@ -183,8 +183,8 @@ exit 0
 
 def kernel_features() -> list[Finding]:
     """Kernel features: each is really used, in namespaces of its own."""
-    words = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
-    code, out, err = _run([*words, "--propagation", "private", "sh", "-c", _TRY])
+    command = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
+    code, out, err = _run([*command, "--propagation", "private", "sh", "-c", _TRY])
     tried = dict(line.split("\t", 1) for line in out.splitlines() if "\t" in line)
     if "namespaces" not in tried:
         message = err.strip().splitlines()[-1] if err.strip() else f"unshare ended with {code}"
@@ -285,14 +285,14 @@ def judge_kvm(out: str, err: str) -> Finding:
 # ---- inside ------------------------------------------------------------------------------------------
 
 
-def _run(words: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
+def _run(command: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
     """Run a probe for at most `_LIMIT`: exit code, output, error output. Nothing that it started is left."""
     try:
-        done = subprocess.run(words, input=stdin, capture_output=True, timeout=_LIMIT)
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=_LIMIT)
     except subprocess.TimeoutExpired:
         return 124, "", f"no answer within {_LIMIT:g} s"
     except OSError as error:
-        return 127, "", f"{words[0]}: {error.strerror}"
+        return 127, "", f"{command[0]}: {error.strerror}"
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 

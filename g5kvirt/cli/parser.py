@@ -45,7 +45,6 @@ exit codes:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; each command's ``do`` takes the parsed arguments and returns an exit code."""
-    from g5kvirt.cli import commands
 
     parser = _parser(None, "g5kvirt", _TOP, _EXAMPLES)
     parser.add_argument("--version", action="version", version=f"g5kvirt {g5kvirt.__version__}")
@@ -53,6 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
     # Without a command, show the help.
     parser.set_defaults(do=partial(_help, parser))
     sub = parser.add_subparsers(metavar="COMMAND", title="commands")
+    for add in (_doctor, _demo, _local, _check, _run, _sweep, _notebook, _runs, _release, _show):
+        add(sub)  # in the order of the help
+    return parser
+
+
+def _doctor(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``doctor``."""
+    from g5kvirt.cli import commands
 
     doctor = _parser(
         sub,
@@ -63,6 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(do=commands.doctor)
+
+
+def _demo(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``demo``."""
+    from g5kvirt.cli import commands
 
     demo = _parser(
         sub,
@@ -76,16 +88,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(do=commands.demo)
 
-    _local(sub)
 
-    _check(sub)
-    _run(sub)
-    _sweep(sub)
-    _notebook(sub)
+def _runs(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``runs``."""
+    from g5kvirt.cli import commands
 
     runs = _parser(sub, "runs", "list all runs, oldest first, and the machines they still hold", "")
     _runs_option(runs)
     runs.set_defaults(do=commands.runs)
+
+
+def _release(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``release``."""
+    from g5kvirt.cli import commands
 
     release = _parser(
         sub,
@@ -97,13 +112,17 @@ def build_parser() -> argparse.ArgumentParser:
     _runs_option(release)
     release.set_defaults(do=commands.release)
 
+
+def _show(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``show``."""
+    from g5kvirt.cli import commands
+
     show = _parser(sub, "show", "show the state of a run, even while it is in progress", "")
     show.add_argument("run", metavar="RUN", help="name or directory of the run")
     show.add_argument("--figures", action="store_true", help="save all figures in RUN/figures")
     show.add_argument("--tables", action="store_true", help="save all tables in RUN/tables, as CSV")
     _runs_option(show)
     show.set_defaults(do=commands.show)
-    return parser
 
 
 def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

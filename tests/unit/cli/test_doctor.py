@@ -39,7 +39,7 @@ def test_a_kernel_that_grants_everything() -> None:
         ("vxlan", "network", "fail"),
     ],
 )
-def test_what_a_kernel_lacks_is_named_with_the_systems_own_words(lacks: str, name: str, state: str) -> None:
+def test_missing_kernel_features_are_shown_with_the_error_message(lacks: str, name: str, state: str) -> None:
     findings = doctor.judge(EVERYTHING | {lacks: "Error: Specified qdisc kind is unknown."})
     assert states(findings)[name] == state
     assert [f.state for f in findings if f.name != name] == ["ok"] * (len(findings) - 1)

@@ -100,26 +100,26 @@ def test_a_notebook_is_executed_and_kept_in_its_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = own_notebook(tmp_path, "n = 1\nname = None\nruns = 'runs'", MAKE_RUN)
-    words = ["notebook", str(path), "-p", "n", "41", "--runs", str(tmp_path / "runs")]
-    assert cli.main([*words, "-p", "name", "mine"]) == 0
+    arguments = ["notebook", str(path), "-p", "n", "41", "--runs", str(tmp_path / "runs")]
+    assert cli.main([*arguments, "-p", "name", "mine"]) == 0
     kept = tmp_path / "runs" / "mine" / "own.ipynb"
-    said = capsys.readouterr().out
-    assert f"notebook {kept}" in said
-    assert f"html     {kept.with_suffix('.html')}" in said
+    output = capsys.readouterr().out
+    assert f"notebook {kept}" in output
+    assert f"html     {kept.with_suffix('.html')}" in output
     assert [path.name for path in kept.parent.parent.iterdir()] == ["mine"]
     assert read(kept).cells[-1].outputs[0].text == "42\n"
     assert "42" in kept.with_suffix(".html").read_text(encoding="utf-8")
     assert read(path).cells[-1].outputs == [], "the source stays as it is"
-    assert cli.main([*words, "-p", "name", "mine"]) == 2, "nothing is written over"
+    assert cli.main([*arguments, "-p", "name", "mine"]) == 2, "nothing is written over"
 
 
 def test_a_cell_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = own_notebook(tmp_path, "name = None", "1 / 0")
     out = tmp_path / "out"
     assert cli.main(["notebook", str(path), "--output", str(out), "--runs", str(tmp_path / "runs")]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("g5kvirt: the notebook failed in cell 3 (ZeroDivisionError: division by zero)")
-    assert said.endswith(f": see the output up to there in {out / 'own.ipynb'}\n")
+    output = capsys.readouterr().err
+    assert output.startswith("g5kvirt: the notebook failed in cell 3 (ZeroDivisionError: division by zero)")
+    assert output.endswith(f": see the output up to there in {out / 'own.ipynb'}\n")
     assert {file.name for file in out.iterdir()} == {"own.ipynb", "own.html"}
 
 
@@ -145,13 +145,13 @@ def test_machines_are_given_back_when_a_notebook_fails(
 
     monkeypatch.setattr(Experiment, "open", Run)
     monkeypatch.setattr(notebooks, "execute", fail)
-    words = ["notebook", "windows", "-p", "name", "mine", "--runs", str(tmp_path / "runs")]
-    assert cli.main(words) == 1
+    arguments = ["notebook", "windows", "-p", "name", "mine", "--runs", str(tmp_path / "runs")]
+    assert cli.main(arguments) == 1
     assert sorted(released) == ["mine/http", "mine/tftp"]
 
 
 def test_the_notebooks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["notebook"]) == 0
-    said = capsys.readouterr().out
-    assert "Netboot: HTTP vs. TFTP" in said
-    assert "-p sizes [2, 4, 8]" in said
+    output = capsys.readouterr().out
+    assert "Netboot: HTTP vs. TFTP" in output
+    assert "-p sizes [2, 4, 8]" in output
