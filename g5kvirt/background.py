@@ -56,7 +56,7 @@ _all: weakref.WeakSet[Running[Any]] = weakref.WeakSet()
 
 
 class Running(Generic[T]):
-    """A step that runs in the background; it gives back what the step would have given back.
+    """A step that runs in the background, as returned by `g5kvirt.experiment.Experiment.start`.
 
     An interrupt (Ctrl-C, "interrupt the kernel") ends the waiting in `wait` and `result`, not the step.
     """

@@ -102,7 +102,7 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
         assert not [name for name in left if name.startswith(".g5kvirt-")], "the public key was left behind"
 
 
-def test_bad_input_is_one_sentence_and_touches_nothing(grid: State, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence_and_reserves_nothing(grid: State, tmp_path: Path) -> None:
     script = """
     bad = [
         dict(sites={"nacny": 1}, vms=1),
@@ -143,7 +143,7 @@ CUTS = [
 
 
 @pytest.mark.parametrize(("phase", "how"), CUTS, ids=lambda value: getattr(value, "name", value))
-def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp_path: Path) -> None:
+def test_interrupted_step_continues(phase: str, how: signal.Signals, grid: State, tmp_path: Path) -> None:
     journal = tmp_path / "cut" / "journal.jsonl"
     process = start(STEPS, grid, tmp_path)
     try:
@@ -162,7 +162,7 @@ def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp
     wait(lambda: "g5kvirt" not in jobs(grid))
 
 
-def test_steps_in_the_background_are_killed_and_go_on(grid: State, tmp_path: Path) -> None:
+def test_killed_background_steps_continue(grid: State, tmp_path: Path) -> None:
     script = """
     import json, os, signal, time
     from dataclasses import replace
