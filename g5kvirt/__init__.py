@@ -1,4 +1,4 @@
-"""Raise thousands of virtual machines over Grid'5000, step by step, and time every one of them."""
+"""Boot thousands of virtual machines on Grid'5000, step by step, and time every step of each."""
 
 from __future__ import annotations
 

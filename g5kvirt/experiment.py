@@ -1,4 +1,4 @@
-"""The experiment: six calls in their order, each of which can be repeated without harm.
+"""The experiment as a person holds it: six calls in their order, each of which can be repeated without harm.
 
 ::
 
@@ -8,71 +8,68 @@
     exp.reserve(); exp.deploy(); exp.configure(); exp.place(); exp.launch()
     exp.figures.boot()
 
-What a step found out is kept in the run's journal and nowhere else: a step that is done is read back
-from there, not done again, and `Experiment.open` continues where another process stopped.
+`Experiment` is a face, as the command line is. `g5kvirt.phase_runner`, one floor down, does the work and
+knows nothing of what is shown; here the journal that it leaves becomes results, tables and figures, and the
+live view is handed down to it as a function. A registry of views would have served as well, but then neither
+a type checker nor an editor's completion could tell what ``exp.figures`` is.
 """
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import pandas as pd
 
 from g5kvirt.background import Running
-from g5kvirt.context import Context
-from g5kvirt.errors import PhaseOrderError, RunError, SpecError
-from g5kvirt.inventory import Reservation, to_plain
-from g5kvirt.phases.reservation_request import with_sites
-from g5kvirt.phases.reserve import release, reserve
-from g5kvirt.phases.watching import interruptible, watched
-from g5kvirt.planning.checks import check_against
-from g5kvirt.run import directory as run_directories
+from g5kvirt.errors import RunError, SpecError
+from g5kvirt.inventory import Reservation
+from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner, environment_folders
 from g5kvirt.run import state
-from g5kvirt.run.create import begin
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.spec.fields import show
-from g5kvirt.spec.spec import Spec
-from g5kvirt.testbeds import Testbed, open_testbed
+from g5kvirt.spec.spec import Spec, suggest
+from g5kvirt.testbeds import Testbed
+from g5kvirt.views import live
+from g5kvirt.views.checked import CheckResult
+from g5kvirt.views.html import experiment_html
+from g5kvirt.views.measured import MeasureResult
+from g5kvirt.views.results import PhaseResult
+from g5kvirt.views.trace import trace
 
 if TYPE_CHECKING:
-    from g5kvirt.views.checked import CheckResult
+    from g5kvirt.context import Context
     from g5kvirt.views.figures import Figures
-    from g5kvirt.views.measured import MeasureResult
-    from g5kvirt.views.results import PhaseResult
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "MeasureArguments"]
 
-#: Where a user's own environments are described, beside the notebook.
-ENVIRONMENTS = "environments"
 
-T = TypeVar("T")
+class MeasureArguments(TypedDict, total=False):
+    """The arguments of `Experiment.measure`, for `Experiment.start`."""
+
+    environment: str | Path
+    sizes: Sequence[int] | None
+    repeat: int
+    broadcast: Broadcast
+    folder: str | Path
 
 
 class Experiment:
     """One run of the experiment on one testbed.
 
-    ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of
-    `g5kvirt.testbeds.base.Testbed`. The run is kept in ``runs/name``; without a name it gets one from
-    the date. Everything that can be wrong with what is asked is found here, before anything is
-    touched. Raises SpecError, CapacityError, RunError, TestbedError.
+    ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of `g5kvirt.testbeds.base.Testbed`.
+    The run is kept in ``runs/name``; without a name it is named after the date. Everything that can be wrong
+    with the request is found here, before anything is touched. Raises SpecError, CapacityError, RunError,
+    TestbedError.
     """
 
-    #: The step that was last started in the background, by ``wait=False``.
-    background: Running[Any] | None = None
-
-    _testbed: Testbed | None
-    _known: Frames | None = None
-    _unnamed = False  # the testbed was given as an object: nobody else can open it
+    _frames_cache: Frames | None = None
 
     def __init__(
         self,
@@ -84,195 +81,145 @@ class Experiment:
     ) -> None:
         if not isinstance(spec, Spec):
             raise SpecError(
-                f"an Experiment is made of a Spec, as Spec(...) or Spec.load(file), not {show(spec)}"
+                f"an Experiment takes a Spec, made by Spec(...) or Spec.load(file), not {show(spec)}"
             )
         if not isinstance(testbed, str) and not hasattr(testbed, "connect"):
-            raise SpecError(f'testbed must be a word such as "local" or "grid5000", not {show(testbed)}')
+            raise SpecError(f'testbed must be a name such as "local" or "grid5000", not {show(testbed)}')
         if not isinstance(runs, str | Path):
             raise SpecError(f'runs must be a directory such as "runs", not {show(runs)}')
-        word = testbed if isinstance(testbed, str) else testbed.name
-        self._testbed = open_testbed(testbed) if isinstance(testbed, str) else testbed
-        self._unnamed = not isinstance(testbed, str)
-        self._testbed.connect()
-        self.spec = with_sites(spec, self._testbed)
-        check_against(self.spec, self._testbed.hosts())
-        self._run = begin(Path(runs), name, self.spec, word)
-        self.journal = Journal.open(self._run.journal)
+        self._runner = PhaseRunner.create(spec, testbed, name, Path(runs), self._display)
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
-        """The experiment kept in the run directory ``path``, to look at or to go on with.
+        """The experiment kept in the run directory ``path``, to look at or to continue.
 
-        The testbed is asked for only when a step needs it: a run can be read where it is long gone, on
-        another machine, and while another process is at it. A step goes on where it was cut short. Raises
-        RunError.
+        The testbed is contacted only when a step needs it: a run can be read where its testbed no longer
+        exists, on another machine, and while another process works on it. A step continues where it was
+        interrupted. Raises RunError.
         """
         if not isinstance(path, str | Path):
             raise RunError(f'a run is opened by its directory, such as "runs/first", not {show(path)}')
-        directory = Path(path)
-        if not directory.name:  # "." and the like
-            directory = directory.resolve()
-        run = run_directories.find(directory.parent, directory.name)
-        document = run.document
-        if "spec" not in document or not isinstance(document.get("testbed"), str):
-            raise RunError(
-                f"run {run.name!r} does not say what was asked of which testbed: its run.json is damaged"
-            )
         self = cls.__new__(cls)
-        self._run = run
-        self.spec = Spec.from_dict(document["spec"])
-        self.journal = Journal.open(run.journal)
-        self._testbed = None
+        self._runner = PhaseRunner.open(Path(path), self._display)
         return self
 
     def check(self) -> CheckResult:
-        """What would happen, and what is wrong with it, before anything is reserved. Changes nothing.
+        """What would happen, and what would be wrong, before anything is reserved. Changes nothing.
 
-        Asks the testbed's API and the sites' frontends, each question within a bound (some minutes for all,
-        where nothing answers); what cannot be asked is a row that says so.
+        Queries the testbed's API and the sites' frontends. Each query is bounded; if nothing answers, all of
+        them take some minutes. What could not be found out is a row that says so.
         """
         from g5kvirt.phases.check import check
-        from g5kvirt.views.checked import CheckResult
 
         found = check(self.spec, self.testbed, self.path.parent, self.name)
-        return CheckResult(found, of=f"run {self.name}", testbed=self._where)
+        return CheckResult(found, of=f"run {self.name}", testbed=self._testbed_name)
 
     # ---- the steps --------------------------------------------------------------------------------
-    # With ``wait=False`` a step runs in a process of its own, and a handle on it comes back at once.
 
-    @overload
-    def reserve(self) -> PhaseResult: ...
-    @overload
-    def reserve(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
-    def reserve(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
+    def reserve(self) -> PhaseResult:
         """Get hosts, service machines, sub-networks and a global KaVLAN, and wait until they are there."""
-        return self._step("reserve", reserve, wait)
+        return self._execute("reserve")
 
-    @overload
-    def deploy(self) -> PhaseResult: ...
-    @overload
-    def deploy(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
-    def deploy(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
-        """Put the host environment on the machines, inside the KaVLAN."""
-        from g5kvirt.phases.deploy import deploy
+    def deploy(self) -> PhaseResult:
+        """Deploy the host environment on the machines, inside the KaVLAN."""
+        return self._execute("deploy")
 
-        return self._step("deploy", deploy, wait)
-
-    @overload
-    def configure(self) -> PhaseResult: ...
-    @overload
-    def configure(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
-    def configure(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
-        """Make hosts and service machines ready: bridge, RAM disk, facts; DHCP, DNS, netboot."""
-        from g5kvirt.phases.configure import configure
-
-        return self._step("configure", configure, wait)
+    def configure(self) -> PhaseResult:
+        """Prepare hosts and service machines: bridge, RAM disk, facts; DHCP, DNS, netboot."""
+        return self._execute("configure")
 
     def place(self) -> PhaseResult:
         """Decide which host carries which VM, with which name, address and MAC. Touches nothing."""
-        from g5kvirt.phases.place import place
+        return self._execute("place")
 
-        return self._now("place", place)
-
-    @overload
-    def launch(self) -> PhaseResult: ...
-    @overload
-    def launch(self, *, wait: Literal[False]) -> Running[PhaseResult]: ...
-    def launch(self, *, wait: bool = True) -> PhaseResult | Running[PhaseResult]:
+    def launch(self) -> PhaseResult:
         """Power the VMs on and wait until each reports from its minimal system, or is given up."""
-        from g5kvirt.phases.launch import launch
+        return self._execute("launch")
 
-        return self._step("launch", launch, wait)
-
-    @overload
     def measure(
         self,
         environment: str | Path = "mini",
         sizes: Sequence[int] | None = None,
         repeat: int = 1,
         *,
-        broadcast: Literal["chain", "tree", "http"] = "chain",
+        broadcast: Broadcast = "chain",
         folder: str | Path = ENVIRONMENTS,
-    ) -> MeasureResult: ...
-    @overload
-    def measure(
-        self,
-        environment: str | Path = "mini",
-        sizes: Sequence[int] | None = None,
-        repeat: int = 1,
-        *,
-        broadcast: Literal["chain", "tree", "http"] = "chain",
-        folder: str | Path = ENVIRONMENTS,
-        wait: Literal[False],
-    ) -> Running[MeasureResult]: ...
-    def measure(
-        self,
-        environment: str | Path = "mini",
-        sizes: Sequence[int] | None = None,
-        repeat: int = 1,
-        *,
-        broadcast: Literal["chain", "tree", "http"] = "chain",
-        folder: str | Path = ENVIRONMENTS,
-        wait: bool = True,
-    ) -> MeasureResult | Running[MeasureResult]:
+    ) -> MeasureResult:
         """Deploy ``environment`` on n of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
 
         ``environment`` is one of `environments`, or the path of a YAML file that describes one. ``sizes``
-        defaults to all VMs that are up. Each call measures anew, on the same virtual cluster. The image goes
-        down a ``chain`` of the hosts; ``tree`` (TakTuk) and ``http`` (all from one server) are there to be
-        compared with; a Kadeploy3 (``Spec.provisioner``) takes the first two. Single VMs never raise: they
-        end as failed, with the step and the reason, and the end of their serial console in ``consoles/`` of
-        the run's directory. Raises SpecError for what cannot be deployed, before anything reboots, and
-        PhaseError if not one VM was deployed.
+        defaults to all VMs that are up. Each call measures anew, on the same virtual cluster. ``broadcast``
+        is how the image is distributed: down a ``chain`` of the hosts, or, for comparison, by a ``tree``
+        (TakTuk) or by ``http`` (every host downloads it from one server); with Kadeploy3
+        (``Spec.provisioner``) only the first two. ``folder`` holds descriptions of your own environments.
+        A failed VM never raises: it ends as failed, with the step and the reason, and the end of its serial
+        console in ``consoles/`` of the run's directory. Raises SpecError for what cannot be deployed, before
+        anything reboots, and PhaseError if no VM at all was deployed.
         """
-        from g5kvirt.phases.measure import check_asked, measure
-
-        self._check_order("measure")
-        up = len(state.up(self.journal))
-        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
-        folders = folders_of(folder)
-        if not wait:
-            arguments = {"environment": str(environment), "repeat": int(repeat), "broadcast": broadcast}
-            arguments |= {"folder": str(folder), "sizes": wanted}
-            return self._in_background("measure", arguments, self._measured)
-        context = self._context
-        span = context.span("measure", "phase")
-        with (
-            interruptible("measure"),
-            self._writing(),
-            self._shown(),
-            span as found,
-            watched(context, "measure"),
-        ):
-            found["deployments"] = measure(context, str(environment), wanted, int(repeat), broadcast, folders)
+        self._runner.measure(self._runner.measure_request(environment, sizes, repeat, broadcast, folder))
         return self._measured()
 
+    @overload
+    def start(
+        self, step: Literal["reserve", "deploy", "configure", "place", "launch"]
+    ) -> Running[PhaseResult]: ...
+    @overload
+    def start(
+        self, step: Literal["measure"], **arguments: Unpack[MeasureArguments]
+    ) -> Running[MeasureResult]: ...
+    def start(self, step: str, **arguments: Any) -> Running[Any]:
+        """Start a step in the background and return at once; the notebook stays free.
+
+        ::
+
+            running = exp.start("launch")
+            measuring = exp.start("measure", environment="mini", sizes=[2, 4])
+
+        ``step`` is the name of the method that would do it in the foreground, ``arguments`` are those of
+        `measure`. The step runs in a process of its own, one at a time. What is returned can be waited for
+        and stopped; its ``result()`` is what the method would have returned. Raises SpecError for an unknown
+        step, and what the method would raise before it begins.
+        """
+        if step not in PHASES:
+            raise SpecError(f"there is no step {show(step)} to start: {suggest(str(step), PHASES)}")
+        try:
+            given = inspect.signature(getattr(self, step)).bind(**arguments)
+        except TypeError as error:
+            raise TypeError(f'start("{step}", …): {error}') from None
+        given.apply_defaults()
+        result = self._measured if step == "measure" else lambda: self._result(step)
+        return self._runner.start(step, given.arguments, result)
+
+    @property
+    def background(self) -> Running[Any] | None:
+        """The step that was last started by `start`, None before."""
+        return self._runner.background
+
     def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:
-        """What can be deployed: one row an environment.
+        """What can be deployed: one row per environment.
 
         Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.images.descriptions`) in
         ``folder``, by default ``environments/`` where the notebook runs, and in
-        ``~/.config/g5kvirt/environments``. Raises SpecError for a folder that is not there.
+        ``~/.config/g5kvirt/environments``. Raises SpecError if the folder does not exist.
         """
         from g5kvirt.images.environments import known
 
-        return pd.DataFrame([asdict(one) for one in known(folders_of(folder))])
+        return pd.DataFrame([asdict(one) for one in known(environment_folders(folder))])
 
     def ssh_config(self) -> Path:
         """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM.
 
-        Hosts, service machines and frontends go by their whole names: ``graphene-3.nancy.grid5000.fr``.
+        Hosts, service machines and frontends go by their full names: ``graphene-3.nancy.grid5000.fr``.
         """
         from g5kvirt.guests.ssh import ssh_config
 
         return ssh_config(self._context, state.vms(self.journal))
 
     def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
-        """Run a shell command on all deployed VMs, in their order, or on ``vms``; one row a VM, whatever
-        became of it.
+        """Run a shell command on all deployed VMs, or on ``vms``; one row per VM, in their order.
 
-        Columns: ``vm``, ``ok``, ``code`` (None where nobody saw it end), ``out``, ``err``, ``seconds`` and,
-        where not ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
+        Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
+        unless ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
         PhaseOrderError where none is deployed, and after `release`.
         """
         from g5kvirt.guests.ssh import COLUMNS, run_on
@@ -283,22 +230,10 @@ class Experiment:
         """Give the machines back. Harmless when there is nothing to give back.
 
         A step in the background is stopped first. Raises TestbedError if a job is still there afterwards;
-        call it again then. Raises RunError if it could not be written down, on a full disk for instance: the
-        machines go back all the same, unless another process is at the run or it may only be read here.
+        call it again then. Raises RunError if the journal cannot be written, on a full disk for instance: the
+        machines are given back all the same, unless another process works on the run or it is read-only here.
         """
-        if self.background is not None:
-            self.background.stop()
-        if not state.tries(self.journal, "reserve") or state.released(self.journal):
-            return
-        try:
-            with self._writing(), self._context.span("reserve", "release"):
-                release(self._context)
-        except RunError as error:
-            why = error.__cause__
-            if not isinstance(why, OSError) or isinstance(why, PermissionError) or why.errno == errno.EROFS:
-                raise
-            release(self._context)  # a full disk is no reason to keep machines
-            raise RunError(f"the machines are given back, but {error}") from error
+        self._runner.release()
 
     def __enter__(self) -> Experiment:
         return self
@@ -312,19 +247,34 @@ class Experiment:
     # ---- what happened ----------------------------------------------------------------------------
 
     @property
+    def spec(self) -> Spec:
+        """The specification, with the sites that were chosen."""
+        return self._runner.spec
+
+    @property
     def name(self) -> str:
         """The run's name."""
-        return self._run.name
+        return self._runner.run.name
 
     @property
     def path(self) -> Path:
         """The run's directory: journal, ssh key, figures."""
-        return self._run.path
+        return self._runner.run.path
+
+    @property
+    def journal(self) -> Journal:
+        """What happened, event by event."""
+        return self._runner.journal
+
+    @property
+    def testbed(self) -> Testbed:
+        """The testbed, connected. Raises TestbedError if it no longer exists."""
+        return self._runner.testbed
 
     @property
     def reservation(self) -> Reservation | None:
-        """What the testbed gave, or None before `reserve`."""
-        return state.reservation(self.journal)
+        """What the testbed granted, or None before `reserve`."""
+        return self._runner.reservation
 
     @property
     def frames(self) -> Frames:
@@ -334,165 +284,64 @@ class Experiment:
     @property
     def figures(self) -> Figures:
         """The run as figures, one method each."""
-        from g5kvirt.views.figures import Figures
+        from g5kvirt.views.figures import Figures  # matplotlib takes most of a second to import
 
         frames = self._frames
-        return Figures(frames, run=self.name, testbed=self._where, guest=frames.guest)
+        return Figures(frames, run=self.name, testbed=self._testbed_name, guest=frames.guest)
 
     def trace(self, path: str | Path) -> Path:
-        """Write the run as a trace for ui.perfetto.dev: one track a host, VMs as slices. Returns the file."""
-        from g5kvirt.views.trace import trace
-
-        return trace(self.journal, path, run=self.name, testbed=self._where, guest=self._frames.guest)
+        """Write the run as a trace for ui.perfetto.dev: a track per host, VMs as slices. Returns the file."""
+        guest = self._frames.guest
+        return trace(self.journal, path, run=self.name, testbed=self._testbed_name, guest=guest)
 
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if state.done(self.journal, phase)]
-        return f"<Experiment {self.name} on {self._where}: {', '.join(done) or 'nothing done yet'}>"
+        return f"<Experiment {self.name} on {self._testbed_name}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:
-        from g5kvirt.views.html import experiment_html
-
         frames = self._frames
-        return experiment_html(self.name, self._where, frames.guest, frames)
+        return experiment_html(self.name, self._testbed_name, frames.guest, frames)
 
     # ---- inside -----------------------------------------------------------------------------------
 
     @property
-    def testbed(self) -> Testbed:
-        """The testbed, connected. Raises TestbedError if it is not there any more."""
-        if self._testbed is None:
-            testbed = open_testbed(self._run.document["testbed"])
-            testbed.connect()
-            self._testbed = testbed
-        return self._testbed
+    def _context(self) -> Context:
+        return self._runner.context
 
     @property
     def _frames(self) -> Frames:
         """The tables for figures and results, made once until something else happens.
 
-        Those of `frames` are a person's own, who may change them.
+        Those of `frames` are the user's own, who may change them.
         """
-        if self._known is None or len(self._known.journal) != len(self.journal):
-            self._known = Frames(self.journal)
-        return self._known
+        if self._frames_cache is None or len(self._frames_cache.journal) != len(self.journal):
+            self._frames_cache = Frames(self.journal)
+        return self._frames_cache
 
     @property
-    def _where(self) -> str:
-        """What the testbed is called, whether it still exists or not."""
-        return str(self._run.document["testbed"]).partition(":")[0]
+    def _testbed_name(self) -> str:
+        """The testbed as it was given, such as ``local:second``, whether it still exists or not."""
+        return str(self._runner.run.document["testbed"])
 
-    @property
-    def _title(self) -> str:
-        return f"run {self.name} on {self._where}"
+    def _display(self) -> Callable[[], None]:
+        """Show the live view in a notebook, until what is returned is called."""
+        return live.watch(self.journal, self.spec.vms, f"run {self.name} on {self._testbed_name}").end
 
-    @cached_property
-    def _context(self) -> Context:
-        return Context(self.spec, self.testbed, self._run, self.journal)
-
-    def _step(
-        self, phase: str, do: Callable[[Context], Any], wait: bool
-    ) -> PhaseResult | Running[PhaseResult]:
-        if wait:
-            return self._now(phase, do)
-        if not state.done(self.journal, phase):
-            self._check_order(phase)
-        return self._in_background(phase, {}, lambda: self._result(phase))
-
-    def _now(self, phase: str, do: Callable[[Context], Any]) -> PhaseResult:
-        if not state.done(self.journal, phase):
-            self._check_order(phase)
-            context = self._context
-            with interruptible(phase), self._writing():
-                if not state.done(self.journal, phase):  # another process may just have done it
-                    self._check_order(phase)
-                    with self._shown():
-                        self._do(phase, do, context)
+    def _execute(self, phase: str) -> PhaseResult:
+        self._runner.execute(phase)
         return self._result(phase)
 
     def _result(self, phase: str) -> PhaseResult:
-        from g5kvirt.views.results import PhaseResult
-
         frames = self._frames
-        return PhaseResult(phase, frames, run=self.name, testbed=self._where, guest=frames.guest)
-
-    def _do(self, phase: str, do: Callable[[Context], Any], context: Context) -> None:
-        with context.span(phase, "phase") as found, watched(context, phase):
-            found.update(to_plain(do(context)))
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Be the one who writes the journal, in which what a killed process had under way gets its end."""
-        with self.journal.held():
-            self.journal.extend(state.cut_short(self.journal))
-            yield
-
-    def _shown(self) -> AbstractContextManager[None]:
-        """The live view, in a notebook; its last picture holds the end of the step's span."""
-        from g5kvirt.views import live
-
-        return live.show(self.journal, self.spec.vms, self._title)
-
-    def _in_background(self, phase: str, arguments: Mapping[str, Any], result: Callable[[], T]) -> Running[T]:
-        self._check_free(phase)
-        if self._unnamed:
-            raise SpecError(
-                f"{phase}(wait=False) opens the testbed in another process: give it to the Experiment by its"
-                ' name, such as "local" or "grid5000"'
-            )
-        from g5kvirt.views import live
-
-        view = live.watch(self.journal, self.spec.vms, self._title)
-        try:
-            running = Running(phase, arguments, self.journal, result, ended=view.end)
-        except BaseException:
-            view.end()
-            raise
-        self.background = running
-        return running
+        return PhaseResult(phase, frames, run=self.name, testbed=self._testbed_name, guest=frames.guest)
 
     def _measured(self) -> MeasureResult:
         """What the last `measure` gave."""
-        from g5kvirt.views.measured import MeasureResult
-
         found = state.detail(self.journal, "measure") or {}
         return MeasureResult(
             self._frames,
             run=self.name,
-            testbed=self._where,
+            testbed=self._testbed_name,
             guest=self._frames.guest,
             deployments=found.get("deployments", []),
         )
-
-    def _check_free(self, phase: str) -> None:
-        """Raises PhaseOrderError while another step runs in the background."""
-        if self.background is not None and not self.background.done:
-            raise PhaseOrderError(
-                f"{self.background.phase}() still runs in the background: wait for it (.wait()) or stop it"
-                f" (.stop()) before {phase}()"
-            )
-
-    def _check_order(self, phase: str) -> None:
-        """Raises PhaseOrderError if the phase cannot begin now."""
-        self._check_free(phase)
-        before = PHASES[: PHASES.index(phase)]
-        missing = [p for p in before if not state.done(self.journal, p)]
-        if missing:
-            raise PhaseOrderError(f"{phase}() stands on {before[-1]}(): call {missing[0]}() first")
-        if state.released(self.journal):
-            raise PhaseOrderError(
-                f"run {self.name!r} has given its machines back: start a new Experiment for {phase}()"
-            )
-        granted = self.reservation
-        if granted is not None and time.time() > granted.start + granted.walltime:
-            raise PhaseOrderError(
-                f"the walltime of run {self.name!r} is over: start a new Experiment, with a longer one if"
-                f" {phase}() came too late"
-            )
-
-
-def folders_of(folder: str | Path) -> list[Path]:
-    """Where to look for environments; the usual folder need not be there. Raises SpecError."""
-    if isinstance(folder, str | Path) and (Path(folder).is_dir() or Path(folder) == Path(ENVIRONMENTS)):
-        return [Path(folder)]
-    shown = folder if isinstance(folder, Path) else show(folder)
-    raise SpecError(f"there is no folder {shown}: name one with descriptions of environments")

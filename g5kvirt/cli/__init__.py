@@ -1,4 +1,4 @@
-"""The command line: reads words, calls the library, prints what it found, leaves with an exit code."""
+"""The command line: parses arguments, calls the library, prints the result, returns an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from g5kvirt.errors import G5kvirtError
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  #: as a shell says it of Ctrl-C
+INTERRUPTED = 130  #: what a shell reports after Ctrl-C
 TERMINATED = 143
 BUG = 70  #: EX_SOFTWARE of sysexits.h
 
@@ -20,14 +20,14 @@ BUG = 70  #: EX_SOFTWARE of sysexits.h
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    An error raised on purpose is one sentence on stderr and the error's own code; anything else is a bug
-    and says so. ``--debug`` shows the traceback of either.
+    An error raised on purpose is printed as one sentence, with the error's own code; anything else is a bug
+    and reported as one. ``--debug`` shows the traceback of either.
     """
     from g5kvirt.cli.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
     debug = bool(arguments.debug)
-    # A closed terminal is no reason to keep machines: it ends a command as SIGTERM does.
+    # A closed terminal ends a command as SIGTERM does: machines must not be kept.
     before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return int(arguments.do(arguments))
@@ -35,19 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _leave(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         return _leave("interrupted", INTERRUPTED, debug)
-    except BrokenPipeError:  # `g5kvirt runs | head`: nobody reads on, which is no error
+    except BrokenPipeError:  # `g5kvirt runs | head`: the reader has left, which is no error
         sys.stderr.close()
         return 0
-    except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, it is said in one line
-        words = f"this is a bug in g5kvirt ({type(error).__name__}: {error}); `g5kvirt --debug …` shows where"
-        return _leave(words, BUG, debug)
+    except Exception as error:  # noqa: BLE001 - the outermost handler reports anything, in one line
+        message = (
+            f"this is a bug in g5kvirt ({type(error).__name__}: {error}); `g5kvirt --debug …` shows where"
+        )
+        return _leave(message, BUG, debug)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
-    """The signal goes the way of an exception, so that every ``finally`` runs."""
+    """Raise an exception, so that every ``finally`` runs."""
     raise SystemExit(TERMINATED)
 
 

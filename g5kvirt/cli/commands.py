@@ -1,4 +1,4 @@
-"""What each command does. Imports are inside: `g5kvirt --help` must not wait for pandas or execo."""
+"""What each command does. Imports are local: `g5kvirt --help` must not wait for pandas or execo."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 
-#: What `check` asks of which nothing in the specification is to blame.
-OF_THE_TESTBED = {"testbed", "API", "frontend", "ssh key", "run's key"}
+#: Rows of `check` whose problems are the testbed's and not the specification's.
+TESTBED_ROWS = {"testbed", "API", "frontend", "ssh key", "run's key"}
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         print(json.dumps(probes.report(findings), indent=2, ensure_ascii=False))
     else:
         console = _console()
-        with _working(console, "looking at this machine …"):
+        with _working(console, "probing this machine …"):
             findings = probes.examine()
         console.print(findings_table(findings))
         console.print(probes.verdict(findings), highlight=False, soft_wrap=True)
@@ -61,46 +61,49 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def local_up(arguments: argparse.Namespace) -> int:
-    """Raise the local testbed."""
+    """Start the local testbed."""
     from g5kvirt.testbeds.local import lifecycle
 
     console = Console()
     description = _description(arguments)
-    began = time.monotonic()
-    with _working(console, "raising the local testbed …"):
-        lifecycle.up(name=arguments.name, description=description, progress=said(console))
-    console.print(f"local testbed up in {duration(time.monotonic() - began)}", highlight=False)
+    start = time.monotonic()
+
+    def print_part(part: str, seconds: float) -> None:
+        _print(console, f"  {part}: {duration(seconds)}")
+
+    with _working(console, "starting the local testbed …"):
+        lifecycle.up(name=arguments.name, description=description, progress=print_part)
+    _print(console, f"local testbed up in {duration(time.monotonic() - start)}")
     return local_status(arguments)
 
 
 def local_status(arguments: argparse.Namespace) -> int:
-    """Say what is up."""
+    """Show whether the local testbed is up."""
     from g5kvirt.testbeds.local import lifecycle
 
     console = Console()
     found = lifecycle.status(name=arguments.name)
-    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    _print(console, found)
     if arguments.name is None:
         for other in lifecycle.testbed_names():
             if other != found.name:
-                words = str(lifecycle.status(name=other))
-                console.print(words, style="dim", markup=False, highlight=False, soft_wrap=True)
+                status = str(lifecycle.status(name=other))
+                console.print(status, style="dim", markup=False, highlight=False, soft_wrap=True)
     return 0 if found.state == "up" else MachineError.exit_code
 
 
 def local_down(arguments: argparse.Namespace) -> int:
-    """Take the local testbed down, and those of demonstrations that were killed."""
+    """Stop the local testbed, and those of demos that were killed."""
     from g5kvirt.cli.demo import orphans
     from g5kvirt.testbeds.local import lifecycle
     from g5kvirt.testbeds.local.state import default_name
 
     console = Console()
     for name in lifecycle.testbed_names() if arguments.all else [arguments.name, *orphans()]:
-        began = time.monotonic()
-        was = lifecycle.down(name=name)
-        took = duration(time.monotonic() - began)
-        words = f"down in {took}" if was else "was not up"
-        console.print(f"testbed {name or default_name()} {words}", highlight=False)
+        start = time.monotonic()
+        was_up = lifecycle.down(name=name)
+        outcome = f"down in {duration(time.monotonic() - start)}" if was_up else "was not up"
+        _print(console, f"testbed {name or default_name()} {outcome}")
     return 0
 
 
@@ -118,10 +121,10 @@ def run(arguments: argparse.Namespace) -> int:
     if measure is not None:
         check_measure(spec, measure)
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
-    console.print(
+    _print(
+        console,
         f"run {experiment.name} on {arguments.testbed}: {count(spec.vms, 'VM')} on "
         f"{count(spec.hosts, 'host')} of {count(len(spec.sites), 'site')}",
-        highlight=False,
     )
     failed = 0
     with TerminalProgress(console, spec.vms) as progress:
@@ -139,15 +142,15 @@ def run(arguments: argparse.Namespace) -> int:
                 experiment.release()
             experiment.journal.close()
     if measure is not None:
-        console.print(str(result), markup=False, highlight=False, soft_wrap=True)
+        _print(console, result)
     saved = experiment.figures.save(experiment.path / "figures")
-    _say_where(console, experiment.path, saved)
+    _print_saved(console, experiment.path, saved)
     return 1 if failed else 0
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Say what an experiment would do and what is wrong with it, without doing it."""
-    from g5kvirt.phases.check import check as ask
+    """Find out what an experiment would do and what is wrong with it, without doing it."""
+    from g5kvirt.phases.check import check as preflight
     from g5kvirt.phases.check import on_table
     from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds import open_testbed
@@ -159,8 +162,8 @@ def check(arguments: argparse.Namespace) -> int:
         found, where = on_table(spec, arguments.inventory), f"Grid'5000 of {arguments.inventory}"
     else:
         where = arguments.testbed
-        with _working(console, f"asking {where} …"):
-            found = ask(spec, open_testbed(where), arguments.runs, arguments.name)
+        with _working(console, f"querying {where} …"):
+            found = preflight(spec, open_testbed(where), arguments.runs, arguments.name)
     if arguments.json:
         document = {
             "ok": found.ok,
@@ -170,20 +173,20 @@ def check(arguments: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         result = CheckResult(found, of=str(arguments.spec), testbed=where)
-        console.print(str(result), markup=False, highlight=False, soft_wrap=True)
+        _print(console, result)
     if found.ok:
         return 0
     problems = {finding.what for finding in found.findings if finding.status == "problem"}
-    return TestbedError.exit_code if problems <= OF_THE_TESTBED else SpecError.exit_code
+    return TestbedError.exit_code if problems <= TESTBED_ROWS else SpecError.exit_code
 
 
-def sizes(word: str) -> list[int]:
-    """``4,8`` as numbers of VMs, ``all`` as none. Raises ArgumentTypeError."""
+def sizes(text: str) -> list[int]:
+    """Parse ``4,8`` as numbers of VMs, ``all`` as an empty list. Raises ArgumentTypeError."""
     try:
-        return [] if word == "all" else [int(part) for part in word.split(",")]
+        return [] if text == "all" else [int(part) for part in text.split(",")]
     except ValueError:
-        says = f"expected numbers of VMs such as 4,8, or all, not {word!r}"
-        raise argparse.ArgumentTypeError(says) from None
+        message = f"expected numbers of VMs such as 4,8, or all, not {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -196,17 +199,17 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def release(arguments: argparse.Namespace) -> int:
-    """Give back what a run still holds."""
+    """Give back the machines of a run."""
     from g5kvirt.experiment import Experiment
 
-    one = _find(arguments)
-    Experiment.open(one.path).release()
-    Console().print(f"run {one.name} holds no machines any more", highlight=False, soft_wrap=True)
+    found = _find(arguments)
+    Experiment.open(found.path).release()
+    _print(Console(), f"run {found.name} no longer holds any machines")
     return 0
 
 
 def runs(arguments: argparse.Namespace) -> int:
-    """List the runs, also those in the folder of a sweep or a notebook."""
+    """List the runs, including those in the folder of a sweep or a notebook."""
     from g5kvirt.run.directory import list_runs
     from g5kvirt.run.journal import read_events
     from g5kvirt.run.state import RunState
@@ -215,30 +218,30 @@ def runs(arguments: argparse.Namespace) -> int:
 
     console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("run", "begun", "testbed", "VMs up", "stands at", "machines"):
+    for title in ("run", "created", "testbed", "VMs up", "state", "machines"):
         table.add_column(title, justify="right" if title == "VMs up" else "left")
     folders = [arguments.runs, *(path for path in arguments.runs.glob("*") if path.is_dir())]
-    found = sorted((one for folder in folders for one in list_runs(folder)), key=lambda one: one.created)
+    found = sorted((run for folder in folders for run in list_runs(folder)), key=lambda run: run.created)
     for one in found:
-        asked = _vms(one)
+        vms = _vms(one)
         about = (str(one.path.relative_to(arguments.runs)), _date(one.created), _testbed(one))
         try:
             events = read_events(one.journal)
-            progress = LiveModel.of(events, asked)
+            progress = LiveModel.of(events, vms)
         except G5kvirtError as error:
-            table.add_row(*about, f"– of {asked:,}", str(error), "")
+            table.add_row(*about, f"– of {vms:,}", str(error), "")
             continue
         held = machines(RunState.of(events), time.time())
-        table.add_row(*about, f"{progress.up:,} of {asked:,}", progress.stands_at, held)
+        table.add_row(*about, f"{progress.up:,} of {vms:,}", progress.stands_at, held)
     if found:
         console.print(table)
     else:
-        console.print(f"no runs in {arguments.runs} yet", highlight=False)
+        _print(console, f"there are no runs in {arguments.runs} yet")
     return 0
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Show where a run stands; with ``--figures`` write its figures, with ``--tables`` its tables."""
+    """Show the state of a run; with ``--figures`` save its figures, with ``--tables`` its tables."""
     from g5kvirt.run.journal import read_events
     from g5kvirt.run.tables import Frames
     from g5kvirt.views.live.model import LiveModel
@@ -251,51 +254,43 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.figures:
         from g5kvirt.views.figures import Figures
 
-        _say_where(console, one.path, Figures.open(one.path).save(one.path / "figures"))
+        _print_saved(console, one.path, Figures.open(one.path).save(one.path / "figures"))
     if arguments.tables:
         for table in Frames(events).export(one.path / "tables"):
-            console.print(f"table    {table}", markup=False, highlight=False, soft_wrap=True)
+            _print(console, f"table    {table}")
     return 0
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """The quickstart notebook on a local testbed of its own."""
+    """Run the quickstart notebook on a local testbed of its own."""
     from g5kvirt.cli.demo import demonstrate
 
     return demonstrate(Console(), arguments.runs, arguments.vms)
 
 
-def said(console: Console) -> _Said:
-    """A progress callback that prints each part with the time it took."""
-    return _Said(console)
-
-
-class _Said:
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def __call__(self, what: str, seconds: float) -> None:
-        self.console.print(f"  {what}: {duration(seconds)}", markup=False, highlight=False, soft_wrap=True)
+def _print(console: Console, line: object) -> None:
+    """Print text as it is, whatever it contains and however wide the terminal is."""
+    console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _working(console: Console, words: str) -> Iterator[None]:
+def _working(console: Console, message: str) -> Iterator[None]:
     """A spinner on a terminal, nothing elsewhere."""
     if console.is_terminal:
-        with console.status(words):
+        with console.status(message):
             yield
     else:
         yield
 
 
 def _console() -> Console:
-    """A console for tables: in a pipe or a file there is no width to keep to, and lines stay whole."""
+    """A console for tables: outside a terminal there is no width to respect, and lines are not wrapped."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 
 
 def _description(arguments: argparse.Namespace) -> Description | None:
-    """The testbed that was described, None for the default one; raises SpecError."""
+    """The description of the local testbed, None for the default one. Raises SpecError."""
     from g5kvirt.testbeds.local import description
 
     if arguments.description is not None:
@@ -303,22 +298,24 @@ def _description(arguments: argparse.Namespace) -> Description | None:
     if arguments.sites is None:
         return None
     sites: dict[str, int] = {}
-    for word in arguments.sites.split(","):
-        site, _, number = word.partition("=")
+    for part in arguments.sites.split(","):
+        site, _, number = part.partition("=")
         if not number.isdecimal():
-            raise SpecError(f"--sites cannot be read at {word!r}: write --sites nancy=3,rennes=3")
+            raise SpecError(
+                f"--sites cannot be parsed at {part!r}: write, for example, --sites nancy=3,rennes=3"
+            )
         if site.strip() in sites:
-            raise SpecError(f"--sites names {site.strip()!r} twice: leave one out")
+            raise SpecError(f"--sites names {site.strip()!r} twice: remove one")
         sites[site.strip()] = int(number)
     return description.make(sites=sites)
 
 
 def _find(arguments: argparse.Namespace) -> Run:
-    """The run that is meant by its name or its directory. Raises RunError."""
+    """The run that the arguments name, or whose directory they name. Raises RunError."""
     from g5kvirt.run.directory import find
 
     for path in (Path(arguments.run), arguments.runs / arguments.run):
-        if (path / "run.json").is_file():  # a run may be called as any folder is
+        if (path / "run.json").is_file():  # a folder may have the same name as a run
             if not path.name:  # "." and the like
                 path = path.resolve()
             return find(path.parent, path.name)
@@ -339,8 +336,8 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _say_where(console: Console, where: Path, saved: list[Path]) -> None:
-    console.print(f"run      {where}", highlight=False, soft_wrap=True)
-    for figure in saved:
-        console.print(f"figure   {figure}", highlight=False, soft_wrap=True)
+def _print_saved(console: Console, run: Path, figures: list[Path]) -> None:
+    _print(console, f"run      {run}")
+    for figure in figures:
+        _print(console, f"figure   {figure}")
     sys.stdout.flush()

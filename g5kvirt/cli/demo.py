@@ -1,6 +1,6 @@
-"""The demonstration: a local testbed of its own, the quickstart notebook on it, and nothing left behind.
+"""The demo: start a local testbed, run the quickstart notebook on it, and stop the testbed again.
 
-What is left is the run (with the executed notebook and its figures) and the cache of the testbed's layers.
+Only the run (with the executed notebook and its figures) and the cache of the testbed's layers remain.
 """
 
 from __future__ import annotations
@@ -27,36 +27,34 @@ from g5kvirt.views.words import count, duration
 __all__ = ["Follower", "demonstrate", "orphans"]
 
 NOTEBOOK = "quickstart.ipynb"
-#: Every demonstration has a testbed of its own, called by its process: neither one that the user has up
-#: nor another demonstration's is touched.
+#: Every demo has a testbed of its own, named after its process, so that neither the user's testbed nor that
+#: of another demo is touched.
 TESTBED = "demo"
-SITES = {"nancy": 2, "rennes": 2}  #: hosts; the default testbed has these and a service machine a site
+SITES = {"nancy": 2, "rennes": 2}  #: hosts; the default testbed has these and one service machine per site
 
 
 def demonstrate(console: Console, runs: Path, vms: int) -> int:
-    """Raise, run, take down; says what it does and how long each part took. Returns the exit code.
+    """Run the demo, printing each part and its duration. Returns the exit code.
 
-    Raises MachineError without root, TestbedError and PhaseError as they come; the testbed is down then.
+    Raises MachineError without root, TestbedError and PhaseError; the testbed is stopped in any case.
     """
     from g5kvirt.testbeds.local import lifecycle
 
     if vms < 1:
         raise SpecError(f"--vms must be at least 1, not {vms}")
     if os.geteuid() != 0:
-        raise MachineError(
-            "the local testbed makes network namespaces and mounts, which only root can: use sudo"
-        )
+        raise MachineError("the local testbed needs root for network namespaces and mounts: use sudo")
     notebook = notebooks.find("quickstart")
     runs.mkdir(parents=True, exist_ok=True)
     name = "demo-" + datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    began = time.monotonic()
+    start = time.monotonic()
     testbed = f"{TESTBED}-{os.getpid()}"
     try:
         with _part(console, "local testbed up"):
             for orphan in orphans():
                 lifecycle.down(orphan)
             lifecycle.up(
-                name=testbed, progress=lambda what, seconds: _say(console, f"  {what}: {duration(seconds)}")
+                name=testbed, progress=lambda part, seconds: _print(console, f"  {part}: {duration(seconds)}")
             )
         with _part(console, f"{NOTEBOOK}, {count(vms, 'VM')}"):
             executed = _execute(console, notebook, runs, name, testbed, vms)
@@ -64,19 +62,19 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
         with _part(console, "local testbed down"):
             lifecycle.down(name=testbed)
     _give_to_caller(runs / name)
-    _say(console, f"\nall of it in {duration(time.monotonic() - began)}; what is left:")
-    _say(console, f"  notebook  {executed}")
-    _say(console, f"  page      {executed.with_suffix('.html')} (the same, for a browser)")
+    _print(console, f"\nall of it in {duration(time.monotonic() - start)}; what is left:")
+    _print(console, f"  notebook  {executed}")
+    _print(console, f"  page      {executed.with_suffix('.html')} (the notebook as a page for a browser)")
     for figure in sorted((runs / name / "figures").glob("*.pdf")):
-        _say(console, f"  figure    {figure} (beside it .png, and its data as .csv)")
-    # `./bootstrap demo` has put the command where a shell does not find it.
+        _print(console, f"  figure    {figure} (also as .png, with its data as .csv)")
+    # `./bootstrap demo` has installed the command outside the shell's search path.
     command = "g5kvirt" if shutil.which("g5kvirt") else Path(sys.executable).with_name("g5kvirt")
-    _say(console, f"  run       {runs / name} ({command} show {runs / name})")
+    _print(console, f"  run       {runs / name} ({command} show {runs / name})")
     return 0
 
 
 def orphans() -> list[str]:
-    """The testbeds of demonstrations that were killed: their process is gone."""
+    """The testbeds of demos that were killed: their process no longer exists."""
     from g5kvirt.testbeds.local import lifecycle
 
     found = []
@@ -88,8 +86,8 @@ def orphans() -> list[str]:
 
 
 def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
-    """Run the notebook with papermill, showing the run's journal meanwhile; returns the executed notebook."""
-    # The run's directory is the experiment's to make, so until then the notebook lies beside it.
+    """Run the notebook with papermill and show the run's progress. Returns the executed notebook."""
+    # The experiment creates the run's directory; until then the notebook lies beside it.
     beside = runs / f"{name}.ipynb"
     parameters: dict[str, Any] = {
         "testbed": f"local:{testbed}",
@@ -113,7 +111,7 @@ def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: s
 
 
 def _give_to_caller(run: Path) -> None:
-    """After sudo the run belongs to who called it, not to root; the run's private key as well."""
+    """After sudo, make the user the owner of the run, including its private key, instead of root."""
     owner, group = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if not (owner.isdecimal() and group.isdecimal() and run.is_dir()):
         return
@@ -123,20 +121,20 @@ def _give_to_caller(run: Path) -> None:
 
 
 @contextmanager
-def _part(console: Console, what: str) -> Iterator[None]:
-    """Say what is done, and how long it took."""
-    _say(console, f"{what} …")
-    began = time.monotonic()
+def _part(console: Console, name: str) -> Iterator[None]:
+    """Print what is being done, and how long it took."""
+    _print(console, f"{name} …")
+    start = time.monotonic()
     yield
-    _say(console, f"{what}: {duration(time.monotonic() - began)}")
+    _print(console, f"{name}: {duration(time.monotonic() - start)}")
 
 
-def _say(console: Console, line: str) -> None:
+def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Follower:
-    """Hands on each event that another process appends to a journal, while its ``with`` block lasts."""
+    """Passes on each event that another process appends to a journal, while its ``with`` block lasts."""
 
     def __init__(self, path: Path, take: Callable[[Event], None], every: float = 0.2) -> None:
         self.path = path
@@ -156,7 +154,7 @@ class Follower:
     def _follow(self) -> None:
         position, rest = 0, b""
         while True:
-            ending = self._done.is_set()  # asked before reading: what was written until then is still read
+            ending = self._done.is_set()  # before reading: what is written by now is still passed on
             if self.path.exists():
                 with self.path.open("rb") as file:
                     file.seek(position)

@@ -1,7 +1,7 @@
-"""What this machine can do, and so which testbeds and how many VMs.
+"""Finds out what this machine can do: which testbeds it can use, and how many VMs fit.
 
-Every probe tries the thing itself (a file that exists proves nothing), in namespaces of its own that
-vanish with it, and ends within a few seconds.
+Every probe tries the feature itself (a file that exists proves nothing), in namespaces of its own that vanish
+with it, and ends within a few seconds.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["Finding", "able", "examine", "report", "verdict", "vms_by_memory"]
 
 State = Literal["ok", "warn", "fail", "unknown"]
 
-#: Measured, for a VM of 112 MiB that netboots Debian's kernel: what it takes of the machine.
+#: Measured for a VM of 112 MiB that netboots Debian's kernel.
 VM_MEMORY = 155 * 10**6  #: bytes resident
 VM_BOOT_EMULATED = 6.8  #: CPU seconds from power-on to the minimal system
-TESTBED_MEMORY = 1 * GIB  #: two sites, their services and what the machine itself wants
+TESTBED_MEMORY = 1 * GIB  #: two sites, their services and the machine itself
 
-#: Program → the Debian package that brings it.
+#: Program → the Debian package that contains it.
 PROGRAMS = {
     "ip": "iproute2",
     "tc": "iproute2",
@@ -44,15 +44,15 @@ PROGRAMS = {
     "apt-get": "apt",
 }
 
-#: Without these it goes on, only slower: many hosts are reached by ssh in windows instead of a tree.
+#: Works without these, only slower: many hosts are reached by ssh in windows instead of a tree.
 OPTIONAL = ("taktuk",)
 
-_LIMIT = 15.0  #: seconds for one probe, whatever happens
+_LIMIT = 15.0  #: seconds per probe at most
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the answer. ``fail``: the local testbed cannot be raised without it."""
+    """The result of one probe. ``fail``: the local testbed cannot run without it."""
 
     name: str
     state: State
@@ -61,10 +61,10 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order in which they are shown. Takes up to four seconds where KVM hangs."""
+    """All findings, in the order in which they are shown. Takes up to four seconds if KVM hangs."""
     if sys.platform != "linux":
         return [system()]
-    with ThreadPoolExecutor(3) as pool:  # each waits for programs, so side by side
+    with ThreadPoolExecutor(3) as pool:  # each waits for programs, so run them in parallel
         kernel = pool.submit(kernel_features)
         guests = pool.submit(kvm)
         first = [system(), root(), programs(), *memory_and_cores()]
@@ -72,35 +72,35 @@ def examine() -> list[Finding]:
 
 
 def able(findings: Sequence[Finding]) -> bool:
-    """True if the local testbed can be raised here."""
+    """True if the local testbed can run here."""
     return not any(finding.state == "fail" for finding in findings)
 
 
 def report(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings for a program."""
+    """The findings as JSON."""
     return {"local": able(findings), "verdict": verdict(findings), "findings": [asdict(f) for f in findings]}
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """One or two sentences: which testbeds, how many VMs."""
-    remote = "Grid'5000 itself needs an account there and ssh access; it was not probed."
+    """Two or three sentences: which testbeds, how many VMs."""
+    remote = "Grid'5000 itself needs an account and ssh access; it was not probed."
     if not able(findings):
         missing = ", ".join(f.name for f in findings if f.state == "fail")
-        return f"The local testbed cannot be raised here: {missing}. {remote}"
+        return f"The local testbed cannot run here: {missing}. {remote}"
     available = _available_memory()
     number, cores = vms_by_memory(available), _cores()
     kvm_works = any(f.name == "KVM" and f.state == "ok" for f in findings)
     pace = (
-        "they start with KVM."
+        "they use KVM."
         if kvm_works
         else f"emulated on {cores} cores, 16 boot in about {16 * VM_BOOT_EMULATED / cores:.0f} s."
     )
     fits = f"up to about {number} VMs in {size(available)}"
-    return f"The local testbed can be raised, with {fits}; {pace} {remote}"
+    return f"The local testbed can run here, with {fits}; {pace} {remote}"
 
 
 def vms_by_memory(available: int) -> int:
-    """VMs with Debian's kernel that fit into ``available`` bytes beside a small testbed."""
+    """How many VMs with Debian's kernel fit into ``available`` bytes next to a small testbed."""
     return max(0, (available - TESTBED_MEMORY) // VM_MEMORY)
 
 
@@ -108,10 +108,10 @@ def vms_by_memory(available: int) -> int:
 
 
 def system() -> Finding:
-    """The operating system: Linux, best a Debian, as the testbed's layers are made of its packages."""
+    """The operating system: a Debian, as the testbed's layers are made of its packages."""
     name = platform.system()
     if name != "Linux":
-        return Finding("system", "fail", name, "take a Debian 12 or newer; a virtual machine will do")
+        return Finding("system", "fail", name, "use Debian 12 or newer; a virtual machine will do")
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -119,49 +119,49 @@ def system() -> Finding:
     found = f"{release.get('PRETTY_NAME', 'Linux')}, kernel {platform.release()}"
     if shutil.which("apt-get") and shutil.which("dpkg-query"):
         return Finding("system", "ok", found)
-    return Finding("system", "fail", found, "the local testbed is made of Debian packages: take a Debian 12")
+    return Finding("system", "fail", found, "the local testbed needs Debian packages: use Debian 12 or newer")
 
 
 def root() -> Finding:
-    """The right to make namespaces and mounts."""
+    """The permission to create namespaces and mounts."""
     if os.geteuid() == 0:
         return Finding("root", "ok", "yes")
-    return Finding("root", "fail", f"no, user {os.geteuid()}", "call it with sudo for the local testbed")
+    return Finding("root", "fail", f"no, user {os.geteuid()}", "use sudo for the local testbed")
 
 
 def programs(which: Callable[[str], str | None] = shutil.which) -> Finding:
-    """The programs that are called on this machine itself."""
+    """The programs that run on this machine itself."""
     missing = [program for program in PROGRAMS if which(program) is None]
     if not missing:
-        return Finding("programs", "ok", "all there")
+        return Finding("programs", "ok", "all found")
     packages = " ".join(sorted({PROGRAMS[program] for program in missing}))
     return Finding(
         "programs",
         "warn" if set(missing) <= set(OPTIONAL) else "fail",
         f"missing: {', '.join(missing)}",
-        f"./bootstrap installs them, or apt-get install --no-install-recommends {packages}",
+        f"run ./bootstrap, or apt-get install --no-install-recommends {packages}",
     )
 
 
 def memory_and_cores() -> list[Finding]:
-    """Memory that is free and cores that may be used, within the limits of a container."""
+    """Free memory and usable cores, within the limits of a container."""
     available = _available_memory()
     number = vms_by_memory(available)
     state: State = "ok" if number >= 8 else "warn" if number >= 1 else "fail"
-    advice = "" if number >= 8 else "the demonstration wants about 2.5 GiB"
+    advice = "" if number >= 8 else "the demo needs about 2.5 GiB"
     return [
         Finding("memory", state, f"{size(available)} free: about {number} VMs", advice),
         Finding("cores", "ok", str(_cores())),
     ]
 
 
-#: A shell script for a mount, network, pid and uts namespace of its own: tries one thing after the other and
-#: says for each ``name<TAB>ok`` or ``name<TAB>`` and what the system said.
+#: A shell script for a mount, network, pid and uts namespace of its own: tries one feature after the other
+#: and prints for each ``name<TAB>ok`` or ``name<TAB>`` and the error message.
 _TRY = r"""
 try() {
     name=$1; shift
-    if said=$("$@" 2>&1); then printf '%s\tok\n' "$name"
-    else printf '%s\t%s\n' "$name" "$(printf '%s' "$said" | head -n 1)"; fi
+    if message=$("$@" 2>&1); then printf '%s\tok\n' "$name"
+    else printf '%s\t%s\n' "$name" "$(printf '%s' "$message" | head -n 1)"; fi
 }
 printf 'namespaces\tok\n'
 squash() { mksquashfs /mnt/a /mnt/s -quiet -no-progress && mount -t squashfs -o loop,ro /mnt/s /mnt/b; }
@@ -182,21 +182,21 @@ exit 0
 
 
 def kernel_features() -> list[Finding]:
-    """What the kernel grants: each thing is really made, in namespaces of its own."""
-    words = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
-    code, out, err = _run([*words, "--propagation", "private", "sh", "-c", _TRY])
+    """Kernel features: each is really used, in namespaces of its own."""
+    command = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
+    code, out, err = _run([*command, "--propagation", "private", "sh", "-c", _TRY])
     tried = dict(line.split("\t", 1) for line in out.splitlines() if "\t" in line)
     if "namespaces" not in tried:
-        refused = err.strip().splitlines()[-1] if err.strip() else f"unshare ended with {code}"
-        # Without root the answer is already known, and says nothing about the kernel.
+        message = err.strip().splitlines()[-1] if err.strip() else f"unshare ended with {code}"
+        # Without root it fails anyway, which tells nothing about the kernel.
         state: State = "fail" if os.geteuid() == 0 else "unknown"
-        advice = "in a container: give it its own root (--privileged)" if state == "fail" else ""
-        return [Finding("namespaces", state, refused, advice)]
+        advice = "in a container: start it with --privileged" if state == "fail" else ""
+        return [Finding("namespaces", state, message, advice)]
     return judge(tried)
 
 
 def judge(tried: Mapping[str, str]) -> list[Finding]:
-    """Findings from what was tried: name → ``ok`` or what the system said."""
+    """Findings from the features tried: name → ``ok`` or the error message."""
     found = [Finding("namespaces", "ok", "mount, net, pid, uts, ipc")]
     needed = {
         "file systems": ("tmpfs", "overlay", "squashfs"),
@@ -206,14 +206,19 @@ def judge(tried: Mapping[str, str]) -> list[Finding]:
         bad = [f"{p}: {tried.get(p, 'not tried')}" for p in parts if tried.get(p) != "ok"]
         good = ", ".join(p for p in parts if tried.get(p) == "ok")
         if bad:
-            found.append(Finding(name, "fail", "; ".join(bad), "this kernel or container lacks it"))
+            found.append(Finding(name, "fail", "; ".join(bad), "not supported by this kernel or container"))
         else:
             found.append(Finding(name, "ok", good))
     if tried.get("netem") == "ok":
         found.append(Finding("link latency", "ok", "netem"))
     else:
         found.append(
-            Finding("link latency", "warn", "this kernel has no netem", "links between sites add no latency")
+            Finding(
+                "link latency",
+                "warn",
+                "this kernel has no netem",
+                "links between sites get no added latency",
+            )
         )
     return found
 
@@ -235,9 +240,9 @@ exec chroot /mnt/r python3 -I -S /run/agent "$2"
 
 
 def kvm() -> Finding:
-    """Whether a guest really runs with KVM: the host agent starts one, with three seconds to answer.
+    """Whether a guest really runs with KVM: the host agent starts one and waits three seconds for it.
 
-    QEMU is taken from the local testbed's node layer, or from this machine; without either nothing is known.
+    QEMU is taken from the local testbed's node layer, or from this machine; without either it is unknown.
     """
     if not Path("/dev/kvm").exists():
         return Finding("KVM", "warn", "no /dev/kvm: guests are emulated")
@@ -246,7 +251,7 @@ def kvm() -> Finding:
     layer = _node_layer()
     private = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     if os.geteuid() != 0:
-        return Finding("KVM", "unknown", "/dev/kvm is there; whether it answers, only root can try")
+        return Finding("KVM", "unknown", "/dev/kvm exists; only root can test whether it works")
     if layer is not None:
         words = [*private, "sh", "-c", _IN_LAYER, "sh", str(layer), request]
     elif shutil.which("qemu-system-x86_64"):
@@ -257,15 +262,15 @@ def kvm() -> Finding:
         return Finding(
             "KVM",
             "unknown",
-            "/dev/kvm is there, but no QEMU to try it with",
-            "g5kvirt local up brings QEMU in its node layer; ask again after it",
+            "/dev/kvm exists, but there is no QEMU to test it with",
+            "g5kvirt local up builds a layer with QEMU; run this again afterwards",
         )
     _, out, err = _run(words, stdin=bundle.ARCHIVE)
     return judge_kvm(out, err)
 
 
 def judge_kvm(out: str, err: str) -> Finding:
-    """The finding from the host agent's answer (lines of JSON) and its complaints."""
+    """The finding from the host agent's output (lines of JSON) and its error output."""
     for line in out.splitlines():
         try:
             detail = json.loads(line)["detail"]
@@ -274,22 +279,22 @@ def judge_kvm(out: str, err: str) -> Finding:
             continue
         if works:
             return Finding("KVM", "ok", "a guest ran")
-        return Finding("KVM", "warn", f"does not answer ({reason}): guests are emulated")
-    said = err.strip().splitlines()[-1] if err.strip() else "the host agent did not answer"
-    return Finding("KVM", "unknown", said)
+        return Finding("KVM", "warn", f"does not work ({reason}): guests are emulated")
+    message = err.strip().splitlines()[-1] if err.strip() else "the host agent did not answer"
+    return Finding("KVM", "unknown", message)
 
 
 # ---- inside ------------------------------------------------------------------------------------------
 
 
-def _run(words: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
-    """Run a probe to its end within `_LIMIT`: exit code, output, complaints. Nothing it started is left."""
+def _run(command: Sequence[str], stdin: bytes = b"") -> tuple[int, str, str]:
+    """Run a probe for at most `_LIMIT`: exit code, output, error output. Nothing that it started is left."""
     try:
-        done = subprocess.run(words, input=stdin, capture_output=True, timeout=_LIMIT)
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=_LIMIT)
     except subprocess.TimeoutExpired:
         return 124, "", f"no answer within {_LIMIT:g} s"
     except OSError as error:
-        return 127, "", f"{words[0]}: {error.strerror}"
+        return 127, "", f"{command[0]}: {error.strerror}"
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
@@ -299,13 +304,13 @@ def _node_layer() -> Path | None:
 
     try:
         image = layers.path("node")
-    except MachineError:  # no dpkg: another finding says so
+    except MachineError:  # no dpkg: another finding reports that
         return None
     return image if image.exists() else None
 
 
 def _available_memory() -> int:
-    """Bytes that may still be taken: MemAvailable, or less where a control group limits it."""
+    """Bytes that can still be allocated: MemAvailable, or less if a control group limits it."""
     meminfo = Path("/proc/meminfo").read_text()
     fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in meminfo.splitlines()}
     available = fields["MemAvailable"]

@@ -1,4 +1,4 @@
-"""Notebooks without a browser: a thin cover over papermill that knows the notebooks of the project."""
+"""Runs notebooks without a browser: a thin layer over papermill that knows the bundled notebooks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["execute", "find", "keep", "notebook", "page", "parameters_of", "ship
 
 
 def notebook(arguments: argparse.Namespace) -> int:
-    """Run a notebook with papermill; leaves it, executed, and as HTML."""
+    """Run a notebook with papermill; saves the executed notebook, also as HTML."""
     console = Console()
     if arguments.notebook is None:
         return _list(console)
@@ -37,7 +37,7 @@ def notebook(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output) if arguments.output else None
     folder = runs / name
     if (output or folder).joinpath(source.name).exists():
-        raise SpecError(f"{(output or folder) / source.name} is there already: give another name or --output")
+        raise SpecError(f"{(output or folder) / source.name} already exists: choose another name or --output")
     beside = (output or runs) / (source.name if output else f"{name}.ipynb")
     beside.parent.mkdir(parents=True, exist_ok=True)
 
@@ -48,18 +48,18 @@ def notebook(arguments: argparse.Namespace) -> int:
     try:
         execute(source, beside, given, kept=place, progress_bar=console.is_terminal)
     except BaseException:
-        _release_left(folder, console)
-        _say(console, "notebook", place())
+        _release_runs(folder, console)
+        _print_path(console, "notebook", place())
         raise
     finally:
         if place().exists():
-            _say(console, "html", page(place()))
-    _say(console, "notebook", place())
+            _print_path(console, "html", page(place()))
+    _print_path(console, "notebook", place())
     return 0
 
 
 def shipped() -> dict[str, Path]:
-    """The notebooks of the project by name: those of the checkout, or what was installed with the package."""
+    """The bundled notebooks by name: those of the checkout, or those installed with the package."""
     package = Path(g5kvirt.__file__).resolve().parent
     for folder in (package.parent / "notebooks", package / "_notebooks"):
         found = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
@@ -68,50 +68,50 @@ def shipped() -> dict[str, Path]:
     return {}
 
 
-def find(word: str) -> Path:
-    """The notebook of that name, or that file. Raises SpecError."""
-    path = Path(word)
+def find(name: str) -> Path:
+    """The bundled notebook of that name, or that file. Raises SpecError."""
+    path = Path(name)
     if path.suffix == ".ipynb":
         if path.is_file():
             return path
         raise SpecError(f"there is no notebook {path}: name a file that exists, or one of {_names()}")
     known = shipped()
-    if word not in known:
-        raise SpecError(f"there is no notebook {word!r}: {suggest(word, known)}")
-    return known[word]
+    if name not in known:
+        raise SpecError(f"there is no notebook {name!r}: {suggest(name, known)}")
+    return known[name]
 
 
 def parameters_of(path: Path) -> dict[str, str]:
-    """What can be set: name → the default, as Python. Raises SpecError if the file is no such notebook."""
+    """The parameters: name → default, in Python syntax. Raises SpecError if the file is not a notebook."""
     import papermill
 
     try:
         found = papermill.inspect_notebook(str(path))
     except Exception as error:  # papermill and nbformat raise whatever a broken file provokes
-        raise SpecError(f"{path} cannot be read as a notebook ({error}): is it one?") from error
+        raise SpecError(f"{path} cannot be read as a notebook ({error}): check the file") from error
     return {name: str(about["default"]) for name, about in found.items()}
 
 
 def values(pairs: Sequence[Sequence[str]], path: Path) -> dict[str, Any]:
-    """``-p NAME VALUE`` as Python values; a word that is no literal of Python is a text. Raises SpecError."""
+    """``-p NAME VALUE`` as Python values; what is not a Python literal is a string. Raises SpecError."""
     known, given = parameters_of(path), {}
-    for name, word in pairs:
+    for name, text in pairs:
         if name not in known:
             raise SpecError(f"{path.name} has no parameter {name!r}: {suggest(name, known)}")
         try:
-            given[name] = ast.literal_eval(word)
+            given[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
-            given[name] = word
+            given[name] = text
     return given
 
 
 @contextmanager
-def _kernel_s_environment() -> Iterator[None]:
-    """What a kernel that is started inside inherits; this process has its own back afterwards."""
+def _kernel_environment() -> Iterator[None]:
+    """Set the environment variables for a kernel that is started inside; restore them afterwards."""
     before = dict(os.environ)
-    # Otherwise a kernel of the same name in the user's home would come before that of this environment.
+    # Otherwise a kernel of the same name in the user's home would be preferred to this environment's.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # Nobody is at the other end, also where we are started from a Jupyter kernel and the mark is inherited.
+    # No browser is connected, even if a Jupyter kernel has started us and we inherit its variables.
     os.environ["G5KVIRT_VIEW"] = "static"
     try:
         yield
@@ -130,40 +130,44 @@ def execute(
 ) -> None:
     """Run a notebook with papermill, which writes ``output`` after each cell.
 
-    Raises PhaseError, which names the cell and where the notebook is ``kept``, and MachineError if there is
-    no kernel.
+    Raises PhaseError, which names the cell and where the notebook was saved (``kept``), and MachineError if
+    there is no kernel.
     """
-    # After Ctrl-C the kernel's death is no news; asyncio would report it, with a traceback, on leaving.
+    # After Ctrl-C the kernel dies as well, which asyncio would report with a traceback at exit.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        with _kernel_s_environment():
+        with _kernel_environment():
             papermill.execute_notebook(
                 str(source),
                 str(output),
                 parameters=dict(parameters),
                 progress_bar=progress_bar,
-                # What fails in a cell is in the notebook and raised here all the same.
+                # The error of a cell is in the notebook, and raised here as well.
                 extra_arguments=["--Application.log_level=50"],
             )
     except PapermillExecutionError as error:
         raise PhaseError(
-            f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}); it is kept, "
-            f"as far as it came, in {kept()}",
+            f"the notebook failed in cell {error.exec_count} ({error.ename}: {error.evalue}): see the output"
+            f" up to there in {kept()}",
             phase="notebook",
         ) from error
     except NoSuchKernel as error:
-        raise MachineError(f"there is no kernel {error.name!r}: install ipykernel beside g5kvirt") from error
+        raise MachineError(
+            f"there is no Jupyter kernel {error.name!r}: install ipykernel in the environment of g5kvirt"
+        ) from error
     except RuntimeError as error:  # what nbclient raises when the kernel does not start, or dies
-        raise PhaseError(f"the notebook's kernel failed: {error}", phase="notebook") from error
+        raise PhaseError(f"the kernel of the notebook failed: {error}", phase="notebook") from error
 
 
 def keep(beside: Path, folder: Path, name: str) -> Path:
-    """Move the executed notebook into its run, whose directory is the experiment's to make, if it is there
-    by now; returns where the notebook is."""
+    """Move the executed notebook into the directory of its run, if the experiment has created it by now.
+
+    Returns where the notebook is.
+    """
     inside = folder / name
     if beside.exists() and folder.is_dir():
         shutil.move(beside, inside)
@@ -171,7 +175,7 @@ def keep(beside: Path, folder: Path, name: str) -> Path:
 
 
 def page(path: Path) -> Path:
-    """Write the notebook as a page (HTML) that needs no kernel, beside it."""
+    """Save the notebook as an HTML page beside it."""
     from nbconvert import HTMLExporter
 
     text, _ = HTMLExporter().from_filename(str(path))  # type: ignore[no-untyped-call]
@@ -180,8 +184,8 @@ def page(path: Path) -> Path:
     return written
 
 
-def _release_left(folder: Path, console: Console) -> None:
-    """Give back what the runs of a notebook hold that did not come to its end."""
+def _release_runs(folder: Path, console: Console) -> None:
+    """Give back the machines of the runs of a notebook that failed."""
     from g5kvirt.experiment import Experiment
     from g5kvirt.run.directory import list_runs
 
@@ -191,7 +195,7 @@ def _release_left(folder: Path, console: Console) -> None:
         try:
             Experiment.open(run.path).release()
         except G5kvirtError as error:
-            console.print(f"g5kvirt release {run.path} has to be called: {error}", markup=False)
+            console.print(f"{error}; run `g5kvirt release {run.path}` later", markup=False)
 
 
 def _list(console: Console) -> int:
@@ -210,5 +214,5 @@ def _names() -> str:
     return ", ".join(shipped())
 
 
-def _say(console: Console, what: str, path: Path) -> None:
+def _print_path(console: Console, what: str, path: Path) -> None:
     console.print(f"{what:<8} {path}", markup=False, highlight=False, soft_wrap=True)

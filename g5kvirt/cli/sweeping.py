@@ -1,4 +1,4 @@
-"""``g5kvirt sweep``: what it prints, and how a sweep's progress is shown."""
+"""``g5kvirt sweep``: prints what a sweep will do, its progress and its outcome."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ __all__ = ["sweep"]
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    """Measure every combination that is not done yet."""
+    """Measure every combination that is not yet done."""
     from g5kvirt import sweeps
 
     console = Console()
-    asked = sweeps.load(arguments.sweep, arguments.testbed)
-    folder = sweeps.folder_of(asked, arguments.runs)
-    done = sweeps.finished(asked, folder)
+    plan = sweeps.load(arguments.sweep, arguments.testbed)
+    folder = sweeps.sweep_folder(plan, arguments.runs)
+    done = sweeps.finished(plan, folder)
     if arguments.dry_run:
         console = console if console.is_terminal else Console(width=200)
-        console.print(_table(asked, done))
-    _say(console, _summary(asked, done))
+        console.print(_table(plan, done))
+    _print(console, _summary(plan, done))
     if arguments.dry_run:
         return 0
-    account = sweeps.carry_out(
-        asked, folder, say=lambda words: _say(console, words), follow=lambda one: _follow(console, one)
+    outcome = sweeps.carry_out(
+        plan, folder, report=lambda line: _print(console, line), display=lambda one: _display(console, one)
     )
-    words = f"{account.done:,} of {count(len(asked.combinations), 'combination')} done"
-    if account.left:
-        words += f", {account.failed:,} failed: call this again to try them again"
-    _say(console, words)
+    line = f"{outcome.done:,} of {count(len(plan.combinations), 'combination')} done"
+    if outcome.left:
+        line += f", {outcome.failed:,} failed: run the command again to retry them"
+    _print(console, line)
     console.print(f"index    {folder / sweeps.INDEX}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if account.left else 0
+    return 1 if outcome.left else 0
 
 
-def _table(asked: Sweep, done: set[str]) -> Table:
+def _table(plan: Sweep, done: set[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("cluster", *asked.factors, "deployments", "state"):
+    for title in ("cluster", *plan.factors, "deployments", "state"):
         table.add_column(title, justify="right" if title in ("cluster", "deployments") else "left")
-    for number, cluster in enumerate(asked.clusters, 1):
+    for number, cluster in enumerate(plan.clusters, 1):
         for one in cluster:
             levels = [str(level) for level in one.levels.values()]
             state = "done" if one.key in done else "to do"
@@ -57,24 +57,24 @@ def _table(asked: Sweep, done: set[str]) -> Table:
     return table
 
 
-def _summary(asked: Sweep, done: set[str]) -> str:
-    left = [[c for c in cluster if c.key not in done] for cluster in asked.clusters]
+def _summary(plan: Sweep, done: set[str]) -> str:
+    left = [[c for c in cluster if c.key not in done] for cluster in plan.clusters]
     left = [cluster for cluster in left if cluster]
     todo = [one for cluster in left for one in cluster]
-    words = (
-        f"sweep {asked.name} on {asked.testbed}: {count(len(asked.combinations), 'combination')} on "
-        f"{count(len(asked.clusters), 'virtual cluster')}"
+    summary = (
+        f"sweep {plan.name} on {plan.testbed}: {count(len(plan.combinations), 'combination')} on "
+        f"{count(len(plan.clusters), 'virtual cluster')}"
     )
     if done:
-        words += f", {len(done):,} done already"
+        summary += f", {len(done):,} already done"
     if todo:
         deployments = count(sum(one.deployments for one in todo), "deployment")
-        words += f"; to do: {len(todo):,} on {count(len(left), 'virtual cluster')}, {deployments}"
-    return words
+        summary += f"; to do: {len(todo):,} on {count(len(left), 'virtual cluster')}, {deployments}"
+    return summary
 
 
 @contextmanager
-def _follow(console: Console, experiment: Experiment) -> Iterator[None]:
+def _display(console: Console, experiment: Experiment) -> Iterator[None]:
     from g5kvirt.views.terminal import TerminalProgress
 
     with TerminalProgress(console, experiment.spec.vms) as progress:
@@ -85,7 +85,7 @@ def _follow(console: Console, experiment: Experiment) -> Iterator[None]:
             unsubscribe()
 
 
-def _say(console: Console, words: str) -> None:
-    """With the time: in a batch job's log nothing else tells it."""
+def _print(console: Console, line: str) -> None:
+    """Print a line with the time, which the log of a batch job would not show otherwise."""
     now = datetime.now().astimezone()
-    console.print(f"{now:%H:%M:%S} {words}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{now:%H:%M:%S} {line}", markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from g5kvirt.run.directory import JOB_NAME, Run, job_name
 from g5kvirt.spec.clock import check_start
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["begin"]
+__all__ = ["create_run"]
 
 #: In paths of keys and configurations ssh replaces some of these; others reach a shell as they are, since its
 #: ProxyJump calls ssh once more without quoting the configuration's path.
@@ -23,7 +23,7 @@ _NOT_FOR_SSH = re.compile(r"[^\w@+=:,./~-]")
 _LONGEST_DATE = "2026-12-01-190000-999"  #: a run without a name is called so
 
 
-def begin(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
+def create_run(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
     """Make the run ``name`` in ``root``.
 
     Raises RunError, SpecError for a start in the past, and MachineError if there is no ssh-keygen.

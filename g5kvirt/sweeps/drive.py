@@ -1,8 +1,8 @@
-"""Carrying a sweep out: one virtual cluster after the other, every combination once, over several starts.
+"""Carries a sweep out: one virtual cluster after the other, every combination once, over several starts.
 
-A sweep lives in ``runs/NAME``: a run for each virtual cluster that was raised, ``index.csv`` (which run and
-which deployments belong to which combination) and ``sweeper``, where execo_engine's ParamSweeper remembers
-what is done.
+A sweep is kept in ``runs/NAME``: a run for each virtual cluster that was launched, ``index.csv`` (the run
+and the deployments of each combination) and ``sweeper``, where execo_engine's ParamSweeper records what is
+done.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from g5kvirt.errors import G5kvirtError, RunError
+from g5kvirt.experiment import Experiment
 from g5kvirt.run import directory
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.sweeps.plan import Combination, Sweep
 
-__all__ = ["INDEX", "Account", "carry_out", "finished", "folder_of", "read_index"]
+__all__ = ["INDEX", "SweepOutcome", "carry_out", "finished", "read_index", "sweep_folder"]
 
 INDEX = "index.csv"
 _ABOUT = "sweep.json"
@@ -43,28 +44,28 @@ _RESULT = (
     "reason",
     "id",
 )
-_SAFETY = 1.5  #: a measurement may take so much longer than those before it
+_SAFETY = 1.5  #: a measurement may take this much longer than those before it
 
 T = TypeVar("T")
-Say = Callable[[str], None]
-#: ``follow(experiment)`` shows what happens while its ``with`` block lasts.
-Follow = Callable[[Any], AbstractContextManager[object]]
+Report = Callable[[str], None]
+#: ``display(experiment)`` shows its progress while its ``with`` block lasts.
+Display = Callable[[Any], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
-class Account:
-    """How the combinations stand: ``failed`` are those that failed now, ``left`` all that are not done."""
+class SweepOutcome:
+    """Numbers of combinations: ``failed`` in this call, ``left`` all that are not done."""
 
     done: int
     failed: int
     left: int
 
 
-def folder_of(sweep: Sweep, root: Path) -> Path:
-    """Where the sweep is kept; raises RunError if a run is called so."""
+def sweep_folder(sweep: Sweep, root: Path) -> Path:
+    """Where the sweep is kept. Raises RunError if there is a run of that name."""
     folder = root / sweep.name
     if (folder / "run.json").exists():
-        raise RunError(f"{sweep.name!r} is a run in {root}: give the sweep another name")
+        raise RunError(f"{sweep.name!r} is already a run in {root}: give the sweep another name")
     return folder
 
 
@@ -79,26 +80,22 @@ def carry_out(
     sweep: Sweep,
     folder: Path,
     *,
-    say: Say = print,
-    follow: Follow = lambda _: nullcontext(),
-    experiment: Any = None,
-) -> Account:
-    """Do what is not done yet, and return how it stands.
+    report: Report = print,
+    display: Display = lambda _: nullcontext(),
+    experiment: Any = Experiment,
+) -> SweepOutcome:
+    """Do what is not done yet.
 
-    A combination that fails is said and left for the next start, and its virtual cluster given back; so is a
-    cluster whose walltime would not suffice for the next combination. Whatever ends this call, the machines
-    are given back first. ``experiment`` stands in for the class `Experiment`. Raises RunError, also if
-    another process is at it; TestbedError if machines could not be given back.
+    A combination that fails is reported and left for the next call, and its virtual cluster is given back; so
+    is a cluster whose remaining walltime is too short for the next combination. Whatever ends this call, the
+    machines are given back first. ``experiment`` replaces the class `Experiment` in tests. Raises RunError,
+    also if another process works on the sweep; TestbedError if machines could not be given back.
     """
-    if experiment is None:
-        from g5kvirt.experiment import Experiment
-
-        experiment = Experiment
-    with _Book(sweep, folder) as book:
-        _release_left(sweep, folder, say, experiment)
-        while (combination := book.take()) is not None:
-            _on_a_cluster(combination, sweep, book, say, follow, experiment)
-        return book.account()
+    with _SweepProgress(sweep, folder) as progress:
+        _release_killed(sweep, folder, report, experiment)
+        while (combination := progress.take()) is not None:
+            _on_a_cluster(combination, sweep, progress, report, display, experiment)
+        return progress.outcome()
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
@@ -111,64 +108,73 @@ def read_index(folder: Path) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read ({error}): mend it, or move it away") from error
+        raise RunError(f"{path} cannot be read ({error}): repair it or move it away") from error
     if "id" not in head or any(None in row or None in row.values() for row in rows):
-        raise RunError(f"{path} is not as the sweep wrote it: mend it, or move it away")
+        raise RunError(f"{path} was changed and cannot be continued: repair it or move it away")
     return rows
 
 
 def _on_a_cluster(
-    combination: Combination, sweep: Sweep, book: _Book, say: Say, follow: Follow, experiment: Any
+    combination: Combination,
+    sweep: Sweep,
+    progress: _SweepProgress,
+    report: Report,
+    display: Display,
+    experiment: Any,
 ) -> None:
-    """Raise a virtual cluster for ``combination``, and measure on it whatever can share it."""
-    name = book.fresh_name()
-    say(f"virtual cluster {name} for {combination}")
+    """Launch a virtual cluster for ``combination``, and measure on it all combinations that share it."""
+    name = progress.next_run_name()
+    report(f"virtual cluster {name} for {combination}")
     begun = time.time()
     try:
-        one = experiment(combination.spec, testbed=sweep.testbed, name=name, runs=book.folder)
+        one = experiment(combination.spec, testbed=sweep.testbed, name=name, runs=progress.folder)
     except G5kvirtError as error:
-        book.fail_cluster(combination, "", str(error), begun)
-        say(f"  failed: {error}")
+        progress.fail_cluster(combination, "", str(error), begun)
+        report(f"  failed: {error}")
         return
-    with one, follow(one):
+    with one, display(one):
         try:
             for phase in (p for p in PHASES if p != "measure"):
                 getattr(one, phase)()
         except G5kvirtError as error:
-            book.fail_cluster(combination, name, str(error), begun)
-            say(f"  failed: {error}")
+            progress.fail_cluster(combination, name, str(error), begun)
+            report(f"  failed: {error}")
             return
-        slowest = 0.0  # seconds a deployment
+        slowest = 0.0  # seconds per deployment
         current: Combination | None = combination
         while current is not None:
             if not _fits(one, current, slowest):
-                book.put_back(current)
-                say("  too little of the walltime is left: the rest goes to a new virtual cluster")
+                progress.put_back(current)
+                report("  the remaining walltime is too short: continuing on a new virtual cluster")
                 return
             began = time.time()
-            if not _measure(one, current, book, name, begun if current.measure is None else began, say):
+            if not _measure(
+                one, current, progress, name, begun if current.measure is None else began, report
+            ):
                 return
             slowest = max(slowest, (time.time() - began) / max(1, current.deployments))
-            current = book.take(current.cluster)
+            current = progress.take(current.cluster)
 
 
-def _measure(one: Any, combination: Combination, book: _Book, name: str, begun: float, say: Say) -> bool:
-    """Measure one combination and write down what became of it; False if it failed."""
+def _measure(
+    one: Any, combination: Combination, progress: _SweepProgress, name: str, begun: float, report: Report
+) -> bool:
+    """Measure one combination and record its outcome; False if it failed."""
     if combination.measure is None:
         account = one.frames.account
-        book.done(combination, name, begun, (), account.asked, account.up, account.failed)
-        say(f"  launched: {account.up:,} of {account.asked:,} VMs are up")
+        progress.done(combination, name, begun, (), account.asked, account.up, account.failed)
+        report(f"  launched: {account.up:,} of {account.asked:,} VMs are up")
         return True
-    say(f"  {combination}")
+    report(f"  {combination}")
     try:
         table = one.measure(**combination.measure).deployments
     except G5kvirtError as error:
-        book.fail(combination, name, str(error), begun)
-        say(f"  failed: {error}")
+        progress.fail(combination, name, str(error), begun)
+        report(f"  failed: {error}")
         return False
     sums = [int(table[column].sum()) for column in ("asked", "deployed", "failed")]
-    book.done(combination, name, begun, list(table["deployment"]), *sums)
-    say(f"  deployed {sums[1]:,} of {sums[0]:,} VMs in {time.time() - begun:.0f} s")
+    progress.done(combination, name, begun, list(table["deployment"]), *sums)
+    report(f"  deployed {sums[1]:,} of {sums[0]:,} VMs in {time.time() - begun:.0f} s")
     return True
 
 
@@ -180,8 +186,8 @@ def _fits(one: Any, combination: Combination, slowest: float) -> bool:
     return bool(left > _SAFETY * slowest * combination.deployments)
 
 
-def _release_left(sweep: Sweep, folder: Path, say: Say, experiment: Any) -> None:
-    """Give back what an earlier process still held when it was killed."""
+def _release_killed(sweep: Sweep, folder: Path, report: Report, experiment: Any) -> None:
+    """Give back the machines that an earlier process held when it was killed."""
     for run in directory.list_runs(folder):
         if run.document.get("testbed") != sweep.testbed:
             continue
@@ -190,7 +196,7 @@ def _release_left(sweep: Sweep, folder: Path, say: Say, experiment: Any) -> None
             held = len(one.journal)
             one.release()
             if len(one.journal) > held:
-                say(f"virtual cluster {run.name}, left over by a process that was killed, is given back")
+                report(f"gave back virtual cluster {run.name}, left over from a killed process")
         finally:
             one.journal.close()
 
@@ -198,12 +204,12 @@ def _release_left(sweep: Sweep, folder: Path, say: Say, experiment: Any) -> None
 def _sweeper(sweep: Sweep, folder: Path) -> Any:
     from execo_engine import ParamSweeper
 
-    # Texts and not its dictionaries, which cannot be hashed if a level is a list or a mapping.
+    # Strings instead of dictionaries, which cannot be hashed if a level is a list or a mapping.
     return ParamSweeper(str(folder / _SWEEPER), sweeps=[c.key for c in sweep.combinations])
 
 
-class _Book:
-    """What is done, on disk; only one process at a time may write it."""
+class _SweepProgress:
+    """What is done, on disk. Only one process at a time may write it."""
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
         self.sweep = sweep
@@ -217,23 +223,27 @@ class _Book:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / ".lock").open("a")
         except OSError as error:
-            raise RunError(f"cannot write in {self.folder} ({error.strerror}): choose another") from error
+            raise RunError(
+                f"cannot write to {self.folder} ({error.strerror}): choose another directory"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise RunError(f"another process is at the sweep in {self.folder}: wait for its end") from error
+            raise RunError(
+                f"another process is working on the sweep in {self.folder}: wait until it ends"
+            ) from error
         try:
             self._same_testbed()
-            read_index(self.folder)  # what is wrong with it is said before anything is measured
+            read_index(self.folder)  # an error in it is raised before anything is measured
             self._sweeper = _sweeper(self.sweep, self.folder)
         except BaseException:
             self._lock.close()
             raise
-        # ParamSweeper takes whatever is raised while it reads for the end of its file, and cuts it off there:
-        # in a thread no signal raises anything.
+        # ParamSweeper takes any exception while it reads for the end of its file, and truncates it there.
+        # So it is called in a thread, where no signal handler raises.
         self._pool = ThreadPoolExecutor(1, "sweep")
-        # What a killed process was at, nobody is at any more. (ParamSweeper's reset() would lose it.)
+        # What a killed process had in progress is to be done again. (ParamSweeper's reset() would lose it.)
         self._do(lambda: self._sweeper.cancel_batch(self._sweeper.get_inprogress()))
         return self
 
@@ -245,66 +255,70 @@ class _Book:
         self._lock.close()
 
     def _same_testbed(self) -> None:
-        """Figures of two testbeds do not belong into one index. Raises RunError."""
-        path, own = self.folder / _ABOUT, self.sweep.testbed.partition(":")[0]
+        """Results of two kinds of testbeds must not share an index. Raises RunError."""
+        path, kind = self.folder / _ABOUT, self.sweep.testbed.partition(":")[0]
         try:
             other = json.loads(path.read_text(encoding="utf-8"))["testbed"]
         except FileNotFoundError:
-            path.write_text(json.dumps({"name": self.sweep.name, "testbed": own}) + "\n", encoding="utf-8")
+            path.write_text(json.dumps({"name": self.sweep.name, "testbed": kind}) + "\n", encoding="utf-8")
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}): is {self.folder} a sweep?") from error
-        if other != own:
-            raise RunError(f"the sweep in {self.folder} was begun on {other}: give one on {own} another name")
+            raise RunError(
+                f"{path} cannot be read ({error}): check that {self.folder} holds a sweep"
+            ) from error
+        if other != kind:
+            raise RunError(
+                f"the sweep in {self.folder} was started on {other}: use another name for one on {kind}"
+            )
 
-    def _do(self, what: Callable[[], T]) -> T:
-        return self._pool.submit(what).result()
+    def _do(self, call: Callable[[], T]) -> T:
+        return self._pool.submit(call).result()
 
     # ---- what is next -----------------------------------------------------------------------------
 
     def take(self, cluster: str | None = None) -> Combination | None:
-        """The next one to do, in the order of the sweep (ParamSweeper's own is a set's); None: all done."""
+        """The next combination to do, in the order of the sweep (ParamSweeper has none); None: all done."""
 
         def wanted(remaining: Iterable[str]) -> list[str]:
-            there = frozenset(remaining)
-            return [c.key for c in self.sweep.combinations if c.key in there and cluster in (None, c.cluster)]
+            left = frozenset(remaining)
+            return [c.key for c in self.sweep.combinations if c.key in left and cluster in (None, c.cluster)]
 
         key = self._do(lambda: self._sweeper.get_next(wanted))
         return None if key is None else self._by_key[key]
 
     def put_back(self, combination: Combination) -> None:
-        """It was not begun after all."""
+        """It was not started after all."""
         self._do(lambda: self._sweeper.cancel(combination.key))
 
-    def fresh_name(self) -> str:
+    def next_run_name(self) -> str:
         """A name for the next run."""
         number = 1
         while (self.folder / f"{self.sweep.name}-{number}").exists():
             number += 1
         return f"{self.sweep.name}-{number}"
 
-    def account(self) -> Account:
-        """How it stands."""
+    def outcome(self) -> SweepOutcome:
+        """How many are done, failed and left."""
         everything, _, skipped, _, done = self._do(self._sweeper.stats)
-        return Account(len(done), len(skipped), len(everything) - len(done))
+        return SweepOutcome(len(done), len(skipped), len(everything) - len(done))
 
-    # ---- what became of it ------------------------------------------------------------------------
+    # ---- outcomes ---------------------------------------------------------------------------------
 
     def done(
         self, one: Combination, run: str, begun: float, deployments: Iterable[str], *counts: int
     ) -> None:
-        """It is done: a row in the index first, so that nothing that counts as done lacks one."""
+        """It is done. The row in the index comes first, so that everything done has one."""
         asked, ok, failed = counts
         row = {"deployments": " ".join(deployments), "asked": asked, "ok": ok, "failed": failed}
         self._write([(one, {"run": run, "state": "done", **row, **_times(begun)})])
         self._do(lambda: self._sweeper.done(one.key))
 
     def fail(self, one: Combination, run: str, reason: str, begun: float) -> None:
-        """It failed, and is tried again when the sweep is started again."""
+        """It failed, and is retried when the sweep is started again."""
         self._fail([one], run, reason, begun)
 
     def fail_cluster(self, one: Combination, run: str, reason: str, begun: float) -> None:
-        """Its virtual cluster could not be raised, and so all others that would share it fail too."""
+        """Its virtual cluster could not be launched, so all others that share it fail as well."""
         others = []
         while (other := self.take(one.cluster)) is not None:
             others.append(other)
@@ -316,7 +330,7 @@ class _Book:
         self._do(lambda: self._sweeper.skip_batch([one.key for one in those]))
 
     def _write(self, results: list[tuple[Combination, Mapping[str, Any]]]) -> None:
-        """Put rows into the index, each in the place of an earlier one of the same combination."""
+        """Write rows to the index, each instead of an earlier one of the same combination."""
         ids = {one.id for one, _ in results}
         rows: list[Mapping[str, Any]] = [row for row in read_index(self.folder) if row["id"] not in ids]
         for one, result in results:
@@ -332,7 +346,7 @@ class _Book:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise RunError(
-                f"{self.folder / INDEX} cannot be written ({error.strerror}): make room there"
+                f"{self.folder / INDEX} cannot be written ({error.strerror}): free some space"
             ) from error
 
 

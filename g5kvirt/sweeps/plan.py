@@ -1,9 +1,9 @@
-"""What a sweep asks for: every combination of the levels of its factors, and which of them share a cluster.
+"""What a sweep consists of: every combination of its factors' levels, and which of them share a cluster.
 
 ::
 
     testbed: local
-    spec: {sites: {nancy: 2, rennes: 2}, vms: 8}     # what is the same for all
+    spec: {sites: {nancy: 2, rennes: 2}, vms: 8}     # common to all
     measure: {environment: mini, repeat: 3}
     vary:                                            # factor: its levels
       netboot: [http, tftp]
@@ -11,16 +11,15 @@
       measure.broadcast: [chain, http]
       measure.sizes: [4, 8, [4, 8]]
 
-A factor is a key of the specification, a dot leading into its parts, or ``measure.`` and an argument of
-`Experiment.measure`. Combinations of the same specification are measured on the same virtual cluster. Without
-``measure`` and its factors, virtual clusters are launched and nothing is deployed on them.
+A factor is a key of the specification, with a dot before a part of it, or ``measure.`` and an argument of
+`Experiment.measure`. Combinations with the same specification are measured on the same virtual cluster.
+Without ``measure`` and its factors, virtual clusters are launched and nothing is deployed on them.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import itertools
 import json
 import re
@@ -31,6 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
+from g5kvirt.experiment import MeasureArguments
+from g5kvirt.images import environments
+from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
+from g5kvirt.phases.measure import check_broadcast
 from g5kvirt.spec.spec import Spec, suggest
 from g5kvirt.spec.yaml_files import load_yaml
 
@@ -44,11 +47,11 @@ MAX_COMBINATIONS = 10_000
 
 @dataclass(frozen=True)
 class Combination:
-    """One level of each factor, and what they make together."""
+    """One level of each factor, and the experiment that they define."""
 
     levels: Mapping[str, Any]  #: factor → level, in the file's order
     spec: Spec
-    measure: Mapping[str, Any] | None  #: arguments of `Experiment.measure`; None: launch and no more
+    measure: Mapping[str, Any] | None  #: arguments of `Experiment.measure`; None: launch only
 
     @cached_property
     def cluster(self) -> str:
@@ -57,7 +60,7 @@ class Combination:
 
     @cached_property
     def key(self) -> str:
-        """What it asks for, whatever the factors are called: equal after the file has been rewritten."""
+        """Identifies the experiment, whatever the factors are called; survives a rewritten file."""
         return _canonical([self.spec.to_dict(), None if self.measure is None else dict(self.measure)])
 
     @property
@@ -67,18 +70,18 @@ class Combination:
 
     @property
     def deployments(self) -> int:
-        """How many deployments it is."""
+        """Its number of deployments."""
         if self.measure is None:
             return 0
         return len(self.measure.get("sizes") or (self.spec.vms,)) * int(self.measure.get("repeat", 1))
 
     def __str__(self) -> str:
-        return _words(self.levels) or "as specified"
+        return _describe(self.levels) or "as specified"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All combinations, those of one cluster beside each other."""
+    """All combinations, those of one cluster next to each other."""
 
     name: str
     testbed: str
@@ -87,12 +90,12 @@ class Sweep:
 
     @property
     def clusters(self) -> list[list[Combination]]:
-        """The combinations by the virtual cluster that they share."""
+        """The combinations, grouped by the virtual cluster that they share."""
         return [list(group) for _, group in itertools.groupby(self.combinations, lambda c: c.cluster)]
 
 
 def load(path: Path, testbed: str | None = None) -> Sweep:
-    """The sweep that a YAML file describes, called as the file unless it says otherwise. Raises SpecError."""
+    """The sweep described by a YAML file, named after the file by default. Raises SpecError."""
     try:
         return parse(load_yaml(path), path.stem, testbed)
     except CapacityError as error:
@@ -102,19 +105,23 @@ def load(path: Path, testbed: str | None = None) -> Sweep:
 
 
 def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
-    """The sweep that ``document`` describes; ``testbed`` comes before what it says. Raises SpecError for the
-    first mistake in any combination, so that none is found out after hours."""
+    """The sweep that ``document`` describes; ``testbed`` overrides the one in it.
+
+    Raises SpecError for the first mistake in any combination, so that none is found after hours.
+    """
     if not isinstance(document, Mapping):
         raise SpecError("a sweep is a mapping with the keys spec, measure and vary")
     for key in document:
         if key not in _KEYS:
             raise SpecError(f"unknown key {key!r} in the sweep: {suggest(str(key), _KEYS)}")
-    called = document.get("name", name)
-    if not isinstance(called, str) or not _NAME.fullmatch(called):
-        raise SpecError(f"a sweep cannot be called {str(called)[:60]!r}: use letters, digits and - _ .")
+    title = document.get("name", name)
+    if not isinstance(title, str) or not _NAME.fullmatch(title):
+        raise SpecError(
+            f"{str(title)[:60]!r} is not a valid name: use letters, digits, - _ . and no - or . at the start"
+        )
     where = testbed or document.get("testbed", "local")
     if not isinstance(where, str):
-        raise SpecError(f"testbed must be a word such as local or grid5000, not {where!r}")
+        raise SpecError(f"testbed must be a name such as local or grid5000, not {where!r}")
     base = {"spec": _mapping(document, "spec"), "measure": _mapping(document, "measure")}
     factors = _factors(_mapping(document, "vary"), base)
     measured = document.get("measure") is not None or any(f.startswith(_MEASURE) for f in factors)
@@ -122,26 +129,23 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
     for levels in factors.values():
         number *= len(levels)
     if number > MAX_COMBINATIONS:
-        raise SpecError(f"these are {number:,} combinations: vary less, at most {MAX_COMBINATIONS:,}")
+        raise SpecError(
+            f"the sweep has {number:,} combinations: vary less, at most {MAX_COMBINATIONS:,} are allowed"
+        )
     made: dict[str, Combination] = {}
     for levels in itertools.product(*factors.values()):
         one = _combination(base, dict(zip(factors, levels, strict=True)), measured=measured)
         if one.key in made:
-            raise SpecError(f"two combinations ask for the same: {one} and {made[one.key]}: leave one out")
+            raise SpecError(f"two combinations are equal, {one} and {made[one.key]}: remove one")
         made[one.key] = one
     order = {cluster: place for place, cluster in enumerate(dict.fromkeys(c.cluster for c in made.values()))}
     together = sorted(made.values(), key=lambda c: order[c.cluster])  # a stable sort
-    return Sweep(called, where, tuple(factors), tuple(together))
+    return Sweep(title, where, tuple(factors), tuple(together))
 
 
 def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
-    """Raises SpecError for what `Experiment.measure` would refuse once the virtual cluster stands: so late
-    it costs more than a sentence."""
-    from g5kvirt.experiment import ENVIRONMENTS, Experiment, folders_of
-    from g5kvirt.images import environments
-    from g5kvirt.phases.measure import check_broadcast
-
-    known = set(inspect.signature(Experiment.measure).parameters) - {"self", "wait"}
+    """Raises SpecError for what `Experiment.measure` would refuse only when the virtual cluster is up."""
+    known = MeasureArguments.__annotations__
     for name in arguments:
         if name not in known:
             raise SpecError(f"measure has no argument {name!r}: {suggest(name, known)}")
@@ -149,13 +153,13 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
         _whole("measure.sizes", size)
         if size > spec.vms:
             raise CapacityError(
-                f"a deployment on {size} VMs is asked for, but only {spec.vms} are launched: raise vms",
+                f"measure.sizes has {size} VMs, but only {spec.vms} are launched: increase vms",
                 asked=size,
                 available=spec.vms,
             )
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
-    folders = folders_of(arguments.get("folder", ENVIRONMENTS))
+    folders = environment_folders(arguments.get("folder", ENVIRONMENTS))
     environments.check(str(arguments.get("environment", "mini")), folders)
 
 
@@ -174,10 +178,10 @@ def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured
             check_measure(spec, arguments)
     except CapacityError as error:
         raise CapacityError(
-            _about(levels, str(error)), asked=error.asked, available=error.available
+            _with_levels(levels, str(error)), asked=error.asked, available=error.available
         ) from error
     except SpecError as error:
-        raise SpecError(_about(levels, str(error))) from error
+        raise SpecError(_with_levels(levels, str(error))) from error
     return Combination(levels, spec, arguments if measured else None)
 
 
@@ -186,24 +190,24 @@ def _factors(vary: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Sequ
         if not isinstance(levels, list) or not levels:
             raise SpecError(f"vary.{factor} must be a list of levels such as [2, 4], not {levels!r}")
         inside: Any = base
-        for word in _path(factor):
-            inside = inside.get(word) if isinstance(inside, Mapping) else None
+        for key in _path(factor):
+            inside = inside.get(key) if isinstance(inside, Mapping) else None
         if inside is not None:
-            raise SpecError(f"{factor} is said to be {_short(inside)} and to vary: leave one out")
+            raise SpecError(f"{factor} is both fixed, to {_short(inside)}, and varied: remove one")
     return dict(vary)
 
 
 def _path(factor: str) -> list[str]:
-    """Where a factor leads: ``windows.boot`` → spec, windows, boot."""
+    """The keys that lead to a factor: ``windows.boot`` → spec, windows, boot."""
     return factor.split(".", 1) if factor.startswith(_MEASURE) else ["spec", *factor.split(".")]
 
 
 def _set(document: dict[str, Any], path: Iterable[str], value: Any) -> None:
     *before, last = path
-    for word in before:
-        inner = document.setdefault(word, {})
+    for key in before:
+        inner = document.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise SpecError(f"{word} is {_short(inner)}, which has no part {last!r}: vary {word} as a whole")
+            raise SpecError(f"{key} is {_short(inner)}, which has no part {last!r}: vary {key} as a whole")
         document = inner
     document[last] = value
 
@@ -222,12 +226,12 @@ def _whole(name: str, value: object) -> None:
         raise SpecError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
-def _about(levels: Mapping[str, Any], words: str) -> str:
-    which = _words(levels)
-    return f"with {which}: {words}" if which else words
+def _with_levels(levels: Mapping[str, Any], message: str) -> str:
+    which = _describe(levels)
+    return f"with {which}: {message}" if which else message
 
 
-def _words(levels: Mapping[str, Any]) -> str:
+def _describe(levels: Mapping[str, Any]) -> str:
     return ", ".join(f"{factor}={_short(level)}" for factor, level in levels.items())
 
 

@@ -80,7 +80,7 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
     """
     found = answer(start(script, grid, tmp_path))
     order, taken = found["said"]
-    assert "call reserve() first" in order
+    assert "needs reserve() first: call reserve()" in order
     assert "already a run 'whole'" in taken
     for file in found["figures"]:
         assert Path(file).stat().st_size > 100
@@ -103,7 +103,7 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
         assert not [name for name in left if name.startswith(".g5kvirt-")], "the public key was left behind"
 
 
-def test_bad_input_is_one_sentence_and_touches_nothing(grid: State, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence_and_reserves_nothing(grid: State, tmp_path: Path) -> None:
     script = """
     bad = [
         dict(sites={"nacny": 1}, vms=1),
@@ -144,7 +144,7 @@ CUTS = [
 
 
 @pytest.mark.parametrize(("phase", "how"), CUTS, ids=lambda value: getattr(value, "name", value))
-def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp_path: Path) -> None:
+def test_interrupted_step_continues(phase: str, how: signal.Signals, grid: State, tmp_path: Path) -> None:
     journal = tmp_path / "cut" / "journal.jsonl"
     process = start(STEPS, grid, tmp_path)
     try:
@@ -163,7 +163,7 @@ def test_cut_short_in_any_step(phase: str, how: signal.Signals, grid: State, tmp
     wait(lambda: "g5kvirt" not in jobs(grid))
 
 
-def test_steps_in_the_background_are_killed_and_go_on(grid: State, tmp_path: Path) -> None:
+def test_killed_background_steps_continue(grid: State, tmp_path: Path) -> None:
     script = """
     import json, os, signal, time
     from dataclasses import replace
@@ -186,14 +186,14 @@ def test_steps_in_the_background_are_killed_and_go_on(grid: State, tmp_path: Pat
 
     try:
         for step in ("reserve", "deploy", "configure"):
-            assert getattr(exp, step)(wait=False).result(300).status == "ok"
+            assert exp.start(step).result(300).status == "ok"
         exp.place()
-        t = killed(exp.launch(wait=False), "dhcp")
+        t = killed(exp.start("launch"), "dhcp")
         exp = Experiment.open(exp.path)
         # Now one waits for the other, and both are on their way already.
-        exp.spec = replace(exp.spec, windows={"boot": 1})
+        exp._runner.spec = replace(exp.spec, windows={"boot": 1})
         exp.launch()
-        killed(exp.measure(wait=False), "partition")
+        killed(exp.start("measure"), "partition")
         before = exp.frames.measurements.summary()
     finally:
         exp.release()

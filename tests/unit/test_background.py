@@ -1,4 +1,4 @@
-"""Steps in processes of their own: what comes of them, how they are stopped, and who goes first."""
+"""Steps in the background: their results and errors, how they are stopped, and what must wait for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from g5kvirt.views.results import PhaseResult
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
 
-#: A notebook's kernel: it begins a step that hangs, and says so.
+#: A notebook's kernel: it starts a step that hangs, and prints when it has begun.
 KERNEL = """
 import sys
 sys.path[:0] = sys.argv[3:]
@@ -32,10 +32,10 @@ from g5kvirt import Experiment, Spec, background
 background._BOOT = background._BOOT.replace("serve(job)", "import backgroundbeds; serve(job)")
 spec, testbed = Spec(sites={"nancy": 1}, vms=2), f"bed:hang@{sys.argv[1]}"
 exp = Experiment(spec, testbed=testbed, name="x", runs=sys.argv[1])
-heard = []
-exp.journal.subscribe(heard.append)
-running = exp.reserve(wait=False)
-while not any(event.step == "submitted" for event in heard):
+seen = []
+exp.journal.subscribe(seen.append)
+running = exp.start("reserve")
+while not any(event.step == "submitted" for event in seen):
     assert not running.wait(0.01)
 print("begun", flush=True)
 if sys.argv[2] == "stay":
@@ -60,16 +60,16 @@ def wait(what: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def under_way(exp: Experiment, heard: list[Event]) -> Running[PhaseResult]:
-    """A reservation that hangs, seen by who listens here."""
-    running = exp.reserve(wait=False)
-    wait(lambda: any(event.step == "submitted" for event in heard))
+def start_hanging(exp: Experiment, seen: list[Event]) -> Running[PhaseResult]:
+    """A reservation that hangs and has begun: its first event was seen by a listener in this process."""
+    running = exp.start("reserve")
+    wait(lambda: any(event.step == "submitted" for event in seen))
     return running
 
 
-def test_a_step_gives_what_it_gives_and_is_done_once(tmp_path: Path) -> None:
+def test_start_returns_the_step_s_result_and_does_not_repeat_a_done_step(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "give")
-    running = exp.reserve(wait=False)
+    running = exp.start("reserve")
     assert "reserve() in the background: running" in repr(running)
     assert "<code>.stop()</code>" in running._repr_html_()
     result = running.result(60)
@@ -79,65 +79,65 @@ def test_a_step_gives_what_it_gives_and_is_done_once(tmp_path: Path) -> None:
     assert repr(result) == repr(exp.reserve())
     assert exp.reservation is not None
     events = len(exp.journal)
-    assert exp.reserve(wait=False).result(60).status == "ok"
+    assert exp.start("reserve").result(60).status == "ok"
     assert len(exp.journal) == events
     running.stop()  # too late, and harmless
 
 
-def test_errors_come_back_as_they_were(tmp_path: Path) -> None:
+def test_errors_of_the_process_are_raised_with_their_type_and_attributes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with pytest.raises(TestbedError, match=r"^OAR at nancy refused the job: no$"):
-        experiment(tmp_path / "a", "refuse").reserve(wait=False).result(60)
+        experiment(tmp_path / "a", "refuse").start("reserve").result(60)
     with pytest.raises(CapacityError, match="no room") as caught:
-        experiment(tmp_path / "b", "full").reserve(wait=False).result(60)
+        experiment(tmp_path / "b", "full").start("reserve").result(60)
     assert (caught.value.asked, caught.value.available) == (3, 1)
     exp = experiment(tmp_path, "break")
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: a bug"):
-        exp.reserve(wait=False).result(60)
+        exp.start("reserve").result(60)
     assert list(exp.frames.phases["status"]) == ["failed"]
 
 
-def test_stopped_as_by_an_interrupt_while_nobody_else_may_step(tmp_path: Path) -> None:
+def test_stop_interrupts_the_step_and_other_steps_are_refused_meanwhile(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
-    heard: list[Event] = []
-    exp.journal.subscribe(heard.append)
-    running = under_way(exp, heard)
-    with pytest.raises(PhaseOrderError, match=r"reserve\(\) still runs in the background: wait for it"):
+    seen: list[Event] = []
+    exp.journal.subscribe(seen.append)
+    running = start_hanging(exp, seen)
+    with pytest.raises(PhaseOrderError, match=r"reserve\(\) is still running in the background: wait for it"):
         exp.deploy()
-    with pytest.raises(PhaseOrderError, match="still runs"):
-        exp.reserve(wait=False)
+    with pytest.raises(PhaseOrderError, match="still running"):
+        exp.start("reserve")
     other = Experiment.open(exp.path)
     with pytest.raises(RunError, match=f"run 'x' is in use by process {running.pid}: wait, or interrupt"):
         other.reserve()
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(TimeoutError, match="it is still running"):
         running.result(0.01)
     assert [e.step for e in other.journal] == ["phase", "submitted"], "it can be looked at"
     running.stop()
     assert running.done
     assert (tmp_path / "cleaned").exists()
-    with pytest.raises(PhaseError, match=r"^reserve\(\) was stopped: call it again to go on$"):
+    with pytest.raises(PhaseError, match=r"^reserve\(\) was stopped: call it again to continue$"):
         running.result()
-    assert heard[-1].detail["reason"] == "interrupted"
+    assert seen[-1].detail["reason"] == "interrupted"
 
 
-def test_stopped_before_it_had_begun(tmp_path: Path) -> None:
+def test_stop_while_the_process_is_still_importing(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
     for pause in (0.0, 0.05, 0.1, 0.15):  # while its process is still importing
-        running = exp.reserve(wait=False)
+        running = exp.start("reserve")
         time.sleep(pause)
         running.stop(60)
-        with pytest.raises(PhaseError, match=r"^reserve\(\) was stopped: call it again to go on$"):
+        with pytest.raises(PhaseError, match=r"^reserve\(\) was stopped: call it again to continue$"):
             running.result(0)
 
 
-def test_killed_it_leaves_the_run_to_the_next_one(tmp_path: Path) -> None:
+def test_a_killed_step_leaves_a_run_that_can_be_released(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
-    heard: list[Event] = []
-    exp.journal.subscribe(heard.append)
-    running = under_way(exp, heard)
+    seen: list[Event] = []
+    exp.journal.subscribe(seen.append)
+    running = start_hanging(exp, seen)
     os.kill(running.pid, signal.SIGKILL)
-    with pytest.raises(PhaseError, match=r"ended without a word \(exit code -9\): call it again"):
+    with pytest.raises(PhaseError, match=r"in the background died \(exit code -9\): call it again"):
         running.result(60)
     assert list(exp.frames.phases["status"]) == ["unfinished"]
     exp.release()
@@ -146,19 +146,19 @@ def test_killed_it_leaves_the_run_to_the_next_one(tmp_path: Path) -> None:
     assert phase.detail["reason"] == state.CUT_SHORT
 
 
-def test_release_stops_it_first(tmp_path: Path) -> None:
+def test_release_stops_a_running_step_first(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
-    heard: list[Event] = []
-    exp.journal.subscribe(heard.append)
+    seen: list[Event] = []
+    exp.journal.subscribe(seen.append)
     with exp:
-        running = under_way(exp, heard)
+        running = start_hanging(exp, seen)
     assert running.done
     assert (tmp_path / "cleaned").exists()
     assert [e.status for e in exp.journal if e.step == "release"] == ["start", "ok"]
 
 
 @pytest.mark.parametrize("end", ["exit", "stay"])
-def test_it_stops_when_the_notebook_is_gone(tmp_path: Path, end: str) -> None:
+def test_a_step_stops_when_the_notebook_is_gone(tmp_path: Path, end: str) -> None:
     """At the interpreter's exit, and when the kernel is killed."""
     here = str(Path(__file__).parents[1] / "support")
     words = [sys.executable, "-c", KERNEL, str(tmp_path), end, here, *sys.path]
@@ -186,8 +186,29 @@ def test_it_stops_when_the_notebook_is_gone(tmp_path: Path, end: str) -> None:
     assert list(journal)[-1].detail["reason"] == "interrupted"
 
 
-def test_a_testbed_without_a_name_cannot_be_opened_elsewhere(tmp_path: Path) -> None:
+def test_start_refuses_a_testbed_given_as_an_object(tmp_path: Path) -> None:
     exp = Experiment(SPEC, testbed=Bed("give"), name="x", runs=tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="by its name"):
-        exp.reserve(wait=False)
+    with pytest.raises(SpecError, match="give the Experiment its name"):
+        exp.start("reserve")
     assert exp.reserve().status == "ok"
+
+
+def test_start_refuses_unknown_steps_and_arguments(tmp_path: Path) -> None:
+    exp = experiment(tmp_path, "give")
+    with pytest.raises(SpecError, match=r"^there is no step 'lauch' to start: did you mean 'launch'\?$"):
+        exp.start("lauch")  # type: ignore[call-overload]
+    with pytest.raises(SpecError, match=r"^there is no step 5 to start"):
+        exp.start(5)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'sizes'"):
+        exp.start("reserve", sizes=[2])  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wait'"):
+        exp.reserve(wait=False)  # type: ignore[call-arg]
+    assert exp.background is None
+
+
+def test_start_measure_checks_order_before_it_starts_a_process(tmp_path: Path) -> None:
+    exp = experiment(tmp_path, "give")
+    with pytest.raises(PhaseOrderError, match=r"^measure\(\) needs reserve\(\) first: call reserve\(\)$"):
+        exp.start("measure", environment="mini", sizes=[2])
+    assert exp.background is None
+    assert not len(exp.journal)

@@ -1,4 +1,4 @@
-"""The command line: its words, its exit codes, its one sentence when something is wrong."""
+"""The command line: its help, its exit codes, its one sentence when something is wrong."""
 
 from __future__ import annotations
 
@@ -43,16 +43,14 @@ def commands_of(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) -
     return found
 
 
-@pytest.mark.parametrize("words", commands_of(build_parser()))
-def test_every_command_has_help_worth_reading(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("arguments", commands_of(build_parser()))
+def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main([*words, "--help"])
+        cli.main([*arguments, "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert f"usage: {' '.join(('g5kvirt', *words))}" in text
-    if not words:
+    assert f"usage: {' '.join(('g5kvirt', *arguments))}" in text
+    if not arguments:
         for needed in ("examples:", "exit codes:", "doctor", "local", "run", "runs", "show"):
             assert needed in text
 
@@ -65,7 +63,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["nonsense"],
         ["run"],
@@ -74,9 +72,9 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ["run", "s.yaml", "--measure", "four"],
     ],
 )
-def test_unknown_words_are_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_commands_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main(words)
+        cli.main(arguments)
     assert left.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
@@ -93,7 +91,7 @@ def test_unknown_words_are_bad_input(words: list[str], capsys: pytest.CaptureFix
         (ZeroDivisionError("x"), 70, "this is a bug in g5kvirt (ZeroDivisionError: x)"),
     ],
 )
-def test_each_kind_of_end_has_its_exit_code_and_one_sentence(
+def test_each_kind_of_error_has_its_exit_code_and_one_sentence(
     raised: BaseException,
     code: int,
     sentence: str,
@@ -105,9 +103,9 @@ def test_each_kind_of_end_has_its_exit_code_and_one_sentence(
 
     monkeypatch.setattr(commands, "runs", fail)
     assert cli.main(["runs"]) == code
-    said = capsys.readouterr().err
-    assert said.startswith(f"g5kvirt: {sentence}")
-    assert said.count("\n") == 1, "one line, no traceback"
+    output = capsys.readouterr().err
+    assert output.startswith(f"g5kvirt: {sentence}")
+    assert output.count("\n") == 1, "one line, no traceback"
     assert cli.main(["--debug", "runs"]) == code
     assert "Traceback" in capsys.readouterr().err
 
@@ -132,20 +130,20 @@ def test_sigterm_runs_every_finally(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_bad_specification_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_with_bad_spec_creates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
     missing = tmp_path / "missing.yaml"
     bad = tmp_path / "bad.yaml"
     bad.write_text("sites: {nancy: 0}\nvms: 8\n")
-    for path, words in ((missing, "missing.yaml"), (bad, "sites.nancy must be")):
+    for path, problem in ((missing, "missing.yaml"), (bad, "sites.nancy must be")):
         assert cli.main(["run", str(path), "--runs", str(runs)]) == 2
-        said = capsys.readouterr().err
-        assert words in said
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert problem in output
+        assert output.count("\n") == 1
     assert not runs.exists()
 
 
-def test_an_unknown_testbed_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_on_unknown_testbed_creates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text("sites: {nancy: 1}\nvms: 2\n")
     assert cli.main(["run", str(spec), "--testbed", "moon", "--runs", str(tmp_path / "runs")]) == 2
@@ -176,7 +174,7 @@ class FakeExperiment:
 
 
 @pytest.mark.parametrize(
-    ("words", "measured"),
+    ("arguments", "measured"),
     [
         ([], []),
         (["--measure", "all"], ["measure mini None 1 chain"]),
@@ -185,20 +183,20 @@ class FakeExperiment:
         (["--measure", "4", "--broadcast", "http", "--keep"], ["measure mini [4] 1 http"]),
     ],
 )
-def test_run_goes_on_to_measure_when_it_is_asked_to(
-    words: list[str], measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_measures_only_with_a_measuring_option(
+    arguments: list[str], measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("g5kvirt.experiment.Experiment", FakeExperiment)
     monkeypatch.setattr(FakeExperiment, "calls", [])
     spec = tmp_path / "spec.yaml"
     spec.write_text("sites: {nancy: 1}\nvms: 8\n")
-    assert cli.main(["run", str(spec), "--runs", str(tmp_path), *words]) == 0
+    assert cli.main(["run", str(spec), "--runs", str(tmp_path), *arguments]) == 0
     steps = ["reserve", "deploy", "configure", "place", "launch", *measured]
-    assert FakeExperiment.calls == steps + ([] if "--keep" in words else ["release"])
+    assert FakeExperiment.calls == steps + ([] if "--keep" in arguments else ["release"])
 
 
 @pytest.mark.parametrize(("lost", "failed", "code"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
-def test_the_exit_code_of_a_run_tells_of_its_vms(
+def test_run_exits_with_1_if_a_vm_failed(
     lost: int, failed: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("g5kvirt.experiment.Experiment", FakeExperiment)
@@ -210,7 +208,7 @@ def test_the_exit_code_of_a_run_tells_of_its_vms(
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
         (["--measure", "9"], "only 8 are launched"),
         (["--repeat", "0"], "measure.repeat must be a whole number"),
@@ -218,17 +216,17 @@ def test_the_exit_code_of_a_run_tells_of_its_vms(
         (["--broadcast", "pigeon"], "must be 'chain' or 'tree' or 'http'"),
     ],
 )
-def test_what_cannot_be_measured_is_said_before_anything(
-    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_run_refuses_bad_measuring_options_before_anything(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text("sites: {nancy: 1}\nvms: 8\n")
-    assert cli.main(["run", str(spec), "--runs", str(tmp_path / "runs"), *words]) == 2
+    assert cli.main(["run", str(spec), "--runs", str(tmp_path / "runs"), *arguments]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
-def test_sizes_that_cannot_be_read_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_are_parsed_or_refused_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.sizes("4,8") == [4, 8]
     assert commands.sizes("all") == []
     with pytest.raises(SystemExit):
@@ -236,7 +234,7 @@ def test_sizes_that_cannot_be_read_are_said_in_words(capsys: pytest.CaptureFixtu
     assert "expected numbers of VMs such as 4,8, or all, not '4,x'" in capsys.readouterr().err
 
 
-def test_the_runs_are_listed_oldest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_lists_runs_oldest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
     assert "no runs in" in capsys.readouterr().out
     a_run(tmp_path, "first", 8, run_events(8, lost=1))
@@ -252,9 +250,7 @@ def test_the_runs_are_listed_oldest_first(tmp_path: Path, capsys: pytest.Capture
     assert "is not an event" in lines[3], "one broken run does not hide the others"
 
 
-def test_the_runs_of_a_sweep_are_listed_and_found_in_its_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_and_show_find_the_runs_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ways").mkdir()
     a_run(tmp_path / "ways", "ways-1", 8, run_events(8))
     assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
@@ -263,7 +259,7 @@ def test_the_runs_of_a_sweep_are_listed_and_found_in_its_folder(
     assert "run ways-1 on local" in capsys.readouterr().out
 
 
-def test_what_a_run_holds_is_said() -> None:
+def test_machines_that_a_run_holds() -> None:
     granted = to_plain(Reservation({"nancy": 7}, (), (), 14, "nancy", 1000.0, 3600.0))
     asked = Event("reserve", "submitted", "site", "nancy", "ok", 999.0, 1, {"job": 7})
     given = Event("reserve", "granted", "run", "r", "ok", 1001.0, 1, granted)
@@ -275,7 +271,7 @@ def test_what_a_run_holds_is_said() -> None:
     assert machines([asked, given, back], 1600.0) == "given back"
 
 
-def test_show_tells_how_a_run_stands(
+def test_show_prints_the_state_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = a_run(tmp_path, "first", 8, run_events(8, lost=2))
@@ -294,9 +290,7 @@ def test_show_tells_how_a_run_stands(
     assert "did you mean 'first'?" in capsys.readouterr().err
 
 
-def test_show_says_how_many_reasons_it_does_not_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_counts_the_reasons_it_omits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = [e for e in run_events(30) if (e.step, e.kind) != ("minimal-system", "vm")]
     last = max(e.t for e in events)
     for number in range(1, 31):
@@ -309,24 +303,24 @@ def test_show_says_how_many_reasons_it_does_not_name(
     assert "10 × for 6 more reasons: g5kvirt show --tables has them" in text
 
 
-def test_show_draws_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_saves_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = a_run(tmp_path, "first", 8, run_events(8))
     assert cli.main(["show", "first", "--figures", "--runs", str(tmp_path)]) == 0
     names = {f"{n}.{kind}" for n in ("timeline", "boot", "distribution") for kind in ("pdf", "png", "csv")}
     assert names <= {p.name for p in (path / "figures").iterdir()}
-    said = capsys.readouterr().out
-    assert {f"figure   {pdf}" for pdf in (path / "figures").glob("*.pdf")} <= set(said.splitlines())
+    output = capsys.readouterr().out
+    assert {f"figure   {pdf}" for pdf in (path / "figures").glob("*.pdf")} <= set(output.splitlines())
 
 
-def test_show_writes_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_saves_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = a_run(tmp_path, "first", 8, run_events(8))
     assert cli.main(["show", "first", "--tables", "--runs", str(tmp_path)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert f"table    {path / 'tables' / 'vms.csv'}" in said
+    output = capsys.readouterr().out.splitlines()
+    assert f"table    {path / 'tables' / 'vms.csv'}" in output
     assert len((path / "tables" / "vms.csv").read_text().splitlines()) == 9, "a head and a line a VM"
 
 
-def test_doctor_speaks_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from g5kvirt.cli import doctor
 
     monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("root", "fail", "no", "use sudo")])
@@ -338,22 +332,22 @@ def test_doctor_speaks_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "→ use sudo" in capsys.readouterr().out
 
 
-def test_a_site_twice_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_up_refuses_a_site_named_twice(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["local", "up", "--name", "x", "--sites", "nancy=1,rennes=1,nancy=2"]) == 2
     assert "--sites names 'nancy' twice" in capsys.readouterr().err
 
 
-def test_sites_in_a_word() -> None:
-    words = argparse.Namespace(description=None, sites="nancy=4,rennes=2")
-    description = commands._description(words)
+def test_sites_option_is_parsed() -> None:
+    arguments = argparse.Namespace(description=None, sites="nancy=4,rennes=2")
+    description = commands._description(arguments)
     assert description is not None
     assert {site.name: len(site.nodes) for site in description.sites} == {"nancy": 4, "rennes": 2}
     for bad in ("nancy", "nancy=", "nancy=two", "nancy=-1"):
-        with pytest.raises(errors.SpecError, match="--sites cannot be read"):
+        with pytest.raises(errors.SpecError, match="--sites cannot be parsed"):
             commands._description(argparse.Namespace(description=None, sites=bad))
 
 
-def test_the_demo_needs_root_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_demo_without_root_creates_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(errors.MachineError, match="root"):
         demo.demonstrate(Console(file=io.StringIO()), tmp_path / "runs", 8)
@@ -377,7 +371,7 @@ class FakeTestbed:
 @pytest.mark.parametrize(
     "failure", [None, errors.PhaseError("a cell failed", phase="demo"), KeyboardInterrupt()]
 )
-def test_the_demo_takes_its_testbed_down_whatever_happens(
+def test_demo_stops_its_testbed_in_any_case(
     failure: BaseException | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from g5kvirt.testbeds.local import lifecycle
@@ -386,7 +380,7 @@ def test_the_demo_takes_its_testbed_down_whatever_happens(
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(lifecycle, "up", fake.up)
     monkeypatch.setattr(lifecycle, "down", fake.down)
-    # of demonstrations that were killed, one; of a living process, one; the user's own
+    # of a killed demo, of a running process, the user's own, and another name
     known = [f"demo-{2**22 + 1}", f"demo-{os.getppid()}", "local", "demo-x"]
     monkeypatch.setattr(lifecycle, "testbed_names", lambda: known)
     own = f"demo-{os.getpid()}"
@@ -411,7 +405,7 @@ def test_the_demo_takes_its_testbed_down_whatever_happens(
     assert "local testbed down: 0." in out.getvalue()
 
 
-def test_down_takes_killed_demonstrations_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_down_also_stops_testbeds_of_killed_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     from g5kvirt.testbeds.local import lifecycle
 
     fake = FakeTestbed()
@@ -424,7 +418,7 @@ def test_down_takes_killed_demonstrations_along(monkeypatch: pytest.MonkeyPatch)
     assert fake.calls == ["down second", f"down {killed}"]
 
 
-def test_a_journal_is_followed_while_it_is_written(tmp_path: Path) -> None:
+def test_follower_passes_on_events_while_they_are_written(tmp_path: Path) -> None:
     events, seen, path = run_events(6), [], tmp_path / "later" / "journal.jsonl"
     lines = "".join(event.to_json() + "\n" for event in events).encode()
 

@@ -23,7 +23,7 @@ def states(findings: list[Finding]) -> dict[str, str]:
     return {finding.name: finding.state for finding in findings}
 
 
-def test_a_kernel_that_grants_everything() -> None:
+def test_kernel_with_all_features_is_ok() -> None:
     assert set(states(doctor.judge(EVERYTHING)).values()) == {"ok"}
 
 
@@ -39,7 +39,7 @@ def test_a_kernel_that_grants_everything() -> None:
         ("vxlan", "network", "fail"),
     ],
 )
-def test_what_a_kernel_lacks_is_named_with_the_systems_own_words(lacks: str, name: str, state: str) -> None:
+def test_missing_kernel_features_are_shown_with_the_error_message(lacks: str, name: str, state: str) -> None:
     findings = doctor.judge(EVERYTHING | {lacks: "Error: Specified qdisc kind is unknown."})
     assert states(findings)[name] == state
     assert [f.state for f in findings if f.name != name] == ["ok"] * (len(findings) - 1)
@@ -52,11 +52,11 @@ def test_what_a_kernel_lacks_is_named_with_the_systems_own_words(lacks: str, nam
         assert doctor.able(findings), "the local testbed does without"
 
 
-def test_a_probe_that_was_never_reached_is_no_success() -> None:
+def test_probe_that_did_not_run_is_a_failure() -> None:
     assert states(doctor.judge({"namespaces": "ok"}))["file systems"] == "fail"
 
 
-def test_missing_programs_come_with_their_packages_and_only_needed_ones_fail() -> None:
+def test_missing_programs_are_listed_with_their_packages() -> None:
     assert doctor.programs(lambda name: "/bin/" + name).state == "ok"
     finding = doctor.programs(lambda name: None if name in ("ip", "tc", "mksquashfs") else "/bin/x")
     assert finding.state == "fail"
@@ -98,11 +98,11 @@ def test_the_verdict_names_what_fails() -> None:
         Finding("network", "fail", "no veth"),
     ]
     assert not doctor.able(findings)
-    assert "cannot be raised here: root, network." in doctor.verdict(findings)
+    assert "cannot run here: root, network." in doctor.verdict(findings)
     assert doctor.report(findings)["local"] is False
 
 
-def test_without_namespaces_root_fails_and_others_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_namespaces_root_fails_and_others_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "_run", lambda words, stdin=b"": (1, "", "unshare: Operation not permitted\n")
     )
@@ -112,14 +112,14 @@ def test_without_namespaces_root_fails_and_others_do_not_know(monkeypatch: pytes
     assert states(doctor.kernel_features()) == {"namespaces": "unknown"}
 
 
-def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_probe_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_LIMIT", 0.2)
     code, _, said = doctor._run(["sleep", "30"])
     assert code == 124
     assert "no answer" in said
 
 
-def test_elsewhere_than_on_linux_only_the_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_than_linux_fail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(doctor.platform, "system", lambda: "Darwin")
     findings = doctor.examine()
@@ -129,7 +129,7 @@ def test_elsewhere_than_on_linux_only_the_system_is_named(monkeypatch: pytest.Mo
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which needs root")
-def test_this_machine_is_really_probed_and_left_as_it_was() -> None:
+def test_examine_leaves_this_machine_unchanged() -> None:
     def state() -> tuple[str, str]:
         links = subprocess.run(
             ["ip", "-o", "link"], capture_output=True, text=True, check=True, timeout=20

@@ -22,13 +22,13 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
-def test_the_stories_are_there() -> None:
+def test_all_notebooks_are_shipped() -> None:
     assert {path.stem for path in KEPT} >= STORIES
     assert set(notebooks.shipped()) == {path.stem for path in KEPT}
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_a_notebook_as_it_is_kept(path: Path) -> None:
+def test_notebook_has_a_title_parameters_and_no_output(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.cells[0].cell_type == "markdown"
@@ -42,13 +42,13 @@ def test_a_notebook_as_it_is_kept(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STORIES))
-def test_what_every_story_can_be_told(name: str) -> None:
+def test_notebook_has_the_common_parameters(name: str) -> None:
     known = notebooks.parameters_of(FOLDER / f"{name}.ipynb")
     assert {"testbed", "sites", "vms", "name", "runs"} <= set(known)
     assert known["testbed"] == '"local"', "without a parameter it runs where it costs nobody anything"
 
 
-def test_parameters_are_checked_and_read_as_python() -> None:
+def test_parameters_are_checked_and_parsed_as_python() -> None:
     path = FOLDER / "scalability.ipynb"
     pairs = [
         ("vms", "32"),
@@ -96,36 +96,34 @@ def own_notebook(folder: Path, *cells: str) -> Path:
 MAKE_RUN = "from pathlib import Path; Path(runs, name).mkdir(parents=True); print(n + 1)"
 
 
-def test_a_notebook_is_executed_and_kept_in_its_run(
+def test_notebook_is_executed_and_saved_in_its_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = own_notebook(tmp_path, "n = 1\nname = None\nruns = 'runs'", MAKE_RUN)
-    words = ["notebook", str(path), "-p", "n", "41", "--runs", str(tmp_path / "runs")]
-    assert cli.main([*words, "-p", "name", "mine"]) == 0
+    arguments = ["notebook", str(path), "-p", "n", "41", "--runs", str(tmp_path / "runs")]
+    assert cli.main([*arguments, "-p", "name", "mine"]) == 0
     kept = tmp_path / "runs" / "mine" / "own.ipynb"
-    said = capsys.readouterr().out
-    assert f"notebook {kept}" in said
-    assert f"html     {kept.with_suffix('.html')}" in said
+    output = capsys.readouterr().out
+    assert f"notebook {kept}" in output
+    assert f"html     {kept.with_suffix('.html')}" in output
     assert [path.name for path in kept.parent.parent.iterdir()] == ["mine"]
     assert read(kept).cells[-1].outputs[0].text == "42\n"
     assert "42" in kept.with_suffix(".html").read_text(encoding="utf-8")
     assert read(path).cells[-1].outputs == [], "the source stays as it is"
-    assert cli.main([*words, "-p", "name", "mine"]) == 2, "nothing is written over"
+    assert cli.main([*arguments, "-p", "name", "mine"]) == 2, "nothing is written over"
 
 
-def test_a_cell_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_cell_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = own_notebook(tmp_path, "name = None", "1 / 0")
     out = tmp_path / "out"
     assert cli.main(["notebook", str(path), "--output", str(out), "--runs", str(tmp_path / "runs")]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("g5kvirt: the notebook failed in cell 3 (ZeroDivisionError: division by zero)")
-    assert said.endswith(f"as far as it came, in {out / 'own.ipynb'}\n")
+    output = capsys.readouterr().err
+    assert output.startswith("g5kvirt: the notebook failed in cell 3 (ZeroDivisionError: division by zero)")
+    assert output.endswith(f": see the output up to there in {out / 'own.ipynb'}\n")
     assert {file.name for file in out.iterdir()} == {"own.ipynb", "own.html"}
 
 
-def test_machines_are_given_back_when_a_notebook_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_notebook_releases_its_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from g5kvirt.experiment import Experiment
     from g5kvirt.run.directory import create
 
@@ -145,13 +143,13 @@ def test_machines_are_given_back_when_a_notebook_fails(
 
     monkeypatch.setattr(Experiment, "open", Run)
     monkeypatch.setattr(notebooks, "execute", fail)
-    words = ["notebook", "windows", "-p", "name", "mine", "--runs", str(tmp_path / "runs")]
-    assert cli.main(words) == 1
+    arguments = ["notebook", "windows", "-p", "name", "mine", "--runs", str(tmp_path / "runs")]
+    assert cli.main(arguments) == 1
     assert sorted(released) == ["mine/http", "mine/tftp"]
 
 
 def test_the_notebooks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["notebook"]) == 0
-    said = capsys.readouterr().out
-    assert "Netboot: HTTP against TFTP" in said
-    assert "-p sizes [2, 4, 8]" in said
+    output = capsys.readouterr().out
+    assert "Netboot: HTTP vs. TFTP" in output
+    assert "-p sizes [2, 4, 8]" in output

@@ -1,4 +1,4 @@
-"""A run is read where its testbed is gone, and continues only where it may."""
+"""Opening a run: reading it without its testbed, continuing it, releasing its machines."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Refusing:
         self.released.append(list(jobs))
 
 
-def test_a_finished_run_is_read_without_its_testbed(tmp_path: Path) -> None:
+def test_open_reads_a_finished_run_without_its_testbed(tmp_path: Path) -> None:
     run = directory.create(tmp_path, "old", {"spec": SPEC.to_dict(), "testbed": "local:long-gone"})
     journal = Journal.open(run.journal)
     journal.extend(run_events(2))
     exp = Experiment.open(run.path)
     assert exp.spec == SPEC
     assert exp.frames.account.up == 2
-    assert "on local" in repr(exp)
+    assert "on local:long-gone" in repr(exp), "two local testbeds are two testbeds"
     assert "Experiment old" in exp._repr_html_()
     assert exp.launch().status == "ok"  # done before: read back, nothing is asked of anybody
     assert exp.launch().frames is exp.figures.frames  # made once,
@@ -78,7 +78,7 @@ def test_a_finished_run_is_read_without_its_testbed(tmp_path: Path) -> None:
         _ = exp.testbed
 
 
-def test_a_run_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_reads_a_run_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = directory.create(tmp_path, "old", {"spec": SPEC.to_dict(), "testbed": "local:long-gone"})
     events = run_events(2)
     Journal.open(run.journal).extend(events)
@@ -107,7 +107,7 @@ def test_a_run_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch:
         run.path.chmod(0o755)
 
 
-def test_what_was_cut_short_gets_its_end_when_somebody_goes_on(tmp_path: Path) -> None:
+def test_continuing_closes_spans_of_a_killed_process(tmp_path: Path) -> None:
     testbed = Refusing()
     exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
     exp.journal.append("reserve", "phase", "run", "x", "start", t=1.0)
@@ -121,12 +121,12 @@ def test_what_was_cut_short_gets_its_end_when_somebody_goes_on(tmp_path: Path) -
     assert testbed.earlier == [(("nancy", 11),)]
 
 
-def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
+def test_open_refuses_a_directory_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run 'nothing'"):
         Experiment.open(tmp_path / "nothing")
 
 
-def test_a_refused_reservation_can_be_tried_again_and_given_back(tmp_path: Path) -> None:
+def test_refused_reservation_can_be_retried_and_released(tmp_path: Path) -> None:
     testbed = Refusing()
     exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
     for _ in range(2):
@@ -135,16 +135,16 @@ def test_a_refused_reservation_can_be_tried_again_and_given_back(tmp_path: Path)
     assert list(exp.frames.phases["status"]) == ["failed"]
     assert state.jobs(exp.journal) == [("nancy", 12)] * 2
     assert testbed.earlier == [None, (("nancy", 12),)]  # to go on with, or to be given back first
-    with pytest.raises(PhaseOrderError, match="call reserve\\(\\) first"):
+    with pytest.raises(PhaseOrderError, match=r"^launch\(\) needs reserve\(\) first: call reserve\(\)$"):
         exp.launch()
     exp.release()
     exp.release()
     assert testbed.released == [[("nancy", 12)] * 2]
-    with pytest.raises(PhaseOrderError, match="given its machines back"):
+    with pytest.raises(PhaseOrderError, match="released its machines"):
         exp.reserve()
 
 
-def test_each_run_has_a_key_of_its_own(tmp_path: Path) -> None:
+def test_each_run_has_its_own_ssh_key(tmp_path: Path) -> None:
     keys = []
     for name in ("a", "b"):
         exp = Experiment(SPEC, testbed=Refusing(), name=name, runs=tmp_path)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def test_reserve_refuses_an_unknown_environment_before_it_submits(
     assert bool(testbed.names) == reserves
 
 
-def test_runs_of_one_name_do_not_take_each_others_jobs(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_have_different_job_names(tmp_path: Path) -> None:
     testbed = Refusing()
     for folder in ("mine", "elsewhere"):
         exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path / folder)  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def test_runs_of_one_name_do_not_take_each_others_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["full", "removed"])
-def test_what_cannot_be_written_down_is_given_back_all_the_same(
+def test_release_gives_machines_back_even_if_the_journal_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     testbed = Refusing()
@@ -207,7 +207,7 @@ def test_what_cannot_be_written_down_is_given_back_all_the_same(
     assert exp.path.exists() == (how == "full")
 
 
-def test_another_process_at_the_run_keeps_its_machines(tmp_path: Path) -> None:
+def test_release_is_refused_while_another_process_works_on_the_run(tmp_path: Path) -> None:
     testbed = Refusing()
     exp = Experiment(SPEC, testbed=testbed, name="x", runs=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(TestbedError, match="refused the job"):

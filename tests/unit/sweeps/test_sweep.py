@@ -1,4 +1,4 @@
-"""Sweeps: which combinations there are, which share a cluster, and that each is done once in the end."""
+"""Sweeps: the combinations, which of them share a cluster, and that each is done exactly once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -30,10 +31,10 @@ from g5kvirt.sweeps import (
     carry_out,
     check_measure,
     finished,
-    folder_of,
     load,
     parse,
     read_index,
+    sweep_folder,
 )
 
 SPEC = {"sites": {"nancy": 1}, "vms": 8}
@@ -74,7 +75,7 @@ def test_combinations_of_one_specification_share_a_cluster() -> None:
     ),
     st.lists(st.integers(1, 8), min_size=1, max_size=3, unique=True),
 )
-def test_every_combination_once_and_as_few_clusters_as_can_be(
+def test_every_combination_exists_once_on_as_few_clusters_as_possible(
     vary: dict[str, list[Any]], repeats: list[int]
 ) -> None:
     if "netboot" in vary:
@@ -106,7 +107,7 @@ def test_without_measure_clusters_are_only_launched() -> None:
     assert one.deployments == 1
 
 
-def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
+def test_renaming_factors_and_adding_levels_keeps_keys() -> None:
     more = {**DOCUMENT, "vary": {**DOCUMENT["vary"], "measure.repeat": [1, 2]}}  # type: ignore[dict-item]
     wider = {**DOCUMENT, "vary": {**DOCUMENT["vary"], "measure.sizes": [2, 4, [4, 8]]}}  # type: ignore[dict-item]
     keys = {one.key for one in by_hand().combinations}
@@ -118,18 +119,18 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
     ("change", "words"),
     [
         ({"vari": {}}, "did you mean 'vary'?"),
-        ({"name": "../up"}, "cannot be called"),
-        ({"testbed": 5}, "testbed must be a word"),
+        ({"name": "../up"}, "not a valid name"),
+        ({"testbed": 5}, "testbed must be a name"),
         ({"spec": [1]}, "spec must be a mapping"),
         ({"spec": {"sites": {"nancy": 1}}}, "has no 'vms'"),
         ({"vary": {"netboot": "tftp"}}, "must be a list of levels"),
         ({"vary": {"netboot": []}}, "must be a list of levels"),
         ({"vary": {"netboot": ["http", "pigeon"]}}, "with netboot=pigeon: netboot must be"),
-        ({"vary": {"vms": [4, 8]}}, "vms is said to be 8 and to vary"),
+        ({"vary": {"vms": [4, 8]}}, "vms is both fixed, to 8, and varied"),
         ({"vary": {"vms.more": [4, 8]}}, "has no part 'more'"),
-        ({"vary": {"sites.nancy": [1, 2]}}, "sites.nancy is said to be 1 and to vary"),
-        ({"vary": {"measure.environment": ["mini"]}}, "measure.environment is said to be mini"),
-        ({"vary": {"measure.sizes": [4, [4]]}}, "ask for the same"),
+        ({"vary": {"sites.nancy": [1, 2]}}, "sites.nancy is both fixed, to 1, and varied"),
+        ({"vary": {"measure.environment": ["mini"]}}, "measure.environment is both fixed, to mini"),
+        ({"vary": {"measure.sizes": [4, [4]]}}, "two combinations are equal"),
         ({"vary": {"measure.sizes": ["four"]}}, "measure.sizes must be a number"),
         ({"vary": {"measure.sizes": [16]}}, "only 8 are launched"),
         ({"vary": {"measure.repeat": [0]}}, "measure.repeat must be a whole number"),
@@ -146,18 +147,18 @@ def test_renaming_and_adding_levels_keeps_what_is_done() -> None:
         ({"vary": {"windows.boot": list(range(1, 200)), "measure.repeat": list(range(1, 99))}}, "vary less"),
     ],
 )
-def test_what_is_wrong_with_any_combination_is_said_at_once(change: dict[str, Any], words: str) -> None:
+def test_parse_refuses_a_mistake_in_any_combination(change: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as raised:
         parse({"spec": SPEC, "measure": {"environment": "mini"}, **change}, "s")
     assert words in str(raised.value)
 
 
-def test_no_text_is_a_sweep() -> None:
+def test_parse_refuses_what_is_not_a_mapping() -> None:
     with pytest.raises(SpecError, match="a sweep is a mapping"):
         parse([1], "s")
 
 
-def test_a_file_names_the_sweep_and_its_mistakes(tmp_path: Path) -> None:
+def test_load_names_the_sweep_and_mistakes_after_the_file(tmp_path: Path) -> None:
     path = tmp_path / "chains.yaml"
     path.write_text("spec: {sites: {nancy: 1}, vms: 4}\nvary: {netboot: [http, tftp]}\n")
     assert (load(path).name, load(path).testbed) == ("chains", "local")
@@ -167,7 +168,7 @@ def test_a_file_names_the_sweep_and_its_mistakes(tmp_path: Path) -> None:
         load(path)
 
 
-def test_measuring_is_checked_before_anything_is_raised() -> None:
+def test_check_measure_refuses_bad_arguments() -> None:
     spec = Spec.from_dict(SPEC)
     check_measure(spec, {"sizes": None})
     for bad in (
@@ -259,9 +260,9 @@ def _nothing_called_yet() -> None:
 
 
 def do(sweep: Sweep, folder: Path) -> tuple[int, int, int]:
-    said: list[str] = []
-    account = carry_out(sweep, folder, say=said.append, experiment=Fake)
-    assert all(said)
+    lines: list[str] = []
+    account = carry_out(sweep, folder, report=lines.append, experiment=Fake)
+    assert all(lines)
     assert not Fake.held, "machines are still held"
     return account.done, account.failed, account.left
 
@@ -270,9 +271,9 @@ def calls(word: str) -> list[str]:
     return [call.removeprefix(f"{word} ") for call in Fake.calls if call.startswith(f"{word} ")]
 
 
-def test_one_cluster_for_all_that_can_share_it(tmp_path: Path) -> None:
+def test_combinations_are_measured_on_shared_clusters(tmp_path: Path) -> None:
     sweep = by_hand()
-    folder = folder_of(sweep, tmp_path)
+    folder = sweep_folder(sweep, tmp_path)
     assert finished(sweep, folder) == set()
     assert not folder.exists()
     assert do(sweep, folder) == (8, 0, 0)
@@ -293,7 +294,7 @@ def test_one_cluster_for_all_that_can_share_it(tmp_path: Path) -> None:
     assert Fake.calls == [], "what is done is not done again"
 
 
-def test_a_launch_is_a_combination_of_its_own(tmp_path: Path) -> None:
+def test_launch_only_sweep_has_one_cluster_per_combination(tmp_path: Path) -> None:
     sweep = parse({"spec": SPEC, "vary": {"netboot": ["http", "tftp"]}}, "nets")
     assert do(sweep, tmp_path / "nets") == (2, 0, 0)
     rows = read_index(tmp_path / "nets")
@@ -303,7 +304,7 @@ def test_a_launch_is_a_combination_of_its_own(tmp_path: Path) -> None:
     ]
 
 
-def test_what_failed_is_tried_again_at_the_next_start(tmp_path: Path) -> None:
+def test_failed_combinations_are_retried_at_the_next_start(tmp_path: Path) -> None:
     sweep, folder = by_hand(), tmp_path / "by-hand"
     Fake.fail = {
         "measure by-hand-1 chain mini [4, 8]": PhaseError("none was deployed", phase="measure"),
@@ -325,7 +326,7 @@ def test_what_failed_is_tried_again_at_the_next_start(tmp_path: Path) -> None:
     assert {row["state"] for row in read_index(folder)} == {"done"}
 
 
-def test_a_testbed_that_refuses_fails_all_that_would_share_the_cluster(tmp_path: Path) -> None:
+def test_refused_cluster_fails_all_its_combinations(tmp_path: Path) -> None:
     sweep = by_hand()
     Fake.fail = {"new by-hand-1": TestbedError("does not answer")}
     assert do(sweep, tmp_path / "s") == (4, 4, 4)
@@ -334,7 +335,7 @@ def test_a_testbed_that_refuses_fails_all_that_would_share_the_cluster(tmp_path:
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143), ZeroDivisionError()])
 @pytest.mark.parametrize("where", ["measure by-hand-1 http mini [4]", "configure by-hand-2"])
-def test_whatever_ends_it_machines_are_given_back_and_it_goes_on(
+def test_interrupted_sweep_releases_machines_and_continues(
     end: BaseException, where: str, tmp_path: Path
 ) -> None:
     sweep, folder = by_hand(), tmp_path / "by-hand"
@@ -349,7 +350,7 @@ def test_whatever_ends_it_machines_are_given_back_and_it_goes_on(
     assert len(calls("measure")) == 8 - before
 
 
-def test_a_cluster_that_a_killed_process_left_is_given_back(tmp_path: Path) -> None:
+def test_cluster_of_a_killed_process_is_released(tmp_path: Path) -> None:
     sweep, folder = by_hand(), tmp_path / "by-hand"
     Fake._create(folder, "by-hand-1", "local")
     Fake._create(folder, "by-hand-2", "local:other")
@@ -359,9 +360,7 @@ def test_a_cluster_that_a_killed_process_left_is_given_back(tmp_path: Path) -> N
     assert Fake.calls[0] == "release by-hand-1"
 
 
-def test_the_rest_goes_to_a_new_cluster_before_the_walltime_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_cluster_before_the_walltime_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1e9]
     monkeypatch.setattr(time, "time", lambda: now[0])
     measured = Fake.measure
@@ -379,19 +378,19 @@ def test_the_rest_goes_to_a_new_cluster_before_the_walltime_ends(
     assert len(calls("new")) == 12
 
 
-def test_one_process_at_a_time_and_one_testbed(tmp_path: Path) -> None:
+def test_second_process_or_other_testbed_is_refused(tmp_path: Path) -> None:
     sweep, folder = by_hand(), tmp_path / "s"
 
     def meanwhile(words: str) -> None:
-        with pytest.raises(RunError, match="another process is at the sweep"):
+        with pytest.raises(RunError, match="another process is working on the sweep"):
             carry_out(sweep, folder, experiment=Fake)
 
-    carry_out(sweep, folder, say=meanwhile, experiment=Fake)
-    with pytest.raises(RunError, match="was begun on local"):
+    carry_out(sweep, folder, report=meanwhile, experiment=Fake)
+    with pytest.raises(RunError, match="was started on local"):
         carry_out(parse(DOCUMENT, "s", "grid5000"), folder, experiment=Fake)
     runs.create(tmp_path, "taken", {})
     with pytest.raises(RunError, match="give the sweep another name"):
-        folder_of(parse(DOCUMENT, "taken"), tmp_path)
+        sweep_folder(parse(DOCUMENT, "taken"), tmp_path)
 
 
 KILLED = """
@@ -406,11 +405,11 @@ def measure(self, **arguments):
         time.sleep(60)
     return measured(self, **arguments)
 measured, test_sweep.Fake.measure = test_sweep.Fake.measure, measure
-carry_out(test_sweep.by_hand(), Path(sys.argv[2]), say=lambda _: None, experiment=test_sweep.Fake)
+carry_out(test_sweep.by_hand(), Path(sys.argv[2]), report=lambda _: None, experiment=test_sweep.Fake)
 """
 
 
-def test_killed_amid_a_measurement_it_goes_on(tmp_path: Path) -> None:
+def test_sweep_killed_during_a_measurement_continues(tmp_path: Path) -> None:
     """kill -9: ParamSweeper has the combination as being in progress, for ever, if nobody corrects it."""
     folder = tmp_path / "by-hand"
     process = subprocess.Popen(
@@ -435,9 +434,7 @@ def test_killed_amid_a_measurement_it_goes_on(tmp_path: Path) -> None:
 # ---- the command ------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_shows_combinations_and_clusters(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_lists_combinations_and_clusters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "nets.yaml"
     path.write_text(
         "spec: {sites: {nancy: 1}, vms: 8}\n"
@@ -446,19 +443,19 @@ def test_a_dry_run_shows_combinations_and_clusters(
     )
     words = ["sweep", str(path), "--dry-run", "--runs", str(tmp_path / "runs")]
     assert cli.main(words) == 0
-    said = capsys.readouterr().out
-    assert "4 combinations on 2 virtual clusters; to do: 4 on 2 virtual clusters, 12 deployments" in said
+    output = capsys.readouterr().out
+    assert "4 combinations on 2 virtual clusters; to do: 4 on 2 virtual clusters, 12 deployments" in output
     assert not (tmp_path / "runs").exists()
     three = Sweep("nets", "local", (), load(path).combinations[:3])
-    carry_out(three, tmp_path / "runs" / "nets", say=lambda _: None, experiment=Fake)
+    carry_out(three, tmp_path / "runs" / "nets", report=lambda _: None, experiment=Fake)
     assert cli.main(words) == 0
-    said = capsys.readouterr().out
-    assert "3 done already; to do: 1 on 1 virtual cluster, 3 deployments" in said
-    assert [line.split()[-1] for line in said.splitlines()[1:5]] == ["done", "done", "done", "do"]
+    output = capsys.readouterr().out
+    assert "3 already done; to do: 1 on 1 virtual cluster, 3 deployments" in output
+    assert [line.split()[-1] for line in output.splitlines()[1:5]] == ["done", "done", "done", "do"]
 
 
 @pytest.mark.parametrize(("fails", "code"), [({}, 0), ({"launch s-1": PhaseError("no", phase="launch")}, 1)])
-def test_the_exit_code_says_whether_something_is_left(
+def test_sweep_exits_with_1_if_combinations_are_left(
     fails: dict[str, BaseException],
     code: int,
     tmp_path: Path,
@@ -467,23 +464,23 @@ def test_the_exit_code_says_whether_something_is_left(
 ) -> None:
     from g5kvirt.cli import sweeping
 
-    monkeypatch.setattr("g5kvirt.experiment.Experiment", Fake)
-    monkeypatch.setattr(sweeping, "_follow", lambda *_: Fake.__new__(Follow))
+    monkeypatch.setattr("g5kvirt.sweeps.carry_out", partial(carry_out, experiment=Fake))
+    monkeypatch.setattr(sweeping, "_display", lambda *_: Fake.__new__(Display))
     Fake.fail = dict(fails)
     path = tmp_path / "s.yaml"
     path.write_text("spec: {sites: {nancy: 1}, vms: 8}\n")
     assert cli.main(["sweep", str(path), "--runs", str(tmp_path)]) == code
-    said = capsys.readouterr().out
-    assert f"{1 - code} of 1 combination done" in said
-    assert f"index    {tmp_path / 's' / 'index.csv'}" in said
+    output = capsys.readouterr().out
+    assert f"{1 - code} of 1 combination done" in output
+    assert f"index    {tmp_path / 's' / 'index.csv'}" in output
 
 
-class Follow(Fake):
+class Display(Fake):
     def __exit__(self, *_: object) -> None:
         """Shows nothing."""
 
 
-def test_a_combination_says_what_it_is() -> None:
+def test_combination_has_a_short_id() -> None:
     one = by_hand().combinations[0]
     assert isinstance(one, Combination)
     assert len(one.id) == 12
@@ -493,11 +490,9 @@ def test_a_combination_says_what_it_is() -> None:
     "content",
     [b"", b"a;b;id\n1;2;3\n", b"run,id\n1\n", b"run,id\n1,2,3\n", b"\xff\xfe", b"id\n" + b"x" * 200_000],
 )
-def test_an_index_that_somebody_changed_is_said_before_anything_is_measured(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_a_damaged_index_is_refused_before_anything_is_measured(content: bytes, tmp_path: Path) -> None:
     (tmp_path / INDEX).write_bytes(content)
-    with pytest.raises(RunError, match=r"index\.csv .*mend it, or move it away"):
+    with pytest.raises(RunError, match=r"index\.csv .*repair it or move it away"):
         do(by_hand(), tmp_path)
     assert calls("launch") == []
     assert (tmp_path / INDEX).read_bytes() == content
@@ -506,7 +501,7 @@ def test_an_index_that_somebody_changed_is_said_before_anything_is_measured(
     assert done == len(by_hand().combinations)
 
 
-def test_an_environment_that_cannot_be_deployed_is_said_at_once(tmp_path: Path) -> None:
+def test_check_measure_refuses_environments_that_cannot_be_deployed(tmp_path: Path) -> None:
     spec = Spec(sites={"nancy": 1}, vms=2)
     (tmp_path / "bad.yaml").write_text("name: bad\nimage: 5\n")
     (tmp_path / "gone.yaml").write_text("name: gone\nimage: {file: gone.tar}\n")

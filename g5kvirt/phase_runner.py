@@ -1,0 +1,310 @@
+"""Runs the phases of a run: in order, each at most once, by one process at a time; and releases the machines.
+
+This is an experiment without its face. What a phase found goes into the run's journal and nowhere else, so a
+phase that is done is not repeated and another process can continue where this one stopped. Nothing is
+displayed from here: `g5kvirt.experiment`, one floor up, turns the journal into results and figures, and hands
+in a ``display`` that lasts as long as a phase does. A phase in the background runs this module alone, in a
+process of its own (`run_phase`).
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from g5kvirt.background import Running
+from g5kvirt.context import Context
+from g5kvirt.errors import PhaseOrderError, RunError, SpecError
+from g5kvirt.inventory import Reservation, to_plain
+from g5kvirt.phases.reservation_request import with_sites
+from g5kvirt.phases.reserve import release, reserve
+from g5kvirt.phases.watching import interruptible, watched
+from g5kvirt.planning.checks import check_against
+from g5kvirt.run import directory as run_directories
+from g5kvirt.run import state
+from g5kvirt.run.create import create_run
+from g5kvirt.run.directory import Run
+from g5kvirt.run.journal import Journal
+from g5kvirt.run.vocabulary import PHASES
+from g5kvirt.spec.fields import show
+from g5kvirt.spec.spec import Spec
+from g5kvirt.testbeds import Testbed, open_testbed
+
+__all__ = ["ENVIRONMENTS", "Broadcast", "Display", "MeasureRequest", "PhaseRunner", "environment_folders"]
+
+#: The folder beside the notebook in which users describe their own environments.
+ENVIRONMENTS = "environments"
+
+Broadcast: TypeAlias = Literal["chain", "tree", "http"]
+
+#: Begins to display the run; what it returns ends that. The end may be called in another thread.
+Display: TypeAlias = Callable[[], Callable[[], None]]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """The arguments of `g5kvirt.experiment.Experiment.measure`, checked and as plain data."""
+
+    environment: str
+    sizes: list[int]
+    repeat: int
+    broadcast: Broadcast
+    folder: str
+
+
+def no_display() -> Callable[[], None]:
+    """Displays nothing."""
+    return lambda: None
+
+
+class PhaseRunner:
+    """The phases of one run on one testbed.
+
+    ``testbed`` is None until something needs it: a run can be read where its testbed no longer exists.
+    """
+
+    def __init__(
+        self, run: Run, spec: Spec, testbed: Testbed | None = None, display: Display = no_display
+    ) -> None:
+        self.run = run
+        self.spec = spec
+        self.journal = Journal.open(run.journal)
+        self.background: Running[Any] | None = None  #: the phase last started by `start`
+        self._testbed = testbed
+        self._display = display
+        self._by_name = True  # the testbed was given by its name, so another process can open it as well
+
+    @classmethod
+    def create(
+        cls, spec: Spec, testbed: str | Testbed, name: str | None, runs: Path, display: Display = no_display
+    ) -> PhaseRunner:
+        """A new run ``name`` in ``runs``. Raises SpecError, CapacityError, RunError, TestbedError."""
+        opened = open_testbed(testbed) if isinstance(testbed, str) else testbed
+        opened.connect()
+        spec = with_sites(spec, opened)
+        check_against(spec, opened.hosts())
+        run = create_run(runs, name, spec, testbed if isinstance(testbed, str) else opened.name)
+        runner = cls(run, spec, opened, display)
+        runner._by_name = isinstance(testbed, str)
+        return runner
+
+    @classmethod
+    def open(cls, path: Path, display: Display = no_display) -> PhaseRunner:
+        """The run kept in the directory ``path``. Raises RunError."""
+        if not path.name:  # "." and the like
+            path = path.resolve()
+        run = run_directories.find(path.parent, path.name)
+        if "spec" not in run.document or not isinstance(run.document.get("testbed"), str):
+            raise RunError(
+                f"{path / 'run.json'} is damaged: it does not name the specification and the testbed of run"
+                f" {run.name!r}"
+            )
+        return cls(run, Spec.from_dict(run.document["spec"]), display=display)
+
+    @property
+    def testbed(self) -> Testbed:
+        """The testbed, connected. Raises TestbedError if it no longer exists."""
+        if self._testbed is None:
+            testbed = open_testbed(self.run.document["testbed"])
+            testbed.connect()
+            self._testbed = testbed
+        return self._testbed
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What the testbed granted, or None before the phase ``reserve``."""
+        return state.reservation(self.journal)
+
+    @cached_property
+    def context(self) -> Context:
+        """What every phase works with."""
+        return Context(self.spec, self.testbed, self.run, self.journal)
+
+    # ---- phases -----------------------------------------------------------------------------------
+
+    def execute(self, phase: str) -> None:
+        """Do a phase other than ``measure``, unless it is done. Raises PhaseOrderError."""
+        if state.done(self.journal, phase):
+            return
+        self._check_order(phase)
+        carry_out = _phase_function(phase)
+        context = self.context
+        with interruptible(phase), self._writing():
+            if state.done(self.journal, phase):  # another process may have finished it just now
+                return
+            self._check_order(phase)
+            with self._displayed(), context.span(phase, "phase") as found, watched(context, phase):
+                found.update(to_plain(carry_out(context)))
+
+    def measure_request(
+        self,
+        environment: str | Path,
+        sizes: Sequence[int] | None,
+        repeat: int,
+        broadcast: Broadcast,
+        folder: str | Path,
+    ) -> MeasureRequest:
+        """Check what is to be measured. Raises PhaseOrderError, SpecError and CapacityError."""
+        from g5kvirt.phases.measure import check_asked
+
+        self._check_order("measure")
+        up = len(state.up(self.journal))
+        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
+        environment_folders(folder)
+        return MeasureRequest(str(environment), wanted, int(repeat), broadcast, str(folder))
+
+    def measure(self, request: MeasureRequest) -> None:
+        """Deploy an environment as requested; each call measures anew. Raises what the phase raises."""
+        from g5kvirt.phases.measure import measure
+
+        folders = environment_folders(request.folder)
+        context = self.context
+        span = context.span("measure", "phase")
+        with (
+            interruptible("measure"),
+            self._writing(),
+            self._displayed(),
+            span as found,
+            watched(context, "measure"),
+        ):
+            found["deployments"] = measure(
+                context, request.environment, request.sizes, request.repeat, request.broadcast, folders
+            )
+
+    def start(self, phase: str, arguments: Mapping[str, Any], result: Callable[[], T]) -> Running[T]:
+        """Do a phase in a process of its own; ``arguments`` are those of `measure_request`.
+
+        ``result`` is called for `Running.result` when it has ended well. Raises PhaseOrderError and SpecError
+        for what can be known to fail beforehand.
+        """
+        if phase == "measure":
+            arguments = asdict(self.measure_request(**arguments))
+        elif not state.done(self.journal, phase):
+            self._check_order(phase)
+        self._check_free(phase)
+        if not self._by_name:
+            raise SpecError(
+                f'start("{phase}") opens the testbed in another process: give the Experiment its name, such'
+                ' as "local" or "grid5000", rather than an object'
+            )
+        call = {"path": str(self.run.path.absolute()), "phase": phase, "arguments": dict(arguments)}
+        end_display = self._display()
+        try:
+            running = Running(phase, run_phase, call, self.journal, result, when_ended=end_display)
+        except BaseException:
+            end_display()
+            raise
+        self.background = running
+        return running
+
+    def release(self) -> None:
+        """Give the machines back. Harmless when there is nothing to give back.
+
+        A phase in the background is stopped first. Raises TestbedError if a job is still there afterwards,
+        and RunError as `g5kvirt.experiment.Experiment.release` says.
+        """
+        if self.background is not None:
+            self.background.stop()
+        if not state.tries(self.journal, "reserve") or state.released(self.journal):
+            return
+        try:
+            with self._writing(), self.context.span("reserve", "release"):
+                release(self.context)
+        except RunError as error:
+            why = error.__cause__
+            if not isinstance(why, OSError) or isinstance(why, PermissionError) or why.errno == errno.EROFS:
+                raise
+            release(self.context)  # a full disk is no reason to keep machines
+            raise RunError(f"the machines are given back, but {error}") from error
+
+    # ---- inside -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the process that writes the journal, in which unfinished work of a killed one is closed."""
+        with self.journal.held():
+            self.journal.extend(state.cut_short(self.journal))
+            yield
+
+    @contextmanager
+    def _displayed(self) -> Iterator[None]:
+        """Display the run meanwhile; the last picture holds the end of the phase's span."""
+        end_display = self._display()
+        try:
+            yield
+        finally:
+            end_display()
+
+    def _check_free(self, phase: str) -> None:
+        """Raises PhaseOrderError while another phase runs in the background."""
+        if self.background is not None and not self.background.done:
+            raise PhaseOrderError(
+                f"{self.background.phase}() is still running in the background: wait for it (.wait()) or stop"
+                f" it (.stop()) before {phase}()"
+            )
+
+    def _check_order(self, phase: str) -> None:
+        """Raises PhaseOrderError if the phase cannot begin now."""
+        self._check_free(phase)
+        missing = next((p for p in PHASES[: PHASES.index(phase)] if not state.done(self.journal, p)), None)
+        if missing is not None:
+            raise PhaseOrderError(f"{phase}() needs {missing}() first: call {missing}()")
+        if state.released(self.journal):
+            raise PhaseOrderError(
+                f"run {self.run.name!r} has released its machines: create a new Experiment for {phase}()"
+            )
+        granted = self.reservation
+        if granted is not None and time.time() > granted.start + granted.walltime:
+            raise PhaseOrderError(
+                f"the walltime of run {self.run.name!r} is over: create a new Experiment, with a longer"
+                f" walltime if it was too short for {phase}()"
+            )
+
+
+def run_phase(path: str, phase: str, arguments: Mapping[str, Any]) -> None:
+    """Do one phase of the run in ``path``: what the process of a phase in the background is started for."""
+    runner = PhaseRunner.open(Path(path))
+    if phase == "measure":
+        runner.measure(runner.measure_request(**arguments))
+    else:
+        runner.execute(phase)
+
+
+def environment_folders(folder: str | Path) -> list[Path]:
+    """Where to search for environments; the default folder need not exist. Raises SpecError."""
+    if isinstance(folder, str | Path) and (Path(folder).is_dir() or Path(folder) == Path(ENVIRONMENTS)):
+        return [Path(folder)]
+    shown = folder if isinstance(folder, Path) else show(folder)
+    raise SpecError(f"there is no folder {shown}: name one that holds descriptions of environments")
+
+
+def _phase_function(phase: str) -> Callable[[Context], Any]:
+    """The function that does a phase. Imported on demand: together they take a third of a second."""
+    match phase:
+        case "reserve":
+            return reserve
+        case "deploy":
+            from g5kvirt.phases.deploy import deploy
+
+            return deploy
+        case "configure":
+            from g5kvirt.phases.configure import configure
+
+            return configure
+        case "place":
+            from g5kvirt.phases.place import place
+
+            return place
+        case "launch":
+            from g5kvirt.phases.launch import launch
+
+            return launch
+    raise ValueError(phase)
