@@ -224,15 +224,16 @@ class Experiment:
         the run's directory. Raises SpecError for what cannot be deployed, before anything reboots, and
         PhaseError if not one VM was deployed.
         """
-        from g5kvirt.phases.measure import check_asked, measure
+        from g5kvirt.phases.measure import check_request, measure
 
         self._check_order("measure")
-        up = len(state.up(self.journal))
-        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
-        folders = folders_of(folder)
+        up, provisioner, folders = len(state.up(self.journal)), self.spec.provisioner, folders_of(folder)
+        request = check_request(
+            str(environment), sizes, repeat, broadcast, folders, up=up, provisioner=provisioner
+        )
         if not wait:
             arguments = {"environment": str(environment), "repeat": int(repeat), "broadcast": broadcast}
-            arguments |= {"folder": str(folder), "sizes": wanted}
+            arguments |= {"folder": str(folder), "sizes": list(request.sizes)}
             return self._in_background("measure", arguments, self._measured)
         context = self._context
         span = context.span("measure", "phase")
@@ -243,7 +244,7 @@ class Experiment:
             span as found,
             watched(context, "measure"),
         ):
-            found["deployments"] = measure(context, str(environment), wanted, int(repeat), broadcast, folders)
+            found["deployments"] = measure(context, request)
         return self._measured()
 
     def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:

@@ -40,11 +40,11 @@ from g5kvirt.errors import SpecError
 from g5kvirt.images import debian, mini
 from g5kvirt.images.minimal import Progress, cache_directory
 from g5kvirt.images.tools import keep
-from g5kvirt.provisioners.builtin.tasks import COMPRESSIONS, FILESYSTEMS, Task
+from g5kvirt.provisioners.builtin.tasks import COMPRESSIONS, FILESYSTEMS
 from g5kvirt.spec.fields import near
 from g5kvirt.spec.yaml_files import load_yaml
 
-__all__ = ["Environment", "Image", "Known", "check", "directory", "known", "load", "obtain", "task"]
+__all__ = ["Environment", "Image", "Known", "check", "directory", "known", "load", "look_up", "obtain"]
 
 _BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "debian12-min": debian}
 
@@ -246,6 +246,18 @@ def check(name: str, folders: Iterable[Path] = ()) -> None:
         _look_into(environment)
 
 
+def look_up(name: str, folders: Iterable[Path] = ()) -> tuple[Environment | None, Image | None]:
+    """What `obtain` would give, as far as that takes neither building nor fetching.
+
+    The description (None: it is built here) and the image (None: it has to be built or fetched first).
+    Raises SpecError as `obtain`.
+    """
+    environment = _described(name, folders)
+    if environment is None or (environment.remote and not _stored(environment).exists()):
+        return environment, None
+    return environment, _checked(environment, lambda _: None)
+
+
 def _described(name: str, folders: Iterable[Path]) -> Environment | None:
     """The environment of that name or file; None if it is to be built here. Raises SpecError."""
     if name.endswith((".yaml", ".yml")):
@@ -383,27 +395,3 @@ def _unpacked(path: Path, compression: str) -> int:
         except (OSError, EOFError, zlib.error) as error:
             raise SpecError(f"the image {path} is corrupt: gzip cannot read it ({error})") from error
     return 0
-
-
-def task(
-    image: Image, *, deployment: str, url: str, server: str, authorized_keys: Iterable[str], **more: Any
-) -> Task:
-    """The deployment of ``image``, which the VM fetches from ``url``, as the VM will be told."""
-    environment = image.environment
-    # ext4's tables, the boot loader and the last block of every file come on top
-    least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
-    return Task(
-        deployment=deployment,
-        environment=environment.name,
-        image=url,
-        sha256=image.sha256,
-        authorized_keys=tuple(authorized_keys),
-        server=server,
-        compression=environment.compression,
-        filesystem=environment.filesystem,
-        kernel=environment.kernel,
-        initrd=environment.initrd,
-        arguments=environment.kernel_arguments,
-        least_disk=least,
-        **more,
-    )

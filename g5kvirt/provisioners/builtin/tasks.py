@@ -1,12 +1,13 @@
 """A deployment as the VM sees it: the task file that the minimal system's agent fetches. Pure.
 
-The file only sets variables; the procedure is `guest/deploy`, in the archive of `provision.tools`. Both ends:
+The file only sets variables; the procedure is `guest/deploy`, in the archive of `g5kvirt.images.tools`. Both
+ends:
 
 - the server puts the file at ``WWW/task/VM-NAME`` (`task_path`) and the tools at ``WWW/tools``;
 - the agent looks there every few seconds; a file whose first line it has done already (in this boot) is left
-  alone, so a new deployment needs a new id;
+  alone, so every attempt of every deployment has an id of its own (`TaskId`);
 - each of `STEPS` is reported by ``GET /report?step=…&deployment=…&status=ok`` or ``…status=failed&reason=…``,
-  after which nothing follows, with ``hopeless=1`` if another try would end in the same way; ``boot`` is
+  after which nothing follows, with ``hopeless=1`` if the failure is permanent; ``boot`` is
   reported just before the minimal system leaves;
 - ``boot="kexec"`` starts the kernel at once. ``boot="reboot"`` resets the VM, which netboots: its own iPXE
   script (`netboot.vm_script_path`) must be ``netboot.ipxe_script(…, profile="disk")`` before ``boot`` is
@@ -23,14 +24,18 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 
 from g5kvirt.errors import SpecError
+from g5kvirt.netboot.task_id import TaskId
+
+if TYPE_CHECKING:  # it imports this module
+    from g5kvirt.images.environments import Image
 
 __all__ = [
     "COMPRESSIONS",
@@ -38,9 +43,10 @@ __all__ = [
     "READY_COMMAND",
     "STEPS",
     "Identity",
-    "Task",
+    "TaskFile",
     "read_ready",
     "render",
+    "task_file",
     "task_path",
 ]
 
@@ -55,7 +61,7 @@ FILESYSTEMS = ("ext4", "ext3", "ext2")
 READY_COMMAND = "cat /etc/g5kvirt-environment && grep ' / ' /proc/mounts"
 
 _CHECKS = {
-    "deployment": r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+    "id": r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
     "environment": r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}",
     "sha256": r"[0-9a-f]{64}",
     "image": r"http://[\x21-\x7e]+",
@@ -69,10 +75,10 @@ _CHECKS = {
 
 
 @dataclass(frozen=True)
-class Task:
-    """One deployment of one environment on one VM. Raises SpecError for values that cannot be meant."""
+class TaskFile:
+    """One deployment of one environment on one VM. Raises SpecError for values that it cannot hold."""
 
-    deployment: str  #: its id: letters, digits, ``.``, ``_``, ``-``
+    id: TaskId  #: its deployment is of letters, digits, ``.``, ``_``, ``-``
     environment: str  #: the environment's name
     image: str  #: http://…, the address on the VM's own host
     sha256: str
@@ -91,10 +97,9 @@ class Task:
 
     def __post_init__(self) -> None:
         for field, pattern in _CHECKS.items():
-            if not re.fullmatch(pattern, getattr(self, field)):
-                raise SpecError(
-                    f"{getattr(self, field)!r} cannot be the {field} of a deployment: it must match {pattern}"
-                )
+            value = str(getattr(self, field))
+            if not re.fullmatch(pattern, value):
+                raise SpecError(f"{value!r} cannot be the {field} of a deployment: it must match {pattern}")
         for field, allowed in (
             ("boot", ("kexec", "reboot")),
             ("compression", COMPRESSIONS),
@@ -113,18 +118,42 @@ class Task:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a deployed VM says of itself."""
+    """What a deployed VM is."""
 
     environment: str
     sha256: str
-    deployment: str
+    task: TaskId  #: that deployed it
     root: str  #: the device of its root file system
 
 
-def render(task: Task) -> str:
+def task_file(
+    image: Image, *, task_id: TaskId, url: str, server: str, authorized_keys: Iterable[str], **more: Any
+) -> TaskFile:
+    """The deployment of ``image``, which the VM fetches from ``url``; ``more``: further fields."""
+    environment = image.environment
+    # ext4's tables, the boot loader and the last block of every file come on top
+    least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
+    return TaskFile(
+        id=task_id,
+        environment=environment.name,
+        image=url,
+        sha256=image.sha256,
+        authorized_keys=tuple(authorized_keys),
+        server=server,
+        compression=environment.compression,
+        filesystem=environment.filesystem,
+        kernel=environment.kernel,
+        initrd=environment.initrd,
+        arguments=environment.kernel_arguments,
+        least_disk=least,
+        **more,
+    )
+
+
+def render(task: TaskFile) -> str:
     """The task file of one VM."""
     values = {
-        "deployment": task.deployment,
+        "deployment": str(task.id),
         "environment": task.environment,
         "image": task.image,
         "sha256": task.sha256,
@@ -142,7 +171,7 @@ def render(task: Task) -> str:
         "patience": str(int(task.patience)),
     }
     quoted: Mapping[str, str] = {name: shlex.quote(value) for name, value in values.items()}
-    return _template().render(id=task.deployment, values=quoted)
+    return _template().render(id=task.id, values=quoted)
 
 
 def task_path(vm: str, www: str) -> str:
@@ -151,7 +180,7 @@ def task_path(vm: str, www: str) -> str:
 
 
 def read_ready(output: str) -> Identity | None:
-    """What `READY_COMMAND` printed; None if this is no deployed environment."""
+    """Read what `READY_COMMAND` printed; None if this is no deployed environment."""
     values: dict[str, str] = {}
     root = ""
     for line in output.splitlines():
@@ -163,7 +192,7 @@ def read_ready(output: str) -> Identity | None:
             values[key] = value.strip()
     if not root or not {"name", "sha256", "deployment"} <= values.keys():
         return None
-    return Identity(values["name"], values["sha256"], values["deployment"], root)
+    return Identity(values["name"], values["sha256"], TaskId.parse(values["deployment"]), root)
 
 
 @cache

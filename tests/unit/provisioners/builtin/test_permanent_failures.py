@@ -18,7 +18,7 @@ VM_1 = VM(1, "vm-1", "h-1", "nancy", IPv4Address("10.144.0.9"), "02:00:90:00:00:
 DEPLOY = resources.files("g5kvirt.images").joinpath("guest", "deploy").read_text(encoding="utf-8")
 
 
-def reported(*words: str) -> Milestone:
+def reported(*reports: str) -> Milestone:
     """What the log says after the guest's ``failed`` was called so."""
     busybox = shutil.which("busybox")
     if not busybox:
@@ -29,7 +29,7 @@ def reported(*words: str) -> Milestone:
     )
     script = f'report() {{ printf %s "/report?step=$1&name=vm-1&$2"; }}\n{functions}\nfailed "$@"'
     given = ["env", "step=partition", "deployment=d1.1", "target=/nowhere", busybox, "sh", "-c", script, "sh"]
-    done = subprocess.run([*given, *words], capture_output=True, text=True, timeout=10)
+    done = subprocess.run([*given, *reports], capture_output=True, text=True, timeout=10)
     assert done.returncode == 1
     line = {"t": 1.0, "took": 0.0, "status": 200, "bytes": 0, "from": str(VM_1.ip), "uri": done.stdout}
     seen = BootLog([VM_1]).read(json.dumps(line))
@@ -41,15 +41,15 @@ def test_a_guest_says_whether_another_try_would_help() -> None:
     seen = reported("the disk is too small & slow", "hopeless")
     assert (seen.step, seen.deployment, seen.status) == ("partition", "d1.1", "failed")
     assert seen.reason == "the disk is too small & slow"
-    assert seen.hopeless
-    assert not reported("wget: connection reset").hopeless
+    assert seen.permanent
+    assert not reported("wget: connection reset").permanent
 
 
-def test_only_a_failure_can_be_hopeless() -> None:
-    assert not Milestone("vm-1", "image", 1.0, {"status": "ok", "hopeless": "1"}).hopeless
+def test_only_a_failure_can_be_permanent() -> None:
+    assert not Milestone("vm-1", "image", 1.0, {"status": "ok", "hopeless": "1"}).permanent
 
 
-def test_what_the_procedure_calls_hopeless() -> None:
+def test_what_the_procedure_calls_permanent() -> None:
     said = re.findall(r'failed "([^"]+)(?:\$\(.*\)")?" hopeless', DEPLOY)
     starts = {" ".join(text.split()[:3]) for text in said}
     assert {"the VM has", "the disk is", "the image's SHA-256", "the image has"} <= starts

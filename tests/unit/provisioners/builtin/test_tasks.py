@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 
 from g5kvirt.errors import SpecError
 from g5kvirt.images import mini, minimal, tools
+from g5kvirt.images.environments import Environment, Image
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.provisioners.builtin import tasks
-from g5kvirt.provisioners.builtin.tasks import Task
+from g5kvirt.provisioners.builtin.tasks import TaskFile
 
 KEY = "ssh-ed25519 AAAA me@here"
-TASK = Task("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
+TASK = TaskFile(
+    TaskId("d1", 2), "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1"
+)
 
 
 def values(script: str, *names: str) -> list[str]:
@@ -66,9 +70,9 @@ def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("deployment", "1\nreboot"),
-        ("deployment", ""),
-        ("deployment", "1&status=ok"),
+        ("id", TaskId("1\nreboot", 1)),
+        ("id", TaskId("", 1)),
+        ("id", TaskId("1&status=ok", 1)),
         ("environment", "a b"),
         ("sha256", "A" * 64),
         ("sha256", "a" * 64 + "\n"),
@@ -97,7 +101,7 @@ MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
 
 def test_a_deployed_vm_says_which_deployment_it_is_and_from_where_it_runs() -> None:
     said = f"name=mini\nsha256={'a' * 64}\ndeployment=d1.2\nserver=http://10.0.0.1\n{MOUNTS}"
-    assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, "d1.2", "/dev/vda1")
+    assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, TaskId("d1", 2), "/dev/vda1")
 
 
 @pytest.mark.parametrize("said", ["", MOUNTS, "name=mini\nsha256=a\ndeployment=1\n", "name=mini\n" + MOUNTS])
@@ -208,3 +212,18 @@ def test_the_initrd_of_mini_has_the_programs_of_its_init() -> None:
     }
     data = mini.initrd(b"busybox", {"virtio.ko": b"v"}, "init")
     assert b"lib/modules/00-virtio.ko" in data
+
+
+def test_a_task_file_takes_its_values_from_the_image() -> None:
+    environment = Environment("mine", "/i", compression="gzip", filesystem="ext3", unpacked=5000)
+    image = Image(environment, Path("/i"), "b" * 64, 100)
+    task = tasks.task_file(
+        image, task_id=TaskId("d1", 1), url="http://h/x", server="http://s", authorized_keys=[KEY]
+    )
+    assert (task.compression, task.filesystem, task.sha256) == ("gzip", "ext3", "b" * 64)
+    assert task.least_disk > 5000
+    unknown = Image(dataclasses.replace(environment, unpacked=0), Path("/i"), "b" * 64, 100)
+    other = tasks.task_file(
+        unknown, task_id=TaskId("d1", 1), url="http://h/x", server="http://s", authorized_keys=[KEY]
+    )
+    assert other.least_disk == 0

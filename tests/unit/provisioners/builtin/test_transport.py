@@ -14,10 +14,10 @@ import pytest
 
 from g5kvirt.broadcast import chain
 from g5kvirt.inventory import GIB, VM, Host
-from g5kvirt.phases import measure
 from g5kvirt.planning.services import ServiceMachine
-from g5kvirt.provisioners.builtin.transport import Transport, image_servers
-from g5kvirt.provisioners.builtin.workflow import Broadcast, Target, Task, Word
+from g5kvirt.provisioners.builtin.orders import BroadcastOrder, Report, Target, TaskOrder
+from g5kvirt.provisioners.builtin.transport import Transport
+from g5kvirt.provisioners.transfer import image_servers, transfer_bound
 from g5kvirt.remote import Result
 from g5kvirt.spec.spec import Timeouts
 
@@ -32,8 +32,8 @@ class Lab:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **fates: str) -> None:
         self.fates = {host.name: fates.get(host.uid.replace("-", ""), "") for host in HOSTS}
-        self.words: list[Word] = []
-        self.gone: list[Task] = []
+        self.reports: list[Report] = []
+        self.gone: list[TaskOrder] = []
         self.started: list[list[str]] = []
         machine = ServiceMachine(HEAD, ("http",), {"nancy": IPv4Address("10.0.0.1")})
         stand: Any = SimpleNamespace(
@@ -45,7 +45,7 @@ class Lab:
             fanout=SimpleNamespace(access=None, run=self.run), spec=SimpleNamespace(timeouts=Timeouts())
         )
         image: Any = SimpleNamespace(sha256="a" * 64, size=1000, path=Path("/nowhere"))
-        self.transport = Transport(context, stand, VMS, image, self.words.append, self.gone.append)
+        self.transport = Transport(context, stand, VMS, image, self.reports.append, self.gone.append)
         monkeypatch.setattr(chain, "send", lambda *_: {})
         monkeypatch.setattr(chain, "start", self.start)
         monkeypatch.setattr(chain, "tree", self.tree)
@@ -86,13 +86,13 @@ class Lab:
         return found
 
 
-def task(variant: str, *names: str, attempt: int = 1) -> Task:
+def task(variant: str, *names: str, attempt: int = 1) -> TaskOrder:
     chosen = [vm for vm in VMS if vm.name in names]
-    return Task(tuple(Target(vm, attempt) for vm in chosen), "partition", {"BroadcastEnv": variant})
+    return TaskOrder(tuple(Target(vm, attempt) for vm in chosen), "partition", {"BroadcastEnv": variant})
 
 
-def order(variant: str, attempt: int = 1) -> Broadcast:
-    return Broadcast(tuple(host.name for host in HOSTS), "broadcast", variant, attempt)
+def order(variant: str, attempt: int = 1) -> BroadcastOrder:
+    return BroadcastOrder(tuple(host.name for host in HOSTS), "broadcast", variant, attempt)
 
 
 @pytest.mark.parametrize("variant", ["chain", "http"])
@@ -100,8 +100,8 @@ def test_what_flows_lets_every_vm_begin_at_once(monkeypatch: pytest.MonkeyPatch,
     lab = Lab(monkeypatch, h2="full")
     given = task(variant, "vm-0", "vm-1")
     assert lab.transport.ready(given) == given
-    lab.transport.carry(order(variant))
-    assert [(w.subject, w.status, w.reason) for w in lab.words] == [
+    lab.transport.execute(order(variant))
+    assert [(w.subject, w.status, w.reason) for w in lab.reports] == [
         (HOSTS[0].name, "ok", ""),
         (HOSTS[1].name, "failed", "full"),
     ]
@@ -114,9 +114,9 @@ def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
     lab = Lab(monkeypatch, h2="full")
     assert lab.transport.ready(task("tree", "vm-0", "vm-1", "vm-2")).vms == ()
     assert lab.transport.ready(task("tree", "vm-2", attempt=2)).vms == ()
-    lab.transport.carry(order("tree"))
-    assert {w.subject: w.reason for w in lab.words} == {HOSTS[0].name: "", HOSTS[1].name: "full"}
-    assert len(lab.words) == 2
+    lab.transport.execute(order("tree"))
+    assert {w.subject: w.reason for w in lab.reports} == {HOSTS[0].name: "", HOSTS[1].name: "full"}
+    assert len(lab.reports) == 2
     went = {t.vm.name: t.attempt for one in lab.gone for t in one.vms}
     assert went == {"vm-0": 1, "vm-1": 1, "vm-2": 2}, "each once, by its last attempt"
     again = task("tree", "vm-0", "vm-3")
@@ -125,20 +125,20 @@ def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
 
 def test_what_breaks_is_the_reason_of_every_host_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(monkeypatch, h2="broken")
-    lab.transport.carry(order("chain", attempt=2))
-    assert [(w.subject, w.status, w.attempt) for w in lab.words] == [
+    lab.transport.execute(order("chain", attempt=2))
+    assert [(w.subject, w.status, w.attempt) for w in lab.reports] == [
         (HOSTS[0].name, "ok", 2),
         (HOSTS[1].name, "failed", 2),
     ]
-    assert lab.words[1].reason == "OSError: no ssh"
+    assert lab.reports[1].reason == "OSError: no ssh"
 
 
 @pytest.mark.parametrize("variant", ["chain", "tree"])
 def test_only_a_relay_that_is_gone_is_started_again(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     lab = Lab(monkeypatch)
-    lab.transport.mend(variant, [HOSTS[0].name])
+    lab.transport.restart_lost_relays(variant, [HOSTS[0].name])
     assert lab.started == []
-    lab.transport.mend(variant, [host.name for host in HOSTS])
+    lab.transport.restart_lost_relays(variant, [host.name for host in HOSTS])
     assert lab.started == [["h-2"]]
 
 
@@ -173,4 +173,4 @@ def test_the_bound_of_a_transfer_is_that_of_the_link_that_takes_longest(variant:
     vms = [*VMS, VM(9, "vm-9", lyon.name, "lyon", IPv4Address(9), "02::9")]
     stand: Any = SimpleNamespace(hosts=(*HOSTS, lyon), layout=SimpleNamespace(machines=machines))
     image: Any = SimpleNamespace(size=125_000_000)  # a second at 1 Gbit/s
-    assert measure._transfer_bound(stand, vms, image, variant) == seconds
+    assert transfer_bound(stand, vms, image, variant) == seconds

@@ -22,12 +22,12 @@ from g5kvirt.provisioners.kadeploy3 import keys
 from g5kvirt.provisioners.kadeploy3.configuration import (
     ETC,
     POWER,
-    Cluster,
     Kernel,
-    Netboot,
+    NetbootFiles,
+    NodeCluster,
     Server,
     Timing,
-    longest,
+    max_duration,
     nodes_of,
     profile_name,
     render,
@@ -36,7 +36,7 @@ from g5kvirt.provisioners.kadeploy3.configuration import (
 )
 from g5kvirt.provisioners.kadeploy3.environment import describe, version_of
 
-TFTP = replace(SERVER, netboot=Netboot("/srv/tftp", "10.158.0.1", "PXElinux"))
+TFTP = replace(SERVER, netboot=NetbootFiles("/srv/tftp", "10.158.0.1", "PXElinux"))
 SHAPES = {**keys.FILES, "vms-cluster.conf": keys.CLUSTER}
 
 #: What a real server of version 3.3 accepted.
@@ -70,7 +70,7 @@ ACCEPTED: dict[str, str] = {
 }
 
 
-def rendered(server: Server = SERVER, of: Cluster | None = None) -> dict[str, str]:
+def rendered(server: Server = SERVER, of: NodeCluster | None = None) -> dict[str, str]:
     chosen = of or cluster()
     return render(server, chosen, addresses(chosen))
 
@@ -175,11 +175,11 @@ def test_the_values_of_the_large_runs_are_the_default() -> None:
 def test_a_deployment_is_over_when_every_try_has_run_into_its_time_out() -> None:
     macros = yaml.safe_load(rendered()[f"{ETC}/vms-cluster.conf"])["automata"]["macrosteps"]
     tries = [m["timeout"] * (1 + m["retries"]) for variants in macros.values() for m in variants]
-    assert longest(cluster()) == sum(tries)
+    assert max_duration(cluster()) == sum(tries)
 
 
 def test_thousands_of_nodes_are_rendered() -> None:
-    many = Cluster(nodes_of(vms(4552, hosts=355)), timing=tuned(4552))
+    many = NodeCluster(nodes_of(vms(4552, hosts=355)), timing=tuned(4552))
     text = rendered(of=many)[f"{ETC}/clusters.conf"]
     assert text.count("node-") == 4552
 
@@ -219,7 +219,7 @@ def test_times_that_kadeploy_refuses_are_refused(timing: Timing) -> None:
 
 def test_what_cannot_be_a_cluster_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one VM"):
-        rendered(of=Cluster(()))
+        rendered(of=NodeCluster(()))
     twice = cluster()
     with pytest.raises(SpecError, match="same name or address"):
         rendered(of=replace(twice, nodes=twice.nodes + twice.nodes[:1]))
