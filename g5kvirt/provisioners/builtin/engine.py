@@ -10,7 +10,7 @@ from g5kvirt.planning.windows import Window
 from g5kvirt.provisioners.builtin import dispatch, expiry
 from g5kvirt.provisioners.builtin.orders import Order, Report
 from g5kvirt.provisioners.builtin.positions import Position, VMProgress
-from g5kvirt.provisioners.builtin.reports import Meaning, interpret
+from g5kvirt.provisioners.builtin.reports import interpret
 from g5kvirt.provisioners.builtin.state import DeploymentState
 from g5kvirt.provisioners.builtin.transitions import FailureScope, Transitions
 from g5kvirt.provisioners.builtin.workflow import Workflow
@@ -96,9 +96,28 @@ class Deployment:
         if not self._started:
             return False
         meaning, later = interpret(self._state, progress, report)
-        if meaning is Meaning.NOTHING:
+        if meaning == "nothing":
             return False
-        self._apply(meaning, later, progress, report, now)
+        t = max(min(report.t, now), progress.step_start)
+        if meaning == "came-back":
+            reason = f"came back to its minimal system after {progress.last_report}"
+            self._transitions.fail(progress, t, now, reason)
+            return True
+        progress.last_report = _summary(report)
+        progress.last_report_time = report.t
+        match meaning:
+            case "step-ended":
+                self._end_step(progress, report, t, now)
+            case "later-step-ended":
+                assert later is not None
+                self._end_later_step(later, progress, report, t, now)
+            case "earlier-step-failed":
+                reason = f"{report.step}: {_reason(report)}"
+                self._transitions.fail(progress, t, now, reason, scope=_scope(report))
+            case "not-ready-yet":
+                expiry.not_ready_yet(self._state, self._transitions, progress, t, now)
+            case "wants-check":
+                self._state.request_check(progress)
         return True
 
     def orders(self, now: float) -> list[Order]:
@@ -120,29 +139,6 @@ class Deployment:
             self._transitions.start(now, self._about)
 
     # ---- reports ------------------------------------------------------------------------------------
-
-    def _apply(
-        self, meaning: Meaning, later: Position | None, progress: VMProgress, report: Report, now: float
-    ) -> None:
-        t = max(min(report.t, now), progress.step_start)
-        if meaning is Meaning.CAME_BACK:
-            reason = f"came back to its minimal system after {progress.last_report}"
-            self._transitions.fail(progress, t, now, reason)
-            return
-        _note(progress, report)
-        match meaning:
-            case Meaning.STEP_ENDED:
-                self._end_step(progress, report, t, now)
-            case Meaning.LATER_STEP_ENDED:
-                assert later is not None
-                self._end_later_step(later, progress, report, t, now)
-            case Meaning.EARLIER_STEP_FAILED:
-                reason = f"{report.step}: {_reason(report)}"
-                self._transitions.fail(progress, t, now, reason, scope=_scope(report))
-            case Meaning.NOT_READY_YET:
-                expiry.not_ready_yet(self._state, self._transitions, progress, t, now)
-            case Meaning.WANTS_CHECK:
-                self._state.request_check(progress)
 
     def _end_step(
         self,
@@ -184,9 +180,8 @@ class Deployment:
         return True
 
 
-def _note(progress: VMProgress, report: Report) -> None:
-    progress.last_report = f"{report.step} {report.status}" + (f": {report.reason}" if report.reason else "")
-    progress.last_report_time = report.t
+def _summary(report: Report) -> str:
+    return f"{report.step} {report.status}" + (f": {report.reason}" if report.reason else "")
 
 
 def _reason(report: Report) -> str:

@@ -29,6 +29,7 @@ class Transitions:
         self._positions = state.positions
         self._recorder = state.recorder
         self._deadlines = state.deadlines
+        self._leave_windows = state.leave_windows
 
     def start(self, now: float, about: Mapping[str, Any]) -> None:
         """All VMs set out."""
@@ -79,11 +80,12 @@ class Transitions:
 
     def complete(self, progress: VMProgress, t: float, now: float, *, measured: bool = True) -> None:
         """Its step is done. ``measured``: it is known how long it took."""
+        position = progress.position
         if measured:
-            progress.position.meter.record(t - progress.step_start, self._state.load())
+            position.meter.record(t - progress.step_start, self._state.load())
         self._recorder.step(progress, "ok", t)
-        if progress.position.step.act != "reboot":  # its slot is held until the VM is up
-            self._state.leave_windows(progress)
+        if position.step.act != "reboot":  # its slot is held until the VM is up
+            self._leave_windows(progress)
         self._advance(progress, t, now)
 
     def skip_to(self, progress: VMProgress, target: Position, t: float, *, proven: bool) -> bool:
@@ -97,7 +99,7 @@ class Transitions:
             if proven or position.step.act != "broadcast":
                 self._recorder.step(progress, "ok", t, implied=True)
                 if position.step.act != "reboot":
-                    self._state.leave_windows(progress)
+                    self._leave_windows(progress)
             else:
                 verified = False
             self._move(progress, self._positions.after(position, progress), t)
@@ -150,7 +152,7 @@ class Transitions:
         silent: bool = False,
     ) -> None:
         """Its step failed. ``silent``: there was no report, so the gentlest reboot is not worth a try."""
-        self._state.leave_windows(progress)
+        self._leave_windows(progress)
         self._recorder.step(progress, "failed", t, reason=reason)
         restart = progress.position.restart
         if scope == "step" and restart is not None:
