@@ -8,14 +8,14 @@ reached and a reason; one that is slow or dead never holds up the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import Window
 
-__all__ = ["MILESTONES", "Boot", "BootTracker", "State"]
+__all__ = ["MILESTONES", "Boot", "BootTracker", "Reached", "State"]
 
 #: What a VM does on its way, in this order.
 MILESTONES = ("dhcp", "script", "kernel", "initrd", "minimal-system")
@@ -24,6 +24,15 @@ State = Literal["waiting", "starting", "booting", "up", "failed"]
 
 #: Clocks of a host and a service machine, corrected by their measured offsets, may still differ so much.
 CLOCK_SLACK = 0.5
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A milestone of a VM: ``step`` at ``t``, and what else is known about it."""
+
+    step: str
+    t: float
+    detail: Mapping[str, Any]
 
 
 @dataclass
@@ -36,6 +45,7 @@ class Boot:
     requested: float = 0.0  #: when the last power-on was requested
     start: float = 0.0  #: when it happened; 0 until that is known
     milestones: dict[str, float] = field(default_factory=dict)  #: → time, of this attempt
+    early: list[Reached] = field(default_factory=list)  #: may be of the attempt that is about to start
     reason: str = ""
 
     @property
@@ -103,28 +113,44 @@ class BootTracker:
             self._last_batch = now
         return batch
 
-    def powered_on(self, name: str, attempt: int, t: float) -> None:
-        """Its QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored."""
-        boot = self.boots[name]
-        if boot.state == "starting" and boot.attempt == attempt:
-            boot.state = "booting"
-            boot.start = t
+    def powered_on(self, name: str, attempt: int, t: float) -> list[Reached]:
+        """Its QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
 
-    def reached(self, name: str, step: str, t: float) -> bool:
+        Returns the milestones that were passed in before and turn out to be of this attempt.
+        """
+        boot = self.boots[name]
+        if boot.state != "starting" or boot.attempt != attempt:
+            return []
+        boot.state = "booting"
+        boot.start = t
+        early, boot.early = boot.early, []
+        return [reached for reached in early if self._counts(boot, reached)]
+
+    def reached(self, name: str, step: str, t: float, detail: Mapping[str, Any] | None = None) -> bool:
         """It did ``step`` at ``t``; False if that is known already or belongs to an earlier attempt.
 
-        Before a VM that is powered on again has been stopped, a milestone may be of either attempt: pass it
-        in again after `powered_on`.
+        Before a VM that is powered on again has been stopped, a milestone may be of either attempt: it is
+        kept until `powered_on`.
         """
         boot = self.boots.get(name)
-        if boot is None or boot.state not in ("starting", "booting") or step in boot.milestones:
+        if boot is None:
+            return False
+        reached = Reached(step, t, detail or {})
+        if self._counts(boot, reached):
+            return True
+        if boot.state in ("waiting", "starting"):
+            boot.early.append(reached)
+        return False
+
+    def _counts(self, boot: Boot, reached: Reached) -> bool:
+        if boot.state not in ("starting", "booting") or reached.step in boot.milestones:
             return False
         if boot.state == "starting" and boot.attempt > 1:
             return False
-        if t < (boot.start or boot.requested) - CLOCK_SLACK:
+        if reached.t < (boot.start or boot.requested) - CLOCK_SLACK:
             return False
-        boot.milestones[step] = t
-        if step == MILESTONES[-1]:
+        boot.milestones[reached.step] = reached.t
+        if reached.step == MILESTONES[-1]:
             self._close(boot, "up")
         return True
 

@@ -117,7 +117,6 @@ class _Launch:
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.hosts = {h.name: h for h in cluster.hosts}
         self.log = BootLog(boot.vm for boot in tracker.boots.values())
-        self.early: dict[str, list[tuple[Milestone, float]]] = {}  # seen before the answer to a power-on
         self.stopping: list[Future[None]] = []  # VMs that were given up
 
     def run(self, register: Callable[[], None]) -> None:
@@ -227,9 +226,8 @@ class _Launch:
 
     def _started(self, request: _PowerOn, t: float) -> None:
         self._record(request.name, request.attempt, "power-on", "ok", t)
-        self.tracker.powered_on(request.name, request.attempt, t)
-        for milestone, when in self.early.pop(request.name, []):
-            self._reached(milestone, when)
+        for reached in self.tracker.powered_on(request.name, request.attempt, t):
+            self._record(request.name, request.attempt, reached.step, "ok", reached.t, reached.detail)
 
     def _refused(self, request: _PowerOn, reason: str) -> None:
         now = time.time()
@@ -251,10 +249,8 @@ class _Launch:
 
     def _reached(self, milestone: Milestone, t: float) -> None:
         name, step = milestone.vm, milestone.step
-        if self.tracker.reached(name, step, t):
+        if self.tracker.reached(name, step, t, milestone.detail):
             self._record(name, self.tracker.boots[name].attempt, step, "ok", t, milestone.detail)
-        elif self.tracker.boots[name].state in ("waiting", "starting"):
-            self.early.setdefault(name, []).append((milestone, t))
 
     # ---- the journal ------------------------------------------------------------------------------
 

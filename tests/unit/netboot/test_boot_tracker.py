@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.inventory import VM
-from g5kvirt.netboot.boot_tracker import MILESTONES, BootTracker
+from g5kvirt.netboot.boot_tracker import MILESTONES, BootTracker, Reached
 from g5kvirt.planning.windows import SlotWindow
 
 
@@ -61,13 +61,27 @@ def test_a_late_word_of_an_earlier_attempt_does_not_count() -> None:
     b.due(100.0)
     assert not b.reached("vm-1", "minimal-system", 12.0)
     assert not b.reached("vm-1", "minimal-system", 100.1), "it is about to be stopped"
-    b.powered_on("vm-1", 2, 101.0)
+    assert b.powered_on("vm-1", 2, 101.0) == []
     assert not b.reached("vm-1", "minimal-system", 100.1)
     assert b.reached("vm-1", "minimal-system", 110.0)
     assert b.count("up") == 1
 
 
-def test_a_milestone_is_news_only_once_and_only_of_our_vms() -> None:
+def test_a_milestone_before_the_answer_to_a_second_power_on_counts_after_it() -> None:
+    b = tracker(1)
+    b.due(0.0)
+    b.powered_on("vm-1", 1, 0.0)
+    b.overdue(11.0)
+    assert not b.reached("vm-1", "dhcp", 50.0), "it waits"
+    b.due(100.0)
+    assert not b.reached("vm-1", "dhcp", 101.5, {"ip": "10.0.0.1"}), "it is about to be stopped"
+    assert b.powered_on("vm-1", 1, 101.0) == [], "a late answer to the first"
+    assert b.powered_on("vm-1", 2, 101.0) == [Reached("dhcp", 101.5, {"ip": "10.0.0.1"})]
+    assert b.powered_on("vm-1", 2, 101.0) == []
+    assert b.boots["vm-1"].at == "dhcp"
+
+
+def test_a_milestone_counts_only_once_and_only_of_our_vms() -> None:
     b = tracker(1)
     b.due(0.0)
     assert b.reached("vm-1", "dhcp", 1.0)
