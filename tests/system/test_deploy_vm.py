@@ -165,7 +165,7 @@ def too_large() -> bytes:
     return buffer.getvalue()
 
 
-def test_what_cannot_be_deployed_says_why_and_can_be_tried_again(bench: Bench) -> None:
+def test_failed_deployment_reports_why_and_can_be_repeated(bench: Bench) -> None:
     bench.deploy("vm-1", "small", least_disk=DISK + 1)
     seen = bench.until("vm-1", "small", "environment")
     assert list(seen) == ["partition"]

@@ -89,7 +89,7 @@ def at(deployment: str, subject: str, step: str) -> Callable[[Event], bool]:
     return is_it
 
 
-def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path) -> None:
+def test_vms_are_deployed_repeatedly_and_reached_by_ssh(slow: State, tmp_path: Path) -> None:
     """The second time the HTTP server, a relay and a host agent are killed while the image is on its way."""
     (tmp_path / "own").mkdir()
     with tarfile.open(tmp_path / "own" / "some.tar", "w") as archive:
@@ -175,7 +175,7 @@ def test_deployed_again_and_again_and_reached_by_ssh(slow: State, tmp_path: Path
         assert "\n" not in sentence
 
 
-def test_whatever_happens_to_some_the_others_are_deployed(slow: State, tmp_path: Path) -> None:
+def test_failed_vms_do_not_keep_others_from_being_deployed(slow: State, tmp_path: Path) -> None:
     """First an image that becomes corrupt on its way. Then a VM is killed in each macro-step, and one boots
     but never reports. Three others are as many as it takes to know how long a step may last."""
     limits = {"deployment_retries": 0, "set_deployment_env": 45, "broadcast_env": 45}

@@ -34,7 +34,7 @@ def test_a_slot_is_held_until_its_vm_is_up() -> None:
     assert [x.vm.name for x in b.due(5.0)] == ["vm-3"]
 
 
-def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -> None:
+def test_overdue_vm_is_powered_on_again_and_then_fails_at_its_last_step() -> None:
     b = tracker(1)
     b.due(0.0)
     b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
@@ -53,7 +53,7 @@ def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -
     assert b.finished
 
 
-def test_a_late_word_of_an_earlier_attempt_does_not_count() -> None:
+def test_late_milestone_of_an_earlier_attempt_does_not_count() -> None:
     b = tracker(1)
     b.due(0.0)
     b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.0)
@@ -95,7 +95,7 @@ def test_a_vm_that_is_up_already_is_not_started() -> None:
     assert [x.vm.name for x in b.due(0.0)] == ["vm-2"]
 
 
-def test_a_word_before_the_hosts_answer_counts() -> None:
+def test_milestone_before_the_hosts_answer_counts() -> None:
     b = tracker(1)
     b.due(0.0)
     assert b.reached("vm-1", "minimal-system", 1.0)  # the agent's answer was slower than the boot

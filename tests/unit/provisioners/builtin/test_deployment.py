@@ -151,7 +151,7 @@ def test_a_vm_that_stands_in_its_minimal_system_is_not_rebooted() -> None:
     ]
 
 
-def test_a_later_word_means_that_the_steps_before_are_done() -> None:
+def test_report_of_a_later_step_completes_the_steps_before() -> None:
     d = deployment()
     d.orders(0.0)
     say(d, "minimal-system", t=5.0)  # before the answer to the reboot command
@@ -170,7 +170,7 @@ def test_a_later_word_means_that_the_steps_before_are_done() -> None:
     assert not d.receive(Report("vm-1", "reboot", "failed", 9.2, "connection closed", 1), 9.2)
 
 
-def test_a_word_about_a_step_whose_order_was_not_given_is_not_heard() -> None:
+def test_report_about_a_step_without_its_order_is_ignored() -> None:
     d = deployment(2, reboots=SlotWindow(1))
     d.orders(0.0)
     assert not d.receive(Report("vm-2", "minimal-system", "ok", 1.0), 1.0)  # waits for the window
@@ -179,7 +179,7 @@ def test_a_word_about_a_step_whose_order_was_not_given_is_not_heard() -> None:
     assert not d.receive(Report("h-9", "broadcast", "ok", 1.0), 1.0)
 
 
-def test_words_of_an_earlier_deployment_or_attempt_do_not_count() -> None:
+def test_reports_of_an_earlier_deployment_or_attempt_are_ignored() -> None:
     d = deployment()
     d.orders(100.0)
     assert not d.receive(Report("vm-1", "minimal-system", "ok", 90.0), 101.0)
@@ -187,7 +187,7 @@ def test_words_of_an_earlier_deployment_or_attempt_do_not_count() -> None:
     say(d, "minimal-system", t=102.0)
 
 
-def test_the_environments_own_word_makes_the_check_come_at_once() -> None:
+def test_report_of_the_environment_triggers_a_check_at_once() -> None:
     d = deployment()
     to_ready(d)
     assert checks(d.orders(1.1)) == []
@@ -195,7 +195,7 @@ def test_the_environments_own_word_makes_the_check_come_at_once() -> None:
     assert checks(d.orders(1.2)) == [("vm-1", 1)]
 
 
-def test_a_check_is_asked_again_until_it_is_answered_well() -> None:
+def test_check_is_repeated_until_it_is_positive() -> None:
     d = deployment()
     to_ready(d)
     assert checks(d.orders(2.5)) == [("vm-1", 1)]
@@ -224,7 +224,7 @@ def test_reboots_climb_from_soft_to_hard_to_relaunch_and_then_the_vm_fails() -> 
     assert last(d).reason == "no ssh"
 
 
-def test_a_vm_that_never_comes_up_climbs_too_and_its_time_out_says_what_was_heard_last() -> None:
+def test_vm_that_never_comes_up_escalates_and_its_reason_names_the_last_report() -> None:
     d = deployment(workflow=default_workflow(retries=0, boot_seconds=100))
     assert reboots(d.orders(0.0))[0][1] == "soft"
     say(d, "reboot", t=1.0, attempt=1)
@@ -282,7 +282,7 @@ def test_a_wrong_image_is_permanent_only_if_the_hosts_copy_is_right() -> None:
         assert bool(reboots(d.orders(4.0))) == (not verified)
 
 
-def test_what_turns_out_permanent_late_is_heard_too() -> None:
+def test_late_permanent_failure_ends_the_vm() -> None:
     d = deployment()
     to_task(d)
     say(d, "partition", "format", t=2.0, attempt=1)
@@ -290,7 +290,7 @@ def test_what_turns_out_permanent_late_is_heard_too() -> None:
     assert (last(d).state, last(d).reason) == ("failed", "partition: the disk is gone")
 
 
-def test_a_guest_that_says_it_could_not_leave_is_not_waited_for() -> None:
+def test_guest_that_reports_a_failed_boot_is_not_waited_for() -> None:
     d = deployment()
     to_ready(d)
     assert fail(d, "boot", "kexec did not happen", 12.0, attempt=1)
@@ -348,7 +348,7 @@ def test_a_host_without_the_image_fails_its_vms_only_and_is_tried_again_first() 
     assert states["vm-2"][:2] == ("open", "ready")
 
 
-def test_the_next_way_to_broadcast_is_a_new_task() -> None:
+def test_the_next_broadcast_variant_is_a_new_task() -> None:
     d = deployment(workflow=default_workflow(broadcast=("chain", "http"), retries=0), fresh=["vm-1"])
     d.orders(0.0)
     assert fail(d, "image", "connection reset", 1.0, attempt=1)
@@ -359,7 +359,7 @@ def test_the_next_way_to_broadcast_is_a_new_task() -> None:
     assert d.receive(Report("h-1", "broadcast", "ok", 4.0, "", 2), 4.0)
 
 
-def test_a_host_that_says_nothing_is_given_up_after_its_time() -> None:
+def test_silent_host_is_given_up_after_its_time_out() -> None:
     d = deployment(fresh=["vm-1"])
     d.orders(0.0)
     say(d, "partition", "format", t=1.0, attempt=1)

@@ -80,7 +80,7 @@ def test_it_ends_where_it_went_silent_after_surer_and_surer_reboots(
     assert machines.now < (len(kinds) + 1) * (patience + 2 * BOOT)
 
 
-def test_what_a_check_said_last_is_the_reason() -> None:
+def test_the_last_result_of_a_check_is_the_reason() -> None:
     machines = Silent(0.0, 1, {"vm-1": ("ready", 10**9, "no route to host")}, who="vm-1")
     outcome = run(machines)["vm-1"]
     assert (outcome.state, outcome.step) == ("failed", "ready")

@@ -136,7 +136,7 @@ class AtOnce(Machines):
         return super().receive(0.0)
 
 
-def test_the_books_cost_the_same_for_each_vm_whatever_their_number() -> None:
+def test_bookkeeping_costs_the_same_for_each_vm_whatever_their_number() -> None:
     """Counted in calls of functions, which no busy machine changes."""
 
     def calls(number: int) -> float:

@@ -37,7 +37,7 @@ def reported(*reports: str) -> Milestone:
     return seen
 
 
-def test_a_guest_says_whether_another_try_would_help() -> None:
+def test_guest_reports_whether_another_try_would_help() -> None:
     seen = reported("the disk is too small & slow", "hopeless")
     assert (seen.step, seen.deployment, seen.status) == ("partition", "d1.1", "failed")
     assert seen.reason == "the disk is too small & slow"

@@ -42,7 +42,7 @@ def test_the_first_line_is_the_deployment() -> None:
     assert tasks.task_path("vm-1", "/www") == "/www/task/vm-1"
 
 
-def test_the_tools_are_on_the_server_unless_said_otherwise() -> None:
+def test_the_tools_are_on_the_server_by_default() -> None:
     assert values(tasks.render(TASK), "tools", "boot", "least_disk") == [
         "http://10.0.0.1/tools",
         "kexec",
@@ -91,7 +91,7 @@ def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) 
         ("authorized_keys", ("a\nb",)),
     ],
 )
-def test_values_that_cannot_be_meant(field: str, value: object) -> None:
+def test_task_files_refuse_unsafe_values(field: str, value: object) -> None:
     with pytest.raises(SpecError):
         dataclasses.replace(TASK, **{field: value})  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ def test_values_that_cannot_be_meant(field: str, value: object) -> None:
 MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
 
 
-def test_a_deployed_vm_says_which_deployment_it_is_and_from_where_it_runs() -> None:
+def test_deployed_vm_reports_its_deployment_and_its_root() -> None:
     said = f"name=mini\nsha256={'a' * 64}\ndeployment=d1.2\nserver=http://10.0.0.1\n{MOUNTS}"
     assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, TaskId("d1", 2), "/dev/vda1")
 
@@ -157,7 +157,7 @@ def test_the_procedure_calls_only_what_the_guest_has() -> None:
     assert called - shell - functions <= have
 
 
-def test_escaped_reasons_arrive_as_they_were_said(tmp_path: Path) -> None:
+def test_escaped_reasons_arrive_unescaped(tmp_path: Path) -> None:
     busybox = shutil.which("busybox")
     if not busybox:
         pytest.skip("needs busybox")

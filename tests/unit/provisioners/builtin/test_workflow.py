@@ -46,7 +46,7 @@ def test_reboots_climb_and_kexec_is_followed_by_a_reset() -> None:
     assert boot.variants[1].steps[0].into == "disk"
 
 
-def test_ways_time_outs_and_retries_can_be_chosen() -> None:
+def test_variants_time_outs_and_retries_can_be_chosen() -> None:
     made = default_workflow(
         broadcast=("tree", "http"),
         boot=("reboot",),

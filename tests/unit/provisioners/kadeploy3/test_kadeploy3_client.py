@@ -83,7 +83,7 @@ def test_a_deployment_from_its_request_to_its_statistics(client: Client, kadeplo
         (NODES, "plan9", 7, "does not exist"),
     ],
 )
-def test_refusals_carry_their_number_and_say_why(
+def test_refusals_carry_their_number_and_reason(
     client: Client, nodes: list[str], environment: str, code: int, why: str
 ) -> None:
     client.grant()
@@ -122,7 +122,7 @@ def test_a_request_that_takes_too_long_leaves_no_deployment_behind(
     assert begun not in kadeploy.workflows
 
 
-def test_nobody_there_is_said_and_where_to_look() -> None:
+def test_unreachable_server_raises_where_to_look() -> None:
     with pytest.raises(TestbedError, match="look at its log"):
         Client("http://127.0.0.1:9", timeout=2).version()
 
@@ -157,12 +157,12 @@ def test_errors_in_statistics_may_hold_commas_and_newlines() -> None:
 
 
 @pytest.mark.parametrize("text", ["<html>", "D-9a87115b-eb7f,node,a,b,c,x,y,z,1,2,3,4,true,"])
-def test_what_are_no_statistics_is_said(text: str) -> None:
+def test_broken_statistics_raise(text: str) -> None:
     with pytest.raises(TestbedError, match="statistics"):
         read_statistics(text)
 
 
-def test_answers_of_another_shape_are_said() -> None:
+def test_answers_of_another_shape_raise() -> None:
     for read in (read_states, read_status):
         with pytest.raises(TestbedError, match="expected"):
             read(["nonsense"])

@@ -80,7 +80,7 @@ def test_each_file_is_as_it_was(path: str) -> None:
     same_as_golden(PurePosixPath(path).name, rendered()[path])
 
 
-def test_profiles_by_tftp_are_named_as_pxelinux_asks_for_them() -> None:
+def test_profiles_by_tftp_are_named_as_pxelinux_looks_for_them() -> None:
     same_as_golden("server-tftp.conf", rendered(TFTP)[f"{ETC}/server.conf"])
     first = cluster().nodes[0]
     assert profile_name(first, TFTP.netboot) == "0A9E0101"
@@ -229,7 +229,7 @@ def test_what_cannot_be_a_cluster_is_refused() -> None:
         render(SERVER, twice, {})
 
 
-def test_an_environment_in_kadeploys_words() -> None:
+def test_environment_is_described_as_kadeploy3_does() -> None:
     known = Environment("debian", "/e.tgz", compression="gzip", kernel="/vmlinuz", initrd="/initrd.img")
     described = describe(known, "/var/lib/g5kvirt/www/images/abc")
     same_as_golden("environment.yaml", yaml.safe_dump(described, sort_keys=False))

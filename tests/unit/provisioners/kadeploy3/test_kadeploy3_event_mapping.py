@@ -94,7 +94,7 @@ def bed() -> Iterator[Bed]:
         yield Bed(kadeploy, client, nodes)
 
 
-def test_every_step_of_every_vm_is_timed_as_the_log_says(bed: Bed) -> None:
+def test_every_step_of_every_vm_is_timed_by_the_log(bed: Bed) -> None:
     outcomes = bed.run()
     assert [o.state for o in outcomes] == ["deployed"] * 6
     assert [o.vm for o in outcomes] == [node.vm for node in bed.nodes]
@@ -121,7 +121,7 @@ def test_every_step_of_every_vm_is_timed_as_the_log_says(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("tick", [0.5, 7.0, 45.0, 400.0])
-def test_rare_looks_lose_no_vm_and_few_times(bed: Bed, tick: float) -> None:
+def test_rare_polls_lose_no_vm_and_few_times(bed: Bed, tick: float) -> None:
     assert {o.state for o in bed.run(tick=tick)} == {"deployed"}
     macros = bed.tables.macros.set_index("macro")
     assert set(macros.index) == set(MACROS)
@@ -230,7 +230,7 @@ def test_a_part_that_is_refused_fails_and_the_others_go_on(bed: Bed) -> None:
     assert "node-1.kadeploy' does not exist" in outcomes[2].reason
 
 
-def test_a_deployment_that_breaks_as_a_whole_says_why(bed: Bed) -> None:
+def test_deployment_that_breaks_as_a_whole_keeps_its_reason(bed: Bed) -> None:
     bed.kadeploy.broken = "the file '/srv/e.tgz' is not readable on the server"
     outcomes = bed.run()
     assert {o.state for o in outcomes} == {"failed"}
@@ -334,7 +334,7 @@ LINES = st.lists(
     ),
     st.sets(st.sampled_from(["node-1.kadeploy", "node-2.kadeploy"])),
 )
-def test_whatever_kadeploy_says_every_vm_has_one_end_and_time_goes_on(
+def test_every_vm_has_one_end_whatever_kadeploy3_answers(
     polls: Sequence[tuple[dict[str, NodeState], list[LogLine]]], ok: set[str]
 ) -> None:
     nodes = cluster(2).nodes

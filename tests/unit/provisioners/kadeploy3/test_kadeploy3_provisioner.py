@@ -219,7 +219,7 @@ def test_a_machine_is_made_the_server_once(
         ({"kadeploy3": {"repository": REPOSITORY}}, f"check that {REPOSITORY!r} is right"),
     ],
 )
-def test_packages_that_are_not_to_be_had(
+def test_packages_that_cannot_be_installed_raise_advice(
     tmp_path: Path, image: environments.Image, more: Mapping[str, Any], advice: str
 ) -> None:
     machines = Machines()
@@ -239,7 +239,7 @@ def test_packages_that_are_not_to_be_had(
 
 
 @pytest.mark.parametrize("word", ["systemctl", "ssh-keygen", "chgrp", "authorized_keys"])
-def test_whatever_else_fails_is_said_before_anything_reboots(
+def test_failed_setup_raises_before_anything_reboots(
     tmp_path: Path, image: environments.Image, word: str
 ) -> None:
     machines = Machines()
@@ -252,7 +252,7 @@ def test_whatever_else_fails_is_said_before_anything_reboots(
         assert not any(event.kind == "vm" for event in made.journal)
 
 
-def test_packages_that_are_there_are_not_asked_for(
+def test_installed_packages_are_not_installed_again(
     tmp_path: Path, image: environments.Image, kadeploy: Kadeploy
 ) -> None:
     machines = Machines()
@@ -315,7 +315,7 @@ def test_an_interrupt_ends_it_on_the_server_too(
         assert [(e.status, e.detail["reason"]) for e in ends] == [("failed", "interrupted")] * 2
 
 
-def test_what_the_specification_says_reaches_the_configuration(tmp_path: Path) -> None:
+def test_the_specification_reaches_the_configuration(tmp_path: Path) -> None:
     more = {
         "windows": {"reboot": 20, "reboot_sleep": 5},
         "timeouts": {"deployment_retries": 3, "set_deployment_env": 2000.5},

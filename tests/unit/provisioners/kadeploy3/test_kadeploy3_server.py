@@ -34,7 +34,7 @@ def steps(packages: Packages | None = None) -> list[SetupStep]:
 
 
 # ---- the plan ---------------------------------------------------------------------------------------------
-def test_the_plan_is_as_it_was() -> None:
+def test_setup_steps_are_as_they_were() -> None:
     lines = []
     source = "deb [trusted=yes] http://packages.example/kadeploy ./"
     for step in steps(Packages(source=source, proxy="http://proxy:3128")):
@@ -54,7 +54,7 @@ def test_the_password_is_in_no_command_and_in_no_file_that_all_may_read() -> Non
             assert SERVER.password not in content.text or not content.mode & 0o007
 
 
-def test_tables_have_every_column_that_statistics_are_asked_for() -> None:
+def test_tables_have_every_column_of_the_statistics() -> None:
     log = schema(SERVER).split("CREATE TABLE IF NOT EXISTS log (")[1].split(");")[0]
     assert all(f"\n{column} " in f"\n{log.strip()}" for column in STATISTICS)
 
@@ -175,7 +175,7 @@ def power(tmp_path: Path) -> Power:
         ("console", "soft", protocol.console(["vm-1"])),
     ],
 )
-def test_power_is_what_the_host_agent_is_asked(
+def test_power_commands_become_host_agent_requests(
     power: Power, action: str, level: str, asked: dict[str, object]
 ) -> None:
     done = power(action, level, "node-1.kadeploy")
@@ -194,7 +194,7 @@ def test_a_soft_reboot_goes_through_the_guest(power: Power) -> None:
     assert document == ""
 
 
-def test_what_goes_wrong_is_said_so_that_the_next_level_is_tried(power: Power) -> None:
+def test_failed_power_commands_exit_with_an_error(power: Power) -> None:
     refused = power("reboot", "hard", "node-3.kadeploy")  # vm-2: the third in the chain
     assert (refused.returncode, refused.stderr) == (1, "vm-2: no such VM\n")
     silent = power("reboot", "soft", "node-4.kadeploy")
@@ -206,7 +206,7 @@ def test_what_goes_wrong_is_said_so_that_the_next_level_is_tried(power: Power) -
     assert power("reboot", "hard", "node-1.kadeploy").returncode == 1
 
 
-def test_the_real_host_agent_understands_what_power_asks(power: Power, tmp_path: Path) -> None:
+def test_the_real_host_agent_understands_the_power_requests(power: Power, tmp_path: Path) -> None:
     # this machine plays the host: the words after the host's name are run here
     table = json.loads(power.table.read_text(encoding="utf-8"))
     local = tmp_path / "local"
@@ -291,7 +291,7 @@ def test_a_tunnel_leads_to_the_port_and_ends_with_its_block(ssh: Path) -> None:
             socket.create_connection(("127.0.0.1", local), 5)
 
 
-def test_a_tunnel_that_broke_is_mended_at_the_same_address(ssh: Path, tmp_path: Path) -> None:
+def test_broken_tunnel_is_reopened_at_the_same_address(ssh: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     text = CARRY.format(python=sys.executable)
     note = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
@@ -322,7 +322,7 @@ def test_a_tunnel_that_broke_is_mended_at_the_same_address(ssh: Path, tmp_path: 
             socket.create_connection(("127.0.0.1", local), 5)
 
 
-def test_a_tunnel_that_does_not_stand_says_why(ssh: Path) -> None:
+def test_tunnel_that_cannot_be_opened_raises_the_reason(ssh: Path) -> None:
     ssh.write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n", encoding="utf-8")
     ssh.chmod(0o755)
     with pytest.raises(TestbedError, match="Permission denied"), SSHTunnel(Access(), "paradent-9", 25300):
