@@ -94,7 +94,7 @@ class MachineDriver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:  # else the pool would wait for the end of what nobody needs any more
+        if error is not None:  # else the pool would wait for what is no longer needed
             self._guests.give_up(reason_of(error))
             self._transport.stop()
         self._stack.close()

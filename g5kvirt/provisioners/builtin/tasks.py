@@ -107,7 +107,7 @@ class TaskFile:
         ):
             if getattr(self, field) not in allowed:
                 raise SpecError(
-                    f"{getattr(self, field)!r} is no {field} of a deployment: "
+                    f"{getattr(self, field)!r} is not a known {field} of a deployment: "
                     f"choose from {', '.join(allowed)}"
                 )
         if not self.authorized_keys or not all(
@@ -180,7 +180,7 @@ def task_path(vm: str, www: str) -> str:
 
 
 def read_ready(output: str) -> Identity | None:
-    """Read what `READY_COMMAND` printed; None if this is no deployed environment."""
+    """Read what `READY_COMMAND` printed; None if this is not a deployed environment."""
     values: dict[str, str] = {}
     root = ""
     for line in output.splitlines():

@@ -125,7 +125,7 @@ class Workflow:
         if not variant.steps:
             raise ValueError(f"{where} has no step")
         if variant.again_from and variant.again_from not in known:
-            raise ValueError(f"{where}: again_from {variant.again_from!r} is no earlier macro-step")
+            raise ValueError(f"{where}: again_from {variant.again_from!r} is not an earlier macro-step")
         names = [step.name for step in variant.steps]
         for position, step in enumerate(variant.steps):
             if seen.setdefault(step.name, macro.name) != macro.name:

@@ -40,7 +40,7 @@ ERRORS: Mapping[int, str] = {
     0: "its configuration is wrong",
     1: "there is no such operation",
     2: "a node is not known",
-    3: "files of the client cannot be had",
+    3: "files of the client cannot be read",
     4: "an option is wrong",
     5: "a file is wrong",
     6: "the user has no right to these nodes",

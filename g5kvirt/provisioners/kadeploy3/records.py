@@ -143,7 +143,9 @@ def _row(line: str) -> StatisticsRow:
         r1, r2, r3, d1, d2, d3, start = numbers
         success, error = words[12:]
     except ValueError as problem:
-        raise TestbedError(f"Kadeploy3's statistics hold a line that is no row: {line[:120]!r}") from problem
+        raise TestbedError(
+            f"Kadeploy3's statistics hold a line that cannot be read: {line[:120]!r}"
+        ) from problem
     return StatisticsRow(
         wid, node, (one, two, three), (r1, r2, r3), (d1, d2, d3), start, success == "true", error
     )

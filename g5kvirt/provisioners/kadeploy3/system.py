@@ -90,7 +90,7 @@ class System:
 def build(cache: Path | None = None, progress: Progress = lambda _: None, *, refresh: bool = False) -> System:
     """The deployment environment from the cache, or built into it (about 35 MB of packages).
 
-    ``refresh`` builds anew. Raises MachineError if the packages cannot be had or are not made as expected.
+    ``refresh`` builds anew. Raises MachineError if the packages cannot be fetched or are not as expected.
     """
     scripts = _scripts()
     recipe = [_RECIPE, MODULES, {k: list(v) for k, v in FILES.items()}, _APPLETS, mini.APPLETS, _ETC, scripts]

@@ -58,7 +58,8 @@ def fetched(tmp_path: Path, phase: str, label: str) -> tuple[Path, list[Event]]:
     journal = Journal.open(run.journal)
     context = Context(spec, None, run, journal)  # type: ignore[arg-type]
     context.__dict__["fanout"] = Fanout()
-    consoles.fetch(context, phase, label, VMS, HOSTS)
+    deployment = label if phase == "measure" else ""
+    consoles.fetch(context, VMS, HOSTS, phase=phase, deployment=deployment)
     journal.close()
     return run.path, list(journal)
 

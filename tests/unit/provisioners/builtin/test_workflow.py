@@ -85,7 +85,7 @@ def test_workflows_that_lead_nowhere_are_refused() -> None:
         one()
     with pytest.raises(ValueError, match="has no variant"):
         Workflow((MacroStep("M", ()),))
-    with pytest.raises(ValueError, match="no earlier macro-step"):
+    with pytest.raises(ValueError, match="not an earlier macro-step"):
         Workflow((MacroStep("M", (Variant("v", (word("a"),), again_from="N"),)),))
     first, second = (MacroStep(name, (Variant("v", (word("a"),)),)) for name in "MN")
     with pytest.raises(ValueError, match="rename one"):

@@ -129,7 +129,7 @@ def test_a_value_of_the_wrong_kind_and_a_missing_key_are_found() -> None:
     assert "'PivotRoot'" in found
     assert "partitioning.script is missing" in found
     assert keys.problems({"cache": {"size": True}}, {"cache": {"size": int}})
-    assert keys.problems([1], {"a": int}) == ["the file is no mapping"]
+    assert keys.problems([1], {"a": int}) == ["the file is not a mapping"]
 
 
 def test_the_chain_stays_inside_a_host_then_inside_a_site() -> None:

@@ -200,7 +200,9 @@ def test_failed_power_commands_exit_with_an_error(power: Power) -> None:
     silent = power("reboot", "soft", "node-4.kadeploy")
     assert silent.returncode == 1
     assert "no route" in silent.stderr
-    assert power("reboot", "hard", "node-9.kadeploy; reboot").stderr.endswith("is no node of this server\n")
+    assert power("reboot", "hard", "node-9.kadeploy; reboot").stderr.endswith(
+        "is not a node of this server\n"
+    )
     assert power("explode", "hard", "node-1.kadeploy").returncode == 1
     power.table.write_text("{", encoding="utf-8")
     assert power("reboot", "hard", "node-1.kadeploy").returncode == 1
