@@ -1,7 +1,7 @@
 """What does keeping the books of a deployment cost? 4,552 VMs on 355 hosts at most 1 s; linear to 100,000.
 
-Every step is answered at once and does nothing, so that only the bookkeeping is left: windows, orders, words,
-deadlines, account, events. Two times are shown: of the engine, and of the engine with its journal written to
+Every step is answered at once and does nothing, so that only the bookkeeping is left: windows, orders,
+reports, deadlines, events. Two times are shown: of the engine, and of the engine with its journal written to
 a file as in a real run. The bound is for the second. Times are CPU seconds of this one thread, which are
 those of the clock on an idle machine, so that a busy one spoils them less. The last figure compares the
 engine's time a VM of the largest deployment with that of the 4,552: 1 is perfectly linear. What it is above
@@ -31,7 +31,8 @@ from g5kvirt.planning.names import mac_of
 from g5kvirt.planning.windows import SlotWindow
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
-from g5kvirt.provisioners.builtin.workflow import Broadcast, Order, Task, Word, default_workflow
+from g5kvirt.provisioners.builtin.orders import BroadcastOrder, Order, Report, TaskOrder
+from g5kvirt.provisioners.builtin.workflow import default_workflow
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 
@@ -50,28 +51,28 @@ class Nothing:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._words: list[Word] = []
+        self._reports: list[Report] = []
 
-    def carry_out(self, order: Order) -> None:
+    def execute(self, order: Order) -> None:
         """Note what the VMs will say."""
         t = self._clock()
-        if isinstance(order, Broadcast):
-            self._words += [Word(host, order.step, "ok", t, "", order.attempt) for host in order.hosts]
+        if isinstance(order, BroadcastOrder):
+            self._reports += [Report(host, order.step, "ok", t, "", order.attempt) for host in order.hosts]
             return
         for target in order.vms:
             name, attempt = target.vm.name, target.attempt
-            if isinstance(order, Task):
-                self._words += [Word(name, step, "ok", t, "", attempt) for step in GUEST]
-                self._words.append(Word(name, "environment", "ok", t, "", attempt))
+            if isinstance(order, TaskOrder):
+                self._reports += [Report(name, step, "ok", t, "", attempt) for step in GUEST]
+                self._reports.append(Report(name, "environment", "ok", t, "", attempt))
                 continue
-            self._words.append(Word(name, order.step, "ok", t, "", attempt, target.turn))
+            self._reports.append(Report(name, order.step, "ok", t, "", attempt, target.turn))
             if order.step == "reboot":
-                self._words.append(Word(name, "minimal-system", "ok", t))
+                self._reports.append(Report(name, "minimal-system", "ok", t))
 
-    def hear(self, timeout: float) -> Iterable[Word]:
+    def receive(self, timeout: float) -> Iterable[Report]:
         """All of it, without waiting."""
-        words, self._words = self._words, []
-        return words
+        reports, self._reports = self._reports, []
+        return reports
 
 
 def make_vms(number: int, hosts: int) -> list[VM]:

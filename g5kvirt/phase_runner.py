@@ -13,10 +13,9 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from g5kvirt.background import Running
 from g5kvirt.context import Context
@@ -36,7 +35,10 @@ from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
 
-__all__ = ["ENVIRONMENTS", "Broadcast", "Display", "MeasureRequest", "PhaseRunner", "environment_folders"]
+if TYPE_CHECKING:
+    from g5kvirt.phases.measure import MeasureRequest
+
+__all__ = ["ENVIRONMENTS", "Broadcast", "Display", "PhaseRunner", "environment_folders"]
 
 #: The folder beside the notebook in which users describe their own environments.
 ENVIRONMENTS = "environments"
@@ -47,17 +49,6 @@ Broadcast: TypeAlias = Literal["chain", "tree", "http"]
 Display: TypeAlias = Callable[[], Callable[[], None]]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class MeasureRequest:
-    """The arguments of `g5kvirt.experiment.Experiment.measure`, checked and as plain data."""
-
-    environment: str
-    sizes: list[int]
-    repeat: int
-    broadcast: Broadcast
-    folder: str
 
 
 def no_display() -> Callable[[], None]:
@@ -152,20 +143,27 @@ class PhaseRunner:
         broadcast: Broadcast,
         folder: str | Path,
     ) -> MeasureRequest:
-        """Check what is to be measured. Raises PhaseOrderError, SpecError and CapacityError."""
-        from g5kvirt.phases.measure import check_asked
+        """Check what is to be measured, before anything is touched or recorded.
+
+        Raises PhaseOrderError, SpecError and CapacityError.
+        """
+        from g5kvirt.phases.measure import check_request
 
         self._check_order("measure")
-        up = len(state.up(self.journal))
-        wanted = check_asked([up] if sizes is None else sizes, repeat, broadcast, up, self.spec.provisioner)
-        environment_folders(folder)
-        return MeasureRequest(str(environment), wanted, int(repeat), broadcast, str(folder))
+        return check_request(
+            str(environment),
+            sizes,
+            repeat,
+            broadcast,
+            environment_folders(folder),
+            up=len(state.up(self.journal)),
+            provisioner=self.spec.provisioner,
+        )
 
     def measure(self, request: MeasureRequest) -> None:
         """Deploy an environment as requested; each call measures anew. Raises what the phase raises."""
         from g5kvirt.phases.measure import measure
 
-        folders = environment_folders(request.folder)
         context = self.context
         span = context.span("measure", "phase")
         with (
@@ -175,9 +173,7 @@ class PhaseRunner:
             span as found,
             watched(context, "measure"),
         ):
-            found["deployments"] = measure(
-                context, request.environment, request.sizes, request.repeat, request.broadcast, folders
-            )
+            found["deployments"] = measure(context, request)
 
     def start(self, phase: str, arguments: Mapping[str, Any], result: Callable[[], T]) -> Running[T]:
         """Do a phase in a process of its own; ``arguments`` are those of `measure_request`.
@@ -186,7 +182,9 @@ class PhaseRunner:
         for what can be known to fail beforehand.
         """
         if phase == "measure":
-            arguments = asdict(self.measure_request(**arguments))
+            request = self.measure_request(**arguments)
+            plain = {"environment": request.environment, "folder": str(arguments["folder"])}
+            arguments = {**arguments, **plain, "sizes": list(request.sizes), "repeat": request.repeat}
         elif not state.done(self.journal, phase):
             self._check_order(phase)
         self._check_free(phase)

@@ -21,11 +21,14 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])")  # a terminal'
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 
 
-def fetch(context: Context, phase: str, label: str, vms: Sequence[VM], hosts: Sequence[Host]) -> None:
-    """Keep the end of each VM's console in ``consoles/LABEL/VM.txt`` of the run, and journal it.
+def fetch(
+    context: Context, vms: Sequence[VM], hosts: Sequence[Host], *, phase: str, deployment: str = ""
+) -> None:
+    """Keep the end of each VM's console in the run's ``consoles/`` and record that in the journal.
 
-    One request a host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a
-    console, costs a line in the journal and nothing else. ``label`` is the deployment's name, or ``launch``.
+    It goes to ``consoles/DEPLOYMENT/VM.txt``, outside a deployment to ``consoles/PHASE/VM.txt``. One request
+    a host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a console,
+    costs a line in the journal and nothing else.
     """
     if not vms:
         return
@@ -34,7 +37,8 @@ def fetch(context: Context, phase: str, label: str, vms: Sequence[VM], hosts: Se
     for vm in vms:
         names.setdefault(by_name[vm.host], []).append(vm.name)
     documents = {host: protocol.document(protocol.console(own, SIZE)) for host, own in names.items()}
-    detail = {"deployment": label} if phase == "measure" else {}
+    label = deployment or phase
+    detail = {"deployment": deployment} if deployment else {}
     events = []
     for reply in calls.call_agents(context.fanout, documents, timeout=context.spec.timeouts.command):
         for name in names[reply.host]:

@@ -25,7 +25,17 @@ from g5kvirt.images.descriptions import Environment, load
 from g5kvirt.images.download import Download, fetch
 from g5kvirt.spec.fields import suggest
 
-__all__ = ["Environment", "EnvironmentSummary", "Image", "check", "known", "load", "obtain", "user_directory"]
+__all__ = [
+    "Environment",
+    "EnvironmentSummary",
+    "Image",
+    "check",
+    "known",
+    "load",
+    "look_up",
+    "obtain",
+    "user_directory",
+]
 
 _BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "debian12-min": debian}
 _KIND = "environments"  #: of what is built, in the cache
@@ -127,6 +137,18 @@ def check(name: str, folders: Iterable[Path] = ()) -> None:
         path = _image_path(environment)
         file_size(path, environment.name)
         check_archive(path, environment.name, environment.compression)
+
+
+def look_up(name: str, folders: Iterable[Path] = ()) -> tuple[Environment | None, Image | None]:
+    """What `obtain` would give, as far as that takes neither building nor fetching.
+
+    The description (None: it is built here) and the image (None: it has to be built or fetched first).
+    Raises SpecError as `obtain`.
+    """
+    environment = _described(name, folders)
+    if environment is None or (environment.remote and not _image_path(environment).exists()):
+        return environment, None
+    return environment, _checked(environment, no_progress)
 
 
 def _described(name: str, folders: Iterable[Path]) -> Environment | None:

@@ -1,6 +1,6 @@
-"""Where every VM is on its way from power-on to the minimal system. No I/O and no clock of its own.
+"""How far every VM has come from power-on to the minimal system. No I/O and no clock of its own.
 
-`launch` tells it what it saw and asks it what to do next: which VMs to power on now (as many as the
+Whoever runs it passes in what was seen and acts on what comes out: which VMs to power on now (as many as the
 window lets through), which have waited too long. A VM ends ``up``, or ``failed`` with the last step it
 reached and a reason; one that is slow or dead never holds up the others.
 """
@@ -8,16 +8,16 @@ reached and a reason; one that is slow or dead never holds up the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import Window
 
-__all__ = ["MILESTONES", "Boot", "Boots", "State"]
+__all__ = ["MILESTONES", "Boot", "BootTracker", "Reached", "State"]
 
-#: What a VM is seen to do on its way, in this order.
+#: What a VM does on its way, in this order.
 MILESTONES = ("dhcp", "script", "kernel", "initrd", "minimal-system")
 
 State = Literal["waiting", "starting", "booting", "up", "failed"]
@@ -26,26 +26,36 @@ State = Literal["waiting", "starting", "booting", "up", "failed"]
 CLOCK_SLACK = 0.5
 
 
+@dataclass(frozen=True)
+class Reached:
+    """A milestone of a VM: ``step`` at ``t``, and what else is known about it."""
+
+    step: str
+    t: float
+    detail: Mapping[str, Any]
+
+
 @dataclass
 class Boot:
-    """One VM on its way."""
+    """The boot of one VM."""
 
     vm: VM
     state: State = "waiting"
     attempt: int = 0  #: power-ons so far
-    asked: float = 0.0  #: when the last power-on was asked for
-    since: float = 0.0  #: when it happened
-    seen: dict[str, float] = field(default_factory=dict)  #: milestone → time, of this attempt
+    requested: float = 0.0  #: when the last power-on was requested
+    start: float = 0.0  #: when it happened; 0 until that is known
+    milestones: dict[str, float] = field(default_factory=dict)  #: → time, of this attempt
+    early: list[Reached] = field(default_factory=list)  #: may be of the attempt that is about to start
     reason: str = ""
 
     @property
     def at(self) -> str:
         """The last step it reached."""
-        reached = [step for step in MILESTONES if step in self.seen]
+        reached = [step for step in MILESTONES if step in self.milestones]
         return reached[-1] if reached else "power-on"
 
 
-class Boots:
+class BootTracker:
     """All VMs of a launch, in the order in which they are to start.
 
     ``timeout(in_flight, attempt)`` says for how many seconds a VM is waited for, after which it is
@@ -83,7 +93,7 @@ class Boots:
         return sum(boot.state == state for boot in self.boots.values())
 
     def already_up(self, name: str) -> None:
-        """Say that a VM is up from an earlier call: it is not started again."""
+        """A VM is up from an earlier call: it is not started again."""
         self._waiting.remove(name)
         self._close(self.boots[name], "up")
 
@@ -96,42 +106,58 @@ class Boots:
         for boot in batch:
             boot.state = "starting"
             boot.attempt += 1
-            boot.asked = now
-            boot.seen = {}
+            boot.requested = now
+            boot.milestones = {}
             self._in_flight[boot.vm.name] = boot
         if batch:
             self._last_batch = now
         return batch
 
-    def powered_on(self, name: str, attempt: int, t: float) -> None:
-        """Its QEMU process of this attempt is there since ``t``; an earlier one's late answer is no news."""
+    def powered_on(self, name: str, attempt: int, t: float) -> list[Reached]:
+        """Its QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
+
+        Returns the milestones that were passed in before and turn out to be of this attempt.
+        """
         boot = self.boots[name]
-        if boot.state == "starting" and boot.attempt == attempt:
-            boot.state = "booting"
-            boot.since = t
+        if boot.state != "starting" or boot.attempt != attempt:
+            return []
+        boot.state = "booting"
+        boot.start = t
+        early, boot.early = boot.early, []
+        return [reached for reached in early if self._counts(boot, reached)]
 
-    def reached(self, name: str, step: str, t: float) -> bool:
-        """It was seen to do ``step`` at ``t``; False if that is no news or belongs to an earlier attempt.
+    def reached(self, name: str, step: str, t: float, detail: Mapping[str, Any] | None = None) -> bool:
+        """It did ``step`` at ``t``; False if that is known already or belongs to an earlier attempt.
 
-        Before a VM that is powered on again has been stopped, nothing tells which attempt a word is about:
-        it may be said again after `powered_on`.
+        Before a VM that is powered on again has been stopped, a milestone may be of either attempt: it is
+        kept until `powered_on`.
         """
         boot = self.boots.get(name)
-        if boot is None or boot.state not in ("starting", "booting") or step in boot.seen:
+        if boot is None:
+            return False
+        reached = Reached(step, t, detail or {})
+        if self._counts(boot, reached):
+            return True
+        if boot.state in ("waiting", "starting"):
+            boot.early.append(reached)
+        return False
+
+    def _counts(self, boot: Boot, reached: Reached) -> bool:
+        if boot.state not in ("starting", "booting") or reached.step in boot.milestones:
             return False
         if boot.state == "starting" and boot.attempt > 1:
             return False
-        if t < (boot.since or boot.asked) - CLOCK_SLACK:
+        if reached.t < (boot.start or boot.requested) - CLOCK_SLACK:
             return False
-        boot.seen[step] = t
-        if step == MILESTONES[-1]:
+        boot.milestones[reached.step] = reached.t
+        if reached.step == MILESTONES[-1]:
             self._close(boot, "up")
         return True
 
     def refused(self, name: str, attempt: int, reason: str) -> Boot | None:
         """Its host could not power it on: it goes back into the queue, or fails.
 
-        None if that is no news: it was given up meanwhile, or is on its way all the same.
+        None if that changes nothing: it was given up meanwhile, or is under way all the same.
         """
         boot = self.boots[name]
         if boot.state != "starting" or boot.attempt != attempt:
@@ -144,7 +170,7 @@ class Boots:
         late = [
             boot
             for boot in self._in_flight.values()
-            if now - (boot.since or boot.asked) > patience[boot.attempt]
+            if now - (boot.start or boot.requested) > patience[boot.attempt]
         ]
         return [
             self._again_or_failed(boot, f"nothing after {boot.at} within {patience[boot.attempt]:.0f} s")
@@ -161,7 +187,7 @@ class Boots:
         else:
             self._in_flight.pop(boot.vm.name, None)
             boot.state = "waiting"
-            boot.since = 0.0
+            boot.start = 0.0
             self._waiting.append(boot.vm.name)
         return boot
 

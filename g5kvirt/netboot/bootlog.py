@@ -11,11 +11,11 @@ milestone          HTTP netboot                                     TFTP netboot
 =================  ===============================================  ==========================
 
 The steps of a deployment (`tasks.STEPS`, then ``environment`` from what was deployed) are reports too; their
-`Milestone` has a ``deployment``, a ``status`` and, if it failed, a ``reason``, which may be ``hopeless``.
+`Milestone` has a ``task``, a ``status`` and, if it failed, a ``reason``, and may be ``permanent``.
 
 The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail says how long
 it took (HTTP only). A VM asks for an address at least twice in a boot, by iPXE and by the minimal system:
-each is a line and so a `Milestone`; which one counts, the caller knows, who powered the VM on.
+each is a line and so a `Milestone`; which one counts depends on when the VM was powered on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from g5kvirt.inventory import VM
+from g5kvirt.netboot.task_id import TaskId
 
 __all__ = ["BootLog", "Milestone"]
 
@@ -47,9 +48,10 @@ class Milestone:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def deployment(self) -> str:
-        """The deployment that a report belongs to; empty for a boot's own milestones."""
-        return str(self.detail.get("deployment", ""))
+    def task(self) -> TaskId | None:
+        """The deployment and attempt that a report belongs to; None for a boot's own milestones."""
+        text = str(self.detail.get("deployment", ""))
+        return TaskId.parse(text) if text else None
 
     @property
     def status(self) -> Literal["ok", "failed"]:
@@ -62,8 +64,8 @@ class Milestone:
         return str(self.detail.get("reason") or "no reason given") if self.status == "failed" else ""
 
     @property
-    def hopeless(self) -> bool:
-        """Whether the VM said that another try would fail in the same way."""
+    def permanent(self) -> bool:
+        """Whether the VM reported that another try would fail in the same way."""
         return self.status == "failed" and self.detail.get("hopeless") == "1"
 
 
@@ -76,7 +78,7 @@ class BootLog:
         self._by_ip = {str(vm.ip): vm.name for vm in machines}
 
     def read(self, line: str) -> Milestone | None:
-        """The milestone that a line tells of; None if it tells of none, or of a VM that is not ours."""
+        """The milestone that a line shows; None if it shows none, or is about a VM that is not ours."""
         return self._access(line) if line.startswith("{") else self._dnsmasq(line)
 
     def _dnsmasq(self, line: str) -> Milestone | None:

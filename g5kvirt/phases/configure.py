@@ -1,4 +1,4 @@
-"""configure: hosts get their bridge and RAM disk and say what they are; service machines serve."""
+"""configure: hosts get their bridge and RAM disk and report their facts; service machines serve."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def configure(context: Context) -> Mapping[str, Any]:
     spec, journal = context.spec, context.journal
     cluster = cluster_state(spec, journal)
     with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
-        image = pool.submit(minimal.build, progress=_teller(context))
+        image = pool.submit(minimal.build, progress=_build_progress(context))
         limit = spec.timeouts.command
         installed = calls.install_agent(context.fanout, cluster.machines, timeout=limit)
         calls.require(journal, "configure", "agent", installed)
@@ -52,7 +52,7 @@ def configure(context: Context) -> Mapping[str, Any]:
     if spec.boot == "iso":
         files = [File(built.iso, ISO)]
         calls.send_files(context.fanout, journal, cluster.hosts, files, step="ipxe", timeout=limit)
-    serve(context, cluster, plan)
+    serve(context, cluster, plan, phase="configure")
     return {
         "services": {m.host.name: list(m.roles) for m in cluster.layout.machines},
         "network": cluster.layout.network,
@@ -84,18 +84,21 @@ def _last_moment(reservation: Reservation) -> float:
     return reservation.start + reservation.walltime - min(60.0, reservation.walltime / 10)
 
 
-def serve(context: Context, cluster: ClusterState, plan: services.Netboot, phase: str = "configure") -> None:
-    """Start the services, or hand those that run their new configuration. Raises PhaseError."""
+def serve(context: Context, cluster: ClusterState, plan: services.Netboot, *, phase: str) -> None:
+    """Start the services, or hand those that run their new configuration. Raises PhaseError.
+
+    ``phase``: the one that does so, for the journal and the error.
+    """
     documents = {m.host: protocol.document(*services.services(plan, m)) for m in cluster.layout.machines}
     limit = context.spec.timeouts.services
-    heard = calls.call_agents(context.fanout, documents, timeout=limit)
-    for h in heard:
-        for answer in h.answers:
-            service, name = answer.subject, h.host.name
-            context.journal.append(phase, service, "service", name, "start", t=h.result.start)
-            end = Event(phase, service, "service", name, "ok" if answer.ok else "failed", h.result.end)
+    replies = calls.call_agents(context.fanout, documents, timeout=limit)
+    for reply in replies:
+        for answer in reply.answers:
+            service, name = answer.subject, reply.host.name
+            context.journal.append(phase, service, "service", name, "start", t=reply.result.start)
+            end = Event(phase, service, "service", name, "ok" if answer.ok else "failed", reply.result.end)
             context.journal.extend([end if answer.ok else replace(end, detail={"reason": answer.reason})])
-    calls.require(context.journal, phase, "services", heard)
+    calls.require(context.journal, phase, "services", replies)
 
 
 def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
@@ -119,25 +122,25 @@ def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
             ),
         )
     limit = context.spec.timeouts.command
-    heard = calls.call_agents(context.fanout, documents, timeout=limit)
-    calls.require(context.journal, "configure", "prepare", heard)
-    # A machine that lacked something says anew what it is: without QEMU nobody knows about KVM.
-    newer = packages.install(context, {h.host: lacking for h in heard if (lacking := _lacking(h))})
-    for h in heard:
+    replies = calls.call_agents(context.fanout, documents, timeout=limit)
+    calls.require(context.journal, "configure", "prepare", replies)
+    # A machine that lacked something reports its facts anew: without QEMU it cannot tell about KVM.
+    newer = packages.install(context, {r.host: missing for r in replies if (missing := _missing(r))})
+    for reply in replies:
         # What became of each setting: the address tables' sizes, say, are "absent" in a network namespace.
-        settings = _said(h, "sysctls").detail["keys"]
-        _journal_facts(context, newer.get(h.host.name, h), settings)
-    return {h.host.name: _own_address(h) for h in heard}
+        settings = _answer(reply, "sysctls").detail["keys"]
+        _journal_facts(context, newer.get(reply.host.name, reply), settings)
+    return {reply.host.name: _own_address(reply) for reply in replies}
 
 
-def _lacking(heard: calls.AgentReply) -> dict[str, str]:
-    """The programs that a machine said it lacks, each with its package."""
-    return {p: packages.PACKAGES[p] for p in _said(heard, "facts").detail["missing"]}
+def _missing(reply: calls.AgentReply) -> dict[str, str]:
+    """The programs that a machine lacks, each with its package."""
+    return {p: packages.PACKAGES[p] for p in _answer(reply, "facts").detail["missing"]}
 
 
-def _said(heard: calls.AgentReply, what: str) -> protocol.Answer:
+def _answer(reply: calls.AgentReply, what: str) -> protocol.Answer:
     """A machine's answer to ``facts``, or about a part of ``prepare``."""
-    return next(a for a in heard.answers if what in (a.op, a.subject))
+    return next(a for a in reply.answers if what in (a.op, a.subject))
 
 
 def _ramdisk(context: Context, host: Host) -> int:
@@ -146,26 +149,26 @@ def _ramdisk(context: Context, host: Host) -> int:
     return (vms * (context.spec.vm.disk + 4) + 64) * MIB
 
 
-def _journal_facts(context: Context, heard: calls.AgentReply, settings: Mapping[str, str]) -> None:
-    """Write down what a machine said of itself."""
-    said = _said(heard, "facts")
-    facts = protocol.read_facts(said, heard.result.start, heard.result.end)
-    more = {key: said.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
-    told = {**asdict(facts), **more, "settings": settings}
-    context.journal.append("configure", "facts", "host", heard.host.name, "ok", **told)
+def _journal_facts(context: Context, reply: calls.AgentReply, settings: Mapping[str, str]) -> None:
+    """Record the facts that a machine reported."""
+    answer = _answer(reply, "facts")
+    facts = protocol.read_facts(answer, reply.result.start, reply.result.end)
+    more = {key: answer.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
+    detail = {**asdict(facts), **more, "settings": settings}
+    context.journal.append("configure", "facts", "host", reply.host.name, "ok", **detail)
 
 
-def _own_address(heard: calls.AgentReply) -> str:
+def _own_address(reply: calls.AgentReply) -> str:
     """The address that a machine had before it got one in the VM network."""
-    bridge = _said(heard, "bridge").detail
+    bridge = _answer(reply, "bridge").detail
     own = [IPv4Interface(a) for a in bridge.get("addresses", ()) if ":" not in a]
     return str(own[0].ip) if own else ""
 
 
-def _teller(context: Context) -> Callable[[str], None]:
+def _build_progress(context: Context) -> Callable[[str], None]:
     """Progress of the image's build as journal events."""
 
-    def tell(what: str) -> None:
+    def write(what: str) -> None:
         context.journal.append("configure", "build", "run", context.run.name, "ok", what=what)
 
-    return tell
+    return write

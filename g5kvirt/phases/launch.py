@@ -1,8 +1,8 @@
 """launch: the VMs are powered on, netboot into the minimal system and report in.
 
-One thread decides, with `Boots` as its memory: it hears of powered-on VMs from the host agents and of
-everything else from the logs of dnsmasq and nginx, which stream in from the service machines. So no VM
-is ever asked anything, and thousands of them cost no connection each.
+One thread decides, with a `BootTracker` as its memory: powered-on VMs are reported by the host agents and
+everything else is read from the logs of dnsmasq and nginx, which stream in from the service machines. So no
+VM is ever polled, and thousands of them cost no connection each.
 """
 
 from __future__ import annotations
@@ -20,65 +20,50 @@ from g5kvirt.errors import PhaseError, Stopped
 from g5kvirt.guests import consoles
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import MIB, VM, Host
-from g5kvirt.netboot.boot_tracker import Boot, Boots
+from g5kvirt.netboot.boot_time import boot_limit
+from g5kvirt.netboot.boot_tracker import Boot, BootTracker
 from g5kvirt.netboot.bootlog import BootLog, Milestone
-from g5kvirt.netboot.log_tail import Follower
+from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.phases.configure import ISO, boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
-from g5kvirt.planning.windows import boot_timeout, boot_window, interleave
+from g5kvirt.planning.windows import boot_window, interleave
 from g5kvirt.run import state
 from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["launch"]
 
-#: Seconds between two looks at the clock while nothing is heard.
+#: Seconds between two looks at the clock while nothing is reported.
 TICK = 0.25
 
-#: Seconds that the first power-on may have the machines for itself before the services hear of the VMs.
+#: Seconds that the first power-on may have the machines for itself before the services get the VMs' entries.
 HEAD_START = 0.5
 
 
 def launch(context: Context) -> Mapping[str, Any]:
-    """Boot every VM, or say at which step each one stopped and why.
+    """Boot every VM, or record at which step each one stopped and why.
 
     VMs that an earlier call brought up are left as they are. Single VMs never raise; raises PhaseError if
     not one came up.
     """
-    spec, journal = context.spec, context.journal
-    cluster = cluster_state(spec, journal)
+    journal = context.journal
+    cluster = cluster_state(context.spec, journal)
     vms = state.vms(journal)
     configured = state.detail(journal, "configure")
     assert configured is not None  # the order of the phases sees to it
     plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
-
     facts = [cluster.facts[h.name] for h in cluster.hosts]
-    cores = context.testbed.real_cores or sum(f.cores for f in facts)
-    kvm = all(f.kvm for f in facts)
-    guest = context.testbed.guest or ("kvm" if kvm else "tcg")
+    guest = context.testbed.guest or ("kvm" if all(f.kvm for f in facts) else "tcg")
     journal.append("launch", "guests", "run", context.run.name, "ok", guest=guest)
-
-    def patience(in_flight: int, attempt: int) -> float:
-        if spec.timeouts.boot is not None:
-            return spec.timeouts.boot
-        return boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt)
-
-    boots = Boots(
-        interleave(vms),
-        boot_window(spec.windows, facts, real_cores=context.testbed.real_cores),
-        patience,
-        spec.timeouts.boot_attempts,
-    )
-    for name in state.up(journal):
-        boots.already_up(name)
+    tracker = _tracker(context, cluster, vms)
     try:
-        _Launch(context, cluster, boots).run(lambda: serve(context, cluster, plan, phase="launch"))
-    except Stopped as stopped:  # unlike after Ctrl-C, no later call can go on with what is on its way
-        _end_all(context, boots, str(stopped))
+        _Launch(context, cluster, tracker).run(lambda: serve(context, cluster, plan, phase="launch"))
+    except Stopped as stopped:  # unlike after Ctrl-C, no later call can go on with what is under way
+        _fail_all(context, tracker, str(stopped))
         raise
-    up, failed = boots.count("up"), boots.count("failed")
+    up, failed = tracker.count("up"), tracker.count("failed")
     if up == 0:
-        first = next(b for b in boots.boots.values() if b.state == "failed")
+        first = next(b for b in tracker.boots.values() if b.state == "failed")
         raise PhaseError(
             f"none of {failed} VMs came up, first {first.vm.name} on {first.vm.host}: {first.reason}",
             phase="launch",
@@ -87,19 +72,33 @@ def launch(context: Context) -> Mapping[str, Any]:
     return {"up": up, "failed": failed}
 
 
-def _end_all(context: Context, boots: Boots, reason: str) -> None:
+def _tracker(context: Context, cluster: ClusterState, vms: Sequence[VM]) -> BootTracker:
+    """All VMs, those that an earlier call brought up among them."""
+    facts = [cluster.facts[h.name] for h in cluster.hosts]
+    tracker = BootTracker(
+        interleave(vms),
+        boot_window(context.spec.windows, facts, real_cores=context.testbed.real_cores),
+        boot_limit(context, cluster),
+        context.spec.timeouts.boot_attempts,
+    )
+    for name in state.up(context.journal):
+        tracker.already_up(name)
+    return tracker
+
+
+def _fail_all(context: Context, tracker: BootTracker, reason: str) -> None:
     """Every VM that is not up has failed where it is."""
     now = time.time()
     context.journal.extend(
         Event("launch", "launch", "vm", b.vm.name, "failed", now, b.attempt, {"at": b.at, "reason": reason})
-        for b in boots.boots.values()
+        for b in tracker.boots.values()
         if b.state not in ("up", "failed")
     )
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """One power-on that was asked for; the VM may be at its next attempt when the answer comes."""
+class _PowerOn:
+    """One requested power-on; the VM may be at its next attempt when the answer comes."""
 
     name: str
     mac: str
@@ -107,69 +106,72 @@ class _Ask:
 
 
 class _Launch:
-    """The loop of one launch, and what it has running."""
+    """The loop of one launch, and what it has running.
 
-    def __init__(self, context: Context, cluster: ClusterState, boots: Boots) -> None:
+    Threads never decide: they put what they have to report into the inbox, as a call that the loop makes.
+    """
+
+    def __init__(self, context: Context, cluster: ClusterState, tracker: BootTracker) -> None:
         self.context = context
         self.cluster = cluster
-        self.boots = boots
-        self.heard: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.tracker = tracker
+        self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.hosts = {h.name: h for h in cluster.hosts}
-        self.log = BootLog(boot.vm for boot in boots.boots.values())
-        self.early: dict[str, list[tuple[Milestone, float]]] = {}  # heard before the answer to a power-on
-        self.ending: list[Future[None]] = []  # what is still done about VMs that were given up
+        self.log = BootLog(boot.vm for boot in tracker.boots.values())
+        self.stopping: list[Future[None]] = []  # VMs that were given up
 
     def run(self, register: Callable[[], None]) -> None:
         """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards.
 
         ``register`` makes the VMs known to the services. The first power-on goes before it: a VM's firmware
-        takes longer until it asks for an address, and asks again.
+        takes longer until it requests an address, and repeats that.
         """
         with ExitStack() as stack:
             # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
             pool = ThreadPoolExecutor(max_workers=4)
             stack.callback(pool.shutdown, cancel_futures=True)
-            first = self._go_on(pool)
-            wait(first, timeout=HEAD_START)
+            wait(self._advance(pool), timeout=HEAD_START)
             registered = pool.submit(register)
-            followers = [
-                stack.enter_context(Follower(self.context, m, self._reader(m.host)))
-                for m in self.cluster.layout.machines
+            log_tails = [
+                stack.enter_context(
+                    LogTail(self.context.access, machine, self._reader(machine.host), phase="launch")
+                )
+                for machine in self.cluster.layout.machines
             ]
-            while not self.boots.finished:
+            while not self.tracker.finished:
                 if registered.done():
                     registered.result()  # raises what went wrong there
-                self._go_on(pool)
-                for follower in followers:
-                    follower.keep_alive()
-                self._listen()
+                self._advance(pool)
+                for log_tail in log_tails:
+                    log_tail.keep_alive()
+                self._process_inbox()
             registered.result()
-            for ending in self.ending:
-                ending.result()
+            for stopping in self.stopping:
+                stopping.result()
 
-    def _go_on(self, pool: ThreadPoolExecutor) -> list[Future[list[calls.AgentReply]]]:
-        """Give up on who is overdue, power on who may start now."""
+    def _advance(self, pool: ThreadPoolExecutor) -> list[Future[list[calls.AgentReply]]]:
+        """Give up VMs that are overdue, power on those that may start now."""
         now = time.time()
-        late = self.boots.overdue(now)
+        late = self.tracker.overdue(now)
         for boot in late:
-            self._say_again_or_failed(boot, now)
-        if dead := [boot for boot in late if boot.state == "failed"]:
-            self.ending.append(pool.submit(self._stop, [boot.vm for boot in dead]))
-        batch = self.boots.due(now)
+            self._record_setback(boot, now)
+        if dead := [boot.vm for boot in late if boot.state == "failed"]:
+            self.stopping.append(pool.submit(self._stop, dead))
+        batch = self.tracker.due(now)
         return [self._power_on(batch, pool, now)] if batch else []
 
-    def _listen(self) -> None:
-        """Wait for a word, then take all that are there."""
+    def _process_inbox(self) -> None:
+        """Wait for a report, then take all that are there."""
         try:
-            self.heard.get(timeout=TICK)()
+            self.inbox.get(timeout=TICK)()
             while True:
-                self.heard.get_nowait()()
+                self.inbox.get_nowait()()
         except queue.Empty:
             return
 
     def _stop(self, dead: Sequence[VM]) -> None:
-        """End VMs that are given up, which would take cores from the others; their last words are kept."""
-        consoles.fetch(self.context, "launch", "launch", dead, list(self.hosts.values()))
+        """End VMs that are given up, which would take cores from the others; keep their consoles."""
+        consoles.fetch(self.context, dead, list(self.hosts.values()), phase="launch")
         names: dict[Host, list[str]] = {}
         for vm in dead:
             names.setdefault(self.hosts[vm.host], []).append(vm.name)
@@ -181,24 +183,24 @@ class _Launch:
     def _power_on(
         self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float
     ) -> Future[list[calls.AgentReply]]:
-        by_host: dict[Host, list[_Ask]] = {}
+        by_host: dict[Host, list[_PowerOn]] = {}
         for boot in batch:
-            ask = _Ask(boot.vm.name, boot.vm.mac, boot.attempt)
-            by_host.setdefault(self.hosts[boot.vm.host], []).append(ask)
-            self._say(ask.name, ask.attempt, "power-on", "start", now)
+            request = _PowerOn(boot.vm.name, boot.vm.mac, boot.attempt)
+            by_host.setdefault(self.hosts[boot.vm.host], []).append(request)
+            self._record(request.name, request.attempt, "power-on", "start", now)
         documents = {host: self._document(host, own) for host, own in by_host.items()}
         fanout = self.context.fanout
         timeout = self.context.spec.timeouts.command
         future = pool.submit(calls.call_agents, fanout, documents, timeout=timeout)
-        future.add_done_callback(lambda f: self.heard.put(lambda: self._answered(f, by_host)))
+        future.add_done_callback(lambda f: self.inbox.put(lambda: self._powered_on(f.result(), by_host)))
         return future
 
-    def _document(self, host: Host, asked: Sequence[_Ask]) -> bytes:
+    def _document(self, host: Host, requests: Sequence[_PowerOn]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
         spec = self.context.spec
-        again = [ask.name for ask in asked if ask.attempt > 1]
-        order = protocol.start(
-            [protocol.vm(ask.name, ask.mac) for ask in asked],
+        again = [request.name for request in requests if request.attempt > 1]
+        start = protocol.start(
+            [protocol.vm(request.name, request.mac) for request in requests],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,
@@ -206,26 +208,33 @@ class _Launch:
             boot=spec.boot,
             iso=ISO if spec.boot == "iso" else None,
         )
-        return protocol.document(*([protocol.stop(again)] if again else []), order)
+        return protocol.document(*([protocol.stop(again)] if again else []), start)
 
-    def _answered(self, future: Future[list[calls.AgentReply]], asked: Mapping[Host, Sequence[_Ask]]) -> None:
-        for heard in future.result():
-            answers = {a.subject: a for a in heard.answers if a.op == "start"}
-            offset = self.cluster.facts[heard.host.name].clock_offset
-            for ask in asked[heard.host]:
-                answer = answers.get(ask.name)
+    def _powered_on(
+        self, replies: Sequence[calls.AgentReply], requests: Mapping[Host, Sequence[_PowerOn]]
+    ) -> None:
+        """Take in what the host agents answered."""
+        for reply in replies:
+            answers = {a.subject: a for a in reply.answers if a.op == "start"}
+            offset = self.cluster.facts[reply.host.name].clock_offset
+            for request in requests[reply.host]:
+                answer = answers.get(request.name)
                 if answer is not None and answer.ok:
-                    t = float(answer.detail["power_on"]) - offset
-                    self._say(ask.name, ask.attempt, "power-on", "ok", t)
-                    self.boots.powered_on(ask.name, ask.attempt, t)
-                    for seen, when in self.early.pop(ask.name, []):
-                        self._reached(seen, when)
+                    self._started(request, float(answer.detail["power_on"]) - offset)
                 else:
-                    now = time.time()
-                    reason = answer.reason if answer is not None else heard.reason or "no answer for it"
-                    self._say(ask.name, ask.attempt, "power-on", "failed", now, {"reason": reason})
-                    if boot := self.boots.refused(ask.name, ask.attempt, reason):
-                        self._say_again_or_failed(boot, now)
+                    reason = answer.reason if answer is not None else reply.reason or "no answer for it"
+                    self._refused(request, reason)
+
+    def _started(self, request: _PowerOn, t: float) -> None:
+        self._record(request.name, request.attempt, "power-on", "ok", t)
+        for reached in self.tracker.powered_on(request.name, request.attempt, t):
+            self._record(request.name, request.attempt, reached.step, "ok", reached.t, reached.detail)
+
+    def _refused(self, request: _PowerOn, reason: str) -> None:
+        now = time.time()
+        self._record(request.name, request.attempt, "power-on", "failed", now, {"reason": reason})
+        if boot := self.tracker.refused(request.name, request.attempt, reason):
+            self._record_setback(boot, now)
 
     # ---- milestones -------------------------------------------------------------------------------
 
@@ -234,23 +243,25 @@ class _Launch:
         offset = self.cluster.facts[machine.name].clock_offset
 
         def read(line: str) -> None:
-            if seen := self.log.read(line):
-                self.heard.put(lambda: self._reached(seen, seen.t - offset))
+            if milestone := self.log.read(line):
+                self.inbox.put(lambda: self._reached(milestone, milestone.t - offset))
 
         return read
 
-    def _reached(self, seen: Milestone, t: float) -> None:
-        if self.boots.reached(seen.vm, seen.step, t):
-            self._say(seen.vm, self.boots.boots[seen.vm].attempt, seen.step, "ok", t, seen.detail)
-        elif self.boots.boots[seen.vm].state in ("waiting", "starting"):
-            self.early.setdefault(seen.vm, []).append((seen, t))
+    def _reached(self, milestone: Milestone, t: float) -> None:
+        name, step = milestone.vm, milestone.step
+        if self.tracker.reached(name, step, t, milestone.detail):
+            self._record(name, self.tracker.boots[name].attempt, step, "ok", t, milestone.detail)
 
-    def _say_again_or_failed(self, boot: Boot, now: float) -> None:
+    # ---- the journal ------------------------------------------------------------------------------
+
+    def _record_setback(self, boot: Boot, now: float) -> None:
+        """A VM is tried again, or has failed."""
         status: Status = "failed" if boot.state == "failed" else "retry"
         detail = {"at": boot.at, "reason": boot.reason}
-        self._say(boot.vm.name, boot.attempt, "launch", status, now, detail)
+        self._record(boot.vm.name, boot.attempt, "launch", status, now, detail)
 
-    def _say(
+    def _record(
         self,
         name: str,
         attempt: int,

@@ -7,12 +7,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from g5kvirt.inventory import VM
-from g5kvirt.provisioners.kadeploy3.configuration import Cluster, Netboot, Server, nodes_of
+from g5kvirt.provisioners.kadeploy3.configuration import NetbootFiles, NodeCluster, Server, nodes_of
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden" / "kadeploy3"
 SERVER = Server(
     hostname="paradent-9.rennes.grid5000.fr",
-    netboot=Netboot("/var/lib/g5kvirt/www/kadeploy3", "10.158.0.1/kadeploy3"),
+    netboot=NetbootFiles("/var/lib/g5kvirt/www/kadeploy3", "10.158.0.1/kadeploy3"),
     password="0123456789abcdef0123456789abcdef",
 )
 
@@ -29,13 +29,13 @@ def vms(number: int, hosts: int = 3) -> list[VM]:
     return made
 
 
-def cluster(number: int = 4, hosts: int = 3) -> Cluster:
-    """A cluster of ``number`` VMs."""
-    return Cluster(nodes_of(vms(number, hosts)))
+def cluster(number: int = 4, hosts: int = 3) -> NodeCluster:
+    """So many VMs as a cluster."""
+    return NodeCluster(nodes_of(vms(number, hosts)))
 
 
-def addresses(of: Cluster) -> dict[str, str]:
-    """Addresses of the hosts of these VMs inside a VLAN."""
+def addresses(of: NodeCluster) -> dict[str, str]:
+    """Where the hosts of these VMs are reached, inside a VLAN."""
     return {node.vm.host: node.vm.host.replace(".", "-kavlan-14.", 1) for node in of.nodes}
 
 

@@ -14,15 +14,8 @@ from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import SlotWindow
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
-from g5kvirt.provisioners.builtin.workflow import (
-    Broadcast,
-    Check,
-    Order,
-    Reboot,
-    Word,
-    Workflow,
-    default_workflow,
-)
+from g5kvirt.provisioners.builtin.orders import BroadcastOrder, CheckOrder, Order, RebootOrder, Report
+from g5kvirt.provisioners.builtin.workflow import Workflow, default_workflow
 from g5kvirt.run.events import Event
 
 #: Seconds that each step takes a guest on average.
@@ -51,7 +44,7 @@ class Machines:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._said: list[tuple[float, int, Word]] = []
+        self._said: list[tuple[float, int, Report]] = []
         self._up: dict[str, float] = {}
 
     def clock(self) -> float:
@@ -65,21 +58,21 @@ class Machines:
         fails = step == where and times > 0
         if fails:
             self.bad[subject] = (where, times - 1, reason)
-        word = Word(subject, step, "failed" if fails else "ok", t, reason if fails else "", attempt, turn)
-        heapq.heappush(self._said, (t, len(self._said) + self._random.randrange(10**9), word))
+        report = Report(subject, step, "failed" if fails else "ok", t, reason if fails else "", attempt, turn)
+        heapq.heappush(self._said, (t, len(self._said) + self._random.randrange(10**9), report))
         return not fails
 
-    def carry_out(self, order: Order) -> None:
+    def execute(self, order: Order) -> None:
         """Note when each machine will say what."""
-        if isinstance(order, Broadcast):
+        if isinstance(order, BroadcastOrder):
             for number, host in enumerate(order.hosts):
                 self._say(host, order.step, self.now + self._after(BROADCAST) + number / 100, order.attempt)
             return
         for target in order.vms:
             name, attempt, t = target.vm.name, target.attempt, self.now
-            if isinstance(order, Check):
+            if isinstance(order, CheckOrder):
                 self._say(name, order.step, max(t, self._up.get(name, t)) + 0.1, attempt, target.turn)
-            elif isinstance(order, Reboot):
+            elif isinstance(order, RebootOrder):
                 t += self._after(REBOOT)
                 self._say(name, order.step, t, attempt)
                 if order.into == "minimal":
@@ -91,8 +84,8 @@ class Machines:
                         break
                 self._up[name] = t + self._after(READY)
 
-    def hear(self, timeout: float) -> Iterable[Word]:
-        """Let the clock go on to the next word, or by ``timeout``."""
+    def receive(self, timeout: float) -> Iterable[Report]:
+        """Let the clock go on to the next report, or by ``timeout``."""
         until = self.now + max(timeout, 0.001)
         if not self._said or self._said[0][0] > until:
             self.now = until

@@ -19,6 +19,7 @@ from g5kvirt.hostagent import protocol
 from g5kvirt.images import environments, minimal, tools
 from g5kvirt.netboot import services as nb
 from g5kvirt.netboot.bootlog import BootLog, Milestone
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.provisioners.builtin import tasks
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -44,11 +45,11 @@ class Bench:
         answers = self.lab.hosts[0].agent(protocol.start(own, memory=MEMORY, disk=DISK))
         assert [a.reason for a in answers if not a.ok] == []
 
-    def deploy(self, vm: str, deployment: str, **changes: object) -> tasks.Task:
+    def deploy(self, vm: str, deployment: str, **changes: object) -> tasks.TaskFile:
         """Hand the task to one VM."""
-        task = tasks.task_for(
+        task = tasks.task_file(
             self.image,
-            deployment=deployment,
+            task_id=TaskId(deployment, 1),
             url=f"{SERVER}/{self.image.sha256}",
             server=SERVER,
             authorized_keys=[self.key.with_suffix(".pub").read_text(encoding="ascii").strip()],
@@ -61,7 +62,7 @@ class Bench:
         """Step → what a VM reported of a deployment so far, from the whole log."""
         log = BootLog(self.lab.vms)
         seen = (log.read(line) for line in self.lab.service.read(nb.ACCESS_LOG).splitlines())
-        return {m.step: m for m in seen if m and m.vm == vm and m.deployment == deployment}
+        return {m.step: m for m in seen if m and m.vm == vm and m.task == TaskId(deployment, 1)}
 
     def until(self, vm: str, deployment: str, step: str) -> dict[str, Milestone]:
         """The reports when ``step`` is there, or one that failed."""
@@ -164,12 +165,12 @@ def too_large() -> bytes:
     return buffer.getvalue()
 
 
-def test_what_cannot_be_deployed_says_why_and_can_be_tried_again(bench: Bench) -> None:
+def test_failed_deployment_reports_why_and_can_be_repeated(bench: Bench) -> None:
     bench.deploy("vm-1", "small", least_disk=DISK + 1)
     seen = bench.until("vm-1", "small", "environment")
     assert list(seen) == ["partition"]
     assert seen["partition"].reason == "the disk is too small: it has 64 MB, mini needs 65 MB"
-    assert seen["partition"].hopeless
+    assert seen["partition"].permanent
 
     data = too_large()
     sha256 = hashlib.sha256(data).hexdigest()
@@ -178,18 +179,18 @@ def test_what_cannot_be_deployed_says_why_and_can_be_tried_again(bench: Bench) -
     seen = bench.until("vm-1", "large", "environment")
     assert [m.status for m in seen.values()] == ["ok", "ok", "failed"]
     assert "No space left on device" in seen["image"].reason
-    assert seen["image"].hopeless
+    assert seen["image"].permanent
 
     bench.deploy("vm-1", "absent", image=f"{SERVER}/absent")
     seen = bench.until("vm-1", "absent", "environment")
     assert "404" in seen["image"].reason
-    assert not seen["image"].hopeless
+    assert not seen["image"].permanent
 
     bench.deploy("vm-1", "corrupt", image=f"{SERVER}/tools", sha256="0" * 64, compression="gzip")
     seen = bench.until("vm-1", "corrupt", "environment")
     assert seen["image"].status == "failed"
     assert seen["image"].reason.endswith(f", not {'0' * 64}")
-    assert seen["image"].hopeless
+    assert seen["image"].permanent
     assert set(seen) == {"partition", "format", "image"}
 
 
@@ -203,7 +204,7 @@ def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:
     identity = bench.ready("vm-1")
     print(f"kexec: {time.time() - began:.1f} s, {lab.cpu()['vm-1'] - before:.1f} CPU s")
     print({step: round(m.t - began, 1) for step, m in seen.items()})
-    assert identity == tasks.Identity("mini", bench.image.sha256, "1", "/dev/vda1")
+    assert identity == tasks.Identity("mini", bench.image.sha256, TaskId("1", 1), "/dev/vda1")
     assert bench.ssh("vm-1", "cat /etc/hostname").stdout == "vm-1\n"
     bench.key.with_name("other").write_text("no key\n", encoding="ascii")
     assert bench.ssh("vm-1", "true", key=bench.key.with_name("other")).returncode == 255
@@ -217,7 +218,7 @@ def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:
     bench.profile("vm-1", "disk")
     seen = bench.until("vm-1", "2", "environment")
     assert list(seen) == [*tasks.STEPS, "environment"]
-    assert bench.ready("vm-1").deployment == "2"
+    assert bench.ready("vm-1").task == TaskId("2", 1)
     print(f"reset and reboot: {time.time() - began:.1f} s, {lab.cpu()['vm-1'] - before:.1f} CPU s")
     print({step: round(m.t - began, 1) for step, m in seen.items()})
     assert bench.ssh("vm-1", "ls /root").stdout == ""

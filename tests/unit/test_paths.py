@@ -28,6 +28,6 @@ def test_the_paths_of_before(
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     assert paths.cache() == Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "g5kvirt"
     assert paths.config() == config / "g5kvirt"
-    assert settings.file() == config / "g5kvirt" / "grid5000.yaml"
+    assert settings.settings_file() == config / "g5kvirt" / "grid5000.yaml"
     assert environments.user_directory() == config / "g5kvirt" / "environments"
     assert Path("/run/g5kvirt") == paths.RUNTIME

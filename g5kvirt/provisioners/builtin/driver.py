@@ -1,8 +1,8 @@
 """Carrying out what a deployment orders: power, task files, the broadcast, checks by ssh.
 
-The engine (`g5kvirt.provisioners.builtin`) decides; here every order becomes one call of a host agent, of
-nginx's host or of ssh for all its VMs at once, in a thread of a small pool, and what came of it becomes
-words. What VMs report of themselves comes in from nginx's log.
+The engine decides; here every order becomes one call of a host agent, of nginx's host or of ssh for all its
+VMs at once, in a thread of a small pool, and its results become reports. What VMs report themselves comes in
+from nginx's log.
 """
 
 from __future__ import annotations
@@ -12,50 +12,45 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
 
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
-from g5kvirt.guests.ssh import vm_access
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.images import environments
+from g5kvirt.images.environments import Image
 from g5kvirt.inventory import VM, Host
-from g5kvirt.netboot import services
-from g5kvirt.netboot.bootlog import BootLog
-from g5kvirt.netboot.log_tail import Follower
+from g5kvirt.netboot.bootlog import BootLog, Milestone
+from g5kvirt.netboot.log_tail import LogTail
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.planning.cluster import ClusterState
-from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provisioners.builtin import tasks
-from g5kvirt.provisioners.builtin.transport import IMAGES, Transport, image_servers
-from g5kvirt.provisioners.builtin.workflow import Broadcast, Check, Order, Reboot, Target, Task, Word
-from g5kvirt.remote import Fanout, File
+from g5kvirt.provisioners.builtin.orders import (
+    BroadcastOrder,
+    CheckOrder,
+    Order,
+    RebootOrder,
+    Report,
+    Target,
+    TaskOrder,
+    merged,
+)
+from g5kvirt.provisioners.builtin.task_server import TaskServer
+from g5kvirt.provisioners.builtin.transport import Transport
+from g5kvirt.provisioners.events import PHASE
+from g5kvirt.remote import Fanout
 
-__all__ = ["Deployer", "put_image"]
+__all__ = ["MachineDriver"]
 
-#: Words of VMs that are about a deployment; the others (dhcp, script, …) are about their boot.
-_HEARD = {*tasks.STEPS, "minimal-system", "environment"}
-
-
-def put_image(
-    context: Context, machines: Sequence[ServiceMachine], image: environments.Image, tools: File
-) -> None:
-    """Put the image on each site's head of the broadcast, and the deployment tools on every HTTP server."""
-    servers = [m.host for m in machines if "http" in m.roles]
-    heads = [m.host for m in image_servers(machines).values()]
-    path = f"{services.WWW}/{IMAGES}/{image.sha256}"
-    for hosts, file, step in ((heads, File(image.path, path), "image"), (servers, tools, "tools")):
-        limit = context.spec.timeouts.command
-        calls.send_files(
-            context.fanout, context.journal, hosts, [file], step=step, phase="measure", timeout=limit
-        )
+#: What VMs report about a deployment; the rest of the log (dhcp, script, …) is about their boot.
+_DEPLOYMENT_STEPS = {*tasks.STEPS, "minimal-system", "environment"}
 
 
-class Deployer:
-    """A `g5kvirt.provisioners.builtin.Driver` over the machines of a run; a context manager.
+class MachineDriver:
+    """A `g5kvirt.provisioners.builtin.loop.Driver` over the machines of a run; a context manager.
 
-    ``name`` is the deployment's id. Whatever it started (threads, streams, relays) has ended when it is left.
+    ``name`` is the deployment's id; ``guests`` reaches the deployed VMs by name. Whatever it started
+    (threads, streams, relays) has ended when it is left.
     """
 
     def __init__(
@@ -64,25 +59,26 @@ class Deployer:
         cluster: ClusterState,
         name: str,
         vms: Sequence[VM],
-        image: environments.Image,
+        image: Image,
         authorized_key: str,
+        guests: Fanout,
     ) -> None:
         self._context = context
         self._cluster = cluster
         self._name = name
-        self._vms = vms
         self._image = image
         self._key = authorized_key
-        self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
-        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._guests = guests
+        self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[TaskOrder] = queue.SimpleQueue()
         self._hosts = {host.name: host for host in cluster.hosts}
         self._log = BootLog(vms)
-        self._guests = Fanout(vm_access(context, vms), window=context.checks_at_once, tree_from=None)
-        self._transport = Transport(context, cluster, vms, image, self._words.put, self._order_task)
+        self._task_server = TaskServer(context, cluster)
+        self._transport = Transport(context, cluster, vms, image, self._reports.put, self._submit_task)
         self._stack = ExitStack()
-        self._followers: list[Follower] = []
+        self._log_tails: list[LogTail] = []
 
-    def __enter__(self) -> Deployer:
+    def __enter__(self) -> MachineDriver:
         self._pool = ThreadPoolExecutor(max_workers=6)
         # VMs get ready one by one, and each check waits for its VM: as many as their window lets in
         self._checks = ThreadPoolExecutor(max_workers=self._context.checks_at_once)
@@ -91,90 +87,80 @@ class Deployer:
             self._stack.callback(pool.shutdown, cancel_futures=True)
         for machine in self._cluster.layout.machines:
             if "http" in machine.roles:
-                follower = Follower(self._context, machine, self._reader(machine.host))
-                self._followers.append(self._stack.enter_context(follower))
+                log_tail = LogTail(self._context.access, machine, self._reader(machine.host), phase=PHASE)
+                self._log_tails.append(self._stack.enter_context(log_tail))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:  # else the pool would wait for the end of what nobody needs any more
+        if error is not None:  # else the pool would wait for what is no longer needed
             self._guests.give_up(reason_of(error))
             self._transport.stop()
         self._stack.close()
 
-    # ---- what the engine asks -----------------------------------------------------------------------
+    # ---- the driver's protocol ----------------------------------------------------------------------
 
-    def carry_out(self, order: Order) -> None:
-        """Start it in a thread; what goes wrong becomes words about everyone it was for."""
+    def execute(self, order: Order) -> None:
+        """Start it in a thread; an error becomes a report about everyone it was for."""
         match order:
-            case Reboot():
+            case RebootOrder():
                 self._pool.submit(self._try, self._reboot, order)
-            case Task():
-                self._order_task(order)
-            case Check():
+            case TaskOrder():
+                self._submit_task(order)
+            case CheckOrder():
                 self._checks.submit(self._try, self._check, order)
-            case Broadcast():
-                self._pool.submit(self._transport.carry, order)
+            case BroadcastOrder():
+                self._pool.submit(self._transport.execute, order)
 
-    def hear(self, timeout: float) -> Iterable[Word]:
-        """All words there are; waits for the first, at most ``timeout`` seconds."""
-        for follower in self._followers:
-            follower.keep_alive()
-        words = []
+    def receive(self, timeout: float) -> Iterable[Report]:
+        """All reports there are; waits for the first, at most ``timeout`` seconds."""
+        for log_tail in self._log_tails:
+            log_tail.keep_alive()
+        reports = []
         try:
-            words.append(self._words.get(timeout=max(timeout, 0.001)))
+            reports.append(self._reports.get(timeout=max(timeout, 0.001)))
             while True:
-                words.append(self._words.get_nowait())
+                reports.append(self._reports.get_nowait())
         except queue.Empty:
-            return words
+            return reports
 
-    # ---- words ----------------------------------------------------------------------------------------
+    # ---- reports ------------------------------------------------------------------------------------
 
     def _reader(self, machine: Host) -> Callable[[str], None]:
         offset = self._cluster.facts[machine.name].clock_offset
 
         def read(line: str) -> None:
-            seen = self._log.read(line)
-            if seen is None or seen.step not in _HEARD:
-                return
-            attempt = None
-            if seen.deployment:
-                name, _, number = seen.deployment.rpartition(".")
-                if name != self._name or not number.isdecimal():
-                    return  # of a deployment before this one
-                attempt = int(number)
-            elif seen.step != "minimal-system":
-                return
-            t, hopeless = seen.t - offset, seen.hopeless
-            word = Word(seen.vm, seen.step, seen.status, t, seen.reason, attempt, hopeless=hopeless)
-            self._words.put(word)
+            milestone = self._log.read(line)
+            report = _report(milestone, self._name, offset) if milestone is not None else None
+            if report is not None:
+                self._reports.put(report)
 
         return read
 
-    def _tell(self, target: Target, step: str, reason: str = "", *, turn: bool = False) -> None:
+    def _report(self, target: Target, step: str, reason: str = "", *, turn: bool = False) -> None:
         status: Literal["ok", "failed"] = "failed" if reason else "ok"
         number = target.turn if turn else None
-        self._words.put(Word(target.vm.name, step, status, time.time(), reason, target.attempt, number))
+        self._reports.put(Report(target.vm.name, step, status, time.time(), reason, target.attempt, number))
 
-    def _try(self, do: Callable[[Any], None], order: Reboot | Task | Check) -> None:
+    def _try(self, do: Callable[[Any], None], order: RebootOrder | TaskOrder | CheckOrder) -> None:
         try:
             do(order)
         except Exception as error:  # noqa: BLE001 - it becomes the reason of every VM that it was for
             for target in order.vms:
                 reason = f"{type(error).__name__}: {error}"
-                self._tell(target, order.step, reason, turn=isinstance(order, Check))
+                self._report(target, order.step, reason, turn=isinstance(order, CheckOrder))
 
-    # ---- power ----------------------------------------------------------------------------------------
+    # ---- power --------------------------------------------------------------------------------------
 
-    def _reboot(self, order: Reboot) -> None:
-        self._switch_profiles(order)
+    def _reboot(self, order: RebootOrder) -> None:
+        self._task_server.prepare_reboot(order)
         if order.kind == "soft":
-            # It answers before it goes, so that a guest that is gone is told from one that refuses.
+            # It answers before it goes, so that a guest that is gone differs from one that refuses.
             command = ["sh", "-c", "(sleep 1; reboot -f) >/dev/null 2>&1 & echo going"]
             results = self._guests.run([t.vm.name for t in order.vms], command, timeout=15)
             for target in order.vms:
-                self._tell(target, order.step, results[target.vm.name].reason)
+                self._report(target, order.step, results[target.vm.name].reason)
             return
         action = protocol.power("reset" if order.kind == "hard" else "cycle", [])
         by_host: dict[Host, list[Target]] = {}
@@ -185,113 +171,85 @@ class Deployer:
             for host, own in by_host.items()
         }
         timeout = self._context.spec.timeouts.command
-        for heard in calls.call_agents(self._context.fanout, documents, timeout=timeout, idempotent=False):
-            answers = {a.subject: a for a in heard.answers}
-            for target in by_host[heard.host]:
+        for reply in calls.call_agents(self._context.fanout, documents, timeout=timeout, idempotent=False):
+            answers = {a.subject: a for a in reply.answers}
+            for target in by_host[reply.host]:
                 answer = answers.get(target.vm.name)
-                reason = heard.reason or "no answer" if answer is None else answer.reason
-                self._tell(target, order.step, reason)
+                reason = reply.reason or "no answer" if answer is None else answer.reason
+                self._report(target, order.step, reason)
 
-    def _switch_profiles(self, order: Reboot) -> None:
-        """What VMs boot next, and no task that they would begin again. On their HTTP servers."""
-        for machine, own in self._by_server(order.vms):
-            files = [tasks.task_path(t.vm.name, services.WWW) for t in own]
-            if order.into == "disk":
-                self._put(machine, [self._from_disk(target.vm) for target in own])
-                self._remove(machine, files)
-            else:
-                self._remove(machine, [*(services.vm_script_path(t.vm) for t in own), *files])
+    # ---- tasks --------------------------------------------------------------------------------------
 
-    def _from_disk(self, vm: VM) -> File:
-        """The VM's own iPXE script with which it boots what is on its disk."""
-        address = self._cluster.layout.address("http", vm.site, vm.index)
-        script = services.ipxe_script(services.Netboot(self._cluster.layout, ()), address, profile="disk")
-        return File(script.encode(), services.vm_script_path(vm))
-
-    # ---- tasks ----------------------------------------------------------------------------------------
-
-    def _order_task(self, order: Task) -> None:
+    def _submit_task(self, order: TaskOrder) -> None:
         self._tasks.put(order)
         self._pool.submit(self._take_tasks)
 
     def _take_tasks(self) -> None:
         """All that wait, together: they come one by one, and each would cost its server a connection."""
-        waiting: dict[str, tuple[Task, Target]] = {}
+        waiting = []
         while not self._tasks.empty():
             with suppress(queue.Empty):  # another thread took it
-                order = self._tasks.get_nowait()
-                waiting |= {target.vm.name: (order, target) for target in order.vms}
-        groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[Task, Target]]] = {}
-        for order, target in waiting.values():  # of a VM that was started over meanwhile, its last task
-            groups.setdefault((order.step, tuple(order.variants.items())), []).append((order, target))
-        for group in groups.values():
-            self._try(self._task, replace(group[0][0], vms=tuple(target for _, target in group)))
+                waiting.append(self._tasks.get_nowait())
+        for order in merged(waiting):
+            self._try(self._put_tasks, order)
 
-    def _task(self, order: Task) -> None:
+    def _put_tasks(self, order: TaskOrder) -> None:
         order = self._transport.ready(order)
         variant = order.variants["BroadcastEnv"]
         boot = "reboot" if order.variants["BootNewEnv"] == "reboot" else "kexec"
         if again := {target.vm.host for target in order.vms if target.attempt > 1}:
-            self._transport.mend(variant, again)
-        for machine, own in self._by_server(order.vms):
-            files = []
-            for target in own:
-                address = self._cluster.layout.address("http", target.vm.site, target.vm.index)
-                task = tasks.task_for(
-                    self._image,
-                    deployment=f"{self._name}.{target.attempt}",
-                    url=self._transport.url(variant, self._hosts[target.vm.host]),
-                    server=f"http://{address}",
-                    authorized_keys=[self._key],
-                    boot=boot,
-                )
-                text = tasks.render(task).encode()
-                files.append(File(text, tasks.task_path(target.vm.name, services.WWW)))
-                if boot == "reboot":
-                    files.append(self._from_disk(target.vm))
-            self._put(machine, files)
+            self._transport.restart_lost_relays(variant, again)
+        given = []
+        for target in order.vms:
+            task = tasks.task_file(
+                self._image,
+                task_id=TaskId(self._name, target.attempt),
+                url=self._transport.url(variant, self._hosts[target.vm.host]),
+                server=self._task_server.url(target.vm),
+                authorized_keys=[self._key],
+                boot=boot,
+            )
+            given.append((target, task))
+        self._task_server.put_tasks(given)
 
-    def _by_server(self, targets: Sequence[Target]) -> list[tuple[ServiceMachine, list[Target]]]:
-        """The HTTP servers, each with the VMs that it serves."""
-        found: dict[str, tuple[ServiceMachine, list[Target]]] = {}
-        for target in targets:
-            machine = self._cluster.layout.server("http", target.vm.site, target.vm.index)
-            found.setdefault(machine.host.name, (machine, []))[1].append(target)
-        return list(found.values())
+    # ---- checks -------------------------------------------------------------------------------------
 
-    def _put(self, machine: ServiceMachine, files: Sequence[File]) -> None:
-        host = machine.host.address
-        result = self._context.fanout.put([host], files, timeout=self._context.spec.timeouts.command)[host]
-        if not result.ok:
-            raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {result.reason}")
-
-    def _remove(self, machine: ServiceMachine, paths: Sequence[str]) -> None:
-        host = machine.host.address
-        command = ["xargs", "-0", "rm", "-f", "--"]  # a window of VMs is more than a command's words may be
-        names = "\0".join(paths).encode()
-        timeout = self._context.spec.timeouts.command
-        fanout = self._context.fanout
-        result = fanout.run([host], command, stdin=names, timeout=timeout, idempotent=True)[host]
-        if not result.ok:
-            raise RuntimeError(f"{machine.host.name} did not remove the VMs' files: {result.reason}")
-
-    # ---- ready --------------------------------------------------------------------------------------------
-
-    def _check(self, order: Check) -> None:
-        """Ready is who answers ssh with this deployment's identity, from its disk."""
+    def _check(self, order: CheckOrder) -> None:
+        """A VM is ready if it answers ssh with this deployment's identity, from its disk."""
         names = [target.vm.name for target in order.vms]
         results = self._guests.run(names, ["sh", "-c", tasks.READY_COMMAND], timeout=20, idempotent=True)
         for target in order.vms:
             result = results[target.vm.name]
             reason = result.reason or self._not_ready(result.text)
-            self._tell(target, order.step, reason, turn=True)
+            self._report(target, order.step, reason, turn=True)
 
-    def _not_ready(self, said: str) -> str:
-        identity = tasks.read_ready(said)
+    def _not_ready(self, output: str) -> str:
+        identity = tasks.read_ready(output)
         if identity is None:
             return "it answers ssh, but not as a deployed environment"
-        if identity.deployment.rpartition(".")[0] != self._name or identity.sha256 != self._image.sha256:
-            return f"it runs another deployment, {identity.deployment} of {identity.environment}"
+        if identity.task.deployment != self._name or identity.sha256 != self._image.sha256:
+            return f"it runs another deployment, {identity.task} of {identity.environment}"
         if not identity.root.startswith("/dev/vd"):
             return f"its root is {identity.root}, not the disk"
         return ""
+
+
+def _report(milestone: Milestone, deployment: str, clock_offset: float) -> Report | None:
+    """The report about ``deployment`` that a line of the log is; None if it is about something else."""
+    task = milestone.task
+    if milestone.step not in _DEPLOYMENT_STEPS:
+        return None
+    if task is None:
+        if milestone.step != "minimal-system":
+            return None
+    elif task.deployment != deployment or not task.attempt:
+        return None  # of a deployment before this one
+    return Report(
+        milestone.vm,
+        milestone.step,
+        milestone.status,
+        milestone.t - clock_offset,
+        milestone.reason,
+        task.attempt if task is not None else None,
+        permanent=milestone.permanent,
+    )

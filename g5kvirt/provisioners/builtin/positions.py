@@ -1,132 +1,132 @@
-"""Where VMs stand: the places of a workflow, and who is in them."""
+"""The positions in a workflow, and how far each VM has come."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 from g5kvirt.inventory import VM
+from g5kvirt.provisioners.builtin.meter import Meter
 from g5kvirt.provisioners.builtin.workflow import (
     REBOOTS,
     MacroStep,
-    Meter,
     MicroStep,
     RebootKind,
     Variant,
     Workflow,
 )
+from g5kvirt.provisioners.outcome import OutcomeState
 
-__all__ = ["Route", "Spot", "State", "Track", "Way", "reboot_kind"]
-
-State = Literal["open", "deployed", "failed"]
+__all__ = ["Branch", "Position", "Positions", "VMProgress", "reboot_kind"]
 
 
-class Way:
+class Branch:
     """A variant in its place in the workflow."""
 
-    __slots__ = ("inside", "m", "macro", "spots", "v", "variant")
+    __slots__ = ("inside", "macro", "macro_index", "positions", "variant", "variant_index")
 
-    def __init__(self, m: int, v: int, macro: MacroStep, variant: Variant) -> None:
-        self.m, self.v, self.macro, self.variant = m, v, macro, variant
-        self.inside: OrderedDict[Track, float] = OrderedDict()  # since when, if the variant has a time-out
-        self.spots = [Spot(self, step) for step in variant.steps]
-        for spot, follower in zip(self.spots, self.spots[1:], strict=False):
-            spot.follower = follower
-        named = {spot.step.name: spot for spot in self.spots}
-        for spot in self.spots:
-            spot.again = spot if spot.step.act == "reboot" else named.get(spot.step.again_at)
+    def __init__(self, macro_index: int, variant_index: int, macro: MacroStep, variant: Variant) -> None:
+        self.macro_index, self.variant_index = macro_index, variant_index
+        self.macro, self.variant = macro, variant
+        self.inside: OrderedDict[VMProgress, float] = OrderedDict()  # since when, if there is a time-out
+        self.positions = [Position(self, step) for step in variant.steps]
+        for position, follower in zip(self.positions, self.positions[1:], strict=False):
+            position.follower = follower
+        named = {position.step.name: position for position in self.positions}
+        for position in self.positions:
+            is_reboot = position.step.act == "reboot"
+            position.restart = position if is_reboot else named.get(position.step.again_at)
 
 
-class Spot:
-    """A micro-step in its place, with its time-out."""
+class Position:
+    """A micro-step in its place in the workflow, with its time-out."""
 
-    __slots__ = ("again", "follower", "inside", "meter", "step", "way")
+    __slots__ = ("branch", "follower", "inside", "meter", "restart", "step")
 
-    def __init__(self, way: Way, step: MicroStep) -> None:
-        self.way, self.step = way, step
-        self.follower: Spot | None = None  # in the same variant
-        self.again: Spot | None = None  # the reboot to which a failure goes back
+    def __init__(self, branch: Branch, step: MicroStep) -> None:
+        self.branch, self.step = branch, step
+        self.follower: Position | None = None  # in the same variant
+        self.restart: Position | None = None  # the reboot to which a failure goes back
         self.meter = Meter(step.timeout)
-        self.inside: OrderedDict[Track, float] = OrderedDict()  # since when
+        self.inside: OrderedDict[VMProgress, float] = OrderedDict()  # since when
 
 
 @dataclass(slots=True, eq=False)
-class Track:
-    """One VM on its way."""
+class VMProgress:
+    """How far one VM has come."""
 
     vm: VM
     name: str
-    spot: Spot
-    fresh: bool  #: stands in its minimal system already
+    position: Position
+    fresh: bool  #: is in its minimal system already
     variants: tuple[int, ...]  #: of each macro-step
     tries: tuple[int, ...]  #: failed tries of the current variant of each macro-step
-    state: State = "open"
+    state: OutcomeState = "open"
     attempt: int = 1  #: every order of a kind is given once an attempt
     macro_attempt: int = 0  #: the attempt in which it entered its macro-step
-    t0: float = 0.0  #: when its step began
-    since: float = 0.0  #: when its last reboot was ordered
-    heard_at: float = 0.0
-    ordered: bool = False  #: the order that its words answer was given
-    rank: int = 0  #: the gentlest reboot that is still worth a try
-    chosen: int = -1  #: the rank of the last one
-    tried: int = 0  #: how often that failed
+    step_start: float = 0.0
+    attempt_start: float = 0.0  #: when its attempt began, or its last reboot was ordered
+    last_report_time: float = 0.0
+    order_given: bool = False  #: the order that its reports answer
+    min_rank: int = 0  #: the gentlest reboot that is still worth a try
+    last_rank: int = -1  #: of its last reboot
+    reboot_failures: int = 0  #: of reboots of that rank
     turn: int = 0  #: of checks
     timer: int = 0  #: the number of the only timer that counts; 0: none
-    final: bool = False  #: overdue, but its check is still to come
-    said: str = ""
+    final_check: bool = False  #: overdue, but its check is still to come
+    last_report: str = ""
     reason: str = ""
 
 
-class Route:
-    """All places of a workflow."""
+class Positions:
+    """All positions of a workflow."""
 
     def __init__(self, workflow: Workflow) -> None:
         self.workflow = workflow
         self.macros = [
-            [Way(m, v, macro, variant) for v, variant in enumerate(macro.variants)]
+            [Branch(m, v, macro, variant) for v, variant in enumerate(macro.variants)]
             for m, macro in enumerate(workflow.macros)
         ]
-        self.ways = [way for ways in self.macros for way in ways]
-        self.spots = [spot for way in self.ways for spot in way.spots]
-        words = [spot.step for spot in self.spots if spot.step.act in ("word", "task")]
+        self.branches = [branch for branches in self.macros for branch in branches]
+        self.all = [position for branch in self.branches for position in branch.positions]
+        reported = [position.step for position in self.all if position.step.act in ("report", "task")]
         #: the steps in which a VM reports its minimal system, and those that its task reports
-        self.minimal = frozenset(step.name for step in words if step.prepares and step.act == "word")
-        self.guest = frozenset(step.name for step in words) - self.minimal
+        self.minimal = frozenset(step.name for step in reported if step.prepares and step.act == "report")
+        self.guest = frozenset(step.name for step in reported) - self.minimal
 
-    def tracks(self, vms: Collection[VM], fresh: Collection[str]) -> dict[str, Track]:
+    def at_start(self, vms: Collection[VM], fresh: Collection[str]) -> dict[str, VMProgress]:
         """Every VM at the beginning. Raises ValueError if two have the same name."""
-        first, zeros, known = self.macros[0][0].spots[0], (0,) * len(self.macros), frozenset(fresh)
-        found = {vm.name: Track(vm, vm.name, first, vm.name in known, zeros, zeros) for vm in vms}
+        first, zeros, known = self.macros[0][0].positions[0], (0,) * len(self.macros), frozenset(fresh)
+        found = {vm.name: VMProgress(vm, vm.name, first, vm.name in known, zeros, zeros) for vm in vms}
         if len(found) < len(vms):
             raise ValueError("two VMs have the same name")
         return found
 
-    def first(self, m: int, track: Track) -> Spot:
-        """The first step of the variant that a VM has come to in macro-step ``m``."""
-        return self.macros[m][track.variants[m]].spots[0]
+    def first(self, macro_index: int, progress: VMProgress) -> Position:
+        """The first step of the variant that a VM has come to in a macro-step."""
+        return self.macros[macro_index][progress.variants[macro_index]].positions[0]
 
-    def after(self, spot: Spot, track: Track) -> Spot | None:
+    def after(self, position: Position, progress: VMProgress) -> Position | None:
         """The step after this one; None at the end."""
-        if spot.follower is not None:
-            return spot.follower
-        m = spot.way.m + 1
-        return self.first(m, track) if m < len(self.macros) else None
+        if position.follower is not None:
+            return position.follower
+        following = position.branch.macro_index + 1
+        return self.first(following, progress) if following < len(self.macros) else None
 
-    def ahead(self, track: Track, name: str) -> Spot | None:
-        """The later step that a word tells of, if nothing before it needs an order."""
-        spot = self.after(track.spot, track)
-        while spot is not None and spot.step.act not in ("reboot", "task"):
-            if spot.step.act == "check":
-                return spot if spot.step.hint == name else None
-            if spot.step.name == name:
-                return spot
-            spot = self.after(spot, track)
+    def ahead(self, progress: VMProgress, name: str) -> Position | None:
+        """The later step that a report is about, if nothing before it needs an order."""
+        position = self.after(progress.position, progress)
+        while position is not None and position.step.act not in ("reboot", "task"):
+            if position.step.act == "check":
+                return position if position.step.hint == name else None
+            if position.step.name == name:
+                return position
+            position = self.after(position, progress)
         return None
 
 
-def reboot_kind(step: MicroStep, rank: int) -> RebootKind:
-    """The gentlest reboot of a step that is at least of ``rank``, or its surest."""
-    worth = (kind for kind in step.alternatives if REBOOTS.index(kind) >= rank)
+def reboot_kind(step: MicroStep, min_rank: int) -> RebootKind:
+    """The gentlest reboot of a step that is at least of ``min_rank``, or its surest."""
+    worth = (kind for kind in step.alternatives if REBOOTS.index(kind) >= min_rank)
     return next(worth, step.alternatives[-1])

@@ -5,62 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from g5kvirt.provisioners.builtin.hosts import Part
-from g5kvirt.provisioners.builtin.positions import State, Track
-from g5kvirt.provisioners.events import DeploymentEvents
+from g5kvirt.provisioners.builtin.host_broadcasts import HostBroadcast
+from g5kvirt.provisioners.builtin.positions import VMProgress
+from g5kvirt.provisioners.events import PHASE, DeploymentEvents
+from g5kvirt.provisioners.outcome import OutcomeState
 from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import Status
 
-__all__ = ["Account"]
+__all__ = ["Recorder"]
 
 
-class Account(DeploymentEvents):
-    """The books of one deployment."""
+class Recorder(DeploymentEvents):
+    """Records one deployment of ``size`` VMs."""
 
-    def __init__(self, deployment: str, asked: int) -> None:
+    def __init__(self, deployment: str, size: int) -> None:
         super().__init__(deployment)
-        self.counts: dict[State, int] = {"open": asked, "deployed": 0, "failed": 0}
-        self._asked = asked
+        self.counts: dict[OutcomeState, int] = {"open": size, "deployed": 0, "failed": 0}
+        self._size = size
 
-    def begin(self, now: float, about: Mapping[str, Any]) -> None:
+    def start(self, now: float, about: Mapping[str, Any]) -> None:
         """The deployment begins."""
-        self._begun(now, self._asked, about)
-        if not self._asked:
-            self._all_ended(now, 0, 0)
+        self._start_deployment(now, self._size, about)
+        if not self._size:
+            self._end_deployment(now, 0, 0)
 
-    def step(self, track: Track, status: Status, t: float, **more: Any) -> None:
+    def step(self, progress: VMProgress, status: Status, t: float, **more: Any) -> None:
         """A micro-step of a VM is over; ``seconds``: how long it took, waits for a window left out."""
-        detail = {"deployment": self.name, "seconds": round(t - track.t0, 6)}
+        detail = {"deployment": self.name, "seconds": round(t - progress.step_start, 6)}
         if more:
             detail |= more
-        name = track.spot.step.name
-        self._news.append(Event("measure", name, "vm", track.name, status, t, track.attempt, detail))
+        name = progress.position.step.name
+        self._events.append(Event(PHASE, name, "vm", progress.name, status, t, progress.attempt, detail))
 
-    def macro(self, track: Track, status: Status, t: float, reason: str = "") -> None:
+    def macro(self, progress: VMProgress, status: Status, t: float, reason: str = "") -> None:
         """A macro-step of a VM begins or is over."""
-        way = track.spot.way
-        detail = {"deployment": self.name, "variant": way.variant.name}
+        branch = progress.position.branch
+        detail = {"deployment": self.name, "variant": branch.variant.name}
         if reason:
             detail["reason"] = reason
-        name, attempt = way.macro.name, track.macro_attempt
-        self._news.append(Event("measure", name, "vm", track.name, status, t, attempt, detail))
+        name, attempt = branch.macro.name, progress.macro_attempt
+        self._events.append(Event(PHASE, name, "vm", progress.name, status, t, attempt, detail))
 
-    def host(self, part: Part, status: Status, t: float, reason: str = "") -> None:
+    def host(self, broadcast: HostBroadcast, status: Status, t: float, reason: str = "") -> None:
         """A broadcast to a host begins or is over."""
-        more = {"variant": part.spot.way.variant.name} | ({"reason": reason} if reason else {})
-        self._event(part.spot.step.name, "host", part.name, status, t, part.attempt, more)
+        position = broadcast.position
+        more = {"variant": position.branch.variant.name} | ({"reason": reason} if reason else {})
+        self._event(position.step.name, "host", broadcast.host, status, t, broadcast.attempt, more)
 
     def end(
-        self, track: Track, state: Literal["deployed", "failed"], t: float, now: float, reason: str
+        self, progress: VMProgress, state: Literal["deployed", "failed"], t: float, now: float, reason: str
     ) -> None:
         """A VM is done; with the last one, so is the deployment."""
-        track.state, track.reason = state, reason
+        progress.state, progress.reason = state, reason
         self.counts["open"] -= 1
         self.counts[state] += 1
-        detail: dict[str, Any] = {"said": track.said}
+        detail: dict[str, Any] = {"said": progress.last_report}
         if state == "failed":
-            spot = track.spot
-            detail |= {"macro": spot.way.macro.name, "at": spot.step.name, "reason": reason}
-        self._vm_ended(track.name, state, t, track.attempt, detail)
+            position = progress.position
+            detail |= {"macro": position.branch.macro.name, "at": position.step.name, "reason": reason}
+        self._end_vm(progress.name, state, t, progress.attempt, detail)
         if not self.counts["open"]:
-            self._all_ended(now, self.counts["deployed"], self.counts["failed"])
+            self._end_deployment(now, self.counts["deployed"], self.counts["failed"])

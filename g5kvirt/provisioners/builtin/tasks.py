@@ -4,9 +4,9 @@ The file only sets variables; the procedure is `guest/deploy`, in the archive of
 
 - the server puts the file at ``WWW/task/VM-NAME`` (`task_path`) and the tools at ``WWW/tools``;
 - the agent looks there every few seconds; a file whose first line it has done already (in this boot) is left
-  alone, so a new deployment needs a new id;
+  alone, so every attempt of every deployment has an id of its own (`TaskId`);
 - each of `STEPS` is reported by ``GET /report?step=…&deployment=…&status=ok`` or ``…status=failed&reason=…``,
-  after which nothing follows, with ``hopeless=1`` if another try would end in the same way; ``boot`` is
+  after which nothing follows, with ``hopeless=1`` if the failure is permanent; ``boot`` is
   reported just before the minimal system leaves;
 - ``boot="kexec"`` starts the kernel at once. ``boot="reboot"`` resets the VM, which netboots: its own iPXE
   script (`netboot.vm_script_path`) must be ``netboot.ipxe_script(…, profile="disk")`` before ``boot`` is
@@ -32,16 +32,17 @@ import jinja2
 
 from g5kvirt.images.descriptions import ARGUMENTS, COMPRESSIONS, FILE, FILESYSTEMS, NAME, SHA256
 from g5kvirt.images.environments import Image
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.spec.fields import check_fields, checked_by, choice, text, whole, wrong
 
 __all__ = [
     "READY_COMMAND",
     "STEPS",
-    "DeploymentTask",
     "Identity",
+    "TaskFile",
     "read_ready",
     "render",
-    "task_for",
+    "task_file",
     "task_path",
 ]
 
@@ -56,6 +57,13 @@ _ID = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits and . _ 
 _URL = (r"http://[\x21-\x7e]+", "an http:// URL without spaces")
 
 
+def _task_id(name: str, value: object) -> TaskId:
+    if not isinstance(value, TaskId):
+        wrong(name, "the id of a task", value)
+    text(name, str(value), *_ID)
+    return value
+
+
 def _public_keys(name: str, value: object) -> tuple[str, ...]:
     lines = value if isinstance(value, tuple) else ()
     if not lines or not all(isinstance(k, str) and re.fullmatch(r"[^\x00-\x1f\x7f]+", k) for k in lines):
@@ -64,10 +72,10 @@ def _public_keys(name: str, value: object) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class DeploymentTask:
+class TaskFile:
     """One deployment of one environment on one VM. Raises SpecError for a value that cannot be right."""
 
-    deployment: str = field(metadata=checked_by(text, *_ID))  #: its id
+    id: TaskId = field(metadata=checked_by(_task_id))
     environment: str = field(metadata=checked_by(text, *NAME))  #: the environment's name
     #: the image's address on the VM's own host
     image: str = field(metadata=checked_by(text, *_URL))
@@ -98,15 +106,15 @@ class DeploymentTask:
         check_fields(self, "task")
 
 
-def task_for(
-    image: Image, *, deployment: str, url: str, server: str, authorized_keys: Iterable[str], **more: Any
-) -> DeploymentTask:
+def task_file(
+    image: Image, *, task_id: TaskId, url: str, server: str, authorized_keys: Iterable[str], **more: Any
+) -> TaskFile:
     """The deployment of ``image``, which the VM fetches from ``url``; ``more`` are further fields."""
     environment = image.environment
     # ext4's tables, the boot loader and the last block of every file come on top
     least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
-    return DeploymentTask(
-        deployment=deployment,
+    return TaskFile(
+        id=task_id,
         environment=environment.name,
         image=url,
         sha256=image.sha256,
@@ -124,18 +132,18 @@ def task_for(
 
 @dataclass(frozen=True)
 class Identity:
-    """What a deployed VM says of itself."""
+    """What a deployed VM is."""
 
     environment: str
     sha256: str
-    deployment: str
+    task: TaskId  #: that deployed it
     root: str  #: the device of its root file system
 
 
-def render(task: DeploymentTask) -> str:
+def render(task: TaskFile) -> str:
     """The task file of one VM."""
     values = {
-        "deployment": task.deployment,
+        "deployment": str(task.id),
         "environment": task.environment,
         "image": task.image,
         "sha256": task.sha256,
@@ -153,7 +161,7 @@ def render(task: DeploymentTask) -> str:
         "patience": str(task.patience),
     }
     quoted: Mapping[str, str] = {name: shlex.quote(value) for name, value in values.items()}
-    return _template().render(id=task.deployment, values=quoted)
+    return _template().render(id=task.id, values=quoted)
 
 
 def task_path(vm: str, www: str) -> str:
@@ -162,7 +170,7 @@ def task_path(vm: str, www: str) -> str:
 
 
 def read_ready(output: str) -> Identity | None:
-    """What `READY_COMMAND` printed; None if this is no deployed environment."""
+    """Read what `READY_COMMAND` printed; None if this is not a deployed environment."""
     values: dict[str, str] = {}
     root = ""
     for line in output.splitlines():
@@ -174,7 +182,7 @@ def read_ready(output: str) -> Identity | None:
             values[key] = value.strip()
     if not root or not {"name", "sha256", "deployment"} <= values.keys():
         return None
-    return Identity(values["name"], values["sha256"], values["deployment"], root)
+    return Identity(values["name"], values["sha256"], TaskId.parse(values["deployment"]), root)
 
 
 @cache

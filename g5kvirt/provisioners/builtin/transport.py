@@ -12,34 +12,24 @@ from g5kvirt.broadcast import chain, relays
 from g5kvirt.broadcast.reports import Progress
 from g5kvirt.context import Context
 from g5kvirt.hostagent import protocol
-from g5kvirt.images import environments
+from g5kvirt.images.environments import Image
 from g5kvirt.inventory import VM, Host
 from g5kvirt.planning.cluster import ClusterState
-from g5kvirt.planning.services import ServiceMachine
-from g5kvirt.provisioners.builtin.workflow import Broadcast, Task, Word
+from g5kvirt.provisioners.builtin.orders import BroadcastOrder, Report, TaskOrder, merged
+from g5kvirt.provisioners.transfer import image_servers
 from g5kvirt.remote import Fanout
 
-__all__ = ["IMAGES", "Transport", "image_servers"]
+__all__ = ["IMAGES", "Transport"]
 
 IMAGES = "images"  #: below nginx's root
 TIMEOUT = 900.0  #: seconds for a host to get the image; the engine gives it up earlier by what it measures
 
 
-def image_servers(machines: Sequence[ServiceMachine]) -> dict[str, ServiceMachine]:
-    """Site → the service machine there that has the image, for every site that has one; the first is the
-    head of the whole broadcast. Of several HTTP servers of a site it is one: its hosts make a chain."""
-    found: dict[str, ServiceMachine] = {}
-    for machine in machines:
-        if "http" in machine.roles and machine.host.site in machine.addresses:
-            found.setdefault(machine.host.site, machine)
-    return found
-
-
 class Transport:
-    """Plans each kind of broadcast once, carries it out, says by ``tell`` how it ended for each host.
+    """Plans each kind of broadcast once and carries it out; ``report`` gets how it ended for each host.
 
     A chain and plain HTTP hand the image on while it arrives. A tree has it on a host only as a whole, so the
-    tasks of the host's VMs are kept until then: `ready` sorts them out, and ``let_go`` gets what was kept.
+    tasks of the host's VMs are kept until then: `ready` sorts them out, and ``release`` gets what was kept.
     """
 
     def __init__(
@@ -47,20 +37,20 @@ class Transport:
         context: Context,
         cluster: ClusterState,
         vms: Sequence[VM],
-        image: environments.Image,
-        tell: Callable[[Word], object],
-        let_go: Callable[[Task], object],
+        image: Image,
+        report: Callable[[Report], object],
+        release: Callable[[TaskOrder], object],
     ) -> None:
         self._context = context
         self._cluster = cluster
         self._used = {vm.host for vm in vms}
         self._image = image
-        self._tell = tell
-        self._let_go = let_go
+        self._report = report
+        self._release = release
         self._lock = threading.Lock()
         self._plans: dict[str, chain.Plan] = {}
-        self._over: set[tuple[str, str]] = set()  # (variant, host): nothing more will come of it
-        self._kept: dict[tuple[str, str], list[Task]] = {}
+        self._over: set[tuple[str, str]] = set()  # (variant, host): the image is there, or will not be
+        self._kept: dict[tuple[str, str], list[TaskOrder]] = {}
 
     def url(self, variant: str, host: Host) -> str:
         """Where the VMs of a host find the image."""
@@ -90,49 +80,49 @@ class Transport:
         )
         return chain.http(plan) if variant == "http" else plan
 
-    # ---- carrying it ----------------------------------------------------------------------------------
+    # ---- the broadcast ----------------------------------------------------------------------------------
 
-    def carry(self, order: Broadcast) -> None:
-        """Bring the image to the hosts of ``order``; tells of each, whatever happens, and never raises."""
+    def execute(self, order: BroadcastOrder) -> None:
+        """Bring the image to the hosts of ``order``; reports each, whatever happens, and never raises."""
         open_hosts = set(order.hosts)
 
-        def told(host: str, reason: str) -> None:
+        def report(host: str, reason: str) -> None:
             if host in open_hosts:
                 open_hosts.discard(host)
                 status: Literal["ok", "failed"] = "failed" if reason else "ok"
-                self._tell(Word(host, order.step, status, time.time(), reason, order.attempt))
+                self._report(Report(host, order.step, status, time.time(), reason, order.attempt))
                 self._end(order.variant, host)
 
         try:
-            self._carry(order, told)
+            self._broadcast(order, report)
         except Exception as error:  # noqa: BLE001 - it becomes the reason of every host that waits for it
             for host in order.hosts:
-                told(host, f"{type(error).__name__}: {error}")
+                report(host, f"{type(error).__name__}: {error}")
 
-    def _carry(self, order: Broadcast, told: Callable[[str, str], None]) -> None:
+    def _broadcast(self, order: BroadcastOrder, report: Callable[[str, str], None]) -> None:
         fanout = self._context.fanout
         plan = self._plan(order.variant)
         wanted = set(order.hosts)
         plan = replace(plan, stops=tuple(stop for stop in plan.stops if stop.host.name in wanted))
 
-        def heard(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             if progress.ended:
-                told(progress.host, "" if progress.ok else progress.reason)
+                report(progress.host, "" if progress.ok else progress.reason)
 
         if order.variant == "tree":
             with self._lock:  # again, after it failed: VMs must wait again
                 self._over -= {(order.variant, host) for host in wanted}
         plan, lost = self._start(plan, order.variant)
         for host in wanted - {stop.host.name for stop in plan.stops}:
-            told(host, lost[host])
+            report(host, lost[host])
         if not plan.stops:
             return
-        results = relays.collect(fanout, plan, timeout=TIMEOUT, failed=lost, on_progress=heard)
+        results = relays.collect(fanout, plan, timeout=TIMEOUT, failed=lost, on_progress=on_progress)
         for progress in results.values():
-            heard(progress)
+            on_progress(progress)
 
     def _start(self, plan: chain.Plan, variant: str) -> tuple[chain.Plan, dict[str, str]]:
-        """Start the relays: the plan with the hosts that can be heard, and why others have none."""
+        """Start the relays: the plan with the hosts that got one, and why others have none."""
         fanout = self._context.fanout
         lost: dict[str, str] = {}
         if variant == "tree":
@@ -141,10 +131,10 @@ class Transport:
             plan, lost = relays.copy_by_tree(tree, plan, self._image.path, timeout=TIMEOUT)
         return plan, lost | (relays.start(fanout, plan) if plan.stops else {})
 
-    def mend(self, variant: str, hosts: Collection[str]) -> None:
+    def restart_lost_relays(self, variant: str, hosts: Collection[str]) -> None:
         """Start the relays again that are gone although all was well: killed, and their host agent too.
 
-        For VMs that are to begin again. What still fails, these VMs will say.
+        For VMs that are to begin again. What still fails, these VMs will report.
         """
         plan = self._plan(variant)
         stops = {stop.host.address: stop for stop in plan.stops if stop.host.name in hosts}
@@ -171,7 +161,7 @@ class Transport:
 
     # ---- tasks that must wait ---------------------------------------------------------------------------
 
-    def ready(self, task: Task) -> Task:
+    def ready(self, task: TaskOrder) -> TaskOrder:
         """The part of ``task`` for VMs that may begin now; the rest is kept until their hosts are ready."""
         variant = task.variants["BroadcastEnv"]
         if variant != "tree":
@@ -190,10 +180,5 @@ class Transport:
         with self._lock:
             self._over.add((variant, host))
             kept = self._kept.pop((variant, host), [])
-        # Of a VM that was started over meanwhile, the last task counts.
-        last = {target.vm.name: task for task in kept for target in task.vms}
-        groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Task]] = {}
-        for task in last.values():
-            groups.setdefault((task.step, tuple(task.variants.items())), []).append(task)
-        for group in groups.values():
-            self._let_go(replace(group[0], vms=tuple(target for task in group for target in task.vms)))
+        for order in merged(kept):
+            self._release(order)

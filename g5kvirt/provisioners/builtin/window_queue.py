@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from g5kvirt.planning.windows import Window
-from g5kvirt.provisioners.builtin.positions import Track
+from g5kvirt.provisioners.builtin.positions import VMProgress
 
-__all__ = ["Queue"]
+__all__ = ["WindowQueue"]
 
 
-class Queue:
-    """VMs that wait for a window, in their order. Whoever may go holds a slot until it leaves."""
+class WindowQueue:
+    """VMs that wait for a window, in their order. A VM that may go holds a slot until it leaves."""
 
     def __init__(self, window: Window) -> None:
-        self.again: float | None = None  #: when to ask again, if nothing happens before
+        self.next_time: float | None = None  #: when more may go, if nothing happens before
         self._window = window
         self._last: float | None = None
-        self._line: OrderedDict[Track, None] = OrderedDict()
-        self._inside: set[Track] = set()
+        self._line: OrderedDict[VMProgress, None] = OrderedDict()
+        self._inside: set[VMProgress] = set()
 
     @property
     def waiting(self) -> int:
@@ -30,27 +30,27 @@ class Queue:
         """How many hold a slot."""
         return len(self._inside)
 
-    def waits(self, track: Track) -> bool:
+    def waits(self, progress: VMProgress) -> bool:
         """Whether it has not gone yet."""
-        return track in self._line
+        return progress in self._line
 
-    def holds(self, track: Track) -> bool:
+    def holds(self, progress: VMProgress) -> bool:
         """Whether it has a slot."""
-        return track in self._inside
+        return progress in self._inside
 
-    def put(self, track: Track) -> None:
+    def put(self, progress: VMProgress) -> None:
         """At the end of the line."""
-        self._line[track] = None
+        self._line[progress] = None
 
-    def leave(self, track: Track) -> None:
+    def leave(self, progress: VMProgress) -> None:
         """Wherever it is: out of the line, or its slot is free again."""
-        self._line.pop(track, None)
-        self._inside.discard(track)
+        self._line.pop(progress, None)
+        self._inside.discard(progress)
 
-    def take(self, now: float) -> list[Track]:
-        """Those who may go now; each holds a slot."""
+    def take(self, now: float) -> list[VMProgress]:
+        """Those that may go now; each holds a slot."""
         decision = self._window.decide(now, waiting=self.waiting, in_flight=self.held, last=self._last)
-        self.again = decision.wake_at
+        self.next_time = decision.wake_at
         batch = [self._line.popitem(last=False)[0] for _ in range(decision.start)]
         if batch:
             self._inside.update(batch)

@@ -1,19 +1,13 @@
-"""A Kadeploy3 server of one's own for the VMs of a run; `provisioner` raises and drives it. ::
+"""The provisioner that deploys by a Kadeploy3 server of our own on a service machine. ::
 
-    nodes = nodes_of(vms)                                         # VMs as Kadeploy3's nodes
-    cluster = Cluster(nodes, timing=tuned(len(nodes)))
-    for work in server.plan(machine, cluster, addresses): …       # packages, database, key, configuration
-    hostagent.serve…: server.service(machine)                     # the daemon
-    with Tunnel(access, host, machine.port) as url:
-        client = Client(url)
-        client.grant()
-        client.register(describe(environment, path))
-        books = Books("d1", nodes)
-        drive(client, books, parts, request, …)                   # events for the journal
+    installer = Kadeploy3Provisioner().prepare(context, cluster, vms, image, "chain")
+    outcomes = installer.deploy(DeploymentRequest("d1", vms, about))
 
-The modules, each on top of those before it: `keys` (what its files may hold), `splitting` (what it costs
-itself, and how large a deployment it is given), `configuration` (its files), `environment`, `server` (how a
-machine becomes one), `system` (what nodes boot into to be deployed), `steps` (its steps in our words),
-`records` (what it says), `client` (its REST API), `ssh_tunnel` (the way to it), `event_mapping` (what it
-says, as events), `loop` (the loop).
+Decisions, each module on top of those before it: `keys` (what Kadeploy3's files may hold), `splitting` (what
+it costs itself, and how large a deployment it is given), `configuration` (its files), `environment` (how an
+environment is described to it), `server` (the steps that make a machine the server), `steps` (its steps by
+our names), `records` (its answers), `event_mapping` (its answers as events).
+
+I/O: `system` (what nodes boot into to be deployed), `server_machine` (the server's machine), `client` (its
+REST API), `ssh_tunnel` (the way to it), `loop` (one deployment), `provisioner` (the door).
 """

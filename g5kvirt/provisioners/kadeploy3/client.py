@@ -1,8 +1,8 @@
 """Kadeploy3's REST API, as far as a deployment needs it.
 
 Every call is one request with a bound; nothing is kept between two, so calls may come from several threads.
-The user is said in a header: the server trusts who may reach it at all, which is why it listens on its own
-machine only (`g5kvirt.provisioners.kadeploy3.ssh_tunnel.Tunnel`).
+The user is named in a header: the server trusts whoever can reach it, which is why it listens on its own
+machine only (`g5kvirt.provisioners.kadeploy3.ssh_tunnel.SSHTunnel`).
 
 Source: the API specification of Kadeploy 3.3. A refusal has status 400, a number in
 ``X-Application-Error-Code`` and its reason as text; bodies may have 1 MiB.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -20,14 +20,14 @@ import requests
 from g5kvirt.errors import TestbedError
 from g5kvirt.provisioners.kadeploy3.records import (
     STATISTICS,
-    Line,
-    Progress,
-    Row,
-    Sight,
+    LogLine,
+    NodeState,
+    StatisticsRow,
+    WorkflowStatus,
     read_log,
-    read_progress,
     read_states,
     read_statistics,
+    read_status,
 )
 
 __all__ = ["ERRORS", "MOST_BODY", "Client", "RefusedError"]
@@ -40,7 +40,7 @@ ERRORS: Mapping[int, str] = {
     0: "its configuration is wrong",
     1: "there is no such operation",
     2: "a node is not known",
-    3: "files of the client cannot be had",
+    3: "files of the client cannot be read",
     4: "an option is wrong",
     5: "a file is wrong",
     6: "the user has no right to these nodes",
@@ -61,7 +61,7 @@ _EXISTS, _NO_CHANGE = 10, 14
 
 
 class RefusedError(TestbedError):
-    """Kadeploy3 answered, and says no; ``code`` is its number for why (`ERRORS`), -1 if it gave none."""
+    """Kadeploy3 refused a request; ``code`` is its number for why (`ERRORS`), -1 if it gave none."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -79,26 +79,18 @@ class Client:
 
     def version(self) -> str:
         """The server's version, such as ``3.3.1.stable``."""
-        return str(self._ask("GET", "/version")).strip()
-
-    def nodes(self) -> list[str]:
-        """The names of all nodes that it knows."""
-        return [str(name) for name in self._ask("GET", "/nodes", {"list": "true"})]
+        return str(self._request("GET", "/version")).strip()
 
     def grant(self, user: str | None = None) -> None:
         """Let ``user`` (default: our own) deploy on all nodes; nothing happens if that is so already."""
-        self._unless(_NO_CHANGE, "POST", "/rights", body={"username": user or self.user})
+        self._request_unless(_NO_CHANGE, "POST", "/rights", body={"username": user or self.user})
 
     def register(self, description: Mapping[str, Any]) -> None:
         """Make an environment known (`g5kvirt.provisioners.kadeploy3.environment.describe`).
 
         Nothing happens if that version of it is known: another image needs another version.
         """
-        self._unless(_EXISTS, "POST", "/environments", body={"environment": dict(description)})
-
-    def environments(self) -> list[dict[str, Any]]:
-        """The environments that our user may deploy, described."""
-        return list(self._ask("GET", "/environments"))
+        self._request_unless(_EXISTS, "POST", "/environments", body={"environment": dict(description)})
 
     def deploy(
         self,
@@ -130,11 +122,11 @@ class Client:
         if profile:
             body["pxe"] = {"profile": profile}
         try:
-            answer = self._ask("POST", "/deployment", body=body, timeout=timeout)
+            answer = self._request("POST", "/deployment", body=body, timeout=timeout)
         except TestbedError as error:
             if not isinstance(error.__cause__, requests.Timeout):
                 raise
-            self._end_those_of(set(nodes))
+            self._stop_those_of(set(nodes))
             raise
         try:
             return str(answer["wid"])
@@ -143,57 +135,52 @@ class Client:
                 f"Kadeploy3 began a deployment but named no id: {str(answer)[:80]!r}"
             ) from error
 
-    def progress(self, wid: str) -> Progress:
-        """Who is done. The server compares each node with each other for this: not to be asked often."""
-        return read_progress(self._ask("GET", f"/deployment/{quote(wid, safe='')}"))
+    def status(self, wid: str) -> WorkflowStatus:
+        """Which nodes are done. Call it rarely: the server compares each node with each other for this."""
+        return read_status(self._request("GET", f"/deployment/{quote(wid, safe='')}"))
 
-    def states(self, wid: str) -> dict[str, Sight]:
-        """Where each node is."""
-        return read_states(self._ask("GET", f"/deployment/{quote(wid, safe='')}/state"))
+    def states(self, wid: str) -> dict[str, NodeState]:
+        """The step of each node."""
+        return read_states(self._request("GET", f"/deployment/{quote(wid, safe='')}/state"))
 
-    def log(self, wid: str) -> list[Line]:
-        """What was logged since this was last asked: the server forgets what it has told."""
-        return read_log(str(self._ask("GET", f"/deployment/{quote(wid, safe='')}/logs") or ""))
+    def log(self, wid: str) -> list[LogLine]:
+        """What was logged since the last call: the server forgets what it has sent."""
+        return read_log(str(self._request("GET", f"/deployment/{quote(wid, safe='')}/logs") or ""))
 
     def error(self, wid: str) -> str:
         """Why a deployment as a whole ended with an error; "" if it did not."""
         try:
-            self._ask("GET", f"/deployment/{quote(wid, safe='')}/error")
+            self._request("GET", f"/deployment/{quote(wid, safe='')}/error")
         except TestbedError as error:
             return str(error)
         return ""
 
-    def statistics(self, wid: str) -> list[Row]:
+    def statistics(self, wid: str) -> list[StatisticsRow]:
         """One row a node of a deployment that is done."""
-        asked = {"wid": wid, "fields": list(STATISTICS)}
-        return read_statistics(str(self._ask("GET", "/stats/deploy", asked) or ""))
+        query = {"wid": wid, "fields": list(STATISTICS)}
+        return read_statistics(str(self._request("GET", "/stats/deploy", query) or ""))
 
     def stop(self, wid: str) -> None:
         """End a deployment that runs, or forget one that is done; nothing happens if there is none."""
-        self._unless(1, "DELETE", f"/deployment/{quote(wid, safe='')}")
-
-    def reboot(self, nodes: Sequence[str], level: Literal["soft", "hard", "very_hard"] = "soft") -> str:
-        """Begin to reboot nodes; returns the operation's id."""
-        body = {"nodes": list(nodes), "kind": "simple", "level": level, "force": True}
-        return str(self._ask("POST", "/reboot", body=body, timeout=max(self.timeout, 300.0))["wid"])
+        self._request_unless(1, "DELETE", f"/deployment/{quote(wid, safe='')}")
 
     # ------------------------------------------------------------------------------------------ requests
-    def _end_those_of(self, nodes: set[str]) -> None:
+    def _stop_those_of(self, nodes: set[str]) -> None:
         """End our deployments that have a node of ``nodes``."""
-        for about in self._ask("GET", "/deployment"):
+        for about in self._request("GET", "/deployment"):
             named = about.get("nodes") or {}
             lists = named.values() if isinstance(named, Mapping) else [named]
             if about.get("user") == self.user and any(nodes & set(names) for names in lists):
                 self.stop(str(about.get("wid") or about.get("id")))
 
-    def _unless(self, code: int, method: str, path: str, **more: Any) -> None:
+    def _request_unless(self, code: int, method: str, path: str, **more: Any) -> None:
         try:
-            self._ask(method, path, **more)
+            self._request(method, path, **more)
         except RefusedError as refusal:
             if refusal.code != code:
                 raise
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -239,6 +226,6 @@ class Client:
     def _refusal(method: str, path: str, answer: requests.Response) -> RefusedError:
         number = answer.headers.get("X-Application-Error-Code", "")
         code = int(number) if number.isdecimal() else -1
-        said = " ".join(answer.text.split())[:300]
-        why = f"{ERRORS[code]}: {said}" if code in ERRORS else f"status {answer.status_code}: {said}"
+        text = " ".join(answer.text.split())[:300]
+        why = f"{ERRORS[code]}: {text}" if code in ERRORS else f"status {answer.status_code}: {text}"
         return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code)

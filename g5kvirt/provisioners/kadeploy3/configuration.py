@@ -1,10 +1,9 @@
-"""The files of a Kadeploy3 server of one's own for the VMs of a run: pure rendering, nothing is touched here.
+"""The files of a Kadeploy3 server for the VMs of a run: pure rendering, nothing is touched here.
 
 `render` gives path → text for everything below `ETC` and the scripts that it names. The values are those of
 the runs that once deployed 4,552 VMs (reboot window 80 VMs and 15 s, check window 100, macro-steps 900 s,
-reboots 350 s, TakTuk arity 3), longer where so many VMs pass the window (`tuned`). What is said twice in
-Kadeploy3's own words is checked against the key tables (`g5kvirt.provisioners.kadeploy3.keys`) before it is
-given out.
+reboots 350 s, TakTuk arity 3), longer where so many VMs pass the window (`tuned`). Each file is checked
+against the key tables (`g5kvirt.provisioners.kadeploy3.keys`) before it is returned.
 
 The VMs are Kadeploy3's nodes under names of their own (`nodes_of`): it broadcasts in the order of the
 number in the name, and so the chain stays inside a host, then inside a site. It reaches them by address,
@@ -34,13 +33,13 @@ from g5kvirt.provisioners.kadeploy3.splitting import in_order, own_seconds
 __all__ = [
     "ETC",
     "POWER",
-    "Cluster",
     "Kernel",
-    "Netboot",
+    "NetbootFiles",
     "Node",
+    "NodeCluster",
     "Server",
     "Timing",
-    "longest",
+    "max_duration",
     "nodes_of",
     "power_table",
     "profile_name",
@@ -97,7 +96,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Netboot:
+class NetbootFiles:
     """How nodes fetch their profiles. ``repository`` is a directory of the server's machine; ``export`` is
     the address, and for HTTP the path, under which that directory is reached."""
 
@@ -126,8 +125,8 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """The VMs as one cluster of Kadeploy3's, and how they are deployed."""
+class NodeCluster:
+    """The VMs as one of Kadeploy3's clusters, and how they are deployed."""
 
     nodes: tuple[Node, ...]
     name: str = "vms"
@@ -146,7 +145,7 @@ class Server:
     reaches that can deploy as anyone."""
 
     hostname: str
-    netboot: Netboot
+    netboot: NetbootFiles
     password: str  #: of its database: hexadecimal digits
     port: int = 25300
     cache: int = 4096  #: MiB for images
@@ -176,7 +175,7 @@ def tuned(nodes: int, largest: int | None = None, base: Timing | None = None) ->
     return replace(timing, macro=min(65535, max(timing.macro, math.ceil(needed))))
 
 
-def longest(cluster: Cluster) -> int:
+def max_duration(cluster: NodeCluster) -> int:
     """Seconds after which a deployment is over at the latest: each try of each variant up to its time-out."""
     timing = cluster.timing
     tries = 1 + timing.retries
@@ -184,18 +183,18 @@ def longest(cluster: Cluster) -> int:
     return timing.macro * ways
 
 
-def profile_name(node: Node, netboot: Netboot) -> str:
+def profile_name(node: Node, netboot: NetbootFiles) -> str:
     """The name of the node's profile: its address, for PXElinux in hexadecimal."""
     return str(node.address) if netboot.method == "IPXE" else f"{int(node.address):08X}"
 
 
-def vm_script(netboot: Netboot) -> str:
-    """What a VM's own iPXE script says (`g5kvirt.netboot.services.vm_script_path`): go on with the profile
+def vm_script(netboot: NetbootFiles) -> str:
+    """A VM's own iPXE script (`g5kvirt.netboot.services.vm_script_path`): go on with the profile
     that Kadeploy3 has written; where it has written none, boot again rather than stand still."""
     return f"#!ipxe\nchain --autofree http://{netboot.export}/profiles/${{net0/ip}} || reboot\n"
 
 
-def power_table(cluster: Cluster, addresses: Mapping[str, str]) -> str:
+def power_table(cluster: NodeCluster, addresses: Mapping[str, str]) -> str:
     """What `POWER` reads: node → its address, its host's, and the VM's name there.
 
     ``addresses``: host name → where it is reached. Raises SpecError for a host that is missing there.
@@ -214,7 +213,7 @@ def power_table(cluster: Cluster, addresses: Mapping[str, str]) -> str:
     return f'{{\n{words} "nodes": {{\n{listed}\n }}\n}}\n'
 
 
-def render(server: Server, cluster: Cluster, addresses: Mapping[str, str]) -> dict[str, str]:
+def render(server: Server, cluster: NodeCluster, addresses: Mapping[str, str]) -> dict[str, str]:
     """All files of the server: path → text.
 
     ``addresses``: host name → where the server reaches that host (`power_table`). Keys are not among them:
@@ -249,7 +248,7 @@ def _yaml(data: Mapping[str, Any], shape: keys.Shape, what: str) -> str:
     return f"# Written by g5kvirt.\n{text}"
 
 
-def _server_conf(server: Server, cluster: Cluster) -> dict[str, Any]:
+def _server_conf(server: Server, cluster: NodeCluster) -> dict[str, Any]:
     netboot, timing = server.netboot, cluster.timing
     http = netboot.method == "IPXE"
     dhcp: dict[str, Any] = {
@@ -295,12 +294,12 @@ def _server_conf(server: Server, cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _clusters_conf(cluster: Cluster) -> dict[str, Any]:
+def _clusters_conf(cluster: NodeCluster) -> dict[str, Any]:
     nodes = [{"name": node.name, "address": str(node.address)} for node in cluster.nodes]
     return {"clusters": [{"name": cluster.name, "conf_file": f"{cluster.name}-cluster.conf", "nodes": nodes}]}
 
 
-def _cluster_conf(cluster: Cluster) -> dict[str, Any]:
+def _cluster_conf(cluster: NodeCluster) -> dict[str, Any]:
     timing, kernel = cluster.timing, cluster.kernel
 
     def commands(action: str, levels: Sequence[str] = _LEVELS) -> list[dict[str, str]]:
@@ -352,7 +351,7 @@ def _client_conf(server: Server) -> dict[str, Any]:
     return {"default": "g5kvirt", "servers": [about]}
 
 
-def _check(server: Server, cluster: Cluster) -> None:
+def _check(server: Server, cluster: NodeCluster) -> None:
     """Raises SpecError for the first value that cannot stand where it would."""
     netboot, kernel, timing = server.netboot, cluster.kernel, cluster.timing
     for what, value, pattern in (
@@ -379,5 +378,5 @@ def _check(server: Server, cluster: Cluster) -> None:
     if not 0 < max(timing.reboot, timing.kexec) <= timing.macro <= 65535:
         raise SpecError(
             f"Kadeploy3 refuses macro-steps of {timing.macro} s with reboots of {timing.reboot} s and kexecs "
-            f"of {timing.kexec} s: the macro-steps must be the longest, and at most 65,535 s"
+            f"of {timing.kexec} s: the macro-steps must be the max_duration, and at most 65,535 s"
         )

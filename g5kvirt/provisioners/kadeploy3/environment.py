@@ -1,4 +1,4 @@
-"""An environment in Kadeploy3's words.
+"""An environment as Kadeploy3 describes it.
 
 Source: the description of environments in the manual of Kadeploy 3.3, and the widths of the columns of its
 database.

@@ -1,11 +1,10 @@
-"""Kadeploy3's deployment as events of ours: the same shapes that `g5kvirt.provisioners.builtin` writes.
+"""Kadeploy3's deployment as our events: the same shapes that every other provisioner writes.
 
-Its answers say *who*: ``/state`` names the step in which each node stands. Its log says *when*: a line with
-a time for each step that a set of nodes begins, and one for each node that is back after a reboot. So a
-node seen in another step than before began it when the log says that a set began that step, at the latest
-now; the error is at most the time between two looks. A step that nobody saw because it was over between two
-looks is written down only if the log names it. What was never seen at all is taken from the statistics,
-which know whole seconds and the last attempt only.
+Its states tell which step each node is in (``/state``). Its log tells when: a line with a time for each step
+that a set of nodes begins, and one for each node that is back after a reboot. So a node in another step than
+before began it when, by the log, a set began that step, at the latest now; the error is at most the time
+between two polls. A step that began and ended between two polls is recorded only if the log names it. What
+was never seen at all is taken from the statistics, which have whole seconds and the last attempt only.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from g5kvirt.provisioners.builtin.engine import Outcome
-from g5kvirt.provisioners.builtin.positions import State
+from g5kvirt.inventory import VM
 from g5kvirt.provisioners.events import DeploymentEvents
 from g5kvirt.provisioners.kadeploy3.configuration import Node
-from g5kvirt.provisioners.kadeploy3.records import Line, Row, Sight
+from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState, StatisticsRow
 from g5kvirt.provisioners.kadeploy3.steps import MACROS, WAITS, instance, order, step_name, workflow
+from g5kvirt.provisioners.outcome import Outcome, OutcomeState
 from g5kvirt.run.vocabulary import Status
 
-__all__ = ["Books"]
+__all__ = ["EventMapper"]
 
 _STEP = re.compile(r" {2}([a-z_0-9]+)")
 _HERE = re.compile(r" {3}\* (\S+) is here after \d+s")
@@ -32,298 +31,303 @@ _NO_REASON = "Kadeploy3 gave no reason: see its log"
 
 
 @dataclass
-class _Track:
-    """One node on its way."""
+class _NodeProgress:
+    """How far one node has come."""
 
-    node: Node
-    state: State = "open"
+    vm: VM
+    state: OutcomeState = "open"
     position: tuple[str, str] = ("", "")  #: macro-step with its variant, micro-step
-    t0: float = 0.0  #: when its step began
+    step_start: float = 0.0
     attempt: int = 1
     macro_attempt: int = 1
-    macro_t0: float = 0.0
-    last: float = 0.0  #: when the last thing that was written down happened: nothing goes back before it
-    spoilt: bool = False  #: the step at ``position`` was written down as failed
-    here: float = 0.0  #: when it was last said to be back
-    said: str = ""
+    macro_start: float = 0.0
+    last_event: float = 0.0  #: when what was recorded last happened: nothing goes back before it
+    step_failed: bool = False  #: the step at ``position`` was recorded as failed
+    back: float = 0.0  #: when it was last logged to be back
+    last_report: str = ""
     reason: str = ""
     failed_at: tuple[str, str] = ("", "")
 
 
-class Books(DeploymentEvents):
-    """The books of one deployment, which may consist of several of Kadeploy3's.
+class EventMapper(DeploymentEvents):
+    """Records one deployment, which may consist of several of Kadeploy3's.
 
     ``name`` is its id in the journal. ``offset``: seconds by which the server's clock is ahead of ours.
     """
 
     def __init__(self, name: str, nodes: Sequence[Node], *, offset: float = 0.0) -> None:
         super().__init__(name)
-        self._tracks = {node.name: _Track(node) for node in nodes}
+        self._nodes = {node.name: _NodeProgress(node.vm) for node in nodes}
         self._offset = offset
-        self._unsettled = set(self._tracks)  # nodes whose part Kadeploy3 has not closed
+        self._open_nodes = set(self._nodes)  # whose part has not ended
         self._last = 0.0  # when the last VM was done
 
     @property
     def finished(self) -> bool:
-        """True when it is known of every VM what became of it."""
-        return not self._unsettled
+        """True when the outcome of every VM is known."""
+        return not self._open_nodes
 
     @property
     def outcomes(self) -> list[Outcome]:
         """What became of every VM, in the order of the nodes."""
         found = []
-        for k in self._tracks.values():
-            macro, step = k.failed_at if k.state == "failed" else self._here(k)
-            found.append(Outcome(k.node.vm, k.state, macro, step, k.attempt, k.reason, k.said))
+        for k in self._nodes.values():
+            macro, step = k.failed_at if k.state == "failed" else self._location(k)
+            found.append(Outcome(k.vm, k.state, macro, step, k.attempt, k.reason, k.last_report))
         return found
 
-    def begin(self, now: float, about: Mapping[str, Any]) -> None:
+    def start(self, now: float, about: Mapping[str, Any]) -> None:
         """The deployment begins; ``about`` goes into its first event."""
-        self._begun(now, len(self._tracks), {**about, "workflow": workflow()})
+        self._start_deployment(now, len(self._nodes), {**about, "workflow": workflow()})
 
-    # ---- while it runs ------------------------------------------------------------------------------
+    # ---- polls ------------------------------------------------------------------------------
 
-    def see(self, now: float, states: Mapping[str, Sight], lines: Iterable[Line]) -> None:
-        """A look at one of Kadeploy3's deployments; ``lines``: what it logged since the look before."""
+    def poll(self, now: float, states: Mapping[str, NodeState], lines: Iterable[LogLine]) -> None:
+        """Take in the states of one of Kadeploy3's deployments; ``lines``: its log since the last poll."""
         begun: dict[str, float] = {}  # micro-step → when a set last began it
         ended = now
         for line in lines:
             t = min(line.t - self._offset, now)
             if found := _STEP.fullmatch(line.text):
                 begun[found[1]] = t
-            elif (found := _HERE.fullmatch(line.text)) and found[1] in self._tracks:
-                self._tracks[found[1]].here = t
+            elif (found := _HERE.fullmatch(line.text)) and found[1] in self._nodes:
+                self._nodes[found[1]].back = t
             elif _END.match(line.text):
                 ended = t
-        for name, sight in states.items():
-            track = self._tracks.get(name)
-            if track is not None and track.state == "open":
-                self._see_node(track, sight, begun, now, ended)
+        for name, state in states.items():
+            node = self._nodes.get(name)
+            if node is not None and node.state == "open":
+                self._poll_node(node, state, begun, now, ended)
 
-    def _see_node(
-        self, track: _Track, sight: Sight, begun: Mapping[str, float], now: float, ended: float
+    def _poll_node(
+        self, node: _NodeProgress, state: NodeState, begun: Mapping[str, float], now: float, ended: float
     ) -> None:
-        seen = (sight.macro, sight.micro)
-        track.said = f"{sight.macro} {sight.micro}: {sight.state}".strip(": ") or track.said
-        if sight.error:
-            track.reason = sight.error
-        if not sight.macro:
-            # of one that was not seen in its last macro-step the statistics will know more
-            if sight.state == "ok" and instance(track.position[0])[0] == MACROS[-1]:
-                self._deployed(track, ended, begun)
+        seen = (state.macro, state.micro)
+        node.last_report = f"{state.macro} {state.micro}: {state.state}".strip(": ") or node.last_report
+        if state.error:
+            node.reason = state.error
+        if not state.macro:
+            # for one that was not seen in its last macro-step the statistics have more
+            if state.state == "ok" and instance(node.position[0])[0] == MACROS[-1]:
+                self._deployed(node, ended, begun)
             return
-        if seen == track.position:
-            if sight.state == "ko" and not track.spoilt:
-                self._step_failed(track, now)
-            elif sight.state != "ko" and track.spoilt:  # begun again
-                self._macro_again(track, begun.get(sight.micro, now))
+        if seen == node.position:
+            if state.state == "ko" and not node.step_failed:
+                self._step_failed(node, now)
+            elif state.state != "ko" and node.step_failed:  # begun again
+                self._macro_again(node, begun.get(state.micro, now))
             return
-        t = max(begun.get(sight.micro, now), track.t0)
-        if not track.position[0]:
-            first = order(sight.macro)[:1]
-            self._begin_macro(track, sight.macro, begun.get(first[0], t) if first else t)
-            self._through(track, sight, begun, t)
-        elif not track.spoilt and _ahead(track.position, seen):
-            self._through(track, sight, begun, t)
+        t = max(begun.get(state.micro, now), node.step_start)
+        if not node.position[0]:
+            first = order(state.macro)[:1]
+            self._begin_macro(node, state.macro, begun.get(first[0], t) if first else t)
+            self._advance_to(node, state, begun, t)
+        elif not node.step_failed and _ahead(node.position, seen):
+            self._advance_to(node, state, begun, t)
         else:
-            if not track.spoilt:
-                self._step_failed(track, t)
-            self._back_to(track, sight.macro, t)
-            self._through(track, sight, begun, t)
-        if sight.state == "ko":
-            self._step_failed(track, now)
+            if not node.step_failed:
+                self._step_failed(node, t)
+            self._back_to(node, state.macro, t)
+            self._advance_to(node, state, begun, t)
+        if state.state == "ko":
+            self._step_failed(node, now)
 
-    def _through(self, track: _Track, sight: Sight, begun: Mapping[str, float], t: float) -> None:
-        """From where it was seen last to where it is seen now, by way of the steps that the log names."""
-        if instance(track.position[0])[0] != instance(sight.macro)[0]:
-            steps = order(sight.macro)
-            first = steps[0] if steps else sight.micro
-            start = min(max(begun.get(first, t), track.t0), t)
-            self._walk(track, track.position[0], begun, start, upto=None)
-            self._step_ok(track, start)
-            self._macro_ends(track, "ok", start)
-            self._begin_macro(track, sight.macro, start)
-        self._walk(track, sight.macro, begun, t, upto=sight.micro)
-        if track.position[1] not in ("", sight.micro):
-            self._step_ok(track, t)
-        if track.position[1] != sight.micro:
-            self._stand(track, sight.macro, sight.micro, t)
+    def _advance_to(
+        self, node: _NodeProgress, state: NodeState, begun: Mapping[str, float], t: float
+    ) -> None:
+        """From where it was at the last poll to where it is now, by way of the steps that the log names."""
+        if instance(node.position[0])[0] != instance(state.macro)[0]:
+            steps = order(state.macro)
+            first = steps[0] if steps else state.micro
+            start = min(max(begun.get(first, t), node.step_start), t)
+            self._walk(node, node.position[0], begun, start, upto=None)
+            self._step_ok(node, start)
+            self._macro_ends(node, "ok", start)
+            self._begin_macro(node, state.macro, start)
+        self._walk(node, state.macro, begun, t, upto=state.micro)
+        if node.position[1] not in ("", state.micro):
+            self._step_ok(node, t)
+        if node.position[1] != state.micro:
+            self._place(node, state.macro, state.micro, t)
 
     def _walk(
-        self, track: _Track, macro: str, begun: Mapping[str, float], t: float, upto: str | None
+        self, node: _NodeProgress, macro: str, begun: Mapping[str, float], t: float, upto: str | None
     ) -> None:
-        """Steps of ``macro`` after the one in which it stands, before ``upto`` (None: all), if they were
-        logged."""
+        """Steps of ``macro`` after its current one, before ``upto`` (None: all), if they were logged."""
         steps = order(macro)
-        start = steps.index(track.position[1]) + 1 if track.position[1] in steps else 0
+        start = steps.index(node.position[1]) + 1 if node.position[1] in steps else 0
         end = steps.index(upto) if upto in steps else (len(steps) if upto is None else start)
         for micro in steps[start:end]:
-            if track.t0 <= (at := begun.get(micro, -1.0)) <= t:
-                if track.position[1]:
-                    self._step_ok(track, at)
-                self._stand(track, macro, micro, at)
+            if node.step_start <= (at := begun.get(micro, -1.0)) <= t:
+                if node.position[1]:
+                    self._step_ok(node, at)
+                self._place(node, macro, micro, at)
 
     # ---- how it ends --------------------------------------------------------------------------------
 
     def end(
-        self, now: float, nodes: Collection[str], ok: Collection[str], rows: Iterable[Row], why: str = ""
+        self,
+        now: float,
+        nodes: Collection[str],
+        ok: Collection[str],
+        rows: Iterable[StatisticsRow],
+        why: str = "",
     ) -> None:
         """One of Kadeploy3's deployments, on ``nodes``, is over, and went well on those in ``ok``.
 
-        ``rows``: its statistics. ``why``: what is said of those that did not, where it gives no reason
-        itself.
+        ``rows``: its statistics. ``why``: the reason of those that did not, where it gives none itself.
         """
         known = {row.node: row for row in rows}
         good = set(ok)
         for name in nodes:
-            track = self._tracks[name]
+            node = self._nodes[name]
             row = known.get(name)
-            if track.state != "open":
+            if node.state != "open":
                 continue
             if row is not None:
-                self._fill(track, row, now)
-                # a try that failed in its first step between two looks is known from here only
-                track.attempt = max(track.attempt, 1 + sum(row.retries))
+                self._fill(node, row, now)
+                # a try that failed in its first step between two polls is known from here only
+                node.attempt = max(node.attempt, 1 + sum(row.retries))
             if name in good:
-                self._deployed(track, now, {})
+                self._deployed(node, now, {})
             else:
-                self._failed(track, now, row, why)
+                self._failed(node, now, row, why)
         if known:
             self._write_statistics(now, known.values())
-        self._settle(now, nodes)
+        self._close(now, nodes)
 
     def stop(self, now: float, why: str) -> None:
         """It ends here: VMs that are not done have failed."""
-        for track in self._tracks.values():
-            if track.state == "open":
-                track.reason = ""
-                self._failed(track, now, None, why)
-        self._settle(now, self._tracks)
+        for node in self._nodes.values():
+            if node.state == "open":
+                node.reason = ""
+                self._failed(node, now, None, why)
+        self._close(now, self._nodes)
 
-    def _settle(self, now: float, nodes: Iterable[str]) -> None:
-        """What became of these nodes is known; with the last of them, the whole is over."""
-        if not self._unsettled:
+    def _close(self, now: float, nodes: Iterable[str]) -> None:
+        """These nodes are done; with the last of them, so is the deployment."""
+        if not self._open_nodes:
             return
-        self._unsettled.difference_update(nodes)
-        if not self._unsettled:
-            states = [k.state for k in self._tracks.values()]
-            self._all_ended(max(now, self._last), states.count("deployed"), states.count("failed"))
+        self._open_nodes.difference_update(nodes)
+        if not self._open_nodes:
+            states = [k.state for k in self._nodes.values()]
+            self._end_deployment(max(now, self._last), states.count("deployed"), states.count("failed"))
 
-    def _write_statistics(self, now: float, rows: Iterable[Row]) -> None:
-        """What Kadeploy3 itself has measured: whole seconds of each macro-step's last try, and tries."""
-        of = {
-            self._tracks[row.node].node.vm.name: {"durations": row.durations, "retries": row.retries}
+    def _write_statistics(self, now: float, rows: Iterable[StatisticsRow]) -> None:
+        """Record what Kadeploy3 itself measured: whole seconds of each macro-step's last try, and tries."""
+        by_vm = {
+            self._nodes[row.node].vm.name: {"durations": row.durations, "retries": row.retries}
             for row in rows
-            if row.node in self._tracks
+            if row.node in self._nodes
         }
-        self._event("statistics", "run", self.name, "ok", now, 1, {"source": "kadeploy3", "vms": of})
+        self._event("statistics", "run", self.name, "ok", now, 1, {"source": "kadeploy3", "vms": by_vm})
 
-    def _fill(self, track: _Track, row: Row, now: float) -> None:
-        """Write down the macro-steps after the one in which it was last seen, one after the other."""
-        macro = instance(track.position[0])[0]
+    def _fill(self, node: _NodeProgress, row: StatisticsRow, now: float) -> None:
+        """Record the macro-steps after the one in which it was last seen, one after the other."""
+        macro = instance(node.position[0])[0]
         seen = MACROS.index(macro) if macro in MACROS else -1
-        if track.spoilt or (track.position[0] and seen < 0) or not any(row.steps[seen + 1 :]):
+        if node.step_failed or (node.position[0] and seen < 0) or not any(row.steps[seen + 1 :]):
             return
         t = row.start - self._offset
-        if seen >= 0:  # when its step ended nobody knows, so that is not written down
-            t = max(track.t0, min(track.macro_t0 + row.durations[seen], now))
-            self._macro(track, track.position[0], "ok", t, source="statistics")
+        if seen >= 0:  # when its step ended is unknown, so that is not recorded
+            t = max(node.step_start, min(node.macro_start + row.durations[seen], now))
+            self._macro(node, node.position[0], "ok", t, source="statistics")
         for name, seconds in zip(row.steps[seen + 1 :], row.durations[seen + 1 :], strict=True):
             if name:
                 failed = not row.success and row.failed_at[0] == name
-                self._macro(track, name, "start", t, source="statistics")
+                self._macro(node, name, "start", t, source="statistics")
                 t = max(t, min(t + seconds, now))
-                self._macro(track, name, "failed" if failed else "ok", t, source="statistics")
-        track.position, track.t0 = ("", ""), t
+                self._macro(node, name, "failed" if failed else "ok", t, source="statistics")
+        node.position, node.step_start = ("", ""), t
 
-    def _deployed(self, track: _Track, t: float, begun: Mapping[str, float], row: Row | None = None) -> None:
-        t = max(t, track.t0)
-        if track.position[0]:
-            if not track.spoilt:
-                self._walk(track, track.position[0], begun, t, upto=None)
-                self._step_ok(track, t)
-            self._macro_ends(track, "ok", t)
-        self._over(track, "deployed", t, {})
+    def _deployed(self, node: _NodeProgress, t: float, begun: Mapping[str, float]) -> None:
+        t = max(t, node.step_start)
+        if node.position[0]:
+            if not node.step_failed:
+                self._walk(node, node.position[0], begun, t, upto=None)
+                self._step_ok(node, t)
+            self._macro_ends(node, "ok", t)
+        self._end(node, "deployed", t, {})
 
-    def _failed(self, track: _Track, t: float, row: Row | None, why: str) -> None:
-        t = max(t, track.t0)
+    def _failed(self, node: _NodeProgress, t: float, row: StatisticsRow | None, why: str) -> None:
+        t = max(t, node.step_start)
         macro, micro, message = row.failed_at if row is not None else ("", "", "")
         macro, micro = (instance(macro)[0], micro) if macro else ("", "")
-        reason = message or _message(track.reason) or why or _NO_REASON
-        track.reason = reason
-        if track.position[0]:
-            if not track.spoilt:
-                self._step_failed(track, t)
-            self._macro_ends(track, "failed", t, reason)
-            here = self._here(track)
+        reason = message or _message(node.reason) or why or _NO_REASON
+        node.reason = reason
+        if node.position[0]:
+            if not node.step_failed:
+                self._step_failed(node, t)
+            self._macro_ends(node, "failed", t, reason)
+            location = self._location(node)
         else:
-            here = ("", "")
-        step = step_name(macro, micro) if micro else here[1]
-        track.failed_at = (macro or here[0] or MACROS[0], step or step_name(MACROS[0], "switch_pxe"))
-        detail = {"macro": track.failed_at[0], "at": track.failed_at[1], "reason": reason}
-        self._over(track, "failed", t, detail)
+            location = ("", "")
+        step = step_name(macro, micro) if micro else location[1]
+        node.failed_at = (macro or location[0] or MACROS[0], step or step_name(MACROS[0], "switch_pxe"))
+        detail = {"macro": node.failed_at[0], "at": node.failed_at[1], "reason": reason}
+        self._end(node, "failed", t, detail)
 
-    def _over(
-        self, track: _Track, state: Literal["deployed", "failed"], t: float, detail: Mapping[str, Any]
+    def _end(
+        self, node: _NodeProgress, state: Literal["deployed", "failed"], t: float, detail: Mapping[str, Any]
     ) -> None:
-        track.state = state
-        t = max(t, track.last)
+        node.state = state
+        t = max(t, node.last_event)
         self._last = max(self._last, t)
-        self._vm_ended(track.node.vm.name, state, t, track.attempt, {"said": track.said, **detail})
+        self._end_vm(node.vm.name, state, t, node.attempt, {"said": node.last_report, **detail})
 
     # ---- single events ------------------------------------------------------------------------------
 
     @staticmethod
-    def _here(track: _Track) -> tuple[str, str]:
-        macro = instance(track.position[0])[0]
-        return macro, step_name(macro, track.position[1]) if track.position[1] else ""
+    def _location(node: _NodeProgress) -> tuple[str, str]:
+        macro = instance(node.position[0])[0]
+        return macro, step_name(macro, node.position[1]) if node.position[1] else ""
 
     @staticmethod
-    def _stand(track: _Track, macro: str, micro: str, t: float) -> None:
-        track.position, track.t0, track.spoilt = (macro, micro), max(t, track.last), False
+    def _place(node: _NodeProgress, macro: str, micro: str, t: float) -> None:
+        node.position, node.step_start, node.step_failed = (macro, micro), max(t, node.last_event), False
 
-    def _begin_macro(self, track: _Track, name: str, t: float) -> None:
-        track.macro_attempt, track.macro_t0 = track.attempt, max(t, track.last)
-        self._macro(track, name, "start", t)
-        self._stand(track, name, "", t)
+    def _begin_macro(self, node: _NodeProgress, name: str, t: float) -> None:
+        node.macro_attempt, node.macro_start = node.attempt, max(t, node.last_event)
+        self._macro(node, name, "start", t)
+        self._place(node, name, "", t)
 
-    def _macro_ends(self, track: _Track, status: Status, t: float, reason: str = "") -> None:
+    def _macro_ends(self, node: _NodeProgress, status: Status, t: float, reason: str = "") -> None:
         more = {"reason": reason} if reason else {}
-        self._macro(track, track.position[0], status, t, **more)
+        self._macro(node, node.position[0], status, t, **more)
 
-    def _macro_again(self, track: _Track, t: float) -> None:
+    def _macro_again(self, node: _NodeProgress, t: float) -> None:
         """The step that failed was begun again, in a further try of the same macro-step."""
-        name, micro = track.position
-        self._back_to(track, name, max(t, track.t0))
-        self._stand(track, name, micro, track.t0)
+        name, micro = node.position
+        self._back_to(node, name, max(t, node.step_start))
+        self._place(node, name, micro, node.step_start)
 
-    def _back_to(self, track: _Track, name: str, t: float) -> None:
-        self._macro_ends(track, "retry", t, _message(track.reason) or _NO_REASON)
-        track.attempt += 1
-        track.reason = ""
-        self._begin_macro(track, name, t)
+    def _back_to(self, node: _NodeProgress, name: str, t: float) -> None:
+        self._macro_ends(node, "retry", t, _message(node.reason) or _NO_REASON)
+        node.attempt += 1
+        node.reason = ""
+        self._begin_macro(node, name, t)
 
-    def _step_ok(self, track: _Track, t: float) -> None:
-        if track.position[1] in WAITS and track.t0 < track.here <= t:
-            t = track.here  # it was there, and the rest was waiting for the others
-        if track.position[1]:
-            self._step(track, "ok", t)
+    def _step_ok(self, node: _NodeProgress, t: float) -> None:
+        if node.position[1] in WAITS and node.step_start < node.back <= t:
+            t = node.back  # after that it waited for the others
+        if node.position[1]:
+            self._step(node, "ok", t)
 
-    def _step_failed(self, track: _Track, t: float) -> None:
-        track.spoilt = True
-        if track.position[1]:
-            self._step(track, "failed", t, reason=_message(track.reason) or _NO_REASON)
+    def _step_failed(self, node: _NodeProgress, t: float) -> None:
+        node.step_failed = True
+        if node.position[1]:
+            self._step(node, "failed", t, reason=_message(node.reason) or _NO_REASON)
 
-    def _step(self, track: _Track, status: Status, t: float, **more: Any) -> None:
-        track.last = t = max(t, track.t0, track.last)
-        detail = {"seconds": round(t - track.t0, 6), **more}
-        self._event(self._here(track)[1], "vm", track.node.vm.name, status, t, track.attempt, detail)
+    def _step(self, node: _NodeProgress, status: Status, t: float, **more: Any) -> None:
+        node.last_event = t = max(t, node.step_start, node.last_event)
+        detail = {"seconds": round(t - node.step_start, 6), **more}
+        self._event(self._location(node)[1], "vm", node.vm.name, status, t, node.attempt, detail)
 
-    def _macro(self, track: _Track, name: str, status: Status, t: float, **more: Any) -> None:
+    def _macro(self, node: _NodeProgress, name: str, status: Status, t: float, **more: Any) -> None:
         macro, variant = instance(name)
-        track.last = t = max(t, track.last)
+        node.last_event = t = max(t, node.last_event)
         detail = {"variant": variant, **more}
-        self._event(macro, "vm", track.node.vm.name, status, t, track.macro_attempt, detail)
+        self._event(macro, "vm", node.vm.name, status, t, node.macro_attempt, detail)
 
 
 def _ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:

@@ -233,10 +233,10 @@ def problems(data: Any, shape: Shape, path: str = "") -> list[str]:
         return _mapping_problems(data, shape, path, where)
     if isinstance(shape, list):
         if not isinstance(data, list):
-            return [f"{where} is no list"]
+            return [f"{where} is not a list"]
         return [line for i, part in enumerate(data) for line in problems(part, shape[0], f"{path}[{i}]")]
     if isinstance(shape, tuple):
-        # True == 1: a flag is no number
+        # True == 1: a flag is not a number
         same = [value for value in shape if value == data and type(value) is type(data)]
         return [] if same else [f"{where} is {data!r}: it must be one of {', '.join(map(str, shape))}"]
     if not isinstance(data, shape) or (shape is int and isinstance(data, bool)):
@@ -246,7 +246,7 @@ def problems(data: Any, shape: Shape, path: str = "") -> list[str]:
 
 def _mapping_problems(data: Any, shape: Mapping[str, Shape], path: str, where: str) -> list[str]:
     if not isinstance(data, Mapping):
-        return [f"{where} is no mapping"]
+        return [f"{where} is not a mapping"]
     known = {key.removesuffix("!"): value for key, value in shape.items()}
     found = []
     for key, value in data.items():

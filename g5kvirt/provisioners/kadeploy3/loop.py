@@ -1,9 +1,8 @@
-"""Drive a deployment through Kadeploy3: ask for its parts, look at them until they are done, write down
-what happens.
+"""Drive a deployment through Kadeploy3: submit its parts, poll them until they are done, record what happens.
 
-Parts are asked for one after the other, because the server takes requests that way; those that have begun
-are looked at meanwhile. Looks cost the server time, so a slow answer makes the next look come later. Every
-wait has a bound, and whatever was begun is ended, also on an interrupt.
+Parts are submitted one after the other, because the server takes requests that way; those that have begun
+are polled meanwhile. Polls cost the server time, so a slow answer makes the next poll come later. Every wait
+has a bound, and whatever was begun is ended, also on an interrupt.
 """
 
 from __future__ import annotations
@@ -16,40 +15,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from g5kvirt.errors import TestbedError, reason_of
-from g5kvirt.provisioners.builtin.engine import Outcome
 from g5kvirt.provisioners.kadeploy3.client import Client, RefusedError
-from g5kvirt.provisioners.kadeploy3.event_mapping import Books
-from g5kvirt.provisioners.kadeploy3.records import Sight
+from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
+from g5kvirt.provisioners.kadeploy3.records import NodeState
+from g5kvirt.provisioners.outcome import Outcome
 from g5kvirt.run.events import Event
 
-__all__ = ["Part", "drive"]
+__all__ = ["DeploymentPart", "drive"]
 
 log = logging.getLogger(__name__)
 
-#: An answer that takes so long makes us wait that many times as long before the next question.
-_EASE, _EASE_WHOLE = 4.0, 20.0
+#: The next request waits so many times as long as the last one took.
+_POLL_PAUSE, _STATUS_PAUSE = 4.0, 20.0
 #: Seconds without any answer after which a part is given up.
-_PATIENCE = 120.0
+_MAX_SILENCE = 120.0
 
 
 @dataclass
-class Part:
-    """Nodes that are asked for together."""
+class DeploymentPart:
+    """Nodes that are deployed together, by one deployment of Kadeploy3's."""
 
     nodes: tuple[str, ...]
     timeout: float  #: seconds for the answer to the request
     wid: str = ""
     over: bool = False
-    look: float = 0.0  #: when it is looked at next
-    whole: float = 0.0  #: when it is next asked who is done
-    heard: float = 0.0  #: when it last answered
-    states: Mapping[str, Sight] = field(default_factory=dict)
+    next_poll: float = 0.0
+    next_status: float = 0.0  #: when it is next asked which nodes are done
+    last_answer: float = 0.0
+    states: Mapping[str, NodeState] = field(default_factory=dict)
 
 
 def drive(
     client: Client,
-    books: Books,
-    parts: Sequence[Part],
+    events: EventMapper,
+    parts: Sequence[DeploymentPart],
     request: Mapping[str, Any],
     *,
     clock: Callable[[], float],
@@ -58,55 +57,55 @@ def drive(
     limit: float,
     tick: float = 1.0,
 ) -> list[Outcome]:
-    """Deploy all ``parts``; ``request`` are the words of `Client.deploy` besides nodes and timeout.
+    """Deploy all ``parts``; ``request`` are the arguments of `Client.deploy` besides nodes and timeout.
 
-    ``books`` has begun. A part that is refused, gets lost, or is not done within ``limit`` seconds ends as
-    failed VMs; the others go on. ``tick``: seconds between two looks at the least.
+    ``events`` has begun. A part that is refused, gets lost, or is not done within ``limit`` seconds ends as
+    failed VMs; the others go on. ``tick``: seconds between two polls at the least.
     """
-    driving = _Driving(client, books, parts, request, clock, tick)
+    loop = _Loop(client, events, parts, request, clock, tick)
     deadline = clock() + limit
     try:
-        driving.start()
+        loop.start()
         while not all(part.over for part in parts):
-            driving.hear_requests()
+            loop.take_submitted()
             for part in parts:
-                if part.wid and not part.over and clock() >= part.look:
-                    driving.look(part)
+                if part.wid and not part.over and clock() >= part.next_poll:
+                    loop.poll(part)
             if clock() >= deadline:
-                driving.give_up(f"Kadeploy3 was not done within {limit:.0f} s")
-            write(books.news())
+                loop.give_up(f"Kadeploy3 was not done within {limit:.0f} s")
+            write(events.take())
             sleep(tick)
-        return books.outcomes
+        return events.outcomes
     except BaseException as error:
-        driving.give_up(reason_of(error))
+        loop.give_up(reason_of(error))
         raise
     finally:
-        write(books.news())
+        write(events.take())
 
 
-class _Driving:
+class _Loop:
     def __init__(
         self,
         client: Client,
-        books: Books,
-        parts: Sequence[Part],
+        events: EventMapper,
+        parts: Sequence[DeploymentPart],
         request: Mapping[str, Any],
         clock: Callable[[], float],
         tick: float,
     ) -> None:
-        self._client, self._books, self._parts = client, books, parts
+        self._client, self._events, self._parts = client, events, parts
         self._request, self._clock, self._tick = request, clock, tick
-        self._answers: queue.SimpleQueue[tuple[Part, str, str]] = queue.SimpleQueue()
+        self._submitted: queue.SimpleQueue[tuple[DeploymentPart, str, str]] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self._lock = threading.Lock()  # between a request that is answered and our giving up
+        self._lock = threading.Lock()  # between a part that is submitted and our giving up
 
     # ---- requests -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Ask for the parts in a thread. It is a daemon: if we end, the server lets go of its request."""
-        threading.Thread(target=self._ask_for_all, name="asking Kadeploy3", daemon=True).start()
+        """Submit the parts in a thread. It is a daemon: if we end, the server drops its request."""
+        threading.Thread(target=self._submit_all, name="submitting to Kadeploy3", daemon=True).start()
 
-    def _ask_for_all(self) -> None:
+    def _submit_all(self) -> None:
         for part in self._parts:
             if self._stopped.is_set():
                 return
@@ -117,60 +116,60 @@ class _Driving:
                 why = str(error)
             with self._lock:
                 if not self._stopped.is_set():
-                    self._answers.put((part, wid, why))
+                    self._submitted.put((part, wid, why))
                     continue
             if wid:
-                self._end(wid)
+                self._stop_deployment(wid)
 
-    def hear_requests(self) -> None:
-        """Take in what became of the requests."""
-        while not self._answers.empty():
-            part, wid, why = self._answers.get()
-            part.wid, part.heard = wid, self._clock()
+    def take_submitted(self) -> None:
+        """Take in what became of the submitted parts."""
+        while not self._submitted.empty():
+            part, wid, why = self._submitted.get()
+            part.wid, part.last_answer = wid, self._clock()
             if not wid:
                 self._close(part, (), why)
 
-    # ---- looks --------------------------------------------------------------------------------------
+    # ---- polls --------------------------------------------------------------------------------------
 
-    def look(self, part: Part) -> None:
-        """One look at a part; what goes wrong is borne for a while."""
+    def poll(self, part: DeploymentPart) -> None:
+        """Poll a part once; errors are tolerated for a while."""
         began = self._clock()
         try:
             lines = self._client.log(part.wid)
             part.states = self._client.states(part.wid)
             now = self._clock()
-            self._books.see(now, part.states, lines)
-            part.heard = now
-            part.look = now + max(self._tick, _EASE * (now - began))
-            if now >= part.whole or self._seems_done(part):
-                self._ask_whole(part)
+            self._events.poll(now, part.states, lines)
+            part.last_answer = now
+            part.next_poll = now + max(self._tick, _POLL_PAUSE * (now - began))
+            if now >= part.next_status or self._seems_done(part):
+                self._check_status(part)
         except RefusedError as refusal:
             self._close(part, (), str(refusal))
         except TestbedError as error:
             now = self._clock()
-            part.look = now + self._tick
-            if now - part.heard > _PATIENCE:
+            part.next_poll = now + self._tick
+            if now - part.last_answer > _MAX_SILENCE:
                 self._close(part, (), str(error))
 
     @staticmethod
-    def _seems_done(part: Part) -> bool:
+    def _seems_done(part: DeploymentPart) -> bool:
         seen = part.states.values()
         return len(part.states) >= len(part.nodes) and all(not s.macro or s.state == "ko" for s in seen)
 
-    def _ask_whole(self, part: Part) -> None:
+    def _check_status(self, part: DeploymentPart) -> None:
         began = self._clock()
-        progress = self._client.progress(part.wid)
+        status = self._client.status(part.wid)
         now = self._clock()
-        part.whole = now + max(10 * self._tick, _EASE_WHOLE * (now - began))
-        if not progress.done:
+        part.next_status = now + max(10 * self._tick, _STATUS_PAUSE * (now - began))
+        if not status.done:
             return
         # the last lines come when all is over
-        self._books.see(now, self._client.states(part.wid), self._client.log(part.wid))
-        why = self._client.error(part.wid) if progress.error else ""
-        self._close(part, progress.ok, why)
+        self._events.poll(now, self._client.states(part.wid), self._client.log(part.wid))
+        why = self._client.error(part.wid) if status.error else ""
+        self._close(part, status.ok, why)
 
-    def _close(self, part: Part, ok: Sequence[str], why: str) -> None:
-        """A part is over: its statistics, its VMs' ends; then the server may forget it."""
+    def _close(self, part: DeploymentPart, ok: Sequence[str], why: str) -> None:
+        """A part is over: take its statistics, end its VMs; then the server may forget it."""
         part.over = True
         rows = []
         if part.wid:
@@ -178,8 +177,8 @@ class _Driving:
                 rows = self._client.statistics(part.wid)
             except TestbedError as error:
                 why = why or str(error)
-            self._end(part.wid)
-        self._books.end(self._clock(), part.nodes, ok, rows, why)
+            self._stop_deployment(part.wid)
+        self._events.end(self._clock(), part.nodes, ok, rows, why)
 
     # ---- the end ------------------------------------------------------------------------------------
 
@@ -187,16 +186,16 @@ class _Driving:
         """End everything that runs; VMs that are not done have failed."""
         with self._lock:
             self._stopped.set()
-        while not self._answers.empty():
-            part, wid, _ = self._answers.get()
+        while not self._submitted.empty():
+            part, wid, _ = self._submitted.get()
             part.wid = wid
         for part in self._parts:
             if part.wid and not part.over:
-                self._end(part.wid)
+                self._stop_deployment(part.wid)
             part.over = True
-        self._books.stop(self._clock(), why)
+        self._events.stop(self._clock(), why)
 
-    def _end(self, wid: str) -> None:
+    def _stop_deployment(self, wid: str) -> None:
         try:
             self._client.stop(wid)
         except TestbedError as error:

@@ -1,4 +1,4 @@
-"""What Kadeploy3 says of a deployment: the states of its nodes, its log, its statistics.
+"""Kadeploy3's answers about a deployment: the states of its nodes, its log, its statistics.
 
 Source: the REST API of Kadeploy 3.3 (``/deployment/WID/state``, ``/deployment/WID/logs``, ``/stats/deploy``).
 """
@@ -15,19 +15,19 @@ from g5kvirt.errors import TestbedError
 
 __all__ = [
     "STATISTICS",
-    "Line",
-    "Progress",
-    "Row",
-    "Sight",
+    "LogLine",
+    "NodeState",
+    "StatisticsRow",
+    "WorkflowStatus",
     "read_log",
-    "read_progress",
     "read_states",
     "read_statistics",
+    "read_status",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class NodeState:
     """One node in the answer to ``/state``. A node that is done has neither macro- nor micro-step."""
 
     macro: str  #: such as ``SetDeploymentEnvUntrusted``
@@ -37,7 +37,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """A line of the log: seconds since the epoch by the server's clock, the set of nodes, the text."""
 
     t: float
@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class WorkflowStatus:
     """The answer to ``/deployment/WID``."""
 
     done: bool
@@ -57,7 +57,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StatisticsRow:
     """One node in the statistics. Durations in seconds, of the last attempt only; ``start`` of the whole."""
 
     wid: str
@@ -76,27 +76,26 @@ class Row:
         return (found[1], found[2], found[3].strip()) if found else ("", "", self.error.strip())
 
 
-def read_states(answer: Any) -> dict[str, Sight]:
-    """Node → what is seen of it; none of a deployment that broke. Raises TestbedError for what are no
-    states."""
+def read_states(answer: Any) -> dict[str, NodeState]:
+    """Node → its state; none of a deployment that broke. Raises TestbedError for anything else."""
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         return {}
     try:
         return {
-            str(node): Sight(*(str(seen.get(key) or "") for key in ("macro", "micro", "state", "error")))
-            for node, seen in answer.items()
+            str(node): NodeState(*(str(state.get(key) or "") for key in ("macro", "micro", "state", "error")))
+            for node, state in answer.items()
         }
     except AttributeError as error:
         raise TestbedError(f"Kadeploy3 answered {str(answer)[:80]!r} where states were expected") from error
 
 
-def read_progress(answer: Any) -> Progress:
-    """Who is done. Raises TestbedError for anything else than a workflow."""
+def read_status(answer: Any) -> WorkflowStatus:
+    """Which nodes are done. Raises TestbedError for anything else than a workflow."""
     try:
         nodes = answer.get("nodes") or {}
         named = nodes if isinstance(nodes, Mapping) else {"processing": nodes}
         lists = (tuple(map(str, named.get(key) or ())) for key in ("ok", "ko", "processing"))
-        return Progress(bool(answer["done"]), bool(answer["error"]), *lists)
+        return WorkflowStatus(bool(answer["done"]), bool(answer["error"]), *lists)
     except (AttributeError, KeyError, TypeError) as error:
         raise TestbedError(
             f"Kadeploy3 answered {str(answer)[:80]!r} where a workflow was expected"
@@ -106,19 +105,19 @@ def read_progress(answer: Any) -> Progress:
 _LINE = re.compile(r"(\d+\.\d+)\|(?:\[(?:[^\].]*\.)?(\w+)\] )?(.*)")
 
 
-def read_log(text: str) -> list[Line]:
+def read_log(text: str) -> list[LogLine]:
     """The lines of a piece of the log, each ``TIME|[SET] TEXT``; one without a time goes on with the last."""
-    lines: list[Line] = []
+    lines: list[LogLine] = []
     for raw in text.splitlines():
         found = _LINE.fullmatch(raw)
         if found:
-            lines.append(Line(float(found[1]), found[2] or "", found[3]))
+            lines.append(LogLine(float(found[1]), found[2] or "", found[3]))
         elif lines and raw.strip():
-            lines[-1] = Line(lines[-1].t, lines[-1].nodes, f"{lines[-1].text}\n{raw}")
+            lines[-1] = LogLine(lines[-1].t, lines[-1].nodes, f"{lines[-1].text}\n{raw}")
     return lines
 
 
-#: The columns that are asked for, in this order; the error, which may hold commas and newlines, at the end.
+#: The columns that are requested, in this order; the error, which may hold commas and newlines, at the end.
 STATISTICS = (
     *("wid", "hostname", "step1", "step2", "step3", "retry_step1", "retry_step2", "retry_step3"),
     *("step1_duration", "step2_duration", "step3_duration", "start", "success", "error"),
@@ -126,9 +125,9 @@ STATISTICS = (
 _ROW = re.compile(r"^[A-Z]-[0-9a-f-]{8,},", re.MULTILINE)
 
 
-def read_statistics(text: str) -> list[Row]:
-    """The rows of ``/stats/deploy`` with the columns `STATISTICS`. Raises TestbedError for a row that is
-    none."""
+def read_statistics(text: str) -> list[StatisticsRow]:
+    """The rows of ``/stats/deploy`` with the columns `STATISTICS`. Raises TestbedError for a row that
+    cannot be read."""
     starts = [found.start() for found in _ROW.finditer(text)]
     pieces = [text[a:b] for a, b in pairwise([*starts, len(text)])]
     if not pieces and text.strip():
@@ -136,7 +135,7 @@ def read_statistics(text: str) -> list[Row]:
     return [_row(piece.strip("\n")) for piece in pieces]
 
 
-def _row(line: str) -> Row:
+def _row(line: str) -> StatisticsRow:
     words = line.split(",", len(STATISTICS) - 1)
     try:
         numbers = [int(word or 0) for word in words[5:12]]
@@ -144,5 +143,9 @@ def _row(line: str) -> Row:
         r1, r2, r3, d1, d2, d3, start = numbers
         success, error = words[12:]
     except ValueError as problem:
-        raise TestbedError(f"Kadeploy3's statistics hold a line that is no row: {line[:120]!r}") from problem
-    return Row(wid, node, (one, two, three), (r1, r2, r3), (d1, d2, d3), start, success == "true", error)
+        raise TestbedError(
+            f"Kadeploy3's statistics hold a line that cannot be read: {line[:120]!r}"
+        ) from problem
+    return StatisticsRow(
+        wid, node, (one, two, three), (r1, r2, r3), (d1, d2, d3), start, success == "true", error
+    )

@@ -1,7 +1,7 @@
 """What makes a service machine a Kadeploy3 server: packages, files, commands, in their order; nothing is
 run here.
 
-`plan` gives `Work`s for one machine. Commands are lists of words, what they read comes on their standard
+`setup_steps` gives them for one machine. Commands are lists of words, what they read comes on their standard
 input, so nothing of ours passes a shell. All of it may be done twice.
 
 Source: Debian packages ``kadeploy`` and ``kadeploy-client`` of Kadeploy 3.3 (user ``deploy``,
@@ -25,12 +25,12 @@ from g5kvirt.provisioners.kadeploy3.configuration import (
     KEY,
     LOGS,
     POWER,
-    Cluster,
+    NodeCluster,
     Server,
     render,
 )
 
-__all__ = ["PACKAGES", "Content", "Packages", "Run", "Work", "plan", "schema", "service"]
+__all__ = ["PACKAGES", "Command", "FileContent", "Packages", "SetupStep", "schema", "service", "setup_steps"]
 
 PACKAGES = ("kadeploy", "kadeploy-client", "mariadb-server", "taktuk", "openssh-client")
 USER = "deploy"
@@ -41,9 +41,73 @@ _INSTALLED = (
     "| grep -qx installed || exit 1; done"
 )
 
+#: Table → its columns, as Kadeploy 3.3 names them; indexes on what it searches by are added.
+_TABLES: Mapping[str, tuple[str, ...]] = {
+    "environments": (
+        "id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY",
+        "name VARCHAR(255) NOT NULL",
+        "version INT UNSIGNED NOT NULL DEFAULT 0",
+        "description TEXT",
+        *(
+            f"{column} VARCHAR(512) NOT NULL DEFAULT ''"
+            for column in ("tarball", "preinstall", "postinstall")
+        ),
+        *(
+            f"{column} VARCHAR(255) NOT NULL DEFAULT ''"
+            for column in (
+                "author",
+                "hypervisor",
+                "hypervisor_params",
+                "initrd",
+                "kernel",
+                "kernel_params",
+            )
+        ),
+        "fdisk_type VARCHAR(2)",
+        "filesystem VARCHAR(9)",
+        "user VARCHAR(255) DEFAULT 'nobody'",
+        "allowed_users VARCHAR(512) NOT NULL DEFAULT ''",
+        "environment_kind VARCHAR(10) NOT NULL DEFAULT ''",
+        "visibility VARCHAR(8) NOT NULL DEFAULT ''",
+        "demolishing_env BOOLEAN NOT NULL DEFAULT FALSE",
+        "multipart BOOLEAN NOT NULL DEFAULT FALSE",
+        "options TEXT",
+    ),
+    "log": (
+        "wid VARCHAR(41) NOT NULL",
+        "hostname VARCHAR(255) NOT NULL",
+        *(f"step{n} VARCHAR(45) NOT NULL DEFAULT ''" for n in (1, 2, 3)),
+        *(f"timeout_step{n} SMALLINT UNSIGNED NOT NULL DEFAULT 0" for n in (1, 2, 3)),
+        *(f"retry_step{n} TINYINT UNSIGNED NOT NULL DEFAULT 0" for n in (1, 2, 3)),
+        "start INT UNSIGNED NOT NULL DEFAULT 0",
+        *(f"step{n}_duration INT UNSIGNED NOT NULL DEFAULT 0" for n in (1, 2, 3)),
+        "env VARCHAR(64) NOT NULL DEFAULT ''",
+        "anonymous_env VARCHAR(6) NOT NULL DEFAULT ''",
+        "md5 VARCHAR(35) NOT NULL DEFAULT ''",
+        "success VARCHAR(6) NOT NULL DEFAULT ''",
+        "error TEXT NOT NULL",
+        "user VARCHAR(16) NOT NULL DEFAULT ''",
+        "INDEX (wid)",
+    ),
+    "nodes": (
+        "hostname VARCHAR(255) NOT NULL",
+        "state VARCHAR(16) NOT NULL DEFAULT ''",
+        "env_id INT NOT NULL DEFAULT -1",
+        "date INT UNSIGNED NOT NULL DEFAULT 0",
+        "user VARCHAR(16) NOT NULL DEFAULT ''",
+        "INDEX (hostname)",
+    ),
+    "rights": (
+        "user VARCHAR(30) NOT NULL",
+        "node VARCHAR(255) NOT NULL",
+        "part VARCHAR(50) NOT NULL",
+        "INDEX (user)",
+    ),
+}
+
 
 @dataclass(frozen=True)
-class Content:
+class FileContent:
     """A file to be put on the machine."""
 
     path: str
@@ -52,7 +116,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Run:
+class Command:
     """A command to be run there as root."""
 
     argv: tuple[str, ...]
@@ -61,16 +125,16 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Work:
-    """One step of the plan: first its files are put there, then its commands run, one after the other.
+class SetupStep:
+    """One step of the setup: first its files are put there, then its commands run, one after the other.
 
     If ``unless`` succeeds there is nothing to do.
     """
 
     name: str
-    files: tuple[Content, ...] = ()
-    runs: tuple[Run, ...] = ()
-    unless: Run | None = None
+    files: tuple[FileContent, ...] = ()
+    commands: tuple[Command, ...] = ()
+    unless: Command | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +147,9 @@ class Packages:
     proxy: str = ""
 
 
-def plan(
-    server: Server, cluster: Cluster, addresses: Mapping[str, str], packages: Packages | None = None
-) -> list[Work]:
+def setup_steps(
+    server: Server, cluster: NodeCluster, addresses: Mapping[str, str], packages: Packages | None = None
+) -> list[SetupStep]:
     """Everything but the daemon itself (`service`), in order. Raises SpecError as `configuration.render`."""
     files = render(server, cluster, addresses)
     return [_install(packages or Packages()), _database(server), _directories(server), _configure(files)]
@@ -94,9 +158,9 @@ def plan(
 def service(server: Server, limit: float = 120.0) -> dict[str, Any]:
     """The order for the host agent that keeps the server running; ready when it listens.
 
-    It runs as ``deploy`` in the foreground, so that whoever stops the order stops the server; its words go
-    to the order's log. An ssh agent of its own holds its key: only with the key forwarded can nodes hand
-    commands and images on to each other. ``limit``: seconds; thousands of nodes take it a while to read.
+    It runs as ``deploy`` in the foreground, so that whoever stops the service stops the server; its output
+    goes to the service's log. An ssh agent of its own holds its key: only with the key forwarded can nodes
+    hand commands and images on to each other. ``limit``: seconds; thousands of nodes take it a while to read.
     """
     with_key = 'key=$1; shift; ssh-add -q "$key" && exec "$@"'
     return protocol.serve(
@@ -112,117 +176,46 @@ def service(server: Server, limit: float = 120.0) -> dict[str, Any]:
     )
 
 
-def _install(packages: Packages) -> Work:
+def _install(packages: Packages) -> SetupStep:
     options = ["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]
     if packages.proxy:
         if not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+/?", packages.proxy):
-            raise SpecError(f"{packages.proxy!r} is no HTTP proxy: write it as http://proxy:3128/")
+            raise SpecError(f"{packages.proxy!r} is not an HTTP proxy: write it as http://proxy:3128/")
         options += ["-o", f"Acquire::http::Proxy={packages.proxy}"]
     for name in packages.names:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
-            raise SpecError(f"{name!r} is no name of a Debian package")
+            raise SpecError(f"{name!r} is not the name of a Debian package")
     if "\n" in packages.source:
         raise SpecError("the packages' source must be one line of sources.list")
     apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options)
-    source = Content("/etc/apt/sources.list.d/g5kvirt-kadeploy3.list", packages.source + "\n")
-    return Work(
+    source = FileContent("/etc/apt/sources.list.d/g5kvirt-kadeploy3.list", packages.source + "\n")
+    return SetupStep(
         "packages",
         (source,) if packages.source else (),
         (
-            Run((*apt, "update"), timeout=300),
-            Run((*apt, "install", "--yes", "--no-install-recommends", "--", *packages.names), timeout=900),
+            Command((*apt, "update"), timeout=300),
+            Command(
+                (*apt, "install", "--yes", "--no-install-recommends", "--", *packages.names), timeout=900
+            ),
         ),
-        unless=Run(("sh", "-c", _INSTALLED, "sh", *packages.names)),
+        unless=Command(("sh", "-c", _INSTALLED, "sh", *packages.names)),
     )
 
 
-def _database(server: Server) -> Work:
+def _database(server: Server) -> SetupStep:
     # an error message longer than its column must not end the log of a whole deployment
     settings = '[mysqld]\nbind-address = 127.0.0.1\nskip-name-resolve\nsql_mode = ""\n'
-    return Work(
+    return SetupStep(
         "database",
-        (Content(_MARIADB, settings),),
-        (Run(("systemctl", "restart", "mariadb")), Run(("mariadb", "--batch"), schema(server))),
+        (FileContent(_MARIADB, settings),),
+        (Command(("systemctl", "restart", "mariadb")), Command(("mariadb", "--batch"), schema(server))),
     )
 
 
 def schema(server: Server) -> str:
-    """The database, its user and its tables, in SQL that may be run twice.
-
-    Columns as Kadeploy 3.3 names them; indexes on what it searches by are added.
-    """
+    """The database, its user and its tables, in SQL that may be run twice."""
     # the password has been checked to be hexadecimal
-    tables = ",\n".join
-    environments = tables(
-        [
-            "id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY",
-            "name VARCHAR(255) NOT NULL",
-            "version INT UNSIGNED NOT NULL DEFAULT 0",
-            "description TEXT",
-            *(
-                f"{column} VARCHAR(512) NOT NULL DEFAULT ''"
-                for column in ("tarball", "preinstall", "postinstall")
-            ),
-            *(
-                f"{column} VARCHAR(255) NOT NULL DEFAULT ''"
-                for column in (
-                    "author",
-                    "hypervisor",
-                    "hypervisor_params",
-                    "initrd",
-                    "kernel",
-                    "kernel_params",
-                )
-            ),
-            "fdisk_type VARCHAR(2)",
-            "filesystem VARCHAR(9)",
-            "user VARCHAR(255) DEFAULT 'nobody'",
-            "allowed_users VARCHAR(512) NOT NULL DEFAULT ''",
-            "environment_kind VARCHAR(10) NOT NULL DEFAULT ''",
-            "visibility VARCHAR(8) NOT NULL DEFAULT ''",
-            "demolishing_env BOOLEAN NOT NULL DEFAULT FALSE",
-            "multipart BOOLEAN NOT NULL DEFAULT FALSE",
-            "options TEXT",
-        ]
-    )
-    log = tables(
-        [
-            "wid VARCHAR(41) NOT NULL",
-            "hostname VARCHAR(255) NOT NULL",
-            *(f"step{n} VARCHAR(45) NOT NULL DEFAULT ''" for n in (1, 2, 3)),
-            *(f"timeout_step{n} SMALLINT UNSIGNED NOT NULL DEFAULT 0" for n in (1, 2, 3)),
-            *(f"retry_step{n} TINYINT UNSIGNED NOT NULL DEFAULT 0" for n in (1, 2, 3)),
-            "start INT UNSIGNED NOT NULL DEFAULT 0",
-            *(f"step{n}_duration INT UNSIGNED NOT NULL DEFAULT 0" for n in (1, 2, 3)),
-            "env VARCHAR(64) NOT NULL DEFAULT ''",
-            "anonymous_env VARCHAR(6) NOT NULL DEFAULT ''",
-            "md5 VARCHAR(35) NOT NULL DEFAULT ''",
-            "success VARCHAR(6) NOT NULL DEFAULT ''",
-            "error TEXT NOT NULL",
-            "user VARCHAR(16) NOT NULL DEFAULT ''",
-            "INDEX (wid)",
-        ]
-    )
-    nodes = tables(
-        [
-            "hostname VARCHAR(255) NOT NULL",
-            "state VARCHAR(16) NOT NULL DEFAULT ''",
-            "env_id INT NOT NULL DEFAULT -1",
-            "date INT UNSIGNED NOT NULL DEFAULT 0",
-            "user VARCHAR(16) NOT NULL DEFAULT ''",
-            "INDEX (hostname)",
-        ]
-    )
-    rights = tables(
-        [
-            "user VARCHAR(30) NOT NULL",
-            "node VARCHAR(255) NOT NULL",
-            "part VARCHAR(50) NOT NULL",
-            "INDEX (user)",
-        ]
-    )
-    made = {"environments": environments, "log": log, "nodes": nodes, "rights": rights}
-    account = "'kadeploy3'@'localhost'"
+    account, separator = "'kadeploy3'@'localhost'", ",\n"
     return "".join(
         [
             "CREATE DATABASE IF NOT EXISTS kadeploy3 CHARACTER SET utf8;\n",
@@ -230,46 +223,49 @@ def schema(server: Server) -> str:
             f"ALTER USER {account} IDENTIFIED BY '{server.password}';\n",
             f"GRANT ALL PRIVILEGES ON kadeploy3.* TO {account};\n",
             "USE kadeploy3;\n",
-            *(f"CREATE TABLE IF NOT EXISTS {name} (\n{columns}\n);\n" for name, columns in made.items()),
+            *(
+                f"CREATE TABLE IF NOT EXISTS {name} (\n{separator.join(columns)}\n);\n"
+                for name, columns in _TABLES.items()
+            ),
         ]
     )
 
 
-def _directories(server: Server) -> Work:
+def _directories(server: Server) -> SetupStep:
     netboot = server.netboot
     owned = [LOGS, CACHE, netboot.profiles, f"{netboot.repository}/userfiles"]
-    return Work(
+    return SetupStep(
         "directories and key",
-        runs=(
-            Run(("install", "-d", "-m", "0755", "--", ETC, netboot.repository)),
-            Run(("install", "-d", "-m", "0755", "-o", USER, "-g", USER, "--", *owned)),
-            Run(("install", "-d", "-m", "0700", "-o", USER, "-g", USER, "--", posixpath.dirname(KEY))),
+        commands=(
+            Command(("install", "-d", "-m", "0755", "--", ETC, netboot.repository)),
+            Command(("install", "-d", "-m", "0755", "-o", USER, "-g", USER, "--", *owned)),
+            Command(("install", "-d", "-m", "0700", "-o", USER, "-g", USER, "--", posixpath.dirname(KEY))),
             # a key that is there is kept: hosts and the deployment environment know it
-            Run(("sh", "-c", 'test -s "$1" || exec ssh-keygen -q -t ed25519 -N "" -f "$1"', "sh", KEY)),
-            Run(("chown", f"{USER}:{USER}", "--", KEY, f"{KEY}.pub")),
+            Command(("sh", "-c", 'test -s "$1" || exec ssh-keygen -q -t ed25519 -N "" -f "$1"', "sh", KEY)),
+            Command(("chown", f"{USER}:{USER}", "--", KEY, f"{KEY}.pub")),
         ),
     )
 
 
-def _configure(files: Mapping[str, str]) -> Work:
+def _configure(files: Mapping[str, str]) -> SetupStep:
     def mode(path: str) -> int:
         if path in (POWER, f"{ETC}/partition", f"{ETC}/bootloader"):
             return 0o755
         # server.conf holds the password of the database
         return 0o640 if path.startswith(ETC) else 0o644
 
-    contents = tuple(Content(path, text, mode(path)) for path, text in files.items())
+    contents = tuple(FileContent(path, text, mode(path)) for path, text in files.items())
     private: Sequence[str] = [c.path for c in contents if c.mode == 0o640]
     # the client is for whoever is on the machine, and holds no secret
     public = [path for path in private if path.endswith("/client.conf")]
-    return Work(
+    return SetupStep(
         "configuration",
         contents,
         (
-            Run(("chgrp", USER, "--", *private)),
-            Run(("chmod", "0644", "--", *public)),
+            Command(("chgrp", USER, "--", *private)),
+            Command(("chmod", "0644", "--", *public)),
             # Kadeploy3 answers with what stands in this file and does not start without it; the package
             # brings it
-            Run(("test", "-s", f"{ETC}/version")),
+            Command(("test", "-s", f"{ETC}/version")),
         ),
     )

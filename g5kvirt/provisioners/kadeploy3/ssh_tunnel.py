@@ -1,4 +1,4 @@
-"""A way to a server that listens on its own machine only: an ssh that carries a local port there."""
+"""A tunnel to a server that listens on its own machine only: an ssh that forwards a local port there."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import IO
 from g5kvirt.errors import TestbedError
 from g5kvirt.remote.access import Access, check_host
 
-__all__ = ["Tunnel"]
+__all__ = ["SSHTunnel"]
 
 log = logging.getLogger(__name__)
 
 
-class Tunnel:
-    """``with Tunnel(access, host, port) as url``: an address of ours behind which ``host``'s ``port``
+class SSHTunnel:
+    """``with SSHTunnel(access, host, port) as url``: a local address behind which ``host``'s ``port``
     answers.
 
     Raises TestbedError if it does not stand within ``limit`` seconds. The ssh ends with the block.
@@ -33,7 +33,7 @@ class Tunnel:
         self._local = 0
 
     def argv(self, local: int) -> list[str]:
-        """The command that carries the local port ``local``."""
+        """The command that forwards the local port ``local``."""
         forward = f"127.0.0.1:{local}:localhost:{self._port}"
         words = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", forward, "--", check_host(self._host)]
         return [*self._access.prefix(), *words]
@@ -49,9 +49,9 @@ class Tunnel:
             raise
         return f"http://127.0.0.1:{self._local}"
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Start the ssh again if it has ended, at the same address. What fails is logged: whoever uses the
-        way knows how long to bear that."""
+        tunnel decides how long to bear that."""
         if self._process is None or self._process.poll() is None:
             return
         self._stack.close()
@@ -66,24 +66,24 @@ class Tunnel:
         self._stack.close()
 
     def _start(self, local: int) -> None:
-        said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
+        errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
         try:
             process = subprocess.Popen(
                 self.argv(local),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=errors,
                 env=self._access.environment(),
             )
         except OSError as error:
             raise TestbedError(f"ssh cannot be started ({error}): install openssh-client") from error
         self._process = process
-        self._stack.callback(_end, process)
+        self._stack.callback(_terminate, process)
         deadline = time.monotonic() + self._limit
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                why = _last(said) or "ssh ended without a word"
-                raise TestbedError(f"no way to port {self._port} of {self._host}: {why}")
+                why = _last_line(errors) or "ssh ended without a message"
+                raise TestbedError(f"port {self._port} of {self._host} cannot be reached by ssh: {why}")
             try:
                 socket.create_connection(("127.0.0.1", local), timeout=1.0).close()
             except OSError:
@@ -91,11 +91,12 @@ class Tunnel:
             else:
                 return
         raise TestbedError(
-            f"no way to port {self._port} of {self._host} within {self._limit:.0f} s: is it up?"
+            f"port {self._port} of {self._host} cannot be reached by ssh within {self._limit:.0f} s:"
+            " check that the machine is up"
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(5)
@@ -104,7 +105,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(5)
 
 
-def _last(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read(65536).decode("utf-8", "replace").strip().splitlines()
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    lines = errors.read(65536).decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else ""

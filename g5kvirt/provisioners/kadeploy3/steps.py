@@ -1,6 +1,6 @@
-"""Kadeploy3's steps in the words of this project.
+"""Kadeploy3's steps by the names of this project.
 
-A step that is the same thing as one of ours (`g5kvirt.provisioners.builtin.workflow`) has its name, so that
+A step that is the same thing as one of the built-in workflow has the same name there, so that
 the figures of both kinds of deployment stand beside each other; the others keep Kadeploy3's, with hyphens. A
 step of ours belongs to one macro-step only, so some of Kadeploy3's, which stand in two, have a second name
 there.
@@ -114,7 +114,7 @@ def step_name(macro: str, micro: str) -> str:
 
 
 def workflow() -> dict[str, list[str]]:
-    """Macro-step → all its steps in our words, for the first event of a deployment."""
+    """Macro-step → all its steps by our names, for the first event of a deployment."""
     return {
         macro: list(dict.fromkeys(step_name(macro, micro) for steps in variants.values() for micro in steps))
         for macro, variants in VARIANTS.items()

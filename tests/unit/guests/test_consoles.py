@@ -19,7 +19,7 @@ from g5kvirt.run import directory
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
-from g5kvirt.run.tables import account
+from g5kvirt.run.tables import Frames
 from g5kvirt.spec.spec import Spec
 from g5kvirt.views.html import failures
 
@@ -59,7 +59,8 @@ def fetched(tmp_path: Path, phase: str, label: str) -> tuple[Path, list[Event]]:
     journal = Journal.open(run.journal)
     context = Context(spec, None, run, journal)  # type: ignore[arg-type]
     context.__dict__["fanout"] = Fanout()
-    consoles.fetch(context, phase, label, VMS, HOSTS)
+    deployment = label if phase == "measure" else ""
+    consoles.fetch(context, VMS, HOSTS, phase=phase, deployment=deployment)
     journal.close()
     return run.path, list(journal)
 
@@ -98,11 +99,11 @@ def test_the_account_says_where_to_read_them(tmp_path: Path) -> None:
         for vm in VMS
     ]
     events = [Event("place", "plan", "run", "r", "ok", 0.0, 1, {"vms": plan}), *gave_up, *events]
-    found = account(events)
+    found = Frames(events).account
     assert found.reasons == {("kernel", "silent"): 4}
     assert found.consoles == {("kernel", "silent"): "consoles/launch/vm-1.txt"}
     assert "consoles/launch/vm-1.txt" in failures(found)
-    assert "last words" not in failures(account(events[:-4]))
+    assert "last words" not in failures(Frames(events[:-4]).account)
 
 
 def test_a_deployment_says_where_to_read_them(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ import yaml
 
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError
 from g5kvirt.images import debian, environments, mini
-from g5kvirt.provisioners.builtin.tasks import task_for
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -147,13 +146,25 @@ def test_an_image_is_checked_and_measured(home: Path) -> None:
     image = environments.obtain("mine", [home])
     assert (image.path, image.size) == (home / "mine.tgz", len(data))
     assert image.environment.unpacked == len(archive())
-    task = task_for(image, deployment="1", url="http://h/x", server="http://s", authorized_keys=["k"])
-    assert (task.compression, task.filesystem, task.sha256) == (
-        "gzip",
-        "ext3",
-        hashlib.sha256(data).hexdigest(),
-    )
-    assert task.least_disk > 5000
+    assert image.sha256 == hashlib.sha256(data).hexdigest()
+    assert environments.look_up("mine", [home]) == (environments.load(home / "mine.yaml"), image)
+
+
+def test_looking_up_neither_builds_nor_fetches(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    assert environments.look_up("mini", [home]) == (None, None)
+    address = {**GOOD["image"], "file": "http://example.invalid/mine.tgz", "sha256": "0" * 64}
+    environment, image = environments.look_up(str(described(home, image=address)))
+    assert environment is not None
+    assert image is None
+    assert not (home / "cache").exists()
+
+
+def test_looking_up_refuses_a_corrupt_image(home: Path) -> None:
+    with_image(home)
+    described(home, image={**GOOD["image"], "sha256": "0" * 64})
+    with pytest.raises(SpecError, match="is corrupt"):
+        environments.look_up("mine", [home])
 
 
 def test_an_unknown_environment_names_the_known(home: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.inventory import VM
-from g5kvirt.netboot.boot_tracker import MILESTONES, Boots
+from g5kvirt.netboot.boot_tracker import MILESTONES, BootTracker, Reached
 from g5kvirt.planning.windows import SlotWindow
 
 
@@ -19,12 +19,14 @@ def vms(number: int) -> list[VM]:
     ]
 
 
-def boots(number: int, window: int = 100, patience: float = 10.0, attempts: int = 2) -> Boots:
-    return Boots(vms(number), SlotWindow(window), lambda in_flight, attempt: patience * attempt, attempts)
+def tracker(number: int, window: int = 100, patience: float = 10.0, attempts: int = 2) -> BootTracker:
+    return BootTracker(
+        vms(number), SlotWindow(window), lambda in_flight, attempt: patience * attempt, attempts
+    )
 
 
 def test_a_slot_is_held_until_its_vm_is_up() -> None:
-    b = boots(3, window=2)
+    b = tracker(3, window=2)
     assert [x.vm.name for x in b.due(0.0)] == ["vm-1", "vm-2"]
     assert b.due(1.0) == []
     b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
@@ -32,8 +34,8 @@ def test_a_slot_is_held_until_its_vm_is_up() -> None:
     assert [x.vm.name for x in b.due(5.0)] == ["vm-3"]
 
 
-def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -> None:
-    b = boots(1)
+def test_overdue_vm_is_powered_on_again_and_then_fails_at_its_last_step() -> None:
+    b = tracker(1)
     b.due(0.0)
     b.powered_on("vm-1", b.boots["vm-1"].attempt, 1.0)
     b.reached("vm-1", "dhcp", 2.0)
@@ -51,22 +53,36 @@ def test_who_waits_too_long_is_tried_again_and_then_fails_with_its_last_step() -
     assert b.finished
 
 
-def test_a_late_word_of_an_earlier_attempt_does_not_count() -> None:
-    b = boots(1)
+def test_late_milestone_of_an_earlier_attempt_does_not_count() -> None:
+    b = tracker(1)
     b.due(0.0)
     b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.0)
     b.overdue(11.0)
     b.due(100.0)
     assert not b.reached("vm-1", "minimal-system", 12.0)
     assert not b.reached("vm-1", "minimal-system", 100.1), "it is about to be stopped"
-    b.powered_on("vm-1", 2, 101.0)
+    assert b.powered_on("vm-1", 2, 101.0) == []
     assert not b.reached("vm-1", "minimal-system", 100.1)
     assert b.reached("vm-1", "minimal-system", 110.0)
     assert b.count("up") == 1
 
 
-def test_a_milestone_is_news_only_once_and_only_of_our_vms() -> None:
-    b = boots(1)
+def test_a_milestone_before_the_answer_to_a_second_power_on_counts_after_it() -> None:
+    b = tracker(1)
+    b.due(0.0)
+    b.powered_on("vm-1", 1, 0.0)
+    b.overdue(11.0)
+    assert not b.reached("vm-1", "dhcp", 50.0), "it waits"
+    b.due(100.0)
+    assert not b.reached("vm-1", "dhcp", 101.5, {"ip": "10.0.0.1"}), "it is about to be stopped"
+    assert b.powered_on("vm-1", 1, 101.0) == [], "a late answer to the first"
+    assert b.powered_on("vm-1", 2, 101.0) == [Reached("dhcp", 101.5, {"ip": "10.0.0.1"})]
+    assert b.powered_on("vm-1", 2, 101.0) == []
+    assert b.boots["vm-1"].at == "dhcp"
+
+
+def test_a_milestone_counts_only_once_and_only_of_our_vms() -> None:
+    b = tracker(1)
     b.due(0.0)
     assert b.reached("vm-1", "dhcp", 1.0)
     assert not b.reached("vm-1", "dhcp", 2.0)
@@ -74,13 +90,13 @@ def test_a_milestone_is_news_only_once_and_only_of_our_vms() -> None:
 
 
 def test_a_vm_that_is_up_already_is_not_started() -> None:
-    b = boots(2)
+    b = tracker(2)
     b.already_up("vm-1")
     assert [x.vm.name for x in b.due(0.0)] == ["vm-2"]
 
 
-def test_a_word_before_the_hosts_answer_counts() -> None:
-    b = boots(1)
+def test_milestone_before_the_hosts_answer_counts() -> None:
+    b = tracker(1)
     b.due(0.0)
     assert b.reached("vm-1", "minimal-system", 1.0)  # the agent's answer was slower than the boot
     b.powered_on("vm-1", b.boots["vm-1"].attempt, 0.5)
@@ -89,7 +105,7 @@ def test_a_word_before_the_hosts_answer_counts() -> None:
 
 
 def test_a_late_answer_of_a_host_changes_nothing() -> None:
-    b = boots(1, attempts=3)
+    b = tracker(1, attempts=3)
     b.due(0.0)
     b.overdue(11.0)
     assert b.refused("vm-1", 1, "no answer") is None  # it waits for its second attempt already
@@ -110,7 +126,7 @@ def test_a_late_answer_of_a_host_changes_nothing() -> None:
     fates=st.lists(st.sampled_from(["up", "refused", "silent", "late"]), min_size=36, max_size=36),
 )
 def test_every_vm_ends_up_or_failed_and_the_window_holds(number: int, window: int, fates: list[str]) -> None:
-    b = boots(number, window=window, attempts=3)
+    b = tracker(number, window=window, attempts=3)
     now, powered = 0.0, 0
     late: list[tuple[str, int]] = []
     fate = iter(fates)

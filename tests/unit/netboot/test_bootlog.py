@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from g5kvirt.inventory import VM
 from g5kvirt.netboot.bootlog import BootLog, Milestone
+from g5kvirt.netboot.task_id import TaskId
 
 VM_1 = VM(1, "vm-1", "h", "nancy", IPv4Address("10.144.1.1"), "02:00:90:00:00:01")
 LOG = BootLog([VM_1])
@@ -77,7 +78,7 @@ def test_no_line_can_break_it(line: str) -> None:
 def test_reports_of_a_deployment_carry_its_id_and_how_the_step_ended() -> None:
     good = LOG.read(access("/report?step=format&name=vm-1&up=9.1&deployment=d1.2&status=ok"))
     assert good is not None
-    assert (good.step, good.deployment, good.status, good.reason) == ("format", "d1.2", "ok", "")
+    assert (good.step, good.task, good.status, good.reason) == ("format", TaskId("d1", 2), "ok", "")
     bad = LOG.read(access("/report?step=image&deployment=d1.2&status=failed&reason=No%20space%20%26%20time"))
     assert bad is not None
     assert (bad.step, bad.status, bad.reason) == ("image", "failed", "No space & time")
@@ -89,4 +90,4 @@ def test_reports_of_a_deployment_carry_its_id_and_how_the_step_ended() -> None:
 def test_milestones_of_a_boot_belong_to_no_deployment() -> None:
     seen = LOG.read(access("/kernel"))
     assert seen is not None
-    assert (seen.deployment, seen.status, seen.reason) == ("", "ok", "")
+    assert (seen.task, seen.status, seen.reason) == (None, "ok", "")

@@ -1,62 +1,99 @@
-"""Following logs goes on after a broken connection, also where the host agent is missing."""
+"""Following the logs of a service machine: reconnections, and the error when the machine is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from ipaddress import IPv4Address
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakestream import FakeStream, fake_stream
 
 from g5kvirt.errors import PhaseError
-from g5kvirt.hostagent import bundle
-from g5kvirt.inventory import Host
+from g5kvirt.inventory import GIB, Host
 from g5kvirt.netboot import log_tail
+from g5kvirt.netboot.log_tail import TRIES, LogTail
+from g5kvirt.netboot.services import ACCESS_LOG
 from g5kvirt.planning.services import ServiceMachine
-from g5kvirt.remote import Result
 
-HOST = Host("h-1.nancy", "nancy", "h", 4, 1 << 30, address="h-1")
-MACHINE = ServiceMachine(HOST, ("http",), {"nancy": IPv4Address("10.0.0.1")})
-
-
-class Streams:
-    """Connections that all end at once, with this on standard error; the machine's fanout beside them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
-        self.connected = 0
-        self.installed: list[str] = []
-        self.result = Result("h-1", False, 2, b"", error.encode(), 1.0, 2.0, reason="exit code 2")
-        monkeypatch.setattr(log_tail, "Stream", self.connect)
-        monkeypatch.setattr(log_tail, "PAUSE", 0.0)
-        context: Any = SimpleNamespace(access=None, fanout=self)
-        self.follower = log_tail.Follower(context, MACHINE, lambda _: None)
-
-    def connect(self, *_: object, **__: object) -> Any:
-        self.connected += 1
-        return SimpleNamespace(alive=False, error=None, result=self.result, close=lambda: None)
-
-    def run(self, hosts: Sequence[str], command: Sequence[str], **_: Any) -> dict[str, Result]:
-        assert tuple(command) == bundle.INSTALL
-        self.installed += hosts
-        return {host: Result(host, True, 0, b"", b"", 1.0, 2.0) for host in hosts}
+NAME = "head.nancy.grid5000.fr"
+MACHINE = ServiceMachine(
+    Host(NAME, "nancy", "h", 4, GIB, address="head"), ("http",), {"nancy": IPv4Address("10.144.0.1")}
+)
+NO_ACCESS: Any = None
 
 
-def test_missing_agent_is_installed_before_the_next_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = Streams(monkeypatch, f"python3: can't open file '{bundle.DIRECTORY}': [Errno 2] No such file\n")
-    with lost.follower as follower:
-        follower.keep_alive()
-        assert (lost.installed, lost.connected) == (["h-1"], 1)
-        follower.keep_alive()
-        assert lost.connected == 2
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, as the only element."""
+    now = [0.0]
+    monkeypatch.setattr(log_tail.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_connection_that_never_lasts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = Streams(monkeypatch, "Connection reset by peer\n")
-    with lost.follower as follower:
-        for _ in range(2 * log_tail.TRIES):  # each time it is due, and then made
-            follower.keep_alive()
-        with pytest.raises(PhaseError, match=r"logs of h-1\.nancy cannot be followed"):
-            follower.keep_alive()
-    assert lost.connected == 1 + log_tail.TRIES
-    assert lost.installed == []
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
+    """Every connection that was made."""
+    fake = fake_stream()
+    monkeypatch.setattr(log_tail, "Stream", fake)
+    return fake.made
+
+
+def break_until_it_raises(tail: LogTail, streams: list[FakeStream], clock: list[float]) -> PhaseError:
+    for _ in range(10 * TRIES):
+        streams[-1].break_off("no route to host")
+        try:
+            tail.keep_alive()
+        except PhaseError as error:
+            return error
+        clock[0] += 10.0
+    raise AssertionError("it never gives up")
+
+
+@pytest.mark.parametrize("phase", ["launch", "measure"])
+def test_a_lost_machine_is_an_error_of_the_phase_that_follows(
+    phase: str, streams: list[FakeStream], clock: list[float]
+) -> None:
+    with LogTail(NO_ACCESS, MACHINE, lambda _: None, phase=phase) as tail:
+        error = break_until_it_raises(tail, streams, clock)
+    assert (error.phase, error.step) == (phase, "follow")
+    assert f"call {phase}() again once {NAME} is reachable" in str(error)
+    assert "no route to host" in str(error)
+    assert len(streams) == 1 + TRIES
+
+
+def test_it_connects_again_behind_the_last_line_and_not_at_once(
+    streams: list[FakeStream], clock: list[float]
+) -> None:
+    lines: list[str] = []
+    with LogTail(NO_ACCESS, MACHINE, lines.append, phase="launch") as tail:
+        assert streams[0].request()["files"] == {ACCESS_LOG: 0}
+        streams[0].send("first", offset=6)
+        streams[0].break_off("reset")
+        tail.keep_alive()
+        tail.keep_alive()
+        assert len(streams) == 1
+        clock[0] += 1.0
+        tail.keep_alive()
+        assert streams[1].request()["files"] == {ACCESS_LOG: 6}
+        streams[1].send("second", offset=13)
+    assert lines == ["first", "second"]
+    assert not streams[1].alive
+
+
+def test_a_line_makes_the_tries_count_anew(streams: list[FakeStream], clock: list[float]) -> None:
+    with LogTail(NO_ACCESS, MACHINE, lambda _: None, phase="launch") as tail:
+        for number in range(3 * TRIES):
+            streams[-1].send("line", offset=number)
+            streams[-1].break_off("reset")
+            for _ in range(2):
+                tail.keep_alive()
+                clock[0] += 10.0
+        break_until_it_raises(tail, streams, clock)
+
+
+def test_what_a_line_raises_reaches_the_caller(streams: list[FakeStream]) -> None:
+    with LogTail(NO_ACCESS, MACHINE, lambda _: None, phase="launch") as tail:
+        streams[0].error = ZeroDivisionError()
+        streams[0].break_off("")
+        with pytest.raises(ZeroDivisionError):
+            tail.keep_alive()

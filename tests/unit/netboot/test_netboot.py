@@ -85,7 +85,7 @@ def test_dhcp_ends_by_itself_and_files_go_on() -> None:
     assert {(o["name"], o["until"]) for o in orders} == {("dnsmasq", 1e9), ("nginx", None)}
 
 
-def test_who_is_no_vm_gets_no_answer_from_a_dhcp_server_not_even_a_refusal() -> None:
+def test_dhcp_does_not_answer_machines_that_are_no_vms() -> None:
     plan = netboot()
     for machine in (plan.layout.machines[0], plan.layout.machines[3]):
         assert "dhcp-ignore=tag:!known" in nb.dnsmasq_conf(plan, machine).splitlines()

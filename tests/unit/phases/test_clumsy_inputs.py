@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from runmaker import run_events
 
 from g5kvirt import Experiment, Spec
 from g5kvirt.errors import CapacityError, G5kvirtError, PhaseOrderError, RunError, SpecError
-from g5kvirt.phases.measure import check_asked
+from g5kvirt.phases.measure import MeasureRequest, check_broadcast, check_request
 from g5kvirt.run import directory
 from g5kvirt.run.journal import Journal
 
@@ -90,33 +91,42 @@ def test_names_of_runs_that_are_none(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [0, 5, [], [0], [-1], [1.0], ["1"], "12", {1: 2}, [True], [None], np.array([0.5]), None]
+    "sizes", [0, 5, [], [0], [-1], [1.0], ["1"], "12", {1: 2}, [True], [None], np.array([0.5])]
 )
 def test_sizes_that_are_none(sizes: Any) -> None:
     with pytest.raises(
         SpecError, match=r"^sizes must be whole numbers of VMs, at least 1 each, such as \[4, 8\]"
     ):
-        check_asked(sizes, 1, "chain", 4, "g5kvirt")
+        request(sizes)
+
+
+def request(sizes: Any, repeat: Any = 1, broadcast: Any = "chain") -> MeasureRequest:
+    return check_request("mini", sizes, repeat, broadcast, [], up=4, provisioner="g5kvirt")
 
 
 def test_sizes_of_any_kind_become_plain_numbers() -> None:
     for sizes in ([1, 4, 1], (1, 4, 1), np.array([1, 4, 1]), iter([1, 4, 1]), [np.int64(1), 4, np.uint8(1)]):
-        plain = check_asked(sizes, np.int64(2), "tree", 4, "g5kvirt")  # type: ignore[arg-type]
-        assert plain == [1, 4, 1]
+        plain = request(sizes, np.int64(2), "tree").sizes
+        assert plain == (1, 4, 1)
         assert {type(n) for n in plain} == {int}
-    with pytest.raises(CapacityError, match="on a very long number VMs is asked for, but 4 are up"):
-        check_asked([10**5000], 1, "chain", 4, "g5kvirt")
+    with pytest.raises(CapacityError, match="on a very long number VMs, but only 4 are up: use at most 4"):
+        request([10**5000])
     for repeat in (0, -1, "2", 1.5, None, True):
         with pytest.raises(SpecError, match="repeat must be a whole number of at least 1"):
-            check_asked([1], repeat, "chain", 4, "g5kvirt")  # type: ignore[arg-type]
+            request([1], repeat)
     with pytest.raises(SpecError, match="broadcast must be"):
-        check_asked([1], 1, [], 4, "g5kvirt")  # type: ignore[arg-type]
+        request([1], 1, [])
 
 
-def test_a_kadeploy3_has_no_way_by_http() -> None:
-    assert check_asked([1], 1, "http", 1, "g5kvirt") == check_asked([1], 1, "tree", 1, "kadeploy3") == [1]
+def test_sizes_default_to_all_vms_that_are_up() -> None:
+    assert request(None).sizes == (4,)
+
+
+def test_kadeploy3_has_no_broadcast_by_http() -> None:
+    assert check_broadcast("http", "g5kvirt") == "http"
+    assert check_broadcast("tree", "kadeploy3") == "tree"
     with pytest.raises(SpecError, match="'chain' or 'tree' where the provisioner is 'kadeploy3', not 'http'"):
-        check_asked([1], 1, "http", 1, "kadeploy3")
+        check_broadcast("http", "kadeploy3")
 
 
 def test_what_cannot_be_measured_leaves_no_trace(tmp_path: Path) -> None:
@@ -124,13 +134,37 @@ def test_what_cannot_be_measured_leaves_no_trace(tmp_path: Path) -> None:
     Journal.open(run.journal).extend(run_events(2))
     exp = Experiment.open(run.path)
     before = run.journal.read_bytes()
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, about in {
+        "typo": "imag: {file: x.tar}",
+        "gone": "image: {file: gone.tar}",
+        "text": "image: {file: text.yaml}",
+        "corrupt": f"image: {{file: text.yaml, sha256: '{'0' * 64}'}}",
+    }.items():
+        (own / f"{name}.yaml").write_text(f"name: {name}\n{about}\n")
     wrong: list[dict[str, Any]] = [{"sizes": [3]}, {"sizes": [0]}, {"repeat": 0}, {"folder": "no such"}]
+    wrong += [{"broadcast": "torrent"}, {"environment": "minni"}]
+    wrong += [{"environment": name, "folder": own} for name in ("typo", "gone", "text", "corrupt")]
     for arguments in wrong:
         with pytest.raises(SpecError):
             exp.measure(**arguments)
         with pytest.raises(SpecError):
             exp.start("measure", **arguments)
     assert run.journal.read_bytes() == before
+    assert not [event for event in exp.journal if event.phase == "measure"]
+
+
+def test_what_kadeploy3_cannot_deploy_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "some.tar", "w") as archive:
+        archive.add(__file__, "some.py")
+    text = f"name: long\nimage: {{file: some.tar}}\nboot: {{kernel: /boot/{'k' * 255}}}\n"
+    (tmp_path / "long.yaml").write_text(text)
+    found = check_request("long", [1], 1, "http", [tmp_path], up=1, provisioner="g5kvirt")
+    assert found.image is not None
+    assert found.image.path == tmp_path / "some.tar"
+    with pytest.raises(SpecError, match="the kernel's path of long has more than the 255"):
+        check_request("long", [1], 1, "chain", [tmp_path], up=1, provisioner="kadeploy3")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import SlotWindow
 from g5kvirt.provisioners.builtin.engine import Deployment
-from g5kvirt.provisioners.builtin.workflow import Broadcast, Check, Reboot, Task, Word, default_workflow
+from g5kvirt.provisioners.builtin.orders import BroadcastOrder, CheckOrder, RebootOrder, Report, TaskOrder
+from g5kvirt.provisioners.builtin.workflow import default_workflow
 from g5kvirt.run.deployment_tables import Measurements, column
 from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
@@ -46,30 +47,30 @@ def deploy(
     d = Deployment(
         name, vms(number), default_workflow(), reboots=SlotWindow(99), checks=SlotWindow(99), about=about
     )
-    now, said = begin, list[tuple[float, Word]]()
+    now, said = begin, list[tuple[float, Report]]()
     while not d.finished and now < upto:
         for order in d.orders(now):
-            if isinstance(order, Broadcast):
-                said += [(now + 1, Word(h, order.step, "ok", now + 1)) for h in order.hosts]
+            if isinstance(order, BroadcastOrder):
+                said += [(now + 1, Report(h, order.step, "ok", now + 1)) for h in order.hosts]
                 continue
             for target in order.vms:
                 vm, attempt = target.vm.name, target.attempt
-                if isinstance(order, Reboot | Check):
-                    said.append((now + 1, Word(vm, order.step, "ok", now + 1, "", attempt)))
-                if isinstance(order, Reboot):
-                    said.append((now + 2, Word(vm, "minimal-system", "ok", now + 2)))
-                if isinstance(order, Task):
+                if isinstance(order, RebootOrder | CheckOrder):
+                    said.append((now + 1, Report(vm, order.step, "ok", now + 1, "", attempt)))
+                if isinstance(order, RebootOrder):
+                    said.append((now + 2, Report(vm, "minimal-system", "ok", now + 2)))
+                if isinstance(order, TaskOrder):
                     for after, step in enumerate(GUEST, 1):
                         if step == "image" and bad.get(vm, 0) > 0:
                             bad[vm] -= 1
                             said.append(
-                                (now + after, Word(vm, step, "failed", now + after, "sha256", attempt))
+                                (now + after, Report(vm, step, "failed", now + after, "sha256", attempt))
                             )
                             break
-                        said.append((now + after, Word(vm, step, "ok", now + after, "", attempt)))
+                        said.append((now + after, Report(vm, step, "ok", now + after, "", attempt)))
         now += 1
         for _, word in sorted((s for s in said if s[0] <= now), key=lambda s: s[0]):
-            d.tell(word, now)
+            d.receive(word, now)
         said = [s for s in said if s[0] > now]
     return d.events()
 

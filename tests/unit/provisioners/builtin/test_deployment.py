@@ -18,16 +18,15 @@ from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import RateWindow, SlotWindow, Window
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
-from g5kvirt.provisioners.builtin.workflow import (
-    Broadcast,
-    Check,
+from g5kvirt.provisioners.builtin.orders import (
+    BroadcastOrder,
+    CheckOrder,
     Order,
-    Reboot,
-    Task,
-    Word,
-    Workflow,
-    default_workflow,
+    RebootOrder,
+    Report,
+    TaskOrder,
 )
+from g5kvirt.provisioners.builtin.workflow import Workflow, default_workflow
 from g5kvirt.run.events import Event
 
 GUEST = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
@@ -47,20 +46,22 @@ def deployment(number: int = 1, hosts: int = 3, workflow: Workflow | None = None
 
 
 def reboots(orders: Iterable[Order]) -> list[tuple[str, str, str, int]]:
-    return [(t.vm.name, o.kind, o.into, t.attempt) for o in orders if isinstance(o, Reboot) for t in o.vms]
+    return [
+        (t.vm.name, o.kind, o.into, t.attempt) for o in orders if isinstance(o, RebootOrder) for t in o.vms
+    ]
 
 
 def tasks(orders: Iterable[Order]) -> list[tuple[str, int]]:
-    return [(t.vm.name, t.attempt) for o in orders if isinstance(o, Task) for t in o.vms]
+    return [(t.vm.name, t.attempt) for o in orders if isinstance(o, TaskOrder) for t in o.vms]
 
 
 def checks(orders: Iterable[Order]) -> list[tuple[str, int]]:
-    return [(t.vm.name, t.turn) for o in orders if isinstance(o, Check) for t in o.vms]
+    return [(t.vm.name, t.turn) for o in orders if isinstance(o, CheckOrder) for t in o.vms]
 
 
 def say(d: Deployment, *steps: str, t: float, vm: str = "vm-1", attempt: int | None = None) -> None:
     for step in steps:
-        assert d.tell(Word(vm, step, "ok", t, "", attempt), t), step
+        assert d.receive(Report(vm, step, "ok", t, "", attempt), t), step
 
 
 def fail(
@@ -70,13 +71,13 @@ def fail(
     t: float,
     vm: str = "vm-1",
     attempt: int | None = None,
-    hopeless: bool = False,
+    permanent: bool = False,
 ) -> bool:
-    return d.tell(Word(vm, step, "failed", t, reason, attempt, hopeless=hopeless), t)
+    return d.receive(Report(vm, step, "failed", t, reason, attempt, permanent=permanent), t)
 
 
 def to_task(d: Deployment, vm: str = "vm-1", attempt: int = 1, t: float = 1.0) -> None:
-    """Reboot and minimal system done, task given."""
+    """RebootOrder and minimal system done, task given."""
     d.orders(t)
     say(d, "reboot", t=t, vm=vm, attempt=attempt)
     say(d, "minimal-system", t=t, vm=vm)
@@ -87,7 +88,7 @@ def to_ready(d: Deployment, vm: str = "vm-1", t: float = 1.0) -> None:
     """Everything up to the boot."""
     to_task(d, vm, t=t)
     for host in ("h-0", "h-1", "h-2"):
-        d.tell(Word(host, "broadcast", "ok", t), t)
+        d.receive(Report(host, "broadcast", "ok", t), t)
     say(d, *GUEST, t=t, vm=vm, attempt=1)
 
 
@@ -102,15 +103,17 @@ def last(d: Deployment) -> Any:
 def test_a_vm_goes_through_every_step_and_each_is_written_down_once() -> None:
     d = deployment()
     orders = d.orders(10.0)
-    assert [o for o in orders if isinstance(o, Broadcast)] == [Broadcast(("h-1",), "broadcast", "chain", 1)]
+    assert [o for o in orders if isinstance(o, BroadcastOrder)] == [
+        BroadcastOrder(("h-1",), "broadcast", "chain", 1)
+    ]
     assert reboots(orders) == [("vm-1", "soft", "minimal", 1)]
     say(d, "reboot", t=11.0, attempt=1)
     say(d, "minimal-system", t=20.0)
     (task,) = d.orders(20.0)
-    assert isinstance(task, Task)
+    assert isinstance(task, TaskOrder)
     assert task.variants == {"SetDeploymentEnv": "untrusted", "BroadcastEnv": "chain", "BootNewEnv": "kexec"}
     say(d, "partition", "format", t=22.0, attempt=1)
-    assert d.tell(Word("h-1", "broadcast", "ok", 25.0, "", 1), 25.0)
+    assert d.receive(Report("h-1", "broadcast", "ok", 25.0, "", 1), 25.0)
     say(d, "image", "postinstall", "bootloader", "sync", "boot", t=30.0, attempt=1)
     assert checks(d.orders(31.5)) == [("vm-1", 1)]
     assert not d.finished
@@ -148,7 +151,7 @@ def test_a_vm_that_stands_in_its_minimal_system_is_not_rebooted() -> None:
     ]
 
 
-def test_a_later_word_means_that_the_steps_before_are_done() -> None:
+def test_report_of_a_later_step_completes_the_steps_before() -> None:
     d = deployment()
     d.orders(0.0)
     say(d, "minimal-system", t=5.0)  # before the answer to the reboot command
@@ -163,28 +166,28 @@ def test_a_later_word_means_that_the_steps_before_are_done() -> None:
         *((s, True) for s in ("partition", "format", "broadcast")),
         ("image", None),
     ]
-    assert not d.tell(Word("vm-1", "format", "ok", 9.1, "", 1), 9.1)
-    assert not d.tell(Word("vm-1", "reboot", "failed", 9.2, "connection closed", 1), 9.2)
+    assert not d.receive(Report("vm-1", "format", "ok", 9.1, "", 1), 9.1)
+    assert not d.receive(Report("vm-1", "reboot", "failed", 9.2, "connection closed", 1), 9.2)
 
 
-def test_a_word_about_a_step_whose_order_was_not_given_is_not_heard() -> None:
+def test_report_about_a_step_without_its_order_is_ignored() -> None:
     d = deployment(2, reboots=SlotWindow(1))
     d.orders(0.0)
-    assert not d.tell(Word("vm-2", "minimal-system", "ok", 1.0), 1.0)  # waits for the window
-    assert not d.tell(Word("vm-1", "image", "ok", 1.0), 1.0)  # has no task
-    assert not d.tell(Word("vm-9", "image", "ok", 1.0), 1.0)
-    assert not d.tell(Word("h-9", "broadcast", "ok", 1.0), 1.0)
+    assert not d.receive(Report("vm-2", "minimal-system", "ok", 1.0), 1.0)  # waits for the window
+    assert not d.receive(Report("vm-1", "image", "ok", 1.0), 1.0)  # has no task
+    assert not d.receive(Report("vm-9", "image", "ok", 1.0), 1.0)
+    assert not d.receive(Report("h-9", "broadcast", "ok", 1.0), 1.0)
 
 
-def test_words_of_an_earlier_deployment_or_attempt_do_not_count() -> None:
+def test_reports_of_an_earlier_deployment_or_attempt_are_ignored() -> None:
     d = deployment()
     d.orders(100.0)
-    assert not d.tell(Word("vm-1", "minimal-system", "ok", 90.0), 101.0)
-    assert not d.tell(Word("vm-1", "reboot", "ok", 101.0, "", 7), 101.0)
+    assert not d.receive(Report("vm-1", "minimal-system", "ok", 90.0), 101.0)
+    assert not d.receive(Report("vm-1", "reboot", "ok", 101.0, "", 7), 101.0)
     say(d, "minimal-system", t=102.0)
 
 
-def test_the_environments_own_word_makes_the_check_come_at_once() -> None:
+def test_report_of_the_environment_triggers_a_check_at_once() -> None:
     d = deployment()
     to_ready(d)
     assert checks(d.orders(1.1)) == []
@@ -192,17 +195,17 @@ def test_the_environments_own_word_makes_the_check_come_at_once() -> None:
     assert checks(d.orders(1.2)) == [("vm-1", 1)]
 
 
-def test_a_check_is_asked_again_until_it_is_answered_well() -> None:
+def test_check_is_repeated_until_it_is_positive() -> None:
     d = deployment()
     to_ready(d)
     assert checks(d.orders(2.5)) == [("vm-1", 1)]
     assert fail(d, "ready", "connection refused", 3.0, attempt=1)
     assert checks(d.orders(3.5)) == []
     assert checks(d.orders(8.5)) == [("vm-1", 2)]
-    assert not d.tell(Word("vm-1", "ready", "failed", 8.6, "late", 1, 1), 8.6)  # about the first one
+    assert not d.receive(Report("vm-1", "ready", "failed", 8.6, "late", 1, 1), 8.6)  # about the first one
     assert checks(d.orders(8.5 + LEASE)) == []  # never answered: its slot is free again
     assert checks(d.orders(8.5 + LEASE + 5)) == [("vm-1", 3)]
-    assert d.tell(Word("vm-1", "ready", "ok", 80.0, "", 1, 3), 80.0)
+    assert d.receive(Report("vm-1", "ready", "ok", 80.0, "", 1, 3), 80.0)
     assert last(d).state == "deployed"
 
 
@@ -221,7 +224,7 @@ def test_reboots_climb_from_soft_to_hard_to_relaunch_and_then_the_vm_fails() -> 
     assert last(d).reason == "no ssh"
 
 
-def test_a_vm_that_never_comes_up_climbs_too_and_its_time_out_says_what_was_heard_last() -> None:
+def test_vm_that_never_comes_up_escalates_and_its_reason_names_the_last_report() -> None:
     d = deployment(workflow=default_workflow(retries=0, boot_seconds=100))
     assert reboots(d.orders(0.0))[0][1] == "soft"
     say(d, "reboot", t=1.0, attempt=1)
@@ -241,18 +244,18 @@ def test_a_wrong_image_is_tried_again_from_the_start_and_then_fails_with_the_gue
     to_task(d)
     assert fail(d, "image", "sha256 is wrong", 2.0, attempt=1)
     assert reboots(d.orders(2.0)) == [("vm-1", "soft", "minimal", 2)]  # it answers: soft is enough
-    assert not d.tell(Word("vm-1", "image", "failed", 2.1, "sha256 is wrong", 1), 2.1)  # said twice
+    assert not d.receive(Report("vm-1", "image", "failed", 2.1, "sha256 is wrong", 1), 2.1)  # said twice
     to_task(d, attempt=2, t=3.0)
     assert fail(d, "image", "sha256 is wrong", 4.0, attempt=2)
     assert last(d).state == "failed"
     assert (last(d).macro, last(d).step, last(d).reason) == ("BroadcastEnv", "image", "sha256 is wrong")
-    assert last(d).said == "image failed: sha256 is wrong"
+    assert last(d).last_report == "image failed: sha256 is wrong"
 
 
-def test_what_is_hopeless_ends_the_vm_at_once() -> None:
+def test_what_is_permanent_ends_the_vm_at_once() -> None:
     d = deployment(2, workflow=default_workflow(broadcast=("chain", "http"), retries=5))
     to_task(d)
-    assert fail(d, "partition", "the disk is too small", 2.0, attempt=1, hopeless=True)
+    assert fail(d, "partition", "the disk is too small", 2.0, attempt=1, permanent=True)
     assert reboots(d.orders(2.0)) == []
     first = d.outcomes[0]
     assert (first.state, first.macro, first.step, first.attempt) == (
@@ -267,27 +270,27 @@ def test_what_is_hopeless_ends_the_vm_at_once() -> None:
     assert own[-3:] == [("partition", "failed"), ("SetDeploymentEnv", "failed"), ("deployment", "failed")]
 
 
-def test_a_wrong_image_is_hopeless_only_if_the_hosts_copy_is_right() -> None:
+def test_a_wrong_image_is_permanent_only_if_the_hosts_copy_is_right() -> None:
     for verified in (True, False):
         d = deployment(workflow=default_workflow(broadcast=("chain", "http")))
         to_task(d)
         say(d, "partition", "format", t=2.0, attempt=1)
         if verified:
-            assert d.tell(Word("h-1", "broadcast", "ok", 3.0, "", 1), 3.0)
-        assert fail(d, "image", "its SHA-256 is wrong", 4.0, attempt=1, hopeless=True)
+            assert d.receive(Report("h-1", "broadcast", "ok", 3.0, "", 1), 3.0)
+        assert fail(d, "image", "its SHA-256 is wrong", 4.0, attempt=1, permanent=True)
         assert (last(d).state == "failed") == verified
         assert bool(reboots(d.orders(4.0))) == (not verified)
 
 
-def test_what_turns_out_hopeless_late_is_heard_too() -> None:
+def test_late_permanent_failure_ends_the_vm() -> None:
     d = deployment()
     to_task(d)
     say(d, "partition", "format", t=2.0, attempt=1)
-    assert fail(d, "partition", "the disk is gone", 2.5, attempt=1, hopeless=True)
+    assert fail(d, "partition", "the disk is gone", 2.5, attempt=1, permanent=True)
     assert (last(d).state, last(d).reason) == ("failed", "partition: the disk is gone")
 
 
-def test_a_guest_that_says_it_could_not_leave_is_not_waited_for() -> None:
+def test_guest_that_reports_a_failed_boot_is_not_waited_for() -> None:
     d = deployment()
     to_ready(d)
     assert fail(d, "boot", "kexec did not happen", 12.0, attempt=1)
@@ -319,8 +322,8 @@ def test_kexec_that_leads_nowhere_is_followed_by_a_reset_to_the_disk() -> None:
 def test_a_vm_that_falls_back_into_its_minimal_system_has_failed_at_once() -> None:
     d = deployment()
     to_ready(d)
-    assert not d.tell(Word("vm-1", "minimal-system", "ok", 1.2), 1.2)  # said twice
-    assert d.tell(Word("vm-1", "minimal-system", "ok", 4.0), 4.0)
+    assert not d.receive(Report("vm-1", "minimal-system", "ok", 1.2), 1.2)  # said twice
+    assert d.receive(Report("vm-1", "minimal-system", "ok", 4.0), 4.0)
     assert reboots(d.orders(4.0)) == [("vm-1", "hard", "disk", 2)]
     (failed,) = [e for e in d.events() if e.status == "failed"]
     assert (failed.step, failed.detail["reason"]) == (
@@ -333,8 +336,8 @@ def test_a_host_without_the_image_fails_its_vms_only_and_is_tried_again_first() 
     d = deployment(2, hosts=2, fresh=["vm-1", "vm-2"])
     d.orders(0.0)
     assert fail(d, "broadcast", "link down", 1.0, vm="h-1", attempt=1)
-    assert [o for o in d.orders(1.0) if isinstance(o, Broadcast)] == [
-        Broadcast(("h-1",), "broadcast", "chain", 2)
+    assert [o for o in d.orders(1.0) if isinstance(o, BroadcastOrder)] == [
+        BroadcastOrder(("h-1",), "broadcast", "chain", 2)
     ]
     say(d, "partition", "format", t=2.0, vm="vm-1", attempt=1)
     say(d, *GUEST, t=2.0, vm="vm-2", attempt=1)
@@ -345,22 +348,22 @@ def test_a_host_without_the_image_fails_its_vms_only_and_is_tried_again_first() 
     assert states["vm-2"][:2] == ("open", "ready")
 
 
-def test_the_next_way_to_broadcast_is_a_new_task() -> None:
+def test_the_next_broadcast_variant_is_a_new_task() -> None:
     d = deployment(workflow=default_workflow(broadcast=("chain", "http"), retries=0), fresh=["vm-1"])
     d.orders(0.0)
     assert fail(d, "image", "connection reset", 1.0, attempt=1)
     to_task(d, attempt=2, t=2.0)
     say(d, "partition", "format", t=3.0, attempt=2)
-    (order,) = [o for o in d.orders(3.0) if isinstance(o, Broadcast)]
-    assert order == Broadcast(("h-1",), "broadcast", "http", 2)
-    assert d.tell(Word("h-1", "broadcast", "ok", 4.0, "", 2), 4.0)
+    (order,) = [o for o in d.orders(3.0) if isinstance(o, BroadcastOrder)]
+    assert order == BroadcastOrder(("h-1",), "broadcast", "http", 2)
+    assert d.receive(Report("h-1", "broadcast", "ok", 4.0, "", 2), 4.0)
 
 
-def test_a_host_that_says_nothing_is_given_up_after_its_time() -> None:
+def test_silent_host_is_given_up_after_its_time_out() -> None:
     d = deployment(fresh=["vm-1"])
     d.orders(0.0)
     say(d, "partition", "format", t=1.0, attempt=1)
-    assert [o.attempt for o in d.orders(900.0) if isinstance(o, Broadcast)] == [2]
+    assert [o.attempt for o in d.orders(900.0) if isinstance(o, BroadcastOrder)] == [2]
     d.orders(1800.0)
     assert last(d).reason == "h-1: not there within 900 s"
 
@@ -399,9 +402,9 @@ def test_a_macro_step_that_is_done_lets_reboots_begin_gently_again() -> None:
     assert reboots(d.orders(1.0)) == [("vm-1", "relaunch", "minimal", 3)]
     say(d, "minimal-system", t=2.0)
     d.orders(2.0)
-    d.tell(Word("h-1", "broadcast", "ok", 2.0), 2.0)
+    d.receive(Report("h-1", "broadcast", "ok", 2.0), 2.0)
     say(d, *GUEST, t=2.0, attempt=3)
-    assert d.tell(Word("vm-1", "minimal-system", "ok", 9.0), 9.0)
+    assert d.receive(Report("vm-1", "minimal-system", "ok", 9.0), 9.0)
     assert reboots(d.orders(9.0)) == [("vm-1", "hard", "disk", 4)]
 
 
@@ -457,7 +460,7 @@ def test_a_deployment_of_nothing_is_over() -> None:
 
 def test_hosts_are_interleaved() -> None:
     d = Deployment("d", vms(6, 3), default_workflow(), reboots=SlotWindow(3), checks=SlotWindow(1))
-    first = [t.vm.host for o in d.orders(0.0) if isinstance(o, Reboot) for t in o.vms]
+    first = [t.vm.host for o in d.orders(0.0) if isinstance(o, RebootOrder) for t in o.vms]
     assert sorted(first) == ["h-0", "h-1", "h-2"]
 
 
@@ -485,7 +488,7 @@ class World:
         self.random = random.Random(seed)
         self.mood = mood
         self.now = 1000.0
-        self.heard: list[tuple[float, int, Word]] = []
+        self.heard: list[tuple[float, int, Report]] = []
         self.number = 0
         self.seen: set[tuple[Any, ...]] = set()
         self.window, self.check_window = window, check_window
@@ -504,25 +507,25 @@ class World:
         t = self.now + after
         status: Any = "failed" if fate == "fail" else "ok"
         if fate == "late":
-            self.push(t + self.random.uniform(0, 2000), Word(subject, step, status, t, "r", attempt, turn))
+            self.push(t + self.random.uniform(0, 2000), Report(subject, step, status, t, "r", attempt, turn))
         elif fate != "silent":
-            word = Word(subject, step, status, t, "r" if fate == "fail" else "", attempt, turn)
+            report = Report(subject, step, status, t, "r" if fate == "fail" else "", attempt, turn)
             for _ in range(2 if fate == "twice" else 1):
-                self.push(t + self.random.uniform(0, 3), word)
+                self.push(t + self.random.uniform(0, 3), report)
             if fate == "relapse":
-                self.push(t + 5, Word(subject, "minimal-system", "ok", t + 5))
+                self.push(t + 5, Report(subject, "minimal-system", "ok", t + 5))
         return fate not in ("fail", "silent")
 
-    def push(self, at: float, word: Word) -> None:
+    def push(self, at: float, report: Report) -> None:
         self.number += 1
-        heapq.heappush(self.heard, (at, self.number, word))
+        heapq.heappush(self.heard, (at, self.number, report))
 
     def new(self, *key: Any) -> None:
         assert key not in self.seen, f"ordered twice: {key}"
         self.seen.add(key)
 
-    def carry_out(self, order: Order) -> None:
-        if isinstance(order, Broadcast):
+    def execute(self, order: Order) -> None:
+        if isinstance(order, BroadcastOrder):
             for host in order.hosts:
                 self.new("broadcast", host, order.attempt)
                 self.will_say(host, order.step, self.random.uniform(0, 50), order.attempt)
@@ -530,12 +533,12 @@ class World:
         for target in order.vms:
             name, after = target.vm.name, self.random.uniform(0, 5)
             self.new(type(order).__name__, name, target.attempt, target.turn)
-            if isinstance(order, Reboot):
+            if isinstance(order, RebootOrder):
                 self.rebooting.add(name)
                 self.times["reboot"].append(self.now)
                 if self.will_say(name, order.step, after, target.attempt) and order.into == "minimal":
                     self.will_say(name, "minimal-system", after + self.random.uniform(0, 60), None)
-            elif isinstance(order, Task):
+            elif isinstance(order, TaskOrder):
                 for step in GUEST:
                     after += self.random.uniform(0, 10)
                     if not self.will_say(name, step, after, target.attempt):
@@ -566,14 +569,14 @@ class World:
             if e.kind == "vm" and (e.status == "failed" or e.step == "ready"):
                 self.checking.pop(e.subject, None)
 
-    def hear(self, d: Deployment, until: float | None) -> None:
-        """Move the clock to the next word, or to when the engine wants to be asked."""
+    def receive(self, d: Deployment, until: float | None) -> None:
+        """Move the clock to the next report, or to when the engine wants to be asked."""
         nearest = min([t for t in (until, self.heard[0][0] if self.heard else None) if t is not None])
         self.now = max(self.now, nearest)
         while self.heard and self.heard[0][0] <= self.now:
-            word = heapq.heappop(self.heard)[2]
-            if d.tell(word, self.now) and word.turn is not None:
-                self.checking.pop(word.subject, None)
+            report = heapq.heappop(self.heard)[2]
+            if d.receive(report, self.now) and report.turn is not None:
+                self.checking.pop(report.subject, None)
 
 
 windows = st.one_of(
@@ -624,11 +627,11 @@ def test_it_always_ends_the_account_adds_up_and_the_windows_hold(
         events += news
         world.write(news)
         for order in orders:
-            world.carry_out(order)
+            world.execute(order)
         assert sum(d.count(s) for s in ("open", "deployed", "failed")) == number
         if d.finished:
             break
-        world.hear(d, d.wake())
+        world.receive(d, d.wake())
     assert d.finished
     assert world.now < 1000.0 + 60_000.0 * number
     ends = [e for e in events if e.step == "deployment" and e.kind == "vm"]
@@ -643,7 +646,7 @@ def test_it_always_ends_the_account_adds_up_and_the_windows_hold(
             own = [e.status for e in events if e.step == macro and e.subject == vm.name]
             assert all((status == "start") == (i % 2 == 0) for i, status in enumerate(own))
             assert len(own) % 2 == 0
-    queues = (d._moves.reboots, d._moves.checks)
+    queues = (d._state.reboots, d._state.checks)
     assert [(queue.waiting, queue.held) for queue in queues] == [(0, 0), (0, 0)]
     # an attempt is at most 11 steps and 3 macro-steps with two ends each, a broadcast two events
     tries = sum(outcome.attempt for outcome in d.outcomes)
@@ -653,21 +656,22 @@ def test_it_always_ends_the_account_adds_up_and_the_windows_hold(
 def test_the_loop_drives_a_deployment_to_its_end() -> None:
     class Good:
         def __init__(self) -> None:
-            self.words: list[Word] = []
+            self.reports: list[Report] = []
             self.now = 0.0
 
-        def carry_out(self, order: Order) -> None:
-            if isinstance(order, Broadcast):
-                self.words += [Word(h, order.step, "ok", self.now) for h in order.hosts]
-            elif isinstance(order, Task):
-                self.words += [Word(t.vm.name, s, "ok", self.now, "", 1) for t in order.vms for s in GUEST]
+        def execute(self, order: Order) -> None:
+            if isinstance(order, BroadcastOrder):
+                self.reports += [Report(h, order.step, "ok", self.now) for h in order.hosts]
+            elif isinstance(order, TaskOrder):
+                names = [target.vm.name for target in order.vms]
+                self.reports += [Report(name, s, "ok", self.now, "", 1) for name in names for s in GUEST]
             else:
-                self.words += [Word(t.vm.name, order.step, "ok", self.now, "", 1) for t in order.vms]
+                self.reports += [Report(t.vm.name, order.step, "ok", self.now, "", 1) for t in order.vms]
 
-        def hear(self, timeout: float) -> list[Word]:
+        def receive(self, timeout: float) -> list[Report]:
             self.now += max(timeout, 0.1)
-            words, self.words = self.words, []
-            return words
+            reports, self.reports = self.reports, []
+            return reports
 
     good = Good()
     written: list[Event] = []

@@ -11,7 +11,8 @@ from measuremaker import Machines, vms
 from g5kvirt.planning.windows import SlotWindow
 from g5kvirt.provisioners.builtin.engine import Deployment, Outcome
 from g5kvirt.provisioners.builtin.loop import drive
-from g5kvirt.provisioners.builtin.workflow import Order, Reboot, default_workflow
+from g5kvirt.provisioners.builtin.orders import Order, RebootOrder
+from g5kvirt.provisioners.builtin.workflow import default_workflow
 
 BOOT = 100.0  # seconds that a boot may take until one was seen
 LEASE = 60.0
@@ -33,9 +34,9 @@ class Silent(Machines):
             return False
         return super()._say(subject, step, t, attempt, turn)
 
-    def carry_out(self, order: Order) -> None:
-        super().carry_out(order)
-        if isinstance(order, Reboot):
+    def execute(self, order: Order) -> None:
+        super().execute(order)
+        if isinstance(order, RebootOrder):
             self.kinds += [order.kind for target in order.vms if target.vm.name == self.who]
 
 
@@ -79,7 +80,7 @@ def test_it_ends_where_it_went_silent_after_surer_and_surer_reboots(
     assert machines.now < (len(kinds) + 1) * (patience + 2 * BOOT)
 
 
-def test_what_a_check_said_last_is_the_reason() -> None:
+def test_the_last_result_of_a_check_is_the_reason() -> None:
     machines = Silent(0.0, 1, {"vm-1": ("ready", 10**9, "no route to host")}, who="vm-1")
     outcome = run(machines)["vm-1"]
     assert (outcome.state, outcome.step) == ("failed", "ready")

@@ -16,7 +16,8 @@ from measuremaker import Machines, vms
 from g5kvirt.planning.windows import RateWindow, SlotWindow, Window
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
-from g5kvirt.provisioners.builtin.workflow import Check, Order, Reboot, Word, default_workflow
+from g5kvirt.provisioners.builtin.orders import CheckOrder, Order, RebootOrder, Report
+from g5kvirt.provisioners.builtin.workflow import default_workflow
 from g5kvirt.run.events import Event
 
 LEASE = 60.0
@@ -34,18 +35,18 @@ class Watched(Machines):
         self.checks: dict[tuple[str, int, int], float] = {}
         self.answered: dict[tuple[str, int, int], float] = {}
 
-    def carry_out(self, order: Order) -> None:
-        super().carry_out(order)
-        if isinstance(order, Reboot):
+    def execute(self, order: Order) -> None:
+        super().execute(order)
+        if isinstance(order, RebootOrder):
             self.reboots += [(self.now, target.vm.name) for target in order.vms]
-        elif isinstance(order, Check):
+        elif isinstance(order, CheckOrder):
             self.checks |= {(t.vm.name, t.attempt, t.turn): self.now for t in order.vms}
 
-    def hear(self, timeout: float) -> Iterable[Word]:
-        for word in super().hear(timeout):
-            if word.turn is not None and word.attempt is not None:
-                self.answered.setdefault((word.subject, word.attempt, word.turn), self.now)
-            yield word
+    def receive(self, timeout: float) -> Iterable[Report]:
+        for report in super().receive(timeout):
+            if report.turn is not None and report.attempt is not None:
+                self.answered.setdefault((report.subject, report.attempt, report.turn), self.now)
+            yield report
 
 
 def holds(window: Window, spans: list[tuple[float, float]]) -> bool:
@@ -130,12 +131,12 @@ def test_a_window_for_checks_that_limits_a_rate_lets_all_be_checked_in_the_end()
 class AtOnce(Machines):
     """Machines that answer all orders before the next ones are given: what is left is the bookkeeping."""
 
-    def hear(self, timeout: float) -> Iterable[Word]:
+    def receive(self, timeout: float) -> Iterable[Report]:
         self.now = max([self.now, *(t for t, _, _ in self._said)])
-        return super().hear(0.0)
+        return super().receive(0.0)
 
 
-def test_the_books_cost_the_same_for_each_vm_whatever_their_number() -> None:
+def test_bookkeeping_costs_the_same_for_each_vm_whatever_their_number() -> None:
     """Counted in calls of functions, which no busy machine changes."""
 
     def calls(number: int) -> float:

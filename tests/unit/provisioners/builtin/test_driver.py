@@ -1,101 +1,269 @@
-"""Carrying out a deployment's orders: how many connections they cost, how many go at once."""
+"""Carrying out a deployment's orders: how many connections they cost, how many go at once, what is reported.
+
+The seams are `Fanout` (one fake for hosts and VMs) and the connection that a log comes through.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from fakestream import FakeStream, fake_stream
 from measuremaker import vms
 
-from g5kvirt.context import Context
-from g5kvirt.images.environments import Image
-from g5kvirt.inventory import GIB, VM, Host
+from g5kvirt.hostagent import protocol
+from g5kvirt.images.environments import Environment, Image
+from g5kvirt.inventory import GIB, VM, Facts, Host
+from g5kvirt.netboot import log_tail, services
 from g5kvirt.planning.cluster import ClusterState
-from g5kvirt.provisioners.builtin import driver
-from g5kvirt.provisioners.builtin.driver import Deployer
-from g5kvirt.provisioners.builtin.workflow import Check, Target, Task
+from g5kvirt.planning.services import ServiceLayout, ServiceMachine
+from g5kvirt.provisioners.builtin import tasks
+from g5kvirt.provisioners.builtin.driver import MachineDriver
+from g5kvirt.provisioners.builtin.orders import CheckOrder, RebootOrder, Report, Target, TaskOrder
 from g5kvirt.remote import File, Result
 
 AT_ONCE = 24
-SERVER = Host("server.rennes.grid5000.fr", "rennes", "s", 4, GIB, address="server")
-VARIANTS = {"BroadcastEnv": "http", "BootNewEnv": "kexec"}
+HEAD = Host("head.rennes.grid5000.fr", "rennes", "h", 4, GIB, address="head")
+VARIANTS = {"SetDeploymentEnv": "untrusted", "BroadcastEnv": "http", "BootNewEnv": "kexec"}
+IMAGE = Image(Environment("mini", "/image"), Path("/image"), "a" * 64, 1000)
+KEY = "ssh-ed25519 AAAA me@here"
+AHEAD = 100.0  #: seconds that the service machine's clock is ahead
+
+Answer = Callable[[str, Sequence[str], Any], str]  #: host, command, its input → its output
 
 
 class Machines:
-    """Hosts that take files, and VMs that answer when ``AT_ONCE`` of them are asked at the same time."""
+    """Hosts and VMs that take files and run commands; ``answer`` gives what a command prints, or raises."""
 
-    def __init__(self, expected: int) -> None:
-        self.expected = expected  # files
-        self.all = threading.Event()
-        self.puts: list[set[str]] = []
-        self.busy = threading.Event()
-        self.free = threading.Event()
-        self.together = threading.Barrier(AT_ONCE)
+    access = None
 
-    def put(self, hosts: Sequence[str], files: Sequence[File], *, timeout: float) -> dict[str, Result]:
-        self.busy.set()
-        assert self.free.wait(60)
-        self.puts.append({Path(file.target).name for file in files})
-        if sum(map(len, self.puts)) >= self.expected:
-            self.all.set()
+    def __init__(self, answer: Answer = lambda *_: "") -> None:
+        self.answer = answer
+        self.puts: list[dict[str, bytes]] = []
+        self.ran: list[tuple[str, Sequence[str]]] = []
+        self.given_up = ""
+        self.may_put = threading.Event()
+        self.may_put.set()
+        self.putting = threading.Event()
+
+    def put(self, hosts: Sequence[str], files: Sequence[File], **_: Any) -> dict[str, Result]:
+        self.putting.set()
+        assert self.may_put.wait(60)
+        self.puts.append(
+            {file.target: bytes(file.source) for file in files if isinstance(file.source, bytes)}
+        )
         return {host: _result(host) for host in hosts}
 
-    def run(self, hosts: Iterable[str], command: Sequence[str], **_: object) -> Mapping[str, Result]:
-        self.together.wait(60)
-        return {host: _result(host) for host in hosts}
+    def run(
+        self, hosts: Iterable[str], command: Sequence[str], *, stdin: Any = None, **_: Any
+    ) -> Mapping[str, Result]:
+        names = list(hosts)
+        self.ran += [(name, command) for name in names]
+        return {name: _result(name, self.answer(name, command, stdin)) for name in names}
 
     def give_up(self, why: str) -> None:
-        self.together.abort()
+        self.given_up = why
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Path → content, of all that was put."""
+        return {path: data for files in self.puts for path, data in files.items()}
 
 
-def _result(host: str) -> Result:
-    return Result(host, True, 0, b"", b"", 0.0, 0.0, 1, "")
+def _result(host: str, output: str = "") -> Result:
+    return Result(host, True, 0, output.encode(), b"", 0.0, 0.0)
 
 
-def _deployer(machines: Machines, known: Sequence[VM], monkeypatch: pytest.MonkeyPatch) -> Deployer:
-    fake = cast(Any, SimpleNamespace)
-    monkeypatch.setattr(driver, "vm_access", lambda *_: None)
-    monkeypatch.setattr(driver, "Fanout", lambda *_, **__: machines)
-    monkeypatch.setattr(driver.tasks, "task_for", lambda *_, **__: None)
-    monkeypatch.setattr(driver.tasks, "render", lambda _: "a task")
-    monkeypatch.setattr(driver.Transport, "url", lambda *_: "")
-    monkeypatch.setattr(driver.Transport, "ready", lambda _, task: task)
-    layout = fake(machines=(), server=lambda *_: fake(host=SERVER), address=lambda *_: "10.0.0.1")
-    hosts = tuple(Host(name, "rennes", "p", 4, GIB) for name in dict.fromkeys(vm.host for vm in known))
-    context = fake(fanout=machines, checks_at_once=AT_ONCE, spec=fake(timeouts=fake(command=60.0)))
-    cluster = fake(layout=layout, hosts=hosts)
-    image = cast(Image, fake(sha256="0", size=1))
-    return Deployer(cast(Context, context), cast(ClusterState, cluster), "d1", known, image, "")
+def cluster(known: Sequence[VM]) -> ClusterState:
+    hosts = tuple(
+        Host(name, "rennes", "p", 4, GIB, address=name) for name in dict.fromkeys(vm.host for vm in known)
+    )
+    machine = ServiceMachine(HEAD, ("http",), {"rennes": IPv4Address("10.144.0.1")})
+    layout = ServiceLayout(IPv4Network("10.144.0.0/14"), (machine,))
+    facts = {host.name: Facts(4, GIB, True, 0.0) for host in hosts} | {HEAD.name: Facts(4, GIB, True, AHEAD)}
+    reservation: Any = None  # nobody looks at it
+    addresses = {host.name: IPv4Address(0x0A900100 + number) for number, host in enumerate(hosts)}
+    return ClusterState(reservation, (HEAD,), hosts, layout, addresses, facts)
 
 
-def test_tasks_that_wait_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = vms(500)
-    machines = Machines(len(known))
-    with _deployer(machines, known, monkeypatch) as deployer:
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
+    fake = fake_stream()
+    monkeypatch.setattr(log_tail, "Stream", fake)
+    return fake.made
+
+
+@contextmanager
+def driving(machines: Machines, known: Sequence[VM]) -> Iterator[MachineDriver]:
+    timeouts = SimpleNamespace(command=60.0)
+    context: Any = SimpleNamespace(
+        fanout=machines, access=None, checks_at_once=AT_ONCE, spec=SimpleNamespace(timeouts=timeouts)
+    )
+    fanout: Any = machines
+    with MachineDriver(context, cluster(known), "d1", known, IMAGE, KEY, fanout) as driver:
+        yield driver
+
+
+def reports(driver: MachineDriver, number: int) -> list[Report]:
+    """The next ``number`` reports."""
+    found: list[Report] = []
+    while len(found) < number:
+        came = list(driver.receive(60.0))
+        assert came, "there is no report"
+        found += came
+    return found
+
+
+def until(driver: MachineDriver, done: Callable[[], bool]) -> None:
+    """Wait for something that is not reported."""
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        assert list(driver.receive(0.01)) == []
+
+
+def execute(driver: MachineDriver, order: RebootOrder | CheckOrder) -> list[Report]:
+    """Carry an order out; the reports about its VMs."""
+    driver.execute(order)
+    return reports(driver, len(order.vms))
+
+
+pytestmark = pytest.mark.usefixtures("streams")
+
+
+def test_tasks_that_wait_are_put_together() -> None:
+    known, machines = vms(500), Machines()
+    machines.may_put.clear()
+    with driving(machines, known) as driver:
         for vm in known:
-            deployer.carry_out(Task((Target(vm, 1),), "image", VARIANTS))
-        assert machines.busy.wait(60)
-        machines.free.set()
-        assert machines.all.wait(60)
-    assert set().union(*machines.puts) == {Path(driver.tasks.task_path(vm.name, "")).name for vm in known}
+            driver.execute(TaskOrder((Target(vm, 1),), "partition", VARIANTS))
+        assert machines.putting.wait(60)
+        machines.may_put.set()
+        paths = {tasks.task_path(vm.name, services.WWW) for vm in known}
+        until(driver, lambda: machines.files.keys() == paths)
     assert sum(map(len, machines.puts)) == len(known)
     assert len(machines.puts) < len(known) / 2
 
 
-def test_as_many_checks_go_at_once_as_their_window_lets_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    machines, known = Machines(0), vms(AT_ONCE)
-    with _deployer(machines, known, monkeypatch) as deployer:
+def test_a_task_file_names_the_deployment_and_the_attempt() -> None:
+    (vm,) = vms(1)
+    running = {"op": "services", "subject": "relay", "status": "ok", "t": 1, "detail": {"state": "running"}}
+    machines = Machines(lambda _, command, __: json.dumps(running) if "python3" in command else "")
+    with driving(machines, [vm]) as driver:
+        driver.execute(TaskOrder((Target(vm, 3),), "partition", VARIANTS))
+        until(driver, lambda: bool(machines.files))
+    text = machines.files[tasks.task_path("vm-1", services.WWW)].decode()
+    assert text.splitlines()[0] == "# d1.3"
+    assert "server=http://10.144.0.1\n" in text
+
+
+def test_as_many_checks_go_at_once_as_their_window_lets_in() -> None:
+    together, known = threading.Barrier(AT_ONCE), vms(AT_ONCE)
+
+    def answer(*_: Any) -> str:
+        together.wait(60)
+        return ""
+
+    with driving(Machines(answer), known) as driver:
         for vm in known:
-            deployer.carry_out(Check((Target(vm, 1),), "ready"))
-        words = []
-        while len(words) < AT_ONCE:
-            heard = list(deployer.hear(60.0))
-            assert heard, "nobody answered"
-            words += heard
-    assert {word.subject for word in words} == {vm.name for vm in known}
+            driver.execute(CheckOrder((Target(vm, 1),), "ready"))
+        found = reports(driver, AT_ONCE)
+    assert {report.subject for report in found} == {vm.name for vm in known}
     # each waited for all the others, and none for ever
-    assert not any("Barrier" in word.reason for word in words)
+    assert not any("Barrier" in report.reason for report in found)
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        (("mini", "a" * 64, "d1.2", "/dev/vda1"), ""),
+        (("old", "a" * 64, "d0.1", "/dev/vda1"), "it runs another deployment, d0.1 of old"),
+        (("mini", "b" * 64, "d1.2", "/dev/vda1"), "it runs another deployment, d1.2 of mini"),
+        (("mini", "a" * 64, "d1.2", "rootfs"), "its root is rootfs, not the disk"),
+        ((), "it answers ssh, but not as a deployed environment"),
+    ],
+)
+def test_a_vm_is_ready_if_it_runs_this_deployment_from_its_disk(
+    identity: tuple[str, ...], reason: str
+) -> None:
+    known, output = vms(1), ""
+    if identity:
+        output = "name={}\nsha256={}\ndeployment={}\n{} / ext4\n".format(*identity)
+    with driving(Machines(lambda *_: output), known) as driver:
+        (report,) = execute(driver, CheckOrder((Target(known[0], 2, 5),), "ready"))
+    assert (report.status, report.reason) == ("failed" if reason else "ok", reason)
+    assert (report.attempt, report.turn) == (2, 5)
+
+
+def test_an_error_becomes_the_reason_of_every_vm_of_the_order() -> None:
+    def answer(*_: Any) -> str:
+        raise OSError("no ssh here")
+
+    known = vms(2)
+    with driving(Machines(answer), known) as driver:
+        order = RebootOrder(tuple(Target(vm, 4) for vm in known), "reboot", "soft", "minimal")
+        found = execute(driver, order)
+    assert {(r.subject, r.status, r.reason, r.attempt) for r in found} == {
+        (vm.name, "failed", "OSError: no ssh here", 4) for vm in known
+    }
+
+
+def test_a_hard_reboot_costs_one_request_a_host_and_first_removes_the_tasks() -> None:
+    def answer(host: str, command: Sequence[str], stdin: Any) -> str:
+        if tuple(command) != protocol.COMMAND:
+            return ""
+        (request,) = json.loads(stdin[host])["requests"]
+        lines = [
+            {"op": "power", "subject": name, "status": "ok", "t": 1.0, "detail": {}}
+            for name in request["names"]
+            if name != "vm-4"
+        ]
+        return "\n".join(map(json.dumps, lines))
+
+    known, machines = vms(4, hosts=2), Machines(answer)
+    with driving(machines, known) as driver:
+        order = RebootOrder(tuple(Target(vm, 2) for vm in known), "reboot", "hard", "minimal")
+        found = {report.subject: report.reason for report in execute(driver, order)}
+    assert found == {"vm-1": "", "vm-2": "", "vm-3": "", "vm-4": "no answer"}
+    assert [host for host, _ in machines.ran[:3]] == ["head", known[0].host, known[1].host]
+
+
+def access_line(vm: VM, query: str) -> str:
+    entry = {"t": 1000.0 + AHEAD, "took": 0.1, "from": str(vm.ip), "status": 200, "bytes": 1}
+    return json.dumps(entry | {"uri": f"/report?{query}"})
+
+
+def test_what_vms_report_comes_from_the_log_with_its_attempt(streams: list[FakeStream]) -> None:
+    known = vms(2)
+    with driving(Machines(), known) as driver:
+        (stream,) = streams
+        for query in (
+            "step=format&deployment=d0.1&status=ok",  # the deployment before
+            "step=format&deployment=d1&status=ok",
+            "step=format&status=ok",
+            "step=unheard-of&deployment=d1.2&status=ok",
+            "step=format&deployment=d1.2&status=ok",
+            "step=image&deployment=d1.2&status=failed&reason=full&hopeless=1",
+            "step=minimal-system",
+        ):
+            stream.send(access_line(known[1], query))
+        assert reports(driver, 3) == [
+            Report("vm-2", "format", "ok", 1000.0, "", 2),
+            Report("vm-2", "image", "failed", 1000.0, "full", 2, permanent=True),
+            Report("vm-2", "minimal-system", "ok", 1000.0),
+        ]
+
+
+def test_an_interrupt_ends_what_is_under_way() -> None:
+    machines = Machines()
+    with pytest.raises(KeyboardInterrupt), driving(machines, vms(1)):
+        raise KeyboardInterrupt
+    assert machines.given_up == "interrupted"

@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 
 from g5kvirt.errors import SpecError
 from g5kvirt.images import mini, minimal, tools
+from g5kvirt.images.environments import Environment, Image
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.provisioners.builtin import tasks
-from g5kvirt.provisioners.builtin.tasks import DeploymentTask
+from g5kvirt.provisioners.builtin.tasks import TaskFile
 
 KEY = "ssh-ed25519 AAAA me@here"
-TASK = DeploymentTask("d1.2", "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1")
+TASK = TaskFile(
+    TaskId("d1", 2), "mini", f"http://10.0.0.2:8080/{'a' * 64}", "a" * 64, (KEY,), "http://10.0.0.1"
+)
 
 
 def values(script: str, *names: str) -> list[str]:
@@ -38,7 +42,7 @@ def test_the_first_line_is_the_deployment() -> None:
     assert tasks.task_path("vm-1", "/www") == "/www/task/vm-1"
 
 
-def test_the_tools_are_on_the_server_unless_said_otherwise() -> None:
+def test_the_tools_are_on_the_server_by_default() -> None:
     assert values(tasks.render(TASK), "tools", "boot", "least_disk") == [
         "http://10.0.0.1/tools",
         "kexec",
@@ -66,9 +70,9 @@ def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("deployment", "1\nreboot"),
-        ("deployment", ""),
-        ("deployment", "1&status=ok"),
+        ("id", TaskId("1\nreboot", 1)),
+        ("id", TaskId("", 1)),
+        ("id", TaskId("1&status=ok", 1)),
         ("environment", "a b"),
         ("sha256", "A" * 64),
         ("sha256", "a" * 64 + "\n"),
@@ -87,7 +91,7 @@ def test_hostile_values_stay_values(arguments: str, keys: list[str], tail: str) 
         ("authorized_keys", ("a\nb",)),
     ],
 )
-def test_values_that_cannot_be_meant(field: str, value: object) -> None:
+def test_task_files_refuse_unsafe_values(field: str, value: object) -> None:
     with pytest.raises(SpecError, match=rf"^task\.{field} must be .*, not ") as error:
         dataclasses.replace(TASK, **{field: value})  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
@@ -96,9 +100,9 @@ def test_values_that_cannot_be_meant(field: str, value: object) -> None:
 MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
 
 
-def test_a_deployed_vm_says_which_deployment_it_is_and_from_where_it_runs() -> None:
+def test_deployed_vm_reports_its_deployment_and_its_root() -> None:
     said = f"name=mini\nsha256={'a' * 64}\ndeployment=d1.2\nserver=http://10.0.0.1\n{MOUNTS}"
-    assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, "d1.2", "/dev/vda1")
+    assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, TaskId("d1", 2), "/dev/vda1")
 
 
 @pytest.mark.parametrize("said", ["", MOUNTS, "name=mini\nsha256=a\ndeployment=1\n", "name=mini\n" + MOUNTS])
@@ -154,7 +158,7 @@ def test_the_procedure_calls_only_what_the_guest_has() -> None:
     assert called - shell - functions <= have
 
 
-def test_escaped_reasons_arrive_as_they_were_said(tmp_path: Path) -> None:
+def test_escaped_reasons_arrive_unescaped(tmp_path: Path) -> None:
     busybox = shutil.which("busybox")
     if not busybox:
         pytest.skip("needs busybox")
@@ -209,3 +213,18 @@ def test_the_initrd_of_mini_has_the_programs_of_its_init() -> None:
     }
     data = mini.initrd(b"busybox", {"virtio.ko": b"v"}, "init")
     assert b"lib/modules/00-virtio.ko" in data
+
+
+def test_a_task_file_takes_its_values_from_the_image() -> None:
+    environment = Environment("mine", "/i", compression="gzip", filesystem="ext3", unpacked=5000)
+    image = Image(environment, Path("/i"), "b" * 64, 100)
+    task = tasks.task_file(
+        image, task_id=TaskId("d1", 1), url="http://h/x", server="http://s", authorized_keys=[KEY]
+    )
+    assert (task.compression, task.filesystem, task.sha256) == ("gzip", "ext3", "b" * 64)
+    assert task.least_disk > 5000
+    unknown = Image(dataclasses.replace(environment, unpacked=0), Path("/i"), "b" * 64, 100)
+    other = tasks.task_file(
+        unknown, task_id=TaskId("d1", 1), url="http://h/x", server="http://s", authorized_keys=[KEY]
+    )
+    assert other.least_disk == 0

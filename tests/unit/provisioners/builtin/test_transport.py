@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from g5kvirt.broadcast import chain, relays
-from g5kvirt.broadcast.reports import Progress
 from g5kvirt.inventory import GIB, VM, Host
-from g5kvirt.phases import measure
 from g5kvirt.planning.services import ServiceMachine
-from g5kvirt.provisioners.builtin.transport import Transport, image_servers
-from g5kvirt.provisioners.builtin.workflow import Broadcast, Target, Task, Word
-from g5kvirt.remote import Result
+from g5kvirt.provisioners.builtin import transport
+from g5kvirt.provisioners.builtin.orders import BroadcastOrder, Report, Target, TaskOrder
+from g5kvirt.provisioners.builtin.transport import Transport
+from g5kvirt.provisioners.transfer import image_servers, transfer_bound
+from g5kvirt.remote import File, Result
 from g5kvirt.spec.spec import Timeouts
 
 HEAD, *HOSTS = (
@@ -29,70 +28,83 @@ VMS = [VM(i, f"vm-{i}", HOSTS[i % 2].name, "nancy", IPv4Address(i), f"02::{i}") 
 
 
 class Lab:
-    """A transport whose broadcasts end as ``fates`` says, with all it told and let go."""
+    """A transport over hosts whose broadcasts end as ``fates`` says, with all it reported and released."""
+
+    access = None
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **fates: str) -> None:
-        self.fates = {host.name: fates.get(host.uid.replace("-", ""), "") for host in HOSTS}
-        self.words: list[Word] = []
-        self.gone: list[Task] = []
+        self.fates = {host.address: fates.get(host.uid.replace("-", ""), "") for host in HOSTS}
+        self.reports: list[Report] = []
+        self.released: list[TaskOrder] = []
         self.started: list[list[str]] = []
         machine = ServiceMachine(HEAD, ("http",), {"nancy": IPv4Address("10.0.0.1")})
-        stand: Any = SimpleNamespace(
+        cluster: Any = SimpleNamespace(
             hosts=tuple(HOSTS),
             layout=SimpleNamespace(machines=(machine,)),
             addresses={host.name: IPv4Address(9) for host in HOSTS},
         )
-        context: Any = SimpleNamespace(
-            fanout=SimpleNamespace(access=None, run=self.run), spec=SimpleNamespace(timeouts=Timeouts())
-        )
+        context: Any = SimpleNamespace(fanout=self, spec=SimpleNamespace(timeouts=Timeouts()))
         image: Any = SimpleNamespace(sha256="a" * 64, size=1000, path=Path("/nowhere"))
-        self.transport = Transport(context, stand, VMS, image, self.words.append, self.gone.append)
-        monkeypatch.setattr(relays, "start", self.start)
-        monkeypatch.setattr(relays, "copy_by_tree", self.tree)
-        monkeypatch.setattr(relays, "collect", self.collect)
+        self.transport = Transport(context, cluster, VMS, image, self.reports.append, self.released.append)
+        monkeypatch.setattr(transport, "Fanout", lambda *_, **__: self)
 
-    def start(self, _fanout: object, plan: chain.Plan) -> dict[str, str]:
-        self.started.append([stop.host.uid for stop in plan.stops])
-        return {}
+    # ---- as `Fanout` --------------------------------------------------------------------------------
 
-    def run(self, hosts: Iterable[str], command: object, **_: Any) -> dict[str, Result]:
-        """The host agents: on the first host the relay runs, on the second it is gone."""
-        results = {}
-        for host in hosts:
-            state = "running" if host == HOSTS[0].address else "unknown"
-            line = {
-                "op": "services",
-                "subject": "relay",
-                "status": "ok",
-                "t": 1.0,
-                "detail": {"state": state},
-            }
-            results[host] = Result(host, True, 0, json.dumps(line).encode(), b"", 1.0, 2.0)
-        return results
+    def put(self, hosts: Iterable[str], files: Sequence[File], **_: Any) -> dict[str, Result]:
+        """The image, by a tree: it goes wrong where the fate is so."""
+        return {host: result(host, why=self.fates[host]) for host in hosts}
 
-    def tree(self, _fanout: object, plan: chain.Plan, _source: Path, **_: Any) -> Any:
-        lost = {name: why for name, why in self.fates.items() if why}
-        stops = tuple(stop for stop in plan.stops if stop.host.name not in lost)
-        return replace(plan, stops=stops), lost
+    def run(
+        self,
+        hosts: Iterable[str],
+        command: Sequence[str],
+        *,
+        stdin: Any = None,
+        on_line: Any = None,
+        **_: Any,
+    ) -> dict[str, Result]:
+        names = list(hosts)
+        if on_line is not None:
+            return {host: self.watched(host, on_line) for host in names}
+        text = stdin if isinstance(stdin, bytes) else next(iter(stdin.values()))
+        (request,) = json.loads(text)["requests"]
+        if request["op"] == "serve":
+            self.started.append([host.removesuffix("-kavlan") for host in names])
+        # on the first host the relay runs, on the second it is gone
+        states = {host: "running" if host == HOSTS[0].address else "unknown" for host in names}
+        answer = {"op": request["op"], "subject": "relay", "status": "ok", "t": 1.0}
+        return {host: result(host, answer | {"detail": {"state": states[host]}}) for host in names}
 
-    def collect(self, _fanout: object, plan: chain.Plan, *, on_progress: Any, **_: Any) -> Any:
-        found = {}
-        for name in (stop.host.name for stop in plan.stops):
-            why = self.fates[name]
-            if why == "broken":
-                raise OSError("no ssh")
-            found[name] = Progress(name, "failed" if why else "ok", reason=why)
-            on_progress(found[name])
-        return found
+    def watched(self, host: str, on_line: Callable[[str, str, float], None]) -> Result:
+        """What a relay reports at its end."""
+        why = self.fates[host]
+        if why == "broken":
+            raise OSError("no ssh")
+        name = next(h.name for h in HOSTS if h.address == host)
+        line = {
+            "op": "broadcast",
+            "host": name,
+            "state": "failed" if why else "ok",
+            "reason": why,
+            "from": "",
+        }
+        numbers = {"have": 1000, "size": 1000, "seconds": 1.0, "checked": 1.0, "t": 1.0, "cpu": 0.1}
+        on_line(host, json.dumps({**line, **numbers, "skipped": []}), 1.0)
+        return result(host)
 
 
-def task(variant: str, *names: str, attempt: int = 1) -> Task:
+def result(host: str, answer: Any = None, why: str = "") -> Result:
+    output = json.dumps(answer).encode() if answer else b""
+    return Result(host, not why, 1 if why else 0, output, b"", 1.0, 2.0, reason=why)
+
+
+def task(variant: str, *names: str, attempt: int = 1) -> TaskOrder:
     chosen = [vm for vm in VMS if vm.name in names]
-    return Task(tuple(Target(vm, attempt) for vm in chosen), "partition", {"BroadcastEnv": variant})
+    return TaskOrder(tuple(Target(vm, attempt) for vm in chosen), "partition", {"BroadcastEnv": variant})
 
 
-def order(variant: str, attempt: int = 1) -> Broadcast:
-    return Broadcast(tuple(host.name for host in HOSTS), "broadcast", variant, attempt)
+def order(variant: str, attempt: int = 1) -> BroadcastOrder:
+    return BroadcastOrder(tuple(host.name for host in HOSTS), "broadcast", variant, attempt)
 
 
 @pytest.mark.parametrize("variant", ["chain", "http"])
@@ -100,12 +112,12 @@ def test_what_flows_lets_every_vm_begin_at_once(monkeypatch: pytest.MonkeyPatch,
     lab = Lab(monkeypatch, h2="full")
     given = task(variant, "vm-0", "vm-1")
     assert lab.transport.ready(given) == given
-    lab.transport.carry(order(variant))
-    assert [(w.subject, w.status, w.reason) for w in lab.words] == [
+    lab.transport.execute(order(variant))
+    assert [(w.subject, w.status, w.reason) for w in lab.reports] == [
         (HOSTS[0].name, "ok", ""),
         (HOSTS[1].name, "failed", "full"),
     ]
-    assert lab.gone == []
+    assert lab.released == []
 
 
 def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
@@ -114,10 +126,10 @@ def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
     lab = Lab(monkeypatch, h2="full")
     assert lab.transport.ready(task("tree", "vm-0", "vm-1", "vm-2")).vms == ()
     assert lab.transport.ready(task("tree", "vm-2", attempt=2)).vms == ()
-    lab.transport.carry(order("tree"))
-    assert {w.subject: w.reason for w in lab.words} == {HOSTS[0].name: "", HOSTS[1].name: "full"}
-    assert len(lab.words) == 2
-    went = {t.vm.name: t.attempt for one in lab.gone for t in one.vms}
+    lab.transport.execute(order("tree"))
+    assert {w.subject: w.reason for w in lab.reports} == {HOSTS[0].name: "", HOSTS[1].name: "full"}
+    assert len(lab.reports) == 2
+    went = {t.vm.name: t.attempt for one in lab.released for t in one.vms}
     assert went == {"vm-0": 1, "vm-1": 1, "vm-2": 2}, "each once, by its last attempt"
     again = task("tree", "vm-0", "vm-3")
     assert lab.transport.ready(again) == again
@@ -125,20 +137,20 @@ def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
 
 def test_what_breaks_is_the_reason_of_every_host_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(monkeypatch, h2="broken")
-    lab.transport.carry(order("chain", attempt=2))
-    assert [(w.subject, w.status, w.attempt) for w in lab.words] == [
+    lab.transport.execute(order("chain", attempt=2))
+    assert [(w.subject, w.status, w.attempt) for w in lab.reports] == [
         (HOSTS[0].name, "ok", 2),
         (HOSTS[1].name, "failed", 2),
     ]
-    assert lab.words[1].reason == "OSError: no ssh"
+    assert lab.reports[1].reason == "OSError: no ssh"
 
 
 @pytest.mark.parametrize("variant", ["chain", "tree"])
 def test_only_a_relay_that_is_gone_is_started_again(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     lab = Lab(monkeypatch)
-    lab.transport.mend(variant, [HOSTS[0].name])
+    lab.transport.restart_lost_relays(variant, [HOSTS[0].name])
     assert lab.started == []
-    lab.transport.mend(variant, [host.name for host in HOSTS])
+    lab.transport.restart_lost_relays(variant, [host.name for host in HOSTS])
     assert lab.started == [["h-2"]]
 
 
@@ -171,6 +183,6 @@ def test_the_bound_of_a_transfer_is_that_of_the_link_that_takes_longest(variant:
         ServiceMachine(head, ("http",), {"lyon": IPv4Address(2)}),
     )
     vms = [*VMS, VM(9, "vm-9", lyon.name, "lyon", IPv4Address(9), "02::9")]
-    stand: Any = SimpleNamespace(hosts=(*HOSTS, lyon), layout=SimpleNamespace(machines=machines))
+    cluster: Any = SimpleNamespace(hosts=(*HOSTS, lyon), layout=SimpleNamespace(machines=machines))
     image: Any = SimpleNamespace(size=125_000_000)  # a second at 1 Gbit/s
-    assert measure._transfer_bound(stand, vms, image, variant) == seconds
+    assert transfer_bound(cluster, vms, image, variant) == seconds

@@ -6,21 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.provisioners.builtin.meter import Meter, TimeoutRange
 from g5kvirt.provisioners.builtin.tasks import STEPS
 from g5kvirt.provisioners.builtin.workflow import (
     KEXEC_MEMORY,
     REBOOTS,
     MacroStep,
-    Meter,
     MicroStep,
-    Patience,
     Variant,
     Workflow,
     boot_order,
     default_workflow,
 )
 
-PATIENCE = Patience(100.0, 10.0, 1000.0)
+PATIENCE = TimeoutRange(100.0, 10.0, 1000.0)
 
 
 def word(name: str, **more: object) -> MicroStep:
@@ -47,7 +46,7 @@ def test_reboots_climb_and_kexec_is_followed_by_a_reset() -> None:
     assert boot.variants[1].steps[0].into == "disk"
 
 
-def test_ways_time_outs_and_retries_can_be_chosen() -> None:
+def test_variants_time_outs_and_retries_can_be_chosen() -> None:
     made = default_workflow(
         broadcast=("tree", "http"),
         boot=("reboot",),
@@ -86,7 +85,7 @@ def test_workflows_that_lead_nowhere_are_refused() -> None:
         one()
     with pytest.raises(ValueError, match="has no variant"):
         Workflow((MacroStep("M", ()),))
-    with pytest.raises(ValueError, match="no earlier macro-step"):
+    with pytest.raises(ValueError, match="not an earlier macro-step"):
         Workflow((MacroStep("M", (Variant("v", (word("a"),), again_from="N"),)),))
     first, second = (MacroStep(name, (Variant("v", (word("a"),)),)) for name in "MN")
     with pytest.raises(ValueError, match="rename one"):
@@ -98,7 +97,7 @@ def test_workflows_that_lead_nowhere_are_refused() -> None:
     with pytest.raises(ValueError, match="given again"):
         word("a", retries=1)
     with pytest.raises(ValueError, match="must rise"):
-        Patience(1.0, 2.0, 3.0)
+        TimeoutRange(1.0, 2.0, 3.0)
 
 
 def test_a_time_out_is_guessed_until_enough_was_seen_and_then_measured() -> None:
@@ -126,7 +125,7 @@ def test_a_time_out_stays_within_its_bounds(seen: list[tuple[float, int]], load:
 
 @given(seen=st.lists(st.floats(0.01, 200), min_size=3, max_size=200))
 def test_most_of_what_was_seen_would_not_have_timed_out(seen: list[float]) -> None:
-    meter = Meter(Patience(1.0, 0.001, 1e9), factor=1.0)
+    meter = Meter(TimeoutRange(1.0, 0.001, 1e9), factor=1.0)
     for seconds in seen:
         meter.record(seconds, 1)
     within = sum(seconds <= meter.timeout(1) * (1 + 1e-9) for seconds in seen)

@@ -23,12 +23,12 @@ from g5kvirt.provisioners.kadeploy3 import keys
 from g5kvirt.provisioners.kadeploy3.configuration import (
     ETC,
     POWER,
-    Cluster,
     Kernel,
-    Netboot,
+    NetbootFiles,
+    NodeCluster,
     Server,
     Timing,
-    longest,
+    max_duration,
     nodes_of,
     profile_name,
     render,
@@ -37,7 +37,7 @@ from g5kvirt.provisioners.kadeploy3.configuration import (
 )
 from g5kvirt.provisioners.kadeploy3.environment import describe, version_of
 
-TFTP = replace(SERVER, netboot=Netboot("/srv/tftp", "10.158.0.1", "PXElinux"))
+TFTP = replace(SERVER, netboot=NetbootFiles("/srv/tftp", "10.158.0.1", "PXElinux"))
 SHAPES = {**keys.FILES, "vms-cluster.conf": keys.CLUSTER}
 
 #: What a real server of version 3.3 accepted.
@@ -71,7 +71,7 @@ ACCEPTED: dict[str, str] = {
 }
 
 
-def rendered(server: Server = SERVER, of: Cluster | None = None) -> dict[str, str]:
+def rendered(server: Server = SERVER, of: NodeCluster | None = None) -> dict[str, str]:
     chosen = of or cluster()
     return render(server, chosen, addresses(chosen))
 
@@ -83,7 +83,7 @@ def test_each_file_is_as_it_was(path: str) -> None:
     same_as_golden(PurePosixPath(path).name, text)
 
 
-def test_profiles_by_tftp_are_named_as_pxelinux_asks_for_them() -> None:
+def test_profiles_by_tftp_are_named_as_pxelinux_looks_for_them() -> None:
     same_as_golden("server-tftp.conf", rendered(TFTP)[f"{ETC}/server.conf"])
     first = cluster().nodes[0]
     assert profile_name(first, TFTP.netboot) == "0A9E0101"
@@ -132,7 +132,7 @@ def test_a_value_of_the_wrong_kind_and_a_missing_key_are_found() -> None:
     assert "'PivotRoot'" in found
     assert "partitioning.script is missing" in found
     assert keys.problems({"cache": {"size": True}}, {"cache": {"size": int}})
-    assert keys.problems([1], {"a": int}) == ["the file is no mapping"]
+    assert keys.problems([1], {"a": int}) == ["the file is not a mapping"]
 
 
 def test_the_chain_stays_inside_a_host_then_inside_a_site() -> None:
@@ -178,11 +178,11 @@ def test_the_values_of_the_large_runs_are_the_default() -> None:
 def test_a_deployment_is_over_when_every_try_has_run_into_its_time_out() -> None:
     macros = yaml.safe_load(rendered()[f"{ETC}/vms-cluster.conf"])["automata"]["macrosteps"]
     tries = [m["timeout"] * (1 + m["retries"]) for variants in macros.values() for m in variants]
-    assert longest(cluster()) == sum(tries)
+    assert max_duration(cluster()) == sum(tries)
 
 
 def test_thousands_of_nodes_are_rendered() -> None:
-    many = Cluster(nodes_of(vms(4552, hosts=355)), timing=tuned(4552))
+    many = NodeCluster(nodes_of(vms(4552, hosts=355)), timing=tuned(4552))
     text = rendered(of=many)[f"{ETC}/clusters.conf"]
     assert text.count("node-") == 4552
 
@@ -222,7 +222,7 @@ def test_times_that_kadeploy_refuses_are_refused(timing: Timing) -> None:
 
 def test_what_cannot_be_a_cluster_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one VM"):
-        rendered(of=Cluster(()))
+        rendered(of=NodeCluster(()))
     twice = cluster()
     with pytest.raises(SpecError, match="same name or address"):
         rendered(of=replace(twice, nodes=twice.nodes + twice.nodes[:1]))
@@ -232,7 +232,7 @@ def test_what_cannot_be_a_cluster_is_refused() -> None:
         render(SERVER, twice, {})
 
 
-def test_an_environment_in_kadeploys_words() -> None:
+def test_environment_is_described_as_kadeploy3_does() -> None:
     known = Environment("debian", "/e.tgz", compression="gzip", kernel="/vmlinuz", initrd="/initrd.img")
     described = describe(known, "/var/lib/g5kvirt/www/images/abc")
     same_as_golden("environment.yaml", yaml.safe_dump(described, sort_keys=False))

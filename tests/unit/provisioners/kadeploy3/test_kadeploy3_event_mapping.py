@@ -18,9 +18,9 @@ from g5kvirt.provisioners.builtin.engine import Outcome
 from g5kvirt.provisioners.kadeploy3.client import Client
 from g5kvirt.provisioners.kadeploy3.configuration import Node
 from g5kvirt.provisioners.kadeploy3.environment import describe
-from g5kvirt.provisioners.kadeploy3.event_mapping import Books
-from g5kvirt.provisioners.kadeploy3.loop import Part, drive
-from g5kvirt.provisioners.kadeploy3.records import Line, Sight
+from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
+from g5kvirt.provisioners.kadeploy3.loop import DeploymentPart, drive
+from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState
 from g5kvirt.provisioners.kadeploy3.steps import MACROS, VARIANTS, instance, order, step_name, workflow
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
@@ -45,9 +45,9 @@ class Bed:
     def run(self, parts: int = 1, tick: float = 2.0, limit: float = 1e6, **request: Any) -> list[Outcome]:
         """Deploy on all nodes."""
         names = [node.name for node in self.nodes]
-        asked = [Part(tuple(names[i::parts]), timeout=20.0) for i in range(parts)]
-        books = Books("d1", self.nodes, offset=self.ahead)
-        books.begin(self.clock(), {"environment": "debian", "vms": [n.vm.name for n in self.nodes]})
+        asked = [DeploymentPart(tuple(names[i::parts]), timeout=20.0) for i in range(parts)]
+        mapper = EventMapper("d1", self.nodes, offset=self.ahead)
+        mapper.start(self.clock(), {"environment": "debian", "vms": [n.vm.name for n in self.nodes]})
         self.begun = self.clock()
 
         def sleep(seconds: float) -> None:
@@ -60,7 +60,7 @@ class Bed:
 
         return drive(
             self.client,
-            books,
+            mapper,
             asked,
             {"environment": "debian", **request},
             clock=self.clock,
@@ -94,7 +94,7 @@ def bed() -> Iterator[Bed]:
         yield Bed(kadeploy, client, nodes)
 
 
-def test_every_step_of_every_vm_is_timed_as_the_log_says(bed: Bed) -> None:
+def test_every_step_of_every_vm_is_timed_by_the_log(bed: Bed) -> None:
     outcomes = bed.run()
     assert [o.state for o in outcomes] == ["deployed"] * 6
     assert [o.vm for o in outcomes] == [node.vm for node in bed.nodes]
@@ -121,12 +121,12 @@ def test_every_step_of_every_vm_is_timed_as_the_log_says(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("tick", [0.5, 7.0, 45.0, 400.0])
-def test_rare_looks_lose_no_vm_and_few_times(bed: Bed, tick: float) -> None:
+def test_rare_polls_lose_no_vm_and_few_times(bed: Bed, tick: float) -> None:
     assert {o.state for o in bed.run(tick=tick)} == {"deployed"}
     macros = bed.tables.macros.set_index("macro")
     assert set(macros.index) == set(MACROS)
     assert (macros["vms"] == 6).all()
-    # steps in the log are timed by it, macro-steps at worst by the looks or by whole seconds
+    # steps in the log are timed by it, macro-steps at worst by the polls or by whole seconds
     true = {"SetDeploymentEnv": 83.4, "BroadcastEnv": 32.5}
     for macro, seconds in true.items():
         assert macros["median"][macro] == pytest.approx(seconds, abs=1.1)
@@ -230,7 +230,7 @@ def test_a_part_that_is_refused_fails_and_the_others_go_on(bed: Bed) -> None:
     assert "node-1.kadeploy' does not exist" in outcomes[2].reason
 
 
-def test_a_deployment_that_breaks_as_a_whole_says_why(bed: Bed) -> None:
+def test_deployment_that_breaks_as_a_whole_keeps_its_reason(bed: Bed) -> None:
     bed.kadeploy.broken = "the file '/srv/e.tgz' is not readable on the server"
     outcomes = bed.run()
     assert {o.state for o in outcomes} == {"failed"}
@@ -284,13 +284,13 @@ def test_a_request_that_is_answered_after_the_end_leaves_nothing_behind(bed: Bed
 
 def bed_that_waits_no_longer(bed: Bed) -> list[Outcome]:
     """The limit is over before the first request is answered."""
-    books = Books("d1", bed.nodes)
-    books.begin(0.0, {})
-    parts = [Part(tuple(n.name for n in bed.nodes), timeout=20.0)]
+    mapper = EventMapper("d1", bed.nodes)
+    mapper.start(0.0, {})
+    parts = [DeploymentPart(tuple(n.name for n in bed.nodes), timeout=20.0)]
     now = iter(range(10_000))
     return drive(
         bed.client,
-        books,
+        mapper,
         parts,
         {"environment": "debian"},
         clock=lambda: float(next(now)),
@@ -300,22 +300,22 @@ def bed_that_waits_no_longer(bed: Bed) -> list[Outcome]:
     )
 
 
-# ---- the books alone --------------------------------------------------------------------------------------
+# ---- the mapper alone --------------------------------------------------------------------------------------
 PATHS = [
     (m + v, micro) for m, variants in VARIANTS.items() for v, steps in variants.items() for micro in steps
 ]
 SIGHTS = st.one_of(
     st.builds(
-        lambda where, state: Sight(*where, state),
+        lambda where, state: NodeState(*where, state),
         st.sampled_from([*PATHS, ("BroadcastEnvKascade", "custom_x"), ("Odd", "odd")]),
         st.sampled_from(["ok", "ko", "reboot_in_progress", "rebooted", "brk"]),
     ),
-    st.just(Sight("", "", "ok")),
-    st.just(Sight("", "", "discarded")),
+    st.just(NodeState("", "", "ok")),
+    st.just(NodeState("", "", "discarded")),
 )
 LINES = st.lists(
     st.builds(
-        Line,
+        LogLine,
         st.floats(0, 100),
         st.just(""),
         st.sampled_from(
@@ -334,17 +334,17 @@ LINES = st.lists(
     ),
     st.sets(st.sampled_from(["node-1.kadeploy", "node-2.kadeploy"])),
 )
-def test_whatever_kadeploy_says_every_vm_has_one_end_and_time_goes_on(
-    looks: Sequence[tuple[dict[str, Sight], list[Line]]], ok: set[str]
+def test_every_vm_has_one_end_whatever_kadeploy3_answers(
+    polls: Sequence[tuple[dict[str, NodeState], list[LogLine]]], ok: set[str]
 ) -> None:
     nodes = cluster(2).nodes
-    books = Books("d1", nodes)
-    books.begin(0.0, {})
-    for number, (states, lines) in enumerate(looks, start=1):
-        books.see(float(number), states, lines)
-    books.end(200.0, [n.name for n in nodes], ok, [])
-    assert books.finished
-    events = books.news()
+    mapper = EventMapper("d1", nodes)
+    mapper.start(0.0, {})
+    for number, (states, lines) in enumerate(polls, start=1):
+        mapper.poll(float(number), states, lines)
+    mapper.end(200.0, [n.name for n in nodes], ok, [])
+    assert mapper.finished
+    events = mapper.take()
     for node in nodes:
         own = [e for e in events if e.kind == "vm" and e.subject == node.vm.name]
         assert [e.step for e in own].count("deployment") == 1

@@ -18,6 +18,7 @@ import pytest
 from kadeploymaker import vms
 from kadeployserver import Kadeploy, serving
 
+from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, SpecError
 from g5kvirt.hostagent import protocol
@@ -25,7 +26,8 @@ from g5kvirt.images import environments
 from g5kvirt.inventory import GIB, Facts, Host
 from g5kvirt.netboot import services
 from g5kvirt.planning.services import ServiceLayout, ServiceMachine
-from g5kvirt.provisioners.kadeploy3 import provisioner, system
+from g5kvirt.provisioners.base import DeploymentRequest
+from g5kvirt.provisioners.kadeploy3 import provisioner, server_machine, system
 from g5kvirt.provisioners.kadeploy3.configuration import ETC, KEY
 from g5kvirt.remote import File, Result
 from g5kvirt.run import directory
@@ -118,7 +120,7 @@ def context(folder: Path, machines: Machines, **more: Any) -> Iterator[Context]:
     (run.path / "ssh").mkdir(exist_ok=True)
     for name, text in {"id_ed25519": "secret", "id_ed25519.pub": "ssh-ed25519 BBBB run\n"}.items():
         (run.path / "ssh" / name).write_text(text)
-    testbed: Any = SimpleNamespace(access=lambda _: None, package_proxy=None)
+    testbed: Any = SimpleNamespace(access=lambda _: None, package_proxy=None, real_cores=4)
     with closing(Journal.open(run.journal)) as journal:
         made = Context(spec, testbed, run, journal)
         made.__dict__["fanout"] = machines
@@ -144,7 +146,7 @@ def kadeploy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kadeploy]:
     made = Kadeploy([f"node-{i}.kadeploy" for i in range(1, len(VMS) + 1)])
     with serving(made) as url:
 
-        class Tunnel:
+        class SSHTunnel:
             def __init__(self, _: object, host: str, port: int) -> None:
                 assert (host, port) == ("head-nancy", 25300)
 
@@ -154,17 +156,19 @@ def kadeploy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kadeploy]:
             def __exit__(self, *_: object) -> None:
                 pass
 
-            def mend(self) -> None:
+            def reconnect(self) -> None:
                 """A look: the server's time goes on."""
                 made.now += 5.0
 
-        monkeypatch.setattr(provisioner, "Tunnel", Tunnel)
+        monkeypatch.setattr(provisioner, "SSHTunnel", SSHTunnel)
         monkeypatch.setattr(provisioner.time, "sleep", lambda _: None)
         yield made
 
 
-def raised(made: Context, image: environments.Image, variant: str = "chain") -> provisioner.Raised:
-    return provisioner.raise_server(made, stand(), VMS, image, variant, 60.0)
+def prepared(
+    made: Context, image: environments.Image, broadcast: chain.Kind = "chain"
+) -> provisioner.Kadeploy3Installer:
+    return provisioner.Kadeploy3Provisioner().prepare(made, stand(), VMS, image, broadcast)
 
 
 def test_a_machine_is_made_the_server_once(
@@ -172,13 +176,13 @@ def test_a_machine_is_made_the_server_once(
 ) -> None:
     machines = Machines()
     with context(tmp_path, machines, kadeploy3={"repository": REPOSITORY}) as made:
-        first = raised(made, image)
+        first = prepared(made, image)
         programs = machines.programs("head-nancy")
         assert programs[0] == "env", "packages first"
         assert programs[-1] == "runuser", "the server last"
         head = {path: data for (host, path), data in machines.files.items() if host == "head-nancy"}
         assert head["/etc/apt/sources.list.d/g5kvirt-kadeploy3.list"] == REPOSITORY.encode() + b"\n"
-        assert head[provisioner.AUTHORIZED] == f"{PUBLIC}\nssh-ed25519 BBBB run\n".encode()
+        assert head[server_machine.AUTHORIZED] == f"{PUBLIC}\nssh-ed25519 BBBB run\n".encode()
         folder = f"{services.WWW}/kadeploy3"
         assert head[f"{folder}/deploy-vmlinuz"] == b"kernel"
         assert head[f"{folder}/deploy-initrd"].startswith(b"initrd")
@@ -198,10 +202,10 @@ def test_a_machine_is_made_the_server_once(
         assert kadeploy.rights == {"root"}
         assert first.program == "3.3.1.stable"
         machines.ran.clear()
-        assert raised(made, image) == first
+        assert prepared(made, image) == first
         assert len([e for e in made.journal if e.step == "kadeploy3-image"]) == 2, "it is there"
         assert machines.programs("head-nancy") == ["runuser"], "which the agent leaves alone if it runs"
-        assert raised(made, image, "tree").cluster.broadcast == ("Tree", "Chain")
+        assert prepared(made, image, "tree").nodes.broadcast == ("Tree", "Chain")
         assert "chgrp" in machines.programs("head-nancy"), "another configuration is put there"
         steps = [e.step for e in made.journal if e.status == "ok"]
         assert steps[0].startswith("kadeploy3-packages")
@@ -212,17 +216,17 @@ def test_a_machine_is_made_the_server_once(
     ("more", "advice"),
     [
         ({}, "Debian does not have Kadeploy3: give the line of sources.list"),
-        ({"kadeploy3": {"repository": REPOSITORY}}, f"is {REPOSITORY!r} right"),
+        ({"kadeploy3": {"repository": REPOSITORY}}, f"check that {REPOSITORY!r} is right"),
     ],
 )
-def test_packages_that_are_not_to_be_had(
+def test_packages_that_cannot_be_installed_raise_advice(
     tmp_path: Path, image: environments.Image, more: Mapping[str, Any], advice: str
 ) -> None:
     machines = Machines()
     machines.fails["install --yes"] = "Reading package lists...\nE: Unable to locate package kadeploy\n"
     with context(tmp_path, machines, **more) as made:
         with pytest.raises(PhaseError) as raising:
-            raised(made, image)
+            prepared(made, image)
         said = str(raising.value)
         assert said.startswith("head.nancy.grid5000.fr cannot be made a Kadeploy3 server: ")
         assert "(E: Unable to locate package kadeploy)" in said
@@ -235,26 +239,26 @@ def test_packages_that_are_not_to_be_had(
 
 
 @pytest.mark.parametrize("word", ["systemctl", "ssh-keygen", "chgrp", "authorized_keys"])
-def test_whatever_else_fails_is_said_before_anything_reboots(
+def test_failed_setup_raises_before_anything_reboots(
     tmp_path: Path, image: environments.Image, word: str
 ) -> None:
     machines = Machines()
     machines.fails[word] = "it does not\n"
     with context(tmp_path, machines) as made:
         with pytest.raises(PhaseError) as raising:
-            raised(made, image)
+            prepared(made, image)
         assert raising.value.phase == "measure"
         assert "runuser" not in machines.programs("head-nancy")
         assert not any(event.kind == "vm" for event in made.journal)
 
 
-def test_packages_that_are_there_are_not_asked_for(
+def test_installed_packages_are_not_installed_again(
     tmp_path: Path, image: environments.Image, kadeploy: Kadeploy
 ) -> None:
     machines = Machines()
     machines.fails = {"apt-get": "no network"}
     with context(tmp_path, machines) as made:
-        raised(made, image)
+        prepared(made, image)
         assert "systemctl" in machines.programs("head-nancy")
 
 
@@ -263,19 +267,19 @@ def test_a_deployment_becomes_the_events_of_any_other(
 ) -> None:
     machines = Machines()
     with context(tmp_path, machines) as made:
-        server = raised(made, image)
-        bad = server.cluster.nodes[2]
+        installer = prepared(made, image)
+        bad = installer.nodes.nodes[2]
         kadeploy.now = time.time()
         kadeploy.bad[bad.name, "SetDeploymentEnvUntrusted", "wait_reboot"] = [2, "Unreachable"]
         about = {"environment": "mini", "vms": [vm.name for vm in VMS], "provisioner": "kadeploy3"}
-        outcomes = provisioner.deploy(made, stand(), server, "d1", VMS, about)
+        outcomes = installer.deploy(DeploymentRequest("d1", VMS, about))
         assert {o.vm.name for o in outcomes if o.state == "failed"} == {bad.vm.name}
         body = next(
             body for method, path, body in kadeploy.requests if (method, path) == ("POST", "/deployment")
         )
-        assert body["ssh_authorized_keys"] == f"server://{provisioner.AUTHORIZED}"
+        assert body["ssh_authorized_keys"] == f"server://{server_machine.AUTHORIZED}"
         assert body["pxe"]["profile"].startswith("#!ipxe\nsanboot")
-        assert body["environment"]["version"] == server.version
+        assert body["environment"]["version"] == installer.version
         tables = Measurements.of(made.journal)
         (row,) = tables.deployments.to_dict("records")
         assert (row["asked"], row["deployed"], row["failed"], row["unfinished"]) == (6, 5, 1, 0)
@@ -292,7 +296,7 @@ def test_an_interrupt_ends_it_on_the_server_too(
     tmp_path: Path, image: environments.Image, kadeploy: Kadeploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with context(tmp_path, Machines()) as made:
-        server = raised(made, image)
+        installer = prepared(made, image)
         asked = threading.Event()
 
         def sleep(_: float) -> None:
@@ -302,7 +306,7 @@ def test_an_interrupt_ends_it_on_the_server_too(
 
         monkeypatch.setattr(provisioner.time, "sleep", sleep)
         with pytest.raises(KeyboardInterrupt):
-            provisioner.deploy(made, stand(), server, "d1", VMS[:2], {"vms": ["vm-1", "vm-2"]})
+            installer.deploy(DeploymentRequest("d1", VMS[:2], {"vms": ["vm-1", "vm-2"]}))
         assert asked.is_set()
         deadline = time.monotonic() + 20
         while kadeploy.workflows:
@@ -311,7 +315,7 @@ def test_an_interrupt_ends_it_on_the_server_too(
         assert [(e.status, e.detail["reason"]) for e in ends] == [("failed", "interrupted")] * 2
 
 
-def test_what_the_specification_says_reaches_the_configuration(tmp_path: Path) -> None:
+def test_the_specification_reaches_the_configuration(tmp_path: Path) -> None:
     more = {
         "windows": {"reboot": 20, "reboot_sleep": 5},
         "timeouts": {"deployment_retries": 3, "set_deployment_env": 2000.5},
@@ -333,14 +337,14 @@ def test_kexec_is_tried_where_it_can_succeed(
     tmp_path: Path, image: environments.Image, kadeploy: Kadeploy, memory: int, boot: str
 ) -> None:
     with context(tmp_path, Machines(), vm={"memory": memory}) as made:
-        assert raised(made, image).cluster.boot == (boot, "HardReboot")
+        assert prepared(made, image).nodes.boot == (boot, "HardReboot")
 
 
 def test_what_kadeploy3_cannot_do_is_refused(image: environments.Image) -> None:
-    provisioner.check(image)
-    long = replace(image, environment=replace(image.environment, kernel="/boot/" + "k" * 255))
+    check = provisioner.Kadeploy3Provisioner().check
+    check(image.environment)
     with pytest.raises(SpecError, match="the kernel's path"):
-        provisioner.check(long)
+        check(replace(image.environment, kernel="/boot/" + "k" * 255))
     with pytest.raises(SpecError, match="netboot"):
         Spec(sites={"nancy": 1}, vms=1, provisioner="kadeploy3", netboot="tftp")
 

@@ -24,38 +24,38 @@ from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.hostagent import protocol
 from g5kvirt.provisioners.kadeploy3.configuration import KEY, shell_file
 from g5kvirt.provisioners.kadeploy3.records import STATISTICS
-from g5kvirt.provisioners.kadeploy3.server import Packages, Work, plan, schema, service
-from g5kvirt.provisioners.kadeploy3.ssh_tunnel import Tunnel
+from g5kvirt.provisioners.kadeploy3.server import Packages, SetupStep, schema, service, setup_steps
+from g5kvirt.provisioners.kadeploy3.ssh_tunnel import SSHTunnel
 from g5kvirt.remote.access import Access
 
 
-def works(packages: Packages | None = None) -> list[Work]:
+def steps(packages: Packages | None = None) -> list[SetupStep]:
     of = cluster()
-    return plan(SERVER, of, addresses(of), packages)
+    return setup_steps(SERVER, of, addresses(of), packages)
 
 
 # ---- the plan ---------------------------------------------------------------------------------------------
-def test_the_plan_is_as_it_was() -> None:
+def test_setup_steps_are_as_they_were() -> None:
     lines = []
     source = "deb [trusted=yes] http://packages.example/kadeploy ./"
-    for work in works(Packages(source=source, proxy="http://proxy:3128")):
-        lines.append(f"== {work.name}")
-        lines += [f"{content.mode:04o} {content.path}" for content in work.files]
-        lines += [json.dumps(run.argv) + (" < stdin" if run.stdin else "") for run in work.runs]
+    for step in steps(Packages(source=source, proxy="http://proxy:3128")):
+        lines.append(f"== {step.name}")
+        lines += [f"{content.mode:04o} {content.path}" for content in step.files]
+        lines += [json.dumps(c.argv) + (" < stdin" if c.stdin else "") for c in step.commands]
     lines += ["== service", json.dumps(service(SERVER)["command"])]
     same_as_golden("plan.txt", "\n".join(lines) + "\n")
     same_as_golden("schema.sql", schema(SERVER))
 
 
 def test_the_password_is_in_no_command_and_in_no_file_that_all_may_read() -> None:
-    for work in works():
-        for run in work.runs:
-            assert not any(SERVER.password in word for word in run.argv)
-        for content in work.files:
+    for step in steps():
+        for command in step.commands:
+            assert not any(SERVER.password in word for word in command.argv)
+        for content in step.files:
             assert SERVER.password not in content.text or not content.mode & 0o007
 
 
-def test_tables_have_every_column_that_statistics_are_asked_for() -> None:
+def test_tables_have_every_column_of_the_statistics() -> None:
     log = schema(SERVER).split("CREATE TABLE IF NOT EXISTS log (")[1].split(");")[0]
     assert all(f"\n{column} " in f"\n{log.strip()}" for column in STATISTICS)
 
@@ -66,7 +66,7 @@ def test_tables_have_every_column_that_statistics_are_asked_for() -> None:
 )
 def test_packages_that_are_more_than_names_are_refused(packages: Packages) -> None:
     with pytest.raises(SpecError):
-        works(packages)
+        steps(packages)
 
 
 @pytest.mark.parametrize("name", ["partition", "bootloader"])
@@ -141,8 +141,8 @@ class Power:
         self.table = self.directory / "power.json"
         self.seen = self.directory / "seen"
         of = cluster()
-        work = next(w for w in plan(SERVER, of, addresses(of)) if w.name == "configuration")
-        table = json.loads(next(c.text for c in work.files if c.path.endswith("power.json")))
+        step = next(w for w in setup_steps(SERVER, of, addresses(of)) if w.name == "configuration")
+        table = json.loads(next(c.text for c in step.files if c.path.endswith("power.json")))
         self.ssh = [sys.executable, str(self.fake), str(self.seen)]
         self.table.write_text(json.dumps({**table, "ssh": self.ssh}), encoding="utf-8")
 
@@ -176,7 +176,7 @@ def power(tmp_path: Path) -> Power:
         ("console", "soft", protocol.console(["vm-1"])),
     ],
 )
-def test_power_is_what_the_host_agent_is_asked(
+def test_power_commands_become_host_agent_requests(
     power: Power, action: str, level: str, asked: dict[str, object]
 ) -> None:
     done = power(action, level, "node-1.kadeploy")
@@ -195,19 +195,21 @@ def test_a_soft_reboot_goes_through_the_guest(power: Power) -> None:
     assert document == ""
 
 
-def test_what_goes_wrong_is_said_so_that_the_next_level_is_tried(power: Power) -> None:
+def test_failed_power_commands_exit_with_an_error(power: Power) -> None:
     refused = power("reboot", "hard", "node-3.kadeploy")  # vm-2: the third in the chain
     assert (refused.returncode, refused.stderr) == (1, "vm-2: no such VM\n")
     silent = power("reboot", "soft", "node-4.kadeploy")
     assert silent.returncode == 1
     assert "no route" in silent.stderr
-    assert power("reboot", "hard", "node-9.kadeploy; reboot").stderr.endswith("is no node of this server\n")
+    assert power("reboot", "hard", "node-9.kadeploy; reboot").stderr.endswith(
+        "is not a node of this server\n"
+    )
     assert power("explode", "hard", "node-1.kadeploy").returncode == 1
     power.table.write_text("{", encoding="utf-8")
     assert power("reboot", "hard", "node-1.kadeploy").returncode == 1
 
 
-def test_the_real_host_agent_understands_what_power_asks(power: Power, tmp_path: Path) -> None:
+def test_the_real_host_agent_understands_the_power_requests(power: Power, tmp_path: Path) -> None:
     # this machine plays the host: the words after the host's name are run here
     table = json.loads(power.table.read_text(encoding="utf-8"))
     local = tmp_path / "local"
@@ -284,7 +286,7 @@ def test_a_tunnel_leads_to_the_port_and_ends_with_its_block(ssh: Path) -> None:
     ssh.write_text(CARRY.format(python=sys.executable), encoding="utf-8")
     ssh.chmod(0o755)
     with saying(b"kadeploy") as port:
-        with Tunnel(Access(), "paradent-9", port) as url:
+        with SSHTunnel(Access(), "paradent-9", port) as url:
             local = int(url.rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", local), 5) as connection:
                 assert connection.recv(100) == b"kadeploy"
@@ -292,23 +294,23 @@ def test_a_tunnel_leads_to_the_port_and_ends_with_its_block(ssh: Path) -> None:
             socket.create_connection(("127.0.0.1", local), 5)
 
 
-def test_a_tunnel_that_broke_is_mended_at_the_same_address(ssh: Path, tmp_path: Path) -> None:
+def test_broken_tunnel_is_reopened_at_the_same_address(ssh: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     text = CARRY.format(python=sys.executable)
     note = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
     ssh.write_text(text.replace("import socket", note + "import socket", 1), encoding="utf-8")
     ssh.chmod(0o755)
     with saying(b"kadeploy") as port:
-        tunnel = Tunnel(Access(), "paradent-9", port)
+        tunnel = SSHTunnel(Access(), "paradent-9", port)
         with tunnel as url:
             local = int(url.rpartition(":")[2])
             first = pid.read_text()
-            tunnel.mend()
+            tunnel.reconnect()
             assert pid.read_text() == first, "what stands is left alone"
             os.kill(int(first), signal.SIGKILL)
             deadline = time.monotonic() + 30
             while pid.read_text() == first and time.monotonic() < deadline:
-                tunnel.mend()
+                tunnel.reconnect()
                 time.sleep(0.02)
             with socket.create_connection(("127.0.0.1", local), 5) as connection:
                 assert connection.recv(100) == b"kadeploy"
@@ -317,30 +319,30 @@ def test_a_tunnel_that_broke_is_mended_at_the_same_address(ssh: Path, tmp_path: 
             ssh.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
             ssh.chmod(0o755)
             for _ in range(3):
-                tunnel.mend()  # in vain, and nothing is raised
+                tunnel.reconnect()  # in vain, and nothing is raised
                 time.sleep(0.02)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", local), 5)
 
 
-def test_a_tunnel_that_does_not_stand_says_why(ssh: Path) -> None:
+def test_tunnel_that_cannot_be_opened_raises_the_reason(ssh: Path) -> None:
     ssh.write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n", encoding="utf-8")
     ssh.chmod(0o755)
-    with pytest.raises(TestbedError, match="Permission denied"), Tunnel(Access(), "paradent-9", 25300):
+    with pytest.raises(TestbedError, match="Permission denied"), SSHTunnel(Access(), "paradent-9", 25300):
         pass
     ssh.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
-    tunnel = Tunnel(Access(), "paradent-9", 25300, limit=0.2)
-    with pytest.raises(TestbedError, match="is it up"), tunnel:
+    tunnel = SSHTunnel(Access(), "paradent-9", 25300, limit=0.2)
+    with pytest.raises(TestbedError, match="check that the machine is up"), tunnel:
         pass
-    with pytest.raises(SpecError), Tunnel(Access(), "-oProxyCommand=reboot", 25300):
+    with pytest.raises(SpecError), SSHTunnel(Access(), "-oProxyCommand=reboot", 25300):
         pass
 
 
 def test_the_key_is_made_once(tmp_path: Path) -> None:
     if shutil.which("ssh-keygen") is None:
         pytest.skip("ssh-keygen is missing: install openssh-client")
-    work = next(w for w in works() if "key" in w.name)
-    words = [w for run in work.runs if run.argv[0] == "sh" for w in run.argv]
+    step = next(w for w in steps() if "key" in w.name)
+    words = [w for command in step.commands if command.argv[0] == "sh" for w in command.argv]
     key = tmp_path / "id"
     argv = [str(key) if word == KEY else word for word in words]
     for _ in range(2):

@@ -81,7 +81,7 @@ def test_a_host_is_not_divided_where_a_cut_can_move_a_little() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"nodes": 0}, {"nodes": 11}, {"bearable": 6.0}, {"longest_post": 0}])
-def test_what_makes_no_sense_is_said(wrong: dict[str, float]) -> None:
+def test_workflow_refuses_what_makes_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"."):
         parts_for(**{"nodes": 10, "configured": 10, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cannot be split"):

@@ -1,0 +1,108 @@
+"""The provisioner of our own: the images and tools to the servers, then the workflow for each deployment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from g5kvirt.broadcast import chain
+from g5kvirt.context import Context
+from g5kvirt.errors import reason_of
+from g5kvirt.guests.ssh import vm_access
+from g5kvirt.hostagent import calls
+from g5kvirt.images import tools
+from g5kvirt.images.environments import Environment, Image
+from g5kvirt.inventory import VM
+from g5kvirt.netboot import services
+from g5kvirt.netboot.boot_time import boot_limit
+from g5kvirt.planning.cluster import ClusterState
+from g5kvirt.planning.services import ServiceMachine
+from g5kvirt.planning.windows import check_window, reboot_window
+from g5kvirt.provisioners.base import DeploymentRequest, Installer
+from g5kvirt.provisioners.builtin.driver import MachineDriver
+from g5kvirt.provisioners.builtin.engine import Deployment
+from g5kvirt.provisioners.builtin.loop import drive
+from g5kvirt.provisioners.builtin.transport import IMAGES
+from g5kvirt.provisioners.builtin.workflow import boot_order, default_workflow
+from g5kvirt.provisioners.events import PHASE, build_progress
+from g5kvirt.provisioners.outcome import Outcome
+from g5kvirt.provisioners.transfer import image_servers
+from g5kvirt.remote import Fanout, File
+
+__all__ = ["BuiltinProvisioner", "put_image"]
+
+
+class BuiltinProvisioner:
+    """A `g5kvirt.provisioners.base.Provisioner`; it can deploy every environment."""
+
+    broadcasts: Sequence[chain.Kind] = chain.KINDS
+    skips_reboot = True
+
+    def check(self, environment: Environment) -> None:
+        """Raises nothing: what `g5kvirt.images.environments` can describe, the guest can deploy."""
+
+    def prepare(
+        self, context: Context, cluster: ClusterState, vms: Sequence[VM], image: Image, broadcast: chain.Kind
+    ) -> Installer:
+        """Put the image and the deployment tools on the service machines. Raises PhaseError."""
+        archive = tools.build(progress=build_progress(context.journal, context.run.name)).archive
+        put_image(context, cluster.layout.machines, image, File(archive, f"{services.WWW}/tools"))
+        return _Installer(context, cluster, image, broadcast)
+
+
+def put_image(context: Context, machines: Sequence[ServiceMachine], image: Image, archive: File) -> None:
+    """Put the image on each site's head of the broadcast, and the deployment tools on every HTTP server."""
+    servers = [m.host for m in machines if "http" in m.roles]
+    heads = [m.host for m in image_servers(machines).values()]
+    path = f"{services.WWW}/{IMAGES}/{image.sha256}"
+    limit = context.spec.timeouts.command
+    for hosts, file, step in ((heads, File(image.path, path), "image"), (servers, archive, "tools")):
+        calls.send_files(
+            context.fanout, context.journal, hosts, [file], step=step, phase=PHASE, timeout=limit
+        )
+
+
+@dataclass(frozen=True)
+class _Installer:
+    context: Context
+    cluster: ClusterState
+    image: Image
+    broadcast: chain.Kind
+
+    def deploy(self, request: DeploymentRequest) -> list[Outcome]:
+        """One deployment by our own workflow."""
+        context, journal = self.context, self.context.journal
+        deployment = self._deployment(request)
+        key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
+        try:
+            guests = Fanout(vm_access(context, request.vms), window=context.checks_at_once, tree_from=None)
+            with MachineDriver(
+                context, self.cluster, request.name, request.vms, self.image, key, guests
+            ) as driver:
+                return drive(deployment, driver, clock=time.time, write=journal.extend)
+        except BaseException as error:  # an interrupt too: every VM has an end in the journal
+            deployment.stop(time.time(), reason_of(error))
+            journal.extend(deployment.events())
+            raise
+
+    def _deployment(self, request: DeploymentRequest) -> Deployment:
+        context, spec = self.context, self.context.spec
+        workflow = default_workflow(
+            broadcast=(self.broadcast,),
+            boot=boot_order(spec.vm.memory),
+            timeouts=spec.timeouts.macro_steps,
+            retries=spec.timeouts.deployment_retries,
+            boot_seconds=boot_limit(context, self.cluster)(len(request.vms), 1),
+        )
+        facts = [self.cluster.facts[host.name] for host in self.cluster.hosts]
+        return Deployment(
+            request.name,
+            request.vms,
+            workflow,
+            reboots=reboot_window(spec.windows, facts, real_cores=context.testbed.real_cores),
+            checks=check_window(spec.windows, context.checks_at_once),
+            fresh=request.fresh,
+            about=request.about,
+        )

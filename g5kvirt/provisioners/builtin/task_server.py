@@ -1,0 +1,83 @@
+"""The VMs' files on the HTTP servers: tasks, and what a VM boots next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from g5kvirt.context import Context
+from g5kvirt.inventory import VM
+from g5kvirt.netboot import services
+from g5kvirt.planning.cluster import ClusterState
+from g5kvirt.planning.services import ServiceMachine
+from g5kvirt.provisioners.builtin import tasks
+from g5kvirt.provisioners.builtin.orders import RebootOrder, Target
+from g5kvirt.provisioners.builtin.tasks import TaskFile
+from g5kvirt.remote import File
+
+__all__ = ["TaskServer"]
+
+
+class TaskServer:
+    """Puts files of VMs on their HTTP servers and removes them. Raises RuntimeError where one refuses."""
+
+    def __init__(self, context: Context, cluster: ClusterState) -> None:
+        self._context = context
+        self._layout = cluster.layout
+
+    def url(self, vm: VM) -> str:
+        """The address of a VM's HTTP server."""
+        return f"http://{self._layout.address('http', vm.site, vm.index)}"
+
+    def put_tasks(self, given: Sequence[tuple[Target, TaskFile]]) -> None:
+        """Hand these VMs their tasks; one that is to boot by a reset finds the way to its disk, too."""
+        by_vm = {target.vm.name: task for target, task in given}
+        for machine, targets in self._by_server([target for target, _ in given]):
+            files = []
+            for target in targets:
+                task = by_vm[target.vm.name]
+                text = tasks.render(task).encode()
+                files.append(File(text, tasks.task_path(target.vm.name, services.WWW)))
+                if task.boot == "reboot":
+                    files.append(self._disk_script(target.vm))
+            self._put(machine, files)
+
+    def prepare_reboot(self, order: RebootOrder) -> None:
+        """Set what VMs boot next, and remove the tasks that they would begin again."""
+        for machine, targets in self._by_server(order.vms):
+            files = [tasks.task_path(target.vm.name, services.WWW) for target in targets]
+            if order.into == "disk":
+                self._put(machine, [self._disk_script(target.vm) for target in targets])
+                self._remove(machine, files)
+            else:
+                scripts = [services.vm_script_path(target.vm) for target in targets]
+                self._remove(machine, [*scripts, *files])
+
+    def _disk_script(self, vm: VM) -> File:
+        """The VM's own iPXE script with which it boots from its disk."""
+        address = self._layout.address("http", vm.site, vm.index)
+        script = services.ipxe_script(services.Netboot(self._layout, ()), address, profile="disk")
+        return File(script.encode(), services.vm_script_path(vm))
+
+    def _by_server(self, targets: Sequence[Target]) -> list[tuple[ServiceMachine, list[Target]]]:
+        """The HTTP servers, each with the VMs that it serves."""
+        found: dict[str, tuple[ServiceMachine, list[Target]]] = {}
+        for target in targets:
+            machine = self._layout.server("http", target.vm.site, target.vm.index)
+            found.setdefault(machine.host.name, (machine, []))[1].append(target)
+        return list(found.values())
+
+    def _put(self, machine: ServiceMachine, files: Sequence[File]) -> None:
+        host = machine.host.address
+        result = self._context.fanout.put([host], files, timeout=self._context.spec.timeouts.command)[host]
+        if not result.ok:
+            raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {result.reason}")
+
+    def _remove(self, machine: ServiceMachine, paths: Sequence[str]) -> None:
+        host = machine.host.address
+        command = ["xargs", "-0", "rm", "-f", "--"]  # a window of VMs is more than a command's words may be
+        names = "\0".join(paths).encode()
+        timeout = self._context.spec.timeouts.command
+        fanout = self._context.fanout
+        result = fanout.run([host], command, stdin=names, timeout=timeout, idempotent=True)[host]
+        if not result.ok:
+            raise RuntimeError(f"{machine.host.name} did not remove the VMs' files: {result.reason}")
