@@ -13,7 +13,6 @@ from typing import Any
 from g5kvirt.errors import reason_of
 from g5kvirt.planning.windows import check_window_size
 from g5kvirt.remote import Access, Fanout, jumps
-from g5kvirt.run import state
 from g5kvirt.run.directory import Run
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.vocabulary import Kind
@@ -25,7 +24,7 @@ __all__ = ["Context", "way_in"]
 
 def way_in(access: Access, journal: Journal) -> Access:
     """``access`` as it is for machines in the KaVLAN that was reserved: through its gateway, if need be."""
-    granted = state.reservation(journal)
+    granted = journal.state.reservation
     if granted is None or granted.vlan is None or not granted.vlan_site:
         return access
     # The host's own name tells the site's domain.

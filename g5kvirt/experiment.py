@@ -29,7 +29,6 @@ from g5kvirt.background import Running
 from g5kvirt.errors import RunError, SpecError
 from g5kvirt.inventory import Reservation
 from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner, environment_folders
-from g5kvirt.run import state
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import PHASES
@@ -213,7 +212,7 @@ class Experiment:
         """
         from g5kvirt.guests.ssh import ssh_config
 
-        return ssh_config(self._context, state.vms(self.journal))
+        return ssh_config(self._context, self.journal.state.placed_vms)
 
     def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
         """Run a shell command on all deployed VMs, or on ``vms``; one row per VM, in their order.
@@ -295,7 +294,7 @@ class Experiment:
         return trace(self.journal, path, run=self.name, testbed=self._testbed_name, guest=guest)
 
     def __repr__(self) -> str:
-        done = [phase for phase in PHASES if state.done(self.journal, phase)]
+        done = [phase for phase in PHASES if self.journal.state.done(phase)]
         return f"<Experiment {self.name} on {self._testbed_name}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:
@@ -337,7 +336,7 @@ class Experiment:
 
     def _measured(self) -> MeasureResult:
         """What the last `measure` gave."""
-        found = state.detail(self.journal, "measure") or {}
+        found = self.journal.state.detail("measure") or {}
         return MeasureResult(
             self._frames,
             run=self.name,

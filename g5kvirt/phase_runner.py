@@ -26,10 +26,10 @@ from g5kvirt.phases.reserve import release, reserve
 from g5kvirt.phases.watching import interruptible, watched
 from g5kvirt.planning.checks import check_against
 from g5kvirt.run import directory as run_directories
-from g5kvirt.run import state
 from g5kvirt.run.create import create_run
 from g5kvirt.run.directory import Run
 from g5kvirt.run.journal import Journal
+from g5kvirt.run.recovery import missing_ends
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec
@@ -112,7 +112,7 @@ class PhaseRunner:
     @property
     def reservation(self) -> Reservation | None:
         """What the testbed granted, or None before the phase ``reserve``."""
-        return state.reservation(self.journal)
+        return self.journal.state.reservation
 
     @cached_property
     def context(self) -> Context:
@@ -123,13 +123,13 @@ class PhaseRunner:
 
     def execute(self, phase: str) -> None:
         """Do a phase other than ``measure``, unless it is done. Raises PhaseOrderError."""
-        if state.done(self.journal, phase):
+        if self.journal.state.done(phase):
             return
         self._check_order(phase)
         carry_out = _phase_function(phase)
         context = self.context
         with interruptible(phase), self._writing():
-            if state.done(self.journal, phase):  # another process may have finished it just now
+            if self.journal.state.done(phase):  # another process may have finished it just now
                 return
             self._check_order(phase)
             with self._displayed(), context.span(phase, "phase") as found, watched(context, phase):
@@ -156,7 +156,7 @@ class PhaseRunner:
             repeat,
             broadcast,
             environment_folders(folder),
-            up=len(state.up(self.journal)),
+            up=len(self.journal.state.up_vms),
             provisioner=self.spec.provisioner,
         )
 
@@ -185,7 +185,7 @@ class PhaseRunner:
             request = self.measure_request(**arguments)
             plain = {"environment": request.environment, "folder": str(arguments["folder"])}
             arguments = {**arguments, **plain, "sizes": list(request.sizes), "repeat": request.repeat}
-        elif not state.done(self.journal, phase):
+        elif not self.journal.state.done(phase):
             self._check_order(phase)
         self._check_free(phase)
         if not self._by_name:
@@ -211,7 +211,7 @@ class PhaseRunner:
         """
         if self.background is not None:
             self.background.stop()
-        if not state.tries(self.journal, "reserve") or state.released(self.journal):
+        if not self.journal.state.phases["reserve"].tries or self.journal.state.released:
             return
         try:
             with self._writing(), self.context.span("reserve", "release"):
@@ -229,7 +229,7 @@ class PhaseRunner:
     def _writing(self) -> Iterator[None]:
         """Be the process that writes the journal, in which unfinished work of a killed one is closed."""
         with self.journal.held():
-            self.journal.extend(state.cut_short(self.journal))
+            self.journal.extend(missing_ends(self.journal.state))
             yield
 
     @contextmanager
@@ -252,10 +252,10 @@ class PhaseRunner:
     def _check_order(self, phase: str) -> None:
         """Raises PhaseOrderError if the phase cannot begin now."""
         self._check_free(phase)
-        missing = next((p for p in PHASES[: PHASES.index(phase)] if not state.done(self.journal, p)), None)
+        missing = next((p for p in PHASES[: PHASES.index(phase)] if not self.journal.state.done(p)), None)
         if missing is not None:
             raise PhaseOrderError(f"{phase}() needs {missing}() first: call {missing}()")
-        if state.released(self.journal):
+        if self.journal.state.released:
             raise PhaseOrderError(
                 f"run {self.run.name!r} has released its machines: create a new Experiment for {phase}()"
             )

@@ -46,7 +46,7 @@ TESTBED_ROWS = {"testbed", "API", "frontend", "ssh key", "run's key"}
 def doctor(arguments: argparse.Namespace) -> int:
     """Probe this machine."""
     from g5kvirt.cli import doctor as probes
-    from g5kvirt.views.text import findings_table
+    from g5kvirt.cli.findings import findings_table
 
     if arguments.json:
         findings = probes.examine()

@@ -15,7 +15,6 @@ from g5kvirt.inventory import VM, Host
 from g5kvirt.planning.windows import interleave
 from g5kvirt.remote import Access, Fanout
 from g5kvirt.remote.access import OPTIONS
-from g5kvirt.run import state
 from g5kvirt.spec.fields import LONGEST, show, suggest
 
 __all__ = ["COLUMNS", "configuration", "run_on", "ssh_config", "vm_access"]
@@ -35,7 +34,7 @@ _DEFAULT_FILES = ("~/.ssh/config", "/etc/ssh/ssh_config")
 
 def ssh_config(context: Context, vms: Sequence[VM], name: str = "config") -> Path:
     """Write ``ssh/NAME`` of the run and return it; with it, plain ``ssh -F FILE vm-12`` reaches a VM."""
-    hosts = state.deployed(context.journal)
+    hosts = context.journal.state.deployed_hosts
     text = configuration(context.access, context.testbed.access(context.key).jump, hosts, vms)
     path = Path(context.key).with_name(name)
     path.write_text(text, encoding="utf-8")
@@ -94,9 +93,9 @@ def run_on(
     none is deployed, and after `release`.
     """
     check_command(command, timeout)
-    vms = {vm.name: vm for vm in state.vms(context.journal)}
-    chosen = list(state.deployed_vms(context.journal)) if names is None else chosen_names(names, vms)
-    if state.released(context.journal):
+    vms = {vm.name: vm for vm in context.journal.state.placed_vms}
+    chosen = list(context.journal.state.deployed_vms) if names is None else chosen_names(names, vms)
+    if context.journal.state.released:
         raise PhaseOrderError(
             f"run {context.run.name!r} has given its machines back: its VMs are gone with them"
         )

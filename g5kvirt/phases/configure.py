@@ -32,7 +32,7 @@ BACKLOG: Mapping[str, str | int] = {"net.core.somaxconn": 4096}
 def configure(context: Context) -> Mapping[str, Any]:
     """Make all machines ready for VMs. Idempotent; raises PhaseError naming the first that is not."""
     spec, journal = context.spec, context.journal
-    cluster = cluster_state(spec, journal)
+    cluster = cluster_state(spec, journal.state)
     with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
         image = pool.submit(minimal.build, progress=_build_progress(context))
         limit = spec.timeouts.command

@@ -12,7 +12,6 @@ from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.checks import counted
 from g5kvirt.planning.services import split_machines
-from g5kvirt.run import state
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["check_enough", "deploy"]
@@ -24,7 +23,7 @@ def deploy(context: Context) -> Mapping[str, Any]:
     The run continues without those that failed as long as the VMs fit on the others, and at least
     ``spec.min_hosts`` of them are hosts. Raises PhaseError if not.
     """
-    reservation = state.reservation(context.journal)
+    reservation = context.journal.state.reservation
     assert reservation is not None  # ensured by the order of the phases
     spec, journal = context.spec, context.journal
     for host in reservation.hosts:

@@ -27,7 +27,6 @@ from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.phases.configure import ISO, boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_window, interleave
-from g5kvirt.run import state
 from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import Status
 
@@ -47,9 +46,9 @@ def launch(context: Context) -> Mapping[str, Any]:
     not one came up.
     """
     journal = context.journal
-    cluster = cluster_state(context.spec, journal)
-    vms = state.vms(journal)
-    configured = state.detail(journal, "configure")
+    cluster = cluster_state(context.spec, journal.state)
+    vms = journal.state.placed_vms
+    configured = journal.state.detail("configure")
     assert configured is not None  # the order of the phases sees to it
     plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
     facts = [cluster.facts[h.name] for h in cluster.hosts]
@@ -81,7 +80,7 @@ def _tracker(context: Context, cluster: ClusterState, vms: Sequence[VM]) -> Boot
         boot_limit(context, cluster),
         context.spec.timeouts.boot_attempts,
     )
-    for name in state.up(context.journal):
+    for name in context.journal.state.up_vms:
         tracker.already_up(name)
     return tracker
 

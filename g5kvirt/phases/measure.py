@@ -18,7 +18,6 @@ from g5kvirt.provisioners.base import DeploymentRequest, Installer
 from g5kvirt.provisioners.events import build_progress
 from g5kvirt.provisioners.registry import PROVISIONERS
 from g5kvirt.provisioners.transfer import transfer_bound
-from g5kvirt.run import state
 from g5kvirt.spec.fields import is_whole, show
 
 __all__ = ["MeasureRequest", "check_broadcast", "check_request", "measure"]
@@ -93,9 +92,9 @@ def measure(context: Context, request: MeasureRequest) -> list[str]:
     an environment that proves impossible to deploy once it is built or fetched, before anything reboots;
     PhaseError if a deployment brought up no VM at all.
     """
-    cluster = cluster_state(context.spec, context.journal)
-    known = {vm.name: vm for vm in state.vms(context.journal)}
-    up = interleave([known[name] for name in state.up(context.journal)])
+    cluster = cluster_state(context.spec, context.journal.state)
+    known = {vm.name: vm for vm in context.journal.state.placed_vms}
+    up = interleave([known[name] for name in context.journal.state.up_vms])
     progress = build_progress(context.journal, context.run.name)
     image = request.image or environments.obtain(request.environment, request.folders, progress)
     provisioner = PROVISIONERS[context.spec.provisioner]
@@ -122,9 +121,9 @@ def _deploy(
     alike: bool,
 ) -> str:
     """One deployment, to its end; returns its name. ``alike``: all VMs are rebooted first, fresh or not."""
-    earlier = state.deployments(context.journal)
+    earlier = context.journal.state.deployments
     name = f"d{len(earlier) + 1}"
-    used = {vm for names in earlier.values() for vm in names}
+    used = {vm for deployment in earlier.values() for vm in (*deployment.planned, *deployment.vms)}
     fresh = [] if alike or any(vm.name in used for vm in vms) else [vm.name for vm in vms]
     about = {
         "environment": image.environment.name,

@@ -16,7 +16,7 @@ __all__ = ["place"]
 def place(context: Context) -> Mapping[str, Any]:
     """Place all VMs by what the hosts said of themselves. Raises CapacityError if they do not fit."""
     spec, journal = context.spec, context.journal
-    cluster = cluster_state(spec, journal)
+    cluster = cluster_state(spec, journal.state)
     room = capacities(
         [cluster.facts[h.name].cores for h in cluster.hosts],
         [cluster.facts[h.name].memory for h in cluster.hosts],

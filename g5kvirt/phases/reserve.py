@@ -10,7 +10,6 @@ from g5kvirt.context import Context
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import to_plain
 from g5kvirt.phases.reservation_request import request_for
-from g5kvirt.run import state
 from g5kvirt.run.directory import job_name
 
 __all__ = ["release", "reserve"]
@@ -23,13 +22,13 @@ def reserve(context: Context) -> Mapping[str, Any]:
     if OAR refuses.
     """
     spec, journal = context.spec, context.journal
-    if not state.jobs(journal):
+    if not journal.state.jobs:
         _check_environment(context)
     # Jobs that an earlier try may have left are used again, or else deleted: they hold the machines.
-    again = len(state.tries(journal, "reserve")) > 1
+    again = len(journal.state.phases["reserve"].tries) > 1
     request = replace(
         request_for(spec, _jobs(context)),
-        earlier=tuple(state.jobs(journal)) if again else None,
+        earlier=tuple(journal.state.jobs) if again else None,
     )
 
     def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
@@ -50,9 +49,9 @@ def _check_environment(context: Context) -> None:
 
 def release(context: Context) -> None:
     """Delete all jobs that this run ever submitted. Raises TestbedError if one is left."""
-    granted = state.reservation(context.journal) is not None
+    granted = context.journal.state.reservation is not None
     sites = [] if granted else list(context.spec.sites)
-    context.testbed.release(state.jobs(context.journal), _jobs(context), sites)
+    context.testbed.release(list(context.journal.state.jobs), _jobs(context), sites)
 
 
 def _jobs(context: Context) -> str:

@@ -16,7 +16,6 @@ from types import FrameType
 
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, Stopped, TestbedError, for_a_notebook
-from g5kvirt.run import state
 
 __all__ = ["interruptible", "watched"]
 
@@ -34,7 +33,7 @@ def watched(context: Context, phase: str) -> Iterator[None]:
     thread other than the main one nothing is interrupted; the jobs are only polled after a PhaseError.
     Without a reservation nothing is watched.
     """
-    granted = state.reservation(context.journal)
+    granted = context.journal.state.reservation
     if granted is None:
         yield
         return

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from g5kvirt.inventory import Facts, Host, Reservation
 from g5kvirt.planning.services import ServiceLayout, host_addresses, service_layout, split_machines
-from g5kvirt.run import state
-from g5kvirt.run.events import Event
-from g5kvirt.run.journal import Journal
+from g5kvirt.run.state import RunState
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["ClusterState", "cluster_state"]
@@ -33,13 +31,12 @@ class ClusterState:
         return self.services + self.hosts
 
 
-def cluster_state(spec: Spec, events: Iterable[Event]) -> ClusterState:
-    """Hosts, service machines and their layout, from the events of a run with deployed machines. Pure."""
-    journal = events if isinstance(events, Journal) else list(events)
-    granted = state.reservation(journal)
+def cluster_state(spec: Spec, state: RunState) -> ClusterState:
+    """Hosts, service machines and their layout, of a run whose machines are deployed. Pure."""
+    granted = state.reservation
     assert granted is not None  # guaranteed by the order of the phases
-    services, hosts = split_machines(spec, state.deployed(journal))
+    services, hosts = split_machines(spec, state.deployed_hosts)
     load = {site: sum(h.site == site for h in hosts) for site in spec.sites}
     layout = service_layout(services, load, granted.subnetworks)
     addresses = host_addresses(hosts, layout, granted.subnetworks)
-    return ClusterState(granted, services, hosts, layout, addresses, state.facts(journal))
+    return ClusterState(granted, services, hosts, layout, addresses, dict(state.facts))

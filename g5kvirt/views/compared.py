@@ -14,7 +14,7 @@ from g5kvirt.run import directory as run_directories
 from g5kvirt.run.deployment_tables import alike
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
-from g5kvirt.views.drawing import SIMULATED
+from g5kvirt.views.drawing import SIMULATED, is_simulated
 from g5kvirt.views.measure_tables import differing, flat, series_of, settings_of
 from g5kvirt.views.tables import durations_table, rows_of
 
@@ -50,7 +50,7 @@ class Labelled:
     @property
     def guest(self) -> str:
         """The kind of guest that was launched; "simulated" on a testbed that is."""
-        return self.frames.guest or (SIMULATED if self.testbed == SIMULATED else "")
+        return self.frames.guest or (SIMULATED if is_simulated(self.testbed) else "")
 
     @property
     def predicted(self) -> bool:
@@ -62,7 +62,7 @@ def open_run(path: Path, label: str | None) -> Labelled:
     """The run in this directory; raises RunError if there is none that can be read."""
     path = path.resolve()
     found = run_directories.find(path.parent, path.name)
-    testbed = str(found.document.get("testbed", "–")).partition(":")[0]
+    testbed = str(found.document.get("testbed", "–"))
     spec = flat(found.document.get("spec") or {})
     frames = Frames(read_events(found.journal))
     known = list(settings_of(frames).values())

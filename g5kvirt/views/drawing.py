@@ -36,6 +36,7 @@ __all__ = [
     "Picture",
     "Sheets",
     "Source",
+    "is_simulated",
     "legend",
     "narrow",
     "seconds",
@@ -45,6 +46,12 @@ __all__ = [
 ]
 
 SIMULATED = "simulated"  #: the testbed, and its guests, where a model ran instead of machines
+
+
+def is_simulated(testbed: str) -> bool:
+    """True for ``simulated`` and ``simulated:NAME``."""
+    return testbed.partition(":")[0] == SIMULATED
+
 
 _FOOT = 84  #: characters of a line of the foot, in one column
 _FEW = 12  #: up to so many VMs each has its number
@@ -107,7 +114,7 @@ class Source:
     def words(self) -> str:
         """``run first, testbed local, guests: virtual machines (QEMU, emulated)``."""
         named = f"{'run' if len(self.runs) == 1 else 'runs'} {', '.join(self.runs)}"
-        guest = self.guest or (SIMULATED if self.testbed == SIMULATED else "")
+        guest = self.guest or (SIMULATED if is_simulated(self.testbed) else "")
         words = f"{named}, testbed {self.testbed}"
         return f"{words}, guests: {guest_words(guest)}" if guest else words
 

@@ -41,44 +41,7 @@ def draw_steps(ax: Axes, rows: pd.DataFrame) -> None:
         colours.setdefault(macro, macro_colour(len(colours) - 1))
     labels = []
     for y, (macro, step, group) in enumerate(groups):
-        values = np.sort(group["seconds"].to_numpy())
-        quantiles = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
-        low, first, median, third, high = quantiles.clip(min=_SHORTEST)
-        ax.plot([low, high], [y, y], color="black", linewidth=0.6, zorder=2)
-        ax.barh(
-            y,
-            third - first,
-            0.62,
-            first,
-            color=colours[macro],
-            edgecolor="black",
-            linewidth=0.4,
-            zorder=3,
-        )
-        ax.plot([median, median], [y - 0.31, y + 0.31], color="black", linewidth=1.4, zorder=4)
-        if len(values) <= _EACH:
-            # Spread over the height of the line, so that equal times stay apart; no chance in it.
-            at = y + 0.24 * (np.arange(len(values)) % 3 - 1)
-            ax.plot(
-                values.clip(min=_SHORTEST),
-                at,
-                ".",
-                color="black",
-                markersize=2.0,
-                markeredgewidth=0,
-                alpha=0.65,
-                zorder=5,
-            )
-        ax.annotate(
-            f"{seconds(quantiles[2])} / {seconds(quantiles[4])}",
-            (1, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=6,
-            annotation_clip=False,
-        )
+        _draw_step(ax, y, group["seconds"], colours[macro])
         labels.append(LABELS.get(step, step) if macro == "launch" else step.replace("-", " "))
     ax.set_yticks(range(len(groups)), labels)
     for tick in ax.get_yticklabels():
@@ -93,6 +56,48 @@ def draw_steps(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xlabel("time of a VM in the step (s); beside it median / 95 %")
     ax.grid(axis="x")
     legend(ax, [Patch(color=c, label=m) for m, c in colours.items() if m in set(rows["macro"])], 4)
+
+
+def _draw_step(ax: Axes, y: int, took: pd.Series, colour: str) -> None:
+    """One line of `draw_steps`."""
+    values = np.sort(took.to_numpy())
+    quantiles = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
+    low, first, median, third, high = quantiles.clip(min=_SHORTEST)
+    ax.plot([low, high], [y, y], color="black", linewidth=0.6, zorder=2)
+    ax.barh(
+        y,
+        third - first,
+        0.62,
+        first,
+        color=colour,
+        edgecolor="black",
+        linewidth=0.4,
+        zorder=3,
+    )
+    ax.plot([median, median], [y - 0.31, y + 0.31], color="black", linewidth=1.4, zorder=4)
+    if len(values) <= _EACH:
+        # Spread over the height of the line, so that equal times stay apart; no chance in it.
+        at = y + 0.24 * (np.arange(len(values)) % 3 - 1)
+        ax.plot(
+            values.clip(min=_SHORTEST),
+            at,
+            ".",
+            color="black",
+            markersize=2.0,
+            markeredgewidth=0,
+            alpha=0.65,
+            zorder=5,
+        )
+    ax.annotate(
+        f"{seconds(quantiles[2])} / {seconds(quantiles[4])}",
+        (1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center_baseline",
+        fontsize=6,
+        annotation_clip=False,
+    )
 
 
 def draw_nodes(ax: Axes, rows: pd.DataFrame) -> None:

@@ -1,39 +1,24 @@
-"""Tables for the terminal (rich): what `doctor` found, where a run stands."""
+"""A run in the terminal (rich): its phases, what it holds, its VMs, and why VMs failed."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from g5kvirt.cli.doctor import Finding
 from g5kvirt.run.state import RunState
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.progress import latest_words, phase_seconds, tries_words
 from g5kvirt.views.terminal import MARKS, bar
 from g5kvirt.views.words import duration
 
-__all__ = ["findings_table", "machines", "run_text"]
+__all__ = ["machines", "run_text"]
 
 _REASONS = 10  #: how many are shown, the most frequent first
-_FINDINGS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "unknown": ("?", "dim")}
-
-
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """One line a probe: the mark, its name, what was found, and what to do where something is to be done."""
-    table = Table.grid(padding=(0, 2))
-    for finding in findings:
-        mark, style = _FINDINGS[finding.state]
-        found = Text(finding.found)
-        if finding.advice:
-            found.append(f"\n→ {finding.advice}", style=style)
-        table.add_row(Text(mark, style), Text(finding.name), found)
-    return table
 
 
 def machines(state: RunState, now: float) -> str:

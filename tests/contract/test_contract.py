@@ -40,14 +40,13 @@ def grid() -> Iterator[State]:
 
 #: Machines of which nobody gets a word: they let one in, and the host agent says nothing.
 SILENT = """
-from g5kvirt.run import state as recall
 spec = Spec(sites={SITE: 1}, vms=1)
 object.__setattr__(spec, "walltime", WALLTIME)  # shorter than what may be asked for
 exp = Experiment(spec, testbed=testbed, name=SITE, runs=runs)
 try:
     exp.reserve()
     exp.deploy()
-    hosts = [host.address for host in recall.deployed(exp.journal)]
+    hosts = [host.address for host in exp.journal.state.deployed_hosts]
     mute = "printf '#!/bin/sh\\nsleep 300\\n' > /usr/local/bin/python3; chmod 755 /usr/local/bin/python3"
     assert all(r.ok for r in exp._context.fanout.run(hosts, ["sh", "-c", mute], timeout=60).values())
     PREPARE

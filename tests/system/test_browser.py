@@ -23,9 +23,9 @@ from browser import PATIENCE, Chromium, Notebook, Server, chromium, jupyter, ope
 from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
 
 from g5kvirt.errors import MachineError
-from g5kvirt.run import state as recall
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
+from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import account
 from g5kvirt.run.vocabulary import PHASES, REBOOTING, WRITING
 from g5kvirt.testbeds.local import lifecycle
@@ -303,11 +303,12 @@ def test_a_person_goes_through_the_quickstart(
             "the saved notebook shows it without a kernel"
         )
     told = read_events(journal)
-    assert recall.released(told)
-    assert all(recall.done(told, phase) for phase in PHASES)
+    state = RunState.of(told)
+    assert state.released
+    assert all(state.done(phase) for phase in PHASES)
     on = powered_on(told)
     assert set(on[:VMS]) == set(on[VMS : 2 * VMS]), "the second launch went on with the same boots"
     begun = Counter(event.phase for event in told if (event.step, event.status) == ("phase", "start"))
     assert begun == {**dict.fromkeys(PHASES, 1), "launch": 2}, "what was done is not done again"
-    counts = account(told, VMS)
+    counts = account(state)
     assert (counts.asked, counts.up, counts.failed, counts.unfinished) == (VMS, VMS, 0, 0)

@@ -66,9 +66,8 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
         "k",
         """
     from g5kvirt.planning.cluster import cluster_state
-    from g5kvirt.run import state as recall
     from g5kvirt.remote import File
-    head = cluster_state(exp.spec, exp.journal).layout.machines[0].host.address
+    head = cluster_state(exp.spec, exp.journal.state).layout.machines[0].host.address
     fanout = exp._context.fanout
     def ask(command):
         result = fanout.run([head], ["sh", "-c", command], timeout=60)[head]
@@ -95,7 +94,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
         said["interrupted"] = True
     said["server"].append(ask(server))
     said["left"] = ask("kadeploy3-left")
-    other = recall.vms(exp.journal)[1].name
+    other = exp.journal.state.placed_vms[1].name
     nodes = json.loads(ask("cat /etc/kadeploy3/power.json"))["nodes"]
     (node,) = [name for name, at in nodes.items() if at[2] == other]
     began = time.time()

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from localbed import MARKS, PREFIX, nothing_left
 
-from g5kvirt.run import state
 from g5kvirt.run.directory import list_runs
 from g5kvirt.run.journal import read_events
+from g5kvirt.run.state import RunState
 from g5kvirt.testbeds.local import layers, lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
@@ -82,4 +82,4 @@ def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_pat
     made = [*(run for run in list_runs(tmp_path) if run.name == "story"), *list_runs(story)]
     assert len(made) == runs
     for run in made:
-        assert state.released(read_events(run.journal)), "the machines were given back"
+        assert RunState.of(read_events(run.journal)).released, "the machines were given back"

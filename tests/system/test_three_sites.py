@@ -29,7 +29,7 @@ try:
     steps(exp, "reserve", "deploy", "configure", "place", "launch")
     if MEASURED:
         exp.measure(sizes=[MEASURED])
-    cluster = cluster_state(exp.spec, exp.journal)
+    cluster = cluster_state(exp.spec, exp.journal.state)
     found = []
     for m in cluster.layout.machines:
         dns = run(exp, m.host, f"cat {hostagent.service_log('dnsmasq')}") if "dhcp" in m.roles else ""

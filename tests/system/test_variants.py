@@ -32,7 +32,6 @@ HELPERS = """
 import threading
 from g5kvirt.hostagent import calls as agents, protocol as hostagent
 from g5kvirt.planning.cluster import cluster_state
-from g5kvirt.run import state as recall
 from g5kvirt.phases.configure import configure
 from g5kvirt.phases.launch import launch
 from g5kvirt.netboot import services as netboot
@@ -54,7 +53,7 @@ def steps(exp, *names):
 
 def logs(exp):
     found = {}
-    for m in cluster_state(exp.spec, exp.journal).layout.machines:
+    for m in cluster_state(exp.spec, exp.journal.state).layout.machines:
         paths = [hostagent.service_log("dnsmasq")] * ("dhcp" in m.roles)
         paths += [netboot.ACCESS_LOG] * ("http" in m.roles)
         found[m.host.site, m.roles] = run(exp, m.host, "cat " + " ".join(paths))
@@ -86,7 +85,7 @@ spec = Spec(sites={SITE: 1}, vms=1, boot=BOOT)
 exp = Experiment(spec, testbed=testbed, name=name, runs=runs)
 try:
     steps(exp, "reserve", "deploy", "configure", "place")
-    (machine,) = cluster_state(exp.spec, exp.journal).layout.machines
+    (machine,) = cluster_state(exp.spec, exp.journal.state).layout.machines
     rule = "add rule inet test in udp dport 67 counter drop"
     chain = "add chain inet test in { type filter hook input priority 0; }"
     run(exp, machine.host, f"nft 'add table inet test; {chain}; {rule}'")
@@ -188,7 +187,7 @@ def test_http_of_two_sites_killed_amid_the_kernel(grid: State, tmp_path: Path) -
         return found
     try:
         steps(exp, "reserve", "deploy", "configure")
-        cluster = cluster_state(exp.spec, exp.journal)
+        cluster = cluster_state(exp.spec, exp.journal.state)
         repeat(configure)
         exp.place()
         thread = threading.Thread(target=interrupt, args=[cluster.layout.machines])

@@ -16,9 +16,9 @@ from backgroundbeds import Bed
 from g5kvirt import Experiment, Spec, background
 from g5kvirt.background import Running
 from g5kvirt.errors import CapacityError, PhaseError, PhaseOrderError, RunError, SpecError, TestbedError
-from g5kvirt.run import state
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
+from g5kvirt.run.recovery import CUT_SHORT
 from g5kvirt.views.results import PhaseResult
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
@@ -141,9 +141,9 @@ def test_a_killed_step_leaves_a_run_that_can_be_released(tmp_path: Path) -> None
         running.result(60)
     assert list(exp.frames.phases["status"]) == ["unfinished"]
     exp.release()
-    assert state.released(exp.journal)
+    assert exp.journal.state.released
     (phase,) = [e for e in exp.journal if (e.step, e.status) == ("phase", "failed")]
-    assert phase.detail["reason"] == state.CUT_SHORT
+    assert phase.detail["reason"] == CUT_SHORT
 
 
 def test_release_stops_a_running_step_first(tmp_path: Path) -> None:

@@ -95,7 +95,6 @@ def test_the_steps_table_has_boots_and_deployments_in_their_order() -> None:
     names = list(dict.fromkeys(zip(table["macro"], table["step"], strict=True)))
     assert names[:2] == [("launch", "dhcp"), ("launch", "script")]
     assert [step for macro, step in names if macro == "BroadcastEnv"] == [
-        "broadcast",
         "image",
         "postinstall",
         "bootloader",

@@ -13,7 +13,6 @@ from backgroundbeds import Bed
 from g5kvirt import Spec
 from g5kvirt.errors import PhaseOrderError, TestbedError
 from g5kvirt.phase_runner import PhaseRunner, run_phase
-from g5kvirt.run import state
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
 
@@ -45,7 +44,7 @@ def test_display_lasts_from_before_the_phase_until_after_its_last_event(tmp_path
     run.execute("reserve")
     assert screen.begins == [0]
     assert screen.ends == [len(run.journal)]
-    assert state.done(run.journal, "reserve")
+    assert run.journal.state.done("reserve")
 
 
 def test_display_ends_when_the_phase_fails(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_nothing_is_displayed_for_a_phase_that_is_done_or_out_of_order(tmp_path:
 def test_run_phase_opens_the_run_by_its_path(tmp_path: Path) -> None:
     run = PhaseRunner.create(SPEC, f"bed:give@{tmp_path}", "x", tmp_path / "runs")
     run_phase(str(run.run.path), "reserve", {})
-    assert state.done(PhaseRunner.open(run.run.path).journal, "reserve")
+    assert PhaseRunner.open(run.run.path).journal.state.done("reserve")
 
 
 def test_a_process_that_runs_a_phase_loads_no_views() -> None:

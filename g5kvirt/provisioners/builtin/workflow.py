@@ -171,45 +171,56 @@ def default_workflow(
     if tuple(boot) not in {(first, *rest) for first in ("kexec", "reboot") for rest in ((), ("reset",))}:
         raise ValueError(f"boot must be kexec or reboot, and reset may follow; it is {tuple(boot)}")
     booted = TimeoutRange(max(boot_seconds, 30.0), 30.0, max(3 * boot_seconds, 900.0))
-    command = TimeoutRange(120.0, 30.0, 300.0)
-    quick = TimeoutRange(120.0, 20.0, 600.0)
-    transfer = TimeoutRange(900.0, 60.0, 3600.0)
+    steps = _broadcast_steps()
+    limit = bound.get("BroadcastEnv")
+    broadcasts = (Variant(name, steps, retries, "SetDeploymentEnv", limit) for name in broadcast)
+    boots = _boot_variants(booted, retries, bound.get("BootNewEnv"))
+    untrusted = Variant("untrusted", _preparation(booted), retries, timeout=bound.get("SetDeploymentEnv"))
+    return Workflow(
+        (
+            MacroStep("SetDeploymentEnv", (untrusted,)),
+            MacroStep("BroadcastEnv", tuple(broadcasts)),
+            MacroStep("BootNewEnv", tuple(boots[name] for name in boot)),
+        )
+    )
+
+
+_COMMAND = TimeoutRange(120.0, 30.0, 300.0)
+_QUICK = TimeoutRange(120.0, 20.0, 600.0)
+_TRANSFER = TimeoutRange(900.0, 60.0, 3600.0)
+
+
+def _preparation(booted: TimeoutRange) -> tuple[MicroStep, ...]:
+    """Into the minimal system, and the disk made ready."""
+    return (
+        MicroStep("reboot", "reboot", _COMMAND, alternatives=REBOOTS, into="minimal", prepares=True),
+        MicroStep("minimal-system", "report", booted, again_at="reboot", prepares=True),
+        MicroStep("partition", "task", _QUICK),
+        MicroStep("format", "report", _QUICK),
+    )
+
+
+def _broadcast_steps() -> tuple[MicroStep, ...]:
+    """The image to the hosts and onto the disk."""
+    return (
+        MicroStep("broadcast", "broadcast", _TRANSFER, retries=1, early=True),
+        MicroStep("image", "report", _TRANSFER),
+        MicroStep("postinstall", "report", _QUICK),
+        MicroStep("bootloader", "report", _QUICK),
+        MicroStep("sync", "report", TimeoutRange(300.0, 30.0, 900.0)),
+    )
+
+
+def _boot_variants(booted: TimeoutRange, retries: int, limit: float | None) -> dict[str, Variant]:
+    """Each way out of the minimal system into the environment."""
 
     def ready(again_at: str = "") -> MicroStep:
         return MicroStep("ready", "check", booted, again_at=again_at, delay=1.0, hint="environment")
 
-    prepare = (
-        MicroStep("reboot", "reboot", command, alternatives=REBOOTS, into="minimal", prepares=True),
-        MicroStep("minimal-system", "report", booted, again_at="reboot", prepares=True),
-        MicroStep("partition", "task", quick),
-        MicroStep("format", "report", quick),
-    )
-    transport = (
-        MicroStep("broadcast", "broadcast", transfer, retries=1, early=True),
-        MicroStep("image", "report", transfer),
-        MicroStep("postinstall", "report", quick),
-        MicroStep("bootloader", "report", quick),
-        MicroStep("sync", "report", TimeoutRange(300.0, 30.0, 900.0)),
-    )
-    leave = MicroStep("boot", "report", quick)
-    reset = MicroStep("reset", "reboot", command, alternatives=("hard", "relaunch"), into="disk")
-    boots = {
-        "kexec": Variant("kexec", (leave, ready())),
-        "reboot": Variant("reboot", (leave, ready())),
-        "reset": Variant("reset", (reset, ready("reset")), retries),
+    leave = MicroStep("boot", "report", _QUICK)
+    reset = MicroStep("reset", "reboot", _COMMAND, alternatives=("hard", "relaunch"), into="disk")
+    return {
+        "kexec": Variant("kexec", (leave, ready()), timeout=limit),
+        "reboot": Variant("reboot", (leave, ready()), timeout=limit),
+        "reset": Variant("reset", (reset, ready("reset")), retries, timeout=limit),
     }
-    untrusted = Variant("untrusted", prepare, retries, timeout=bound.get("SetDeploymentEnv"))
-    broadcasts = tuple(
-        Variant(name, transport, retries, "SetDeploymentEnv", bound.get("BroadcastEnv")) for name in broadcast
-    )
-    booting = tuple(
-        Variant(v.name, v.steps, v.retries, timeout=bound.get("BootNewEnv"))
-        for v in map(boots.__getitem__, boot)
-    )
-    return Workflow(
-        (
-            MacroStep("SetDeploymentEnv", (untrusted,)),
-            MacroStep("BroadcastEnv", broadcasts),
-            MacroStep("BootNewEnv", booting),
-        )
-    )

@@ -24,6 +24,7 @@ from g5kvirt.cli.parser import build_parser
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.run.directory import create
 from g5kvirt.run.events import Event
+from g5kvirt.run.state import RunState
 from g5kvirt.spec.spec import Spec
 from g5kvirt.views.text import machines
 
@@ -264,11 +265,11 @@ def test_machines_that_a_run_holds() -> None:
     asked = Event("reserve", "submitted", "site", "nancy", "ok", 999.0, 1, {"job": 7})
     given = Event("reserve", "granted", "run", "r", "ok", 1001.0, 1, granted)
     back = Event("reserve", "release", "run", "r", "ok", 1500.0, 1, {})
-    assert machines([], 1002.0) == ""
-    assert machines([asked], 1000.0) == "asked for"
-    assert machines([asked, given], 1002.0).startswith("held until 19")
-    assert machines([asked, given], 4601.0) == "walltime over"
-    assert machines([asked, given, back], 1600.0) == "given back"
+    assert machines(RunState.of([]), 1002.0) == ""
+    assert machines(RunState.of([asked]), 1000.0) == "asked for"
+    assert machines(RunState.of([asked, given]), 1002.0).startswith("held until 19")
+    assert machines(RunState.of([asked, given]), 4601.0) == "walltime over"
+    assert machines(RunState.of([asked, given, back]), 1600.0) == "given back"
 
 
 def test_show_prints_the_state_of_a_run(

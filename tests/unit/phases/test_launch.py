@@ -26,7 +26,7 @@ from g5kvirt.phases.launch import launch
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.services import ServiceLayout, ServiceMachine
 from g5kvirt.remote import Result
-from g5kvirt.run import directory, state
+from g5kvirt.run import directory
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 from g5kvirt.spec.spec import Spec
@@ -115,7 +115,7 @@ def launched(
         before = len(journal)
         context = Context(spec, testbed, run, journal)
         context.__dict__["fanout"] = machines
-        with reporting(machines, fake.made, state.vms(journal)):
+        with reporting(machines, fake.made, journal.state.placed_vms):
             try:
                 found: Any = launch(context)
             except PhaseError as error:

@@ -16,7 +16,7 @@ from g5kvirt import Experiment, Spec
 from g5kvirt.errors import PhaseOrderError, RunError, SpecError, TestbedError
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.planning.preflight import Finding
-from g5kvirt.run import directory, state
+from g5kvirt.run import directory
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.recovery import CUT_SHORT
 from g5kvirt.testbeds.base import Notify, Request
@@ -133,7 +133,7 @@ def test_refused_reservation_can_be_retried_and_released(tmp_path: Path) -> None
         with pytest.raises(TestbedError, match="refused the job"):
             exp.reserve()
     assert list(exp.frames.phases["status"]) == ["failed"]
-    assert state.jobs(exp.journal) == [("nancy", 12)] * 2
+    assert exp.journal.state.jobs == [("nancy", 12)] * 2
     assert testbed.earlier == [None, (("nancy", 12),)]  # to go on with, or to be given back first
     with pytest.raises(PhaseOrderError, match=r"^launch\(\) needs reserve\(\) first: call reserve\(\)$"):
         exp.launch()
