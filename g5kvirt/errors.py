@@ -77,12 +77,12 @@ class SpecError(G5kvirtError):
 class CapacityError(SpecError):
     """The specification needs more than exists or fits.
 
-    ``asked`` and ``available`` are the two numbers, in the unit that the message names.
+    ``requested`` and ``available`` are the two numbers, in the unit that the message names.
     """
 
-    def __init__(self, message: str, *, asked: int, available: int, advice: str = "") -> None:
+    def __init__(self, message: str, *, requested: int, available: int, advice: str = "") -> None:
         super().__init__(message, advice=advice)
-        self.asked = asked
+        self.requested = requested
         self.available = available
 
 

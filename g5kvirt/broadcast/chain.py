@@ -28,7 +28,19 @@ from g5kvirt.hostagent.onhost.relay.http import URL
 from g5kvirt.hostagent.onhost.relay.limits import DEFAULTS
 from g5kvirt.inventory import Host
 
-__all__ = ["KINDS", "PORT", "REACH", "Kind", "Payload", "Plan", "Stop", "chain", "http", "natural", "order"]
+__all__ = [
+    "KINDS",
+    "PORT",
+    "REACH",
+    "ChainPlan",
+    "Kind",
+    "Payload",
+    "Stop",
+    "chain",
+    "http",
+    "natural",
+    "order",
+]
 
 Kind = Literal["chain", "tree", "http"]
 KINDS: tuple[Kind, ...] = ("chain", "tree", "http")
@@ -73,7 +85,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChainPlan:
     """A whole broadcast. ``token``: the secret of this one, known to its hosts alone."""
 
     kind: Kind
@@ -131,7 +143,7 @@ def chain(
     port: int = PORT,
     store: str = STORE,
     limits: Mapping[str, float] | None = None,
-) -> Plan:
+) -> ChainPlan:
     """Plan a chain. ``head_url``: where the image lies whole, on any HTTP server that knows ranges (nginx on
     a service machine, say). ``heads``: site → (name, URL) of one there, where a site has its own: the first
     of its hosts takes the image from it, so that nothing comes from another site; were it gone, from the
@@ -157,7 +169,7 @@ def chain(
         )
         for n, host in enumerate(line)
     )
-    return Plan("chain", image, stops, secrets.token_hex(16), store, dict(limits or {}))
+    return ChainPlan("chain", image, stops, secrets.token_hex(16), store, dict(limits or {}))
 
 
 def _before(
@@ -178,7 +190,7 @@ def _before(
     return (*reversed(near), *own, *reversed(far), heads[head_site])
 
 
-def http(plan: Plan) -> Plan:
+def http(plan: ChainPlan) -> ChainPlan:
     """The same broadcast without a chain: every host takes the image from its head."""
     hosts = {stop.host.name for stop in plan.stops}
     stops = tuple(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from g5kvirt.broadcast.chain import Plan, Stop
+from g5kvirt.broadcast.chain import ChainPlan, Stop
 from g5kvirt.hostagent import protocol
 
 __all__ = ["relay_job", "service_request", "watch_command"]
 
 
-def relay_job(plan: Plan, stop: Stop) -> dict[str, Any]:
+def relay_job(plan: ChainPlan, stop: Stop) -> dict[str, Any]:
     """What a host's relay reads; see `hostagent.onhost.relay`."""
     return {
         "host": stop.host.name,
@@ -27,7 +27,7 @@ def relay_job(plan: Plan, stop: Stop) -> dict[str, Any]:
     }
 
 
-def service_request(plan: Plan, stop: Stop, home: str = protocol.HOME, mark: str = "") -> dict[str, Any]:
+def service_request(plan: ChainPlan, stop: Stop, home: str = protocol.HOME, mark: str = "") -> dict[str, Any]:
     """The host agent's request that keeps a host's relay running: a killed one goes on where it was.
 
     The same request again changes nothing; with another ``mark`` the relay is started anew.
@@ -42,6 +42,6 @@ def service_request(plan: Plan, stop: Stop, home: str = protocol.HOME, mark: str
     )
 
 
-def watch_command(plan: Plan, timeout: float) -> tuple[str, ...]:
+def watch_command(plan: ChainPlan, timeout: float) -> tuple[str, ...]:
     """The command that prints what a host's relay reports until it has ended, for ``timeout`` seconds."""
     return (*protocol.COMMAND, "relay", "watch", plan.state, f"{timeout:g}")

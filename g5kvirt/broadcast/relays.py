@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from g5kvirt.broadcast.chain import Plan
+from g5kvirt.broadcast.chain import ChainPlan
 from g5kvirt.broadcast.jobs import service_request, watch_command
 from g5kvirt.broadcast.reports import Progress, read_report, results_by_host
 from g5kvirt.hostagent import calls, protocol
@@ -19,7 +19,9 @@ __all__ = ["collect", "copy_by_tree", "start", "stop"]
 _AND_REMOVE = 'file=$1; shift; "$@"; code=$?; rm -f -- "$file" "$file".json; exit $code'
 
 
-def start(fanout: Fanout, plan: Plan, *, home: str = protocol.HOME, timeout: float = 60.0) -> dict[str, str]:
+def start(
+    fanout: Fanout, plan: ChainPlan, *, home: str = protocol.HOME, timeout: float = 60.0
+) -> dict[str, str]:
     """Start the relays of all hosts, the front of the chain first; host's name → why not, where it failed.
 
     A host that fails here is skipped by those behind it, so the broadcast goes on. Each call begins anew on
@@ -40,7 +42,7 @@ def start(fanout: Fanout, plan: Plan, *, home: str = protocol.HOME, timeout: flo
 
 def collect(
     fanout: Fanout,
-    plan: Plan,
+    plan: ChainPlan,
     *,
     timeout: float,
     failed: Mapping[str, str] | None = None,
@@ -76,7 +78,9 @@ def collect(
     return results_by_host(plan, reports, {**reasons, **failed})
 
 
-def stop(fanout: Fanout, plan: Plan, *, home: str = protocol.HOME, timeout: float = 60.0) -> dict[str, str]:
+def stop(
+    fanout: Fanout, plan: ChainPlan, *, home: str = protocol.HOME, timeout: float = 60.0
+) -> dict[str, str]:
     """End the relays and remove the image and what they wrote; host's name → why not, where it failed.
 
     A relay removes it itself when it ends; one that was killed just before cannot.
@@ -94,7 +98,9 @@ def stop(fanout: Fanout, plan: Plan, *, home: str = protocol.HOME, timeout: floa
     return failed
 
 
-def copy_by_tree(fanout: Fanout, plan: Plan, source: Path, *, timeout: float) -> tuple[Plan, dict[str, str]]:
+def copy_by_tree(
+    fanout: Fanout, plan: ChainPlan, source: Path, *, timeout: float
+) -> tuple[ChainPlan, dict[str, str]]:
     """Put the image on all hosts at once by TakTuk's tree (ssh in windows for few hosts), whole and checked;
     the plan with which `start` then has it served to the VMs, and host's name → why it is not there.
 

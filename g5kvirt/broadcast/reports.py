@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from g5kvirt.broadcast.chain import Plan
+from g5kvirt.broadcast.chain import ChainPlan
 
 __all__ = ["Progress", "read_report", "results_by_host"]
 
@@ -68,7 +68,7 @@ def read_report(line: str) -> Progress | None:
 
 
 def results_by_host(
-    plan: Plan, reports: Mapping[str, Progress], reasons: Mapping[str, str]
+    plan: ChainPlan, reports: Mapping[str, Progress], reasons: Mapping[str, str]
 ) -> dict[str, Progress]:
     """One result for each host of the plan, in its order: its last report if that is an end, else a failure.
 

@@ -22,7 +22,7 @@ from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
 from g5kvirt.views.words import size
 
-__all__ = ["Finding", "able", "examine", "report", "verdict", "vms_by_memory"]
+__all__ = ["ProbeResult", "able", "examine", "report", "verdict", "vms_by_memory"]
 
 State = Literal["ok", "warn", "fail", "unknown"]
 
@@ -51,7 +51,7 @@ _LIMIT = 15.0  #: seconds per probe at most
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """The result of one probe. ``fail``: the local testbed cannot run without it."""
 
     name: str
@@ -60,7 +60,7 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
+def examine() -> list[ProbeResult]:
     """All findings, in the order in which they are shown. Takes up to four seconds if KVM hangs."""
     if sys.platform != "linux":
         return [system()]
@@ -71,17 +71,17 @@ def examine() -> list[Finding]:
         return [*first, *kernel.result(), guests.result()]
 
 
-def able(findings: Sequence[Finding]) -> bool:
+def able(findings: Sequence[ProbeResult]) -> bool:
     """True if the local testbed can run here."""
     return not any(finding.state == "fail" for finding in findings)
 
 
-def report(findings: Sequence[Finding]) -> dict[str, Any]:
+def report(findings: Sequence[ProbeResult]) -> dict[str, Any]:
     """The findings as JSON."""
     return {"local": able(findings), "verdict": verdict(findings), "findings": [asdict(f) for f in findings]}
 
 
-def verdict(findings: Sequence[Finding]) -> str:
+def verdict(findings: Sequence[ProbeResult]) -> str:
     """Two or three sentences: which testbeds, how many VMs."""
     remote = "Grid'5000 itself needs an account and ssh access; it was not probed."
     if not able(findings):
@@ -107,35 +107,37 @@ def vms_by_memory(available: int) -> int:
 # ---- probes ------------------------------------------------------------------------------------------
 
 
-def system() -> Finding:
+def system() -> ProbeResult:
     """The operating system: a Debian, as the testbed's layers are made of its packages."""
     name = platform.system()
     if name != "Linux":
-        return Finding("system", "fail", name, "use Debian 12 or newer; a virtual machine will do")
+        return ProbeResult("system", "fail", name, "use Debian 12 or newer; a virtual machine will do")
     try:
         release = platform.freedesktop_os_release()
     except OSError:
         release = {}
     found = f"{release.get('PRETTY_NAME', 'Linux')}, kernel {platform.release()}"
     if shutil.which("apt-get") and shutil.which("dpkg-query"):
-        return Finding("system", "ok", found)
-    return Finding("system", "fail", found, "the local testbed needs Debian packages: use Debian 12 or newer")
+        return ProbeResult("system", "ok", found)
+    return ProbeResult(
+        "system", "fail", found, "the local testbed needs Debian packages: use Debian 12 or newer"
+    )
 
 
-def root() -> Finding:
+def root() -> ProbeResult:
     """The permission to create namespaces and mounts."""
     if os.geteuid() == 0:
-        return Finding("root", "ok", "yes")
-    return Finding("root", "fail", f"no, user {os.geteuid()}", "use sudo for the local testbed")
+        return ProbeResult("root", "ok", "yes")
+    return ProbeResult("root", "fail", f"no, user {os.geteuid()}", "use sudo for the local testbed")
 
 
-def programs(which: Callable[[str], str | None] = shutil.which) -> Finding:
+def programs(which: Callable[[str], str | None] = shutil.which) -> ProbeResult:
     """The programs that run on this machine itself."""
     missing = [program for program in PROGRAMS if which(program) is None]
     if not missing:
-        return Finding("programs", "ok", "all found")
+        return ProbeResult("programs", "ok", "all found")
     packages = " ".join(sorted({PROGRAMS[program] for program in missing}))
-    return Finding(
+    return ProbeResult(
         "programs",
         "warn" if set(missing) <= set(OPTIONAL) else "fail",
         f"missing: {', '.join(missing)}",
@@ -143,15 +145,15 @@ def programs(which: Callable[[str], str | None] = shutil.which) -> Finding:
     )
 
 
-def memory_and_cores() -> list[Finding]:
+def memory_and_cores() -> list[ProbeResult]:
     """Free memory and usable cores, within the limits of a container."""
     available = _available_memory()
     number = vms_by_memory(available)
     state: State = "ok" if number >= 8 else "warn" if number >= 1 else "fail"
     advice = "" if number >= 8 else "the demo needs about 2.5 GiB"
     return [
-        Finding("memory", state, f"{size(available)} free: about {number} VMs", advice),
-        Finding("cores", "ok", str(_cores())),
+        ProbeResult("memory", state, f"{size(available)} free: about {number} VMs", advice),
+        ProbeResult("cores", "ok", str(_cores())),
     ]
 
 
@@ -181,7 +183,7 @@ exit 0
 """
 
 
-def kernel_features() -> list[Finding]:
+def kernel_features() -> list[ProbeResult]:
     """Kernel features: each is really used, in namespaces of its own."""
     command = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
     code, out, err = _run([*command, "--propagation", "private", "sh", "-c", _TRY])
@@ -191,13 +193,13 @@ def kernel_features() -> list[Finding]:
         # Without root it fails anyway, which tells nothing about the kernel.
         state: State = "fail" if os.geteuid() == 0 else "unknown"
         advice = "in a container: start it with --privileged" if state == "fail" else ""
-        return [Finding("namespaces", state, message, advice)]
+        return [ProbeResult("namespaces", state, message, advice)]
     return judge(tried)
 
 
-def judge(tried: Mapping[str, str]) -> list[Finding]:
+def judge(tried: Mapping[str, str]) -> list[ProbeResult]:
     """Findings from the features tried: name → ``ok`` or the error message."""
-    found = [Finding("namespaces", "ok", "mount, net, pid, uts, ipc")]
+    found = [ProbeResult("namespaces", "ok", "mount, net, pid, uts, ipc")]
     needed = {
         "file systems": ("tmpfs", "overlay", "squashfs"),
         "network": ("bridge", "veth", "tap", "vxlan", "htb"),
@@ -206,14 +208,16 @@ def judge(tried: Mapping[str, str]) -> list[Finding]:
         bad = [f"{p}: {tried.get(p, 'not tried')}" for p in parts if tried.get(p) != "ok"]
         good = ", ".join(p for p in parts if tried.get(p) == "ok")
         if bad:
-            found.append(Finding(name, "fail", "; ".join(bad), "not supported by this kernel or container"))
+            found.append(
+                ProbeResult(name, "fail", "; ".join(bad), "not supported by this kernel or container")
+            )
         else:
-            found.append(Finding(name, "ok", good))
+            found.append(ProbeResult(name, "ok", good))
     if tried.get("netem") == "ok":
-        found.append(Finding("link latency", "ok", "netem"))
+        found.append(ProbeResult("link latency", "ok", "netem"))
     else:
         found.append(
-            Finding(
+            ProbeResult(
                 "link latency",
                 "warn",
                 "this kernel has no netem",
@@ -239,19 +243,19 @@ exec chroot /mnt/r python3 -I -S /run/agent "$2"
 """
 
 
-def kvm() -> Finding:
+def kvm() -> ProbeResult:
     """Whether a guest really runs with KVM: the host agent starts one and waits three seconds for it.
 
     QEMU is taken from the local testbed's node layer, or from this machine; without either it is unknown.
     """
     if not Path("/dev/kvm").exists():
-        return Finding("KVM", "warn", "no /dev/kvm: guests are emulated")
+        return ProbeResult("KVM", "warn", "no /dev/kvm: guests are emulated")
     home = "/run/g5kvirt-doctor"
     request = json.dumps({"home": home, "requests": [{"op": "facts", "kvm_limit": 3.0}]})
     layer = _node_layer()
     private = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     if os.geteuid() != 0:
-        return Finding("KVM", "unknown", "/dev/kvm exists; only root can test whether it works")
+        return ProbeResult("KVM", "unknown", "/dev/kvm exists; only root can test whether it works")
     if layer is not None:
         words = [*private, "sh", "-c", _IN_LAYER, "sh", str(layer), request]
     elif shutil.which("qemu-system-x86_64"):
@@ -259,7 +263,7 @@ def kvm() -> Finding:
         script += ' && exec python3 -I -S /run/agent "$1"'
         words = [*private, "sh", "-c", script, "sh", request]
     else:
-        return Finding(
+        return ProbeResult(
             "KVM",
             "unknown",
             "/dev/kvm exists, but there is no QEMU to test it with",
@@ -269,7 +273,7 @@ def kvm() -> Finding:
     return judge_kvm(out, err)
 
 
-def judge_kvm(out: str, err: str) -> Finding:
+def judge_kvm(out: str, err: str) -> ProbeResult:
     """The finding from the host agent's output (lines of JSON) and its error output."""
     for line in out.splitlines():
         try:
@@ -278,10 +282,10 @@ def judge_kvm(out: str, err: str) -> Finding:
         except (ValueError, KeyError, TypeError):
             continue
         if works:
-            return Finding("KVM", "ok", "a guest ran")
-        return Finding("KVM", "warn", f"does not work ({reason}): guests are emulated")
+            return ProbeResult("KVM", "ok", "a guest ran")
+        return ProbeResult("KVM", "warn", f"does not work ({reason}): guests are emulated")
     message = err.strip().splitlines()[-1] if err.strip() else "the host agent did not answer"
-    return Finding("KVM", "unknown", message)
+    return ProbeResult("KVM", "unknown", message)
 
 
 # ---- inside ------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from g5kvirt.cli.doctor import Finding
+from g5kvirt.cli.doctor import ProbeResult
 
 __all__ = ["findings_table"]
 
 _FINDINGS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "unknown": ("?", "dim")}
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
+def findings_table(findings: Sequence[ProbeResult]) -> Table:
     """One line a probe: the mark, its name, what was found, and what to do where something is to be done."""
     table = Table.grid(padding=(0, 2))
     for finding in findings:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import Window
 
-__all__ = ["MILESTONES", "Boot", "BootTracker", "Reached", "State"]
+__all__ = ["MILESTONES", "BootTracker", "Reached", "State", "TrackedBoot"]
 
 #: What a VM does on its way, in this order.
 MILESTONES = ("dhcp", "script", "kernel", "initrd", "minimal-system")
@@ -36,7 +36,7 @@ class Reached:
 
 
 @dataclass
-class Boot:
+class TrackedBoot:
     """The boot of one VM."""
 
     vm: VM
@@ -69,12 +69,12 @@ class BootTracker:
         timeout: Callable[[int, int], float],
         attempts: int,
     ) -> None:
-        self.boots = {vm.name: Boot(vm) for vm in vms}
+        self.boots = {vm.name: TrackedBoot(vm) for vm in vms}
         self._window = window
         self._timeout = timeout
         self._attempts = attempts
         self._waiting = deque(vm.name for vm in vms)
-        self._in_flight: dict[str, Boot] = {}  # insertion order is the order of power-on
+        self._in_flight: dict[str, TrackedBoot] = {}  # insertion order is the order of power-on
         self._open = len(self.boots)
         self._last_batch: float | None = None
 
@@ -97,7 +97,7 @@ class BootTracker:
         self._waiting.remove(name)
         self._close(self.boots[name], "up")
 
-    def due(self, now: float) -> list[Boot]:
+    def due(self, now: float) -> list[TrackedBoot]:
         """The VMs to power on now; they count as on their way from here on."""
         decision = self._window.decide(
             now, waiting=len(self._waiting), in_flight=self.in_flight, last=self._last_batch
@@ -142,7 +142,7 @@ class BootTracker:
             boot.early.append(reached)
         return False
 
-    def _counts(self, boot: Boot, reached: Reached) -> bool:
+    def _counts(self, boot: TrackedBoot, reached: Reached) -> bool:
         if boot.state not in ("starting", "booting") or reached.step in boot.milestones:
             return False
         if boot.state == "starting" and boot.attempt > 1:
@@ -154,7 +154,7 @@ class BootTracker:
             self._close(boot, "up")
         return True
 
-    def refused(self, name: str, attempt: int, reason: str) -> Boot | None:
+    def refused(self, name: str, attempt: int, reason: str) -> TrackedBoot | None:
         """Its host could not power it on: it goes back into the queue, or fails.
 
         None if that changes nothing: it was given up meanwhile, or is under way all the same.
@@ -164,7 +164,7 @@ class BootTracker:
             return None
         return self._again_or_failed(boot, reason)
 
-    def overdue(self, now: float) -> list[Boot]:
+    def overdue(self, now: float) -> list[TrackedBoot]:
         """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
         patience = {attempt: self._timeout(self.in_flight, attempt) for attempt in self._attempt_numbers()}
         late = [
@@ -180,7 +180,7 @@ class BootTracker:
     def _attempt_numbers(self) -> Iterable[int]:
         return {boot.attempt for boot in self._in_flight.values()}
 
-    def _again_or_failed(self, boot: Boot, reason: str) -> Boot:
+    def _again_or_failed(self, boot: TrackedBoot, reason: str) -> TrackedBoot:
         boot.reason = reason
         if boot.attempt >= self._attempts:
             self._close(boot, "failed")
@@ -191,7 +191,7 @@ class BootTracker:
             self._waiting.append(boot.vm.name)
         return boot
 
-    def _close(self, boot: Boot, state: State) -> None:
+    def _close(self, boot: TrackedBoot, state: State) -> None:
         boot.state = state
         self._in_flight.pop(boot.vm.name, None)
         self._open -= 1

@@ -59,13 +59,13 @@ def check_enough(spec: Spec, machines: Sequence[Host]) -> None:
     if spec.min_hosts is not None and len(hosts) < spec.min_hosts:
         raise CapacityError(
             f"{counted(len(hosts), 'host')} for VMs came up, but min_hosts is {spec.min_hosts}",
-            asked=spec.min_hosts,
+            requested=spec.min_hosts,
             available=len(hosts),
         )
     room = int(capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm).sum())
     if room < spec.vms:
         raise CapacityError(
             f"{counted(len(hosts), 'host')} for VMs came up, with room for only {room} of {spec.vms} VMs",
-            asked=spec.vms,
+            requested=spec.vms,
             available=room,
         )

@@ -21,7 +21,7 @@ from g5kvirt.guests import consoles
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import MIB, VM, Host
 from g5kvirt.netboot.boot_time import boot_limit
-from g5kvirt.netboot.boot_tracker import Boot, BootTracker
+from g5kvirt.netboot.boot_tracker import BootTracker, TrackedBoot
 from g5kvirt.netboot.bootlog import BootLog, Milestone
 from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.phases.configure import ISO, boot_plan, serve
@@ -180,7 +180,7 @@ class _Launch:
     # ---- power-on ---------------------------------------------------------------------------------
 
     def _power_on(
-        self, batch: Sequence[Boot], pool: ThreadPoolExecutor, now: float
+        self, batch: Sequence[TrackedBoot], pool: ThreadPoolExecutor, now: float
     ) -> Future[list[calls.AgentReply]]:
         by_host: dict[Host, list[_PowerOn]] = {}
         for boot in batch:
@@ -254,7 +254,7 @@ class _Launch:
 
     # ---- the journal ------------------------------------------------------------------------------
 
-    def _record_setback(self, boot: Boot, now: float) -> None:
+    def _record_setback(self, boot: TrackedBoot, now: float) -> None:
         """A VM is tried again, or has failed."""
         status: Status = "failed" if boot.state == "failed" else "retry"
         detail = {"at": boot.at, "reason": boot.reason}

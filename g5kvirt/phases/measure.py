@@ -79,7 +79,7 @@ def _check_sizes(sizes: Iterable[int], up: int) -> tuple[int, ...]:
     if largest > up:
         raise CapacityError(
             f"sizes asks for a deployment on {show(largest)} VMs, but only {up} are up: use at most {up}",
-            asked=largest,
+            requested=largest,
             available=up,
         )
     return tuple(int(n) for n in plain)

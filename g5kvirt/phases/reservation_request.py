@@ -15,12 +15,12 @@ from g5kvirt.planning.services import machines_per_site
 from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.clock import format_walltime
 from g5kvirt.spec.spec import Spec
-from g5kvirt.testbeds import Request, Testbed
+from g5kvirt.testbeds import ReservationRequest, Testbed
 
 __all__ = ["request_for", "selection_at", "with_sites"]
 
 
-def request_for(spec: Spec, name: str) -> Request:
+def request_for(spec: Spec, name: str) -> ReservationRequest:
     """The request for ``spec``, whose sites are known; its jobs will be called ``name``.
 
     Raises CapacityError if a site's share of addresses is larger than any sub-network.
@@ -28,7 +28,7 @@ def request_for(spec: Spec, name: str) -> Request:
     machines = machines_per_site(spec)
     word: Literal["now", "first"] = "first" if spec.start == "first" else "now"
     date = spec.start_seconds
-    return Request(
+    return ReservationRequest(
         machines=machines,
         subnetworks={site: subnetwork_prefix(spec.vms + machines[site]) for site in spec.sites},
         walltime=spec.walltime,
@@ -104,7 +104,7 @@ def selection_at(
     if calendar.sites and not open_sites:
         raise CapacityError(
             f"no site has a sub-network /{prefix} free at that time",
-            asked=1,
+            requested=1,
             available=0,
             advice="ask for fewer VMs or another start",
         )

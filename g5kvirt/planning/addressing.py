@@ -58,7 +58,7 @@ def subnetwork_prefix(addresses: int) -> int:
             return prefix
     raise CapacityError(
         f"{addresses} addresses at one site are more than its largest sub-network has (a /16: {room})",
-        asked=addresses,
+        requested=addresses,
         available=room,
         advice="ask for fewer VMs or spread them over more sites",
     )
@@ -133,7 +133,7 @@ def allocate_addresses(
             raise CapacityError(
                 f"{number} addresses are needed on {site} but its sub-networks ({networks}) have only "
                 f"{len(allocated[site])} free: reserve {number + max(0, excluded)} addresses there",
-                asked=number,
+                requested=number,
                 available=len(allocated[site]),
             )
     return allocated

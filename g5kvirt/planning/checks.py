@@ -81,7 +81,7 @@ def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         wanted = f"{counted(spec.sites[site], 'host')} and {counted(services[site], 'service machine')}"
         raise CapacityError(
             f"the specification needs {wanted} at {where}, which has {counted(there, 'machine')}",
-            asked=needed,
+            requested=needed,
             available=there,
             advice=advice,
         )
@@ -112,7 +112,7 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     raise CapacityError(
         f"{counted(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
         f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares})",
-        asked=spec.vms,
+        requested=spec.vms,
         available=total,
         advice=advice,
     )

@@ -109,7 +109,7 @@ def distribute(strategy: str, capacity: Ints, site: Ints, vms: int) -> Ints:
         raise CapacityError(
             f"{vms} VMs do not fit on {len(capacity)} hosts that can carry {total} in total: "
             f"request at most {total} VMs, smaller ones or more hosts",
-            asked=vms,
+            requested=vms,
             available=total,
         )
     counts = np.asarray(STRATEGIES[strategy](capacity, site, vms), np.int64)

@@ -112,7 +112,7 @@ def split_machines(spec: Spec, machines: Sequence[Host]) -> tuple[tuple[Host, ..
         raise CapacityError(
             f"only {len(machines)} of {needed} machines are usable, but at least one service machine and one "
             "host are needed",
-            asked=needed,
+            requested=needed,
             available=len(machines),
             advice="reserve again, or on another cluster",
         )

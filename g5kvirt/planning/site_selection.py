@@ -149,7 +149,7 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
     if not order:
         return CapacityError(
             f"no machine{such} can carry such a VM",
-            asked=spec.hosts + spec.services,
+            requested=spec.hosts + spec.services,
             available=0,
             advice="ask for smaller VMs, other properties or another start",
         )
@@ -157,13 +157,13 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
         return CapacityError(
             f"the specification needs {spec.site_count} sites, but only {len(order)} have machines{such} that"
             " can carry such a VM",
-            asked=spec.site_count,
+            requested=spec.site_count,
             available=len(order),
             advice="ask for fewer sites or smaller VMs",
         )
     if rooms and vlan_sites is not None and not set(rooms) & set(vlan_sites):
         return CapacityError(
-            f"no site has a global KaVLAN{such}", asked=1, available=0, advice="ask for another start"
+            f"no site has a global KaVLAN{such}", requested=1, available=0, advice="ask for another start"
         )
     count = spec.site_count or min(spec.hosts, len(order))
     best = order[:count]
@@ -180,7 +180,7 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
             f"the specification needs {counted(spec.hosts, 'host')} and"
             f" {counted(spec.services, 'service machine')}, but {where} have only"
             f" {counted(machines, 'machine')}{such} that can carry such a VM ({shares})",
-            asked=needed,
+            requested=needed,
             available=machines,
             advice=fewer + (" or for more sites" if spec.site_count and len(order) > count else ""),
         )
@@ -189,7 +189,7 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
     return CapacityError(
         f"{spec.vms} VMs of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on"
         f" {spec.hosts} hosts, which carry at most {carried} on {where}{such}",
-        asked=spec.vms,
+        requested=spec.vms,
         available=carried,
         advice="ask for fewer VMs or more hosts",
     )

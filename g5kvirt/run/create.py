@@ -1,4 +1,4 @@
-"""The beginning of a run: its directory, what was asked, with which versions, and its ssh key."""
+"""The beginning of a run: its directory, what was requested, with which versions, and its ssh key."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class VMDeployment:
 
 @dataclass
 class DeploymentState:
-    """One deployment: ``asked = deployed + failed + unfinished``, always."""
+    """One deployment: ``requested = deployed + failed + unfinished``, always."""
 
     name: str
     about: Mapping[str, Any] = field(default_factory=dict)  #: what its first event says about it
@@ -170,7 +170,7 @@ class DeploymentState:
         return float(self.about.get("transfer_bound", NAN))
 
     @property
-    def asked(self) -> int:
+    def requested(self) -> int:
         """How many VMs it is to deploy."""
         return max(int(self.about.get("asked", 0)), len(self.vms))
 

@@ -37,7 +37,7 @@ _ATTEMPTS = (
     | {"reason": "object"}
 )
 _HEAD = (
-    {"deployment": "object", **_SETTINGS, "asked": "int64", "repetition": "int64"}
+    {"deployment": "object", **_SETTINGS, "requested": "int64", "repetition": "int64"}
     | {"vm": "object", "outcome": "object", "attempts": "int64"}
     | dict.fromkeys(("failed_macro", "failed_at", "reason", "last_report", "console"), "object")
     | dict.fromkeys(("start", "end", "duration"), "float64")
@@ -49,7 +49,7 @@ _MACROS = (
 )
 _DEPLOYMENTS = (
     {"deployment": "object", **_SETTINGS, "repetition": "int64"}
-    | dict.fromkeys(("asked", "fresh", "deployed", "failed", "unfinished"), "int64")
+    | dict.fromkeys(("requested", "fresh", "deployed", "failed", "unfinished"), "int64")
     | dict.fromkeys(("start", "end", "duration"), "float64")
 )
 _SCALABILITY = (
@@ -66,16 +66,18 @@ def column(step: str) -> str:
 
 
 def alike(
-    fresh: Sequence[int] | pd.Series[int], asked: Sequence[int] | pd.Series[int]
+    fresh: Sequence[int] | pd.Series[int], requested: Sequence[int] | pd.Series[int]
 ) -> np.ndarray[Any, Any]:
     """Which of some deployments began alike, and so may be compared: a boolean for each.
 
     Those whose VMs were all rebooted first (``fresh`` is 0), if there are any; else those none of whose VMs
-    were (``fresh`` is ``asked``).
+    were (``fresh`` is ``requested``).
     """
     number = np.asarray(fresh, dtype="int64")
     rebooted = number == 0
-    mask: np.ndarray[Any, Any] = rebooted if rebooted.any() else number >= np.asarray(asked, dtype="int64")
+    mask: np.ndarray[Any, Any] = (
+        rebooted if rebooted.any() else number >= np.asarray(requested, dtype="int64")
+    )
     return mask
 
 
@@ -83,7 +85,7 @@ def alike(
 class Summary:
     """One deployment, or several together, in numbers."""
 
-    asked: int
+    requested: int
     deployed: int
     failed: int
     unfinished: int
@@ -136,7 +138,7 @@ class Measurements:
             types |= {f"{column(part)}_attempt": "int64", f"{column(part)}_outcome": "object"}
         rows = []
         for d in self.states:
-            head = [d.name, *self._settings(d), d.asked, d.repetition]
+            head = [d.name, *self._settings(d), d.requested, d.repetition]
             for vm in d.vms.values():
                 row = [*head, vm.vm, vm.outcome, vm.attempts, vm.failed_macro, vm.failed_at, vm.reason]
                 row += [vm.last_report, vm.console, vm.start, vm.end, vm.end - vm.start]
@@ -177,14 +179,14 @@ class Measurements:
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """One row for each deployment, in their order: ``asked = deployed + failed + unfinished``, always.
+        """One row for each deployment, in their order; ``requested = deployed + failed + unfinished``.
 
         ``fresh``: so many of its VMs were in their minimal system already, so that their deployment did
         without the first reboot; see `alike`.
         """
         rows = []
         for d in self.states:
-            numbers = [d.asked, d.fresh, d.deployed, d.failed, d.asked - d.deployed - d.failed]
+            numbers = [d.requested, d.fresh, d.deployed, d.failed, d.requested - d.deployed - d.failed]
             times = [d.start, d.end, d.end - d.start]
             rows.append([d.name, *self._settings(d), d.repetition, *numbers, *times])
         return make_frame(rows, _DEPLOYMENTS)
@@ -205,7 +207,7 @@ class Measurements:
                 rate = len(took) / total if total > 0 else _NAN
                 times = [total, took.median(), took.quantile(0.95), rate, d.transfer_bound]
                 numbers = [d.fresh, len(took), d.failed]
-                rows.append([*self._settings(d), d.asked, d.repetition, d.name, *numbers, *times])
+                rows.append([*self._settings(d), d.requested, d.repetition, d.name, *numbers, *times])
         table = make_frame(rows, _SCALABILITY)
         return table.sort_values(["environment", "vms", "repetition"], kind="stable", ignore_index=True)
 
@@ -215,13 +217,13 @@ class Measurements:
         if deployment is not None and not chosen:
             raise KeyError(deployment)
         lost = [(d, vm) for d in chosen for vm in d.vms.values() if vm.outcome == "failed"]
-        asked, deployed = sum(d.asked for d in chosen), sum(d.deployed for d in chosen)
+        requested, deployed = sum(d.requested for d in chosen), sum(d.deployed for d in chosen)
         over = bool(chosen) and not any(math.isnan(d.end) for d in chosen)
         return Summary(
-            asked,
+            requested,
             deployed,
             len(lost),
-            asked - deployed - len(lost),
+            requested - deployed - len(lost),
             tuple((d.name, vm.vm, vm.failed_at, vm.reason) for d, vm in lost),
             max(d.end for d in chosen) - min(d.start for d in chosen) if over else _NAN,
             _macro_figures(chosen),
@@ -234,7 +236,7 @@ class Measurements:
 
 def _macro_figures(deployments: Sequence[DeploymentState]) -> dict[str, tuple[float, float]]:
     """Macro-step → median and 95th percentile over the VMs of those deployments that began alike."""
-    mask = alike([d.fresh for d in deployments], [d.asked for d in deployments])
+    mask = alike([d.fresh for d in deployments], [d.requested for d in deployments])
     compared = [d for d, is_alike in zip(deployments, mask, strict=True) if is_alike]
     figures = {}
     for macro in dict.fromkeys(macro for d in deployments for macro in d.macros):

@@ -1,4 +1,4 @@
-"""Run directories: ``<root>/<name>/run.json`` says what was asked, ``journal.jsonl`` what happened."""
+"""Run directories: ``<root>/<name>/run.json`` says what was requested, ``journal.jsonl`` what happened."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DOCUMENT = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory and what was asked in it."""
+    """A run's directory and what was requested in it."""
 
     path: Path
     document: Mapping[str, Any]

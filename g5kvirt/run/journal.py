@@ -1,6 +1,6 @@
 """The journal of a run: one source of truth, append-only, one event a line.
 
-``runs/<name>/journal.jsonl`` holds everything that happened, ``run.json`` what was asked. Timings,
+``runs/<name>/journal.jsonl`` holds everything that happened, ``run.json`` what was requested. Timings,
 states, progress, frames, figures and the final account are all read from here; nothing measures
 twice.
 

@@ -68,9 +68,9 @@ _HOSTS = {"host": "object", "site": "object"} | dict.fromkeys(("vms", "up", "fai
 
 @dataclass(frozen=True)
 class Account:
-    """What became of every VM that was placed: ``asked = up + failed + unfinished``, always."""
+    """What became of every VM that was placed: ``requested = up + failed + unfinished``, always."""
 
-    asked: int
+    requested: int
     up: int
     failed: int
     unfinished: int

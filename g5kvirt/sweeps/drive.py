@@ -162,8 +162,8 @@ def _measure(
     """Measure one combination and record its outcome; False if it failed."""
     if combination.measure is None:
         account = one.frames.account
-        progress.done(combination, name, begun, (), account.asked, account.up, account.failed)
-        report(f"  launched: {account.up:,} of {account.asked:,} VMs are up")
+        progress.done(combination, name, begun, (), account.requested, account.up, account.failed)
+        report(f"  launched: {account.up:,} of {account.requested:,} VMs are up")
         return True
     report(f"  {combination}")
     try:

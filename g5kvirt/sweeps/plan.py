@@ -99,7 +99,9 @@ def load(path: Path, testbed: str | None = None) -> Sweep:
     try:
         return parse(load_yaml(path), path.stem, testbed)
     except CapacityError as error:
-        raise CapacityError(f"{path}: {error}", asked=error.asked, available=error.available) from error
+        raise CapacityError(
+            f"{path}: {error}", requested=error.requested, available=error.available
+        ) from error
     except SpecError as error:
         raise SpecError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
@@ -154,7 +156,7 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
         if size > spec.vms:
             raise CapacityError(
                 f"measure.sizes has {size} VMs, but only {spec.vms} are launched: increase vms",
-                asked=size,
+                requested=size,
                 available=spec.vms,
             )
     _whole("measure.repeat", arguments.get("repeat", 1))
@@ -178,7 +180,7 @@ def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured
             check_measure(spec, arguments)
     except CapacityError as error:
         raise CapacityError(
-            _with_levels(levels, str(error)), asked=error.asked, available=error.available
+            _with_levels(levels, str(error)), requested=error.requested, available=error.available
         ) from error
     except SpecError as error:
         raise SpecError(_with_levels(levels, str(error))) from error

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 from g5kvirt.errors import SpecError
-from g5kvirt.testbeds.base import Deployed, Notify, Request, Testbed
+from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest, Testbed
 
-__all__ = ["TESTBEDS", "Deployed", "Notify", "Request", "Testbed", "open_testbed"]
+__all__ = ["TESTBEDS", "Deployed", "Notify", "ReservationRequest", "Testbed", "open_testbed"]
 
 
 def _opener(module: str, function: str) -> Callable[[str], Testbed]:

@@ -12,14 +12,14 @@ from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access
 
-__all__ = ["Deployed", "Notify", "Request", "Testbed"]
+__all__ = ["Deployed", "Notify", "ReservationRequest", "Testbed"]
 
 #: ``notify(site_or_host, what, detail)``: for each event that belongs into the journal.
 Notify = Callable[[str, str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class ReservationRequest:
     """What to reserve. Numbers are machines, service machines included."""
 
     machines: Mapping[str, int]  #: site → number of machines
@@ -75,7 +75,7 @@ class Testbed(Protocol):
         Its code is "unknown-environment" where a site has no such environment. Never raises.
         """
 
-    def preflight(self, request: Request) -> Sequence[Finding]:
+    def preflight(self, request: ReservationRequest) -> Sequence[Finding]:
         """What is known about a request before it is made, such as when it can start. Never raises."""
 
     def machines(self) -> Mapping[str, Sequence[Machine]]:
@@ -90,13 +90,13 @@ class Testbed(Protocol):
     def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
         """What the sites have and when it is in use, from now on. Raises TestbedError."""
 
-    def first_start(self, request: Request) -> float | None:
+    def first_start(self, request: ReservationRequest) -> float | None:
         """The first time at which the request fits, in seconds since the epoch; ignores its ``start``.
 
         None: not within the next weeks. Changes nothing. Raises SpecError, TestbedError.
         """
 
-    def reserve(self, request: Request, notify: Notify) -> Reservation:
+    def reserve(self, request: ReservationRequest, notify: Notify) -> Reservation:
         """Get machines, sub-networks and a KaVLAN, and wait until the jobs run.
 
         All or nothing: if one site refuses, the jobs of the others are deleted. Where ``earlier`` is given,

@@ -130,7 +130,7 @@ class Comparison(Drawer):
             whole = run.frames.measurements.summary()
             figures = [boot.median(), boot.quantile(0.95)] if len(boot) else [float("nan")] * 2
             took = float(launch.iloc[-1]) if len(launch) else float("nan")
-            numbers = [account.asked, account.up, account.failed, took, *figures]
+            numbers = [account.requested, account.up, account.failed, took, *figures]
             done = len(run.frames.measurements.deployments)
             rows.append([run.label, run.run, *numbers, done, whole.deployed, whole.failed])
         head = ["label", "run", "vms", "up", "given_up", "launch", "boot_median", "boot_p95"]
@@ -155,8 +155,8 @@ class Comparison(Drawer):
         deployments that began alike are compared: those that did without the first reboot are left out, where
         there are others in any series.
         """
-        data, asked = self._of_size(vms_table(self.runs), "asked", vms)
-        title = f"Deployment time on {count(asked, 'VM')} by"
+        data, requested = self._of_size(vms_table(self.runs), "requested", vms)
+        title = f"Deployment time on {count(requested, 'VM')} by"
         return self._shares(data, "series", columns, title, "time until deployed (s)")
 
     def steps(
@@ -176,8 +176,8 @@ class Comparison(Drawer):
                 raise RunError("no VM of these runs was powered on yet: call launch() first")
             title = "Steps of the boots"
         elif phase == "measure":
-            data, asked = self._of_size(macros_table(self.runs), "asked", vms)
-            title = f"Macro-steps of deployments on {count(asked, 'VM')}"
+            data, requested = self._of_size(macros_table(self.runs), "requested", vms)
+            title = f"Macro-steps of deployments on {count(requested, 'VM')}"
         else:
             raise ValueError(f"there are steps of 'launch' or of 'measure', not of {phase!r}")
         took = data.groupby(["step", "series"], sort=False)["seconds"]
@@ -293,15 +293,15 @@ class Comparison(Drawer):
             raise RunError(f"no number of VMs was deployed in all of them: choose one of {every} by vms=")
         if vms is not None and vms not in every:
             raise RunError(f"no deployment on {vms} VMs deployed any: there are {', '.join(map(str, every))}")
-        asked = int(common[-1]) if vms is None else vms
-        own = data[data[column] == asked]
+        requested = int(common[-1]) if vms is None else vms
+        own = data[data[column] == requested]
         compared = compared_only(own)
         if compared.empty:
             raise RunError(
-                f"no deployments on {asked} VMs began alike: some of their VMs skipped the first reboot;"
-                f" deploy on {asked} once more"
+                f"no deployments on {requested} VMs began alike: some of their VMs skipped the first reboot;"
+                f" deploy on {requested} once more"
             )
-        return compared, asked
+        return compared, requested
 
 
 # ---- drawing -----------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def curve_table(runs: Sequence[Labelled]) -> pd.DataFrame:
 
 
 def vms_table(runs: Sequence[Labelled]) -> pd.DataFrame:
-    """One row a VM that was deployed: ``series``, ``run``, ``deployment``, ``asked``, ``vm``,
+    """One row a VM that was deployed: ``series``, ``run``, ``deployment``, ``requested``, ``vm``,
     ``seconds`` from the deployment's begin.
     """
 
@@ -125,7 +125,7 @@ def vms_table(runs: Sequence[Labelled]) -> pd.DataFrame:
         known = run.frames.measurements
         vms = known.vms[known.vms["outcome"] == "deployed"]
         begin = known.deployments.set_index("deployment")["start"]
-        table = vms[["deployment", "asked", "vm"]].copy()
+        table = vms[["deployment", "requested", "vm"]].copy()
         table["seconds"] = vms["end"] - vms["deployment"].map(begin)
         return table
 
@@ -133,7 +133,7 @@ def vms_table(runs: Sequence[Labelled]) -> pd.DataFrame:
 
 
 def macros_table(runs: Sequence[Labelled]) -> pd.DataFrame:
-    """One row a VM that was deployed and macro-step: ``series``, ``run``, ``deployment``, ``asked``, ``vm``,
+    """One row per deployed VM and macro-step: ``series``, ``run``, ``deployment``, ``requested``, ``vm``,
     ``step``, ``seconds``.
     """
 
@@ -142,10 +142,10 @@ def macros_table(runs: Sequence[Labelled]) -> pd.DataFrame:
         vms = known.vms[known.vms["outcome"] == "deployed"]
         parts = []
         for macro in dict.fromkeys(known.macros["macro"]):
-            part = vms[["deployment", "asked", "vm"]].copy()
+            part = vms[["deployment", "requested", "vm"]].copy()
             part["step"], part["seconds"] = macro, vms[f"{macro}_duration"]
             parts.append(part.dropna(subset=["seconds"]))
-        head = ["deployment", "asked", "vm", "step", "seconds"]
+        head = ["deployment", "requested", "vm", "step", "seconds"]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=head)
 
     return _each(runs, of)
@@ -170,7 +170,7 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
     words = [run.label for run in runs] if named else _differences(runs, apart_from=parameter)
     whole = curve_table(runs)
     if not whole.empty:
-        whole = whole[whole["vms"] == vms].rename(columns={"vms": "asked"})
+        whole = whole[whole["vms"] == vms].rename(columns={"vms": "requested"})
     among: dict[str, set[str]] = {run.run: set() for run in runs}
     for row in rows_of(compared_only(whole) if len(whole) else whole):
         among[row.run].add(row.deployment)
@@ -195,7 +195,7 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
 
 def compared_only(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of deployments that began alike (`alike`), over all series: none gets an advantage."""
-    return table[alike(table["fresh"], table["asked"])].reset_index(drop=True)
+    return table[alike(table["fresh"], table["requested"])].reset_index(drop=True)
 
 
 def _each(runs: Sequence[Labelled], table_of: Callable[[Labelled], pd.DataFrame]) -> pd.DataFrame:

@@ -33,7 +33,7 @@ _NUMBER = (
 def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
     """An experiment: its six steps with state and time, and a bar of its VMs by state."""
     account = frames.account
-    progress = LiveModel.of(frames.journal, account.asked)
+    progress = LiveModel.of(frames.journal, account.requested)
     # A run that was cut short has a step without an end; its journal does not go on with the clock.
     now = max((e.t for e in frames.journal), default=time.time())
     rows = [

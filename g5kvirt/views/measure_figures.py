@@ -85,24 +85,24 @@ class DeploymentFigures(Sheets):
             if finished.empty or series not in set(of):
                 raise RunError(f"no deployment of {series!r} deployed any VM: there are {', '.join(set(of))}")
             finished = finished[of == series]
-        sizes = sorted({int(asked) for asked in finished["asked"]})
+        sizes = sorted({int(requested) for requested in finished["requested"]})
         if not sizes:
             raise RunError("no VM has been deployed yet: there is no breakdown")
         if vms is not None and vms not in sizes:
             raise RunError(f"no deployment of {vms} VMs deployed any: there are {', '.join(map(str, sizes))}")
-        asked = sizes[-1] if vms is None else vms
-        finished = finished[finished["asked"] == asked]
+        requested = sizes[-1] if vms is None else vms
+        finished = finished[finished["requested"] == requested]
         label = labels.get(finished["deployment"].iloc[-1], "")
         own = finished[finished["deployment"].map(labels).fillna("") == label]
-        compared = known.deployments[alike(known.deployments["fresh"], known.deployments["asked"])]
+        compared = known.deployments[alike(known.deployments["fresh"], known.deployments["requested"])]
         among = [name for name in own["deployment"] if name in set(compared["deployment"])]
         if not among:
             raise RunError(
-                f"the deployments on {asked} VMs began without the first reboot, others with it: deploy on"
-                f" {asked} once more"
+                f"the deployments on {requested} VMs began without the first reboot, others with it:"
+                f" deploy on {requested} once more"
             )
-        data = breakdown_table(known, asked, among)
-        title = f"Steps of a deployment on {count(asked, 'VM')}{f', {label}' if label else ''}, "
+        data = breakdown_table(known, requested, among)
+        title = f"Steps of a deployment on {count(requested, 'VM')}{f', {label}' if label else ''}, "
         height = 0.06 + 0.13 * len(data)
         return self._draw(_breakdown, data, data, columns, height, title + count(len(among), "repetition"))
 

@@ -40,7 +40,7 @@ def largest(measurements: Measurements) -> str | None:
     known = measurements.deployments
     if known.empty:
         return None
-    return str(known.loc[known["asked"] == known["asked"].max(), "deployment"].iloc[-1])
+    return str(known.loc[known["requested"] == known["requested"].max(), "deployment"].iloc[-1])
 
 
 def macros_of(measurements: Measurements, deployment: str | None = None) -> list[str]:
@@ -147,17 +147,17 @@ def in_vms(measurements: Measurements) -> pd.DataFrame:
 
 
 def breakdown_table(
-    measurements: Measurements, asked: int | None = None, among: Collection[str] | None = None
+    measurements: Measurements, requested: int | None = None, among: Collection[str] | None = None
 ) -> pd.DataFrame:
-    """One row a macro-step (``step`` empty) and one a micro-step of it, over all deployments of ``asked`` VMs
-    (None: of any number) ``among`` those named (None: all). Durations in seconds.
+    """One row per macro-step (``step`` empty) and one per micro-step of it, over all deployments of
+    ``requested`` VMs (None: of any number) ``among`` those named (None: all). Durations in seconds.
 
     Of the VMs that were deployed. What a VM did more than once is added up; a step that it skipped, or that
     takes place on its host, does not count. Where VMs waited for their turn, ``waiting`` is the rest of the
     macro-step.
     """
     known = measurements.deployments
-    chosen = known if asked is None else known[known["asked"] == asked]
+    chosen = known if requested is None else known[known["requested"] == requested]
     if among is not None:
         chosen = chosen[chosen["deployment"].isin(among)]
     vms = measurements.vms
@@ -199,8 +199,8 @@ def sizes_table(measurements: Measurements) -> pd.DataFrame:
     percentile of single VMs; NaN where none is compared.
     """
     known = measurements.deployments
-    key = ["environment", "broadcast", "provisioner", "asked"]
-    known = known.assign(compared=alike(known["fresh"], known["asked"]) & known["end"].notna())
+    key = ["environment", "broadcast", "provisioner", "requested"]
+    known = known.assign(compared=alike(known["fresh"], known["requested"]) & known["end"].notna())
     counts = known.groupby(key, sort=True).agg(
         times=("deployment", "size"),
         compared=("compared", "sum"),
@@ -209,7 +209,7 @@ def sizes_table(measurements: Measurements) -> pd.DataFrame:
         unfinished=("unfinished", "sum"),
     )
     among = set(known.loc[known["compared"], "deployment"])
-    curve = measurements.scalability.rename(columns={"vms": "asked"})
+    curve = measurements.scalability.rename(columns={"vms": "requested"})
     curve = curve[curve["deployment"].isin(among)]
     figures = curve.groupby(key)[["total", "median_vm", "p95_vm"]].median()
-    return counts.join(figures).reset_index().rename(columns={"asked": "vms"})
+    return counts.join(figures).reset_index().rename(columns={"requested": "vms"})

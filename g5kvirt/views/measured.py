@@ -65,7 +65,7 @@ class MeasureResult:
 
     @property
     def deployments(self) -> pd.DataFrame:
-        """One row a deployment: ``asked``, ``deployed``, ``failed``, ``unfinished``, ``start``, ``end``."""
+        """One row per deployment: ``requested``, ``deployed``, ``failed``, ``unfinished``, times."""
         return self.measurements.deployments
 
     @property
@@ -152,9 +152,9 @@ class MeasureResult:
         ]
         head, rows = _sizes_rows(self.sizes)
         parts = [html.table(facts)]
-        if whole.asked:
+        if whole.requested:
             parts += [
-                html.counts_bar({state: n for state, n in counts.items() if n}, whole.asked),
+                html.counts_bar({state: n for state, n in counts.items() if n}, whole.requested),
                 html.table(
                     [[escape(cell) for cell in row] for row in rows], head=head, numbers=range(len(head))
                 ),
@@ -187,13 +187,13 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
         return {}
     whole = measurements.summary()
     named = [name for name in dict.fromkeys(known["environment"]) if name]
-    sizes = ", ".join(f"{size:,}" for size in sorted(set(known["asked"])))
+    sizes = ", ".join(f"{size:,}" for size in sorted(set(known["requested"])))
     on = f"on {sizes} {'VM' if sizes == '1' else 'VMs'}"
     facts = {"deployments": f"{len(known):,}" + (f" of {', '.join(named)}" if named else "") + f", {on}"}
     if not pd.isna(whole.total):
         facts["deployments"] += f", in {duration(whole.total)}"
-    facts["deployed"] = f"{whole.deployed:,} of {count(whole.asked, 'VM')}"
-    skipped = int((~alike(known["fresh"], known["asked"])).sum())
+    facts["deployed"] = f"{whole.deployed:,} of {count(whole.requested, 'VM')}"
+    skipped = int((~alike(known["fresh"], known["requested"])).sum())
     if skipped:
         words = "began without the first reboot, and is" if skipped == 1 else "began without it, and are"
         facts["not compared"] = f"{count(skipped, 'deployment')} {words} left out of the times below"

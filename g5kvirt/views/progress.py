@@ -57,7 +57,7 @@ def deployment_words(deployment: DeploymentState) -> str:
     name, environment = deployment.name, deployment.environment
     what = f"{name} ({environment})" if environment else name
     lost = f", {deployment.failed:,} failed" if deployment.failed else ""
-    return f"{what}: {deployment.deployed:,}/{deployment.asked:,} deployed{lost}"
+    return f"{what}: {deployment.deployed:,}/{deployment.requested:,} deployed{lost}"
 
 
 def last_phase(state: RunState) -> PhaseState | None:

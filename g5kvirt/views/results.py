@@ -100,7 +100,7 @@ class PhaseResult:
         parts = [html.table(facts)]
         if self.phase == "launch":
             account = self.frames.account
-            parts.append(html.bar(LiveModel.of(self.frames.journal, account.asked)))
+            parts.append(html.bar(LiveModel.of(self.frames.journal, account.requested)))
             parts += [_launch_table(self.parts), html.failures(account)]
         elif len(self.parts):
             rows = [
@@ -186,7 +186,7 @@ def _place(frames: Frames) -> dict[str, str]:
 
 def _launch(frames: Frames) -> dict[str, str]:
     account, vms = frames.account, frames.vms
-    facts = {"up": f"{account.up:,} of {count(account.asked, 'VM')}"}
+    facts = {"up": f"{account.up:,} of {count(account.requested, 'VM')}"}
     if account.failed:
         facts["given up"] = f"{account.failed:,}"
     if account.unfinished:

@@ -151,14 +151,14 @@ class Real(Kadeploy):
 
     # ---- the course of a deployment -------------------------------------------------------------------
     def _deploy(self, asked: Any, user: str) -> Any:
-        self.asked = dict(asked)
+        self.requested = dict(asked)
         return super()._deploy(asked, user)
 
     def run(self, workflow: Workflow) -> None:
         """Begin it; who asks meanwhile sees how far it has come."""
         workflow.end = float("inf")
         workflow.begin()
-        request = self.asked
+        request = self.requested
         threading.Thread(target=self.course, args=(workflow, request), daemon=True).start()
 
     def course(self, w: Workflow, request: dict[str, Any]) -> None:

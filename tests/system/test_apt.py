@@ -39,7 +39,7 @@ class Server(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The path alone says which file."""
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.server.requested.append(self.path)  # type: ignore[attr-defined]
         if self.path.startswith("http://"):
             self.path = "/" + self.path.split("/", 3)[3]
         super().do_GET()
@@ -129,11 +129,11 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
         ("127.0.0.1", 0),
         lambda *a: Server(*a, directory=str(tmp_path / "www")),  # type: ignore[arg-type]
     )
-    server.asked = []  # type: ignore[attr-defined]
+    server.requested = []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=[0.05])
     thread.start()
     try:
-        yield Repository(tmp_path, server.server_port, server.asked)  # type: ignore[attr-defined]
+        yield Repository(tmp_path, server.server_port, server.requested)  # type: ignore[attr-defined]
     finally:
         server.shutdown()
         thread.join(10)
@@ -165,10 +165,10 @@ def test_only_what_is_missing_comes_and_its_service_does_not_start(repository: R
     assert "not-installed" in state("g5kwanted"), "what is only recommended stays away"
     assert not repository.started.exists(), "the service was started"
     assert not policy.exists()
-    assert not any(word.startswith("http://") for word in repository.asked)
-    asked = len(repository.asked)
+    assert not any(word.startswith("http://") for word in repository.requested)
+    asked = len(repository.requested)
     assert repository.ask(own, "g5kserved", "sh").unchanged
-    assert len(repository.asked) == asked, "nothing is asked of anybody when nothing is missing"
+    assert len(repository.requested) == asked, "nothing is asked of anybody when nothing is missing"
     # the same script starts it where nobody forbids it
     subprocess.run(["invoke-rc.d", "g5kserved", "start"], check=True, timeout=30)
     assert repository.started.exists()
@@ -176,13 +176,13 @@ def test_only_what_is_missing_comes_and_its_service_does_not_start(repository: R
     # Through a proxy: the repository's own name means nothing to this machine.
     repository.package("g5klater")
     repository.publish()
-    del repository.asked[:]
+    del repository.requested[:]
     through = f"http://127.0.0.1:{repository.port}"
     answer = repository.ask("packages.invalid", "g5klater", proxy=through)
     assert answer.ok, answer.reason
     assert state("g5klater") == "install ok installed"
-    assert "http://packages.invalid/./g5klater.deb" in repository.asked
-    assert all(word.startswith("http://packages.invalid/") for word in repository.asked)
+    assert "http://packages.invalid/./g5klater.deb" in repository.requested
+    assert all(word.startswith("http://packages.invalid/") for word in repository.requested)
 
 
 def test_why_a_package_cannot_be_had(repository: Repository) -> None:

@@ -311,4 +311,4 @@ def test_a_person_goes_through_the_quickstart(
     begun = Counter(event.phase for event in told if (event.step, event.status) == ("phase", "start"))
     assert begun == {**dict.fromkeys(PHASES, 1), "launch": 2}, "what was done is not done again"
     counts = account(state)
-    assert (counts.asked, counts.up, counts.failed, counts.unfinished) == (VMS, VMS, 0, 0)
+    assert (counts.requested, counts.up, counts.failed, counts.unfinished) == (VMS, VMS, 0, 0)

@@ -101,7 +101,7 @@ def test_the_demonstration(tmp_path: Path) -> None:
         assert str(file.with_suffix(".pdf")) in said
 
     counts = account(read_events(run / "journal.jsonl"), VMS)
-    assert (counts.asked, counts.up, counts.failed, counts.unfinished) == (VMS, VMS, 0, 0)
+    assert (counts.requested, counts.up, counts.failed, counts.unfinished) == (VMS, VMS, 0, 0)
 
 
 @pytest.mark.timeout(LIMIT + 200)
@@ -119,4 +119,4 @@ def test_ctrl_c_amid_the_notebook(tmp_path: Path) -> None:
     # a child of the kernel ends when it notices that the kernel has gone
     wait(lambda: not any(then and ns.start_time(pid) == then for pid, then in started.items()), 10)
     counts = account(events(tmp_path), VMS)
-    assert counts.asked == VMS == counts.up + counts.failed + counts.unfinished
+    assert counts.requested == VMS == counts.up + counts.failed + counts.unfinished

@@ -206,7 +206,7 @@ def test_killed_background_steps_continue(grid: State, tmp_path: Path) -> None:
     assert set(frames.events["attempt"]) == {1}, "and nothing that it did meanwhile was lost"
     summary = frames.measurements.summary()
     assert unfinished == 2
-    assert (summary.asked, summary.failed, summary.unfinished) == (2, 2, 0)
+    assert (summary.requested, summary.failed, summary.unfinished) == (2, 2, 0)
     assert "unfinished" not in set(frames.phases["status"])
     wait(lambda: not guests(grid))
     assert "g5kvirt" not in jobs(grid)

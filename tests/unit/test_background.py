@@ -91,7 +91,7 @@ def test_errors_of_the_process_are_raised_with_their_type_and_attributes(tmp_pat
         experiment(tmp_path / "a", "refuse").start("reserve").result(60)
     with pytest.raises(CapacityError, match="no room") as caught:
         experiment(tmp_path / "b", "full").start("reserve").result(60)
-    assert (caught.value.asked, caught.value.available) == (3, 1)
+    assert (caught.value.requested, caught.value.available) == (3, 1)
     exp = experiment(tmp_path, "break")
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: a bug"):
         exp.start("reserve").result(60)

@@ -75,7 +75,7 @@ def test_a_recorded_run_is_whole_small_and_tells_nothing_private(path: Path) -> 
     frames = Frames(read_events(path / "journal.jsonl"))
     assert frames.guest in ("tcg", "kvm")
     whole = frames.account
-    assert whole.asked == whole.up + whole.failed + whole.unfinished == asked.vms
+    assert whole.requested == whole.up + whole.failed + whole.unfinished == asked.vms
     deployments = frames.measurements.deployments
     assert (deployments["unfinished"] == 0).all()
 

@@ -54,7 +54,7 @@ def test_str_is_message_and_advice_as_one_sentence() -> None:
     "error",
     [
         TestbedError("no answer", advice="try again"),
-        CapacityError("too few", asked=3, available=1, advice="ask for 1"),
+        CapacityError("too few", requested=3, available=1, advice="ask for 1"),
         PhaseError("failed", phase="deploy", step="kadeploy3", advice="call deploy() again"),
     ],
 )

@@ -11,13 +11,13 @@ from g5kvirt.provisioners.builtin.orders import (
     TaskOrder,
 )
 from g5kvirt.provisioners.builtin.positions import reboot_kind
-from g5kvirt.provisioners.builtin.state import DeploymentState
+from g5kvirt.provisioners.builtin.state import WorkflowState
 from g5kvirt.provisioners.builtin.workflow import REBOOTS, Into, RebootKind
 
 __all__ = ["due_orders"]
 
 
-def due_orders(state: DeploymentState, now: float) -> list[Order]:
+def due_orders(state: WorkflowState, now: float) -> list[Order]:
     """All orders that the windows allow now, as few as there can be: each for all its VMs or hosts."""
     return [
         *_broadcast_orders(state, now),
@@ -27,7 +27,7 @@ def due_orders(state: DeploymentState, now: float) -> list[Order]:
     ]
 
 
-def _broadcast_orders(state: DeploymentState, now: float) -> list[BroadcastOrder]:
+def _broadcast_orders(state: WorkflowState, now: float) -> list[BroadcastOrder]:
     groups: dict[tuple[str, str, int], list[str]] = {}
     for broadcast in state.broadcasts.start_due(now):
         state.recorder.host(broadcast, "start", now)
@@ -37,7 +37,7 @@ def _broadcast_orders(state: DeploymentState, now: float) -> list[BroadcastOrder
     return [BroadcastOrder(tuple(hosts), *key) for key, hosts in groups.items()]
 
 
-def _reboot_orders(state: DeploymentState, now: float) -> list[RebootOrder]:
+def _reboot_orders(state: WorkflowState, now: float) -> list[RebootOrder]:
     groups: dict[tuple[str, RebootKind, Into], list[Target]] = {}
     for progress in state.reboots.take(now):
         step = progress.position.step
@@ -50,7 +50,7 @@ def _reboot_orders(state: DeploymentState, now: float) -> list[RebootOrder]:
     return [RebootOrder(tuple(vms), *key) for key, vms in groups.items()]
 
 
-def _task_orders(state: DeploymentState) -> list[TaskOrder]:
+def _task_orders(state: WorkflowState) -> list[TaskOrder]:
     groups: dict[tuple[str, tuple[int, ...]], list[Target]] = {}
     awaiting, state.awaiting_task = state.awaiting_task, []
     for progress in awaiting:
@@ -68,7 +68,7 @@ def _task_orders(state: DeploymentState) -> list[TaskOrder]:
     ]
 
 
-def _check_orders(state: DeploymentState, now: float) -> list[CheckOrder]:
+def _check_orders(state: WorkflowState, now: float) -> list[CheckOrder]:
     groups: dict[str, list[Target]] = {}
     for progress in state.checks.take(now):
         step = progress.position.step

@@ -11,7 +11,7 @@ from g5kvirt.provisioners.builtin import dispatch, expiry
 from g5kvirt.provisioners.builtin.orders import Order, Report
 from g5kvirt.provisioners.builtin.positions import Position, VMProgress
 from g5kvirt.provisioners.builtin.reports import interpret
-from g5kvirt.provisioners.builtin.state import DeploymentState
+from g5kvirt.provisioners.builtin.state import WorkflowState
 from g5kvirt.provisioners.builtin.transitions import FailureScope, Transitions
 from g5kvirt.provisioners.builtin.workflow import Workflow
 from g5kvirt.provisioners.outcome import Outcome, OutcomeState
@@ -44,7 +44,7 @@ class Deployment:
         self.name = name
         self.workflow = workflow
         self._about = {**(about or {}), "workflow": workflow.plain()}
-        self._state = DeploymentState(name, vms, workflow, reboots=reboots, checks=checks, fresh=fresh)
+        self._state = WorkflowState(name, vms, workflow, reboots=reboots, checks=checks, fresh=fresh)
         self._transitions = Transitions(self._state)
         self._now = 0.0
         self._started = False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from g5kvirt.provisioners.builtin.positions import VMProgress
-from g5kvirt.provisioners.builtin.state import DeploymentState
+from g5kvirt.provisioners.builtin.state import WorkflowState
 from g5kvirt.provisioners.builtin.transitions import Transitions
 
 __all__ = ["expire", "not_ready_yet"]
 
 
-def expire(state: DeploymentState, transitions: Transitions, now: float) -> None:
+def expire(state: WorkflowState, transitions: Transitions, now: float) -> None:
     """Fail whatever is late, and have those checked whose time it is."""
     for progress, seconds in state.deadlines.late_at_step(now):
         if state.checks.holds(progress) or state.checks.waits(progress):
@@ -31,7 +31,7 @@ def expire(state: DeploymentState, transitions: Transitions, now: float) -> None
 
 
 def not_ready_yet(
-    state: DeploymentState, transitions: Transitions, progress: VMProgress, t: float, now: float
+    state: WorkflowState, transitions: Transitions, progress: VMProgress, t: float, now: float
 ) -> None:
     """A check was negative, or not answered: another follows, unless it was the last."""
     state.checks.leave(progress)

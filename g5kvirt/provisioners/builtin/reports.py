@@ -6,7 +6,7 @@ from typing import Literal
 
 from g5kvirt.provisioners.builtin.orders import Report
 from g5kvirt.provisioners.builtin.positions import Position, VMProgress
-from g5kvirt.provisioners.builtin.state import DeploymentState
+from g5kvirt.provisioners.builtin.state import WorkflowState
 
 __all__ = ["CLOCK_SLACK", "Meaning", "interpret"]
 
@@ -28,9 +28,7 @@ Meaning = Literal[
 ]
 
 
-def interpret(
-    state: DeploymentState, progress: VMProgress, report: Report
-) -> tuple[Meaning, Position | None]:
+def interpret(state: WorkflowState, progress: VMProgress, report: Report) -> tuple[Meaning, Position | None]:
     """What ``report`` means for a VM; for ``later-step-ended`` also which step."""
     if progress.state != "open":
         return "nothing", None
@@ -52,7 +50,7 @@ def interpret(
     return _about_the_past(state, progress, report), None
 
 
-def _at_check(state: DeploymentState, progress: VMProgress, report: Report) -> Meaning:
+def _at_check(state: WorkflowState, progress: VMProgress, report: Report) -> Meaning:
     step, checks = progress.position.step, state.checks
     if report.step == step.name and report.status == "ok":
         checked = progress.turn > 0  # in this attempt
@@ -66,7 +64,7 @@ def _at_check(state: DeploymentState, progress: VMProgress, report: Report) -> M
     return _about_the_past(state, progress, report)
 
 
-def _about_the_past(state: DeploymentState, progress: VMProgress, report: Report) -> Meaning:
+def _about_the_past(state: WorkflowState, progress: VMProgress, report: Report) -> Meaning:
     """A report about a step that is over."""
     step, positions = progress.position.step, state.positions
     if (

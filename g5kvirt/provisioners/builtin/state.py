@@ -17,10 +17,10 @@ from g5kvirt.provisioners.builtin.recorder import Recorder
 from g5kvirt.provisioners.builtin.window_queue import WindowQueue
 from g5kvirt.provisioners.builtin.workflow import Workflow
 
-__all__ = ["DeploymentState"]
+__all__ = ["WorkflowState"]
 
 
-class DeploymentState:
+class WorkflowState:
     """All VMs of one deployment. Raises ValueError if two of them have the same name."""
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from g5kvirt.provisioners.builtin.host_broadcasts import HostBroadcast
 from g5kvirt.provisioners.builtin.positions import Branch, Position, VMProgress
-from g5kvirt.provisioners.builtin.state import DeploymentState
+from g5kvirt.provisioners.builtin.state import WorkflowState
 from g5kvirt.provisioners.builtin.workflow import REBOOTS
 
 __all__ = ["FailureScope", "Transitions"]
@@ -24,7 +24,7 @@ FailureScope = Literal["step", "try", "variant", "vm"]
 class Transitions:
     """Moves the VMs of one deployment."""
 
-    def __init__(self, state: DeploymentState) -> None:
+    def __init__(self, state: WorkflowState) -> None:
         self._state = state
         self._positions = state.positions
         self._recorder = state.recorder

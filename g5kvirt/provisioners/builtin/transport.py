@@ -48,7 +48,7 @@ class Transport:
         self._report = report
         self._release = release
         self._lock = threading.Lock()
-        self._plans: dict[str, chain.Plan] = {}
+        self._plans: dict[str, chain.ChainPlan] = {}
         self._over: set[tuple[str, str]] = set()  # (variant, host): the image is there, or will not be
         self._kept: dict[tuple[str, str], list[TaskOrder]] = {}
 
@@ -56,13 +56,13 @@ class Transport:
         """Where the VMs of a host find the image."""
         return self._plan(variant).url(host)
 
-    def _plan(self, variant: str) -> chain.Plan:
+    def _plan(self, variant: str) -> chain.ChainPlan:
         with self._lock:
             if variant not in self._plans:
                 self._plans[variant] = self._planned(variant)
             return self._plans[variant]
 
-    def _planned(self, variant: str) -> chain.Plan:
+    def _planned(self, variant: str) -> chain.ChainPlan:
         machines = image_servers(self._cluster.layout.machines)
         heads = {
             site: (m.host.name, f"http://{m.addresses[site]}:80/{IMAGES}/{self._image.sha256}")
@@ -121,7 +121,7 @@ class Transport:
         for progress in results.values():
             on_progress(progress)
 
-    def _start(self, plan: chain.Plan, variant: str) -> tuple[chain.Plan, dict[str, str]]:
+    def _start(self, plan: chain.ChainPlan, variant: str) -> tuple[chain.ChainPlan, dict[str, str]]:
         """Start the relays: the plan with the hosts that got one, and why others have none."""
         fanout = self._context.fanout
         lost: dict[str, str] = {}

@@ -30,7 +30,7 @@ from g5kvirt.provisioners.kadeploy3.records import (
     read_status,
 )
 
-__all__ = ["ERRORS", "MOST_BODY", "Client", "RefusedError"]
+__all__ = ["ERRORS", "MOST_BODY", "KadeployClient", "RefusedError"]
 
 #: Bytes that a request may have.
 MOST_BODY = 1 << 20
@@ -68,7 +68,7 @@ class RefusedError(TestbedError):
         self.code = code
 
 
-class Client:
+class KadeployClient:
     """``url``: such as ``http://127.0.0.1:25300``. ``timeout``: seconds for any request but a
     deployment's."""
 

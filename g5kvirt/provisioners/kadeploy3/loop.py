@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from g5kvirt.errors import TestbedError, reason_of
-from g5kvirt.provisioners.kadeploy3.client import Client, RefusedError
+from g5kvirt.provisioners.kadeploy3.client import KadeployClient, RefusedError
 from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
 from g5kvirt.provisioners.kadeploy3.records import NodeState
 from g5kvirt.provisioners.outcome import Outcome
@@ -46,7 +46,7 @@ class DeploymentPart:
 
 
 def drive(
-    client: Client,
+    client: KadeployClient,
     events: EventMapper,
     parts: Sequence[DeploymentPart],
     request: Mapping[str, Any],
@@ -86,7 +86,7 @@ def drive(
 class _Loop:
     def __init__(
         self,
-        client: Client,
+        client: KadeployClient,
         events: EventMapper,
         parts: Sequence[DeploymentPart],
         request: Mapping[str, Any],

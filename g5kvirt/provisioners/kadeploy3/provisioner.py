@@ -28,7 +28,7 @@ from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provisioners.base import DeploymentRequest
 from g5kvirt.provisioners.events import PHASE, build_progress
 from g5kvirt.provisioners.kadeploy3 import system
-from g5kvirt.provisioners.kadeploy3.client import Client
+from g5kvirt.provisioners.kadeploy3.client import KadeployClient
 from g5kvirt.provisioners.kadeploy3.configuration import (
     KEY,
     Kernel,
@@ -115,7 +115,7 @@ class Kadeploy3Installer:
             about = {"server": machine.name, "version": self.program, "parts": len(parts)}
             events.start(time.time(), {**request.about, "kadeploy3": about})
             return drive(
-                Client(url, self.server.user),
+                KadeployClient(url, self.server.user),
                 events,
                 parts,
                 {
@@ -185,7 +185,7 @@ def _prepare(
         context.span(PHASE, "kadeploy3-environment", "service", service_machine.host.name),
         SSHTunnel(context.access, service_machine.host.address, server.port) as url,
     ):
-        client = Client(url, server.user)
+        client = KadeployClient(url, server.user)
         client.grant()
         client.register(described)
         program = client.version()

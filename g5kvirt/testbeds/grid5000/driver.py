@@ -23,7 +23,7 @@ from g5kvirt.planning.availability import Calendar
 from g5kvirt.planning.inventories import Inventory, Machine, natural_order, parse_machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access, jumps
-from g5kvirt.testbeds.base import Deployed, Notify, Request
+from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest
 from g5kvirt.testbeds.grid5000 import api, calendar, connection, jobs, kadeploy, preflight, scheduling
 from g5kvirt.testbeds.grid5000.frontends import failure_reason, run_on_frontend
 from g5kvirt.testbeds.grid5000.oar import end_of_job, is_usable
@@ -106,11 +106,11 @@ class Grid5000:
         """Whether the sites' frontends can be reached, and their Kadeploy3 has ``environment``."""
         return preflight.find_environment(environment, sites)
 
-    def preflight(self, request: Request) -> Sequence[Finding]:
+    def preflight(self, request: ReservationRequest) -> Sequence[Finding]:
         """Whether the usage charter allows the request, and when it can start."""
         return preflight.preflight(self, request, self._charter_user)
 
-    def first_start(self, request: Request) -> float | None:
+    def first_start(self, request: ReservationRequest) -> float | None:
         """The first slot of the sites' calendars that fits the request and the usage charter."""
         return scheduling.first_start(self, request, self._charter_user)
 
@@ -125,7 +125,7 @@ class Grid5000:
 
     # ---- reserve ----------------------------------------------------------------------------------
 
-    def reserve(self, request: Request, notify: Notify) -> Reservation:
+    def reserve(self, request: ReservationRequest, notify: Notify) -> Reservation:
         """Submit one OAR job a site, wait until all run, read what they were given."""
         sites = sorted(request.machines, key=lambda s: (s != request.vlan_site, s))
         known = {h.name: h for hosts in self.hosts().values() for h in hosts}
@@ -160,7 +160,7 @@ class Grid5000:
         )
 
     def _submit(
-        self, request: Request, sites: Sequence[str], held: dict[str, int], notify: Notify
+        self, request: ReservationRequest, sites: Sequence[str], held: dict[str, int], notify: Notify
     ) -> float | None:
         """Submit on all sites at once; ``held`` gets the jobs. Their start, where that is fixed."""
         for left in reversed(range(_SLOT_TRIES)):
@@ -184,7 +184,9 @@ class Grid5000:
                 held.clear()
         raise AssertionError("the last try returns or raises")
 
-    def _recover_jobs(self, request: Request, sites: Sequence[str], notify: Notify) -> dict[str, int]:
+    def _recover_jobs(
+        self, request: ReservationRequest, sites: Sequence[str], notify: Notify
+    ) -> dict[str, int]:
         """The jobs of an earlier try, if there is a matching one on every site; others are deleted."""
         if request.earlier is None:
             return {}
@@ -205,7 +207,7 @@ class Grid5000:
             notify(site, "found-again", {"job": job})
         return held
 
-    def _start_of(self, request: Request, held: Mapping[str, int]) -> float | None:
+    def _start_of(self, request: ReservationRequest, held: Mapping[str, int]) -> float | None:
         """When jobs that exist already are to start; None: as soon as possible."""
         if request.start == "now":
             return None

@@ -12,7 +12,7 @@ from typing import Any
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.clock import oar_date
-from g5kvirt.testbeds.base import Notify, Request
+from g5kvirt.testbeds.base import Notify, ReservationRequest
 from g5kvirt.testbeds.grid5000.frontends import failure_reason, output_lines, run_on_frontend, ssh_failure
 from g5kvirt.testbeds.grid5000.oar import has_ended, is_usable, oarstat_fields, refusal_reason
 from g5kvirt.testbeds.parallel import for_each
@@ -40,7 +40,7 @@ _CLOSE = 90.0  #: seconds before its start from which on a job is polled often
 # ---- submitting -------------------------------------------------------------------------------------
 
 
-def resources(request: Request, site: str) -> list[str]:
+def resources(request: ReservationRequest, site: str) -> list[str]:
     """The parts of ``oarsub -l`` for one site: KaVLAN, sub-network, machines."""
     parts = []
     if site == request.vlan_site:
@@ -57,7 +57,7 @@ def resources(request: Request, site: str) -> list[str]:
     return parts
 
 
-def submission(request: Request, site: str, start: float | None) -> Any:
+def submission(request: ReservationRequest, site: str, start: float | None) -> Any:
     """execo's description of the job for one site; ``start``: of an advance reservation."""
     from execo_g5k import OarSubmission
 
@@ -72,7 +72,7 @@ def submission(request: Request, site: str, start: float | None) -> Any:
     )
 
 
-def submit(site: str, request: Request, start: float | None) -> int:
+def submit(site: str, request: ReservationRequest, start: float | None) -> int:
     """Submit the job for one site; its id. Raises TestbedError with OAR's reason if it is refused."""
     from execo.exception import ProcessesFailed
     from execo_g5k import oarsub
@@ -115,7 +115,7 @@ def find(sites: Collection[str], name: str) -> list[tuple[str, int]]:
     return [one for one, own in zip(known, names, strict=True) if own == name]
 
 
-def matches_request(printed: str, request: Request, site: str) -> bool:
+def matches_request(printed: str, request: ReservationRequest, site: str) -> bool:
     """Whether a job, as ``oarstat -f`` prints it, is what the request would submit, and is usable. Pure.
 
     OAR keeps the command line with which a job was submitted. A job without one does not match.

@@ -20,7 +20,7 @@ from g5kvirt.planning.inventories import LARGEST, Inventory, Machine, natural_or
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote.result import classify_failure
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.testbeds.base import Request
+from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import api
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
@@ -131,7 +131,7 @@ def _machines(
 # ---- the request ---------------------------------------------------------------------------------------
 
 
-def preflight(testbed: Sites, request: Request, user: str | None) -> list[Finding]:
+def preflight(testbed: Sites, request: ReservationRequest, user: str | None) -> list[Finding]:
     """Whether the usage charter allows the request, and when it can start.
 
     ``user``: the login whose use of the charter counts; None: there is no charter.
@@ -140,7 +140,7 @@ def preflight(testbed: Sites, request: Request, user: str | None) -> list[Findin
     return [_charter(testbed, request, user, now), _start(testbed, request, user, now)]
 
 
-def _charter(testbed: Sites, request: Request, user: str | None, now: float) -> Finding:
+def _charter(testbed: Sites, request: ReservationRequest, user: str | None, now: float) -> Finding:
     if user is None:
         return Finding("usage charter", "", "ok", "ok", "this testbed has none")
     if request.start == "first":
@@ -164,12 +164,12 @@ def charter_finding(answer: Breach | Exception | None) -> Finding:
     return Finding(what, "", "ok", "ok", "respected, if the jobs start as requested")
 
 
-def _start(testbed: Sites, request: Request, user: str | None, now: float) -> Finding:
+def _start(testbed: Sites, request: ReservationRequest, user: str | None, now: float) -> Finding:
     answer = call_within(API_LIMIT, lambda: first_start(testbed, request, user))
     return start_finding(request, answer, now)
 
 
-def start_finding(request: Request, first: float | Exception | None, now: float) -> Finding:
+def start_finding(request: ReservationRequest, first: float | Exception | None, now: float) -> Finding:
     """What the first slot for a request, or the failure to find it, means. Pure."""
     what = "start"
     if isinstance(first, Exception):

@@ -11,7 +11,7 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
 from g5kvirt.spec.clock import check_start, format_walltime
-from g5kvirt.testbeds.base import Request
+from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
 from g5kvirt.testbeds.parallel import for_each
@@ -33,7 +33,7 @@ class Sites(Protocol):
 # In all of these, ``user`` is the login whose use of the charter counts; None: there is no charter.
 
 
-def reservation_date(testbed: Sites, request: Request, user: str | None) -> float | None:
+def reservation_date(testbed: Sites, request: ReservationRequest, user: str | None) -> float | None:
     """The start of an advance reservation; None: as soon as possible. Raises SpecError, TestbedError."""
     now = time.time()
     start: float | None = None
@@ -53,12 +53,12 @@ def reservation_date(testbed: Sites, request: Request, user: str | None) -> floa
     return start
 
 
-def first_start(testbed: Sites, request: Request, user: str | None) -> float | None:
+def first_start(testbed: Sites, request: ReservationRequest, user: str | None) -> float | None:
     """The first slot that the sites' calendars and the charter allow; None: there is none in their time."""
     return _first_start(testbed, request, user, *_calendar_and_needs(testbed, request))
 
 
-def _calendar_and_needs(testbed: Sites, request: Request) -> tuple[Calendar, dict[str, Need]]:
+def _calendar_and_needs(testbed: Sites, request: ReservationRequest) -> tuple[Calendar, dict[str, Need]]:
     sites = list(request.machines)
     calendar = testbed.calendar(sites, request.queue)
     matching = testbed.select(request.properties, sites) if request.properties else {}
@@ -75,7 +75,11 @@ def _calendar_and_needs(testbed: Sites, request: Request) -> tuple[Calendar, dic
 
 
 def _first_start(
-    testbed: Sites, request: Request, user: str | None, calendar: Calendar, needs: Mapping[str, Need]
+    testbed: Sites,
+    request: ReservationRequest,
+    user: str | None,
+    calendar: Calendar,
+    needs: Mapping[str, Need],
 ) -> float | None:
     if user is None:
         return first_slot(calendar, needs, request.walltime)
@@ -96,7 +100,7 @@ def _no_slot(calendar: Calendar, needs: Mapping[str, Need], walltime: float) -> 
 
 
 def charter_check(
-    hosts: Mapping[str, Sequence[Host]], request: Request, user: str, since: float, until: float
+    hosts: Mapping[str, Sequence[Host]], request: ReservationRequest, user: str, since: float, until: float
 ) -> Callable[[float], charter.Breach | None]:
     """Gives for a start between the two times the rule of the charter that the request would break then.
 

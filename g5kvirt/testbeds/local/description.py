@@ -78,7 +78,9 @@ def load(path: str | Path | None = None) -> Description:
     try:
         return from_plain(plain)
     except CapacityError as error:
-        raise CapacityError(f"{file}: {error}", asked=error.asked, available=error.available) from error
+        raise CapacityError(
+            f"{file}: {error}", requested=error.requested, available=error.available
+        ) from error
     except SpecError as error:
         raise SpecError(f"{file}: {error}") from error
 
@@ -204,7 +206,7 @@ def _site(
         if len(nodes) + count > MAX_NODES:
             raise CapacityError(
                 f"{label} has {len(nodes) + count} or more nodes; there are addresses for {MAX_NODES}.",
-                asked=len(nodes) + count,
+                requested=len(nodes) + count,
                 available=MAX_NODES,
             )
         size = _numbers(numbers, cluster_label, {key: defaults[key] for key in _NODE_KEYS})

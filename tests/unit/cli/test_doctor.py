@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from g5kvirt.cli import doctor
-from g5kvirt.cli.doctor import Finding
+from g5kvirt.cli.doctor import ProbeResult
 
 GIB = 1 << 30
 EVERYTHING = dict.fromkeys(
@@ -19,7 +19,7 @@ EVERYTHING = dict.fromkeys(
 )
 
 
-def states(findings: list[Finding]) -> dict[str, str]:
+def states(findings: list[ProbeResult]) -> dict[str, str]:
     return {finding.name: finding.state for finding in findings}
 
 
@@ -93,9 +93,9 @@ def test_how_many_vms_fit() -> None:
 
 def test_the_verdict_names_what_fails() -> None:
     findings = [
-        Finding("root", "fail", "no"),
-        Finding("memory", "ok", "much"),
-        Finding("network", "fail", "no veth"),
+        ProbeResult("root", "fail", "no"),
+        ProbeResult("memory", "ok", "much"),
+        ProbeResult("network", "fail", "no veth"),
     ]
     assert not doctor.able(findings)
     assert "cannot run here: root, network." in doctor.verdict(findings)

@@ -271,7 +271,7 @@ def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
             super().__init__(*args, directory=str(home))
 
         def do_GET(self) -> None:
-            Handler.asked += 1
+            Handler.requested += 1
             super().do_GET()
 
         def log_message(self, *_: Any) -> None:
@@ -286,7 +286,7 @@ def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
         path = str(described(home, image=about))
         assert environments.obtain(path).path.read_bytes() == data
         assert environments.obtain(path).size == len(data)
-        assert Handler.asked == 1
+        assert Handler.requested == 1
         with pytest.raises(SpecError, match="does not have the SHA-256"):
             environments.obtain(str(described(home, image={**about, "sha256": "1" * 64})))
         with pytest.raises(SpecError, match="cannot be fetched"):

@@ -22,7 +22,7 @@ class Apt:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.has: Mapping[str, str] = NOW
-        self.asked = 0
+        self.requested = 0
         self.built = 0
         self.trouble: MachineError | None = None
         monkeypatch.setattr(packages, "kernel", lambda: "linux-image-2-cloud-amd64")
@@ -30,7 +30,7 @@ class Apt:
         monkeypatch.setattr(minimal, "_build_into", self.build)
 
     def candidates(self, _names: Any) -> Mapping[str, str]:
-        self.asked += 1
+        self.requested += 1
         if self.trouble:
             raise self.trouble
         return self.has
@@ -65,11 +65,11 @@ def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Pat
 def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: Apt, tmp_path: Path) -> None:
     for _ in range(3):
         minimal.build(tmp_path)
-    assert (apt.built, apt.asked) == (1, 0)
+    assert (apt.built, apt.requested) == (1, 0)
     a_day_later(tmp_path)
     for _ in range(3):
         minimal.build(tmp_path)
-    assert (apt.built, apt.asked) == (1, 1)
+    assert (apt.built, apt.requested) == (1, 1)
 
 
 def test_a_newer_package_is_taken(apt: Apt, tmp_path: Path) -> None:

@@ -210,7 +210,11 @@ def test_command_check_exit_codes(
     [
         (Spec(sites={"nancy": 2}, vms=4), [], {"nancy": 2}),  # as the experiment chose
         (TestbedError("down"), ["unknown"], {"nancy": 2}),
-        (CapacityError("nothing is free", asked=2, available=0, advice="wait"), ["problem"], {"nancy": 2}),
+        (
+            CapacityError("nothing is free", requested=2, available=0, advice="wait"),
+            ["problem"],
+            {"nancy": 2},
+        ),
     ],
 )
 def test_check_selects_sites_as_the_experiment_would(

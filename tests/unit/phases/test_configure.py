@@ -38,7 +38,7 @@ class Machines:
         ]
         self.service, *self.hosts = names
         self.bare = {self.hosts[1].name}
-        self.asked: list[dict[str, list[dict[str, Any]]]] = []
+        self.requested: list[dict[str, list[dict[str, Any]]]] = []
         self.events: list[tuple[str, str, str, dict[str, Any]]] = []
         layout = service_layout([self.service], {"nancy": 2}, [PART])
         self.stand: Any = SimpleNamespace(
@@ -61,7 +61,7 @@ class Machines:
         self.events.append((step, name, status, detail))
 
     def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.AgentReply]:
-        self.asked.append({h.name: json.loads(text)["requests"] for h, text in documents.items()})
+        self.requested.append({h.name: json.loads(text)["requests"] for h, text in documents.items()})
         return [
             calls.AgentReply(h, Result(h.address, True, 0, b"", b"", 1.0, 2.0), tuple(self._said(h)), "")
             for h in documents
@@ -69,7 +69,7 @@ class Machines:
 
     def _said(self, host: Host) -> list[Answer]:
         answers = []
-        for request in self.asked[-1][host.name]:
+        for request in self.requested[-1][host.name]:
             if request["op"] == "packages":
                 self.bare.discard(host.name)
                 found = [("packages", host.uid, {"installed": sorted(request["programs"].values())})]
@@ -89,7 +89,7 @@ def test_every_machine_is_prepared_and_what_one_lacks_is_installed(monkeypatch: 
     lab = Machines(monkeypatch)
     addresses = configure._prepare(lab.context, lab.stand)
     assert addresses == {h.name: "10.9.0.7" for h in lab.stand.machines}
-    first, second = lab.asked
+    first, second = lab.requested
     assert set(first) == {h.name for h in lab.stand.machines}
     for host in lab.stand.machines:
         facts, prepare = first[host.name]

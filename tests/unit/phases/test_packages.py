@@ -196,7 +196,7 @@ class Run:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **fates: str) -> None:
         self.fates = fates
         self.events: list[tuple[str, str, str, str, dict[str, Any]]] = []
-        self.asked: dict[str, Any] = {}
+        self.requested: dict[str, Any] = {}
         journal = SimpleNamespace(append=self.append)
         testbed = SimpleNamespace(package_proxy="http://proxy:3128")
         spec = SimpleNamespace(timeouts=replace(Timeouts(), deploy=50))
@@ -212,7 +212,7 @@ class Run:
         assert timeout > 50
         heard = []
         for host, text in documents.items():
-            self.asked[host.name] = json.loads(text)["requests"]
+            self.requested[host.name] = json.loads(text)["requests"]
             reason = self.fates.get(host.uid.replace("-", ""), "")
             result = Result(host.address, reason != "lost", None, b"", b"", 1.0, 2.0)
             answer = Answer(
@@ -227,14 +227,14 @@ class Run:
 def test_machines_that_lack_nothing_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     assert packages.install(run.context, {}) == {}
-    assert (run.events, run.asked) == ([], {})
+    assert (run.events, run.requested) == ([], {})
 
 
 def test_each_machine_is_told_what_it_lacks_and_through_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     heard = packages.install(run.context, {HOSTS[0]: NGINX, HOSTS[1]: {"dnsmasq": "dnsmasq-base"}})
     assert list(heard) == [HOSTS[0].name, HOSTS[1].name]
-    order, facts = run.asked[HOSTS[1].name]
+    order, facts = run.requested[HOSTS[1].name]
     assert (order["programs"], order["proxy"], order["limit"]) == (
         {"dnsmasq": "dnsmasq-base"},
         "http://proxy:3128",

@@ -81,8 +81,8 @@ def test_allocated_addresses_are_unique_free_and_of_their_site(
     if any(wanted[s] > room[s] for s in wanted):
         with pytest.raises(CapacityError) as error:
             allocate_addresses(wanted, parts, taken)
-        assert error.value.asked > error.value.available
-        assert str(error.value.asked) in str(error.value)
+        assert error.value.requested > error.value.available
+        assert str(error.value.requested) in str(error.value)
         return
     found = allocate_addresses(wanted, parts, taken)
     everything = [IPv4Address(int(a)) for own in found.values() for a in own]
@@ -107,7 +107,7 @@ def test_a_full_site_is_used_to_its_last_address() -> None:
     assert format_ips(found) == [f"10.144.0.{i}" for i in range(1, 6)]
     with pytest.raises(CapacityError, match=r"6 addresses are needed on nancy.*only 5 free") as error:
         allocate_addresses({"nancy": 6}, [part])
-    assert (error.value.asked, error.value.available) == (6, 5)
+    assert (error.value.requested, error.value.available) == (6, 5)
 
 
 def test_configured_gateway_is_not_allocated() -> None:

@@ -52,7 +52,7 @@ def test_unknown_names_get_a_suggestion(asked: dict[str, Any], words: str) -> No
 def test_more_hosts_than_the_site_has() -> None:
     with pytest.raises(CapacityError) as error:
         check(sites={"nancy": 2, "rennes": 4})
-    assert (error.value.asked, error.value.available) == (5, 3)
+    assert (error.value.requested, error.value.available) == (5, 3)
     assert "needs 4 hosts and 1 service machine at rennes, which has 3 machines" in str(error.value)
     assert "at most 2 hosts there" in str(error.value)
 
@@ -72,7 +72,7 @@ def test_a_service_machine_alone_fills_the_site() -> None:
 def test_more_vms_than_fit() -> None:
     with pytest.raises(CapacityError) as error:
         check(vms=100)
-    assert (error.value.asked, error.value.available) == (100, 32)
+    assert (error.value.requested, error.value.available) == (100, 32)
     # 32 is what 4 hosts carry; nancy's 4 machines beside its service machine carry 28, rennes' 3 carry 24
     assert "carry at most 32 (nancy 16, rennes 16): ask for at most 32 VMs" in str(error.value)
     assert "carry 52" in str(error.value)

@@ -62,7 +62,7 @@ def test_too_many_vms(strategy: str, drawn: list[tuple[str, int]], more: int) ->
     total = sum(c for _, c in drawn)
     with pytest.raises(CapacityError) as error:
         make(drawn, total + more, strategy)
-    assert (error.value.asked, error.value.available) == (total + more, total)
+    assert (error.value.requested, error.value.available) == (total + more, total)
     assert f"at most {total} VMs" in str(error.value)
 
 

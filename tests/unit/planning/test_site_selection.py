@@ -60,7 +60,7 @@ def test_hosts_move_to_where_more_vms_fit() -> None:
     assert select_sites(spec(hosts=6, sites=2, vms=82), bed) == {"a": 1, "b": 5}
     with pytest.raises(CapacityError) as error:
         select_sites(spec(hosts=6, sites=2, vms=97), bed)
-    assert error.value.asked == 97
+    assert error.value.requested == 97
 
 
 def test_first_site_has_a_kavlan() -> None:
@@ -85,7 +85,7 @@ def test_clusters_restrict_their_sites() -> None:
 def test_refusals_have_the_numbers_and_what_would_fit() -> None:
     with pytest.raises(CapacityError) as error:
         select_sites(spec(hosts=30), BED)
-    assert (error.value.asked, error.value.available) == (31, 19)
+    assert (error.value.requested, error.value.available) == (31, 19)
     assert "all 3 sites have only 19 machines" in str(error.value)
     assert "(nancy 10, rennes 6, lyon 3): ask for at most 18 hosts" in str(error.value)
     with pytest.raises(CapacityError, match="needs 4 sites, but only 3 have machines"):

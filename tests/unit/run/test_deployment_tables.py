@@ -82,7 +82,7 @@ def test_one_row_a_vm_and_deployment_with_every_step() -> None:
         *(("b", f"vm-{i}") for i in range(3)),
     ]
     assert set(table["outcome"]) == {"deployed"}
-    assert list(table["asked"]) == [2, 2, 3, 3, 3]
+    assert list(table["requested"]) == [2, 2, 3, 3, 3]
     assert list(table["repetition"]) == [1, 1, 2, 2, 2]
     assert list(table["environment"]) == ["mini", "mini", "", "", ""]
     row = table.iloc[0]
@@ -122,7 +122,7 @@ def test_failed_vms_are_named_with_step_and_reason() -> None:
     assert (bad["failed_macro"], bad["failed_at"], bad["reason"]) == ("BroadcastEnv", "image", "sha256")
     assert bad["last_report"] == "image failed: sha256"
     whole = Measurements.of(events).summary()
-    assert (whole.asked, whole.deployed, whole.failed, whole.unfinished) == (4, 2, 2, 0)
+    assert (whole.requested, whole.deployed, whole.failed, whole.unfinished) == (4, 2, 2, 0)
     assert whole.reasons == {("image", "sha256"): 2}
     assert whole.failures[0] == ("d1", "vm-1", "image", "sha256")
     assert Measurements.of(events).macros.set_index("macro").loc["BroadcastEnv", "failed"] == 2
@@ -173,7 +173,7 @@ def test_empty_tables_have_their_columns_and_types() -> None:
     for name in ("vms", "attempts", "macros", "deployments", "scalability"):
         assert dict(getattr(empty, name).dtypes) == dict(getattr(full, name).dtypes), name
         assert len(getattr(empty, name)) == 0
-    assert empty.summary().asked == 0
+    assert empty.summary().requested == 0
     for step in (s for steps in MACROS.values() for s in steps):
         assert f"{column(step)}_start" in full.vms
 
@@ -208,10 +208,10 @@ def test_the_usual_steps_are_those_of_the_default_workflow() -> None:
 def test_the_account_adds_up_at_every_moment(number: int, bad: dict[str, int], upto: float) -> None:
     events = deploy(number=number, bad_images=bad, upto=upto)
     whole = Measurements.of(events).summary()
-    assert whole.asked == (number if events else 0)
-    assert whole.asked == whole.deployed + whole.failed + whole.unfinished
+    assert whole.requested == (number if events else 0)
+    assert whole.requested == whole.deployed + whole.failed + whole.unfinished
     assert len(whole.failures) == whole.failed
-    assert len(Measurements.of(events).vms) == whole.asked
+    assert len(Measurements.of(events).vms) == whole.requested
 
 
 def test_deployments_of_fresh_vms_are_marked_and_the_transfer_has_its_bound() -> None:

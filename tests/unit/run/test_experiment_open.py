@@ -19,7 +19,7 @@ from g5kvirt.planning.preflight import Finding
 from g5kvirt.run import directory
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.recovery import CUT_SHORT
-from g5kvirt.testbeds.base import Notify, Request
+from g5kvirt.testbeds.base import Notify, ReservationRequest
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
 HOSTS = {"nancy": [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB) for i in range(1, 4)]}
@@ -47,7 +47,7 @@ class Refusing:
     def find_environment(self, environment: str, sites: Sequence[str]) -> Sequence[Finding]:
         return []
 
-    def reserve(self, request: Request, notify: Notify) -> None:
+    def reserve(self, request: ReservationRequest, notify: Notify) -> None:
         self.names.append(request.job_name)
         self.earlier.append(request.earlier)
         notify("nancy", "submitted", {"job": 12})

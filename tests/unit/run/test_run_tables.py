@@ -237,7 +237,7 @@ ANY = st.one_of(
 @given(events=st.lists(ANY, max_size=30))
 def test_the_account_adds_up_whatever_happened(events: list[Event]) -> None:
     found = Frames(events).account
-    assert found.asked == found.up + found.failed + found.unfinished
+    assert found.requested == found.up + found.failed + found.unfinished
     assert min(found.up, found.failed, found.unfinished) >= 0
     assert len(found.failures) == found.failed == sum(found.reasons.values())
     assert all(step and isinstance(reason, str) for _, step, reason in found.failures)

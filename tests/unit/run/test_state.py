@@ -70,7 +70,7 @@ def test_who_is_up_and_who_was_deployed_in_the_order_of_the_placement() -> None:
 def measured(sizes: Sequence[int], bad: Any = None) -> list[Event]:
     """`measure_events`, with the names of the VMs at each beginning, as `measure` writes them."""
     return [
-        replace(e, detail={**e.detail, "vms": [f"vm-{n + 1}" for n in range(e.detail["asked"])]})
+        replace(e, detail={**e.detail, "vms": [f"vm-{n + 1}" for n in range(e.detail["requested"])]})
         if (e.step, e.kind, e.status) == ("deployment", "run", "start")
         else e
         for e in measure_events(sizes, 1, bad=bad)
@@ -91,7 +91,7 @@ def test_a_run_killed_anywhere_gets_its_end() -> None:
         frames = Frames(whole)
         assert "unfinished" not in set(frames.phases["status"])
         summary = Measurements.of(whole).summary()
-        assert summary.asked == summary.deployed + summary.failed
+        assert summary.requested == summary.deployed + summary.failed
         for step, reason in summary.reasons:
             assert step, "where it was is known"
             assert reason in (CUT_SHORT, "no disk")

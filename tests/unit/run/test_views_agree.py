@@ -42,7 +42,7 @@ def check_agreement(events: Sequence[Event]) -> None:
     account, vms = frames.account, frames.vms
     # launch: account, table of VMs, table of hosts, live view, table of boots
     by_state = Counter(vms["state"])
-    assert account.asked == account.up + account.failed + account.unfinished == len(vms)
+    assert account.requested == account.up + account.failed + account.unfinished == len(vms)
     assert (account.up, account.failed) == (by_state["up"], by_state["failed"])
     assert live.up == account.up == sum(cell.up for cell in live.cells.values())
     placed = vms[vms["host"] != ""]
@@ -67,7 +67,7 @@ def check_agreement(events: Sequence[Event]) -> None:
     summary, table = known.summary(), known.vms
     outcomes = Counter(table["outcome"])
     assert (summary.deployed, summary.failed) == (outcomes["deployed"], outcomes["failed"])
-    assert summary.asked == summary.deployed + summary.failed + summary.unfinished
+    assert summary.requested == summary.deployed + summary.failed + summary.unfinished
     assert known.deployments["deployed"].sum() == summary.deployed == sizes_table(known)["deployed"].sum()
     if live.deployment is not None:
         row = known.deployments.set_index("deployment").loc[live.deployment.name]
@@ -176,12 +176,12 @@ anything = st.builds(
 def test_the_account_adds_up_whatever_is_in_a_journal(events: list[Event], planned: bool) -> None:
     events = [*(run_events(3)[:20] if planned else []), *events]
     frames, live = Frames(events), LiveModel.of(events, 3)
-    assert frames.account.asked == frames.account.up + frames.account.failed + frames.account.unfinished
+    assert frames.account.requested == frames.account.up + frames.account.failed + frames.account.unfinished
     assert live.up == frames.account.up
     assert sum(live.counts.values()) == live.total
     summary = frames.measurements.summary()
-    assert summary.asked == summary.deployed + summary.failed + summary.unfinished
-    assert len(frames.measurements.vms) == summary.asked or summary.asked == 0
+    assert summary.requested == summary.deployed + summary.failed + summary.unfinished
+    assert len(frames.measurements.vms) == summary.requested or summary.requested == 0
     assert frames.phases["tries"].sum() == sum(e.is_phase and e.status == "start" for e in events)
 
 

@@ -148,7 +148,7 @@ def test_deployments_of_one_run_that_differ_have_a_series_each(ways: Path, both:
     assert curve.dropna(subset=["total"]).groupby("series").size().to_dict() == {"chain": 2, "http": 2}
     assert curve["vms"].tolist() == [4, 8, 8, 8, 16]
     assert curve["bound"].tolist()[-1] == 6.0
-    assert set(found.deployment().data["asked"]) == {8}, "4 VMs were deployed by one way only"
+    assert set(found.deployment().data["requested"]) == {8}, "4 VMs were deployed by one way only"
     assert set(found.deployment(vms=4).data["series"]) == {"chain"}
     with pytest.raises(RunError, match="there are 4, 8"):
         found.deployment(vms=5)

@@ -53,20 +53,20 @@ def test_a_result_has_a_row_a_vm_and_deployment_and_its_account_adds_up() -> Non
         zip(("d1", "d2", "d3", "d4", "d5", "d6"), (4, 8, 16) * 2, strict=True)
     )
     s = whole.summary
-    assert (s.asked, s.deployed, s.failed, s.unfinished) == (56, 55, 1, 0)
+    assert (s.requested, s.deployed, s.failed, s.unfinished) == (56, 55, 1, 0)
     assert whole.status == "ok"
     assert whole.seconds == Frames(EVENTS).phases["duration"].iloc[-1] > s.total > 0
     failed = whole.failures
     assert list(failed["vm"]) == ["vm-3"]
     assert failed.loc[0, ["deployment", "failed_at", "reason"]].tolist() == ["d6", "image", WRONG]
-    assert set(whole.deployments["asked"]) == {4, 8, 16}
+    assert set(whole.deployments["requested"]) == {4, 8, 16}
 
 
 def test_only_the_deployments_of_the_call_are_in_its_result() -> None:
     first, again = result(deployments=["d1", "d2"]), result(deployments=["d6"])
     assert list(first.deployments["deployment"]) == ["d1", "d2"]
     assert first.summary.failed == 0
-    assert again.summary.asked == 16
+    assert again.summary.requested == 16
     through_frames = MeasureResult(Frames(EVENTS), run="r", testbed="t", deployments=["d6"])
     pd.testing.assert_frame_equal(through_frames.frame, again.frame)
     everything = MeasureResult(Frames(EVENTS), run="r", testbed="t")

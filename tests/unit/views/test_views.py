@@ -66,7 +66,7 @@ def test_progress_and_frames_tell_the_same_story() -> None:
     events = run_events(50, lost=7)
     for cut in range(0, len(events), 37):
         account = Frames(events[:cut]).account
-        progress = LiveModel.of(events[:cut], account.asked)
+        progress = LiveModel.of(events[:cut], account.requested)
         assert (progress.up, progress.failed) == (account.up, account.failed)
 
 

@@ -13,7 +13,7 @@ from .http import HEADER_LIMIT, REASONS, REQUEST_LINE, header_field, parse_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .server import Relay
+    from .interface import RelayInterface
 
 BURST = 4 << 20  #: bytes for one successor or VM before the others have their turn
 
@@ -21,7 +21,7 @@ BURST = 4 << 20  #: bytes for one successor or VM before the others have their t
 class Client:
     """One connection: of a successor with the token, or of a VM."""
 
-    def __init__(self, relay: Relay, sock: socket.socket, needs_token: bool) -> None:
+    def __init__(self, relay: RelayInterface, sock: socket.socket, needs_token: bool) -> None:
         self.relay, self.sock, self.needs_token = relay, sock, needs_token
         self.active_at = relay.now
         self.received, self.head = b"", b""  # what came, and what of our answer's header is still to be sent

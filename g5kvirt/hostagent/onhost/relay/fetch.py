@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..records import Record
-    from .server import Relay
+    from .interface import RelayInterface
 
 CONNECT_TIME = 0.04  #: seconds that a predecessor's kernel has to take a connection, at the least
 
@@ -24,7 +24,7 @@ CONNECT_TIME = 0.04  #: seconds that a predecessor's kernel has to take a connec
 class Fetcher:
     """Takes the file: from whom, when to probe them, when to leave them."""
 
-    def __init__(self, relay: Relay, records: list[Record]) -> None:
+    def __init__(self, relay: RelayInterface, records: list[Record]) -> None:
         self.relay = relay
         self.peers = [Predecessor(record) for record in records]
         self.requests: list[Request] = []  # for the file; several while some do not answer

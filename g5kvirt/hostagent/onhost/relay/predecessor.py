@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..records import Record
-    from .server import Relay
+    from .interface import RelayInterface
 
 
 class Predecessor:
@@ -47,7 +47,12 @@ class Request:
     """
 
     def __init__(
-        self, relay: Relay, peer: Predecessor, method: str, at: int, on_answer: Callable[[Request], object]
+        self,
+        relay: RelayInterface,
+        peer: Predecessor,
+        method: str,
+        at: int,
+        on_answer: Callable[[Request], object],
     ) -> None:
         self.relay, self.peer, self.on_answer = relay, peer, on_answer
         self.code, self.header, self.body_start = 0, b"", b""

@@ -10,7 +10,7 @@ from kadeployserver import Kadeploy, serving
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.images.environments import Environment
-from g5kvirt.provisioners.kadeploy3.client import Client, RefusedError
+from g5kvirt.provisioners.kadeploy3.client import KadeployClient, RefusedError
 from g5kvirt.provisioners.kadeploy3.environment import LOCAL_BOOT, describe
 from g5kvirt.provisioners.kadeploy3.records import (
     LogLine,
@@ -30,12 +30,12 @@ def kadeploy() -> Kadeploy:
 
 
 @pytest.fixture
-def client(kadeploy: Kadeploy) -> Iterator[Client]:
+def client(kadeploy: Kadeploy) -> Iterator[KadeployClient]:
     with serving(kadeploy) as url:
-        yield Client(url, timeout=20)
+        yield KadeployClient(url, timeout=20)
 
 
-def test_an_environment_is_registered_once(client: Client, kadeploy: Kadeploy) -> None:
+def test_an_environment_is_registered_once(client: KadeployClient, kadeploy: Kadeploy) -> None:
     assert client.version() == "3.3.1.stable"
     client.grant()
     client.grant()  # again: nothing to change is no error
@@ -44,7 +44,7 @@ def test_an_environment_is_registered_once(client: Client, kadeploy: Kadeploy) -
     assert [e["name"] for e in kadeploy.environments] == ["debian"]
 
 
-def test_a_deployment_from_its_request_to_its_statistics(client: Client, kadeploy: Kadeploy) -> None:
+def test_a_deployment_from_its_request_to_its_statistics(client: KadeployClient, kadeploy: Kadeploy) -> None:
     client.grant()
     client.register(DEBIAN)
     wid = client.deploy(NODES, "debian", authorized_keys="/root/key.pub", profile=LOCAL_BOOT)
@@ -84,7 +84,7 @@ def test_a_deployment_from_its_request_to_its_statistics(client: Client, kadeplo
     ],
 )
 def test_refusals_carry_their_number_and_reason(
-    client: Client, nodes: list[str], environment: str, code: int, why: str
+    client: KadeployClient, nodes: list[str], environment: str, code: int, why: str
 ) -> None:
     client.grant()
     client.register(DEBIAN)
@@ -93,23 +93,23 @@ def test_refusals_carry_their_number_and_reason(
     assert error.value.code == code
 
 
-def test_without_a_right_or_a_user_nothing_is_deployed(client: Client) -> None:
+def test_without_a_right_or_a_user_nothing_is_deployed(client: KadeployClient) -> None:
     client.register(DEBIAN)
     with pytest.raises(RefusedError, match="no right") as error:
         client.deploy(NODES, "debian")
     assert error.value.code == 6
     with pytest.raises(RefusedError, match="status 401"):
-        Client(client.url, "").grant()
+        KadeployClient(client.url, "").grant()
 
 
-def test_a_request_that_it_would_not_read_is_not_sent(client: Client, kadeploy: Kadeploy) -> None:
+def test_a_request_that_it_would_not_read_is_not_sent(client: KadeployClient, kadeploy: Kadeploy) -> None:
     with pytest.raises(TestbedError, match="more parts"):
         client.deploy([f"node-{i:060d}" for i in range(20_000)], "debian")
     assert kadeploy.requests == []
 
 
 def test_a_request_that_takes_too_long_leaves_no_deployment_behind(
-    client: Client, kadeploy: Kadeploy
+    client: KadeployClient, kadeploy: Kadeploy
 ) -> None:
     client.grant()
     client.register(DEBIAN)
@@ -124,7 +124,7 @@ def test_a_request_that_takes_too_long_leaves_no_deployment_behind(
 
 def test_unreachable_server_raises_where_to_look() -> None:
     with pytest.raises(TestbedError, match="look at its log"):
-        Client("http://127.0.0.1:9", timeout=2).version()
+        KadeployClient("http://127.0.0.1:9", timeout=2).version()
 
 
 def test_the_log_is_read_line_by_line() -> None:

@@ -15,7 +15,7 @@ from kadeployserver import SECONDS, Kadeploy, serving
 
 from g5kvirt.images.environments import Environment
 from g5kvirt.provisioners.builtin.engine import Outcome
-from g5kvirt.provisioners.kadeploy3.client import Client
+from g5kvirt.provisioners.kadeploy3.client import KadeployClient
 from g5kvirt.provisioners.kadeploy3.configuration import Node
 from g5kvirt.provisioners.kadeploy3.environment import describe
 from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
@@ -33,7 +33,7 @@ class Bed:
     """Nodes, the stand-in, a client of it, and what came of a deployment. Its time passes when we sleep."""
 
     kadeploy: Kadeploy
-    client: Client
+    client: KadeployClient
     nodes: tuple[Node, ...]
     ahead: float = 0.0  #: seconds by which the server's clock is ahead
     events: list[Event] = field(default_factory=list)
@@ -88,7 +88,7 @@ def bed() -> Iterator[Bed]:
     nodes = cluster(6).nodes
     kadeploy = Kadeploy([node.name for node in nodes])
     with serving(kadeploy) as url:
-        client = Client(url, timeout=20)
+        client = KadeployClient(url, timeout=20)
         client.grant()
         client.register(DEBIAN)
         yield Bed(kadeploy, client, nodes)
@@ -116,7 +116,7 @@ def test_every_step_of_every_vm_is_timed_by_the_log(bed: Bed) -> None:
     assert row["SetDeploymentEnv_duration"] == pytest.approx(83.4, abs=0.01)
     assert row["outcome"] == "deployed"
     whole = bed.tables.deployments.iloc[0]
-    assert (whole["asked"], whole["deployed"], whole["failed"], whole["unfinished"]) == (6, 6, 0, 0)
+    assert (whole["requested"], whole["deployed"], whole["failed"], whole["unfinished"]) == (6, 6, 0, 0)
     assert bed.kadeploy.workflows == {}, "the server may forget it"
 
 
@@ -146,7 +146,7 @@ def test_events_are_of_the_shape_that_our_own_deployments_have(bed: Bed) -> None
     bed.run()
     first, last = bed.events[0], bed.events[-1]
     assert (first.step, first.kind, first.subject, first.status) == ("deployment", "run", "d1", "start")
-    assert first.detail["asked"] == 6
+    assert first.detail["requested"] == 6
     assert set(first.detail["workflow"]) == set(MACROS)
     assert (last.step, last.kind, last.status) == ("deployment", "run", "ok")
     assert last.detail == {"deployment": "d1", "deployed": 6, "failed": 0}

@@ -282,7 +282,7 @@ def test_a_deployment_becomes_the_events_of_any_other(
         assert body["environment"]["version"] == installer.version
         tables = Measurements.of(made.journal)
         (row,) = tables.deployments.to_dict("records")
-        assert (row["asked"], row["deployed"], row["failed"], row["unfinished"]) == (6, 5, 1, 0)
+        assert (row["requested"], row["deployed"], row["failed"], row["unfinished"]) == (6, 5, 1, 0)
         start = next(e for e in made.journal if (e.step, e.kind) == ("deployment", "run"))
         assert start.detail["kadeploy3"] == {
             "server": "head.nancy.grid5000.fr",

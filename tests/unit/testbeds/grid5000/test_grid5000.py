@@ -16,7 +16,7 @@ from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import Host, Reservation, SubNetwork, to_plain
 from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.testbeds.base import Request
+from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter, driver, jobs
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
@@ -88,7 +88,7 @@ class Oars:
         pool = [IPv4Network("10.144.0.0/22")]
         return SiteCalendar({h.name: taken for h in HOSTS[name]}, {14: []}, {part: [] for part in pool})
 
-    def submit(self, site: str, request: Request, start: float | None) -> int:
+    def submit(self, site: str, request: ReservationRequest, start: float | None) -> int:
         self.starts.append(start)
         if self.refuse.get(site):
             self.refuse[site] -= 1
@@ -137,9 +137,11 @@ class Oars:
         return sorted(site for site, word, _ in self.events if word == what)
 
 
-def request(**words: Any) -> Request:
+def request(**words: Any) -> ReservationRequest:
     known: dict[str, Any] = {"subnetworks": dict.fromkeys(SITES, 22), "vlan_site": "nancy", "walltime": 3600}
-    return Request(**{"machines": SITES, "job_name": "job", "start_timeout": 60.0, **known, **words})
+    return ReservationRequest(
+        **{"machines": SITES, "job_name": "job", "start_timeout": 60.0, **known, **words}
+    )
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def test_reserve_deletes_a_job_that_oarsub_reported_as_failed(oars: Oars) -> Non
     """While OAR's server is down oarsub prints an id and fails; the job runs later all the same."""
     plain = oars.submit
 
-    def disowned(site: str, request: Request, start: float | None) -> int:
+    def disowned(site: str, request: ReservationRequest, start: float | None) -> int:
         job = plain(site, request, start)
         if site == "rennes":
             raise TestbedError("OAR at rennes refused the job: Connection refused")

@@ -16,7 +16,7 @@ from g5kvirt.inventory import GIB, Host
 from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.testbeds.base import Request
+from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import api, connection, preflight
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
@@ -262,7 +262,7 @@ def test_resources_without_global_kavlans_or_subnetworks() -> None:
     ],
 )
 def test_start_finding(answer: Any, start: Any, status: str) -> None:
-    finding = start_finding(Request({"nancy": 2}, {}, 3600, "x", start=start), answer, now=1000.0)
+    finding = start_finding(ReservationRequest({"nancy": 2}, {}, 3600, "x", start=start), answer, now=1000.0)
     assert finding.status == status
     if isinstance(answer, float) and answer > 1000:
         assert f"{datetime.fromtimestamp(answer, PARIS):%Y-%m-%d %H:%M} in Paris" in finding.message
@@ -295,9 +295,9 @@ class Sites:
 
 
 def test_preflight_of_a_testbed_without_charter_only_looks_for_a_slot() -> None:
-    findings = preflight.preflight(Sites(), Request({"nancy": 1}, {}, 3600, "x"), None)
+    findings = preflight.preflight(Sites(), ReservationRequest({"nancy": 1}, {}, 3600, "x"), None)
     assert statuses(findings) == {"usage charter": "ok", "start": "ok"}
-    too_many = preflight.preflight(Sites(), Request({"nancy": 2}, {}, 3600, "x"), None)
+    too_many = preflight.preflight(Sites(), ReservationRequest({"nancy": 2}, {}, 3600, "x"), None)
     assert statuses(too_many) == {"usage charter": "ok", "start": "warning"}
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.spec import Spec
-from g5kvirt.testbeds.base import Request
+from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import jobs
 from g5kvirt.testbeds.grid5000.jobs import (
     matches_request,
@@ -47,12 +47,12 @@ PRINTED = """Job_Id: 1
 """
 
 
-def request(**words: Any) -> Request:
+def request(**words: Any) -> ReservationRequest:
     known: dict[str, Any] = {
         "machines": {"nancy": 3, "rennes": 2},
         "subnetworks": {"nancy": 22, "rennes": 20},
     }
-    return Request(**{**known, "walltime": 600, "job_name": "job", "vlan_site": "nancy", **words})
+    return ReservationRequest(**{**known, "walltime": 600, "job_name": "job", "vlan_site": "nancy", **words})
 
 
 # ---- submitting -------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_invalid_files_raise_a_one_line_error(tmp_path: Path, text: str, part: s
 def test_too_many_nodes_raise_with_the_numbers() -> None:
     with pytest.raises(CapacityError) as caught:
         make({"nancy": 5000})
-    assert (caught.value.asked, caught.value.available) == (5000, MAX_NODES)
+    assert (caught.value.requested, caught.value.available) == (5000, MAX_NODES)
 
 
 def test_missing_file(tmp_path: Path) -> None:
