@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
@@ -18,6 +18,7 @@ from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.remote import File
+from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
 
 __all__ = ["ISO", "boot_plan", "configure"]
@@ -154,8 +155,7 @@ def _journal_facts(context: Context, reply: calls.AgentReply, settings: Mapping[
     answer = _answer(reply, "facts")
     facts = protocol.read_facts(answer, reply.result.start, reply.result.end)
     more = {key: answer.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
-    detail = {**asdict(facts), **more, "settings": settings}
-    context.journal.append("configure", "facts", "host", reply.host.name, "ok", **detail)
+    context.journal.extend([event_types.host_facts(reply.host.name, facts, **more, settings=settings)])
 
 
 def _own_address(reply: calls.AgentReply) -> str:

@@ -27,7 +27,7 @@ from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.phases.configure import ISO, boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_window, interleave
-from g5kvirt.run.events import Event
+from g5kvirt.run import event_types
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["launch"]
@@ -53,7 +53,7 @@ def launch(context: Context) -> Mapping[str, Any]:
     plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
     facts = [cluster.facts[h.name] for h in cluster.hosts]
     guest = context.testbed.guest or ("kvm" if all(f.kvm for f in facts) else "tcg")
-    journal.append("launch", "guests", "run", context.run.name, "ok", guest=guest)
+    journal.extend([event_types.guest_kind(context.run.name, guest)])
     tracker = _tracker(context, cluster, vms)
     try:
         _Launch(context, cluster, tracker).run(lambda: serve(context, cluster, plan, phase="launch"))
@@ -89,7 +89,7 @@ def _fail_all(context: Context, tracker: BootTracker, reason: str) -> None:
     """Every VM that is not up has failed where it is."""
     now = time.time()
     context.journal.extend(
-        Event("launch", "launch", "vm", b.vm.name, "failed", now, b.attempt, {"at": b.at, "reason": reason})
+        event_types.boot_failed(b.vm.name, now, b.attempt, b.at, reason)
         for b in tracker.boots.values()
         if b.state not in ("up", "failed")
     )
@@ -256,9 +256,8 @@ class _Launch:
 
     def _record_setback(self, boot: TrackedBoot, now: float) -> None:
         """A VM is tried again, or has failed."""
-        status: Status = "failed" if boot.state == "failed" else "retry"
-        detail = {"at": boot.at, "reason": boot.reason}
-        self._record(boot.vm.name, boot.attempt, "launch", status, now, detail)
+        make = event_types.boot_failed if boot.state == "failed" else event_types.boot_retried
+        self.context.journal.extend([make(boot.vm.name, now, boot.attempt, boot.at, boot.reason)])
 
     def _record(
         self,
@@ -269,4 +268,4 @@ class _Launch:
         t: float,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        self.context.journal.extend([Event("launch", step, "vm", name, status, t, attempt, detail or {})])
+        self.context.journal.extend([event_types.boot_step(name, step, status, t, attempt, detail)])

@@ -324,7 +324,7 @@ def test_show_saves_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_doctor_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from g5kvirt.cli import doctor
 
-    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("root", "fail", "no", "use sudo")])
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.ProbeResult("root", "fail", "no", "use sudo")])
     assert cli.main(["doctor", "--json"]) == 3
     document = json.loads(capsys.readouterr().out)
     assert document["local"] is False

@@ -121,7 +121,7 @@ def test_the_boots_are_those_of_each_run(both: list[Path]) -> None:
         assert any(word.startswith(f"{label}: {np.median(took):.1f} / ") for word in words)
     assert picture.caption == (
         "Boot time by http, tftp; median / 95 % of the VMs (s)."
-        " runs first, second, testbed local, guests: virtual machines (QEMU, emulated)."
+        " runs first, second, testbed local:mine, guests: virtual machines (QEMU, emulated)."
     )
 
 
@@ -208,7 +208,7 @@ def test_a_prediction_says_that_it_is_one(both: list[Path], tmp_path: Path) -> N
     found = compare(measured=both[0], model=model)
     assert found.labels == ["measured", "model (predicted)"]
     caption = found.boot().caption
-    assert "testbed local and simulated" in caption
+    assert "testbed local:mine and simulated" in caption
     assert "virtual machines (QEMU, emulated) and predicted by a model, no machine ran" in caption
     assert "no machine ran" in compare(model).boot().figure.texts[0].get_text()
 

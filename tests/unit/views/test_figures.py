@@ -306,6 +306,6 @@ def test_a_run_can_be_drawn_from_its_directory(tmp_path: Path) -> None:
     path.mkdir()
     (path / "run.json").write_text('{"name": "mine", "created": 1, "testbed": "local:bed", "spec": {}}')
     (path / "journal.jsonl").write_text("".join(e.to_json() + "\n" for e in run_events(4)))
-    assert Figures.open(path).boot().caption == "Boot of 4 VMs. run mine, testbed local."
+    assert Figures.open(path).boot().caption == "Boot of 4 VMs. run mine, testbed local:bed."
     with pytest.raises(RunError, match="no run"):
         Figures.open(tmp_path / "yours")
