@@ -7,7 +7,7 @@ what takes time, in figures; states are where a VM stands, in the live view.
 
 from __future__ import annotations
 
-from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED, REBOOTING, WRITING
+from g5kvirt.run.vocabulary import BOOT_STEPS, DEPLOYED, FAILED, PLANNED, REBOOTING, WRITING
 
 __all__ = [
     "COLOURS",
@@ -21,8 +21,9 @@ __all__ = [
     "shown_state",
 ]
 
-#: What happens until the milestone, in words that a figure's legend can bear.
-LABELS = {
+#: What happens until the milestone, in words that a figure's legend can bear. A step without an entry here is
+#: shown by its own name.
+LABELS = {step: step.replace("-", " ") for step in BOOT_STEPS} | {
     "power-on": "power on",
     "dhcp": "firmware, DHCP",
     "script": "script",
@@ -31,7 +32,10 @@ LABELS = {
     "minimal-system": "system start",
 }
 
-COLOURS = {
+#: Of a step without a colour of its own.
+_OTHER = "#a0783c"
+
+COLOURS = dict.fromkeys(BOOT_STEPS, _OTHER) | {
     PLANNED: "#d0d0d0",
     "power-on": "#000000",
     "dhcp": "#e69f00",
@@ -58,8 +62,18 @@ STATES = (
     FAILED,
 )
 
-#: Script and initrd are too short to see by eye.
-_SHOWN_AS = {"script": "dhcp", "initrd": "kernel"}
+
+def _shown_as() -> dict[str, str]:
+    """Each step of a boot → the last one up to it that is a state: script and initrd, say, are too short to
+    see by eye."""
+    shown, state = {}, PLANNED
+    for step in BOOT_STEPS:
+        state = step if step in STATES else state
+        shown[step] = state
+    return shown
+
+
+_SHOWN_AS = _shown_as()
 
 
 def shown_state(position: str) -> str:
