@@ -150,13 +150,15 @@ def breakdown_table(
     measurements: Measurements, requested: int | None = None, among: Collection[str] | None = None
 ) -> pd.DataFrame:
     """One row per macro-step (``step`` empty) and one per micro-step of it, over all deployments of
-    ``requested`` VMs (None: of any number) ``among`` those named (None: all). Durations in seconds.
+    ``requested`` VMs (None: of any number) ``among`` those named (None: all) that began `alike`. Durations in
+    seconds.
 
     Of the VMs that were deployed. What a VM did more than once is added up; a step that it skipped, or that
     takes place on its host, does not count. Where VMs waited for their turn, ``waiting`` is the rest of the
     macro-step.
     """
     known = measurements.deployments
+    known = known[alike(known["fresh"], known["requested"])]
     chosen = known if requested is None else known[known["requested"] == requested]
     if among is not None:
         chosen = chosen[chosen["deployment"].isin(among)]
