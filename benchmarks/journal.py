@@ -126,7 +126,9 @@ def main() -> int:
     first, last = options.vms[0], options.vms[-1]
     good = report(f"reading {first} VMs and making all tables", total[first], "s", BOUND)
     if last != first:
-        good &= report("time an event of the largest against the smallest", cost[last] / cost[first], "", LINEAR)
+        good &= report(
+            "time an event of the largest against the smallest", cost[last] / cost[first], "", LINEAR
+        )
     return 0 if good else 1
 
 

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from g5kvirt.context import Context
+from g5kvirt.guests.qemu import ISO
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.images import minimal
 from g5kvirt.inventory import MIB, VM, Host, Reservation
@@ -21,10 +22,7 @@ from g5kvirt.remote import File
 from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
 
-__all__ = ["ISO", "boot_plan", "configure"]
-
-#: Where the iPXE image lies on hosts whose VMs boot from it.
-ISO = "/var/lib/g5kvirt/ipxe.iso"
+__all__ = ["boot_plan", "configure"]
 
 #: Connections that may wait to be taken: all VMs of a window come to the services at once.
 BACKLOG: Mapping[str, str | int] = {"net.core.somaxconn": 4096}

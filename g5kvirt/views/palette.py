@@ -7,6 +7,7 @@ what takes time, in figures; states are where a VM stands, in the live view.
 
 from __future__ import annotations
 
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.run.vocabulary import BOOT_STEPS, DEPLOYED, FAILED, PLANNED, REBOOTING, WRITING
 
 __all__ = [
@@ -110,13 +111,9 @@ def macro_colour(number: int) -> str:
     return MACRO_COLOURS[number % len(MACRO_COLOURS)]
 
 
-_GUESTS = {
-    "vm": "virtual machines (QEMU)",
-    "kvm": "virtual machines (QEMU, KVM)",
-    "tcg": "virtual machines (QEMU, emulated)",
-    "light": "light guests (network namespaces, no kernel of their own)",
-    "simulated": "predicted by a model, no machine ran",
-}
+_GUESTS = {"simulated": "predicted by a model, no machine ran"}
+for _guest in GUESTS.values():
+    _GUESTS |= _guest.words
 
 
 def guest_words(guest: str) -> str:
