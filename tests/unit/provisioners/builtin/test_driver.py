@@ -251,7 +251,7 @@ def test_what_vms_report_comes_from_the_log_with_its_attempt(streams: list[FakeS
             "step=format&status=ok",
             "step=unheard-of&deployment=d1.2&status=ok",
             "step=format&deployment=d1.2&status=ok",
-            "step=image&deployment=d1.2&status=failed&reason=full&hopeless=1",
+            "step=image&deployment=d1.2&status=failed&reason=full&permanent=1",
             "step=minimal-system",
         ):
             stream.send(access_line(known[1], query))
