@@ -85,17 +85,11 @@ def stop(
 
     A relay removes it itself when it ends; one that was killed just before cannot.
     """
-    names = {stop.host.address: stop.host.name for stop in plan.stops}
     document = protocol.document(protocol.stop_service([plan.service]), home=home)
     command = ("sh", "-c", _AND_REMOVE, "sh", f"{plan.store}/{plan.image.sha256}", *protocol.COMMAND)
-    results = fanout.run(names, command, stdin=document, timeout=timeout, idempotent=True)
-    failed = {}
-    for address, result in results.items():
-        answers = protocol.parse(result.stdout) if result.ok else ()
-        reason = _reason(answers, result.reason)
-        if reason:
-            failed[names[address]] = reason
-    return failed
+    documents = {stop.host: document for stop in plan.stops}
+    replies = calls.call_agents(fanout, documents, timeout=timeout, command=command)
+    return {reply.host.name: _reason(reply.answers, reply.reason) for reply in replies if not reply.ok}
 
 
 def copy_by_tree(

@@ -25,7 +25,7 @@ from g5kvirt.testbeds.grid5000 import api
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
-from g5kvirt.testbeds.grid5000.scheduling import Sites, charter_check, first_start
+from g5kvirt.testbeds.grid5000.scheduling import SchedulingSource, charter_check, first_start
 from g5kvirt.testbeds.parallel import call_within, collect
 
 __all__ = [
@@ -131,7 +131,7 @@ def _machines(
 # ---- the request ---------------------------------------------------------------------------------------
 
 
-def preflight(testbed: Sites, request: ReservationRequest, user: str | None) -> list[Finding]:
+def preflight(testbed: SchedulingSource, request: ReservationRequest, user: str | None) -> list[Finding]:
     """Whether the usage charter allows the request, and when it can start.
 
     ``user``: the login whose use of the charter counts; None: there is no charter.
@@ -140,7 +140,7 @@ def preflight(testbed: Sites, request: ReservationRequest, user: str | None) -> 
     return [_charter(testbed, request, user, now), _start(testbed, request, user, now)]
 
 
-def _charter(testbed: Sites, request: ReservationRequest, user: str | None, now: float) -> Finding:
+def _charter(testbed: SchedulingSource, request: ReservationRequest, user: str | None, now: float) -> Finding:
     if user is None:
         return Finding("usage charter", "", "ok", "ok", "this testbed has none")
     if request.start == "first":
@@ -164,7 +164,7 @@ def charter_finding(answer: Breach | Exception | None) -> Finding:
     return Finding(what, "", "ok", "ok", "respected, if the jobs start as requested")
 
 
-def _start(testbed: Sites, request: ReservationRequest, user: str | None, now: float) -> Finding:
+def _start(testbed: SchedulingSource, request: ReservationRequest, user: str | None, now: float) -> Finding:
     answer = call_within(API_LIMIT, lambda: first_start(testbed, request, user))
     return start_finding(request, answer, now)
 

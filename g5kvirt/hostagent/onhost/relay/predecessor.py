@@ -40,7 +40,7 @@ class Predecessor:
         self.retry_at = now + min(8.0, 0.25 * 2**self.failures)
 
 
-class Request:
+class OutgoingRequest:
     """One request of ours to a predecessor: a connection that never blocks, and the header of its answer.
 
     Raises OSError if not even a connection can be begun.
@@ -52,7 +52,7 @@ class Request:
         peer: Predecessor,
         method: str,
         at: int,
-        on_answer: Callable[[Request], object],
+        on_answer: Callable[[OutgoingRequest], object],
     ) -> None:
         self.relay, self.peer, self.on_answer = relay, peer, on_answer
         self.code, self.header, self.body_start = 0, b"", b""
