@@ -132,7 +132,8 @@ def require(journal: Journal, phase: str, step: str, replies: Sequence[AgentRepl
     if failed:
         raise PhaseError(
             f"{step} failed on {len(failed)} of {len(replies)} machines, first {failed[0].host.name}:"
-            f" {failed[0].reason}; call {phase}() again, or release() and reserve others",
+            f" {failed[0].reason}",
             phase=phase,
             step=step,
+            advice=f"call {phase}() again, or release() and reserve others",
         )

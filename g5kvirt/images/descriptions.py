@@ -75,7 +75,7 @@ def load(path: Path) -> Environment:
     try:
         return _environment(data, path.parent)
     except SpecError as error:
-        raise SpecError(f"{path}: {error}") from error
+        raise SpecError(f"{path}: {error.message}", advice=error.advice) from error
 
 
 def _environment(data: object, folder: Path) -> Environment:
@@ -112,7 +112,8 @@ def _location(value: object, sha256: str, folder: Path) -> str:
     if _URL.fullmatch(file):
         if not sha256:
             raise SpecError(
-                "an image from a URL needs image.sha256, which is what the download is checked against"
+                "an image from a URL has no image.sha256",
+                advice="give it: the download is checked against it",
             )
         return file
     if "://" in file:

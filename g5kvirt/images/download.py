@@ -64,8 +64,8 @@ def fetch(download: Download, path: Path, progress: ProgressCallback) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "make room there" if full else "correct its permissions"
         raise MachineError(
-            f"{download.name} cannot be written to {path.parent} ({error.strerror or error}): {advice}, or"
-            " set XDG_CACHE_HOME to another directory"
+            f"{download.name} cannot be written to {path.parent} ({error.strerror or error})",
+            advice=f"{advice}, or set XDG_CACHE_HOME to another directory",
         ) from error
 
 
@@ -111,8 +111,9 @@ def _complete(download: Download, part: BufferedRandom, progress: ProgressCallba
         part.truncate(0)
         if not resumed or attempt == ATTEMPTS:  # else the first half may be that of an older file
             raise SpecError(
-                f"what was fetched from {download.url} does not have the SHA-256 given for {download.name},"
-                f" but {found}: correct the description, or have the file on the server corrected"
+                f"the file at {download.url} does not have the SHA-256 given for {download.name},"
+                f" but {found}",
+                advice="correct the description, or have the file on the server corrected",
             )
 
 

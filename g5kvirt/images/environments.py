@@ -166,7 +166,8 @@ def _described(name: str, folders: Iterable[Path]) -> Environment | None:
         others = f"choose from {', '.join(names)}, or describe it in {user_directory()}/{name}.yaml"
         close = suggest(name, names)
         raise SpecError(
-            f"there is no environment {name!r}: {close if close.startswith('did you mean') else others}"
+            f"there is no environment {name!r}",
+            advice=close if close.startswith("did you mean") else others,
         )
     return None
 
@@ -203,8 +204,8 @@ def _checked(environment: Environment, progress: ProgressCallback) -> Image:
     if environment.sha256 and found != environment.sha256:
         advice = f"remove {path}" if environment.remote else "copy it again, or correct its description"
         raise SpecError(
-            f"the image of {name} is corrupt ({path} has the SHA-256 {found}, not {environment.sha256}):"
-            f" {advice}"
+            f"the image of {name} is corrupt ({path} has the SHA-256 {found}, not {environment.sha256})",
+            advice=advice,
         )
     check_archive(path, name, environment.compression)
     unpacked = environment.unpacked or unpacked_size(path, environment.compression)

@@ -68,10 +68,10 @@ def install(
         many = f" (and {others})" if len(failed) > 1 else ""
         through = f"the package proxy {proxy}" if proxy else "the network"
         raise PhaseError(
-            f"{name}{many} lacks {', '.join(wanted)} and does not get it from {through}: {reason};"
-            " choose a host_environment that brings it, or a package_proxy in the testbed's settings that"
-            f" machines reach, and call {phase}() again",
+            f"{name}{many} lacks {', '.join(wanted)} and does not get it from {through}: {reason}",
             phase=phase,
             step="packages",
+            advice="choose a host_environment that has it, or set a package_proxy that the machines reach in"
+            f" the testbed's settings, and call {phase}() again",
         )
     return {h.host.name: h for h in heard}

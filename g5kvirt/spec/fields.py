@@ -151,7 +151,7 @@ def keys(document: object, known: Iterable[str], where: str) -> Mapping[str, Any
     names = list(known)
     for key in document:
         if not isinstance(key, str) or key not in names:
-            raise SpecError(f"unknown key {show(key)} in {where}: {suggest(str(key)[:64], names)}")
+            raise SpecError(f"unknown key {show(key)} in {where}", advice=suggest(str(key)[:64], names))
     return document
 
 

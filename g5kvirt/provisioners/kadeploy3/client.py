@@ -132,7 +132,7 @@ class KadeployClient:
             return str(answer["wid"])
         except (KeyError, TypeError) as error:
             raise TestbedError(
-                f"Kadeploy3 began a deployment but named no id: {str(answer)[:80]!r}"
+                f"Kadeploy3 started a deployment without giving its id: {str(answer)[:80]!r}"
             ) from error
 
     def status(self, wid: str) -> WorkflowStatus:
@@ -198,8 +198,8 @@ class KadeployClient:
             data = json.dumps(body).encode()
             if len(data) > MOST_BODY:
                 raise TestbedError(
-                    f"a request of {len(data)} bytes is more than the {MOST_BODY} that Kadeploy3 reads: "
-                    "deploy in more parts"
+                    f"a request of {len(data)} bytes is more than the {MOST_BODY} that Kadeploy3 reads",
+                    advice="deploy in more parts",
                 )
         try:
             with requests.Session() as session:
@@ -210,8 +210,8 @@ class KadeployClient:
                 )  # fmt: skip
         except requests.RequestException as error:
             raise TestbedError(
-                f"Kadeploy3 at {self.url} does not answer {method} {path} ({type(error).__name__}): "
-                "look at its log, /var/log/kadeploy3"
+                f"Kadeploy3 at {self.url} does not answer {method} {path} ({type(error).__name__})",
+                advice="look at its log, /var/log/kadeploy3",
             ) from error
         if answer.status_code != requests.codes.ok:
             raise self._refusal(method, path, answer)
