@@ -35,6 +35,7 @@ def test_predecessors_are_the_nearest_first_and_the_head_last(line: list[Host]) 
         far = [name for name in reversed(names[:n]) if not name.endswith(stop.host.site)][:REACH]
         assert [name for name, _ in stop.before] == [*near, *far, "www"]
         assert stop.before[-1][1] == HEAD
+        assert stop.before
         assert all(URL.fullmatch(url) for _, url in stop.before)
 
 

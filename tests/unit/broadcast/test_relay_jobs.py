@@ -24,7 +24,7 @@ def test_what_is_sent_grows_only_with_the_number_of_hosts() -> None:
 
 def test_http_takes_from_the_head_alone_and_a_tree_from_none() -> None:
     plan = chain([host("nancy", "", n) for n in (1, 2, 3)], IMAGE, head_url=HEAD)
-    assert all(stop.before == (("head", HEAD),) for stop in http(plan).stops)
+    assert [stop.before for stop in http(plan).stops] == [(("head", HEAD),)] * 3
     assert jobs.relay_job(http(plan), http(plan).stops[0])["listen"] == []
     lone = replace(plan, kind="tree")
     assert jobs.relay_job(lone, lone.stops[2])["before"] == []

@@ -111,9 +111,11 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", ["server.conf", "clusters.conf", "vms-cluster.conf", "client.conf"])
-def test_a_key_that_is_not_known_is_found_wherever_it_stands(name: str) -> None:
+def test_unknown_key_is_found_in_every_mapping(name: str) -> None:
     text = rendered()[f"{ETC}/{name}"]
-    for place in places(yaml.safe_load(text)):
+    mappings = places(yaml.safe_load(text))
+    assert () in mappings
+    for place in mappings:
         data = yaml.safe_load(text)
         inner = data
         for key in place:
@@ -150,6 +152,7 @@ def test_every_command_of_the_cluster_goes_through_the_power_script() -> None:
     operations = yaml.safe_load(files[f"{ETC}/vms-cluster.conf"])["remoteops"]
     commands = [entry["cmd"] for entries in operations.values() for entry in entries]
     assert {"reboot soft", "reboot hard", "reboot very_hard"} <= {" ".join(c.split()[1:3]) for c in commands}
+    assert commands
     assert all(c.split()[0] == POWER and c.endswith(" HOSTNAME_FQDN") for c in commands)
     table = json.loads(files[f"{ETC}/power.json"])
     listed = yaml.safe_load(files[f"{ETC}/clusters.conf"])["clusters"][0]["nodes"]
