@@ -121,7 +121,7 @@ class PhaseError(G5kvirtError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A step is ended from outside, for this reason; cleanup is the same as after Ctrl-C."""
+    """A step was ended from outside, for the reason given; cleanup is the same as after Ctrl-C."""
 
 
 def for_a_notebook(error: BaseException) -> list[str]:

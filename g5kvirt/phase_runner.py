@@ -1,6 +1,6 @@
 """Runs the phases of a run: in order, each at most once, by one process at a time; and releases the machines.
 
-This is an experiment without its face. What a phase found goes into the run's journal and nowhere else, so a
+An experiment without its user interface. The results of a phase go into the run's journal only, so a
 phase that is done is not repeated and another process can continue where this one stopped. Nothing is
 displayed from here: `g5kvirt.experiment`, one floor up, turns the journal into results and figures, and hands
 in a ``display`` that lasts as long as a phase does. A phase in the background runs this module alone, in a
@@ -161,7 +161,7 @@ class PhaseRunner:
         )
 
     def measure(self, request: MeasureRequest) -> None:
-        """Deploy an environment as requested; each call measures anew. Raises what the phase raises."""
+        """Deploy an environment as requested; each call measures again. Raises what the phase raises."""
         from g5kvirt.phases.measure import measure
 
         context = self.context

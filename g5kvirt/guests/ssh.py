@@ -25,7 +25,7 @@ LONGEST_COMMAND = 100_000
 #: Of `run_on`'s rows.
 COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
-#: Left out: whoever logs in by hand wants a terminal.
+#: Left out: an interactive login needs a terminal.
 _NO_TERMINAL = "RequestTTY=no"
 
 #: What ssh reads where it is not given a file.
@@ -87,7 +87,7 @@ def _quoted(path: Path) -> str:
 def run_on(
     context: Context, command: str, names: Sequence[str] | None, timeout: float
 ) -> list[dict[str, object]]:
-    """Run a shell command on VMs (default: those whose last deployment went well); one row each.
+    """Run a shell command on VMs (default: those whose last deployment succeeded); one row per VM.
 
     Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
     none is deployed, and after `release`.

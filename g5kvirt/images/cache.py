@@ -2,7 +2,7 @@
 
 Below `paths.cache` each build has a directory ``KIND/[NAME-]KEY``; the key is a hash of its recipe, so
 another recipe is another directory and old ones are left alone. A build that is there is whole:
-``manifest.json`` says what it was made of.
+``manifest.json`` records the sources of the build.
 
 A process builds in ``.KEY`` beside it, which it keeps locked (flock) until the result is renamed. So a second
 process waits for the first and takes its result; what a killed process left is removed by the next one.
@@ -60,7 +60,7 @@ def manifest(directory: Path) -> Mapping[str, Any]:
 
 
 def build(directory: Path, builder: Callable[[Path], Mapping[str, Any]], *, refresh: bool = False) -> None:
-    """Make sure that a build is in ``directory``; with ``refresh``, make it anew.
+    """Make sure that a build is in ``directory``; with ``refresh``, rebuild it.
 
     ``builder(folder)`` writes the files into an empty folder and returns the manifest. What it raises passes
     through, and leaves the cache as it was. Raises MachineError if the cache cannot be written, or if another

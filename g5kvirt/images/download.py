@@ -125,7 +125,7 @@ def _receive(download: Download, part: BufferedRandom, progress: ProgressCallbac
     try:
         with _request(download, _size(part)) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # there is no more; whether what we have is right, its SHA-256 tells
+                return  # there is no more; the SHA-256 shows whether the file is right
             if response.status_code != requests.codes.partial_content:
                 part.truncate(0)
             _write(download, response, part, progress, deadline)

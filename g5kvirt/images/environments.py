@@ -122,7 +122,7 @@ def obtain(
 ) -> Image:
     """The environment called ``name`` (or described by that YAML file) with its image, built or fetched.
 
-    ``folders`` are searched besides `user_directory`; ``refresh`` builds a built one anew. Raises SpecError
+    ``folders`` are searched besides `user_directory`; ``refresh`` rebuilds a built one. Raises SpecError
     if it is unknown, its description has a mistake, or its image is missing, corrupt or cannot be fetched;
     MachineError if it cannot be built or the cache cannot be written.
     """

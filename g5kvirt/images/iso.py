@@ -1,7 +1,7 @@
 """An iPXE ISO with a script of ours, made from Debian's ``ipxe.iso`` without compiling anything.
 
 Debian's ISO starts iPXE by isolinux. Its place for UEFI (``EFI.IMG``), which QEMU's BIOS does not read,
-takes the script, and isolinux is told to hand it to iPXE as an initrd, which iPXE runs as its embedded
+takes the script, and isolinux is configured to pass it to iPXE as an initrd, which iPXE runs as its embedded
 script. Only the contents and sizes of two files change (directory records: ECMA-119, 9.1).
 """
 

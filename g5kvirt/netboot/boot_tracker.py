@@ -1,6 +1,6 @@
 """How far every VM has come from power-on to the minimal system. No I/O and no clock of its own.
 
-Whoever runs it passes in what was seen and acts on what comes out: which VMs to power on now (as many as the
+The caller passes in what was seen and acts on the result: which VMs to power on now (as many as the
 window lets through), which have waited too long. A VM ends ``up``, or ``failed`` with the last step it
 reached and a reason; one that is slow or dead never holds up the others.
 """
@@ -58,7 +58,7 @@ class TrackedBoot:
 class BootTracker:
     """All VMs of a launch, in the order in which they are to start.
 
-    ``timeout(in_flight, attempt)`` says for how many seconds a VM is waited for, after which it is
+    ``timeout(in_flight, attempt)``: seconds to wait for a VM, after which it is
     powered on again, at most ``attempts`` times in all.
     """
 
@@ -157,7 +157,7 @@ class BootTracker:
     def refused(self, name: str, attempt: int, reason: str) -> TrackedBoot | None:
         """Its host could not power it on: it goes back into the queue, or fails.
 
-        None if that changes nothing: it was given up meanwhile, or is under way all the same.
+        None if that changes nothing: it was given up meanwhile, or is booting nevertheless.
         """
         boot = self.boots[name]
         if boot.state != "starting" or boot.attempt != attempt:

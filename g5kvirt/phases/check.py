@@ -1,4 +1,4 @@
-"""check: what would happen, and what is wrong, before anything is reserved. Changes nothing anywhere."""
+"""check: the plan of an experiment and its problems, before anything is reserved. Changes nothing."""
 
 from __future__ import annotations
 

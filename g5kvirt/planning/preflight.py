@@ -1,6 +1,6 @@
 """The check of a specification before anything is reserved, as a list of findings. Pure.
 
-`preflight` never raises because of the specification: whatever is wrong becomes a `Finding` with its advice.
+`preflight` never raises because of the specification: each problem becomes a `Finding` with its advice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times as people write them: walltimes and starts of reservations."""
+"""Times as users write them: walltimes and starts of reservations."""
 
 from __future__ import annotations
 

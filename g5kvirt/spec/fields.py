@@ -112,7 +112,7 @@ def seconds(name: str, value: object, minimum: float) -> float:
 
 
 def text(name: str, value: object, pattern: str | re.Pattern[str], needed: str, longest: int = 1000) -> str:
-    """A text that matches ``pattern`` as a whole; ``needed`` says in words what it must be."""
+    """A text that matches ``pattern`` as a whole; ``needed`` describes what it must be."""
     if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value):
         wrong(name, needed, value)
     return value

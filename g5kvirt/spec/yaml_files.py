@@ -1,4 +1,4 @@
-"""YAML as people mean it: plain data only, no numbers in base 60, no key given twice."""
+"""YAML without surprises: plain data only, no numbers in base 60, no key given twice."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from g5kvirt.provisioners.builtin.positions import Position, Positions, VMProgre
 
 __all__ = ["Deadlines", "Timeout", "first_due", "late", "timeout_at"]
 
-Timeout = Callable[[], float]  #: how many seconds whoever is in a line may stay there, now
+Timeout = Callable[[], float]  #: seconds that a VM may stay in a queue, as of now
 _T = TypeVar("_T")
 
 
@@ -77,7 +77,7 @@ class Deadlines:
         heapq.heappush(self._timers, (due, self._number, progress))
 
     def expired_timers(self, now: float) -> Iterator[VMProgress]:
-        """Those whose timer has run off."""
+        """VMs whose timer has expired."""
         while self._timers and self._timers[0][0] <= now:
             _, number, progress = heapq.heappop(self._timers)
             if progress.timer == number:

@@ -52,7 +52,7 @@ STEPS = ("partition", "format", "image", "postinstall", "bootloader", "sync", "b
 #: Asked by ssh: which deployment runs, and from where.
 READY_COMMAND = "cat /etc/g5kvirt-environment && grep ' / ' /proc/mounts"
 
-#: Pattern, and what it allows in words.
+#: Pattern, and a description of what it allows.
 _ID = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits and . _ -")
 _URL = (r"http://[\x21-\x7e]+", "an http:// URL without spaces")
 

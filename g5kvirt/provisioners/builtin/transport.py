@@ -83,7 +83,7 @@ class Transport:
     # ---- the broadcast ----------------------------------------------------------------------------------
 
     def execute(self, order: BroadcastOrder) -> None:
-        """Bring the image to the hosts of ``order``; reports each, whatever happens, and never raises."""
+        """Bring the image to the hosts of ``order``; reports each in any case, and never raises."""
         open_hosts = set(order.hosts)
 
         def report(host: str, reason: str) -> None:

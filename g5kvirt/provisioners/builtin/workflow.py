@@ -9,7 +9,7 @@ act            order                                      ends with
 ``reboot``     `RebootOrder`, through the reboot window   the command's result, or the next step's report
 ``task``       `TaskOrder`                                a report of the VM
 ``report``     none                                       a report of the VM
-``broadcast``  `BroadcastOrder`, once a host              a report on the host, or the next step's report
+``broadcast``  `BroadcastOrder`, once per host            a report on the host, or the next step's report
 ``check``      `CheckOrder`, through the check window     a positive result; a negative one is repeated
 =============  =========================================  ==============================================
 
@@ -51,7 +51,7 @@ REBOOTS: tuple[RebootKind, ...] = ("soft", "hard", "relaunch")
 #: half of the memory. Measured with Debian's cloud kernel and ``mini``.
 KEXEC_MEMORY = 144
 
-# ---- what a workflow is made of -------------------------------------------------------------------
+# ---- the parts of a workflow ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class NetbootFiles:
 
     @property
     def profiles(self) -> str:
-        """Where Kadeploy3 writes one profile a node, absolute."""
+        """The absolute path below which Kadeploy3 writes one profile per node."""
         return f"{self.repository}/{'profiles' if self.method == 'IPXE' else 'pxelinux.cfg'}"
 
 

@@ -2,7 +2,7 @@
 run here.
 
 `setup_steps` gives them for one machine. Commands are lists of words, what they read comes on their standard
-input, so nothing of ours passes a shell. All of it may be done twice.
+input, so no value passes through a shell. All of it is idempotent.
 
 Source: Debian packages ``kadeploy`` and ``kadeploy-client`` of Kadeploy 3.3 (user ``deploy``,
 ``/etc/kadeploy3``, ``/var/log/kadeploy3``, ``kadeploy3d``), tables as its database layer reads and writes
@@ -158,7 +158,7 @@ def setup_steps(
 def service(server: Server, limit: float = 120.0) -> dict[str, Any]:
     """The order for the host agent that keeps the server running; ready when it listens.
 
-    It runs as ``deploy`` in the foreground, so that whoever stops the service stops the server; its output
+    It runs as ``deploy`` in the foreground, so that stopping the service stops the server; its output
     goes to the service's log. An ssh agent of its own holds its key: only with the key forwarded can nodes
     hand commands and images on to each other. ``limit``: seconds; thousands of nodes take it a while to read.
     """
@@ -256,7 +256,7 @@ def _configure(files: Mapping[str, str]) -> SetupStep:
 
     contents = tuple(FileContent(path, text, mode(path)) for path, text in files.items())
     private: Sequence[str] = [c.path for c in contents if c.mode == 0o640]
-    # the client is for whoever is on the machine, and holds no secret
+    # for people logged in on the machine; it holds no secret
     public = [path for path in private if path.endswith("/client.conf")]
     return SetupStep(
         "configuration",

@@ -50,7 +50,7 @@ class SSHTunnel:
         return f"http://127.0.0.1:{self._local}"
 
     def reconnect(self) -> None:
-        """Start the ssh again if it has ended, at the same address. What fails is logged: whoever uses the
+        """Start the ssh again if it has ended, at the same address. A failure is logged: the user of the
         tunnel decides how long to bear that."""
         if self._process is None or self._process.poll() is None:
             return

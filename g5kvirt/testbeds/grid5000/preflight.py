@@ -1,7 +1,7 @@
 """What Grid'5000 knows before anything is reserved: its API, its frontends, the charter. Changes nothing.
 
-Everything is bounded and done for all sites in parallel, and whatever goes wrong becomes a finding. What the
-answers mean is decided by pure functions (`frontend_findings`, `charter_finding`, `start_finding`).
+Everything is bounded and done for all sites in parallel, and every failure becomes a finding. Pure
+functions interpret the answers (`frontend_findings`, `charter_finding`, `start_finding`).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ _COMMAND = (
     " {{ kaenv3 -p {name} || kaenv3 -u deploy -p {name}; }} 2>&1;"
     f" echo {_EXIT_CODE} $?; else echo {_NO_KAENV}; fi"
 )
-#: What Kadeploy3 answers if it has no such environment, and not if it cannot tell today.
+#: Kadeploy3's messages for an environment that it does not have, unlike those for other failures.
 _NO_SUCH_ENVIRONMENT = re.compile(r"not exist|n't exist|no such|not found|unknown", re.IGNORECASE)
 _KEY_ADVICE = (
     "add your public key to your account, load it (ssh-add), and set your login in ~/.ssh/config or"

@@ -122,7 +122,7 @@ def _installed() -> dict[str, str]:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise MachineError(
-            "this machine has no dpkg", advice="use Debian 12 or a derivative for the local testbed"
+            "this machine has no dpkg: the local testbed needs Debian 12 or a derivative."
         ) from error
     rows = (line.split("\t") for line in done.stdout.splitlines())
     return {package: version for status, package, version in rows if status.startswith("ii")}
@@ -157,7 +157,7 @@ def ensure(progress: Progress | None = None) -> dict[str, Path]:
         for tool in ("mksquashfs", "apt-get"):
             if shutil.which(tool) is None:
                 raise MachineError(
-                    f"{tool} is missing on this machine", advice="run apt-get install squashfs-tools apt"
+                    f"{tool} is missing on this machine: run apt-get install squashfs-tools apt."
                 )
         with ThreadPoolExecutor(len(unbuilt)) as pool:
             list(pool.map(lambda layer: _build(layer, unbuilt[layer], progress), unbuilt))
@@ -184,7 +184,7 @@ def _build(layer: str, image: Path, progress: Progress | None) -> None:
             builder.wait()
             raise
     if failed:
-        raise MachineError(f"the {layer} layer could not be built ({_reason(log)}); see the log {log}")
+        raise MachineError(f"the {layer} layer could not be built ({_reason(log)}); see the log {log}.")
     old = sorted(image.parent.glob(f"{layer}-*.sqfs"), key=lambda p: p.stat().st_mtime, reverse=True)
     for stale in old[3:]:
         stale.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def test_require_journals_every_machine_before_it_raises(tmp_path: Path) -> None
 def test_send_files_is_a_span_a_machine_and_names_what_failed(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "journal.jsonl")
     with pytest.raises(
-        PhaseError, match=r"image failed on 1 of 3 machines, first h-2\.nancy: disk full; call"
+        PhaseError, match=r"image failed on 1 of 3 machines, first h-2\.nancy: disk full: call measure"
     ):
         calls.send_files(
             Fanout(fates={"h-2": "disk full"}),  # type: ignore[arg-type]

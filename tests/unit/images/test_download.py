@@ -85,7 +85,7 @@ def refusal(server: Server, path: Path, sha256: str = SHA256) -> str:
     with pytest.raises(SpecError) as error:
         get(server, path, sha256)
     text = str(error.value)
-    assert text.startswith(("the image of mine cannot be fetched from http", "what was fetched from http"))
+    assert text.startswith(("the image of mine cannot be fetched from http", "the file at http"))
     assert "\n" not in text
     return text
 

@@ -104,7 +104,7 @@ def test_what_is_left_out_has_a_default(home: Path) -> None:
             "image.compression must be 'none' or 'gzip' or 'bzip2' or 'xz', not 'zip'",
         ),
         ({"image": {"file": "x", "sha256": "12"}}, "64 hexadecimal digits"),
-        ({"image": {"file": "http://h/x"}}, "needs image.sha256"),
+        ({"image": {"file": "http://h/x"}}, "has no image.sha256"),
         ({"image": {"file": "server:///x"}}, "image.file must be a path or an http(s) URL"),
         ({"image": {"file": "x", "unpacked": -1}}, "image.unpacked"),
         ({"image": {"file": "x", "sha512": "1"}}, "unknown key 'sha512' in image: did you mean 'sha256'?"),
@@ -265,7 +265,7 @@ def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
     data = with_image(home)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        asked = 0
+        requested = 0
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(home))

@@ -257,7 +257,7 @@ def test_one_sentence_names_the_host_the_packages_and_what_to_do(monkeypatch: py
         "h-1.nancy.grid5000.fr (and 1 more machine) lacks nginx and does not get it from the"
     )
     assert (
-        "package proxy http://proxy:3128: Could not connect to proxy:3128; choose a host_environment" in said
+        "package proxy http://proxy:3128: Could not connect to proxy:3128: choose a host_environment" in said
     )
     assert "\n" not in said
     assert [e[3] for e in run.events] == ["start", "ok", "start", "failed", "start", "failed"]
