@@ -95,7 +95,7 @@ def test_hosts_and_switches_are_ordered_by_number() -> None:
         {"hosts": []},
     ],
 )
-def test_bad_plan_is_refused_in_one_sentence(change: dict[str, Any]) -> None:
+def test_invalid_plan_is_refused(change: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"hosts": [host("nancy", "", 1)], "head_url": HEAD, **change}
     with pytest.raises(SpecError) as error:
         chain(arguments.pop("hosts"), IMAGE, **arguments)

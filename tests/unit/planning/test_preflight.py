@@ -45,7 +45,7 @@ def finding(found: Preflight, what: str, subject: str = "") -> Finding:
     return one
 
 
-def test_a_good_specification_has_no_finding_but_ok() -> None:
+def test_good_specification_has_only_ok_findings() -> None:
     found = look()
     assert {r.status for r in found.findings} == {"ok"}
     assert found.ok
@@ -211,7 +211,7 @@ def test_sites_are_selected_among_those_that_can_carry_the_vms() -> None:
     assert finding(none, "sites").advice.startswith("ask for")
 
 
-def test_findings_of_others_are_listed_before_and_after() -> None:
+def test_given_findings_are_listed_before_and_after() -> None:
     first = Finding("API", "", "ok", "ok", "answers")
     last = Finding("names", "", "problem", "too-long", "too long", "choose a shorter one")
     found = preflight(Spec(sites={"nancy": 1}, vms=1), GRID, before=[first], after=[last])

@@ -37,7 +37,7 @@ def values(script: str, *names: str) -> list[str]:
     return done.stdout.decode().split("\0")[:-1]
 
 
-def test_the_first_line_is_the_deployment() -> None:
+def test_first_line_of_a_task_is_its_id() -> None:
     assert tasks.render(TASK).splitlines()[0] == "# d1.2"
     assert tasks.task_path("vm-1", "/www") == "/www/task/vm-1"
 
@@ -106,7 +106,7 @@ def test_deployed_vm_reports_its_deployment_and_its_root() -> None:
 
 
 @pytest.mark.parametrize("said", ["", MOUNTS, "name=mini\nsha256=a\ndeployment=1\n", "name=mini\n" + MOUNTS])
-def test_anything_else_is_not_ready(said: str) -> None:
+def test_other_output_is_not_ready(said: str) -> None:
     assert tasks.read_ready(said) is None
 
 

@@ -77,7 +77,7 @@ def rendered(server: Server = SERVER, of: NodeCluster | None = None) -> dict[str
 
 
 @pytest.mark.parametrize("path", sorted(rendered()))
-def test_each_file_is_as_it_was(path: str) -> None:
+def test_rendered_files_equal_the_golden_ones(path: str) -> None:
     # the agent's directory is named by the hash of its content
     text = rendered()[path].replace(bundle.DIRECTORY, "/usr/local/lib/g5kvirt-agent/HASH")
     same_as_golden(PurePosixPath(path).name, text)
@@ -199,7 +199,7 @@ EVIL = st.text(min_size=1, max_size=20).filter(
     EVIL,
     st.sampled_from(["hostname", "password", "user", "vmlinuz", "initrd", "arguments", "export", "name"]),
 )
-def test_what_a_shell_would_understand_is_refused(text: str, where: str) -> None:
+def test_values_with_shell_syntax_are_refused(text: str, where: str) -> None:
     server, of = SERVER, cluster()
     match where:
         case "vmlinuz" | "initrd" | "arguments":
@@ -223,7 +223,7 @@ def test_times_that_kadeploy_refuses_are_refused(timing: Timing) -> None:
         rendered(of=replace(cluster(), timing=timing))
 
 
-def test_what_cannot_be_a_cluster_is_refused() -> None:
+def test_invalid_cluster_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one VM"):
         rendered(of=NodeCluster(()))
     twice = cluster()

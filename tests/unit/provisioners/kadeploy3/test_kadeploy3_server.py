@@ -35,7 +35,7 @@ def steps(packages: Packages | None = None) -> list[SetupStep]:
 
 
 # ---- the plan ---------------------------------------------------------------------------------------------
-def test_setup_steps_are_as_they_were() -> None:
+def test_setup_steps_equal_the_golden_ones() -> None:
     lines = []
     source = "deb [trusted=yes] http://packages.example/kadeploy ./"
     for step in steps(Packages(source=source, proxy="http://proxy:3128")):
@@ -68,7 +68,7 @@ def test_tables_have_every_column_of_the_statistics() -> None:
     "packages",
     [Packages(names=("taktuk; reboot",)), Packages(proxy="proxy -o x=y"), Packages(source="deb a\ndeb b")],
 )
-def test_packages_that_are_more_than_names_are_refused(packages: Packages) -> None:
+def test_packages_that_are_not_plain_names_are_refused(packages: Packages) -> None:
     with pytest.raises(SpecError):
         steps(packages)
 

@@ -94,7 +94,7 @@ def test_keys_are_in_a_second_archive() -> None:
 
 
 @pytest.mark.parametrize("keys", [[], [""], ["nonsense"], [KEY, f"{KEY}\ncommand ssh-rsa AAAA"]])
-def test_what_is_no_key_opens_nothing(keys: list[str]) -> None:
+def test_invalid_public_key_is_refused(keys: list[str]) -> None:
     with pytest.raises(SpecError, match="public ssh key"):
         system.with_keys(b"", keys)
 
