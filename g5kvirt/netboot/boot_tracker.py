@@ -114,7 +114,7 @@ class BootTracker:
         return batch
 
     def powered_on(self, name: str, attempt: int, t: float) -> list[Reached]:
-        """Its QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
+        """The VM's QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
 
         Returns the milestones that were passed in before and turn out to be of this attempt.
         """
@@ -127,7 +127,7 @@ class BootTracker:
         return [reached for reached in early if self._counts(boot, reached)]
 
     def reached(self, name: str, step: str, t: float, detail: Mapping[str, Any] | None = None) -> bool:
-        """It did ``step`` at ``t``; False if that is known already or belongs to an earlier attempt.
+        """The VM did ``step`` at ``t``; False if that is known already or belongs to an earlier attempt.
 
         Before a VM that is powered on again has been stopped, a milestone may be of either attempt: it is
         kept until `powered_on`.
@@ -155,7 +155,7 @@ class BootTracker:
         return True
 
     def refused(self, name: str, attempt: int, reason: str) -> TrackedBoot | None:
-        """Its host could not power it on: it goes back into the queue, or fails.
+        """The host could not power the VM on: it goes back into the queue, or fails.
 
         None if that changes nothing: it was given up meanwhile, or is booting nevertheless.
         """

@@ -13,8 +13,8 @@ milestone          HTTP netboot                                     TFTP netboot
 The steps of a deployment (`tasks.STEPS`, then ``environment`` from what was deployed) are reports too; their
 `Milestone` has a ``task``, a ``status`` and, if it failed, a ``reason``, and may be ``permanent``.
 
-The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail says how long
-it took (HTTP only). A VM asks for an address at least twice in a boot, by iPXE and by the minimal system:
+The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail is its
+duration (HTTP only). A VM requests an address at least twice in a boot, by iPXE and by the minimal system:
 each is a line and so a `Milestone`; which one counts depends on when the VM was powered on.
 """
 

@@ -223,11 +223,11 @@ def extra_addresses(netboot: Netboot, machine: ServiceMachine) -> list[str]:
     if "dhcp" not in machine.roles:
         return own
     first = int(next(iter(machine.addresses.values())))
-    return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that iPXE hears from
+    return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that answers iPXE
 
 
 def _tftp_scripts(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
-    """One script for each HTTP server: dnsmasq says by its tag which one a VM fetches."""
+    """One script for each HTTP server: dnsmasq selects a VM's by its tag."""
     if netboot.protocol != "tftp":
         return []
     return [

@@ -104,7 +104,7 @@ def serve(context: Context, cluster: ClusterState, plan: services.Netboot, *, ph
 def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
     """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
 
-    A machine that lacks programs gets them installed, in a second one. Returns each machine's own address.
+    Missing programs are installed in a second one. Returns each machine's own address.
     """
     plan = boot_plan(context, cluster, (), {})
     serving = {m.host.name: m for m in cluster.layout.machines}
@@ -134,7 +134,7 @@ def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
 
 
 def _missing(reply: calls.AgentReply) -> dict[str, str]:
-    """The programs that a machine lacks, each with its package."""
+    """The programs that are missing on a machine, each with its package."""
     return {p: packages.PACKAGES[p] for p in _answer(reply, "facts").detail["missing"]}
 
 

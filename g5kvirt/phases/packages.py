@@ -68,7 +68,7 @@ def install(
         many = f" (and {others})" if len(failed) > 1 else ""
         through = f"the package proxy {proxy}" if proxy else "the network"
         raise PhaseError(
-            f"{name}{many} lacks {', '.join(wanted)} and does not get it from {through}: {reason}",
+            f"{name}{many} lacks {', '.join(wanted)}, which could not be installed from {through}: {reason}",
             phase=phase,
             step="packages",
             advice="choose a host_environment that has it, or set a package_proxy that the machines reach in"

@@ -64,7 +64,7 @@ def _free_subnets(site: SiteCalendar, prefix: int, start: float, walltime: float
 
 
 def shortage(site: SiteCalendar, need: Need, start: float, walltime: float) -> str:
-    """What the site lacks in that slot, as a short text; empty if the need is met."""
+    """What is missing on the site in that slot, as a short text; empty if the need is met."""
     free = free_hosts(site, start, walltime)
     usable = free if need.among is None else [name for name in free if name in need.among]
     if len(usable) < need.machines:

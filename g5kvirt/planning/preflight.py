@@ -41,7 +41,7 @@ Status = Literal["ok", "warning", "problem", "unknown"]
 MARGIN = 2.0
 
 
-#: What was found, for programs. A code says what is wrong, ``Finding.what`` with which part of the request.
+#: What was found, for programs. The code is the kind of problem, ``Finding.what`` the part that was checked.
 Code = Literal[
     "ok",  # nothing is wrong; exactly where the status is "ok"
     # the specification

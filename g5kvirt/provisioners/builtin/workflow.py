@@ -161,8 +161,8 @@ def default_workflow(
     """The workflow of a local disk deployment, as Kadeploy3 does it.
 
     ``broadcast`` and ``boot`` name the variants of BroadcastEnv and BootNewEnv in the order in which they
-    are tried. To boot, the guest itself leaves its minimal system by ``kexec`` or ``reboot`` as its task
-    says; ``reset`` is a power reset from outside, through the reboot window, and so cannot come first.
+    are tried. To boot, the guest itself leaves its minimal system by ``kexec`` or ``reboot``, as in its
+    task; ``reset`` is a power reset from outside, through the reboot window, and so cannot come first.
     ``timeouts`` bounds one try of a macro-step, in seconds; ``retries`` is for each variant but kexec and
     reboot, whose retry is the reset. ``boot_seconds`` is waited for a boot before any has been measured.
     Raises ValueError for a name that is not known.

@@ -1,6 +1,6 @@
 """Kadeploy3's deployment as our events: the same shapes that every other provisioner writes.
 
-Its states tell which step each node is in (``/state``). Its log tells when: a line with a time for each step
+Its states give the step of each node (``/state``). Its log has the times: a line with a time for each step
 that a set of nodes begins, and one for each node that is back after a reboot. So a node in another step than
 before began it when, by the log, a set began that step, at the latest now; the error is at most the time
 between two polls. A step that began and ended between two polls is recorded only if the log names it. A step

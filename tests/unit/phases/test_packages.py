@@ -254,7 +254,7 @@ def test_error_names_the_host_the_packages_and_what_to_do(monkeypatch: pytest.Mo
         packages.install(run.context, dict.fromkeys(HOSTS, NGINX))
     said = str(raised.value)
     assert said.startswith(
-        "h-1.nancy.grid5000.fr (and 1 more machine) lacks nginx and does not get it from the"
+        "h-1.nancy.grid5000.fr (and 1 more machine) lacks nginx, which could not be installed from the"
     )
     assert (
         "package proxy http://proxy:3128: Could not connect to proxy:3128: choose a host_environment" in said

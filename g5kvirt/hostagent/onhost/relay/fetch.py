@@ -28,7 +28,7 @@ class Fetcher:
         self.relay = relay
         self.peers = [Predecessor(record) for record in records]
         self.requests: list[OutgoingRequest] = []  # for the file; several while some do not answer
-        self.probe: OutgoingRequest | None = None  # whether the one that we take from lives
+        self.probe: OutgoingRequest | None = None  # whether the current predecessor is alive
         self.scout: OutgoingRequest | None = None  # whether a nearer one is back
         self.scouted = relay.now
         self.doubt = 0.0  # not before so many seconds without a byte is it probed again
@@ -42,7 +42,7 @@ class Fetcher:
         self.wake_bytes = 1
 
     def tick(self) -> None:
-        """What has to be done as time goes by."""
+        """Periodic work."""
         if self.stream is not None:
             self.check_silence()
         for request in [a for a in self.requests if a.age > self.relay.limits["answer"]]:
@@ -58,7 +58,7 @@ class Fetcher:
                 self.request_next()
 
     def close(self) -> None:
-        """End every connection of ours."""
+        """Close every connection."""
         self.close_stream()
         for request in (*self.requests, self.probe, self.scout):
             if request:
@@ -100,14 +100,14 @@ class Fetcher:
         return True
 
     def cancel(self, request: OutgoingRequest, why: str = "") -> None:
-        """Take a request back; with a reason if that is its predecessor's fault."""
+        """Cancel a request; with a reason if its predecessor is at fault."""
         self.requests.remove(request)
         request.cancel()
         if why:
             self.suspend(request.peer, why)
 
     def suspend(self, peer: Predecessor, why: str) -> None:
-        """A predecessor does not answer, or not as it should: leave it for a while.
+        """A predecessor does not answer, or not correctly: do not use it for a while.
 
         One that refuses while all are starting is only tried again, without looking further.
         """
@@ -220,7 +220,7 @@ class Fetcher:
             self.wake_bytes = lowat
 
     def clear_doubt(self) -> None:
-        """The predecessor that we take from lives after all: requests made in doubt are cancelled."""
+        """The current predecessor is alive after all: requests made in doubt are cancelled."""
         if self.probe:
             self.probe.cancel()
             self.probe = None
@@ -294,7 +294,7 @@ class Fetcher:
     def send_probe(
         self, peer: Predecessor, on_answer: Callable[[OutgoingRequest], object]
     ) -> OutgoingRequest | None:
-        """Probe, beside the data, whether a predecessor lives and how much it has."""
+        """Probe, on a second connection, whether a predecessor is alive and how much it has."""
         try:
             return OutgoingRequest(self.relay, peer, "HEAD", 0, on_answer)
         except NETWORK_ERRORS as error:
@@ -329,8 +329,8 @@ class Fetcher:
         if have is None:
             self.fail_over(request.error)
         elif have > self.relay.image.have and quiet > 2 * silence:
-            self.fail_over(f"it lives but has sent nothing for {quiet:.1f} s")
-        else:  # it lacks data itself: only the one behind the break moves on
+            self.fail_over(f"it is alive but has sent nothing for {quiet:.1f} s")
+        else:  # it has no more data itself: only the successor of the lost host moves on
             self.doubt = min(1.5 * quiet, quiet + 1.0)
             self.clear_doubt()
 
