@@ -196,11 +196,14 @@ class Running(Generic[T]):
                 )
             return PhaseError(
                 f"the process of {self.phase}() in the background died (exit code"
-                f" {self._process.returncode}{self._last_error_line()}): call it again to continue",
+                f" {self._process.returncode}{self._last_error_line()})",
+                advice="call it again to continue",
                 phase=self.phase,
             )
         if "interrupted" in outcome:
-            return PhaseError(f"{self.phase}() was stopped: call it again to continue", phase=self.phase)
+            return PhaseError(
+                f"{self.phase}() was stopped", advice="call it again to continue", phase=self.phase
+            )
         if "bug" in outcome:
             return RuntimeError(f"{self.phase}() in the background failed:\n{outcome['bug']}")
         if "error" in outcome:

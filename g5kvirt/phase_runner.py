@@ -221,7 +221,7 @@ class PhaseRunner:
             if not isinstance(why, OSError) or isinstance(why, PermissionError) or why.errno == errno.EROFS:
                 raise
             release(self.context)  # a full disk is no reason to keep machines
-            raise RunError(f"the machines are given back, but {error}") from error
+            raise RunError(f"the machines are released, but {error.message}", advice=error.advice) from error
 
     # ---- inside -----------------------------------------------------------------------------------
 

@@ -202,10 +202,12 @@ def http(plan: ChainPlan) -> ChainPlan:
 
 def _check(head_url: str, limits: Mapping[str, float]) -> None:
     if not URL.fullmatch(head_url):
-        raise SpecError(f"{head_url!r} is not the address of an image: use http://HOST:PORT/PATH")
+        raise SpecError(f"{head_url!r} is not the address of an image", advice="use http://HOST:PORT/PATH")
     unknown = sorted(set(limits) - set(DEFAULTS))
     if unknown:
-        raise SpecError(f"{unknown[0]!r} is not a limit of a relay: use one of {', '.join(DEFAULTS)}")
+        raise SpecError(
+            f"{unknown[0]!r} is not a limit of a relay", advice=f"use one of {', '.join(DEFAULTS)}"
+        )
     bad = [name for name, value in limits.items() if not value > 0]
     if bad:
         raise SpecError(f"{bad[0]} must be more than 0 seconds, not {limits[bad[0]]}")

@@ -246,7 +246,7 @@ def _answer(line: str) -> Answer:
         return Answer(d["op"], d["subject"], d["status"] == "ok", float(d["t"]), d["detail"])
     except (ValueError, KeyError, TypeError) as error:
         raise TestbedError(
-            f"the host agent's output {line[:120]!r} is not an answer: look at the log of its host"
+            f"the host agent's output {line[:120]!r} is not an answer", advice="look at the log of its host"
         ) from error
 
 

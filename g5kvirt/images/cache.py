@@ -78,8 +78,8 @@ def build(directory: Path, builder: Callable[[Path], Mapping[str, Any]], *, refr
             _put_in_place(work, directory)
     except OSError as error:
         raise MachineError(
-            f"{directory} cannot be written ({error.strerror or error}): make room there, or set"
-            " XDG_CACHE_HOME to another directory"
+            f"{directory} cannot be written ({error.strerror or error})",
+            advice="make room there, or set XDG_CACHE_HOME to another directory",
         ) from error
 
 
@@ -134,7 +134,8 @@ def _lock(folder: Path) -> int:
         if time.monotonic() > deadline:
             raise MachineError(
                 f"another process has been building {folder.name[1:]} in {folder.parent} for more than"
-                f" {LOCK_TIMEOUT:.0f} s: wait for it or end it, then try again"
+                f" {LOCK_TIMEOUT:.0f} s",
+                advice="wait for it or end it, then try again",
             )
         time.sleep(0.2)
 

@@ -55,7 +55,7 @@ class Bed:
             if self.how == "refuse":
                 raise TestbedError("OAR at nancy refused the job: no")
             if self.how == "full":
-                raise CapacityError("nancy has no room", asked=3, available=1)
+                raise CapacityError("nancy has no room", requested=3, available=1)
             if self.how == "break":
                 raise ZeroDivisionError("a bug")
             while self.how == "hang":

@@ -180,7 +180,9 @@ def _install(packages: Packages) -> SetupStep:
     options = ["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]
     if packages.proxy:
         if not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+/?", packages.proxy):
-            raise SpecError(f"{packages.proxy!r} is not an HTTP proxy: write it as http://proxy:3128/")
+            raise SpecError(
+                f"{packages.proxy!r} is not an HTTP proxy", advice="write it as http://proxy:3128/"
+            )
         options += ["-o", f"Acquire::http::Proxy={packages.proxy}"]
     for name in packages.names:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):

@@ -193,7 +193,7 @@ def test_command_without_deployed_vms_is_refused(tmp_path: Path) -> None:
         exp.run("true")
     exp.reserve()
     exp.release()
-    with pytest.raises(PhaseOrderError, match="run 'x' has given its machines back"):
+    with pytest.raises(PhaseOrderError, match="run 'x' has released its machines"):
         exp.run("true")
 
 
