@@ -2,8 +2,8 @@
 
 The process imports a function by its name, calls it and ends. What happens is written to the run's journal,
 as always, where the notebook reads it; only how the call ended comes back through a pipe. To stop it is to
-interrupt the main thread of that process, as Ctrl-C would: whatever it waits for, it cleans up and ends. It
-also stops when the notebook is gone, for whatever reason. A thread would not do: it could not be stopped in
+interrupt the main thread of that process, as Ctrl-C would: it cleans up and ends, even while it waits. It
+also stops when the notebook is gone. A thread would not do: it could not be stopped in
 the middle of a call, and execo needs the main thread of its process.
 """
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 #: Seconds that a step may take to clean up after it was stopped.
 STOP_TIMEOUT = 120.0
 
-#: Seconds that the interpreter waits at its exit for a step that it stopped; the step then ends by itself.
+#: Seconds that the interpreter waits at its exit for a step that it stopped; the step then ends on its own.
 EXIT_TIMEOUT = 30.0
 
 # The search path first: g5kvirt may lie where only this process finds it.
@@ -170,7 +170,7 @@ class Running(Generic[T]):
         try:
             unfollow()
         except RunError as error:
-            log.warning("%s", error)  # whoever reads the journal next gets it raised
+            log.warning("%s", error)  # the next reader of the journal gets it raised
         except Exception:
             log.exception("a listener to the journal failed")
         finally:
@@ -196,11 +196,14 @@ class Running(Generic[T]):
                 )
             return PhaseError(
                 f"the process of {self.phase}() in the background died (exit code"
-                f" {self._process.returncode}{self._last_error_line()}): call it again to continue",
+                f" {self._process.returncode}{self._last_error_line()})",
+                advice="call it again to continue",
                 phase=self.phase,
             )
         if "interrupted" in outcome:
-            return PhaseError(f"{self.phase}() was stopped: call it again to continue", phase=self.phase)
+            return PhaseError(
+                f"{self.phase}() was stopped", advice="call it again to continue", phase=self.phase
+            )
         if "bug" in outcome:
             return RuntimeError(f"{self.phase}() in the background failed:\n{outcome['bug']}")
         if "error" in outcome:
@@ -234,7 +237,7 @@ def _stop_all() -> None:
 
 def serve(job: Mapping[str, Any]) -> None:
     """Call the function that ``job`` names, in this process, and print how it ended as JSON."""
-    control, out = os.dup(0), os.dup(1)  # out of reach of whatever the step starts or prints
+    control, out = os.dup(0), os.dup(1)  # out of reach of the step's output and child processes
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
@@ -243,7 +246,7 @@ def serve(job: Mapping[str, Any]) -> None:
     outcome: Mapping[str, Any]
     try:
         try:
-            # Before anything can interrupt: numpy, interrupted while it is imported, says it is broken.
+            # Before anything can interrupt: numpy, interrupted during its import, reports itself as broken.
             function = _function(job["function"])
             threading.Thread(target=_interrupt_on_request, args=(control, over), daemon=True).start()
             function(**job["arguments"])
@@ -269,7 +272,7 @@ def _function(name: str) -> Callable[..., object]:
 
 
 def _interrupt_on_request(control: int, over: threading.Event) -> None:
-    """Interrupt the main thread when the notebook asks for it, or is gone."""
+    """Interrupt the main thread when the notebook requests it, or is gone."""
     os.read(control, 1)
     if not over.is_set():
         main = threading.main_thread().ident

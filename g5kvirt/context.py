@@ -27,7 +27,7 @@ def way_in(access: Access, journal: Journal) -> Access:
     granted = journal.state.reservation
     if granted is None or granted.vlan is None or not granted.vlan_site:
         return access
-    # The host's own name tells the site's domain.
+    # The host's own name contains the site's domain.
     domain = next(h.name.partition(".")[2] for h in granted.hosts if h.site == granted.vlan_site)
     return access.through(*jumps.gateways(granted.vlan, domain))
 

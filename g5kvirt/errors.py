@@ -46,7 +46,7 @@ __all__ = [
 class G5kvirtError(Exception):
     """Root of all errors raised on purpose.
 
-    ``message`` says what is wrong, ``advice`` what to do about it (may be empty); ``str()`` is both as one
+    ``message`` is what is wrong, ``advice`` what to do about it (may be empty); ``str()`` is both as one
     sentence, "message: advice".
     """
 
@@ -112,7 +112,7 @@ class TestbedError(G5kvirtError):
 
 
 class PhaseError(G5kvirtError):
-    """A step was tried and failed; ``phase`` and ``step`` say where."""
+    """A step was tried and failed; ``phase`` and ``step`` are those that failed."""
 
     def __init__(self, message: str, *, phase: str, step: str = "", advice: str = "") -> None:
         super().__init__(message, advice=advice)
@@ -121,7 +121,7 @@ class PhaseError(G5kvirtError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A step is ended from outside, for this reason; cleanup is the same as after Ctrl-C."""
+    """A step was ended from outside, for the reason given; cleanup is the same as after Ctrl-C."""
 
 
 def for_a_notebook(error: BaseException) -> list[str]:

@@ -1,6 +1,6 @@
 """Runs the phases of a run: in order, each at most once, by one process at a time; and releases the machines.
 
-This is an experiment without its face. What a phase found goes into the run's journal and nowhere else, so a
+An experiment without its user interface. The results of a phase go into the run's journal only, so a
 phase that is done is not repeated and another process can continue where this one stopped. Nothing is
 displayed from here: `g5kvirt.experiment`, one floor up, turns the journal into results and figures, and hands
 in a ``display`` that lasts as long as a phase does. A phase in the background runs this module alone, in a
@@ -161,7 +161,7 @@ class PhaseRunner:
         )
 
     def measure(self, request: MeasureRequest) -> None:
-        """Deploy an environment as requested; each call measures anew. Raises what the phase raises."""
+        """Deploy an environment as requested; each call measures again. Raises what the phase raises."""
         from g5kvirt.phases.measure import measure
 
         context = self.context
@@ -190,8 +190,8 @@ class PhaseRunner:
         self._check_free(phase)
         if not self._by_name:
             raise SpecError(
-                f'start("{phase}") opens the testbed in another process: give the Experiment its name, such'
-                ' as "local" or "grid5000", rather than an object'
+                f'start("{phase}") opens the testbed in another process',
+                advice='give the Experiment its name, such as "local" or "grid5000", not an object',
             )
         call = {"path": str(self.run.path.absolute()), "phase": phase, "arguments": dict(arguments)}
         end_display = self._display()
@@ -221,7 +221,7 @@ class PhaseRunner:
             if not isinstance(why, OSError) or isinstance(why, PermissionError) or why.errno == errno.EROFS:
                 raise
             release(self.context)  # a full disk is no reason to keep machines
-            raise RunError(f"the machines are given back, but {error}") from error
+            raise RunError(f"the machines are released, but {error.message}", advice=error.advice) from error
 
     # ---- inside -----------------------------------------------------------------------------------
 
@@ -245,8 +245,8 @@ class PhaseRunner:
         """Raises PhaseOrderError while another phase runs in the background."""
         if self.background is not None and not self.background.done:
             raise PhaseOrderError(
-                f"{self.background.phase}() is still running in the background: wait for it (.wait()) or stop"
-                f" it (.stop()) before {phase}()"
+                f"{self.background.phase}() is still running in the background",
+                advice=f"wait for it (.wait()) or stop it (.stop()) before {phase}()",
             )
 
     def _check_order(self, phase: str) -> None:
@@ -254,16 +254,17 @@ class PhaseRunner:
         self._check_free(phase)
         missing = next((p for p in PHASES[: PHASES.index(phase)] if not self.journal.state.done(p)), None)
         if missing is not None:
-            raise PhaseOrderError(f"{phase}() needs {missing}() first: call {missing}()")
+            raise PhaseOrderError(f"{phase}() needs {missing}() first", advice=f"call {missing}()")
         if self.journal.state.released:
             raise PhaseOrderError(
-                f"run {self.run.name!r} has released its machines: create a new Experiment for {phase}()"
+                f"run {self.run.name!r} has released its machines",
+                advice=f"create a new Experiment for {phase}()",
             )
         granted = self.reservation
         if granted is not None and time.time() > granted.start + granted.walltime:
             raise PhaseOrderError(
-                f"the walltime of run {self.run.name!r} is over: create a new Experiment, with a longer"
-                f" walltime if it was too short for {phase}()"
+                f"the walltime of run {self.run.name!r} is over",
+                advice=f"create a new Experiment, with a longer walltime if it was too short for {phase}()",
             )
 
 
@@ -281,7 +282,7 @@ def environment_folders(folder: str | Path) -> list[Path]:
     if isinstance(folder, str | Path) and (Path(folder).is_dir() or Path(folder) == Path(ENVIRONMENTS)):
         return [Path(folder)]
     shown = folder if isinstance(folder, Path) else show(folder)
-    raise SpecError(f"there is no folder {shown}: name one that holds descriptions of environments")
+    raise SpecError(f"there is no folder {shown}", advice="name one with descriptions of environments")
 
 
 def _phase_function(phase: str) -> Callable[[Context], Any]:

@@ -124,7 +124,7 @@ def natural(name: str) -> tuple[tuple[int, int | str], ...]:
 def order(hosts: Iterable[Host], first_site: str = "") -> tuple[Host, ...]:
     """Hosts along the cables: by site (the head's own first), then by switch, then by number.
 
-    So a link between sites or switches is crossed once each way, whatever the number of hosts behind it.
+    So a link between sites or switches is crossed once each way, for any number of hosts behind it.
     """
     return tuple(
         sorted(set(hosts), key=lambda h: (h.site != first_site, h.site, natural(h.switch), natural(h.name)))
@@ -144,10 +144,10 @@ def chain(
     store: str = STORE,
     limits: Mapping[str, float] | None = None,
 ) -> ChainPlan:
-    """Plan a chain. ``head_url``: where the image lies whole, on any HTTP server that knows ranges (nginx on
-    a service machine, say). ``heads``: site → (name, URL) of one there, where a site has its own: the first
-    of its hosts takes the image from it, so that nothing comes from another site; were it gone, from the
-    site before. ``open_at``: host's name → its address in the VM network. Nothing is touched.
+    """Plan a chain. ``head_url``: the complete image on any HTTP server that supports ranges (nginx on
+    a service machine, for example). ``heads``: site → (name, URL) of one there, where a site has its
+    own: the first of its hosts takes the image from it, so that nothing comes from another site; if it is
+    gone, from the site before. ``open_at``: host's name → its address in the VM network. Nothing is touched.
 
     Raises SpecError for a head URL that relays cannot use, an unknown limit, or no host.
     """
@@ -202,10 +202,12 @@ def http(plan: ChainPlan) -> ChainPlan:
 
 def _check(head_url: str, limits: Mapping[str, float]) -> None:
     if not URL.fullmatch(head_url):
-        raise SpecError(f"{head_url!r} is not the address of an image: use http://HOST:PORT/PATH")
+        raise SpecError(f"{head_url!r} is not the address of an image", advice="use http://HOST:PORT/PATH")
     unknown = sorted(set(limits) - set(DEFAULTS))
     if unknown:
-        raise SpecError(f"{unknown[0]!r} is not a limit of a relay: use one of {', '.join(DEFAULTS)}")
+        raise SpecError(
+            f"{unknown[0]!r} is not a limit of a relay", advice=f"use one of {', '.join(DEFAULTS)}"
+        )
     bad = [name for name, value in limits.items() if not value > 0]
     if bad:
         raise SpecError(f"{bad[0]} must be more than 0 seconds, not {limits[bad[0]]}")

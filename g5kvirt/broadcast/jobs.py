@@ -30,7 +30,7 @@ def relay_job(plan: ChainPlan, stop: Stop) -> dict[str, Any]:
 def service_request(plan: ChainPlan, stop: Stop, home: str = protocol.HOME, mark: str = "") -> dict[str, Any]:
     """The host agent's request that keeps a host's relay running: a killed one goes on where it was.
 
-    The same request again changes nothing; with another ``mark`` the relay is started anew.
+    The same request again changes nothing; with another ``mark`` the relay is restarted.
     """
     path = f"{home}/services/{plan.service}/job.json"
     return protocol.serve(

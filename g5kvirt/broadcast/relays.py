@@ -15,17 +15,17 @@ from g5kvirt.remote import Fanout, File
 
 __all__ = ["collect", "copy_by_tree", "start", "stop"]
 
-#: Runs the words behind a file's name, then removes that file and its report; the words' exit code.
+#: Runs the command behind a file's name, then removes that file and its report; exits as the command did.
 _AND_REMOVE = 'file=$1; shift; "$@"; code=$?; rm -f -- "$file" "$file".json; exit $code'
 
 
 def start(
     fanout: Fanout, plan: ChainPlan, *, home: str = protocol.HOME, timeout: float = 60.0
 ) -> dict[str, str]:
-    """Start the relays of all hosts, the front of the chain first; host's name → why not, where it failed.
+    """Start the relays of all hosts, the front of the chain first; host name → reason, for those that failed.
 
-    A host that fails here is skipped by those behind it, so the broadcast goes on. Each call begins anew on
-    its hosts, whatever ran there: one that has failed gets its second chance by being started again.
+    A host that fails here is skipped by those behind it, so the broadcast goes on. Each call restarts
+    the relays of its hosts, so a failed one can be given another try.
     """
     mark = secrets.token_hex(4)
     documents = {
@@ -48,7 +48,7 @@ def collect(
     failed: Mapping[str, str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Progress]:
-    """Read every relay's reports until it has ended, at most ``timeout`` seconds a host; always one result
+    """Read every relay's reports until it has ended, at most ``timeout`` seconds per host; always one result
     for each host of the plan. ``failed``: hosts that are left out, with the reason (the result of `start`).
 
     A host whose connection breaks is watched again while its time lasts. ``on_progress`` is called for each
@@ -81,28 +81,22 @@ def collect(
 def stop(
     fanout: Fanout, plan: ChainPlan, *, home: str = protocol.HOME, timeout: float = 60.0
 ) -> dict[str, str]:
-    """End the relays and remove the image and what they wrote; host's name → why not, where it failed.
+    """End the relays and remove the image and their reports; host name → reason, for those that failed.
 
     A relay removes it itself when it ends; one that was killed just before cannot.
     """
-    names = {stop.host.address: stop.host.name for stop in plan.stops}
     document = protocol.document(protocol.stop_service([plan.service]), home=home)
     command = ("sh", "-c", _AND_REMOVE, "sh", f"{plan.store}/{plan.image.sha256}", *protocol.COMMAND)
-    results = fanout.run(names, command, stdin=document, timeout=timeout, idempotent=True)
-    failed = {}
-    for address, result in results.items():
-        answers = protocol.parse(result.stdout) if result.ok else ()
-        reason = _reason(answers, result.reason)
-        if reason:
-            failed[names[address]] = reason
-    return failed
+    documents = {stop.host: document for stop in plan.stops}
+    replies = calls.call_agents(fanout, documents, timeout=timeout, command=command)
+    return {reply.host.name: _reason(reply.answers, reply.reason) for reply in replies if not reply.ok}
 
 
 def copy_by_tree(
     fanout: Fanout, plan: ChainPlan, source: Path, *, timeout: float
 ) -> tuple[ChainPlan, dict[str, str]]:
     """Put the image on all hosts at once by TakTuk's tree (ssh in windows for few hosts), whole and checked;
-    the plan with which `start` then has it served to the VMs, and host's name → why it is not there.
+    the plan with which `start` then has it served to the VMs, and host name → reason, for those without it.
 
     The file is held in memory here, and no VM can begin before its host has all of it.
     """

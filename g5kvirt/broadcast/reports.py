@@ -45,7 +45,7 @@ class Progress:
 
 
 def read_report(line: str) -> Progress | None:
-    """Read one line of a relay's output; None for anything else (an error message, say)."""
+    """Read one line of a relay's output; None for anything else (such as an error message)."""
     try:
         d = json.loads(line)
         if not isinstance(d, dict) or d.get("op") != "broadcast":

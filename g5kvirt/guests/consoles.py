@@ -27,7 +27,7 @@ def fetch(
     """Keep the end of each VM's console in the run's ``consoles/`` and record that in the journal.
 
     It goes to ``consoles/DEPLOYMENT/VM.txt``, outside a deployment to ``consoles/PHASE/VM.txt``. One request
-    a host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a console,
+    per host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a console,
     costs a line in the journal and nothing else.
     """
     if not vms:

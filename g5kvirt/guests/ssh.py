@@ -25,7 +25,7 @@ LONGEST_COMMAND = 100_000
 #: Of `run_on`'s rows.
 COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
-#: Left out: whoever logs in by hand wants a terminal.
+#: Left out: an interactive login needs a terminal.
 _NO_TERMINAL = "RequestTTY=no"
 
 #: What ssh reads where it is not given a file.
@@ -87,7 +87,7 @@ def _quoted(path: Path) -> str:
 def run_on(
     context: Context, command: str, names: Sequence[str] | None, timeout: float
 ) -> list[dict[str, object]]:
-    """Run a shell command on VMs (default: those whose last deployment went well); one row each.
+    """Run a shell command on VMs (default: those whose last deployment succeeded); one row per VM.
 
     Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
     none is deployed, and after `release`.
@@ -96,11 +96,9 @@ def run_on(
     vms = {vm.name: vm for vm in context.journal.state.placed_vms}
     chosen = list(context.journal.state.deployed_vms) if names is None else chosen_names(names, vms)
     if context.journal.state.released:
-        raise PhaseOrderError(
-            f"run {context.run.name!r} has given its machines back: its VMs are gone with them"
-        )
+        raise PhaseOrderError(f"run {context.run.name!r} has released its machines, and its VMs with them")
     if not chosen and names is None:
-        raise PhaseOrderError("run() goes to deployed VMs, and there are none: call measure() first")
+        raise PhaseOrderError("run() goes to deployed VMs, and there are none", advice="call measure() first")
     own = [vms[name] for name in chosen]
     fanout = Fanout(vm_access(context, own), window=context.checks_at_once, tree_from=None)
     # host by host, one host's sshd would get all of the window at once, and refuse some
@@ -126,7 +124,8 @@ def check_command(command: object, timeout: object) -> None:
         raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
     if "\0" in command or len(command.encode(errors="surrogateescape")) > LONGEST_COMMAND:
         raise SpecError(
-            f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes: put a longer one into a file"
+            f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes",
+            advice="put a longer one into a file",
         )
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST:
         raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
@@ -139,5 +138,5 @@ def chosen_names(names: object, vms: Mapping[str, VM]) -> list[str]:
     chosen = list(names)
     for name in chosen:
         if not isinstance(name, str) or name not in vms:
-            raise SpecError(f"there is no VM {show(name)} in this run: {suggest(str(name), vms)}")
+            raise SpecError(f"there is no VM {show(name)} in this run", advice=suggest(str(name), vms))
     return list(dict.fromkeys(chosen))

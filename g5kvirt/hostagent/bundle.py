@@ -61,7 +61,7 @@ def _digest(contents: dict[str, bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-_CONTENTS = _contents()  # read once: what is sent is what its name says, even if a source changes meanwhile
+_CONTENTS = _contents()  # read once: content and name agree even if a source changes meanwhile
 
 #: The directory's content, compressed.
 ARCHIVE = _archive(_CONTENTS)

@@ -1,4 +1,4 @@
-"""Calls to the host agents of many machines at once: send them, call them, journal what became of it."""
+"""Calls to the host agents of many machines at once: install them, call them, journal the results."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ INSTALL_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class AgentReply:
-    """What became of a call to one machine: its answers, or why there are none."""
+    """The result of a call to one machine: its answers, or why there are none."""
 
     host: Host
     result: Result
     answers: tuple[Answer, ...]
-    reason: str  #: empty if all was well
+    reason: str  #: why it failed; empty if it did not
 
     @property
     def ok(self) -> bool:
@@ -56,31 +56,29 @@ def install_agent(fanout: Fanout, hosts: Iterable[Host], *, timeout: float) -> l
 
 
 def call_agents(
-    fanout: Fanout, documents: Mapping[Host, bytes], *, timeout: float, idempotent: bool = True
+    fanout: Fanout,
+    documents: Mapping[Host, bytes],
+    *,
+    timeout: float,
+    idempotent: bool = True,
+    command: Sequence[str] = protocol.COMMAND,
 ) -> list[AgentReply]:
     """Give each machine's agent its own document, side by side; a machine that fails is in the result.
 
     A machine that does not have this version of the agent (the run was configured by another version of
-    g5kvirt) gets it, and is called again.
+    g5kvirt) gets it, and is called again. ``command``: the agent's, or one that ends as the agent does.
     """
-    results = _run(fanout, documents, timeout, idempotent)
-    lacking = [host for host in documents if agent_is_missing(results[host.address])]
-    if lacking:
-        install_agent(fanout, lacking, timeout=INSTALL_TIMEOUT)
-        results |= _run(fanout, {host: documents[host] for host in lacking}, timeout, idempotent)
+
+    def run(hosts: Iterable[Host]) -> dict[str, Result]:
+        texts = {host.address: documents[host] for host in hosts}
+        return fanout.run(texts, command, stdin=texts, timeout=timeout, idempotent=idempotent)
+
+    results = run(documents)
+    missing = [host for host in documents if agent_is_missing(results[host.address])]
+    if missing:
+        install_agent(fanout, missing, timeout=INSTALL_TIMEOUT)
+        results |= run(missing)
     return [_reply(host, results[host.address]) for host in documents]
-
-
-def _run(
-    fanout: Fanout, documents: Mapping[Host, bytes], timeout: float, idempotent: bool
-) -> dict[str, Result]:
-    return fanout.run(
-        [host.address for host in documents],
-        protocol.COMMAND,
-        stdin={host.address: text for host, text in documents.items()},
-        timeout=timeout,
-        idempotent=idempotent,
-    )
 
 
 def agent_is_missing(result: Result) -> bool:
@@ -134,7 +132,8 @@ def require(journal: Journal, phase: str, step: str, replies: Sequence[AgentRepl
     if failed:
         raise PhaseError(
             f"{step} failed on {len(failed)} of {len(replies)} machines, first {failed[0].host.name}:"
-            f" {failed[0].reason}; call {phase}() again, or release() and reserve others",
+            f" {failed[0].reason}",
             phase=phase,
             step=step,
+            advice=f"call {phase}() again, or release() and reserve others",
         )

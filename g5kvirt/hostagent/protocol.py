@@ -47,7 +47,7 @@ __all__ = [
 
 #: How the agent is run on a host (-I -S: a third of Python's start-up time).
 COMMAND = ("python3", "-I", "-S", bundle.DIRECTORY)
-#: Where the agent keeps its records on a host, unless the document says otherwise.
+#: Where the agent keeps its records on a host, unless the document names another place.
 HOME = "/run/g5kvirt-host"
 
 Request = dict[str, Any]
@@ -193,7 +193,7 @@ def serve(
 ) -> Request:
     """Keep ``command`` running; ready when it logs ``ready_log`` or listens, within ``limit`` seconds.
 
-    ``until``: when the host ends it by itself, in seconds since the epoch.
+    ``until``: when the host ends it, in seconds since the epoch.
     """
     ready: Request = {"tcp": list(ready_tcp)} if ready_tcp else {"log": ready_log}
     return {
@@ -246,12 +246,12 @@ def _answer(line: str) -> Answer:
         return Answer(d["op"], d["subject"], d["status"] == "ok", float(d["t"]), d["detail"])
     except (ValueError, KeyError, TypeError) as error:
         raise TestbedError(
-            f"the host agent's output {line[:120]!r} is not an answer: look at the log of its host"
+            f"the host agent's output {line[:120]!r} is not an answer", advice="look at the log of its host"
         ) from error
 
 
 def parse_line(line: str) -> Line | None:
-    """Read one line of a `follow` stream; None if it is a beat. Raises TestbedError if it is neither."""
+    """Read one line of a `follow` stream; None if it is a heartbeat. Raises TestbedError if it is neither."""
     try:
         d = json.loads(line)
         return Line(d["file"], int(d["offset"]), d["line"]) if "line" in d else None

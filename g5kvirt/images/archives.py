@@ -33,9 +33,9 @@ def file_size(path: Path, name: str) -> int:
     except OSError as error:
         raise _unreadable(path, name, error) from error
     if not stat.S_ISREG(found.st_mode):  # a pipe or a device might never end
-        raise SpecError(f"the image of {name} is not a file ({path}): name a tar archive")
+        raise SpecError(f"the image of {name} is not a file ({path})", advice="name a tar archive")
     if not found.st_size:
-        raise SpecError(f"the image of {name} is empty ({path}): make the archive anew")
+        raise SpecError(f"the image of {name} is empty ({path})", advice="create the archive again")
     return found.st_size
 
 
@@ -53,8 +53,8 @@ def check_archive(path: Path, name: str, compression: str) -> None:
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         format_name = "tar archive" if compression == "none" else f"tar archive in {compression}"
         raise SpecError(
-            f"the image of {name} is not a {format_name} ({path}: {error}): correct image.compression in its"
-            " description, or make the archive anew"
+            f"the image of {name} is not a {format_name} ({path}: {error})",
+            advice="correct image.compression in its description, or create the archive again",
         ) from error
 
 
@@ -79,12 +79,12 @@ def unpacked_size(path: Path, compression: str) -> int:
             return sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
     except (OSError, EOFError, zlib.error) as error:
         raise SpecError(
-            f"the image {path} is corrupt, gzip cannot read it ({error}): make the archive anew"
+            f"the image {path} is corrupt, gzip cannot read it ({error})", advice="create the archive again"
         ) from error
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> SpecError:
     return SpecError(
-        f"the image of {name} cannot be read ({path}: {error.strerror}): correct image.file in its"
-        " description, or the file's permissions"
+        f"the image of {name} cannot be read ({path}: {error.strerror})",
+        advice="correct image.file in its description, or the file's permissions",
     )

@@ -2,7 +2,7 @@
 
 Below `paths.cache` each build has a directory ``KIND/[NAME-]KEY``; the key is a hash of its recipe, so
 another recipe is another directory and old ones are left alone. A build that is there is whole:
-``manifest.json`` says what it was made of.
+``manifest.json`` records the sources of the build.
 
 A process builds in ``.KEY`` beside it, which it keeps locked (flock) until the result is renamed. So a second
 process waits for the first and takes its result; what a killed process left is removed by the next one.
@@ -60,7 +60,7 @@ def manifest(directory: Path) -> Mapping[str, Any]:
 
 
 def build(directory: Path, builder: Callable[[Path], Mapping[str, Any]], *, refresh: bool = False) -> None:
-    """Make sure that a build is in ``directory``; with ``refresh``, make it anew.
+    """Make sure that a build is in ``directory``; with ``refresh``, rebuild it.
 
     ``builder(folder)`` writes the files into an empty folder and returns the manifest. What it raises passes
     through, and leaves the cache as it was. Raises MachineError if the cache cannot be written, or if another
@@ -78,8 +78,8 @@ def build(directory: Path, builder: Callable[[Path], Mapping[str, Any]], *, refr
             _put_in_place(work, directory)
     except OSError as error:
         raise MachineError(
-            f"{directory} cannot be written ({error.strerror or error}): make room there, or set"
-            " XDG_CACHE_HOME to another directory"
+            f"{directory} cannot be written ({error.strerror or error})",
+            advice="make room there, or set XDG_CACHE_HOME to another directory",
         ) from error
 
 
@@ -134,7 +134,8 @@ def _lock(folder: Path) -> int:
         if time.monotonic() > deadline:
             raise MachineError(
                 f"another process has been building {folder.name[1:]} in {folder.parent} for more than"
-                f" {LOCK_TIMEOUT:.0f} s: wait for it or end it, then try again"
+                f" {LOCK_TIMEOUT:.0f} s",
+                advice="wait for it or end it, then try again",
             )
         time.sleep(0.2)
 

@@ -76,7 +76,9 @@ def write(work: Path, progress: ProgressCallback) -> dict[str, str]:
     Raises MachineError without root, or with mmdebstrap's last error.
     """
     if os.geteuid() != 0:
-        raise MachineError("the environment debian12-min must be built by root: run this once with sudo")
+        raise MachineError(
+            "the environment debian12-min must be built by root", advice="run this once with sudo"
+        )
     progress("environment debian12-min: fetching and installing Debian, some minutes")
     program = shutil.which("mmdebstrap")
     scratch = work / "scratch"
@@ -150,5 +152,6 @@ def _run(argv: list[str], scratch: Path, progress: ProgressCallback) -> None:
     if code:
         errors = [line for line in lines if line.startswith("E: ")] or lines or ["no output"]
         raise MachineError(
-            f"mmdebstrap failed ({errors[-1]}): check the network and the disk's space, then try again"
+            f"mmdebstrap failed ({errors[-1]})",
+            advice="check the network and the disk's space, then try again",
         )

@@ -38,7 +38,7 @@ _KEYS = {"name", "description", "image", "boot", "filesystem", *_IGNORED}
 _IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
 _BOOT_KEYS = {"kernel", "initrd", "kernel_params"}
 
-#: Pattern, what it allows in words, and the longest text: the arguments of `g5kvirt.spec.fields.text`.
+#: Pattern, description of what it allows, and the longest text: the arguments of `g5kvirt.spec.fields.text`.
 NAME = (r"[A-Za-z0-9][A-Za-z0-9._+-]*", "at most 100 letters, digits and . _ + -", 100)
 SHA256 = (r"[0-9a-f]{64}", "64 hexadecimal digits, as sha256sum prints them", 64)
 FILE = (r"(/[A-Za-z0-9._+-]+)+", "an absolute path in the image, of letters, digits and / . _ + -", 500)
@@ -75,7 +75,7 @@ def load(path: Path) -> Environment:
     try:
         return _environment(data, path.parent)
     except SpecError as error:
-        raise SpecError(f"{path}: {error}") from error
+        raise SpecError(f"{path}: {error.message}", advice=error.advice) from error
 
 
 def _environment(data: object, folder: Path) -> Environment:
@@ -112,7 +112,8 @@ def _location(value: object, sha256: str, folder: Path) -> str:
     if _URL.fullmatch(file):
         if not sha256:
             raise SpecError(
-                "an image from a URL needs image.sha256, which is what the download is checked against"
+                "an image from a URL has no image.sha256",
+                advice="give it: the download is checked against it",
             )
         return file
     if "://" in file:

@@ -64,8 +64,8 @@ def fetch(download: Download, path: Path, progress: ProgressCallback) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "make room there" if full else "correct its permissions"
         raise MachineError(
-            f"{download.name} cannot be written to {path.parent} ({error.strerror or error}): {advice}, or"
-            " set XDG_CACHE_HOME to another directory"
+            f"{download.name} cannot be written to {path.parent} ({error.strerror or error})",
+            advice=f"{advice}, or set XDG_CACHE_HOME to another directory",
         ) from error
 
 
@@ -111,8 +111,9 @@ def _complete(download: Download, part: BufferedRandom, progress: ProgressCallba
         part.truncate(0)
         if not resumed or attempt == ATTEMPTS:  # else the first half may be that of an older file
             raise SpecError(
-                f"what was fetched from {download.url} does not have the SHA-256 given for {download.name},"
-                f" but {found}: correct the description, or have the file on the server corrected"
+                f"the file at {download.url} does not have the SHA-256 given for {download.name},"
+                f" but {found}",
+                advice="correct the description, or have the file on the server corrected",
             )
 
 
@@ -124,7 +125,7 @@ def _receive(download: Download, part: BufferedRandom, progress: ProgressCallbac
     try:
         with _request(download, _size(part)) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # there is no more; whether what we have is right, its SHA-256 tells
+                return  # there is no more; the SHA-256 shows whether the file is right
             if response.status_code != requests.codes.partial_content:
                 part.truncate(0)
             _write(download, response, part, progress, deadline)

@@ -122,7 +122,7 @@ def obtain(
 ) -> Image:
     """The environment called ``name`` (or described by that YAML file) with its image, built or fetched.
 
-    ``folders`` are searched besides `user_directory`; ``refresh`` builds a built one anew. Raises SpecError
+    ``folders`` are searched besides `user_directory`; ``refresh`` rebuilds a built one. Raises SpecError
     if it is unknown, its description has a mistake, or its image is missing, corrupt or cannot be fetched;
     MachineError if it cannot be built or the cache cannot be written.
     """
@@ -166,7 +166,8 @@ def _described(name: str, folders: Iterable[Path]) -> Environment | None:
         others = f"choose from {', '.join(names)}, or describe it in {user_directory()}/{name}.yaml"
         close = suggest(name, names)
         raise SpecError(
-            f"there is no environment {name!r}: {close if close.startswith('did you mean') else others}"
+            f"there is no environment {name!r}",
+            advice=close if close.startswith("did you mean") else others,
         )
     return None
 
@@ -203,8 +204,8 @@ def _checked(environment: Environment, progress: ProgressCallback) -> Image:
     if environment.sha256 and found != environment.sha256:
         advice = f"remove {path}" if environment.remote else "copy it again, or correct its description"
         raise SpecError(
-            f"the image of {name} is corrupt ({path} has the SHA-256 {found}, not {environment.sha256}):"
-            f" {advice}"
+            f"the image of {name} is corrupt ({path} has the SHA-256 {found}, not {environment.sha256})",
+            advice=advice,
         )
     check_archive(path, name, environment.compression)
     unpacked = environment.unpacked or unpacked_size(path, environment.compression)

@@ -1,7 +1,7 @@
 """An iPXE ISO with a script of ours, made from Debian's ``ipxe.iso`` without compiling anything.
 
 Debian's ISO starts iPXE by isolinux. Its place for UEFI (``EFI.IMG``), which QEMU's BIOS does not read,
-takes the script, and isolinux is told to hand it to iPXE as an initrd, which iPXE runs as its embedded
+takes the script, and isolinux is configured to pass it to iPXE as an initrd, which iPXE runs as its embedded
 script. Only the contents and sizes of two files change (directory records: ECMA-119, 9.1).
 """
 
@@ -29,7 +29,9 @@ def _records(image: bytes) -> Iterator[tuple[bytes, int, int, int]]:
     """(name, offset of its record, first sector, size) of the files in the root directory."""
     volume = image[16 * _SECTOR : 17 * _SECTOR]
     if volume[1:6] != b"CD001":
-        raise MachineError("ipxe.iso of the package ipxe is no ISO 9660 image: boot the VMs by ROM instead")
+        raise MachineError(
+            "ipxe.iso of the package ipxe is no ISO 9660 image", advice="boot the VMs by ROM instead"
+        )
     start, size = struct.unpack_from("<I", volume, 158)[0] * _SECTOR, struct.unpack_from("<I", volume, 166)[0]
     at = start
     while at < start + size and image[at]:
@@ -52,7 +54,7 @@ def with_script(image: bytes, script: str) -> bytes:
     files = {name: rest for name, *rest in _records(image)}
     if not {b"EFI.IMG;1", b"ISOLINUX.CFG;1", b"IPXE.KRN;1"} <= files.keys():
         raise MachineError(
-            "ipxe.iso of the package ipxe is not made as expected: boot the VMs by ROM instead"
+            "ipxe.iso of the package ipxe is not made as expected", advice="boot the VMs by ROM instead"
         )
     for name, content in ((b"EFI.IMG;1", script.encode()), (b"ISOLINUX.CFG;1", _CONFIGURATION)):
         record, sector, size = files[name]

@@ -100,8 +100,8 @@ def build(
 ) -> MinimalSystem:
     """The minimal system from the cache, or built into it (about 30 MB of packages, a few seconds).
 
-    Once a day apt is asked for newer packages, and a system of these is built. If apt cannot answer, or the
-    packages cannot be fetched, the one in the cache is used. ``refresh`` builds anew in any case. Raises
+    Once a day apt is queried for newer packages, and the system is rebuilt with them. If that fails, or the
+    packages cannot be fetched, the one in the cache is used. ``refresh`` rebuilds it in any case. Raises
     MachineError if there is no system yet and the packages cannot be fetched or have unexpected contents.
     """
     recipes = _recipes()
@@ -124,7 +124,7 @@ def build(
 
 
 def _outdated(directory: Path) -> bool:
-    """Whether apt has other versions than a build was made of; asks apt at most once in `FRESH` seconds.
+    """Whether apt has other versions than those of a build; queries apt at most once in `FRESH` seconds.
 
     That takes apt from 0.05 s to 1 s of a core, depending on whether the machine keeps apt's own cache.
     """

@@ -54,7 +54,7 @@ def fetch(names: Iterable[str], folder: Path) -> dict[str, Path]:
         missing = [name for name in wanted if name not in found]
         if missing:
             raise MachineError(
-                f"apt did not fetch {', '.join(missing)}: check the network, run apt-get update"
+                f"apt did not fetch {', '.join(missing)}", advice="check the network and run apt-get update"
             )
         return {name: found[name].rename(folder / found[name].name) for name in wanted}
 
@@ -79,7 +79,8 @@ def members(package: Path, wanted: Iterable[str]) -> dict[str, bytes]:
             file = _file(tar, name) if name else None
             if file is None:
                 raise MachineError(
-                    f"{package.name} has no {path}: this release of Debian is not supported, use Debian 12"
+                    f"{package.name} has no {path}, as in an unsupported release of Debian",
+                    advice="use Debian 12",
                 )
             found[path] = file
     return found

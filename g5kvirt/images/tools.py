@@ -58,7 +58,7 @@ def build(
 ) -> Tools:
     """The tools from the cache, or built into it (about 3 MB of packages).
 
-    ``refresh`` builds anew. Raises MachineError if packages cannot be fetched or have unexpected contents.
+    ``refresh`` rebuilds it. Raises MachineError if packages cannot be fetched or have unexpected contents.
     """
     procedure = resources.files("g5kvirt.images").joinpath("guest", "deploy").read_text(encoding="utf-8")
     recipe = json.dumps([_RECIPE, dict(FILES), procedure])

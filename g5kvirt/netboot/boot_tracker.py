@@ -1,6 +1,6 @@
 """How far every VM has come from power-on to the minimal system. No I/O and no clock of its own.
 
-Whoever runs it passes in what was seen and acts on what comes out: which VMs to power on now (as many as the
+The caller passes in what was seen and acts on the result: which VMs to power on now (as many as the
 window lets through), which have waited too long. A VM ends ``up``, or ``failed`` with the last step it
 reached and a reason; one that is slow or dead never holds up the others.
 """
@@ -59,7 +59,7 @@ class TrackedBoot:
 class BootTracker:
     """All VMs of a launch, in the order in which they are to start.
 
-    ``timeout(in_flight, attempt)`` says for how many seconds a VM is waited for, after which it is
+    ``timeout(in_flight, attempt)``: seconds to wait for a VM, after which it is
     powered on again, at most ``attempts`` times in all.
     """
 
@@ -115,7 +115,7 @@ class BootTracker:
         return batch
 
     def powered_on(self, name: str, attempt: int, t: float) -> list[Reached]:
-        """Its QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
+        """The VM's QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
 
         Returns the milestones that were passed in before and turn out to be of this attempt.
         """
@@ -128,7 +128,7 @@ class BootTracker:
         return [reached for reached in early if self._counts(boot, reached)]
 
     def reached(self, name: str, step: str, t: float, detail: Mapping[str, Any] | None = None) -> bool:
-        """It did ``step`` at ``t``; False if that is known already or belongs to an earlier attempt.
+        """The VM did ``step`` at ``t``; False if that is known already or belongs to an earlier attempt.
 
         Before a VM that is powered on again has been stopped, a milestone may be of either attempt: it is
         kept until `powered_on`.
@@ -156,9 +156,9 @@ class BootTracker:
         return True
 
     def refused(self, name: str, attempt: int, reason: str) -> TrackedBoot | None:
-        """Its host could not power it on: it goes back into the queue, or fails.
+        """The host could not power the VM on: it goes back into the queue, or fails.
 
-        None if that changes nothing: it was given up meanwhile, or is under way all the same.
+        None if that changes nothing: it was given up meanwhile, or is booting nevertheless.
         """
         boot = self.boots[name]
         if boot.state != "starting" or boot.attempt != attempt:

@@ -1,4 +1,4 @@
-"""Milestones of VMs, read from what their servers log anyway. Pure: lines in, `Milestone` out.
+"""Milestones of VMs, read from the logs of their servers. Pure: lines in, `Milestone` out.
 
 =================  ===============================================  ==========================
 milestone          HTTP netboot                                     TFTP netboot
@@ -13,8 +13,8 @@ milestone          HTTP netboot                                     TFTP netboot
 The steps of a deployment (`tasks.STEPS`, then ``environment`` from what was deployed) are reports too; their
 `Milestone` has a ``task``, a ``status`` and, if it failed, a ``reason``, and may be ``permanent``.
 
-The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail says how long
-it took (HTTP only). A VM asks for an address at least twice in a boot, by iPXE and by the minimal system:
+The time of a transfer is that of its end, by the server's clock; ``seconds`` in the detail is its
+duration (HTTP only). A VM requests an address at least twice in a boot, by iPXE and by the minimal system:
 each is a line and so a `Milestone`; which one counts depends on when the VM was powered on.
 """
 
@@ -55,18 +55,19 @@ class Milestone:
 
     @property
     def status(self) -> Literal["ok", "failed"]:
-        """Whether the step went well; what was never reported as failed did."""
+        """Whether the step succeeded; "ok" unless it was reported as failed."""
         return "failed" if self.detail.get("status") == "failed" else "ok"
 
     @property
     def reason(self) -> str:
-        """Why it failed, in the VM's own words; empty if it did not."""
+        """Why it failed, as the VM reported it; empty if it did not."""
         return str(self.detail.get("reason") or "no reason given") if self.status == "failed" else ""
 
     @property
     def permanent(self) -> bool:
         """Whether the VM reported that another try would fail in the same way."""
-        return self.status == "failed" and self.detail.get("hopeless") == "1"
+        # "hopeless" is its name in logs of older versions of the guest's script.
+        return self.status == "failed" and "1" in (self.detail.get("permanent"), self.detail.get("hopeless"))
 
 
 class BootLog:
@@ -98,7 +99,7 @@ class BootLog:
             t, took, status = float(entry["t"]), float(entry["took"]), int(entry["status"])
             vm, uri, size = self._by_ip.get(entry["from"]), urlsplit(entry["uri"]), int(entry["bytes"])
         except (ValueError, KeyError, TypeError):
-            return None  # torn, or somebody's odd request
+            return None  # torn, or an unrelated request
         if status not in _OK:
             return None
         if uri.path == "/report":

@@ -70,8 +70,8 @@ class LogTail:
         name = self._machine.host.name
         reason = stream.result.reason if stream.result else "no answer"
         return PhaseError(
-            f"the logs of {name} can no longer be read ({reason}), so the progress of the VMs is unknown:"
-            f" call {self._phase}() again once {name} is reachable",
+            f"the logs of {name} can no longer be read ({reason}), so the progress of the VMs is unknown",
+            advice=f"call {self._phase}() again once {name} is reachable",
             phase=self._phase,
             step="follow",
         )

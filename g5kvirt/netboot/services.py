@@ -1,7 +1,7 @@
 """What the service machines need so that VMs netboot: pure rendering, nothing is touched here.
 
 `services` gives the orders for the host agent of one service machine: dnsmasq (DHCP with one host entry
-a VM, DNS, TFTP on request) and nginx (iPXE scripts, kernel, initrd, tasks, reports). Each VM is pointed
+per VM, DNS, TFTP on request) and nginx (iPXE scripts, kernel, initrd, tasks, reports). Each VM is pointed
 at its own server by a tag on its host entry. Kernel and initrd go to `WWW` beside what is rendered.
 """
 
@@ -38,12 +38,12 @@ __all__ = [
     "vm_script_path",
 ]
 
-#: Where everything lives on a service machine; readable by the services' own users.
+#: Directory of all files on a service machine; readable by the services' own users.
 ROOT = "/var/lib/g5kvirt"
 WWW = f"{ROOT}/www"
 ACCESS_LOG = f"{ROOT}/access.log"
 
-#: TFTP transfers at once by one dnsmasq: each takes a socket. A VM that is one too many tries again.
+#: TFTP transfers at once by one dnsmasq: each takes a socket. A VM above the limit tries again.
 TFTP_MAX = 1000
 
 #: A made-up IPv6 prefix, only so that router advertisements answer iPXE at once.
@@ -125,7 +125,7 @@ def _http_servers(netboot: Netboot, machine: ServiceMachine) -> dict[IPv4Address
 
 
 def dhcp_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
-    """One line a VM of this DHCP server: MAC, tags of its site and of its HTTP server, address, name."""
+    """One line per VM of this DHCP server: MAC, tags of its site and of its HTTP server, address, name."""
     lines = []
     for vm in netboot.vms_of("dhcp", machine):
         tag = _server_tag(netboot.layout.address("http", vm.site, vm.index))
@@ -137,7 +137,7 @@ def dns_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
     """Addresses and names of all hosts, service machines and VMs; every DNS server knows them all.
 
     ``http.SITE.DOMAIN`` and ``dns.SITE.DOMAIN`` are the services of that site; ``http.DOMAIN`` and
-    ``dns.DOMAIN`` are the nearest ones: each DNS server says its own sites' to the VMs that ask it.
+    ``dns.DOMAIN`` are the nearest ones: each DNS server gives those of its own sites.
     """
     lines = [f"{address} {name} {name.partition('.')[0]}\n" for name, address in netboot.hosts.items()]
     for other in netboot.layout.machines:
@@ -223,11 +223,11 @@ def extra_addresses(netboot: Netboot, machine: ServiceMachine) -> list[str]:
     if "dhcp" not in machine.roles:
         return own
     first = int(next(iter(machine.addresses.values())))
-    return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that iPXE hears from
+    return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that answers iPXE
 
 
 def _tftp_scripts(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
-    """One script for each HTTP server: dnsmasq says by its tag which one a VM fetches."""
+    """One script for each HTTP server: dnsmasq selects a VM's by its tag."""
     if netboot.protocol != "tftp":
         return []
     return [
@@ -244,7 +244,7 @@ def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
     """The ``serve`` requests for the host agent of one service machine."""
     orders: list[dict[str, Any]] = []
     if "dhcp" in machine.roles:
-        # VMs are made known before any has a lease: dnsmasq (2.86 to 2.90 at least) crashes if it is told to
+        # VMs are registered before any has a lease: dnsmasq (2.86 to 2.90 at least) crashes if it has to
         # read hosts with tags again after it has served some. Its supervisor has it back in 0.1 s, with them.
         conf = f"{ROOT}/dnsmasq.conf"
         orders.append(

@@ -1,4 +1,4 @@
-"""check: what would happen, and what is wrong, before anything is reserved. Changes nothing anywhere."""
+"""check: the plan of an experiment and its problems, before anything is reserved. Changes nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from g5kvirt import paths
 from g5kvirt.errors import CapacityError, SpecError, TestbedError
 from g5kvirt.images import minimal
 from g5kvirt.phases.reservation_request import request_for, with_sites
@@ -140,7 +141,7 @@ def _minimal_system(testbed: Testbed) -> Iterator[Finding]:
     ways = [
         error.advice,
         "start the run from a Debian machine",
-        "copy ~/.cache/g5kvirt from one where it ran",
+        f"copy {paths.cache()} from one where it ran",
     ]
     advice = ", or ".join(way for way in ways if way)
     yield Finding(what, "", "problem", "not-buildable", f"cannot be built here ({error.message})", advice)

@@ -78,7 +78,7 @@ def _last_moment(reservation: Reservation) -> float:
     """When machines must not act as DHCP servers any more: a minute before the first of the jobs ends.
 
     With the job that holds it the KaVLAN goes, and machines of jobs that began later, and so end later, come
-    to stand in their site's common network, among everybody's machines.
+    to be in the site's shared production network.
     """
     return reservation.start + reservation.walltime - min(60.0, reservation.walltime / 10)
 
@@ -103,7 +103,7 @@ def serve(context: Context, cluster: ClusterState, plan: services.Netboot, *, ph
 def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
     """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
 
-    A machine that lacks programs gets them installed, in a second one. Returns each machine's own address.
+    Missing programs are installed in a second one. Returns each machine's own address.
     """
     plan = boot_plan(context, cluster, (), {})
     serving = {m.host.name: m for m in cluster.layout.machines}
@@ -123,17 +123,17 @@ def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
     limit = context.spec.timeouts.command
     replies = calls.call_agents(context.fanout, documents, timeout=limit)
     calls.require(context.journal, "configure", "prepare", replies)
-    # A machine that lacked something reports its facts anew: without QEMU it cannot tell about KVM.
+    # A machine that lacked packages reports its facts again: without QEMU it cannot test KVM.
     newer = packages.install(context, {r.host: missing for r in replies if (missing := _missing(r))})
     for reply in replies:
-        # What became of each setting: the address tables' sizes, say, are "absent" in a network namespace.
+        # The result of each setting; in a network namespace the sizes of the ARP table are "absent".
         settings = _answer(reply, "sysctls").detail["keys"]
         _journal_facts(context, newer.get(reply.host.name, reply), settings)
     return {reply.host.name: _own_address(reply) for reply in replies}
 
 
 def _missing(reply: calls.AgentReply) -> dict[str, str]:
-    """The programs that a machine lacks, each with its package."""
+    """The programs that are missing on a machine, each with its package."""
     return {p: packages.PACKAGES[p] for p in _answer(reply, "facts").detail["missing"]}
 
 

@@ -109,7 +109,7 @@ class _PowerOn:
 
 
 class _Launch:
-    """The loop of one launch, and what it has running.
+    """The loop of one launch, with its streams and threads.
 
     Threads never decide: they put what they have to report into the inbox, as a call that the loop makes.
     """
@@ -124,13 +124,13 @@ class _Launch:
         self.stopping: list[Future[None]] = []  # VMs that were given up
 
     def run(self, register: Callable[[], None]) -> None:
-        """Until every VM is up or failed; whatever happens, streams and threads have ended afterwards.
+        """Run until every VM is up or failed; streams and threads have ended afterwards in any case.
 
         ``register`` makes the VMs known to the services. The first power-on goes before it: a VM's firmware
         takes longer until it requests an address, and repeats that.
         """
         with ExitStack() as stack:
-            # Few at a time: a batch is one connection a host, and batches wait for each other's sshd.
+            # Few at a time: a batch is one connection per host, and batches wait for each other's sshd.
             pool = ThreadPoolExecutor(max_workers=4)
             stack.callback(pool.shutdown, cancel_futures=True)
             wait(self._advance(pool), timeout=HEAD_START)

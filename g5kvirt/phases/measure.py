@@ -78,9 +78,10 @@ def _check_sizes(sizes: Iterable[int], up: int) -> tuple[int, ...]:
     largest = max(map(int, plain))
     if largest > up:
         raise CapacityError(
-            f"sizes asks for a deployment on {show(largest)} VMs, but only {up} are up: use at most {up}",
+            f"sizes requests a deployment on {show(largest)} VMs, but only {up} are up",
             requested=largest,
             available=up,
+            advice=f"use at most {up}",
         )
     return tuple(int(n) for n in plain)
 

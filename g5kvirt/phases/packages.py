@@ -27,8 +27,8 @@ SERVICE_PROGRAMS: Mapping[str, tuple[str, ...]] = {"dhcp": ("ip", "dnsmasq"), "h
 
 def needed(roles: Sequence[str] = ()) -> list[str]:
     """The programs of a service machine with these roles; without any, those of a host."""
-    words = [word for role in roles for word in SERVICE_PROGRAMS[role]] if roles else HOST_PROGRAMS
-    return list(dict.fromkeys(words))
+    programs = [name for role in roles for name in SERVICE_PROGRAMS[role]] if roles else HOST_PROGRAMS
+    return list(dict.fromkeys(programs))
 
 
 def install(
@@ -38,8 +38,8 @@ def install(
     ``packages``, then ``facts``.
 
     All machines side by side, through the testbed's package proxy if it has one, for as long as a deployment
-    of hosts may take. One journal span ``packages`` a machine. Raises PhaseError with one sentence if one of
-    them cannot have it, after all were heard.
+    of hosts may take. One journal span ``packages`` per machine. Raises PhaseError if one of them cannot
+    get them, after all have answered.
     """
     if not missing:
         return {}
@@ -50,9 +50,9 @@ def install(
         )
         for host, programs in missing.items()
     }
-    heard = calls.call_agents(context.fanout, documents, timeout=limit + 60)
+    replies = calls.call_agents(context.fanout, documents, timeout=limit + 60)
     failed = []
-    for h in heard:
+    for h in replies:
         name, wanted = h.host.name, sorted(set(missing[h.host].values()))
         context.journal.append(phase, "packages", "host", name, "start", t=h.result.start, packages=wanted)
         if h.ok:
@@ -68,10 +68,10 @@ def install(
         many = f" (and {others})" if len(failed) > 1 else ""
         through = f"the package proxy {proxy}" if proxy else "the network"
         raise PhaseError(
-            f"{name}{many} lacks {', '.join(wanted)} and does not get it from {through}: {reason};"
-            " choose a host_environment that brings it, or a package_proxy in the testbed's settings that"
-            f" machines reach, and call {phase}() again",
+            f"{name}{many} lacks {', '.join(wanted)}, which could not be installed from {through}: {reason}",
             phase=phase,
             step="packages",
+            advice="choose a host_environment that has it, or set a package_proxy that the machines reach in"
+            f" the testbed's settings, and call {phase}() again",
         )
-    return {h.host.name: h for h in heard}
+    return {h.host.name: h for h in replies}

@@ -15,7 +15,7 @@ __all__ = ["place"]
 
 
 def place(context: Context) -> Mapping[str, Any]:
-    """Place all VMs by what the hosts said of themselves. Raises CapacityError if they do not fit."""
+    """Place all VMs by the facts that the hosts reported. Raises CapacityError if they do not fit."""
     spec, journal = context.spec, context.journal
     cluster = cluster_state(spec, journal.state)
     room = capacities(

@@ -26,7 +26,7 @@ def request_for(spec: Spec, name: str) -> ReservationRequest:
     Raises CapacityError if a site's share of addresses is larger than any sub-network.
     """
     machines = machines_per_site(spec)
-    word: Literal["now", "first"] = "first" if spec.start == "first" else "now"
+    fixed: Literal["now", "first"] = "first" if spec.start == "first" else "now"
     date = spec.start_seconds
     return ReservationRequest(
         machines=machines,
@@ -39,7 +39,7 @@ def request_for(spec: Spec, name: str) -> ReservationRequest:
         properties=spec.properties or "",
         queue=spec.queue,
         project=spec.project,
-        start=word if date is None else date,
+        start=fixed if date is None else date,
     )
 
 

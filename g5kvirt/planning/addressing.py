@@ -36,7 +36,7 @@ def covering_network(networks: Iterable[IPv4Network]) -> IPv4Network:
     """The smallest network that contains all ``networks``; SpecError if they are empty."""
     parts = list(networks)
     if not parts:
-        raise SpecError("there is no sub-network: reserve at least one for each site with VMs")
+        raise SpecError("there is no sub-network", advice="reserve at least one for each site with VMs")
     low = min(int(n.network_address) for n in parts)
     high = max(int(n.broadcast_address) for n in parts)
     prefix = 32 - (low ^ high).bit_length()
@@ -79,8 +79,8 @@ def subnetworks_by_site(subnetworks: Iterable[SubNetwork]) -> dict[str, list[Sub
     for part in sorted(subnetworks, key=lambda s: s.network):
         if last is not None and part.network.overlaps(last.network):
             raise SpecError(
-                f"the sub-networks {last.network} ({last.site}) and {part.network} ({part.site}) overlap: "
-                "reserve disjoint sub-networks"
+                f"the sub-networks {last.network} ({last.site}) and {part.network} ({part.site}) overlap",
+                advice="reserve disjoint sub-networks",
             )
         parts.setdefault(part.site, []).append(part)
         last = part
@@ -132,9 +132,10 @@ def allocate_addresses(
             excluded = sum(usable_addresses(p.network) for p in own) - len(allocated[site])
             raise CapacityError(
                 f"{number} addresses are needed on {site} but its sub-networks ({networks}) have only "
-                f"{len(allocated[site])} free: reserve {number + max(0, excluded)} addresses there",
+                f"{len(allocated[site])} free",
                 requested=number,
                 available=len(allocated[site]),
+                advice=f"reserve {number + max(0, excluded)} addresses there",
             )
     return allocated
 

@@ -64,7 +64,7 @@ def _free_subnets(site: SiteCalendar, prefix: int, start: float, walltime: float
 
 
 def shortage(site: SiteCalendar, need: Need, start: float, walltime: float) -> str:
-    """What the site lacks in that slot, as a few words; empty if the need is met."""
+    """What is missing on the site in that slot, as a short text; empty if the need is met."""
     free = free_hosts(site, start, walltime)
     usable = free if need.among is None else [name for name in free if name in need.among]
     if len(usable) < need.machines:
@@ -99,7 +99,7 @@ def first_slot(
 ) -> float | None:
     """The first time at which the needs of all sites are met for ``walltime`` seconds; None: there is none.
 
-    ``allowed`` tells whether a job may start at a time; ``also`` are further times to try. Raises KeyError
+    ``allowed``: whether a job may start at a time; ``also`` are further times to try. Raises KeyError
     for a site that is not in the calendar.
     """
     for t in candidate_starts(calendar, also):

@@ -57,7 +57,7 @@ def capacities(
     Raises SpecError if ``rule.rule`` is unknown.
     """
     if rule.rule not in RULES:
-        raise SpecError(f"unknown capacity rule {rule.rule!r}: {suggest(rule.rule, RULES)}")
+        raise SpecError(f"unknown capacity rule {rule.rule!r}", advice=suggest(rule.rule, RULES))
     vms = RULES[rule.rule](np.asarray(cores, np.int64), np.asarray(memory, np.int64), rule, vm)
     return np.maximum(np.asarray(vms, np.int64), 0)
 

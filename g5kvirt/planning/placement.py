@@ -103,14 +103,14 @@ def distribute(strategy: str, capacity: Ints, site: Ints, vms: int) -> Ints:
     Raises SpecError if the strategy is unknown, CapacityError with the numbers if the VMs do not fit.
     """
     if strategy not in STRATEGIES:
-        raise SpecError(f"unknown placement strategy {strategy!r}: {suggest(strategy, STRATEGIES)}")
+        raise SpecError(f"unknown placement strategy {strategy!r}", advice=suggest(strategy, STRATEGIES))
     total = int(capacity.sum())
     if vms > total:
         raise CapacityError(
-            f"{vms} VMs do not fit on {len(capacity)} hosts that can carry {total} in total: "
-            f"request at most {total} VMs, smaller ones or more hosts",
+            f"{vms} VMs do not fit on {len(capacity)} hosts that can carry {total} in total",
             requested=vms,
             available=total,
+            advice=f"request at most {total} VMs, smaller ones or more hosts",
         )
     counts = np.asarray(STRATEGIES[strategy](capacity, site, vms), np.int64)
     if (

@@ -1,6 +1,6 @@
 """The check of a specification before anything is reserved, as a list of findings. Pure.
 
-`preflight` never raises because of the specification: whatever is wrong becomes a `Finding` with its advice.
+`preflight` never raises because of the specification: each problem becomes a `Finding` with its advice.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from g5kvirt.spec.spec import Spec
 
 __all__ = [
     "MARGIN",
+    "Code",
     "Finding",
     "Preflight",
     "Status",
@@ -40,6 +41,52 @@ Status = Literal["ok", "warning", "problem", "unknown"]
 MARGIN = 2.0
 
 
+#: What was found, for programs. The code is the kind of problem, ``Finding.what`` the part that was checked.
+Code = Literal[
+    "ok",  # nothing is wrong; exactly where the status is "ok"
+    # the specification
+    "invalid",  # it contradicts itself
+    "no-selection",  # no set of sites can be selected that meets it
+    "in-the-past",  # the start is before now
+    "not-evaluated",  # the properties can be evaluated by OAR only
+    "no-repository",  # Kadeploy3 is to be installed, but from nowhere
+    # what exists
+    "unknown-site",
+    "unknown-cluster",
+    "unknown-environment",  # Kadeploy3 does not have the host environment
+    "too-few",  # fewer machines than needed
+    "too-small",  # the hosts have no room for the VMs
+    "depends-on-machines",  # there is room on some of the machines that OAR may give, not on others
+    "unsuitable-machines",  # OAR may give machines that cannot carry VMs
+    "too-large",  # no sub-network of the site is large enough
+    "no-vlan",  # the site has no global KaVLAN
+    "too-short",  # the walltime, for the expected time
+    "too-long",  # the names of the jobs, for OAR
+    "breach",  # of the usage charter
+    "no-slot",  # the calendars have no slot for the request
+    "later",  # everything is free only after the requested start
+    # access
+    "unusable",  # the testbed from this process, or the host environment by Kadeploy3
+    "unreachable",  # the frontend
+    "key-refused",  # the frontend does not accept the ssh key
+    # this machine
+    "exists",  # there is already a run of that name
+    "not-writable",  # the directory for runs
+    "no-ssh-keygen",  # the run's key cannot be made
+    "not-buildable",  # the minimal system
+    # not known
+    "no-answer",  # the API did not answer
+    "machines-unknown",
+    "properties-unknown",
+    "subnetworks-unknown",
+    "vlans-unknown",
+    "calendar-unknown",  # which machines are free
+    "no-estimate",  # how long the run takes
+    "not-checked",  # something else has to be known first
+    "not-tried",  # the ssh key, since no frontend could be reached
+]
+
+
 @dataclass(frozen=True)
 class Finding:
     """The result of one check: ``what`` was checked, of which ``subject`` (a site; "" for the whole)."""
@@ -47,7 +94,7 @@ class Finding:
     what: str
     subject: str
     status: Status
-    code: str  #: what was found, for programs, such as ``unknown-site``; "ok" where the status is
+    code: Code
     message: str
     advice: str = ""  #: what to do; empty where nothing is to be done
 
@@ -65,7 +112,7 @@ class Preflight:
         return all(finding.status != "problem" for finding in self.findings)
 
 
-def refused(what: str, code: str, error: G5kvirtError) -> Finding:
+def refused(what: str, code: Code, error: G5kvirtError) -> Finding:
     """The finding for an error."""
     return Finding(what, "", "problem", code, error.message, error.advice or "correct the specification")
 
@@ -144,7 +191,7 @@ def filter_by_properties(spec: Spec, inventory: Inventory) -> tuple[list[Finding
 def _machines(forecast: Forecast, site: str) -> Finding:
     """Are there enough that can carry VMs?"""
 
-    def problem(code: str, message: str, advice: str) -> Finding:
+    def problem(code: Code, message: str, advice: str) -> Finding:
         return Finding("machines", site, "problem", code, message, advice)
 
     wanted, known = (forecast.spec.clusters or {}).get(site), forecast.inventory.machines

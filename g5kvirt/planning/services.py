@@ -114,7 +114,7 @@ def split_machines(spec: Spec, machines: Sequence[Host]) -> tuple[tuple[Host, ..
             "host are needed",
             requested=needed,
             available=len(machines),
-            advice="reserve again, or on another cluster",
+            advice="reserve again, or choose another cluster",
         )
     return tuple(services), tuple(hosts)
 
@@ -132,7 +132,7 @@ def service_layout(
     are full.
     """
     if not machines:
-        raise SpecError("there is no service machine: set services to at least 1")
+        raise SpecError("there is no service machine", advice="set services to at least 1")
     parts = list(subnetworks)
     network = covering_network(p.network for p in parts)
     own: dict[str, list[Host]] = {}

@@ -1,1 +1,1 @@
-"""Ways of deploying an environment on virtual machines: our own workflow, or a Kadeploy3 server."""
+"""Ways of deploying an environment on virtual machines: a built-in workflow, or a Kadeploy3 server."""

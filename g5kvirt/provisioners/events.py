@@ -1,4 +1,4 @@
-"""The journal's events of one deployment, whichever provisioner carries it out."""
+"""The journal's events of one deployment, the same for every provisioner."""
 
 from __future__ import annotations
 

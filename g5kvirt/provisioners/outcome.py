@@ -1,4 +1,4 @@
-"""What became of the VMs of a deployment, whichever provisioner carried it out."""
+"""The outcome of each VM of a deployment, the same for every provisioner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OutcomeState = Literal["open", "deployed", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one VM: ``deployed``, or ``failed`` at a named step."""
+    """The outcome of one VM: ``deployed``, or ``failed`` at a named step."""
 
     vm: VM
     state: OutcomeState

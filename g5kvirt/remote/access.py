@@ -39,7 +39,7 @@ OPTIONS = (
 def check_host(host: str) -> str:
     """Return ``host`` if it is a valid host name or address, safe on a command line; else raise SpecError."""
     if not _HOST.fullmatch(host):
-        raise SpecError(f"{host!r} is not a valid host name: use letters, digits, dots and hyphens")
+        raise SpecError(f"{host!r} is not a valid host name", advice="use letters, digits, dots and hyphens")
     return host
 
 
@@ -131,9 +131,11 @@ class Access:
                 argv, env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=10
             )
         except FileNotFoundError:
-            raise MachineError("ssh not found: install openssh-client") from None
+            raise MachineError("ssh not found", advice="install openssh-client") from None
         except subprocess.TimeoutExpired:
-            raise MachineError("ssh -G did not finish within 10 s: check the ssh configuration") from None
+            raise MachineError(
+                "ssh -G did not finish within 10 s", advice="check the ssh configuration"
+            ) from None
         text = done.stdout.decode(errors="replace")
         if done.returncode != 0:
             raise MachineError(

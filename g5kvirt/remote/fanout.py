@@ -111,7 +111,7 @@ class Fanout:
         Raises SpecError for invalid files.
         """
         if not files:
-            raise SpecError("no files to copy: give at least one")
+            raise SpecError("no files to copy", advice="give at least one")
         mark = new_token()
         stream, argv = pack(files, mark), unpack_argv(files, mark)
         return self.run(hosts, argv, stdin=stream, timeout=timeout, within=within, idempotent=True)

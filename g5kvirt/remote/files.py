@@ -38,7 +38,7 @@ def pack(files: Sequence[File], mark: str) -> bytes:
         if not target.startswith("/") or target == "/" or "\n" in target or "\\" in target:
             raise SpecError(f"{file.target!r} is not an absolute path of a file on a host")
         if target in contents:
-            raise SpecError(f"two files have the same target {target}: give each file its own path")
+            raise SpecError(f"two files have the same target {target}", advice="give each file its own path")
         contents[target] = _content(file.source), file.mode & 0o7777
     named = {_temporary(target, mark): content for target, content in contents.items()}
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, (data, _) in named.items())

@@ -62,7 +62,7 @@ def check_jump(jump: str) -> str:
     for hop in jump.split(",") if jump else ():
         login, at, host = hop.rpartition("@")
         if at and not _LOGIN.fullmatch(login):
-            raise SpecError(f"{hop!r} is not a valid jump host: use [LOGIN@]HOST[:PORT]")
+            raise SpecError(f"{hop!r} is not a valid jump host", advice="use [LOGIN@]HOST[:PORT]")
         check_host(host)
     return jump
 

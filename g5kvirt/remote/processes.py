@@ -35,7 +35,9 @@ def spawn(
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise MachineError(f"{argv[0]} not found: install it (packages openssh-client, taktuk)") from None
+        raise MachineError(
+            f"{argv[0]} not found", advice="install it (packages openssh-client, taktuk)"
+        ) from None
     except OSError as error:
         raise MachineError(f"{argv[0]} could not be started: {error.strerror}") from error
 

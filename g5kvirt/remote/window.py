@@ -304,5 +304,5 @@ def run_window(
     ssh cannot be started; no process is left behind after any exception.
     """
     if window < 1:
-        raise SpecError(f"a window of {window} connections is too small: use at least 1")
+        raise SpecError(f"a window of {window} connections is too small", advice="use at least 1")
     return _Window(access, commands, window, on_line, within, given_up).run()

@@ -1,4 +1,4 @@
-"""Times as people write them: walltimes and starts of reservations."""
+"""Times as users write them: walltimes and starts of reservations."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ def parse_walltime(value: object) -> int:
         total = int(value)
     else:
         raise SpecError(
-            f"walltime {show(value)} cannot be read: write hours:minutes:seconds such as '1:30:00', "
-            "hours:minutes, or a whole number of seconds"
+            f"walltime {show(value)} cannot be read",
+            advice="write hours:minutes:seconds such as '1:30:00', "
+            "hours:minutes, or a whole number of seconds",
         )
     if total < MIN_WALLTIME:
         raise SpecError(
-            f"walltime {show(value)} is too short ({show(total)} s): give at least {MIN_WALLTIME} s, because"
-            " the hosts are deployed within it"
+            f"walltime {show(value)} is too short ({show(total)} s)",
+            advice=f"give at least {MIN_WALLTIME} s, because the hosts are deployed within it",
         )
     if total > LONGEST:
-        raise SpecError(f"walltime {show(value)} is too long: give at most a year (8784:00:00)")
+        raise SpecError(f"walltime {show(value)} is too long", advice="give at most a year (8784:00:00)")
     return total
 
 
@@ -75,8 +76,9 @@ def parse_start(value: object) -> str:
                 continue
     if moment is None or not 1980 < moment.year < 2200:
         raise SpecError(
-            f"start {show(value)} cannot be read: write 'now', 'first' (the first slot common to all sites),"
-            " or a date and time in Paris such as '2026-12-01 19:00'"
+            f"start {show(value)} cannot be read",
+            advice="write 'now', 'first' (the first slot common to all sites),"
+            " or a date and time in Paris such as '2026-12-01 19:00'",
         )
     if moment.tzinfo is not None:
         moment = moment.astimezone(PARIS)
@@ -100,6 +102,6 @@ def check_start(start: float | None) -> None:
     now = time.time()
     if start is not None and start < now:
         raise SpecError(
-            f"the start {oar_date(start)} in Paris is in the past (it is {oar_date(now)} there now): give"
-            ' a later one, or "now" or "first"'
+            f"the start {oar_date(start)} in Paris is in the past (it is {oar_date(now)} there now)",
+            advice='give a later one, or "now" or "first"',
         )

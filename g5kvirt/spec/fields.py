@@ -112,7 +112,7 @@ def seconds(name: str, value: object, minimum: float) -> float:
 
 
 def text(name: str, value: object, pattern: str | re.Pattern[str], needed: str, longest: int = 1000) -> str:
-    """A text that matches ``pattern`` as a whole; ``needed`` says in words what it must be."""
+    """A text that matches ``pattern`` as a whole; ``needed`` describes what it must be."""
     if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value):
         wrong(name, needed, value)
     return value
@@ -151,7 +151,7 @@ def keys(document: object, known: Iterable[str], where: str) -> Mapping[str, Any
     names = list(known)
     for key in document:
         if not isinstance(key, str) or key not in names:
-            raise SpecError(f"unknown key {show(key)} in {where}: {suggest(str(key)[:64], names)}")
+            raise SpecError(f"unknown key {show(key)} in {where}", advice=suggest(str(key)[:64], names))
     return document
 
 

@@ -46,8 +46,9 @@ def read_sites(sites: object, hosts: object) -> Sites:
     if sites is None or check.is_whole(sites):
         if hosts is None:
             raise SpecError(
-                "the specification says neither which sites nor how many hosts to use: give sites such as"
-                " {'nancy': 2}, or hosts such as 12 with or without a number of sites"
+                "the specification says neither which sites nor how many hosts to use",
+                advice="give sites such as {'nancy': 2},"
+                " or hosts such as 12, with or without a number of sites",
             )
         total = check.whole("hosts", hosts, 1, MAX_HOSTS)
         count = check.optional(check.whole, "sites", sites, 1, total)
@@ -56,8 +57,8 @@ def read_sites(sites: object, hosts: object) -> Sites:
     total = sum(named.values())
     if hosts is not None and hosts != total:
         raise SpecError(
-            f"hosts is {check.show(hosts)}, but sites add up to {total}: leave out hosts, or give a number of"
-            " sites instead of their names"
+            f"hosts is {check.show(hosts)}, but sites add up to {total}",
+            advice="leave out hosts, or give a number of sites instead of their names",
         )
     return Sites(named, total, None)
 
@@ -67,7 +68,7 @@ def _named(value: object) -> dict[str, int]:
         check.wrong("sites", "a mapping of site names to numbers of hosts such as {'nancy': 2}", value)
     if not value:
         raise SpecError(
-            "sites is empty: name at least one site and its number of hosts, such as {'nancy': 2}"
+            "sites is empty", advice="name at least one site and its number of hosts, such as {'nancy': 2}"
         )
     return {_site(site): check.whole(f"sites.{site}", number, 1, MAX_HOSTS) for site, number in value.items()}
 
@@ -88,7 +89,8 @@ def read_clusters(value: object, sites: Mapping[str, int]) -> dict[str, str] | N
     for site in value:
         if not isinstance(site, str) or (sites and site not in sites):
             raise SpecError(
-                f"clusters names a site that is not in sites, {check.show(site)}: {suggest(str(site), sites)}"
+                f"clusters names a site that is not in sites, {check.show(site)}",
+                advice=suggest(str(site), sites),
             )
     needed = "the name of a cluster such as 'graphene'"
     return {

@@ -265,7 +265,8 @@ class Spec:
         )
         if (self.provisioner, self.netboot) == ("kadeploy3", "tftp"):
             raise SpecError(
-                "Kadeploy3 boots VMs over HTTP only: set netboot to 'http', or provisioner to 'g5kvirt'"
+                "Kadeploy3 boots VMs over HTTP only",
+                advice="set netboot to 'http', or provisioner to 'g5kvirt'",
             )
 
     @property
@@ -285,8 +286,8 @@ class Spec:
         keys(document, known, "the specification")
         if "vms" not in document:
             raise SpecError(
-                "the specification has no 'vms': give at least sites and vms, such as"
-                " sites: {nancy: 2}, vms: 8"
+                "the specification has no 'vms'",
+                advice="give at least sites and vms, such as sites: {nancy: 2}, vms: 8",
             )
         return cls(**document)
 
@@ -297,7 +298,7 @@ class Spec:
         try:
             return cls.from_dict(document)
         except SpecError as error:
-            raise SpecError(f"{path}: {error}") from error
+            raise SpecError(f"{path}: {error.message}", advice=error.advice) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML; ``Spec.from_dict`` makes the same spec of it."""

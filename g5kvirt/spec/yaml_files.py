@@ -1,4 +1,4 @@
-"""YAML as people mean it: plain data only, no numbers in base 60, no key given twice."""
+"""YAML without surprises: plain data only, no numbers in base 60, no key given twice."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ def load_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"cannot read {path} ({error.strerror or error}): name a YAML file") from error
+        raise SpecError(
+            f"cannot read {path} ({error.strerror or error})", advice="name a YAML file"
+        ) from error
     except ValueError as error:  # not UTF-8, or a name that no file can have
-        raise SpecError(f"{path} is not text in UTF-8: write it as YAML") from error
+        raise SpecError(f"{path} is not text in UTF-8", advice="write it as YAML") from error
     try:
         # _Loader is a SafeLoader: it makes plain data only
         return yaml.load(text, Loader=_Loader)  # noqa: S506
@@ -56,8 +58,10 @@ def load_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "characters that YAML does not allow"
-        raise SpecError(f"{path} cannot be read as YAML ({where}{problem}): correct that line") from error
+        raise SpecError(
+            f"{path} cannot be read as YAML ({where}{problem})", advice="correct that line"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise SpecError(
-            f"{path} cannot be read as YAML ({str(error)[:100]}): write plain numbers and words"
+            f"{path} cannot be read as YAML ({str(error)[:100]})", advice="write plain numbers and text"
         ) from error

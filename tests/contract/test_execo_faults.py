@@ -129,11 +129,11 @@ def test_sites_vanish(out: Any) -> None:
     assert out["ours"]["sites"] == ["lyon", "nancy", "rennes"]
 
 
-def test_a_site_that_vanished_is_said_to_be_free(out: Any) -> None:
+def test_vanished_site_is_reported_as_free(out: Any) -> None:
     assert out["absent"] is None
 
 
-def test_any_machine_is_as_good_as_three(out: Any) -> None:
+def test_find_first_slot_ignores_the_number_of_machines(out: Any) -> None:
     assert 0 < out["any"] < 3
     assert out["ours"]["three"] is None, "two work, one is suspected and one is dead"
 
@@ -173,7 +173,7 @@ def test_a_database_s_client_turns_rest_off(out: Any) -> None:
     assert out["put back"]
 
 
-def test_what_is_left_of_the_charter_is_asked_by_sql_only(out: Any) -> None:
+def test_charter_quota_is_read_by_sql_only(out: Any) -> None:
     if out["method"] == "API":
         assert not out["remaining"]
 

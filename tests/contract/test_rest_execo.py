@@ -217,7 +217,7 @@ except APIException as error:
     assert bed.machines.vlans == {"graphene-1": 14}
 
 
-def test_without_the_password_nothing_is_told(bed: Bed) -> None:
+def test_requests_without_the_password_are_refused(bed: Bed) -> None:
     out = bed.execo(
         """
 try:

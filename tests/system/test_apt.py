@@ -185,7 +185,7 @@ def test_only_what_is_missing_comes_and_its_service_does_not_start(repository: R
     assert all(word.startswith("http://packages.invalid/") for word in repository.requested)
 
 
-def test_why_a_package_cannot_be_had(repository: Repository) -> None:
+def test_missing_package_has_a_reason(repository: Repository) -> None:
     repository.publish()
     nowhere = repository.ask(f"127.0.0.1:{repository.port}", "g5knothing")
     assert nowhere.reason == "Unable to locate package g5knothing"

@@ -242,7 +242,7 @@ def test_a_killed_relay_goes_on_where_its_file_ends_and_so_does_a_restarted_head
     right(relays, range(1, HOSTS + 1))
 
 
-def test_hosts_that_end_without_the_image_say_why(lab: Any, image: Path) -> None:
+def test_hosts_without_the_image_report_the_reason(lab: Any, image: Path) -> None:
     relays = bench.Chain(lab, image, patience=1.5, grace=0.2)
     relays.start(2)
     relays.start(1)
@@ -253,7 +253,7 @@ def test_hosts_that_end_without_the_image_say_why(lab: Any, image: Path) -> None
         assert "host-0: Connection refused" in last["reason"]
 
 
-def test_a_wrong_file_is_told_by_every_host_whether_or_not_the_head_finds_out(lab: Any, image: Path) -> None:
+def test_wrong_file_is_reported_by_every_host(lab: Any, image: Path) -> None:
     actual, hosts = bench.digest(image), range(1, HOSTS + 1)
     wrong = bench.Chain(lab, image)
     wrong.sha256 = "0" * 64

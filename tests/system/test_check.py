@@ -57,7 +57,7 @@ def check(
     return done.returncode, {(row["what"], row["subject"]): row for row in rows}
 
 
-def test_what_is_asked_can_be_had(bed: State, tmp_path: Path) -> None:
+def test_check_of_a_possible_request_is_ok(bed: State, tmp_path: Path) -> None:
     code, rows = check(bed, tmp_path, GOOD)
     assert {key: row for key, row in rows.items() if row["status"] != "ok" and key != START} == {}
     assert rows[START]["status"] in ("ok", "warning")
@@ -70,7 +70,7 @@ def test_what_is_asked_can_be_had(bed: State, tmp_path: Path) -> None:
     wait(lambda: on(bed, "nancy.grid5000.fr", "oarstat -u").strip() == "")
 
 
-def test_what_is_wrong_is_said_with_what_to_do(bed: State, tmp_path: Path) -> None:
+def test_check_reports_problems_with_advice(bed: State, tmp_path: Path) -> None:
     code, rows = check(bed, tmp_path, BAD)
     assert code == 2
     wrong = {key for key, row in rows.items() if row["status"] == "problem"}

@@ -92,7 +92,7 @@ def test_the_layer_changes_nothing_outside(environment: dict[str, str], tmp_path
     assert (tmp_path / "seen").exists(), "files in /tmp are this machine's"
 
 
-def test_all_inside_ends_with_whoever_started_it(environment: dict[str, str]) -> None:
+def test_processes_in_the_layer_end_with_their_parent(environment: dict[str, str]) -> None:
     """kill -9, and what inside has left its session goes as well."""
     words = inlayer.argv(["sh", "-c", "setsid sleep 3600 & sleep 3600"])
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment)

@@ -443,7 +443,7 @@ def test_hosts_that_do_not_reach_each_other_are_reached_from_here(
     assert sum("instead of a TakTuk tree" in record.message for record in caplog.records) == 1
 
 
-def test_without_taktuk_ssh_does_it_and_says_so_once(
+def test_without_taktuk_ssh_is_used_and_this_is_logged_once(
     lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taktuk, "installed", lambda: False)

@@ -96,7 +96,7 @@ def held(bed: State) -> Iterator[dict[str, Job]]:
         yield {site: stack.enter_context(Job(bed, site, words)) for site, words in wanted.items()}
 
 
-def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
+def test_impossible_reservation_is_one_sentence_and_leaves_no_jobs(
     bed: State, held: dict[str, Job], tmp_path: Path
 ) -> None:
     script = """

@@ -57,7 +57,7 @@ def create_bridge(home: str, bridge: str, nic: str | None = None) -> Record:
 
 
 def remove_bridge(home: str) -> bool:
-    """Give addresses and routes back to the NIC and remove the bridge; False if there was none of ours."""
+    """Give addresses and routes back to the NIC and remove the bridge; False if there is none of g5kvirt."""
     known = load_record(f"{home}/bridge.json")
     if not known:
         return False
@@ -92,9 +92,9 @@ def default_nic(bridge: str) -> str:
 
 
 def without_metrics(routes: list[Record]) -> list[Record]:
-    """The routes without their metric, unless that tells two to the same place apart.
+    """The routes without their metric, unless two to the same destination differ only by it.
 
-    The NIC's DHCP client is still there, and may set the routes of before anew, with the metric of before:
+    The NIC's DHCP client is still there, and may set the earlier routes again, with their metric:
     then they would lead into a port of the bridge, and the host would be lost. Without one ours win.
     """
     places = [route["dst"] for route in routes]

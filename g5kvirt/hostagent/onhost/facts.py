@@ -53,7 +53,7 @@ def facts(request: Record, home: str) -> Results:
 
 
 def kvm_works(home: str, limit: float) -> tuple[bool, str]:
-    """(True, "") only if a guest with KVM really ran; tried once a boot, then read from ``home``."""
+    """(True, "") only if a guest with KVM really ran; tried once per boot, then read from ``home``."""
     if not os.path.exists("/dev/kvm"):
         return False, "there is no /dev/kvm"
     if not shutil.which(QEMU):

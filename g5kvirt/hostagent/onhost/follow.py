@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def follow(request: Record, emit: Callable[[Record], object], input_is_open: bool) -> None:
     """Emit every line that is appended to the files, until our output has no reader any more.
 
-    A file may not exist yet, may be put aside and begun anew. ``offset`` is where the next line begins:
-    given back as the start, nothing is lost or seen twice. A beat every 5 s shows that the stream lives.
+    A file may not exist yet, or be rotated. ``offset`` is where the next line begins: given back as the
+    start, nothing is lost or seen twice. A heartbeat is sent every 5 s.
     ``input_is_open``: the request did not come by standard input, so its end means that the reader is gone.
     """
     pause, beat = max(0.01, float(request.get("poll", 0.05))), 0.0

@@ -46,7 +46,7 @@ def packages(request: Record, home: str) -> Results:
 
 
 class ServicesBlocked:
-    """Nothing starts by itself meanwhile; a policy that was there before is there again afterwards."""
+    """While it is active, no service starts on installation; an earlier policy is restored afterwards."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -54,7 +54,7 @@ class ServicesBlocked:
 
     def __enter__(self) -> None:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        # one of ours was left behind by an agent that was killed: what was before is already aside
+        # left by an agent that was killed: the earlier policy has already been put aside
         if os.path.lexists(self.path) and read_text(self.path, "") != DENY_POLICY:
             os.replace(self.path, self.aside)
         write_text(self.path, DENY_POLICY, 0o755)

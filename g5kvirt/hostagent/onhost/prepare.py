@@ -26,9 +26,9 @@ def prepare(request: Record, home: str) -> Results:
 
 
 def set_sysctls(wanted: Record) -> Record:
-    """Kernel settings, best effort; each key says set, unchanged, absent or why not.
+    """Kernel settings, best effort; for each key: set, unchanged, absent or the reason of a failure.
 
-    The sizes of the ARP table, say, exist only in the machine's first network namespace.
+    The sizes of the ARP table, for example, exist only in the machine's first network namespace.
     """
     results = {}
     for key, value in wanted.items():

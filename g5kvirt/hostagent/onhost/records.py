@@ -40,7 +40,7 @@ def write_text(path: str, text: str, mode: int = 0o600) -> None:
 
 
 def load_record(path: str) -> Record:
-    """A JSON record of ours, or {} if there is none."""
+    """A JSON record, or {} if there is none."""
     record: Record = json.loads(read_text(path, "{}"))
     return record
 

@@ -26,7 +26,7 @@ DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def serve(request: Record, home: str) -> Results:
     """Write a service's files, let the program itself check them, keep it running under a supervisor.
 
-    If a check fails, the files are put back as they were and whatever ran goes on running. ``until``: when
+    If a check fails, the files are put back as they were and a running service keeps running. ``until``: when
     its supervisor ends it for good.
     """
     name, until = check_name(request["name"]), request.get("until")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def start_qemus(home: str, vms: list[Record], limit: float, fresh: bool) -> Results:
-    """Start QEMU for each, let all come up side by side, then let them run; yields one answer a VM."""
+    """Start QEMU for each, let all come up in parallel, then let them run; yields one answer per VM."""
     starting = {}
     for vm in vms:
         try:

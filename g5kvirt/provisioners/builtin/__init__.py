@@ -1,4 +1,4 @@
-"""The provisioner of our own: Kadeploy3's workflow, carried out by host agents, task files and ssh. ::
+"""The built-in provisioner: Kadeploy3's workflow, carried out by host agents, task files and ssh. ::
 
     deployment = Deployment("d1", vms, default_workflow(), reboots=SlotWindow(50), checks=SlotWindow(100))
     outcomes = drive(deployment, driver, clock=time.time, write=journal.extend)

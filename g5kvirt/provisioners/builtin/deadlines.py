@@ -12,7 +12,7 @@ from g5kvirt.provisioners.builtin.positions import Position, Positions, VMProgre
 
 __all__ = ["Deadlines", "Timeout", "first_due", "late", "timeout_at"]
 
-Timeout = Callable[[], float]  #: how many seconds whoever is in a line may stay there, now
+Timeout = Callable[[], float]  #: seconds that a VM may stay in a queue, as of now
 _T = TypeVar("_T")
 
 
@@ -22,10 +22,10 @@ def timeout_at(position: Position, load: Callable[[], int]) -> Timeout:
 
 
 def late(line: OrderedDict[_T, float], now: float, timeout: Timeout) -> Iterator[tuple[_T, float]]:
-    """Takes out of a line, one by one, who has been in it for too long; with the seconds that were allowed.
+    """Takes VMs out of a queue, one by one, that have been in it for too long; with the seconds allowed.
 
-    The first is due first, as all may stay equally long. That may change while one is dealt with, and so may
-    the line.
+    The first is due first, because all may stay equally long. That limit and the queue may change while one
+    is handled.
     """
     while line:
         one, since = next(iter(line.items()))
@@ -37,7 +37,7 @@ def late(line: OrderedDict[_T, float], now: float, timeout: Timeout) -> Iterator
 
 
 def first_due(line: OrderedDict[_T, float], timeout: Timeout) -> float:
-    """When the first in a line is due; there must be one."""
+    """When the first in a queue is due; there must be one."""
     return next(iter(line.values())) + timeout()
 
 
@@ -54,7 +54,7 @@ class Deadlines:
         self._number = 0
 
     def arm(self, progress: VMProgress, now: float) -> None:
-        """Its step begins, and with the first one that waits for no window its macro-step."""
+        """A VM's step begins, and its macro-step with the first step that waits for no window."""
         position = progress.position
         if position.step.act != "broadcast":  # there the host has the deadline
             position.inside[progress] = now
@@ -62,22 +62,22 @@ class Deadlines:
             position.branch.inside.setdefault(progress, now)
 
     def leave_step(self, progress: VMProgress) -> None:
-        """It leaves its step."""
+        """A VM leaves its step."""
         progress.position.inside.pop(progress, None)
         progress.timer = 0
 
     def leave_macro(self, progress: VMProgress) -> None:
-        """It leaves its macro-step."""
+        """A VM leaves its macro-step."""
         progress.position.branch.inside.pop(progress, None)
 
     def set_timer(self, progress: VMProgress, due: float) -> None:
-        """In place of the one that it had."""
+        """Set a VM's timer, in place of an earlier one."""
         self._number += 1
         progress.timer = self._number
         heapq.heappush(self._timers, (due, self._number, progress))
 
     def expired_timers(self, now: float) -> Iterator[VMProgress]:
-        """Those whose timer has run off."""
+        """VMs whose timer has expired."""
         while self._timers and self._timers[0][0] <= now:
             _, number, progress = heapq.heappop(self._timers)
             if progress.timer == number:

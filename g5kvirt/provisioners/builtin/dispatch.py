@@ -1,4 +1,4 @@
-"""Which orders are due. What is in them counts as ordered from here on."""
+"""Which orders are due. Everything in them counts as ordered from here on."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Deployment:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """What became of every VM, in the order in which they were started."""
+        """The outcome of every VM, in the order in which they were started."""
         return [
             Outcome(
                 vm=progress.vm,

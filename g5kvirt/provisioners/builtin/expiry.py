@@ -1,4 +1,4 @@
-"""What silence means: steps, macro-steps, checks and broadcasts that have lasted too long."""
+"""Time-outs: steps, macro-steps, checks and broadcasts that have lasted too long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["expire", "not_ready_yet"]
 
 
 def expire(state: WorkflowState, transitions: Transitions, now: float) -> None:
-    """Fail whatever is late, and have those checked whose time it is."""
+    """Fail everything that is late, and request the checks that are due."""
     for progress, seconds in state.deadlines.late_at_step(now):
         if state.checks.holds(progress) or state.checks.waits(progress):
             progress.final_check = True

@@ -28,7 +28,7 @@ class HostBroadcast:
         self.waiting: dict[VMProgress, None] = {}
 
     def end(self, state: Literal["ok", "failed"], reason: str = "") -> list[VMProgress]:
-        """It is over; returns the VMs that still wait for it."""
+        """A broadcast is over; returns the VMs that still wait for it."""
         self.state, self.reason = state, reason
         waiting, self.waiting = self.waiting, {}
         return [p for p in waiting if p.position is self.position and p.state == "open"]
@@ -53,11 +53,11 @@ class HostBroadcasts:
         return self._known[key]
 
     def repeat(self, broadcast: HostBroadcast) -> None:
-        """It is due once more."""
+        """Make a broadcast due once more."""
         self._due.append(broadcast)
 
     def start_due(self, now: float) -> list[HostBroadcast]:
-        """Those that are due begin, with a new attempt each."""
+        """Start the broadcasts that are due, each with a new attempt."""
         due, self._due = self._due, []
         for broadcast in due:
             attempts = self._attempts.setdefault(broadcast.host, [])
@@ -68,7 +68,7 @@ class HostBroadcasts:
         return due
 
     def take_reported(self, report: Report) -> HostBroadcast | None:
-        """The running broadcast that a report is about, which runs no longer."""
+        """The running broadcast that a report is about, which then no longer runs."""
         attempts = self._attempts.get(report.subject, [])
         attempt = report.attempt if report.attempt is not None else len(attempts)
         if not 1 <= attempt <= len(attempts):
@@ -85,6 +85,6 @@ class HostBroadcasts:
             yield from late(line, now, timeout_at(position, self._load))
 
     def upcoming(self) -> list[float]:
-        """When one is late next, as far as is known now."""
+        """When the next one is late, as far as is known now."""
         running = [(line, position) for position, line in self._running.items() if line]
         return [first_due(line, timeout_at(position, self._load)) for line, position in running]

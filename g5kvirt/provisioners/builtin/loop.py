@@ -14,7 +14,7 @@ __all__ = ["Driver", "drive"]
 
 
 class Driver(Protocol):
-    """Does what a deployment orders, and reports what comes of it."""
+    """Carries out the orders of a deployment and reports their results."""
 
     def execute(self, order: Order) -> None:
         """Start it and return at once; what cannot be done is reported as ``failed``, never raised."""

@@ -28,7 +28,7 @@ class Meter:
 
     Until ``enough`` were seen, `TimeoutRange.first` holds. Then the time-out is the 95th percentile of what
     was seen × ``factor``, and × (VMs active now / VMs active on average when those were seen) where that is
-    more: whoever shares cores and links with more others takes longer, and the first to be done had few.
+    more: a VM that shares cores and links with more others takes longer, and the first VMs shared with few.
     """
 
     bounds: TimeoutRange

@@ -25,7 +25,7 @@ class Target:
 class RebootOrder:
     """Reboot these VMs: ``soft`` through the guest, ``hard`` by power reset, ``relaunch`` with a new process.
 
-    ``into`` says where they must come up: their netboot profile is to be switched first. ``relaunch`` keeps
+    ``into``: where they must come up; their netboot profile is to be switched first. ``relaunch`` keeps
     the disk. Report ``step`` for each VM when its command has returned.
     """
 

@@ -1,4 +1,4 @@
-"""The provisioner of our own: the images and tools to the servers, then the workflow for each deployment."""
+"""The built-in provisioner: images and tools go to the servers, then each deployment runs the workflow."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Installer:
     broadcast: chain.Kind
 
     def deploy(self, request: DeploymentRequest) -> list[Outcome]:
-        """One deployment by our own workflow."""
+        """One deployment by the built-in workflow."""
         context, journal = self.context, self.context.journal
         deployment = self._deployment(request)
         key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""What a report means for the VM that it is about. Changes nothing."""
+"""The meaning of a report for its VM. Changes nothing."""
 
 from __future__ import annotations
 

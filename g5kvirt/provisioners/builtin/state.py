@@ -47,7 +47,7 @@ class WorkflowState:
         return self.recorder.counts["open"] - self.reboots.waiting
 
     def leave_windows(self, progress: VMProgress) -> None:
-        """A VM gives back what it holds of the windows, or wants of them."""
+        """Remove a VM from the windows, whether it holds a slot or waits for one."""
         self.reboots.leave(progress)
         self.checks.leave(progress)
 

@@ -6,8 +6,8 @@ The file only sets variables; the procedure is `guest/deploy`, in the archive of
 - the agent looks there every few seconds; a file whose first line it has done already (in this boot) is left
   alone, so every attempt of every deployment has an id of its own (`TaskId`);
 - each of `STEPS` is reported by ``GET /report?step=…&deployment=…&status=ok`` or ``…status=failed&reason=…``,
-  after which nothing follows, with ``hopeless=1`` if the failure is permanent; ``boot`` is
-  reported just before the minimal system leaves;
+  after which nothing follows, with ``permanent=1`` if another try would fail alike; ``boot`` is reported just
+  before the minimal system is left;
 - ``boot="kexec"`` starts the kernel at once. ``boot="reboot"`` resets the VM, which netboots: its own iPXE
   script (`netboot.vm_script_path`) must be ``netboot.ipxe_script(…, profile="disk")`` before ``boot`` is
   reported, and must be gone before the VM shall come back to its minimal system. The boot loader is
@@ -52,7 +52,7 @@ STEPS = ("partition", "format", "image", "postinstall", "bootloader", "sync", "b
 #: Asked by ssh: which deployment runs, and from where.
 READY_COMMAND = "cat /etc/g5kvirt-environment && grep ' / ' /proc/mounts"
 
-#: Pattern, and what it allows in words.
+#: Pattern, and a description of what it allows.
 _ID = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits and . _ -")
 _URL = (r"http://[\x21-\x7e]+", "an http:// URL without spaces")
 

@@ -32,7 +32,7 @@ class Transitions:
         self._leave_windows = state.leave_windows
 
     def start(self, now: float, about: Mapping[str, Any]) -> None:
-        """All VMs set out."""
+        """Start all VMs."""
         vms = self._state.vms.values()
         self._recorder.start(now, about)
         hosts = dict.fromkeys(progress.vm.host for progress in vms)
@@ -47,7 +47,7 @@ class Transitions:
     # ---- forward ------------------------------------------------------------------------------------
 
     def enter(self, progress: VMProgress, t: float, now: float) -> None:
-        """Begin the step in which it stands."""
+        """Begin the step at which a VM is."""
         step = progress.position.step
         if progress.fresh:
             if step.prepares:
@@ -79,7 +79,7 @@ class Transitions:
             broadcast.waiting[progress] = None
 
     def complete(self, progress: VMProgress, t: float, now: float, *, measured: bool = True) -> None:
-        """Its step is done. ``measured``: it is known how long it took."""
+        """A VM's step is done. ``measured``: its duration is known."""
         position = progress.position
         if measured:
             position.meter.record(t - progress.step_start, self._state.load())
@@ -89,7 +89,7 @@ class Transitions:
         self._advance(progress, t, now)
 
     def skip_to(self, progress: VMProgress, target: Position, t: float, *, proven: bool) -> bool:
-        """To a later step, because it was reported; ``proven``: so those before it are done.
+        """Move a VM to a later step that it reported; ``proven``: so the steps before it are done.
 
         False if one that was skipped is not proven to be done: the broadcast to its host.
         """
@@ -151,7 +151,7 @@ class Transitions:
         scope: FailureScope = "step",
         silent: bool = False,
     ) -> None:
-        """Its step failed. ``silent``: there was no report, so the gentlest reboot is not worth a try."""
+        """A VM's step failed. ``silent``: without a report, so the gentlest reboot is not worth a try."""
         self._leave_windows(progress)
         self._recorder.step(progress, "failed", t, reason=reason)
         restart = progress.position.restart

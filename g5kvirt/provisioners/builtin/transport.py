@@ -11,7 +11,7 @@ from typing import Literal
 from g5kvirt.broadcast import chain, relays
 from g5kvirt.broadcast.reports import Progress
 from g5kvirt.context import Context
-from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent import calls, protocol
 from g5kvirt.images.environments import Image
 from g5kvirt.inventory import VM, Host
 from g5kvirt.planning.cluster import ClusterState
@@ -83,7 +83,7 @@ class Transport:
     # ---- the broadcast ----------------------------------------------------------------------------------
 
     def execute(self, order: BroadcastOrder) -> None:
-        """Bring the image to the hosts of ``order``; reports each, whatever happens, and never raises."""
+        """Bring the image to the hosts of ``order``; reports each in any case, and never raises."""
         open_hosts = set(order.hosts)
 
         def report(host: str, reason: str) -> None:
@@ -126,33 +126,31 @@ class Transport:
         fanout = self._context.fanout
         lost: dict[str, str] = {}
         if variant == "tree":
-            # A tree however few the hosts are: it is asked for to be compared with.
+            # A tree even for few hosts: that is the point of the comparison.
             tree = Fanout(fanout.access, tree_from=1)
             plan, lost = relays.copy_by_tree(tree, plan, self._image.path, timeout=TIMEOUT)
         return plan, lost | (relays.start(fanout, plan) if plan.stops else {})
 
     def restart_lost_relays(self, variant: str, hosts: Collection[str]) -> None:
-        """Start the relays again that are gone although all was well: killed, and their host agent too.
+        """Start relays again that had succeeded and are gone: they and their supervisors were killed.
 
-        For VMs that are to begin again. What still fails, these VMs will report.
+        For VMs that begin again; a relay that still does not run is reported by these VMs.
         """
         plan = self._plan(variant)
-        stops = {stop.host.address: stop for stop in plan.stops if stop.host.name in hosts}
-        question = protocol.document(protocol.services([plan.service]))
-        results = self._context.fanout.run(
-            stops,
-            protocol.COMMAND,
-            stdin=question,
+        stops = {stop.host: stop for stop in plan.stops if stop.host.name in hosts}
+        document = protocol.document(protocol.services([plan.service]))
+        replies = calls.call_agents(
+            self._context.fanout,
+            dict.fromkeys(stops, document),
             timeout=self._context.spec.timeouts.command,
-            idempotent=True,
         )
-        gone = []
-        for address, result in results.items():
-            answers = protocol.parse(result.stdout) if result.ok else []
-            if any(a.ok and a.detail.get("state") != "running" for a in answers):
-                gone.append(stops[address])
+        gone = tuple(
+            stops[reply.host]
+            for reply in replies
+            if any(a.ok and a.detail.get("state") != "running" for a in reply.answers)
+        )
         if gone:
-            self._start(replace(plan, stops=tuple(gone)), variant)
+            self._start(replace(plan, stops=gone), variant)
 
     def stop(self) -> None:
         """End the relays."""

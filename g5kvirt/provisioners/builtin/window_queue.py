@@ -1,4 +1,4 @@
-"""Who waits for a window, and who holds a slot of it."""
+"""The VMs that wait for a window, and those that hold a slot of it."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class WindowQueue:
 
     @property
     def waiting(self) -> int:
-        """How many have not gone yet."""
+        """How many VMs still wait."""
         return len(self._line)
 
     @property
     def held(self) -> int:
-        """How many hold a slot."""
+        """How many VMs hold a slot."""
         return len(self._inside)
 
     def waits(self, progress: VMProgress) -> bool:
-        """Whether it has not gone yet."""
+        """Whether a VM still waits."""
         return progress in self._line
 
     def holds(self, progress: VMProgress) -> bool:
-        """Whether it has a slot."""
+        """Whether a VM holds a slot."""
         return progress in self._inside
 
     def put(self, progress: VMProgress) -> None:
-        """At the end of the line."""
+        """Append a VM to the queue."""
         self._line[progress] = None
 
     def leave(self, progress: VMProgress) -> None:
-        """Wherever it is: out of the line, or its slot is free again."""
+        """Remove a VM from the queue, or free its slot."""
         self._line.pop(progress, None)
         self._inside.discard(progress)
 
     def take(self, now: float) -> list[VMProgress]:
-        """Those that may go now; each holds a slot."""
+        """The VMs that may go now; each holds a slot from here on."""
         decision = self._window.decide(now, waiting=self.waiting, in_flight=self.held, last=self._last)
         self.next_time = decision.wake_at
         batch = [self._line.popitem(last=False)[0] for _ in range(decision.start)]

@@ -9,7 +9,7 @@ act            order                                      ends with
 ``reboot``     `RebootOrder`, through the reboot window   the command's result, or the next step's report
 ``task``       `TaskOrder`                                a report of the VM
 ``report``     none                                       a report of the VM
-``broadcast``  `BroadcastOrder`, once a host              a report on the host, or the next step's report
+``broadcast``  `BroadcastOrder`, once per host            a report on the host, or the next step's report
 ``check``      `CheckOrder`, through the check window     a positive result; a negative one is repeated
 =============  =========================================  ==============================================
 
@@ -51,7 +51,7 @@ REBOOTS: tuple[RebootKind, ...] = ("soft", "hard", "relaunch")
 #: half of the memory. Measured with Debian's cloud kernel and ``mini``.
 KEXEC_MEMORY = 144
 
-# ---- what a workflow is made of -------------------------------------------------------------------
+# ---- the parts of a workflow ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def default_workflow(
     """The workflow of a local disk deployment, as Kadeploy3 does it.
 
     ``broadcast`` and ``boot`` name the variants of BroadcastEnv and BootNewEnv in the order in which they
-    are tried. To boot, the guest itself leaves its minimal system by ``kexec`` or ``reboot`` as its task
-    says; ``reset`` is a power reset from outside, through the reboot window, and so cannot come first.
+    are tried. To boot, the guest itself leaves its minimal system by ``kexec`` or ``reboot``, as in its
+    task; ``reset`` is a power reset from outside, through the reboot window, and so cannot come first.
     ``timeouts`` bounds one try of a macro-step, in seconds; ``retries`` is for each variant but kexec and
     reboot, whose retry is the reset. ``boot_seconds`` is waited for a boot before any has been measured.
     Raises ValueError for a name that is not known.

@@ -1,4 +1,4 @@
-"""The provisioner that deploys by a Kadeploy3 server of our own on a service machine. ::
+"""The provisioner that deploys by a Kadeploy3 server on a service machine. ::
 
     installer = Kadeploy3Provisioner().prepare(context, cluster, vms, image, "chain")
     outcomes = installer.deploy(DeploymentRequest("d1", vms, about))

@@ -1,7 +1,7 @@
 """Kadeploy3's REST API, as far as a deployment needs it.
 
 Every call is one request with a bound; nothing is kept between two, so calls may come from several threads.
-The user is named in a header: the server trusts whoever can reach it, which is why it listens on its own
+The user is named in a header: the server trusts every client, which is why it listens on its own
 machine only (`g5kvirt.provisioners.kadeploy3.ssh_tunnel.SSHTunnel`).
 
 Source: the API specification of Kadeploy 3.3. A refusal has status 400, a number in
@@ -109,13 +109,13 @@ class KadeployClient:
         nodes netboot afterwards, "" for Kadeploy3's own. ``verbose``: up to 5, where its log names each
         node that is back. ``timeout``: seconds; many nodes take minutes
         (`g5kvirt.provisioners.kadeploy3.splitting.post_seconds`). Where the answer does not come in time the
-        server lets go of the request; a deployment that was begun all the same is ended here.
+        server drops the request; if a deployment was started nevertheless, it is ended here.
         """
         body: dict[str, Any] = {
             "nodes": list(nodes),
             "environment": {"kind": "database", "name": environment, "version": version, "user": self.user},
             "verbose_level": verbose,
-            "force": True,  # the nodes are ours: whoever had them before is gone
+            "force": True,  # the nodes are ours: an earlier deployment on them is obsolete
         }
         if authorized_keys:
             body["ssh_authorized_keys"] = f"server://{authorized_keys}"
@@ -132,7 +132,7 @@ class KadeployClient:
             return str(answer["wid"])
         except (KeyError, TypeError) as error:
             raise TestbedError(
-                f"Kadeploy3 began a deployment but named no id: {str(answer)[:80]!r}"
+                f"Kadeploy3 started a deployment without giving its id: {str(answer)[:80]!r}"
             ) from error
 
     def status(self, wid: str) -> WorkflowStatus:
@@ -156,7 +156,7 @@ class KadeployClient:
         return ""
 
     def statistics(self, wid: str) -> list[StatisticsRow]:
-        """One row a node of a deployment that is done."""
+        """One row per node of a deployment that is done."""
         query = {"wid": wid, "fields": list(STATISTICS)}
         return read_statistics(str(self._request("GET", "/stats/deploy", query) or ""))
 
@@ -198,20 +198,22 @@ class KadeployClient:
             data = json.dumps(body).encode()
             if len(data) > MOST_BODY:
                 raise TestbedError(
-                    f"a request of {len(data)} bytes is more than the {MOST_BODY} that Kadeploy3 reads: "
-                    "deploy in more parts"
+                    f"a request of {len(data)} bytes is more than the {MOST_BODY} that Kadeploy3 reads",
+                    advice="deploy in more parts",
                 )
         try:
             with requests.Session() as session:
-                session.trust_env = False  # a proxy between us and a tunnel's end would be none of ours
+                session.trust_env = (
+                    False  # never through the user's proxy: the server is at the end of our tunnel
+                )
                 answer = session.request(
                     method, self.url + path, params=query, data=data, headers=headers,
                     timeout=(min(10.0, self.timeout), timeout or self.timeout),
                 )  # fmt: skip
         except requests.RequestException as error:
             raise TestbedError(
-                f"Kadeploy3 at {self.url} does not answer {method} {path} ({type(error).__name__}): "
-                "look at its log, /var/log/kadeploy3"
+                f"Kadeploy3 at {self.url} does not answer {method} {path} ({type(error).__name__})",
+                advice="look at its log, /var/log/kadeploy3",
             ) from error
         if answer.status_code != requests.codes.ok:
             raise self._refusal(method, path, answer)

@@ -106,7 +106,7 @@ class NetbootFiles:
 
     @property
     def profiles(self) -> str:
-        """Where Kadeploy3 writes one profile a node, absolute."""
+        """The absolute path below which Kadeploy3 writes one profile per node."""
         return f"{self.repository}/{'profiles' if self.method == 'IPXE' else 'pxelinux.cfg'}"
 
 
@@ -371,10 +371,12 @@ def _check(server: Server, cluster: NodeCluster) -> None:
             shown = "not" if what.endswith("password") else f"{value[:80]!r}, not"
             raise SpecError(f"{what} is {shown} what Kadeploy3 can be given: it must match {pattern.pattern}")
     if not cluster.nodes:
-        raise SpecError("Kadeploy3 refuses to start without nodes: give it at least one VM")
+        raise SpecError("Kadeploy3 refuses to start without nodes", advice="give it at least one VM")
     for names in ([n.name for n in cluster.nodes], [n.address for n in cluster.nodes]):
         if len(set(names)) < len(names):
-            raise SpecError("two VMs would have the same name or address in Kadeploy3: each needs its own")
+            raise SpecError(
+                "two VMs would have the same name or address in Kadeploy3", advice="give each its own"
+            )
     if not 0 < max(timing.reboot, timing.kexec) <= timing.macro <= 65535:
         raise SpecError(
             f"Kadeploy3 refuses macro-steps of {timing.macro} s with reboots of {timing.reboot} s and kexecs "

@@ -35,7 +35,8 @@ def describe(environment: Environment, path: str, *, version: int = 1) -> dict[s
     if environment.compression not in COMPRESSIONS:
         raise SpecError(
             f"Kadeploy3 deploys images compressed with {', '.join(COMPRESSIONS)} only, and that of "
-            f"{environment.name} is not compressed: compress it and say so in its description"
+            f"{environment.name} is not compressed",
+            advice="compress it and set image.compression in its description",
         )
     for what, text, most in (
         ("the name", environment.name, 60),

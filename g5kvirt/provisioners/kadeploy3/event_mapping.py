@@ -1,10 +1,10 @@
 """Kadeploy3's deployment as our events: the same shapes that every other provisioner writes.
 
-Its states tell which step each node is in (``/state``). Its log tells when: a line with a time for each step
+Its states give the step of each node (``/state``). Its log has the times: a line with a time for each step
 that a set of nodes begins, and one for each node that is back after a reboot. So a node in another step than
 before began it when, by the log, a set began that step, at the latest now; the error is at most the time
-between two polls. A step that began and ended between two polls is recorded only if the log names it. What
-was never seen at all is taken from the statistics, which have whole seconds and the last attempt only.
+between two polls. A step that began and ended between two polls is recorded only if the log names it. A step
+that was never seen is taken from the statistics, which have whole seconds and the last attempt only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class EventMapper(DeploymentEvents):
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """What became of every VM, in the order of the nodes."""
+        """The outcome of every VM, in the order of the nodes."""
         found = []
         for k in self._nodes.values():
             macro, step = k.failed_at if k.state == "failed" else self._location(k)
@@ -175,7 +175,7 @@ class EventMapper(DeploymentEvents):
         rows: Iterable[StatisticsRow],
         why: str = "",
     ) -> None:
-        """One of Kadeploy3's deployments, on ``nodes``, is over, and went well on those in ``ok``.
+        """One of Kadeploy3's deployments, on ``nodes``, is over, and succeeded on those in ``ok``.
 
         ``rows``: its statistics. ``why``: the reason of those that did not, where it gives none itself.
         """
@@ -346,7 +346,7 @@ def _ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:
         return ranks[0] < ranks[1]
     steps = order(now[0])
     if before[1] not in steps or now[1] not in steps:
-        return True  # an operation of a user's own: Kadeploy3 begins a try anew with a known step
+        return True  # a user-defined operation: Kadeploy3 starts a new try with a known step
     return steps.index(before[1]) < steps.index(now[1])
 
 

@@ -2,7 +2,7 @@
 
 Parts are submitted one after the other, because the server takes requests that way; those that have begun
 are polled meanwhile. Polls cost the server time, so a slow answer makes the next poll come later. Every wait
-has a bound, and whatever was begun is ended, also on an interrupt.
+has a bound, and everything that was started is ended, also on an interrupt.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class _Loop:
                 self._stop_deployment(wid)
 
     def take_submitted(self) -> None:
-        """Take in what became of the submitted parts."""
+        """Take in the results of the submitted parts."""
         while not self._submitted.empty():
             part, wid, why = self._submitted.get()
             part.wid, part.last_answer = wid, self._clock()

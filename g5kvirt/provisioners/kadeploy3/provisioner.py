@@ -1,4 +1,4 @@
-"""Deployments by a Kadeploy3 server of our own: set up on a service machine, driven through its REST API.
+"""Deployments by a Kadeploy3 server that we set up on a service machine, driven through its REST API.
 
 `Kadeploy3Provisioner.prepare` makes a service machine the server and leaves it running, so that a second
 measure finds it as it is; the host agent keeps it, and it goes with the machine. Its deployments leave the

@@ -2,7 +2,7 @@
 run here.
 
 `setup_steps` gives them for one machine. Commands are lists of words, what they read comes on their standard
-input, so nothing of ours passes a shell. All of it may be done twice.
+input, so no value passes through a shell. All of it is idempotent.
 
 Source: Debian packages ``kadeploy`` and ``kadeploy-client`` of Kadeploy 3.3 (user ``deploy``,
 ``/etc/kadeploy3``, ``/var/log/kadeploy3``, ``kadeploy3d``), tables as its database layer reads and writes
@@ -158,7 +158,7 @@ def setup_steps(
 def service(server: Server, limit: float = 120.0) -> dict[str, Any]:
     """The order for the host agent that keeps the server running; ready when it listens.
 
-    It runs as ``deploy`` in the foreground, so that whoever stops the service stops the server; its output
+    It runs as ``deploy`` in the foreground, so that stopping the service stops the server; its output
     goes to the service's log. An ssh agent of its own holds its key: only with the key forwarded can nodes
     hand commands and images on to each other. ``limit``: seconds; thousands of nodes take it a while to read.
     """
@@ -180,7 +180,9 @@ def _install(packages: Packages) -> SetupStep:
     options = ["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]
     if packages.proxy:
         if not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+/?", packages.proxy):
-            raise SpecError(f"{packages.proxy!r} is not an HTTP proxy: write it as http://proxy:3128/")
+            raise SpecError(
+                f"{packages.proxy!r} is not an HTTP proxy", advice="write it as http://proxy:3128/"
+            )
         options += ["-o", f"Acquire::http::Proxy={packages.proxy}"]
     for name in packages.names:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
@@ -256,7 +258,7 @@ def _configure(files: Mapping[str, str]) -> SetupStep:
 
     contents = tuple(FileContent(path, text, mode(path)) for path, text in files.items())
     private: Sequence[str] = [c.path for c in contents if c.mode == 0o640]
-    # the client is for whoever is on the machine, and holds no secret
+    # for people logged in on the machine; it holds no secret
     public = [path for path in private if path.endswith("/client.conf")]
     return SetupStep(
         "configuration",

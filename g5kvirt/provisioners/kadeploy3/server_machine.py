@@ -84,7 +84,7 @@ class ServerMachine:
         calls.require(self._context.journal, PHASE, "kadeploy3-key", replies)
 
     def put_boot_files(self, deployment: system.System, boot: NetbootFiles, keys: Sequence[str]) -> None:
-        """What VMs boot into to be deployed, and whose keys open it and what is deployed."""
+        """The system that VMs boot for a deployment, with the keys that it and the deployed one accept."""
         kernel = Kernel()
         initrd = system.with_keys(deployment.initrd.read_bytes(), keys)
         files = [
@@ -95,7 +95,7 @@ class ServerMachine:
         self.put(files, "deployment-environment")
 
     def serve(self, service: Mapping[str, Any], mark: str) -> None:
-        """Keep the server running, started anew where it was made anew; then the machine has this mark."""
+        """Keep the server running, restarted if it was reinstalled; then the machine gets this mark."""
         files = [*service["files"], protocol.file(MARK, mark)]
         document = protocol.document({**service, "files": files})
         timeout = self._context.spec.timeouts.command + float(service["limit"])

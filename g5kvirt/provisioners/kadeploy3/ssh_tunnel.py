@@ -50,7 +50,7 @@ class SSHTunnel:
         return f"http://127.0.0.1:{self._local}"
 
     def reconnect(self) -> None:
-        """Start the ssh again if it has ended, at the same address. What fails is logged: whoever uses the
+        """Start the ssh again if it has ended, at the same address. A failure is logged: the user of the
         tunnel decides how long to bear that."""
         if self._process is None or self._process.poll() is None:
             return
@@ -76,7 +76,7 @@ class SSHTunnel:
                 env=self._access.environment(),
             )
         except OSError as error:
-            raise TestbedError(f"ssh cannot be started ({error}): install openssh-client") from error
+            raise TestbedError(f"ssh cannot be started ({error})", advice="install openssh-client") from error
         self._process = process
         self._stack.callback(_terminate, process)
         deadline = time.monotonic() + self._limit
@@ -91,8 +91,8 @@ class SSHTunnel:
             else:
                 return
         raise TestbedError(
-            f"port {self._port} of {self._host} cannot be reached by ssh within {self._limit:.0f} s:"
-            " check that the machine is up"
+            f"port {self._port} of {self._host} cannot be reached by ssh within {self._limit:.0f} s",
+            advice="check that the machine is up",
         )
 
 

@@ -92,7 +92,7 @@ def build(
 ) -> System:
     """The deployment environment from the cache, or built into it (about 35 MB of packages).
 
-    ``refresh`` builds anew. Raises MachineError if the packages cannot be fetched or are not as expected.
+    ``refresh`` rebuilds it. Raises MachineError if the packages cannot be fetched or are not as expected.
     """
     scripts = _scripts()
     recipe = [_RECIPE, MODULES, {k: list(v) for k, v in FILES.items()}, _APPLETS, mini.APPLETS, _ETC, scripts]

@@ -1,4 +1,4 @@
-"""The usage charter: by day, nobody uses more of a cluster than two hours of all its cores.
+"""The usage charter: by day, no user takes more of a cluster than two hours of all its cores.
 
 Between 9 and 19 o'clock in Paris on working days, a user's jobs on a cluster may add up to two hours times
 all the cluster's cores, each day (https://www.grid5000.fr/w/Grid5000:UsagePolicy; execo_g5k.charter has the

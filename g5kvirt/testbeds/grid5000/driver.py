@@ -35,7 +35,7 @@ __all__ = ["Grid5000", "Settings", "open_grid5000"]
 log = logging.getLogger(__name__)
 
 _SLOT_TRIES = 3  #: how often the first slot is requested, where somebody else was faster
-_STATE_TIMEOUT = 60.0  #: seconds to wait for a site to tell the state of its job
+_STATE_TIMEOUT = 60.0  #: seconds to wait for a site to answer with the state of its job
 
 
 class Grid5000:
@@ -126,7 +126,7 @@ class Grid5000:
     # ---- reserve ----------------------------------------------------------------------------------
 
     def reserve(self, request: ReservationRequest, notify: Notify) -> Reservation:
-        """Submit one OAR job a site, wait until all run, read what they were given."""
+        """Submit one OAR job per site, wait until all run, read what they were given."""
         sites = sorted(request.machines, key=lambda s: (s != request.vlan_site, s))
         known = {h.name: h for hosts in self.hosts().values() for h in hosts}
         held = self._recover_jobs(request, sites, notify)

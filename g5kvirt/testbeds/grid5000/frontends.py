@@ -36,7 +36,7 @@ def output_lines(process: Any) -> list[str]:
 
 
 def ssh_failure(process: Any) -> str:
-    """Why ssh could not connect; empty if it did, or if that cannot be told."""
+    """Why ssh could not connect; empty if it did, or if that is not known."""
     kind, reason = classify_failure(f"{process.stdout}\n{process.stderr}".encode())
     failed = process.exit_code in (255, 255 << 8)  # execo gives what wait() gave
     return reason if failed and kind != "other" else ""

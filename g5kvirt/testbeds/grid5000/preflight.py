@@ -1,7 +1,7 @@
 """What Grid'5000 knows before anything is reserved: its API, its frontends, the charter. Changes nothing.
 
-Everything is bounded and done for all sites in parallel, and whatever goes wrong becomes a finding. What the
-answers mean is decided by pure functions (`frontend_findings`, `charter_finding`, `start_finding`).
+Everything is bounded and done for all sites in parallel, and every failure becomes a finding. Pure
+functions interpret the answers (`frontend_findings`, `charter_finding`, `start_finding`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from g5kvirt.testbeds.grid5000 import api
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
-from g5kvirt.testbeds.grid5000.scheduling import Sites, charter_check, first_start
+from g5kvirt.testbeds.grid5000.scheduling import SchedulingSource, charter_check, first_start
 from g5kvirt.testbeds.parallel import call_within, collect
 
 __all__ = [
@@ -131,7 +131,7 @@ def _machines(
 # ---- the request ---------------------------------------------------------------------------------------
 
 
-def preflight(testbed: Sites, request: ReservationRequest, user: str | None) -> list[Finding]:
+def preflight(testbed: SchedulingSource, request: ReservationRequest, user: str | None) -> list[Finding]:
     """Whether the usage charter allows the request, and when it can start.
 
     ``user``: the login whose use of the charter counts; None: there is no charter.
@@ -140,7 +140,7 @@ def preflight(testbed: Sites, request: ReservationRequest, user: str | None) -> 
     return [_charter(testbed, request, user, now), _start(testbed, request, user, now)]
 
 
-def _charter(testbed: Sites, request: ReservationRequest, user: str | None, now: float) -> Finding:
+def _charter(testbed: SchedulingSource, request: ReservationRequest, user: str | None, now: float) -> Finding:
     if user is None:
         return Finding("usage charter", "", "ok", "ok", "this testbed has none")
     if request.start == "first":
@@ -164,7 +164,7 @@ def charter_finding(answer: Breach | Exception | None) -> Finding:
     return Finding(what, "", "ok", "ok", "respected, if the jobs start as requested")
 
 
-def _start(testbed: Sites, request: ReservationRequest, user: str | None, now: float) -> Finding:
+def _start(testbed: SchedulingSource, request: ReservationRequest, user: str | None, now: float) -> Finding:
     answer = call_within(API_LIMIT, lambda: first_start(testbed, request, user))
     return start_finding(request, answer, now)
 
@@ -198,7 +198,7 @@ _COMMAND = (
     " {{ kaenv3 -p {name} || kaenv3 -u deploy -p {name}; }} 2>&1;"
     f" echo {_EXIT_CODE} $?; else echo {_NO_KAENV}; fi"
 )
-#: What Kadeploy3 answers if it has no such environment, and not if it cannot tell today.
+#: Kadeploy3's messages for an environment that it does not have, unlike those for other failures.
 _NO_SUCH_ENVIRONMENT = re.compile(r"not exist|n't exist|no such|not found|unknown", re.IGNORECASE)
 _KEY_ADVICE = (
     "add your public key to your account, load it (ssh-add), and set your login in ~/.ssh/config or"

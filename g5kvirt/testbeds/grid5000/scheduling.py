@@ -16,13 +16,13 @@ from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
 from g5kvirt.testbeds.parallel import for_each
 
-__all__ = ["Sites", "charter_check", "first_start", "reservation_date"]
+__all__ = ["SchedulingSource", "charter_check", "first_start", "reservation_date"]
 
 _AT_ONCE = 60.0  #: seconds: a slot that begins within them is requested without a date
 _DAY = 86400.0
 
 
-class Sites(Protocol):
+class SchedulingSource(Protocol):
     """What scheduling reads of a testbed; see `g5kvirt.testbeds.base.Testbed`."""
 
     def hosts(self) -> Mapping[str, Sequence[Host]]: ...
@@ -33,7 +33,9 @@ class Sites(Protocol):
 # In all of these, ``user`` is the login whose use of the charter counts; None: there is no charter.
 
 
-def reservation_date(testbed: Sites, request: ReservationRequest, user: str | None) -> float | None:
+def reservation_date(
+    testbed: SchedulingSource, request: ReservationRequest, user: str | None
+) -> float | None:
     """The start of an advance reservation; None: as soon as possible. Raises SpecError, TestbedError."""
     now = time.time()
     start: float | None = None
@@ -53,12 +55,14 @@ def reservation_date(testbed: Sites, request: ReservationRequest, user: str | No
     return start
 
 
-def first_start(testbed: Sites, request: ReservationRequest, user: str | None) -> float | None:
+def first_start(testbed: SchedulingSource, request: ReservationRequest, user: str | None) -> float | None:
     """The first slot that the sites' calendars and the charter allow; None: there is none in their time."""
     return _first_start(testbed, request, user, *_calendar_and_needs(testbed, request))
 
 
-def _calendar_and_needs(testbed: Sites, request: ReservationRequest) -> tuple[Calendar, dict[str, Need]]:
+def _calendar_and_needs(
+    testbed: SchedulingSource, request: ReservationRequest
+) -> tuple[Calendar, dict[str, Need]]:
     sites = list(request.machines)
     calendar = testbed.calendar(sites, request.queue)
     matching = testbed.select(request.properties, sites) if request.properties else {}
@@ -75,7 +79,7 @@ def _calendar_and_needs(testbed: Sites, request: ReservationRequest) -> tuple[Ca
 
 
 def _first_start(
-    testbed: Sites,
+    testbed: SchedulingSource,
     request: ReservationRequest,
     user: str | None,
     calendar: Calendar,

@@ -79,10 +79,13 @@ def load(path: str | Path | None = None) -> Description:
         return from_plain(plain)
     except CapacityError as error:
         raise CapacityError(
-            f"{file}: {error}", requested=error.requested, available=error.available
+            f"{file}: {error.message}",
+            requested=error.requested,
+            available=error.available,
+            advice=error.advice,
         ) from error
     except SpecError as error:
-        raise SpecError(f"{file}: {error}") from error
+        raise SpecError(f"{file}: {error.message}", advice=error.advice) from error
 
 
 def make(
@@ -120,14 +123,15 @@ def from_plain(plain: object) -> Description:
     name = top.get("name", "local")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpecError(
-            f"{name!r} is not a valid testbed name: use at most 32 lower-case letters, digits, hyphens."
+            f"{name!r} is not a valid testbed name",
+            advice="use at most 32 lower-case letters, digits and hyphens",
         )
     defaults = _numbers(
         _mapping(top.get("defaults") or {}, "defaults", tuple(_DEFAULTS)), "defaults", _DEFAULTS
     )
     raw = top.get("sites")
     if not isinstance(raw, Mapping) or not raw:
-        raise SpecError("sites must be a mapping with at least one site, such as {nancy: 3}.")
+        raise SpecError("sites must be a mapping with at least one site, such as {nancy: 3}")
     owner: dict[str, str] = {}
     sites = []
     full: dict[str, Any] = {}
@@ -141,10 +145,12 @@ def from_plain(plain: object) -> Description:
 
 def _mapping(value: object, label: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise SpecError(f"{label} must be a mapping of {', '.join(keys)}, not {value!r}.")
+        raise SpecError(f"{label} must be a mapping of {', '.join(keys)}, not {value!r}")
     for key in value:
         if key not in keys:
-            raise SpecError(f"{label} has the unknown key {key!r}; valid keys are {', '.join(keys)}.")
+            raise SpecError(
+                f"{label} has the unknown key {key!r}", advice=f"valid keys are {', '.join(keys)}"
+            )
     return value
 
 
@@ -168,7 +174,7 @@ def _number(value: object, key: str, label: str) -> float:
         if value == int(value):
             return int(value)
     bounds = f"of at least {low:g}" if high == _NO_LIMIT else f"from {low:g} to {high:g}"
-    raise SpecError(f"{label}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}.")
+    raise SpecError(f"{label}: {key} must be a {'whole ' if whole else ''}number {bounds}, not {value!r}")
 
 
 def _numbers(values: Mapping[str, object], label: str, defaults: Mapping[str, float]) -> dict[str, float]:
@@ -180,7 +186,7 @@ def _site(
 ) -> tuple[SiteDescription, dict[str, Any]]:
     networks = site_networks().get(name) if isinstance(name, str) else None
     if networks is None or not isinstance(name, str):
-        raise SpecError(f"site {name!r} is unknown; valid sites are {', '.join(site_networks())}.")
+        raise SpecError(f"site {name!r} is unknown", advice=f"valid sites are {', '.join(site_networks())}")
     label = f"site {name}"
     if not isinstance(value, Mapping):
         value = {"clusters": {networks.cluster: {"nodes": value}}}
@@ -188,16 +194,19 @@ def _site(
     uplink = _numbers(values, label, {key: defaults[key] for key in _SITE_KEYS})
     raw = values.get("clusters")
     if not isinstance(raw, Mapping) or not raw:
-        raise SpecError(f"{label} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}.")
+        raise SpecError(f"{label} needs clusters, such as {{{networks.cluster}: {{nodes: 3}}}}")
     full: dict[str, Any] = {"clusters": {}, **uplink}
     nodes: list[NodeDescription] = []
     for cluster, cluster_value in raw.items():
         if not isinstance(cluster, str) or not CLUSTER_NAME.fullmatch(cluster):
             raise SpecError(
-                f"{label}: {cluster!r} is no valid cluster name: use lower-case letters and final digits."
+                f"{label}: {cluster!r} is not a valid cluster name",
+                advice="use lower-case letters, then digits",
             )
         if (other := owner.setdefault(cluster, name)) != name:
-            raise SpecError(f"cluster {cluster} is on both {other} and {name}: give them different names.")
+            raise SpecError(
+                f"cluster {cluster} is on both {other} and {name}", advice="give them different names"
+            )
         cluster_label = f"cluster {cluster} of {name}"
         if not isinstance(cluster_value, Mapping):
             cluster_value = {"nodes": cluster_value}
@@ -205,7 +214,7 @@ def _site(
         count = int(_number(numbers.get("nodes"), "nodes", cluster_label))
         if len(nodes) + count > MAX_NODES:
             raise CapacityError(
-                f"{label} has {len(nodes) + count} or more nodes; there are addresses for {MAX_NODES}.",
+                f"{label} has {len(nodes) + count} or more nodes; there are addresses for {MAX_NODES}",
                 requested=len(nodes) + count,
                 available=MAX_NODES,
             )
@@ -264,9 +273,11 @@ def _site_of(
 def _environments(value: object) -> tuple[KadeployEnvironment, ...]:
     if not isinstance(value, Mapping) or not value:
         raise SpecError(
-            "environments must be a mapping of names to descriptions with at least one environment."
+            "environments must be a mapping of names to descriptions with at least one environment"
         )
     for name in value:
         if not isinstance(name, str) or not _ENVIRONMENT.fullmatch(name):
-            raise SpecError(f"{name!r} is not a valid environment name: use letters, digits and . _ + -.")
+            raise SpecError(
+                f"{name!r} is not a valid environment name", advice="use letters, digits and . _ + -"
+            )
     return tuple(KadeployEnvironment(name, str(text or "")) for name, text in value.items())

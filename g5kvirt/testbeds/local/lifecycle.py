@@ -85,7 +85,7 @@ def up(
                 "name": description.name,
             }:
                 raise SpecError(
-                    f"testbed {state_dir.name!r} is up with another description: take it down first."
+                    f"testbed {state_dir.name!r} is up with another description", advice="take it down first"
                 )
             return state
         _clear(state_dir, keep_lock=True)
@@ -106,7 +106,7 @@ def down(name: str | None = None) -> bool:
     """
     state_dir = directory(name)
     if os.geteuid():
-        raise MachineError("the local testbed needs root: use sudo.")
+        raise MachineError("the local testbed needs root", advice="use sudo")
     if not state_dir.exists() and not _processes(state_dir):
         return False
     with _locked(state_dir):
@@ -152,14 +152,14 @@ def status(name: str | None = None) -> Status:
 
 def _check_machine() -> None:
     if platform.system() != "Linux" or os.geteuid():
-        raise MachineError("the local testbed needs root on Linux: use sudo.")
+        raise MachineError("the local testbed needs root on Linux", advice="use sudo")
     for tool, package in _TOOLS.items():
         if shutil.which(tool) is None:
-            raise MachineError(f"{tool} is missing on this machine: run apt-get install {package}.")
+            raise MachineError(f"{tool} is missing on this machine", advice=f"run apt-get install {package}")
     for part in ("/etc", "/usr", "/var"):
         if Path(part).is_mount():  # an overlay shows one file system without its submounts
             raise MachineError(
-                f"{part} is a separate file system: the local testbed needs it to be part of /."
+                f"{part} is a separate file system", advice="run the local testbed where it is part of /"
             )
 
 
@@ -197,7 +197,8 @@ def _locked(state_dir: Path) -> Iterator[None]:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise TestbedError(
-                            f"testbed {state_dir.name!r} is being started or stopped elsewhere: try later."
+                            f"testbed {state_dir.name!r} is being started or stopped by another process",
+                            advice="try again later",
                         ) from None
                     time.sleep(0.05)
             if _is_same_file(fd, state_dir / "lock"):
@@ -385,7 +386,9 @@ def _kill(pids: list[int], name: str) -> None:
                 signal.pidfd_send_signal(waiting[-1], signal.SIGKILL)
         for fd in waiting:
             if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TestbedError(f"a process of testbed {name!r} does not die: check the output of ps.")
+                raise TestbedError(
+                    f"a process of testbed {name!r} does not die", advice="check the output of ps"
+                )
     finally:
         for fd in waiting:
             os.close(fd)

@@ -78,7 +78,7 @@ class Machines:
         with self._locks[node.fqdn]:
             container = self._containers.get(node.fqdn)
             if container is None or not container.alive:
-                raise TestbedError(f"{node.fqdn} is not running: deploy it first.")
+                raise TestbedError(f"{node.fqdn} is not running", advice="deploy it first")
             self._ensure_vlan(self._description.site(node.site), vlan)
             self._dirty.add(node.fqdn)
             network.apply(network.move(node, vlan), self._router(node.site).pid)
@@ -166,7 +166,7 @@ class Machines:
         try:
             kavlan = self._description.vlan(site.name, vlan)
         except KeyError:
-            raise TestbedError(f"{site.name} has no KaVLAN {vlan}.") from None
+            raise TestbedError(f"{site.name} has no KaVLAN {vlan}") from None
         with self._vlans_lock:
             for name in sorted({site.name, kavlan.site}):
                 if (name, vlan) not in self._vlans:

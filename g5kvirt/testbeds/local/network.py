@@ -232,7 +232,7 @@ def apply(batch: Batch, pid: int | None = None, *, check: bool = True) -> None:
             ) from error
         if check and done.returncode:
             raise TestbedError(
-                f"{tool} in the testbed's network failed: {_error_message(done.stderr, lines)}."
+                f"{tool} in the testbed's network failed: {_error_message(done.stderr, lines)}"
             )
 
 

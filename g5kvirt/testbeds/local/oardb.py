@@ -250,7 +250,7 @@ class Database:
             if connection is not None:
                 _close(connection)
             raise TestbedError(
-                f"OAR's database does not respond ({error}): check that the site is up"
+                f"OAR's database does not respond ({error})", advice="check that the site is up"
             ) from error
 
     def _execute(self, connection: Any, sql: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -94,13 +94,13 @@ def load_resources(container: Container, site: SiteDescription) -> None:
             break
         except pg8000.exceptions.Error as error:
             if time.monotonic() > deadline:
-                raise TestbedError(f"{site.name}: PostgreSQL does not respond ({error}).") from error
+                raise TestbedError(f"{site.name}: PostgreSQL does not respond ({error})") from error
             time.sleep(0.02)
     try:
         connection.run(oarsql.resources(site))
     except pg8000.exceptions.Error as error:
         raise TestbedError(
-            f"{site.name}: writing the resources to OAR's database failed ({error})."
+            f"{site.name}: writing the resources to OAR's database failed ({error})"
         ) from error
     finally:
         connection.close()
@@ -112,7 +112,7 @@ def start_oar(container: Container, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not ns.is_listening(_ALMIGHTY_PORT, container.pid):
         if time.monotonic() > deadline or not container.alive:
-            raise TestbedError(f"{container.name}: Almighty does not listen after {timeout:.0f} s.")
+            raise TestbedError(f"{container.name}: Almighty does not listen after {timeout:.0f} s")
         time.sleep(0.02)
 
 

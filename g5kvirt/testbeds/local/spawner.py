@@ -41,9 +41,9 @@ class Container:
         try:
             data = self._control.recv(_MESSAGE)
         except TimeoutError as error:
-            raise TestbedError(f"{self.name} did not respond within {timeout:.0f} s.") from error
+            raise TestbedError(f"{self.name} did not respond within {timeout:.0f} s") from error
         except OSError as error:
-            raise TestbedError(f"{self.name} has exited.") from error
+            raise TestbedError(f"{self.name} has exited") from error
         message = json.loads(data) if data else {"error": "the container has exited"}
         if key not in message:
             raise TestbedError(f"{self.name}: {message.get('error', message)}")
@@ -54,7 +54,7 @@ class Container:
         try:
             self._control.send(json.dumps(message).encode())
         except OSError as error:
-            raise TestbedError(f"{self.name} has exited.") from error
+            raise TestbedError(f"{self.name} has exited") from error
 
     def call(self, timeout: float = 120.0, **message: Any) -> None:
         """Send a request and wait until it is done."""
@@ -81,7 +81,7 @@ class Container:
                     if self.alive:  # otherwise the pid may have been reused
                         os.kill(self.pid, signal.SIGKILL)
                         if not select.select([gone], [], [], timeout)[0]:
-                            raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s.")
+                            raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s")
                 finally:
                     os.close(gone)
         self._control.close()

@@ -50,7 +50,8 @@ def directory(name: str | None = None) -> Path:
     name = default_name() if name is None else name
     if not _NAME.fullmatch(name):
         raise SpecError(
-            f"{name!r} is not a valid testbed name: use at most 32 lower-case letters, digits, hyphens."
+            f"{name!r} is not a valid testbed name",
+            advice="use at most 32 lower-case letters, digits and hyphens",
         )
     return RUNTIME / name
 
@@ -80,14 +81,15 @@ class State:
             plain = json.loads((state_dir / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise TestbedError(
-                f"testbed {state_dir.name!r} is not up: run g5kvirt local up{option(state_dir.name)}."
+                f"testbed {state_dir.name!r} is not up",
+                advice=f"run g5kvirt local up{option(state_dir.name)}",
             ) from error
         except PermissionError as error:
-            raise TestbedError(f"testbed {state_dir.name!r} belongs to root: use sudo.") from error
+            raise TestbedError(f"testbed {state_dir.name!r} belongs to root", advice="use sudo") from error
         except ValueError as error:
             name_option = option(state_dir.name)
             remedy = f"run g5kvirt local down{name_option}, then g5kvirt local up{name_option}"
-            raise TestbedError(f"{state_dir}/state.json cannot be read: {remedy}.") from error
+            raise TestbedError(f"{state_dir}/state.json cannot be read", advice=remedy) from error
         plain["plain"] = plain.pop("description")
         return cls(**plain)
 

@@ -35,6 +35,7 @@ def test_predecessors_are_the_nearest_first_and_the_head_last(line: list[Host]) 
         far = [name for name in reversed(names[:n]) if not name.endswith(stop.host.site)][:REACH]
         assert [name for name, _ in stop.before] == [*near, *far, "www"]
         assert stop.before[-1][1] == HEAD
+        assert stop.before
         assert all(URL.fullmatch(url) for _, url in stop.before)
 
 
@@ -94,7 +95,7 @@ def test_hosts_and_switches_are_ordered_by_number() -> None:
         {"hosts": []},
     ],
 )
-def test_bad_plan_is_refused_in_one_sentence(change: dict[str, Any]) -> None:
+def test_invalid_plan_is_refused(change: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"hosts": [host("nancy", "", 1)], "head_url": HEAD, **change}
     with pytest.raises(SpecError) as error:
         chain(arguments.pop("hosts"), IMAGE, **arguments)

@@ -13,7 +13,7 @@ from g5kvirt.broadcast import jobs
 from g5kvirt.broadcast.chain import PORT, Payload, chain, http
 
 
-def test_what_is_sent_grows_only_with_the_number_of_hosts() -> None:
+def test_size_of_the_jobs_is_linear_in_the_number_of_hosts() -> None:
     line = [host(f"site-{n % 6}", f"sw-{n % 4}", n) for n in range(600)]
     sent = {}
     for number in (300, 600):
@@ -24,13 +24,13 @@ def test_what_is_sent_grows_only_with_the_number_of_hosts() -> None:
 
 def test_http_takes_from_the_head_alone_and_a_tree_from_none() -> None:
     plan = chain([host("nancy", "", n) for n in (1, 2, 3)], IMAGE, head_url=HEAD)
-    assert all(stop.before == (("head", HEAD),) for stop in http(plan).stops)
+    assert [stop.before for stop in http(plan).stops] == [(("head", HEAD),)] * 3
     assert jobs.relay_job(http(plan), http(plan).stops[0])["listen"] == []
     lone = replace(plan, kind="tree")
     assert jobs.relay_job(lone, lone.stops[2])["before"] == []
 
 
-def test_relay_is_started_anew_only_with_another_mark() -> None:
+def test_relay_is_restarted_only_with_another_mark() -> None:
     plan = chain([host("nancy", "", 1)], IMAGE, head_url=HEAD)
     stop = plan.stops[0]
     assert jobs.service_request(plan, stop, mark="a") == jobs.service_request(plan, stop, mark="a")

@@ -58,7 +58,7 @@ def test_every_host_has_a_result_and_a_reason() -> None:
     assert all(r.ended for r in results.values())
 
 
-def test_stopping_removes_what_a_killed_relay_left_and_keeps_the_exit_code(tmp_path: Path) -> None:
+def test_stop_removes_the_files_of_a_killed_relay_and_keeps_the_exit_code(tmp_path: Path) -> None:
     for name in (SUM, f"{SUM}.json", "else"):
         (tmp_path / name).touch()
     words = ["sh", "-c", relays._AND_REMOVE, "sh", str(tmp_path / SUM), "sh", "-c", "exit 7"]

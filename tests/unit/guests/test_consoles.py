@@ -65,7 +65,7 @@ def fetched(tmp_path: Path, phase: str, label: str) -> tuple[Path, list[Event]]:
     return run.path, list(journal)
 
 
-def test_what_can_be_fetched_is_kept_and_the_rest_has_a_reason(tmp_path: Path) -> None:
+def test_available_consoles_are_kept_and_missing_ones_have_a_reason(tmp_path: Path) -> None:
     path, events = fetched(tmp_path, "measure", "d7")
     found = {event.subject: event for event in events}
     assert (path / "consoles/d7/vm-1.txt").read_text() == "iPXE\n[    1.5] Kernel panic\n"
@@ -81,7 +81,7 @@ def test_what_can_be_fetched_is_kept_and_the_rest_has_a_reason(tmp_path: Path) -
     assert "no answer" in found["vm-3"].detail["reason"]
 
 
-def test_the_account_says_where_to_read_them(tmp_path: Path) -> None:
+def test_account_names_the_console_directory(tmp_path: Path) -> None:
     _, events = fetched(tmp_path, "launch", "launch")
     plan = [
         {
@@ -106,7 +106,7 @@ def test_the_account_says_where_to_read_them(tmp_path: Path) -> None:
     assert "last words" not in failures(Frames(events[:-4]).account)
 
 
-def test_a_deployment_says_where_to_read_them(tmp_path: Path) -> None:
+def test_deployment_names_the_console_directory(tmp_path: Path) -> None:
     _, events = fetched(tmp_path, "measure", "d7")
     about = {"deployment": "d7"}
     ends = [
@@ -138,7 +138,7 @@ def test_a_deployment_says_where_to_read_them(tmp_path: Path) -> None:
 
 
 @given(st.text())
-def test_consoles_are_readable_whatever_guests_write(text: str) -> None:
+def test_console_output_is_made_readable(text: str) -> None:
     shown = consoles.readable(text)
     assert shown.endswith("\n")
     assert all(c in "\n\t" or ord(c) >= 32 for c in shown)

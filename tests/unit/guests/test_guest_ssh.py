@@ -94,7 +94,7 @@ def test_from_outside_through_the_access_machine_and_the_vlans_gateway(
 
 
 @pytest.mark.parametrize(("vlan", "outside"), [(12, ""), (12, OUTSIDE), (2, OUTSIDE), (2, "")])
-def test_the_run_takes_the_way_that_it_writes_down(vlan: int, outside: str, tmp_path: Path) -> None:
+def test_run_connects_as_its_ssh_configuration(vlan: int, outside: str, tmp_path: Path) -> None:
     made = Written(tmp_path, vlan, outside)
     name = made.hosts[0].address
     own = subprocess.run([*made.access.prefix(), "-G", name], capture_output=True, text=True, check=True)
@@ -104,7 +104,7 @@ def test_the_run_takes_the_way_that_it_writes_down(vlan: int, outside: str, tmp_
         assert said == written.get(option, []), option
 
 
-def test_a_jump_is_found_out_only_where_one_is_needed() -> None:
+def test_jump_is_detected_only_where_it_is_needed() -> None:
     assert jumps.needed("laptop.example.org", False)
     assert jumps.needed("laptop", False)
     assert jumps.needed("notgrid5000.fr", False)
@@ -112,7 +112,7 @@ def test_a_jump_is_found_out_only_where_one_is_needed() -> None:
     assert not jumps.needed("fnancy.nancy.grid5000.fr", False)
 
 
-def test_what_the_configuration_knows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jump_of_the_ssh_configuration_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "laptop.example.org")
     file = tmp_path / "config"
     for text, way in {
@@ -129,17 +129,17 @@ def test_what_the_configuration_knows_is_seen(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("jump", ["-oProxyCommand=x", "a b", "x;y@host", "host,", ",host", "a@b@-c"])
-def test_a_jump_that_is_none_is_refused(jump: str) -> None:
+def test_invalid_jump_is_refused(jump: str) -> None:
     with pytest.raises(SpecError, match=r"valid (jump host|host name)"):
         jumps.check_jump(jump)
 
 
-def test_jumps_that_ssh_takes_are_let_through() -> None:
+def test_valid_jumps_are_accepted() -> None:
     for jump in ("", "host", "me@host:2222", "me@a,b.example.org"):
         assert jumps.check_jump(jump) == jump
 
 
-def test_gateways_stand_in_front_of_local_vlans_only() -> None:
+def test_only_local_vlans_have_gateways() -> None:
     assert jumps.gateways(None, "nancy.grid5000.fr") == ()
     assert [bool(jumps.gateways(n, "nancy.grid5000.fr")) for n in (1, 3, 4, 9, 10, 21)] == [True, True] + [
         False

@@ -84,7 +84,7 @@ def test_missing_agent_is_sent_and_called_again() -> None:
     assert fanout.commands[1:] == [("sh", ["h-1"]), ("python3", ["h-1"])]
 
 
-def test_missing_agent_is_recognised_by_what_python_prints() -> None:
+def test_missing_agent_is_recognised_by_pythons_error() -> None:
     assert not Path(bundle.DIRECTORY).exists(), "this machine is no host"
     done = subprocess.run([sys.executable, *protocol.COMMAND[1:]], capture_output=True, check=False)
     missing = result("h-0", code=done.returncode, reason="exit code 2", err=done.stderr.decode())
@@ -112,10 +112,10 @@ def test_require_journals_every_machine_before_it_raises(tmp_path: Path) -> None
     journal.close()
 
 
-def test_send_files_is_a_span_a_machine_and_names_what_failed(tmp_path: Path) -> None:
+def test_send_files_journals_one_span_per_machine_and_names_the_failed_one(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "journal.jsonl")
     with pytest.raises(
-        PhaseError, match=r"image failed on 1 of 3 machines, first h-2\.nancy: disk full; call"
+        PhaseError, match=r"image failed on 1 of 3 machines, first h-2\.nancy: disk full: call measure"
     ):
         calls.send_files(
             Fanout(fates={"h-2": "disk full"}),  # type: ignore[arg-type]

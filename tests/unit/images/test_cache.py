@@ -47,7 +47,7 @@ def test_directories_differ_by_kind_name_and_recipe(monkeypatch: pytest.MonkeyPa
     assert cache.build_directory("environments", "recipe", "mini") == one
 
 
-def test_a_build_is_made_once_and_anew_on_request(tmp_path: Path) -> None:
+def test_build_runs_once_and_again_on_request(tmp_path: Path) -> None:
     builder, home = Builder(), tmp_path / "kind" / "key"
     assert not cache.is_built(home)
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_a_second_builder_waits_and_takes_the_result_of_the_first(tmp_path: Path
     assert list(tmp_path.iterdir()) == [tmp_path / "key"]
 
 
-def test_a_build_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+def test_failed_build_keeps_the_earlier_one(tmp_path: Path) -> None:
     builder, home = Builder(), tmp_path / "key"
     cache.build(home, builder)
     builder.error = MachineError("no network")
@@ -76,7 +76,7 @@ def test_a_build_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [home]
 
 
-def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     left = tmp_path / ".key" / "new"
     left.mkdir(parents=True)
     (left / "file").write_text("half")
@@ -105,7 +105,7 @@ def test_waiting_for_another_process_has_a_bound(tmp_path: Path, monkeypatch: py
     assert cache.is_built(tmp_path / "key")
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+def test_unwritable_cache_raises_advice(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match=r"cannot be written \(.*set XDG_CACHE_HOME to another directory"):
         cache.build(tmp_path / "file" / "key", Builder())

@@ -85,7 +85,7 @@ def refusal(server: Server, path: Path, sha256: str = SHA256) -> str:
     with pytest.raises(SpecError) as error:
         get(server, path, sha256)
     text = str(error.value)
-    assert text.startswith(("the image of mine cannot be fetched from http", "what was fetched from http"))
+    assert text.startswith(("the image of mine cannot be fetched from http", "the file at http"))
     assert "\n" not in text
     return text
 
@@ -97,14 +97,14 @@ def test_a_file_is_fetched_byte_for_byte_and_its_progress_reported(server: Serve
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["image"]
 
 
-def test_a_connection_that_breaks_is_followed_by_one_for_the_rest(server: Server, tmp_path: Path) -> None:
+def test_broken_download_is_resumed(server: Server, tmp_path: Path) -> None:
     server.breaks = [100_000, 50_000]
     get(server, tmp_path / "image")
     assert (tmp_path / "image").read_bytes() == DATA
     assert server.requests == ["", "bytes=100000-", "bytes=150000-"]
 
 
-def test_what_has_arrived_is_kept_for_the_next_download(server: Server, tmp_path: Path) -> None:
+def test_partial_download_is_kept_for_the_next_call(server: Server, tmp_path: Path) -> None:
     server.breaks = [1000, 1000, 1000]
     assert refusal(server, tmp_path / "image").endswith("try again, the rest is fetched then")
     assert not (tmp_path / "image").exists()
@@ -114,9 +114,7 @@ def test_what_has_arrived_is_kept_for_the_next_download(server: Server, tmp_path
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_the_first_part_of_an_older_file_is_fetched_anew(
-    server: Server, tmp_path: Path, ranges: bool
-) -> None:
+def test_partial_download_of_an_older_file_is_restarted(server: Server, tmp_path: Path, ranges: bool) -> None:
     server.ranges = ranges
     for older in (b"older", DATA + b"longer"):
         (tmp_path / "image.part").write_bytes(older)
@@ -137,7 +135,7 @@ def test_an_interrupted_download_can_be_resumed(server: Server, tmp_path: Path) 
     assert (tmp_path / "image").read_bytes() == DATA
 
 
-def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
+def test_concurrent_downloads_fetch_once(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: get(server, tmp_path / "image"), range(4)))
     assert (tmp_path / "image").read_bytes() == DATA
@@ -158,7 +156,7 @@ def test_a_server_that_refuses_is_quoted(server: Server, tmp_path: Path, status:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_without_tls_or_without_anybody_is_named(
+def test_unreachable_or_plain_text_server_is_named(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Server, "url", f"https://127.0.0.1:{server.server_port}/image")
@@ -182,7 +180,7 @@ def test_a_download_that_takes_too_long_is_given_up(
     assert "use a faster server" in refusal(server, tmp_path / "image")
 
 
-def test_a_full_disk_and_a_cache_that_is_no_directory(
+def test_full_disk_and_unusable_cache_are_reported(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

@@ -80,7 +80,7 @@ def test_a_description_as_kadeploy3_has_them(home: Path) -> None:
     )
 
 
-def test_what_is_left_out_has_a_default(home: Path) -> None:
+def test_omitted_keys_have_defaults(home: Path) -> None:
     path = described(home, image={"file": "/srv/a.tar"}, boot=None, filesystem=None, description=None)
     found = environments.load(path)
     assert (found.compression, found.filesystem, found.kernel, found.initrd) == (
@@ -104,7 +104,7 @@ def test_what_is_left_out_has_a_default(home: Path) -> None:
             "image.compression must be 'none' or 'gzip' or 'bzip2' or 'xz', not 'zip'",
         ),
         ({"image": {"file": "x", "sha256": "12"}}, "64 hexadecimal digits"),
-        ({"image": {"file": "http://h/x"}}, "needs image.sha256"),
+        ({"image": {"file": "http://h/x"}}, "has no image.sha256"),
         ({"image": {"file": "server:///x"}}, "image.file must be a path or an http(s) URL"),
         ({"image": {"file": "x", "unpacked": -1}}, "image.unpacked"),
         ({"image": {"file": "x", "sha512": "1"}}, "unknown key 'sha512' in image: did you mean 'sha256'?"),
@@ -119,7 +119,7 @@ def test_what_is_left_out_has_a_default(home: Path) -> None:
         ({"multipart": True}, "'multipart'"),
     ],
 )
-def test_every_mistake_has_its_sentence(home: Path, changes: dict[str, Any], says: str) -> None:
+def test_each_mistake_is_named_in_one_sentence(home: Path, changes: dict[str, Any], says: str) -> None:
     path = (
         described(home, **{"name": "mine", **changes})
         if "name" not in changes
@@ -133,7 +133,7 @@ def test_every_mistake_has_its_sentence(home: Path, changes: dict[str, Any], say
 
 
 @pytest.mark.parametrize("text", ["", "- a", "3", "a: [", "name: a\nname: b"])
-def test_files_that_are_no_description(home: Path, text: str) -> None:
+def test_other_files_are_refused_as_descriptions(home: Path, text: str) -> None:
     path = home / "x.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SpecError):
@@ -178,14 +178,14 @@ def test_a_missing_image(home: Path) -> None:
         environments.obtain(str(described(home)))
 
 
-def test_an_image_that_is_not_what_the_description_says(home: Path) -> None:
+def test_image_that_differs_from_its_description_is_refused(home: Path) -> None:
     with_image(home)
     path = described(home, image={**GOOD["image"], "sha256": "0" * 64})
     with pytest.raises(SpecError, match="corrupt"):
         environments.obtain(str(path))
 
 
-def test_an_image_that_is_no_gzip(home: Path) -> None:
+def test_image_that_is_not_gzip_is_refused(home: Path) -> None:
     spoilt = bytearray(gzip.compress(archive(random.Random(1).randbytes(50_000))))
     spoilt[30_000:30_500] = b"\xff" * 500
     for content in (bytes(spoilt), gzip.compress(archive())[:-12]):
@@ -195,7 +195,7 @@ def test_an_image_that_is_no_gzip(home: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz"])
-def test_an_image_that_is_no_archive_is_found_before_anything_is_done(home: Path, compression: str) -> None:
+def test_image_that_is_not_an_archive_is_refused_first(home: Path, compression: str) -> None:
     packed = {"none": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
     path = str(described(home, image={"file": "image", "compression": compression}))
     (home / "image").write_bytes(packed[compression](archive()))
@@ -215,7 +215,7 @@ def test_an_image_that_is_no_archive_is_found_before_anything_is_done(home: Path
                 look(path)
 
 
-def test_an_image_that_is_no_file(home: Path) -> None:
+def test_image_that_is_not_a_file_is_refused(home: Path) -> None:
     os.mkfifo(home / "pipe")
     (home / "empty").touch()
     for file, words in (
@@ -238,7 +238,7 @@ def test_an_image_that_is_no_file(home: Path) -> None:
         b"",
     ],
 )
-def test_a_server_that_talks_nonsense(home: Path, answer: bytes) -> None:
+def test_server_that_does_not_speak_http_is_refused(home: Path, answer: bytes) -> None:
     class Nonsense(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.recv(4096)
@@ -258,7 +258,7 @@ def test_a_server_that_talks_nonsense(home: Path, answer: bytes) -> None:
         environments.obtain(str(described(home, image=image)))
 
 
-def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
+def test_url_is_fetched_once_and_kept_only_with_the_right_checksum(home: Path) -> None:
     import http.server
     import threading
 
@@ -299,7 +299,7 @@ def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
         server.server_close()
 
 
-def test_the_list_has_built_ones_users_own_and_those_with_mistakes(home: Path) -> None:
+def test_list_has_built_in_user_and_broken_environments(home: Path) -> None:
     folder = environments.user_directory()
     described(folder)
     with_image(folder)

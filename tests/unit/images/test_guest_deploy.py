@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 from importlib import resources
@@ -16,6 +17,8 @@ import pytest
 
 from g5kvirt.inventory import VM
 from g5kvirt.netboot.bootlog import BootLog, Milestone
+from g5kvirt.netboot.task_id import TaskId
+from g5kvirt.provisioners.builtin.tasks import STEPS
 
 VM_1 = VM(1, "vm-1", "h-1", "nancy", IPv4Address("10.144.0.9"), "02:00:90:00:00:09")
 #: The functions of the script; its last paragraph, which is left out, calls them in turn.
@@ -92,7 +95,7 @@ class Guest:
         line = {"t": 1.0, "took": 0.0, "status": 200, "bytes": 0, "from": str(VM_1.ip), "uri": uri}
         milestone = BootLog([VM_1]).read(json.dumps(line))
         assert milestone is not None
-        assert str(milestone.task) == "d1.1"
+        assert milestone.task == TaskId("d1", 1)
         return milestone
 
 
@@ -174,6 +177,21 @@ def test_postinstall_writes_key_name_and_identity(guest: Guest) -> None:
     assert "deployment=d1.1\n" in (guest.target / "etc/g5kvirt-environment").read_text()
 
 
+def test_each_step_is_reported_with_only_the_variables_of_a_task(guest: Guest) -> None:
+    (guest.target / "boot/extlinux").mkdir(parents=True)
+    guest.task |= {"boot": "reboot", "arguments": "quiet", "filesystem": "ext4"}
+    last = guest.run("set -u; install_image; postinstall; try() { :; }; bootloader; leave")
+    reported = re.findall(r"step=(\w+).*status=(\w+)", (guest.folder / "reports").read_text())
+    assert reported == [*((step, "ok") for step in STEPS[STEPS.index("image") :]), ("boot", "failed")]
+    assert last.reason == "reboot did not happen"
+    assert "APPEND root=/nowhere1 rw quiet" in (guest.target / "boot/extlinux/extlinux.conf").read_text()
+
+
 def test_success_is_never_permanent() -> None:
-    assert not Milestone("vm-1", "image", 1.0, {"status": "ok", "hopeless": "1"}).permanent
-    assert Milestone("vm-1", "image", 1.0, {"status": "failed", "hopeless": "1"}).permanent
+    assert not Milestone("vm-1", "image", 1.0, {"status": "ok", "permanent": "1"}).permanent
+
+
+@pytest.mark.parametrize("key", ["permanent", "hopeless"])
+def test_permanent_failure_is_read_under_its_old_name_too(key: str) -> None:
+    assert Milestone("vm-1", "image", 1.0, {"status": "failed", key: "1"}).permanent
+    assert not Milestone("vm-1", "image", 1.0, {"status": "failed", key: "0"}).permanent

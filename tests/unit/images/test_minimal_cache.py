@@ -52,7 +52,7 @@ def a_day_later(cache: Path) -> None:
     os.utime(stamp, (stamp.stat().st_atime, stamp.stat().st_mtime - minimal.FRESH - 1))
 
 
-def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Path) -> None:
+def test_system_is_available_if_cached_or_known_to_apt(apt: Apt, tmp_path: Path) -> None:
     assert minimal.build_obstacle(tmp_path) is None
     apt.trouble = MachineError("apt does not know ipxe: run apt-get update")
     assert str(minimal.build_obstacle(tmp_path)) == "apt does not know ipxe: run apt-get update"
@@ -62,7 +62,7 @@ def test_what_is_in_the_cache_or_known_to_apt_can_be_had(apt: Apt, tmp_path: Pat
     assert minimal.build_obstacle(tmp_path) is None
 
 
-def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: Apt, tmp_path: Path) -> None:
+def test_apt_is_queried_once_a_day_and_unchanged_packages_are_not_rebuilt(apt: Apt, tmp_path: Path) -> None:
     for _ in range(3):
         minimal.build(tmp_path)
     assert (apt.built, apt.requested) == (1, 0)
@@ -72,7 +72,7 @@ def test_apt_is_asked_once_a_day_and_the_same_packages_are_not_built_again(apt: 
     assert (apt.built, apt.requested) == (1, 1)
 
 
-def test_a_newer_package_is_taken(apt: Apt, tmp_path: Path) -> None:
+def test_newer_package_triggers_a_rebuild(apt: Apt, tmp_path: Path) -> None:
     minimal.build(tmp_path)
     apt.has = {**NOW, "ipxe": "1.1"}
     assert minimal.build(tmp_path).manifest["packages"] == NOW
@@ -83,7 +83,7 @@ def test_a_newer_package_is_taken(apt: Apt, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1  # nothing lies about
 
 
-def test_without_apt_the_system_of_before_stays(apt: Apt, tmp_path: Path) -> None:
+def test_without_apt_the_cached_system_is_used(apt: Apt, tmp_path: Path) -> None:
     minimal.build(tmp_path)
     a_day_later(tmp_path)
     apt.trouble = MachineError("no lists")
@@ -94,7 +94,7 @@ def test_without_apt_the_system_of_before_stays(apt: Apt, tmp_path: Path) -> Non
         minimal.build(tmp_path / "empty")
 
 
-def test_newer_packages_that_cannot_be_fetched_are_told_of(
+def test_newer_packages_that_cannot_be_fetched_are_reported(
     apt: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minimal.build(tmp_path)
@@ -130,7 +130,7 @@ gone:
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40))
-def test_a_module_without_its_signature_is_what_was_signed(module: bytes, signature: bytes) -> None:
+def test_signature_is_removed_from_a_module(module: bytes, signature: bytes) -> None:
     footer = bytes(8) + len(signature).to_bytes(4, "big")  # what Linux calls struct module_signature
     signed = module + signature + footer + b"~Module signature appended~\n"
     assert minimal.unsigned(signed) == module

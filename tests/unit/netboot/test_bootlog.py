@@ -65,12 +65,12 @@ def test_a_report_is_the_step_that_it_names() -> None:
         "1.0 dnsmasq-dhcp[15]: DHCPACK(br0) 10.144.1.9 02:00:90:00:00:09 other",
     ],
 )
-def test_what_is_no_milestone_of_ours(line: str) -> None:
+def test_other_lines_are_not_milestones(line: str) -> None:
     assert LOG.read(line) is None
 
 
 @given(st.text())
-def test_no_line_can_break_it(line: str) -> None:
+def test_no_line_raises(line: str) -> None:
     LOG.read(line)
     LOG.read("{" + line)
 

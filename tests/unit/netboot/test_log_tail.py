@@ -61,7 +61,7 @@ def test_a_lost_machine_is_an_error_of_the_phase_that_follows(
     assert len(streams) == 1 + TRIES
 
 
-def test_it_connects_again_behind_the_last_line_and_not_at_once(
+def test_log_tail_reconnects_after_a_delay_behind_the_last_line(
     streams: list[FakeStream], clock: list[float]
 ) -> None:
     lines: list[str] = []
@@ -80,7 +80,7 @@ def test_it_connects_again_behind_the_last_line_and_not_at_once(
     assert not streams[1].alive
 
 
-def test_a_line_makes_the_tries_count_anew(streams: list[FakeStream], clock: list[float]) -> None:
+def test_a_line_resets_the_count_of_tries(streams: list[FakeStream], clock: list[float]) -> None:
     with LogTail(NO_ACCESS, MACHINE, lambda _: None, phase="launch") as tail:
         for number in range(3 * TRIES):
             streams[-1].send("line", offset=number)
@@ -91,7 +91,7 @@ def test_a_line_makes_the_tries_count_anew(streams: list[FakeStream], clock: lis
         break_until_it_raises(tail, streams, clock)
 
 
-def test_what_a_line_raises_reaches_the_caller(streams: list[FakeStream]) -> None:
+def test_exception_of_a_line_reaches_the_caller(streams: list[FakeStream]) -> None:
     with LogTail(NO_ACCESS, MACHINE, lambda _: None, phase="launch") as tail:
         streams[0].error = ZeroDivisionError()
         streams[0].break_off("")

@@ -79,13 +79,13 @@ def test_only_a_lonely_dhcp_server_is_authoritative() -> None:
     assert "dhcp-authoritative" in nb.dnsmasq_conf(alone, alone.layout.machines[0])
 
 
-def test_dhcp_ends_by_itself_and_files_go_on() -> None:
+def test_dhcp_stops_at_its_time_and_http_continues() -> None:
     plan = dataclasses.replace(netboot(), until=1e9)
     orders = [order for machine in plan.layout.machines for order in nb.services(plan, machine)]
     assert {(o["name"], o["until"]) for o in orders} == {("dnsmasq", 1e9), ("nginx", None)}
 
 
-def test_dhcp_does_not_answer_machines_that_are_no_vms() -> None:
+def test_dhcp_answers_vms_only() -> None:
     plan = netboot()
     for machine in (plan.layout.machines[0], plan.layout.machines[3]):
         assert "dhcp-ignore=tag:!known" in nb.dnsmasq_conf(plan, machine).splitlines()
@@ -151,7 +151,7 @@ def test_script_fetches_by_the_protocol_and_tries_again(
     assert plan.files_role in plan.layout.machines[machine].roles
 
 
-def test_new_vms_are_no_reason_to_restart_dnsmasq() -> None:
+def test_new_vms_do_not_restart_dnsmasq() -> None:
     before, after = netboot(0), netboot(3000)
     for one, two in zip(before.layout.machines, after.layout.machines, strict=True):
         old, new = nb.services(before, one), nb.services(after, two)
@@ -167,7 +167,7 @@ def test_another_port_is_in_every_address() -> None:
     assert "kernel http://10.144.0.2:8080/kernel" in nb.ipxe_script(plan, IPv4Address("10.144.0.2"))
 
 
-def test_a_vm_of_its_own_profile() -> None:
+def test_vm_with_its_own_profile() -> None:
     plan = netboot()
     assert nb.vm_script_path(plan.vms[0]) == "/var/lib/g5kvirt/www/vm/02-00-00-00-00-01.ipxe"
     assert "sanboot" in nb.ipxe_script(plan, IPv4Address("10.144.0.2"), profile="disk")

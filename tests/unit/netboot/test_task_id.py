@@ -10,11 +10,11 @@ from g5kvirt.netboot.task_id import TaskId
 
 
 @given(st.text(min_size=1), st.integers(1, 10**6))
-def test_what_is_written_is_read_back(deployment: str, attempt: int) -> None:
+def test_task_id_round_trip(deployment: str, attempt: int) -> None:
     assert TaskId.parse(str(TaskId(deployment, attempt))) == TaskId(deployment, attempt)
 
 
 @pytest.mark.parametrize("text", ["", "d1", "d1.", ".2", "d1.x", "d1.-2", "d1.²"])
-def test_a_text_without_an_attempt_is_of_no_attempt(text: str) -> None:
+def test_text_without_an_attempt_has_attempt_0(text: str) -> None:
     assert TaskId.parse(text) == TaskId(text, 0)
     assert str(TaskId.parse(text)) == text

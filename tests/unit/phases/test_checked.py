@@ -62,7 +62,7 @@ def test_unknown_sites_are_not_sent_to_the_testbed(tmp_path: Path) -> None:
     assert known["start", ""] == known["usage charter", ""] == "machines-unknown"
 
 
-def test_a_process_that_cannot_use_the_testbed_checks_only_this_side(tmp_path: Path) -> None:
+def test_process_that_cannot_use_the_testbed_checks_only_this_machine(tmp_path: Path) -> None:
     class Unusable(Bed):
         def inventory(self, sites: Collection[str]) -> tuple[Inventory | None, Sequence[Finding]]:
             raise TestbedError("this process already uses another", advice="restart the kernel")

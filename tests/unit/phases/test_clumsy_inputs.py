@@ -22,21 +22,21 @@ SPEC = Spec(sites={"nancy": 1}, vms=2)
 
 
 @pytest.mark.parametrize("spec", [{"sites": {"nancy": 1}, "vms": 2}, None, "spec.yaml"])
-def test_what_is_no_spec(spec: Any, tmp_path: Path) -> None:
+def test_invalid_spec_is_refused(spec: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"takes a Spec, made by Spec\(...\) or Spec.load\(file\), not "):
         Experiment(spec, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("testbed", [None, 5, Path("local")])
-def test_what_is_no_testbed(testbed: Any, tmp_path: Path) -> None:
+def test_invalid_testbed_is_refused(testbed: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="testbed must be a name such as"):
         Experiment(SPEC, testbed=testbed, runs=tmp_path)
     with pytest.raises(SpecError, match="only one Grid'5000, and none called 'nancy'"):
         Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
 
 
-def test_vms_in_which_nothing_boots(tmp_path: Path) -> None:
+def test_vms_too_small_to_boot_are_refused(tmp_path: Path) -> None:
     small = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79})
     with pytest.raises(
         SpecError,
@@ -47,13 +47,13 @@ def test_vms_in_which_nothing_boots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [None, 5, b"runs/first"])
-def test_what_no_run_is_opened_by(path: Any) -> None:
+def test_invalid_run_path_is_refused(path: Any) -> None:
     with pytest.raises(RunError, match='a run is opened by its directory, such as "runs/first", not '):
         Experiment.open(path)
 
 
 @pytest.mark.parametrize("folder", [5, None, ["runs"], b"runs"])
-def test_where_no_run_can_be_kept(folder: Any, tmp_path: Path) -> None:
+def test_unusable_directory_for_runs_is_refused(folder: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match='runs must be a directory such as "runs", not '):
         Experiment(SPEC, testbed=Bed(f"give@{tmp_path}"), runs=folder)  # type: ignore[arg-type]
 
@@ -61,14 +61,14 @@ def test_where_no_run_can_be_kept(folder: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "where", ["my runs", "it's", "a;b", "a*", "100%", 'a "b"', "a\\b", "a\nb", "a${HOME}", "a\0b"]
 )
-def test_where_ssh_would_not_find_its_key(where: str, tmp_path: Path) -> None:
+def test_path_that_ssh_cannot_use_is_refused(where: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="choose another directory"):
         Experiment(SPEC, testbed=Bed("give@."), runs=tmp_path / where)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     Experiment(SPEC, testbed=Bed("give@."), runs=tmp_path / "Läufe_1,a=b+c@d~")  # type: ignore[arg-type]
 
 
-def test_names_of_jobs_that_oar_would_refuse(tmp_path: Path) -> None:
+def test_job_name_that_oar_would_refuse_is_refused(tmp_path: Path) -> None:
     for spec, name in ((SPEC, "x" * 86), (Spec(sites={"nancy": 1}, vms=2, job_name="x" * 80), None)):
         with pytest.raises(RunError, match="of which OAR takes 100: give a shorter name or job_name"):
             Experiment(spec, testbed=Bed("give@."), name=name, runs=tmp_path)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def test_a_start_in_the_past_makes_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["-x", ".x", "", "a/b", "x" * 101])
-def test_names_of_runs_that_are_none(name: str, tmp_path: Path) -> None:
+def test_invalid_run_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"letters, digits and - _ \. \(and neither - nor \. as the first\)$"):
         directory.create(tmp_path, name, {})
     assert list(tmp_path.iterdir()) == []
@@ -93,7 +93,7 @@ def test_names_of_runs_that_are_none(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sizes", [0, 5, [], [0], [-1], [1.0], ["1"], "12", {1: 2}, [True], [None], np.array([0.5])]
 )
-def test_sizes_that_are_none(sizes: Any) -> None:
+def test_invalid_sizes_are_refused(sizes: Any) -> None:
     with pytest.raises(
         SpecError, match=r"^sizes must be whole numbers of VMs, at least 1 each, such as \[4, 8\]"
     ):
@@ -129,7 +129,7 @@ def test_kadeploy3_has_no_broadcast_by_http() -> None:
         check_broadcast("http", "kadeploy3")
 
 
-def test_what_cannot_be_measured_leaves_no_trace(tmp_path: Path) -> None:
+def test_refused_measurement_leaves_the_journal_unchanged(tmp_path: Path) -> None:
     run = directory.create(tmp_path, "x", {"spec": SPEC.to_dict(), "testbed": "local:long-gone"})
     Journal.open(run.journal).extend(run_events(2))
     exp = Experiment.open(run.path)
@@ -155,7 +155,7 @@ def test_what_cannot_be_measured_leaves_no_trace(tmp_path: Path) -> None:
     assert not [event for event in exp.journal if event.phase == "measure"]
 
 
-def test_what_kadeploy3_cannot_deploy_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+def test_environment_that_kadeploy3_cannot_deploy_is_refused_first(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "some.tar", "w") as archive:
         archive.add(__file__, "some.py")
     text = f"name: long\nimage: {{file: some.tar}}\nboot: {{kernel: /boot/{'k' * 255}}}\n"
@@ -181,23 +181,23 @@ def test_what_kadeploy3_cannot_deploy_is_refused_before_anything_is_touched(tmp_
         *(("true", None, timeout) for timeout in (0, -1, None, "5", float("nan"), float("inf"))),
     ],
 )
-def test_commands_that_are_none(command: Any, vms: Any, timeout: Any, tmp_path: Path) -> None:
+def test_invalid_command_is_refused(command: Any, vms: Any, timeout: Any, tmp_path: Path) -> None:
     exp = Experiment(SPEC, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(SpecError):
         exp.run(command, vms, timeout)
 
 
-def test_a_command_where_there_is_no_vm(tmp_path: Path) -> None:
+def test_command_without_deployed_vms_is_refused(tmp_path: Path) -> None:
     exp = Experiment(SPEC, testbed=Bed("give@."), name="x", runs=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(PhaseOrderError, match=r"there are none: call measure\(\) first"):
         exp.run("true")
     exp.reserve()
     exp.release()
-    with pytest.raises(PhaseOrderError, match="run 'x' has given its machines back"):
+    with pytest.raises(PhaseOrderError, match="run 'x' has released its machines"):
         exp.run("true")
 
 
-def test_a_run_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+def test_damaged_run_document_is_refused(tmp_path: Path) -> None:
     good = {"name": "x", "created": 1.0, "spec": SPEC.to_dict(), "testbed": "local"}
     (tmp_path / "x").mkdir()
     for change in ({"spec": None}, {"spec": 5}, {"testbed": None}, {"testbed": [1]}, {"created": None}):
@@ -227,7 +227,7 @@ def test_a_run_that_does_not_say_what_it_is(tmp_path: Path) -> None:
         {"attempt": "one"},
     ],
 )
-def test_lines_that_look_like_events(change: dict[str, Any], tmp_path: Path) -> None:
+def test_damaged_journal_lines_are_ignored(change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     events = run_events(2)
     line = {**json.loads(events[0].to_json()), **change}

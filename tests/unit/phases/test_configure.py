@@ -89,7 +89,9 @@ class Machines:
         return answers
 
 
-def test_every_machine_is_prepared_and_what_one_lacks_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_machine_is_prepared_and_missing_packages_are_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lab = Machines(monkeypatch)
     addresses = configure._prepare(lab.context, lab.stand)
     assert addresses == {h.name: "10.9.0.7" for h in lab.stand.machines}

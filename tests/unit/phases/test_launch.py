@@ -162,7 +162,7 @@ def test_a_vm_that_its_host_refuses_is_tried_again_and_then_given_up(
     assert ("paradent-1", "stop", ("vm-2",)) in machines.operations
 
 
-def test_a_launch_without_any_vm_is_an_error_with_the_first_reason(
+def test_launch_that_brings_up_no_vm_raises_the_first_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, _, _ = launched(tmp_path, monkeypatch, bad=[f"vm-{i}" for i in range(1, 5)])

@@ -96,7 +96,7 @@ def lab(tmp_path: Path) -> Lab:
 NGINX = {"nginx": "nginx"}
 
 
-def test_what_is_missing_is_installed_once_and_nothing_starts_meanwhile(lab: Lab) -> None:
+def test_missing_packages_are_installed_once_without_starting_services(lab: Lab) -> None:
     answer = lab.ask("well", NGINX | {"apt-get": "apt"}, proxy="http://proxy:3128")
     assert answer.ok, answer.reason
     assert (answer.detail["installed"], answer.detail["programs"]) == (["nginx"], ["nginx"])
@@ -111,7 +111,7 @@ def test_what_is_missing_is_installed_once_and_nothing_starts_meanwhile(lab: Lab
     assert len(lab.lines("calls")) == 1
 
 
-def test_a_policy_that_was_there_is_there_again(lab: Lab) -> None:
+def test_earlier_service_policy_is_restored(lab: Lab) -> None:
     lab.policy.parent.mkdir(parents=True)
     lab.policy.write_text("#!/bin/sh\nexit 104\n")
     lab.policy.chmod(0o750)
@@ -122,7 +122,7 @@ def test_a_policy_that_was_there_is_there_again(lab: Lab) -> None:
     assert [p.name for p in lab.policy.parent.iterdir()] == ["policy-rc.d"]
 
 
-def test_an_agent_that_was_killed_amid_an_install_leaves_nothing_for_good(lab: Lab) -> None:
+def test_policy_of_a_killed_agent_is_removed_by_the_next_install(lab: Lab) -> None:
     lab.policy.parent.mkdir(parents=True)
     lab.policy.write_text("#!/bin/sh\nexit 104\n")
     (lab.folder / "how").write_text("slow")
@@ -158,7 +158,7 @@ def test_old_lists_and_a_broken_dpkg_are_mended(lab: Lab) -> None:
         ("empty", "0", "nginx is installed, but brought no nginx"),
     ],
 )
-def test_the_reason_is_what_apt_said_last(how: str, update: str, reason: str, lab: Lab) -> None:
+def test_reason_is_the_last_error_of_apt(how: str, update: str, reason: str, lab: Lab) -> None:
     (lab.folder / "update").write_text(update)
     answer = lab.ask(how, NGINX)
     assert not answer.ok
@@ -166,7 +166,7 @@ def test_the_reason_is_what_apt_said_last(how: str, update: str, reason: str, la
     assert not lab.policy.exists()
 
 
-def test_the_time_is_bounded_and_nothing_goes_on_behind_it(lab: Lab) -> None:
+def test_install_is_killed_completely_after_its_time_limit(lab: Lab) -> None:
     began = time.monotonic()
     answer = lab.ask("slow", NGINX, limit=1)
     assert answer.reason == "apt-get was not done in time"
@@ -175,13 +175,13 @@ def test_the_time_is_bounded_and_nothing_goes_on_behind_it(lab: Lab) -> None:
     assert not Path("/proc", lab.lines("pid")[0]).exists()
 
 
-def test_a_machine_without_apt_says_so(lab: Lab) -> None:
+def test_machine_without_apt_is_reported(lab: Lab) -> None:
     (lab.folder / "bin" / "apt-get").unlink()
     assert lab.ask("well", NGINX).reason == "it has no apt-get"
 
 
 # ------------------------------------------------------------------------------------- the phase's side
-def test_each_program_has_a_package_and_roles_say_which_are_needed() -> None:
+def test_each_role_has_its_programs_and_each_program_its_package() -> None:
     assert packages.needed() == list(packages.HOST_PROGRAMS)
     assert packages.needed(("dhcp", "http")) == ["ip", "dnsmasq", "nginx"]
     assert {p for roles in ((), ("dhcp", "http")) for p in packages.needed(roles)} == set(packages.PACKAGES)
@@ -224,13 +224,13 @@ class Run:
         return heard
 
 
-def test_machines_that_lack_nothing_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_without_missing_packages_are_not_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     assert packages.install(run.context, {}) == {}
     assert (run.events, run.requested) == ([], {})
 
 
-def test_each_machine_is_told_what_it_lacks_and_through_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_machine_gets_its_missing_packages_and_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     heard = packages.install(run.context, {HOSTS[0]: NGINX, HOSTS[1]: {"dnsmasq": "dnsmasq-base"}})
     assert list(heard) == [HOSTS[0].name, HOSTS[1].name]
@@ -248,16 +248,16 @@ def test_each_machine_is_told_what_it_lacks_and_through_which_proxy(monkeypatch:
     assert run.events[3][4] == {"installed": ["nginx"]}
 
 
-def test_one_sentence_names_the_host_the_packages_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_host_the_packages_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch, h1="Could not connect to proxy:3128", h2="lost")
     with pytest.raises(PhaseError) as raised:
         packages.install(run.context, dict.fromkeys(HOSTS, NGINX))
     said = str(raised.value)
     assert said.startswith(
-        "h-1.nancy.grid5000.fr (and 1 more machine) lacks nginx and does not get it from the"
+        "h-1.nancy.grid5000.fr (and 1 more machine) lacks nginx, which could not be installed from the"
     )
     assert (
-        "package proxy http://proxy:3128: Could not connect to proxy:3128; choose a host_environment" in said
+        "package proxy http://proxy:3128: Could not connect to proxy:3128: choose a host_environment" in said
     )
     assert "\n" not in said
     assert [e[3] for e in run.events] == ["start", "ok", "start", "failed", "start", "failed"]

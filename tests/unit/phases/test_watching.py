@@ -73,9 +73,7 @@ def _waits_for_a_child() -> None:
 
 
 @pytest.mark.parametrize("waits", [_waits_in_sleep, _waits_for_a_child])
-def test_end_of_a_job_ends_the_step_whatever_it_waits_for(
-    context: Context, waits: Callable[[], None]
-) -> None:
+def test_end_of_a_job_ends_the_step_in_any_wait(context: Context, waits: Callable[[], None]) -> None:
     bed: Any = context.testbed
     cleaned = []
     threading.Timer(0.2, setattr, (bed, "end", ENDED)).start()

@@ -101,7 +101,7 @@ def test_allocated_addresses_are_unique_free_and_of_their_site(
         assert all(any(IPv4Address(int(a)) in p.network for p in by_site[site]) for a in own)
 
 
-def test_a_full_site_is_used_to_its_last_address() -> None:
+def test_allocation_uses_a_site_to_its_last_address() -> None:
     part = SubNetwork("nancy", IPv4Network("10.144.0.0/29"))
     found = free_addresses([part], address_array([]), 100)
     assert format_ips(found) == [f"10.144.0.{i}" for i in range(1, 6)]
@@ -115,7 +115,7 @@ def test_configured_gateway_is_not_allocated() -> None:
     assert "10.144.0.2" not in format_ips(free_addresses([part], address_array([]), 9))
 
 
-def test_a_site_without_sub_network() -> None:
+def test_site_without_subnetwork_is_refused() -> None:
     with pytest.raises(CapacityError, match=r"on rennes but its sub-networks \(none\)"):
         allocate_addresses({"rennes": 1}, [SubNetwork("nancy", IPv4Network("10.144.0.0/22"))])
 
@@ -140,14 +140,14 @@ def test_subnetwork_prefix_is_the_smallest_sufficient(addresses: int) -> None:
     assert prefix == 22 or usable_addresses(IPv4Network((0, prefix + 1))) < addresses
 
 
-def test_no_sub_network_is_large_enough() -> None:
+def test_too_many_addresses_for_a_16_are_refused() -> None:
     with pytest.raises(CapacityError) as error:
         subnetwork_prefix(65534)
     assert error.value.available == 65533
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=30, unique=True))
-def test_macs_and_texts(numbers: list[int]) -> None:
+def test_macs_and_addresses_are_formatted(numbers: list[int]) -> None:
     array = address_array(IPv4Address(n) for n in numbers)
     macs = format_macs(array)
     assert macs == [mac_of(IPv4Address(n)) for n in numbers]
@@ -172,7 +172,7 @@ def test_neighbour_tables_hold_all_machines(machines: int) -> None:
     assert len(sizes) == 6
 
 
-def test_tables_of_a_small_and_of_the_largest_experiment() -> None:
+def test_neighbour_tables_of_a_small_and_of_the_largest_experiment() -> None:
     small, large = (list(neighbour_tables(n).values())[:3] for n in (8 + 3, 4552 + 355 + 6))
     assert small == [1024, 2048, 4096]
     assert large == [8192, 16384, 32768]

@@ -26,11 +26,11 @@ VM_2013 = VMSpec(memory=350, disk=564)
         (1, 0, 0),
     ],
 )
-def test_the_formula_of_2013(cores: int, memory: int, expected: int) -> None:
+def test_capacity_follows_the_formula_of_2013(cores: int, memory: int, expected: int) -> None:
     assert capacity(cores, memory, CapacityRule(), VM_2013) == expected
 
 
-def test_a_small_host_of_the_local_testbed() -> None:
+def test_capacity_of_a_small_local_host() -> None:
     assert capacity(4, 8 * GIB, CapacityRule(), VMSpec()) == 8
 
 

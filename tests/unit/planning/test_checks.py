@@ -49,7 +49,7 @@ def test_unknown_names_get_a_suggestion(asked: dict[str, Any], words: str) -> No
         check(**asked)
 
 
-def test_more_hosts_than_the_site_has() -> None:
+def test_more_hosts_than_the_site_has_are_refused() -> None:
     with pytest.raises(CapacityError) as error:
         check(sites={"nancy": 2, "rennes": 4})
     assert (error.value.requested, error.value.available) == (5, 3)
@@ -57,7 +57,7 @@ def test_more_hosts_than_the_site_has() -> None:
     assert "at most 2 hosts there" in str(error.value)
 
 
-def test_more_hosts_than_the_cluster_has() -> None:
+def test_more_hosts_than_the_cluster_has_are_refused() -> None:
     with pytest.raises(
         CapacityError, match="cluster griffon at nancy, which has 2 machines: ask for at most 1 host"
     ):
@@ -69,7 +69,7 @@ def test_a_service_machine_alone_fills_the_site() -> None:
         check_against(Spec(sites={"nancy": 1}, vms=1), {"nancy": machines("nancy", 1)})
 
 
-def test_more_vms_than_fit() -> None:
+def test_more_vms_than_fit_are_refused() -> None:
     with pytest.raises(CapacityError) as error:
         check(vms=100)
     assert (error.value.requested, error.value.available) == (100, 32)
@@ -83,6 +83,6 @@ def test_the_numbers_in_the_advice_do_fit() -> None:
     check(sites={"nancy": 4, "rennes": 3}, vms=52, services=1)
 
 
-def test_vms_that_fit_on_no_host() -> None:
+def test_vms_that_fit_on_no_host_are_refused() -> None:
     with pytest.raises(CapacityError, match="smaller VMs"):
         check(vm={"memory": 9000})

@@ -58,7 +58,7 @@ def test_all_vms_are_placed_within_the_capacities(
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @given(drawn=HOSTS, more=st.integers(1, 100))
-def test_too_many_vms(strategy: str, drawn: list[tuple[str, int]], more: int) -> None:
+def test_place_refuses_more_vms_than_fit(strategy: str, drawn: list[tuple[str, int]], more: int) -> None:
     total = sum(c for _, c in drawn)
     with pytest.raises(CapacityError) as error:
         make(drawn, total + more, strategy)
@@ -123,14 +123,14 @@ def test_taken_addresses_are_not_allocated() -> None:
     assert [str(vm.ip) for vm in placement.vms] == ["10.144.0.2", "10.144.0.4"]
 
 
-def test_too_few_addresses() -> None:
+def test_place_refuses_too_few_addresses() -> None:
     hosts = [Host("h.a", "a", "h", 4, 8 * GIB)]
     small = [SubNetwork("a", IPv4Network("10.144.0.0/29"))]
     with pytest.raises(CapacityError, match="6 addresses are needed on a"):
         place(6, hosts, [8], small)
 
 
-def test_the_sequence_of_vms() -> None:
+def test_vms_behave_as_a_sequence() -> None:
     vms = make([("a", 3), ("b", 3)], 6).vms
     assert vms[-1] == vms[5]
     assert vms[1:3] == (vms[1], vms[2])
@@ -152,7 +152,7 @@ def test_plan_fits_the_journal() -> None:
     }
 
 
-def test_an_unknown_strategy() -> None:
+def test_unknown_strategy_is_refused_with_a_suggestion() -> None:
     with pytest.raises(SpecError, match="did you mean 'balanced'"):
         make([("a", 3)], 1, "balance")
 

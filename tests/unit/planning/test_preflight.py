@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.planning.forecast import Forecast, with_selected_sites
 from g5kvirt.planning.inventories import Inventory, Machine
-from g5kvirt.planning.preflight import Finding, Preflight, filter_by_properties, names, preflight
+from g5kvirt.planning.preflight import Code, Finding, Preflight, filter_by_properties, names, preflight
 from g5kvirt.spec.spec import Spec
 
 
@@ -45,7 +45,7 @@ def finding(found: Preflight, what: str, subject: str = "") -> Finding:
     return one
 
 
-def test_a_good_specification_has_no_finding_but_ok() -> None:
+def test_good_specification_has_only_ok_findings() -> None:
     found = look()
     assert {r.status for r in found.findings} == {"ok"}
     assert found.ok
@@ -211,7 +211,7 @@ def test_sites_are_selected_among_those_that_can_carry_the_vms() -> None:
     assert finding(none, "sites").advice.startswith("ask for")
 
 
-def test_findings_of_others_are_listed_before_and_after() -> None:
+def test_given_findings_are_listed_before_and_after() -> None:
     first = Finding("API", "", "ok", "ok", "answers")
     last = Finding("names", "", "problem", "too-long", "too long", "choose a shorter one")
     found = preflight(Spec(sites={"nancy": 1}, vms=1), GRID, before=[first], after=[last])
@@ -255,8 +255,10 @@ def test_preflight_never_raises_and_every_problem_has_advice(
     asked = {"sites": sites} if isinstance(sites, dict) else {"sites": min(sites, hosts), "hosts": hosts}
     spec = Spec(**asked, vms=vms, services=services, vm={"memory": memory})  # type: ignore[arg-type]
     found = preflight(spec, GRID, real_cores=cores)
-    assert all(r.advice for r in found.findings if r.status in ("problem", "warning"))
-    assert all((r.code == "ok") == (r.status == "ok") for r in found.findings)
+    assert found.findings
+    assert not [r for r in found.findings if r.status in ("problem", "warning") and not r.advice]
+    assert not [r for r in found.findings if (r.code == "ok") != (r.status == "ok")]
+    assert {r.code for r in found.findings} <= set(get_args(Code))
     if found.ok:
         assert found.plan is not None
         assert found.plan.vms_per_host is not None

@@ -48,7 +48,7 @@ def plan_of(found: Preflight) -> Plan:
     return found.plan
 
 
-def test_it_asks_for_what_the_slides_show() -> None:
+def test_scenario_requests_the_numbers_of_the_slides() -> None:
     assert (SLIDES.hosts, SLIDES.site_count, SLIDES.vms) == (355, 6, 4552)
     assert (SLIDES.vm.memory, SLIDES.vm.disk, SLIDES.capacity.max_per_host) == (350, 564, 16)
 
@@ -118,7 +118,7 @@ def test_clusters_without_virtualization_are_named_unless_properties_exclude_the
     }
 
 
-def test_memory_that_a_system_lacks_of_what_is_installed() -> None:
+def test_capacity_allows_for_memory_that_a_running_system_does_not_have() -> None:
     """What the page says of machines with 16 GiB: 15,648 MiB suffice for 16 VMs."""
     rule, vm = CapacityRule(max_per_host=16), VMSpec(memory=350, disk=564)
     assert capacity(8, 15_648 * MIB, rule, vm) == 16

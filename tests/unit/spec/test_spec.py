@@ -76,7 +76,7 @@ def test_defaults() -> None:
     assert spec.clusters is None
 
 
-def test_macro_steps_are_bounded_only_where_that_is_asked() -> None:
+def test_macro_steps_are_bounded_only_on_request() -> None:
     assert Timeouts().macro_steps == {}
     bounds = Timeouts(set_deployment_env=60, boot_new_env=1.5).macro_steps
     assert bounds == {"SetDeploymentEnv": 60, "BootNewEnv": 1.5}
@@ -167,7 +167,7 @@ def test_every_spec_survives_json_and_yaml(
     assert Spec.from_dict(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
 
 
-def test_a_spec_does_not_share_what_it_was_given() -> None:
+def test_spec_copies_its_arguments() -> None:
     sites = {"nancy": 2}
     spec = Spec(sites=sites, vms=1)
     sites["nancy"] = -1
@@ -261,14 +261,14 @@ def test_a_spec_does_not_share_what_it_was_given() -> None:
         ({"job_name": "a'b"}, "job_name"),
     ],
 )
-def test_bad_input_gives_a_sentence(change: dict[str, Any], words: str) -> None:
+def test_bad_input_is_refused_in_one_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as error:
         Spec.from_dict(GOOD | change)
     assert words in sentence(error)
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 3, {}, {"vms": 1}, {"sites": {"nancy": 1}}])
-def test_documents_that_are_no_specs(document: Any) -> None:
+def test_other_documents_are_refused(document: Any) -> None:
     with pytest.raises(SpecError) as error:
         Spec.from_dict(document)
     sentence(error)
@@ -382,7 +382,7 @@ def test_walltimes_round_trip(seconds: int) -> None:
     assert parse_walltime(format_walltime(seconds)) == parse_walltime(seconds) == seconds
 
 
-def test_walltimes_as_people_write_them() -> None:
+def test_walltimes_are_read_in_every_notation() -> None:
     assert parse_walltime("01:30") == parse_walltime(" 1:30:00 ") == 5400
 
 

@@ -1,6 +1,6 @@
 """The relay: one file (an image) down a chain of hosts, and from each host to its VMs, while it arrives.
 
-It runs on every host of a broadcast as a service of the host agent; `command` says how.
+It runs on every host of a broadcast as a service of the host agent, see `command`.
 
 Every relay *pulls*: it requests the file from the nearest of its predecessors, from the byte on that it
 lacks, by plain HTTP (``GET /SHA256`` with ``Range``). What arrives is appended to a file on the RAM disk and
@@ -9,11 +9,12 @@ successors one more request to the next predecessor alive, any HTTP server that 
 and a relay that was killed goes on where its file ends.
 
 A predecessor that pauses for longer than is usual for its bytes (20 ms at the least, `silence` at the most)
-gets a HEAD request, the probe, on a connection of its own. If it answers, it lives and lacks data itself: its
-successors wait, and only the one behind the lost host moves on. If its kernel does not even take the
-connection within 40 ms (or four times what it took before), the file is requested from the next predecessor,
-too, and whoever sends first wins; a kernel that answers for a relay that does not has `answer` seconds. So a
-lost host is skipped at once, and a busy one is not taken for lost. It is used again later if it comes back.
+gets a HEAD request, the probe, on a separate connection. If it answers, it is alive and has no more data
+itself: its successors wait, and only the one behind the lost host moves on. If its kernel does not even take
+the connection within 40 ms (or four times what it took before), the file is requested from the next
+predecessor, too, and the first to send wins; a kernel that answers for a relay that does not has `answer`
+seconds. So a lost host is skipped at once, and a busy one is not taken for lost. It is used again later if it
+comes back.
 
 The job is one JSON object; see `limits` for what may be left out::
 

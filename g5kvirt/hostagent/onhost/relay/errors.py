@@ -7,5 +7,5 @@ NETWORK_ERRORS = (OSError, ValueError)
 
 
 def error_text(error: BaseException) -> str:
-    """What an error says, without its number."""
+    """The message of an error, without its number."""
     return str(getattr(error, "strerror", None) or error)

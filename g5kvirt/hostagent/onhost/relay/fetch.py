@@ -8,7 +8,7 @@ import socket
 from .errors import NETWORK_ERRORS, error_text
 from .http import body_offset, header_field
 from .image import CHUNK
-from .predecessor import Predecessor, Request
+from .predecessor import OutgoingRequest, Predecessor
 from .silence import ArrivalStats, silence_action
 
 TYPE_CHECKING = False
@@ -27,9 +27,9 @@ class Fetcher:
     def __init__(self, relay: RelayInterface, records: list[Record]) -> None:
         self.relay = relay
         self.peers = [Predecessor(record) for record in records]
-        self.requests: list[Request] = []  # for the file; several while some do not answer
-        self.probe: Request | None = None  # whether the one that we take from lives
-        self.scout: Request | None = None  # whether a nearer one is back
+        self.requests: list[OutgoingRequest] = []  # for the file; several while some do not answer
+        self.probe: OutgoingRequest | None = None  # whether the current predecessor is alive
+        self.scout: OutgoingRequest | None = None  # whether a nearer one is back
         self.scouted = relay.now
         self.doubt = 0.0  # not before so many seconds without a byte is it probed again
         self.stream: socket.socket | None = None
@@ -42,7 +42,7 @@ class Fetcher:
         self.wake_bytes = 1
 
     def tick(self) -> None:
-        """What has to be done as time goes by."""
+        """Periodic work."""
         if self.stream is not None:
             self.check_silence()
         for request in [a for a in self.requests if a.age > self.relay.limits["answer"]]:
@@ -58,7 +58,7 @@ class Fetcher:
                 self.request_next()
 
     def close(self) -> None:
-        """End every connection of ours."""
+        """Close every connection."""
         self.close_stream()
         for request in (*self.requests, self.probe, self.scout):
             if request:
@@ -91,21 +91,23 @@ class Fetcher:
     def request_file(self, peer: Predecessor) -> bool:
         """Request what we lack from a predecessor; False if not even that is possible."""
         try:
-            self.requests.append(Request(self.relay, peer, "GET", self.relay.image.have, self.on_file_answer))
+            self.requests.append(
+                OutgoingRequest(self.relay, peer, "GET", self.relay.image.have, self.on_file_answer)
+            )
         except NETWORK_ERRORS as error:
             self.suspend(peer, error_text(error))
             return False
         return True
 
-    def cancel(self, request: Request, why: str = "") -> None:
-        """Take a request back; with a reason if that is its predecessor's fault."""
+    def cancel(self, request: OutgoingRequest, why: str = "") -> None:
+        """Cancel a request; with a reason if its predecessor is at fault."""
         self.requests.remove(request)
         request.cancel()
         if why:
             self.suspend(request.peer, why)
 
     def suspend(self, peer: Predecessor, why: str) -> None:
-        """A predecessor does not answer, or not as it should: leave it for a while.
+        """A predecessor does not answer, or not correctly: do not use it for a while.
 
         One that refuses while all are starting is only tried again, without looking further.
         """
@@ -121,7 +123,7 @@ class Fetcher:
         if peer.host not in self.skipped:
             self.skipped.append(peer.host)
 
-    def on_file_answer(self, request: Request) -> None:
+    def on_file_answer(self, request: OutgoingRequest) -> None:
         """The header of an answer to a request for the file is here, or an error."""
         self.requests.remove(request)
         peer, relay = request.peer, self.relay
@@ -148,7 +150,7 @@ class Fetcher:
             self.leave(f"silent for {relay.now - self.arrivals.last:.2f} s")
         self.switch_to(request)
 
-    def switch_to(self, request: Request) -> None:
+    def switch_to(self, request: OutgoingRequest) -> None:
         """Take the file from this predecessor from now on."""
         relay, peer = self.relay, request.peer
         peer.has_answered = True
@@ -218,7 +220,7 @@ class Fetcher:
             self.wake_bytes = lowat
 
     def clear_doubt(self) -> None:
-        """The predecessor that we take from lives after all: requests made in doubt are cancelled."""
+        """The current predecessor is alive after all: requests made in doubt are cancelled."""
         if self.probe:
             self.probe.cancel()
             self.probe = None
@@ -289,10 +291,12 @@ class Fetcher:
             if back:
                 self.scout = self.send_probe(back[0], self.on_scout_answer)
 
-    def send_probe(self, peer: Predecessor, on_answer: Callable[[Request], object]) -> Request | None:
-        """Probe, beside the data, whether a predecessor lives and how much it has."""
+    def send_probe(
+        self, peer: Predecessor, on_answer: Callable[[OutgoingRequest], object]
+    ) -> OutgoingRequest | None:
+        """Probe, on a second connection, whether a predecessor is alive and how much it has."""
         try:
-            return Request(self.relay, peer, "HEAD", 0, on_answer)
+            return OutgoingRequest(self.relay, peer, "HEAD", 0, on_answer)
         except NETWORK_ERRORS as error:
             if peer is self.peer:
                 self.fail_over(error_text(error))
@@ -300,7 +304,7 @@ class Fetcher:
                 peer.back_off(self.relay.now)
             return None
 
-    def read_probe(self, request: Request) -> int | None:
+    def read_probe(self, request: OutgoingRequest) -> int | None:
         """How much a predecessor has, by its answer; None if that was none."""
         if not request.error:
             request.sock.close()
@@ -312,7 +316,7 @@ class Fetcher:
         have = header_field(request.header, b"X-Have")
         return int(have) if have.isdigit() else self.relay.image.size
 
-    def on_probe_answer(self, request: Request) -> None:
+    def on_probe_answer(self, request: OutgoingRequest) -> None:
         """The predecessor that we take from has answered the probe, or has not."""
         self.probe = None
         have, quiet, silence = (
@@ -325,12 +329,12 @@ class Fetcher:
         if have is None:
             self.fail_over(request.error)
         elif have > self.relay.image.have and quiet > 2 * silence:
-            self.fail_over(f"it lives but has sent nothing for {quiet:.1f} s")
-        else:  # it lacks data itself: only the one behind the break moves on
+            self.fail_over(f"it is alive but has sent nothing for {quiet:.1f} s")
+        else:  # it has no more data itself: only the successor of the lost host moves on
             self.doubt = min(1.5 * quiet, quiet + 1.0)
             self.clear_doubt()
 
-    def on_scout_answer(self, request: Request) -> None:
+    def on_scout_answer(self, request: OutgoingRequest) -> None:
         """A nearer predecessor is back, or is not.
 
         If it is not behind us, we take from it, so that each link is used once again.

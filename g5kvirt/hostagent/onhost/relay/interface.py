@@ -22,7 +22,7 @@ class RelayInterface(Protocol):
     clients: set[Any]
 
     def hand_on(self) -> None:
-        """There is more: those who have taken all that there was get it at once."""
+        """More data is available: clients that have taken everything so far get it at once."""
 
     def complete(self) -> None:
         """The last byte is here."""

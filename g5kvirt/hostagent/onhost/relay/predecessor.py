@@ -35,13 +35,13 @@ class Predecessor:
         self.reason = ""
 
     def back_off(self, now: float) -> None:
-        """It is of no use now: leave it for a while, each time for longer."""
+        """Do not use it for a while, longer each time."""
         self.failures += 1
         self.retry_at = now + min(8.0, 0.25 * 2**self.failures)
 
 
-class Request:
-    """One request of ours to a predecessor: a connection that never blocks, and the header of its answer.
+class OutgoingRequest:
+    """One request to a predecessor: a connection that never blocks, and the header of its answer.
 
     Raises OSError if not even a connection can be begun.
     """
@@ -52,7 +52,7 @@ class Request:
         peer: Predecessor,
         method: str,
         at: int,
-        on_answer: Callable[[Request], object],
+        on_answer: Callable[[OutgoingRequest], object],
     ) -> None:
         self.relay, self.peer, self.on_answer = relay, peer, on_answer
         self.code, self.header, self.body_start = 0, b"", b""
@@ -77,7 +77,7 @@ class Request:
         return self.relay.now - self.began
 
     def ready(self, mask: int) -> None:
-        """Connected, or something of the answer is here."""
+        """Connected, or a part of the answer has arrived."""
         try:
             if mask & selectors.EVENT_WRITE:
                 code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -106,7 +106,7 @@ class Request:
             self.finish(error_text(error))
 
     def finish(self, error: str) -> None:
-        """The answer is here, or will not come."""
+        """The answer has arrived, or will not come."""
         self.error = error
         self.relay.selector.unregister(self.sock)
         if error:

@@ -1,4 +1,4 @@
-"""The relay itself: one thread that waits for the network, and a process of its own that checks the file."""
+"""The relay itself: one thread that waits for the network, and a separate process that verifies the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONNECTIONS = 1024  #: at once
 
 
 class Relay:
-    """Everything together: one thread that waits for the network, and a process of its own that checks."""
+    """One thread that waits for the network, and a separate process that verifies the file."""
 
     def __init__(self, job: Record, state: str | None = None) -> None:
         self.job, self.state_file = job, state
@@ -87,18 +87,18 @@ class Relay:
         return 0 if self.state == "ok" else 1
 
     def begin(self) -> None:
-        """See whether there is something to do, and room for it."""
-        lacking = self.image.size - self.image.have
-        if not lacking:
+        """Check that there is something to do, and room for it."""
+        missing = self.image.size - self.image.have
+        if not missing:
             self.complete()
             return
         disk = os.fstatvfs(self.image.fd)
         free = disk.f_bavail * disk.f_frsize
-        if disk.f_blocks and free < lacking:
-            self.fail(f"the RAM disk has {free} bytes left, and {lacking} are to come")
+        if disk.f_blocks and free < missing:
+            self.fail(f"the RAM disk has {free} bytes left, and {missing} are missing")
 
     def close(self) -> None:
-        """Leave nothing behind: connections, the file, the state."""
+        """Remove everything: connections, the file, the state."""
         signal.set_wakeup_fd(-1)
         for client in list(self.clients):
             client.close()
@@ -134,20 +134,20 @@ class Relay:
 
     # -------------------------------------------------------------------------------------------- the file
     def hand_on(self) -> None:
-        """There is more: those who have taken all that there was get it at once."""
+        """More data is available: clients that have taken everything so far get it at once."""
         for client in list(self.clients):
             if client.streaming and client.mask == selectors.EVENT_READ and client.at < client.end:
                 client.ready(selectors.EVENT_WRITE)
 
     def complete(self) -> None:
-        """The last byte is here."""
+        """The last byte has arrived."""
         self.arrived = time.monotonic()
         self.image.check_at_full_speed()
         self.state = "received"
         self.report()
 
     def on_checked(self, _: int) -> None:
-        """The sum is known, or will not be."""
+        """The check has ended, with or without a result."""
         self.selector.unregister(self.image.result)
         self.image.read_sum()
         if self.ended is not None:
@@ -159,7 +159,7 @@ class Relay:
             self.finish()
 
     def tick(self) -> None:
-        """What has to be done as time goes by."""
+        """Periodic work."""
         if self.ended is not None:
             self.ending = self.ending or self.now - self.ended > self.limits["serve"]
         elif self.now - self.began > self.limits["deadline"]:
@@ -173,8 +173,8 @@ class Relay:
     def fail(self, reason: str, cut: bool = True) -> None:
         """End without the file, or with a wrong one.
 
-        Those who wait here for more are cut off at once, so that they can look elsewhere or report it; those
-        who are getting a wrong file get it to its end (``cut=False``) and find out by themselves.
+        Clients that wait for more are disconnected at once, so that they can look elsewhere or report it;
+        clients of a wrong file receive it to its end (``cut=False``) and find out from its checksum.
         """
         self.fetch.close()
         self.state, self.reason = "failed", reason
@@ -194,7 +194,7 @@ class Relay:
 
     # ---------------------------------------------------------------------------------------------- reports
     def report(self) -> None:
-        """Write one line of JSON to standard output and to the state file: where we are."""
+        """Write the relay's progress as one line of JSON to standard output and to the state file."""
         self.reported = self.now
         text = json.dumps(self.record())
         try:
@@ -206,7 +206,7 @@ class Relay:
             write_text(self.state_file, text + "\n")
 
     def record(self) -> Record:
-        """Where we are, as `broadcast.reports` reads it."""
+        """The progress, as `broadcast.reports` reads it."""
         now, cpu = time.monotonic(), os.times()
         return {
             "op": "broadcast",

@@ -100,7 +100,7 @@ def last(d: Deployment) -> Any:
 # ---- the way of one VM -------------------------------------------------------------------------------
 
 
-def test_a_vm_goes_through_every_step_and_each_is_written_down_once() -> None:
+def test_vm_passes_every_step_and_each_is_journalled_once() -> None:
     d = deployment()
     orders = d.orders(10.0)
     assert [o for o in orders if isinstance(o, BroadcastOrder)] == [
@@ -140,7 +140,7 @@ def test_a_vm_goes_through_every_step_and_each_is_written_down_once() -> None:
     assert (whole[1].detail["deployed"], whole[1].detail["failed"]) == (1, 0)
 
 
-def test_a_vm_that_stands_in_its_minimal_system_is_not_rebooted() -> None:
+def test_vm_in_its_minimal_system_is_not_rebooted() -> None:
     d = deployment(fresh=["vm-1"])
     orders = d.orders(0.0)
     assert reboots(orders) == []
@@ -252,7 +252,7 @@ def test_a_wrong_image_is_tried_again_from_the_start_and_then_fails_with_the_gue
     assert last(d).last_report == "image failed: sha256 is wrong"
 
 
-def test_what_is_permanent_ends_the_vm_at_once() -> None:
+def test_permanent_failure_ends_the_vm_at_once() -> None:
     d = deployment(2, workflow=default_workflow(broadcast=("chain", "http"), retries=5))
     to_task(d)
     assert fail(d, "partition", "the disk is too small", 2.0, attempt=1, permanent=True)
@@ -368,7 +368,7 @@ def test_silent_host_is_given_up_after_its_time_out() -> None:
     assert last(d).reason == "h-1: not there within 900 s"
 
 
-def test_a_macro_step_has_a_bound_of_its_own_that_leaves_out_the_window() -> None:
+def test_macro_step_bound_excludes_waiting_for_the_window() -> None:
     d = deployment(
         2, reboots=SlotWindow(1), workflow=default_workflow(timeouts={"SetDeploymentEnv": 50}, retries=0)
     )
@@ -383,7 +383,7 @@ def test_a_macro_step_has_a_bound_of_its_own_that_leaves_out_the_window() -> Non
     assert d.count("failed") == 1
 
 
-def test_every_macro_step_has_its_bound_anew() -> None:
+def test_each_macro_step_has_its_own_bound() -> None:
     bounds = {"SetDeploymentEnv": 50.0, "BroadcastEnv": 20.0}
     d = deployment(workflow=default_workflow(timeouts=bounds, retries=0), fresh=["vm-1"])
     d.orders(0.0)
@@ -408,7 +408,7 @@ def test_a_macro_step_that_is_done_lets_reboots_begin_gently_again() -> None:
     assert reboots(d.orders(9.0)) == [("vm-1", "hard", "disk", 4)]
 
 
-def test_what_the_others_took_shortens_the_wait_for_a_dead_one() -> None:
+def test_durations_of_other_vms_shorten_the_wait_for_a_dead_one() -> None:
     d = deployment(5, workflow=default_workflow(retries=0, boot_seconds=300))
     d.orders(0.0)
     for i in range(1, 6):
@@ -438,7 +438,7 @@ def test_an_overdue_vm_that_waits_for_its_check_still_gets_it() -> None:
     assert d.count("deployed") == 1
 
 
-def test_stopped_early_the_account_still_adds_up() -> None:
+def test_outcomes_are_complete_after_an_early_stop() -> None:
     d = deployment(4, reboots=SlotWindow(2))
     d.orders(0.0)
     d.stop(5.0, "the job ends")
@@ -449,7 +449,7 @@ def test_stopped_early_the_account_still_adds_up() -> None:
     assert d.wake() is None
 
 
-def test_a_deployment_of_nothing_is_over() -> None:
+def test_deployment_of_no_vm_is_finished() -> None:
     d = deployment(0)
     assert d.orders(0.0) == []
     assert d.finished
@@ -599,7 +599,7 @@ windows = st.one_of(
     ways=st.sampled_from([("chain",), ("chain", "http")]),
     bound=st.sampled_from([None, 40.0, 900.0]),
 )
-def test_it_always_ends_the_account_adds_up_and_the_windows_hold(
+def test_every_deployment_ends_with_complete_outcomes_within_its_windows(
     number: int,
     hosts: int,
     seed: int,
@@ -681,6 +681,6 @@ def test_the_loop_drives_a_deployment_to_its_end() -> None:
     assert written[-1].step == "deployment"
 
 
-def test_two_vms_of_one_name_are_refused() -> None:
+def test_duplicate_vm_names_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         Deployment("d", vms(1) * 2, default_workflow(), reboots=SlotWindow(1), checks=SlotWindow(1))

@@ -68,7 +68,7 @@ def run(machines: Silent, number: int = 1) -> dict[str, Outcome]:
         ),
     ],
 )
-def test_it_ends_where_it_went_silent_after_surer_and_surer_reboots(
+def test_silent_vm_is_rebooted_harder_and_then_fails_at_its_step(
     step: str, reason: str, kinds: list[str]
 ) -> None:
     machines = Silent(0.0, 1, who="vm-1", step=step)
@@ -88,7 +88,7 @@ def test_the_last_result_of_a_check_is_the_reason() -> None:
 
 
 @pytest.mark.parametrize("step", ["minimal-system", "image", "ready"])
-def test_the_others_do_not_wait_for_it_and_shorten_its_time(step: str) -> None:
+def test_silent_vm_does_not_delay_the_others(step: str) -> None:
     alone = Silent(0.0, 1, who="vm-1", step=step)
     run(alone)
     machines = Silent(0.0, 1, who="vm-1", step=step)

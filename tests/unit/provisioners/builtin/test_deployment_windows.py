@@ -87,7 +87,7 @@ BAD = ("reboot", "minimal-system", "format", "image", "boot", "ready")
     seed=st.integers(0, 2**32),
     bad=st.dictionaries(st.integers(1, 40), st.tuples(st.sampled_from(BAD), st.integers(1, 9)), max_size=6),
 )
-def test_windows_hold_every_vm_ends_and_the_account_adds_up(
+def test_every_vm_ends_within_the_windows(
     number: int, reboots: Window, checks: Window, seed: int, bad: dict[int, tuple[str, int]]
 ) -> None:
     known = vms(number, hosts=4)
@@ -112,7 +112,7 @@ def test_windows_hold_every_vm_ends_and_the_account_adds_up(
     assert len(events) <= A_VM * sum(o.attempt for o in outcomes) + A_HOST * hosts + WHOLE
 
 
-def test_a_window_for_checks_that_limits_a_rate_lets_all_be_checked_in_the_end() -> None:
+def test_rate_window_for_checks_lets_all_vms_be_checked() -> None:
     known = vms(10, hosts=2)
     machines = Watched(0.0, 1)
     deployment = Deployment(
@@ -136,7 +136,7 @@ class AtOnce(Machines):
         return super().receive(0.0)
 
 
-def test_bookkeeping_costs_the_same_for_each_vm_whatever_their_number() -> None:
+def test_bookkeeping_cost_per_vm_is_constant() -> None:
     """Counted in calls of functions, which no busy machine changes."""
 
     def calls(number: int) -> float:

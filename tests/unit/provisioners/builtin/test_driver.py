@@ -139,7 +139,7 @@ def execute(driver: MachineDriver, order: RebootOrder | CheckOrder) -> list[Repo
 pytestmark = pytest.mark.usefixtures("streams")
 
 
-def test_tasks_that_wait_are_put_together() -> None:
+def test_waiting_tasks_are_merged() -> None:
     known, machines = vms(500), Machines()
     machines.may_put.clear()
     with driving(machines, known) as driver:
@@ -165,7 +165,7 @@ def test_a_task_file_names_the_deployment_and_the_attempt() -> None:
     assert "server=http://10.144.0.1\n" in text
 
 
-def test_as_many_checks_go_at_once_as_their_window_lets_in() -> None:
+def test_concurrent_checks_are_limited_by_their_window() -> None:
     together, known = threading.Barrier(AT_ONCE), vms(AT_ONCE)
 
     def answer(*_: Any) -> str:
@@ -216,7 +216,7 @@ def test_an_error_becomes_the_reason_of_every_vm_of_the_order() -> None:
     }
 
 
-def test_a_hard_reboot_costs_one_request_a_host_and_first_removes_the_tasks() -> None:
+def test_hard_reboot_removes_the_tasks_and_sends_one_request_per_host() -> None:
     def answer(host: str, command: Sequence[str], stdin: Any) -> str:
         if tuple(command) != protocol.COMMAND:
             return ""
@@ -241,7 +241,7 @@ def access_line(vm: VM, query: str) -> str:
     return json.dumps(entry | {"uri": f"/report?{query}"})
 
 
-def test_what_vms_report_comes_from_the_log_with_its_attempt(streams: list[FakeStream]) -> None:
+def test_reports_of_vms_are_read_from_the_log_with_their_attempt(streams: list[FakeStream]) -> None:
     known = vms(2)
     with driving(Machines(), known) as driver:
         (stream,) = streams
@@ -251,7 +251,7 @@ def test_what_vms_report_comes_from_the_log_with_its_attempt(streams: list[FakeS
             "step=format&status=ok",
             "step=unheard-of&deployment=d1.2&status=ok",
             "step=format&deployment=d1.2&status=ok",
-            "step=image&deployment=d1.2&status=failed&reason=full&hopeless=1",
+            "step=image&deployment=d1.2&status=failed&reason=full&permanent=1",
             "step=minimal-system",
         ):
             stream.send(access_line(known[1], query))
@@ -262,7 +262,7 @@ def test_what_vms_report_comes_from_the_log_with_its_attempt(streams: list[FakeS
         ]
 
 
-def test_an_interrupt_ends_what_is_under_way() -> None:
+def test_interrupt_ends_running_orders() -> None:
     machines = Machines()
     with pytest.raises(KeyboardInterrupt), driving(machines, vms(1)):
         raise KeyboardInterrupt

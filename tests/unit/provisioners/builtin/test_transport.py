@@ -108,7 +108,9 @@ def order(variant: str, attempt: int = 1) -> BroadcastOrder:
 
 
 @pytest.mark.parametrize("variant", ["chain", "http"])
-def test_what_flows_lets_every_vm_begin_at_once(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+def test_streaming_broadcast_lets_every_vm_begin_at_once(
+    monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
     lab = Lab(monkeypatch, h2="full")
     given = task(variant, "vm-0", "vm-1")
     assert lab.transport.ready(given) == given
@@ -120,7 +122,7 @@ def test_what_flows_lets_every_vm_begin_at_once(monkeypatch: pytest.MonkeyPatch,
     assert lab.released == []
 
 
-def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
+def test_tree_keeps_the_tasks_until_the_host_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lab = Lab(monkeypatch, h2="full")
@@ -135,7 +137,7 @@ def test_a_tree_keeps_the_tasks_until_the_host_has_the_image_or_will_not(
     assert lab.transport.ready(again) == again
 
 
-def test_what_breaks_is_the_reason_of_every_host_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_broadcast_is_the_reason_of_every_waiting_host(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(monkeypatch, h2="broken")
     lab.transport.execute(order("chain", attempt=2))
     assert [(w.subject, w.status, w.attempt) for w in lab.reports] == [
@@ -154,7 +156,7 @@ def test_only_a_relay_that_is_gone_is_started_again(monkeypatch: pytest.MonkeyPa
     assert lab.started == [["h-2"]]
 
 
-def test_each_site_with_http_has_one_head_and_the_first_is_the_heads_head() -> None:
+def test_each_site_with_http_has_one_head() -> None:
     def machine(site: str, number: int, *roles: str) -> ServiceMachine:
         host = Host(f"s-{number}.{site}.grid5000.fr", site, "s", 4, 8 * GIB)
         return ServiceMachine(host, roles, {site: IPv4Address(number)})
@@ -175,7 +177,7 @@ def test_each_site_with_http_has_one_head_and_the_first_is_the_heads_head() -> N
     ("variant", "seconds"),
     [("chain", 1.0), ("tree", 1.0), ("http", 2.0)],  # nancy's head has two hosts, lyon's faster one the third
 )
-def test_the_bound_of_a_transfer_is_that_of_the_link_that_takes_longest(variant: Any, seconds: float) -> None:
+def test_transfer_bound_is_that_of_the_slowest_link(variant: Any, seconds: float) -> None:
     lyon = Host("h-9.lyon.grid5000.fr", "lyon", "h", 4, 8 * GIB, nic_rate=4e9)
     head = replace(lyon, name="s-1.lyon.grid5000.fr")
     machines = (

@@ -73,7 +73,7 @@ def test_a_reset_cannot_come_first_and_the_guest_leaves_only_once(boot: tuple[st
         default_workflow(boot=boot)  # type: ignore[arg-type]
 
 
-def test_workflows_that_lead_nowhere_are_refused() -> None:
+def test_inconsistent_workflows_are_refused() -> None:
     reboot = MicroStep("reboot", "reboot", PATIENCE, alternatives=("hard",))
     with pytest.raises(ValueError, match="same step twice"):
         one(word("a"), word("a"))
@@ -100,7 +100,7 @@ def test_workflows_that_lead_nowhere_are_refused() -> None:
         TimeoutRange(1.0, 2.0, 3.0)
 
 
-def test_a_time_out_is_guessed_until_enough_was_seen_and_then_measured() -> None:
+def test_timeout_has_a_default_until_enough_durations_are_measured() -> None:
     meter = Meter(PATIENCE)
     for _ in range(2):
         meter.record(20.0, 10)
@@ -124,7 +124,7 @@ def test_a_time_out_stays_within_its_bounds(seen: list[tuple[float, int]], load:
 
 
 @given(seen=st.lists(st.floats(0.01, 200), min_size=3, max_size=200))
-def test_most_of_what_was_seen_would_not_have_timed_out(seen: list[float]) -> None:
+def test_timeout_exceeds_most_measured_durations(seen: list[float]) -> None:
     meter = Meter(TimeoutRange(1.0, 0.001, 1e9), factor=1.0)
     for seconds in seen:
         meter.record(seconds, 1)

@@ -93,7 +93,7 @@ def test_refusals_carry_their_number_and_reason(
     assert error.value.code == code
 
 
-def test_without_a_right_or_a_user_nothing_is_deployed(client: KadeployClient) -> None:
+def test_deployment_needs_a_user_with_rights(client: KadeployClient) -> None:
     client.register(DEBIAN)
     with pytest.raises(RefusedError, match="no right") as error:
         client.deploy(NODES, "debian")
@@ -102,7 +102,7 @@ def test_without_a_right_or_a_user_nothing_is_deployed(client: KadeployClient) -
         KadeployClient(client.url, "").grant()
 
 
-def test_a_request_that_it_would_not_read_is_not_sent(client: KadeployClient, kadeploy: Kadeploy) -> None:
+def test_request_above_the_size_limit_is_not_sent(client: KadeployClient, kadeploy: Kadeploy) -> None:
     with pytest.raises(TestbedError, match="more parts"):
         client.deploy([f"node-{i:060d}" for i in range(20_000)], "debian")
     assert kadeploy.requests == []

@@ -77,7 +77,7 @@ def rendered(server: Server = SERVER, of: NodeCluster | None = None) -> dict[str
 
 
 @pytest.mark.parametrize("path", sorted(rendered()))
-def test_each_file_is_as_it_was(path: str) -> None:
+def test_rendered_files_equal_the_golden_ones(path: str) -> None:
     # the agent's directory is named by the hash of its content
     text = rendered()[path].replace(bundle.DIRECTORY, "/usr/local/lib/g5kvirt-agent/HASH")
     same_as_golden(PurePosixPath(path).name, text)
@@ -111,9 +111,11 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", ["server.conf", "clusters.conf", "vms-cluster.conf", "client.conf"])
-def test_a_key_that_is_not_known_is_found_wherever_it_stands(name: str) -> None:
+def test_unknown_key_is_found_in_every_mapping(name: str) -> None:
     text = rendered()[f"{ETC}/{name}"]
-    for place in places(yaml.safe_load(text)):
+    mappings = places(yaml.safe_load(text))
+    assert () in mappings
+    for place in mappings:
         data = yaml.safe_load(text)
         inner = data
         for key in place:
@@ -150,6 +152,7 @@ def test_every_command_of_the_cluster_goes_through_the_power_script() -> None:
     operations = yaml.safe_load(files[f"{ETC}/vms-cluster.conf"])["remoteops"]
     commands = [entry["cmd"] for entries in operations.values() for entry in entries]
     assert {"reboot soft", "reboot hard", "reboot very_hard"} <= {" ".join(c.split()[1:3]) for c in commands}
+    assert commands
     assert all(c.split()[0] == POWER and c.endswith(" HOSTNAME_FQDN") for c in commands)
     table = json.loads(files[f"{ETC}/power.json"])
     listed = yaml.safe_load(files[f"{ETC}/clusters.conf"])["clusters"][0]["nodes"]
@@ -196,7 +199,7 @@ EVIL = st.text(min_size=1, max_size=20).filter(
     EVIL,
     st.sampled_from(["hostname", "password", "user", "vmlinuz", "initrd", "arguments", "export", "name"]),
 )
-def test_what_a_shell_would_understand_is_refused(text: str, where: str) -> None:
+def test_values_with_shell_syntax_are_refused(text: str, where: str) -> None:
     server, of = SERVER, cluster()
     match where:
         case "vmlinuz" | "initrd" | "arguments":
@@ -220,7 +223,7 @@ def test_times_that_kadeploy_refuses_are_refused(timing: Timing) -> None:
         rendered(of=replace(cluster(), timing=timing))
 
 
-def test_what_cannot_be_a_cluster_is_refused() -> None:
+def test_invalid_cluster_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one VM"):
         rendered(of=NodeCluster(()))
     twice = cluster()

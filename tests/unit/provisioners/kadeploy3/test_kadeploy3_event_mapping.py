@@ -142,7 +142,7 @@ def test_clocks_that_differ_make_no_difference(bed: Bed) -> None:
     assert set(steps[steps["step"] == "format"]["duration"].round(3)) == {3.0}
 
 
-def test_events_are_of_the_shape_that_our_own_deployments_have(bed: Bed) -> None:
+def test_events_have_the_shape_of_those_of_the_builtin_provisioner(bed: Bed) -> None:
     bed.run()
     first, last = bed.events[0], bed.events[-1]
     assert (first.step, first.kind, first.subject, first.status) == ("deployment", "run", "d1", "start")
@@ -156,6 +156,7 @@ def test_events_are_of_the_shape_that_our_own_deployments_have(bed: Bed) -> None
         own = bed.of(number)
         assert [e.t for e in own] == sorted(e.t for e in own)
         micro = [e for e in own if "seconds" in e.detail]
+        assert micro
         assert all(e.detail["seconds"] >= 0 for e in micro)
         starts = [e.step for e in own if e.status == "start"]
         assert starts == list(MACROS)
@@ -209,7 +210,7 @@ def test_kexec_that_fails_is_followed_by_a_hard_reboot(bed: Bed) -> None:
     assert [(e.step, e.status) for e in own] == [("boot", "failed"), ("reset", "ok"), ("ready", "ok")]
 
 
-def test_parts_run_side_by_side_in_one_deployment_of_ours(bed: Bed) -> None:
+def test_parts_run_in_parallel_in_one_deployment(bed: Bed) -> None:
     bed.breaks(4, "SetDeploymentEnvUntrusted", "reboot", "it refuses")
     outcomes = bed.run(parts=3)
     assert [o.state for o in outcomes].count("failed") == 1
@@ -250,7 +251,7 @@ def test_a_server_that_falls_silent_is_given_up_after_a_while(bed: Bed) -> None:
     assert bed.clock() - bed.begun < 400
 
 
-def test_a_deployment_has_an_end_whatever_the_server_does(bed: Bed) -> None:
+def test_deployment_ends_for_every_behaviour_of_the_server(bed: Bed) -> None:
     outcomes = bed.run(limit=50.0)
     assert {o.reason for o in outcomes} == {"Kadeploy3 was not done within 50 s"}
     assert bed.kadeploy.workflows == {}
@@ -334,7 +335,7 @@ LINES = st.lists(
     ),
     st.sets(st.sampled_from(["node-1.kadeploy", "node-2.kadeploy"])),
 )
-def test_every_vm_has_one_end_whatever_kadeploy3_answers(
+def test_every_vm_ends_once_for_every_answer_of_kadeploy3(
     polls: Sequence[tuple[dict[str, NodeState], list[LogLine]]], ok: set[str]
 ) -> None:
     nodes = cluster(2).nodes
@@ -364,7 +365,7 @@ def test_every_vm_has_one_end_whatever_kadeploy3_answers(
     assert whole["deployed"] + whole["failed"] == 2
 
 
-def test_no_step_of_ours_stands_in_two_macro_steps() -> None:
+def test_each_step_belongs_to_one_macro_step() -> None:
     named = [step for steps in workflow().values() for step in steps]
     assert len(named) == len(set(named))
     assert instance("BroadcastEnvKascade") == ("BroadcastEnv", "Kascade")

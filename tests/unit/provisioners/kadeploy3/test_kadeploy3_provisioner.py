@@ -262,7 +262,7 @@ def test_installed_packages_are_not_installed_again(
         assert "systemctl" in machines.programs("head-nancy")
 
 
-def test_a_deployment_becomes_the_events_of_any_other(
+def test_deployment_writes_the_events_common_to_all_provisioners(
     tmp_path: Path, image: environments.Image, kadeploy: Kadeploy
 ) -> None:
     machines = Machines()
@@ -340,7 +340,7 @@ def test_kexec_is_tried_where_it_can_succeed(
         assert prepared(made, image).nodes.boot == (boot, "HardReboot")
 
 
-def test_what_kadeploy3_cannot_do_is_refused(image: environments.Image) -> None:
+def test_unsupported_values_are_refused(image: environments.Image) -> None:
     check = provisioner.Kadeploy3Provisioner().check
     check(image.environment)
     with pytest.raises(SpecError, match="the kernel's path"):
@@ -357,6 +357,6 @@ def test_a_line_for_sources_list_survives_the_round_trip(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["http://x/", "deb http://x/ ./\ndeb http://y/ ./", "deb", 3, None])
-def test_what_is_no_such_line_is_refused(line: Any) -> None:
+def test_invalid_line_for_sources_list_is_refused(line: Any) -> None:
     with pytest.raises(SpecError, match=r"kadeploy3\.repository"):
         Spec(sites={"nancy": 1}, vms=1, kadeploy3={"repository": line})

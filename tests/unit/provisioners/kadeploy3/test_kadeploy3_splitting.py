@@ -35,7 +35,7 @@ def test_workflows_cost_what_was_measured_and_rather_more(nodes: int, seconds: f
 
 @example(1, 1, 5e-324, 10.0, 1.0)
 @given(SIZES, SIZES, st.floats(0, 600), st.floats(10, 600), st.floats(1, 600))
-def test_as_few_parts_as_keep_its_cost_bearable_unless_copies_cost_more(
+def test_number_of_parts_balances_bookkeeping_against_copies(
     nodes: int, more: int, transfer: float, bearable: float, longest: float
 ) -> None:
     configured = nodes + more
@@ -81,7 +81,7 @@ def test_a_host_is_not_divided_where_a_cut_can_move_a_little() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"nodes": 0}, {"nodes": 11}, {"bearable": 6.0}, {"longest_post": 0}])
-def test_workflow_refuses_what_makes_no_sense(wrong: dict[str, float]) -> None:
+def test_splitting_refuses_invalid_numbers(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"."):
         parts_for(**{"nodes": 10, "configured": 10, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cannot be split"):

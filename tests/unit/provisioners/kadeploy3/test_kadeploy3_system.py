@@ -41,8 +41,11 @@ def made() -> dict[str, tuple[int, bytes]]:
     return entries(system.initramfs(files, DRIVERS, system._scripts()))
 
 
-def test_everything_lies_in_a_folder_and_links_lead_somewhere() -> None:
+def test_every_folder_precedes_its_content_and_links_have_targets() -> None:
     found = made()
+    modes = [mode for mode, _ in found.values()]
+    assert any(map(stat.S_ISDIR, modes))
+    assert any(map(stat.S_ISLNK, modes))
     for path, (mode, content) in found.items():
         for parent in Path(path).parents:
             if parent != Path():
@@ -56,7 +59,7 @@ def test_everything_lies_in_a_folder_and_links_lead_somewhere() -> None:
     )
 
 
-def test_what_kadeploy3_calls_on_a_node_is_there_and_can_be_run() -> None:
+def test_programs_that_kadeploy3_calls_on_a_node_are_executable() -> None:
     found = made()
     folders = ("usr/sbin", "usr/bin", "sbin", "bin")  # as dropbear sets root's PATH
     called = (
@@ -77,7 +80,7 @@ def test_what_kadeploy3_calls_on_a_node_is_there_and_can_be_run() -> None:
     assert "root/.ssh/authorized_keys" not in found, "nobody gets in before with_keys"
 
 
-def test_the_keys_lie_in_a_second_archive() -> None:
+def test_keys_are_in_a_second_archive() -> None:
     first = gzip.compress(b"the first")
     initrd = system.with_keys(first, [KEY + "\n", "ssh-rsa BBBB run"])
     assert initrd.startswith(first)
@@ -91,7 +94,7 @@ def test_the_keys_lie_in_a_second_archive() -> None:
 
 
 @pytest.mark.parametrize("keys", [[], [""], ["nonsense"], [KEY, f"{KEY}\ncommand ssh-rsa AAAA"]])
-def test_what_is_no_key_opens_nothing(keys: list[str]) -> None:
+def test_invalid_public_key_is_refused(keys: list[str]) -> None:
     with pytest.raises(SpecError, match="public ssh key"):
         system.with_keys(b"", keys)
 

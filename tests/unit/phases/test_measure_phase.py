@@ -141,7 +141,7 @@ def test_no_vm_is_fresh_for_a_provisioner_that_always_reboots(
     assert deployed(context, monkeypatch, Noting(skips_reboot=False), (4,), 1) == [("d1", 4, 0)]
 
 
-def test_a_deployment_without_any_vm_is_an_error_with_the_first_reason(
+def test_deployment_that_brings_up_no_vm_raises_the_first_reason(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
