@@ -122,7 +122,7 @@ class Measurements:
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """One row for each VM of each deployment: what became of it, and each step's start, end, attempt and
+        """One row per VM of each deployment: what became of it, and each step's start, end, attempt and
         outcome.
 
         For each step and macro-step, with ``_`` for ``-``: ``X_start``, ``X_end``, ``X_duration``,
@@ -149,7 +149,7 @@ class Measurements:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """One row for each VM, deployment, micro-step and attempt, also of those that failed."""
+        """One row per VM, deployment, micro-step and attempt, also of those that failed."""
         rows = []
         for d in self.states:
             for vm in d.vms.values():
@@ -161,7 +161,7 @@ class Measurements:
 
     @cached_property
     def macros(self) -> pd.DataFrame:
-        """One row for each deployment and macro-step: how many VMs came through it, and how long it took.
+        """One row per deployment and macro-step: how many VMs came through it, and how long it took.
 
         The durations are of the VMs that came through; ``tries`` counts those of all, ``failed`` the VMs that
         ended in it.
@@ -179,7 +179,7 @@ class Measurements:
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """One row for each deployment, in their order; ``requested = deployed + failed + unfinished``.
+        """One row per deployment, in their order; ``requested = deployed + failed + unfinished``.
 
         ``fresh``: so many of its VMs were in their minimal system already, so that their deployment did
         without the first reboot; see `alike`.

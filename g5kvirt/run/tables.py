@@ -124,7 +124,7 @@ class Frames:
 
     @cached_property
     def phases(self) -> pd.DataFrame:
-        """One row for each phase that was begun, in the experiment's order.
+        """One row per phase that was begun, in the experiment's order.
 
         ``duration`` is the time of all its ``tries`` together, NaN while the last one has no end; ``start``
         that of the first, ``end`` and ``status`` those of the last.
@@ -138,7 +138,7 @@ class Frames:
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """One row for each VM: where it is, its state, and when its last boot reached each step.
+        """One row per VM: where it is, its state, and when its last boot reached each step.
 
         ``power_on`` … ``minimal_system`` are epoch seconds, ``t_dhcp`` … ``t_minimal_system`` seconds since
         its QEMU process was there; NaN where it did not get so far. ``attempts``: how many times it was
@@ -156,7 +156,7 @@ class Frames:
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
-        """One row for each host that carries VMs or had events: how many VMs, and what became of them."""
+        """One row per host that carries VMs or had events: how many VMs, and what became of them."""
         hosts: dict[str, list[Any]] = {
             name: [name, site, 0, 0, 0, 0] for name, site in self.state.hosts.items()
         }

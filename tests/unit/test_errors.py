@@ -23,7 +23,7 @@ from g5kvirt.phases.watching import interruptible
 OURS = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, G5kvirtError)]
 
 
-def test_a_cell_shows_the_sentence_and_the_person_s_own_lines() -> None:
+def test_traceback_shows_the_message_and_the_user_s_own_lines() -> None:
     cell = "from g5kvirt import Spec\ndef ask():\n    return Spec(sites={'nancy': 0}, vms=2)\nask()"
     words = [sys.executable, "-m", "IPython", "--colors=nocolor", "--no-confirm-exit", "-c", cell]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
@@ -35,7 +35,7 @@ def test_a_cell_shows_the_sentence_and_the_person_s_own_lines() -> None:
     ]
 
 
-def test_every_error_of_ours_is_shown_so() -> None:
+def test_all_own_errors_have_short_tracebacks() -> None:
     assert len(OURS) == 8
     for kind in OURS:
         error = kind.__new__(kind)
@@ -58,7 +58,7 @@ def test_str_is_message_and_advice_as_one_sentence() -> None:
         PhaseError("failed", phase="deploy", step="kadeploy3", advice="call deploy() again"),
     ],
 )
-def test_error_survives_pickling_and_the_way_of_a_background_step(error: G5kvirtError) -> None:
+def test_errors_survive_pickling_and_background_phases(error: G5kvirtError) -> None:
     kind = type(error)
     restored = kind.__new__(kind, str(error))  # as g5kvirt.background does it
     restored.__dict__.update(json.loads(json.dumps(vars(error))))
@@ -67,14 +67,14 @@ def test_error_survives_pickling_and_the_way_of_a_background_step(error: G5kvirt
         assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
-def test_a_file_of_the_person_s_is_named() -> None:
+def test_traceback_names_the_user_s_file() -> None:
     with pytest.raises(SpecError) as raised:
         raise SpecError("no")
     (_, line) = for_a_notebook(raised.value)
     assert line.endswith('test_errors.py: raise SpecError("no")')
 
 
-def test_an_interrupt_says_how_to_go_on() -> None:
+def test_interrupt_says_how_to_continue() -> None:
     again = r"launch\(\) was interrupted.*call it again"
     with pytest.raises(KeyboardInterrupt, match=again) as raised, interruptible("launch"):
         raise KeyboardInterrupt

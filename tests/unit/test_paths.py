@@ -16,7 +16,7 @@ from g5kvirt.testbeds.grid5000 import settings
 @pytest.mark.parametrize("home", ["/root", "/home/jdoe"])
 @pytest.mark.parametrize("xdg", [None, "", "/srv/xdg"])
 @pytest.mark.parametrize("runtime", [None, "/run/user/1000"])
-def test_the_paths_of_before(
+def test_paths_follow_xdg_variables(
     user: int, home: str, xdg: str | None, runtime: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
