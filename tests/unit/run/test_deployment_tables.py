@@ -187,6 +187,21 @@ def test_export_includes_the_deployment_tables(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "measure-scalability.csv")) == 1
 
 
+def test_exported_tables_distinguish_series(tmp_path: Path) -> None:
+    launch = Event("launch", "guests", "run", "r", "ok", 900.0, 1, {"guest": "kvm"})
+    http = deploy("b", 2, 2000.0, environment="mini", broadcast="http", provisioner="kadeploy3")
+    chain = deploy("a", 2, environment="mini", broadcast="chain", provisioner="builtin")
+    Frames([launch, *chain, *http]).export(str(tmp_path))
+    settings = ["environment", "broadcast", "provisioner", "guest"]
+    expected = {"a": ["mini", "chain", "builtin", "kvm"], "b": ["mini", "http", "kadeploy3", "kvm"]}
+    for name in ("measure-deployments", "measure-vms", "measure-macros", "measure-scalability"):
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        found = {key: group[settings].drop_duplicates() for key, group in table.groupby("deployment")}
+        assert {key: group.to_numpy().tolist() for key, group in found.items()} == {
+            key: [values] for key, values in expected.items()
+        }, name
+
+
 def test_events_of_other_phases_are_ignored() -> None:
     other = [
         Event("launch", "deployment", "vm", "vm-1", "failed", 1.0, 1, {"deployment": "x"}),

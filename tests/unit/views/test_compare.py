@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from measuremaker import deploy_events
+from measuremaker import deploy_events, series_events
 from runmaker import T0, run_events
 from test_figures import check_layout
 
@@ -21,6 +22,8 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.views.compare import Comparison, compare
 from g5kvirt.views.figures import Figures
+from g5kvirt.views.formatting import duration
+from g5kvirt.views.phase_result import PhaseResult
 
 
 def keep(
@@ -171,6 +174,53 @@ def test_deployments_that_skipped_the_first_reboot_are_left_out(tmp_path: Path) 
     assert figures.breakdown().data["vms"].max() == 4
 
 
+def test_first_series_has_no_advantage_over_the_second(tmp_path: Path) -> None:
+    """Both series take the same time; only the first one's VMs skip reboots, as after a launch."""
+    events = [*run_events(6), *series_events(("chain", "http"), sizes=(2, 4, 6), repeat=3)]
+    path = keep(tmp_path, "both", events, vms=6)
+    found = compare(path)
+    fresh = Frames(events).measurements.deployments.groupby("broadcast")["fresh"].sum()
+    assert fresh.to_dict() == {"chain": 6, "http": 0}
+    for size in (2, 4, 6):
+        times = found.deployment(vms=size).data
+        assert set(times["fresh"]) == {0}
+        median = times.groupby("series")["seconds"].median()
+        assert median["chain"] == pytest.approx(median["http"], rel=0.2)
+        macros = found.steps(phase="measure", vms=size).data.set_index(["step", "series"])["median"]
+        first, second = macros["SetDeploymentEnv", "chain"], macros["SetDeploymentEnv", "http"]
+        assert first == pytest.approx(second, rel=0.2)
+    for picture in (found.scalability(), Figures.open(path).scalability()):
+        (axes,) = picture.figure.axes
+        lines = [one.get_xydata() for one in axes.lines if one.get_linestyle() != "None"]
+        assert [line[:, 0].tolist() for line in lines] == [[2, 4, 6]] * 2
+        assert lines[0][:, 1] == pytest.approx(lines[1][:, 1], rel=0.2)
+        assert "without first reboot" in [t.get_text() for t in picture.figure.legends[0].get_texts()]
+
+
+def test_launch_time_is_the_sum_of_its_tries(tmp_path: Path) -> None:
+    whole = run_events(8)
+    launch = [e for e in whole if e.phase == "launch"]
+    begin, stop = launch[0].t, launch[0].t + 4
+    failed = Event("launch", "phase", "run", "r", "failed", stop, 1, {"reason": "interrupted"})
+    second = [replace(e, t=e.t + 100) for e in launch]
+    first = [e for e in whole if e.t < stop]
+    path = keep(tmp_path, "again", [*first, failed, *second])
+    expected = (stop - begin) + (launch[-1].t - begin)
+    found = compare(path)
+    assert found.summary["launch"].tolist() == [pytest.approx(expected)]
+    assert duration(expected) in found._repr_html_()
+    card = PhaseResult("launch", Frames(events_of(path)), run="again", testbed="local")
+    assert (card.seconds, card.tries) == (pytest.approx(expected), 2)
+    assert str(card).startswith(f"launch: ok in {duration(expected)} in 2 calls")
+
+
+def test_captions_name_the_testbed_with_its_description(tmp_path: Path) -> None:
+    path = keep(tmp_path, "first", run_events(4), testbed="local:newc", guest="kvm")
+    for picture in (compare(path).boot(), Figures.open(path).boot()):
+        assert "testbed local:newc, guests: virtual machines (QEMU, KVM)" in picture.caption
+        assert "testbed local:newc" in picture.figure.texts[0].get_text().replace("\n", " ")
+
+
 def test_figures_of_one_run_separate_series(ways: Path) -> None:
     figures = Figures(Frames(events_of(ways)), run="ways", testbed="local")
     assert set(figures.scalability().data["series"]) == {"chain", "http"}
@@ -235,7 +285,11 @@ def test_save_writes_every_figure_with_data_reproducibly(ways: Path, tmp_path: P
     names = [path.stem for path in compare(ways).save(tmp_path / "a")]
     assert names == [f"compare-{n}" for n in ("boot", "steps", "deployment", "macro-steps", "scalability")]
     compare(ways).save(tmp_path / "b")
-    for first in sorted((tmp_path / "a").iterdir()):
+    files = sorted((tmp_path / "a").iterdir())
+    assert [file.name for file in files] == sorted(
+        f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png")
+    )
+    for first in files:
         assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
     assert compare(keep(tmp_path, "empty", [])).save(tmp_path / "c") == []
 

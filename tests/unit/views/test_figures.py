@@ -201,7 +201,9 @@ def test_figures_are_reproducible(tmp_path: Path, vms: int, names: tuple[str, ..
         for name in names:
             written = getattr(figures(vms, 2), name)().save(tmp_path / attempt / name)
             assert [path.suffix for path in written] == [".pdf", ".png", ".csv"]
-    for first in sorted((tmp_path / "a").iterdir()):
+    files = sorted((tmp_path / "a").iterdir())
+    assert len(files) == 3 * len(names)
+    for first in files:
         assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
 
 

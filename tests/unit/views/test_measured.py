@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
-from measuremaker import deploy_events, measure_events
+from measuremaker import deploy_events, measure_events, series_events
 from runmaker import T0, run_events
 
 from g5kvirt.errors import RunError
@@ -22,6 +22,7 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import MACROS
 from g5kvirt.views.figures import Figures, Picture
+from g5kvirt.views.formatting import duration
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measure_result import MeasureResult
 from g5kvirt.views.measure_tables import WAITING, breakdown_table, largest, sizes_table, vm_timelines_table
@@ -281,6 +282,33 @@ def test_sizes_table_has_medians_over_repetitions() -> None:
     assert sizes.loc[16, "total"] == pytest.approx(totals.median())
 
 
+def test_sizes_card_and_scalability_use_the_same_deployments() -> None:
+    events = [*run_events(6), *series_events(sizes=(2, 4, 6), repeat=3)]
+    whole = result(events)
+    assert whole.deployments["fresh"].tolist() == [2, 2, 2, 0, 0, 0, 0, 0, 0]
+    sizes = whole.sizes.set_index("vms")
+    assert sizes["times"].tolist() == [3, 3, 3]
+    assert sizes["compared"].tolist() == [2, 2, 2], "the first deployment of each size skipped a reboot"
+    by_hand = whole.deployments.query("fresh == 0").groupby("requested")["duration"].median()
+    assert sizes["total"].to_dict() == pytest.approx(by_hand.to_dict())
+    faster = whole.deployments.query("requested == 2 and fresh == 2")["duration"].iloc[0]
+    assert faster < by_hand[2] - 5, "including it would have changed the median"
+    # the line of the figure
+    (axes,) = figures(events).scalability().figure.axes
+    (line,) = [one.get_xydata() for one in axes.lines if one.get_linestyle() == "-"]
+    assert dict(line.tolist()) == pytest.approx(sizes["total"].to_dict())
+    # the card: what it leaves out, the table of sizes, and the macro-steps
+    text = str(whole)
+    assert "3 deployments skipped the first reboot and are left out" in text
+    for total in sizes["total"]:
+        assert duration(total) in text
+        assert duration(total) in whole._repr_html_()
+    rebooted = whole.deployments.query("fresh == 0")["deployment"]
+    compared = whole.frame[whole.frame["deployment"].isin(rebooted)]
+    median = compared["SetDeploymentEnv_duration"].median()
+    assert whole.facts["SetDeploymentEnv"].startswith(f"median {duration(median)}, ")
+
+
 # ---- figures -----------------------------------------------------------------------------------------
 
 
@@ -406,6 +434,20 @@ def test_scalability_draws_one_line_per_environment() -> None:
     assert words == sorted(["mini", "debian12-min"])
 
 
+def test_steps_on_hosts_have_no_row_or_bar() -> None:
+    assert any((e.step, e.kind) == ("broadcast", "host") for e in EVENTS)
+    assert any((e.step, e.kind) == ("broadcast", "vm") for e in EVENTS), "and VMs wait for it"
+    assert {"image", "reboot"} <= set(result().parts["step"])
+    assert "broadcast" not in set(result().parts["step"])
+    own = figures([*run_events(16), *EVENTS])
+    for draw in (own.breakdown, own.steps):
+        picture = draw()
+        assert "broadcast" not in set(picture.data["step"])
+        labels = [tick.get_text() for tick in picture.figure.axes[0].get_yticklabels()]
+        assert "image" in labels
+        assert "broadcast" not in labels
+
+
 def test_breakdown_is_over_deployments_of_one_size() -> None:
     assert "on 16 VMs, 2 repetitions" in figures().breakdown().caption
     assert "on 4 VMs" in figures().breakdown(vms=4).caption
@@ -420,7 +462,9 @@ def test_save_writes_every_figure_with_data_reproducibly(tmp_path: Path) -> None
     for name in NAMES:
         more = {"bound": {16: 10.0}} if name == "scalability" else {}
         getattr(figures(events), name)(**more).save(tmp_path / "a" / name)
-    for first in sorted((tmp_path / "a").iterdir()):
+    files = sorted((tmp_path / "a").iterdir())
+    assert len(files) == 3 * len(NAMES)
+    for first in files:
         assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
     assert "bound" in pd.read_csv(tmp_path / "a" / "scalability.csv")
 
