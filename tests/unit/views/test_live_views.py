@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +161,7 @@ console.log(JSON.stringify({
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_wall_script_describes_each_vm(tmp_path: Path) -> None:
     model, widget, traits = browse(20)
-    source = (files("g5kvirt.views.live") / "wall.js").read_text(encoding="utf-8")
-    (tmp_path / "wall.mjs").write_text(source, encoding="utf-8")
+    shutil.copy(Path(notebook.__file__).with_name("wall.js"), tmp_path / "wall.mjs")
     (tmp_path / "look.mjs").write_text(SCRIPT, encoding="utf-8")
     sent = {
         "traits": traits | {"cells": base64.b64encode(traits["cells"]).decode()},

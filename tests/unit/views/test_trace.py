@@ -32,7 +32,6 @@ def check_format(events: list[dict[str, Any]]) -> None:
         assert event["name"]
         assert isinstance(event["args"], dict)
         if event["ph"] == "X":
-            assert event["ts"] >= 0
             assert type(event["dur"]) is int
             assert event["dur"] >= 0
             slices[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
@@ -135,6 +134,16 @@ def test_trace_of_any_prefix_is_valid(until: int, lost: int) -> None:
     some = [e for number, e in enumerate(EVENTS[:until]) if not lost or number % 11 != lost]
     written = list(trace_events(some))
     check_format(written)
+    assert bool(written) == bool(some)
     if some:
-        longest = round((max(e.t for e in some) - min(e.t for e in some)) * 1e6) + 1
-        assert all(e["ts"] + e["dur"] <= longest for e in written if e["ph"] == "X")
+        zero, last = min(e.t for e in some), max(e.t for e in some)
+        ends = [e["ts"] + e["dur"] for e in written if e["ph"] == "X"]
+        assert max(ends, default=0) <= (last - zero) * 1e6 + 1
+        phases = {e["name"]: e for e in tracks(written).get(("experiment", "phases"), [])}
+        begins = {e.phase: e.t for e in some if e.is_phase and e.status == "start"}
+        over = {e.phase: e.t for e in some if e.is_phase and e.status != "start"}
+        assert set(begins) <= set(phases)
+        for phase, begin in begins.items():
+            end = over.get(phase, last)  # what has not ended is drawn until the last event
+            assert phases[phase]["ts"] == pytest.approx((begin - zero) * 1e6, abs=2)
+            assert phases[phase]["dur"] == pytest.approx((end - begin) * 1e6, abs=2)
