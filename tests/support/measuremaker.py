@@ -198,7 +198,7 @@ def series_events(
                     seed=size + 100 * repetition,
                     repetition=repetition,
                     broadcast=broadcast,
-                    provisioner="builtin",
+                    provisioner="g5kvirt",
                 )
         now = events[-1].t + 0.1
         events.append(Event("measure", "phase", "run", "r", "ok", now))

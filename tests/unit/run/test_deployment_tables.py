@@ -190,10 +190,10 @@ def test_export_includes_the_deployment_tables(tmp_path: Path) -> None:
 def test_exported_tables_distinguish_series(tmp_path: Path) -> None:
     launch = Event("launch", "guests", "run", "r", "ok", 900.0, 1, {"guest": "kvm"})
     http = deploy("b", 2, 2000.0, environment="mini", broadcast="http", provisioner="kadeploy3")
-    chain = deploy("a", 2, environment="mini", broadcast="chain", provisioner="builtin")
+    chain = deploy("a", 2, environment="mini", broadcast="chain", provisioner="g5kvirt")
     Frames([launch, *chain, *http]).export(str(tmp_path))
     settings = ["environment", "broadcast", "provisioner", "guest"]
-    expected = {"a": ["mini", "chain", "builtin", "kvm"], "b": ["mini", "http", "kadeploy3", "kvm"]}
+    expected = {"a": ["mini", "chain", "g5kvirt", "kvm"], "b": ["mini", "http", "kadeploy3", "kvm"]}
     for name in ("measure-deployments", "measure-vms", "measure-macros", "measure-scalability"):
         table = pd.read_csv(tmp_path / f"{name}.csv")
         found = {key: group[settings].drop_duplicates() for key, group in table.groupby("deployment")}

@@ -36,9 +36,9 @@ def test_existing_name_is_refused(tmp_path: Path) -> None:
     "name", ["", ".", "..", "../x", "a/b", "-x", ".x", "a b", "ä", "a\n", "a\0", "x" * 101, 3]
 )
 def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="cannot be called"):
+    with pytest.raises(RunError, match="cannot be named"):
         directory.create(tmp_path / "runs", name, {})
-    with pytest.raises(RunError, match="cannot be called"):
+    with pytest.raises(RunError, match="cannot be named"):
         directory.find(tmp_path, name)
     assert not (tmp_path / "runs").exists(), "nothing is touched"
 
@@ -84,7 +84,7 @@ def test_unknown_run_is_refused_with_a_suggestion(tmp_path: Path) -> None:
 
 def test_unusable_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot make a run"):
+    with pytest.raises(RunError, match="cannot create a run"):
         directory.create(tmp_path / "file", "one", {})
 
 
