@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import say
+from common import report
 
 from g5kvirt.hostagent import bundle, protocol
 
@@ -57,7 +57,7 @@ def main() -> int:
             ]
             one, other = (statistics.median(times) for times in zip(*runs, strict=True))
             print(f"{name}: {one:.1f} ms as a directory, {other:.1f} ms as one file", flush=True)
-            kept.append(say(f"{name}, a call of the host agent", one, "ms", other))
+            kept.append(report(f"{name}, a call of the host agent", one, "ms", other))
     return int(not all(kept))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import say
+from common import report
 
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal, read_events
@@ -124,9 +124,11 @@ def main() -> int:
         words = f"read {times[0]:.2f} s, state {times[1]:.2f} s, state and tables {times[2]:.2f} s"
         print(f"{vms:,} VMs, {number:,} events: {words}; {cost[vms] * 1e6:.1f} µs an event")
     first, last = options.vms[0], options.vms[-1]
-    good = say(f"reading {first} VMs and making all tables", total[first], "s", BOUND)
+    good = report(f"reading {first} VMs and making all tables", total[first], "s", BOUND)
     if last != first:
-        good &= say("time an event of the largest against the smallest", cost[last] / cost[first], "", LINEAR)
+        good &= report(
+            "time an event of the largest against the smallest", cost[last] / cost[first], "", LINEAR
+        )
     return 0 if good else 1
 
 

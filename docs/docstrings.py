@@ -1,11 +1,13 @@
-"""For the site's reference: docstrings as this project writes them, made into Markdown.
+"""For the site's reference: the docstrings of this project as Markdown.
 
-A line ``::`` before an example goes, and ``#:`` behind or above an attribute is its docstring.
+A line ``::`` before an example is removed, and a comment ``#:`` after or above an attribute becomes its
+docstring.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import Any
 
 import griffe
@@ -23,20 +25,17 @@ class Plain(griffe.Extension):
             obj.docstring.value = _MARK.sub(lambda found: "" if _alone(found) else ":\n", obj.docstring.value)
 
     def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
-        """Take the comments that stand for a docstring."""
+        """Use the comments that take the place of a docstring."""
         if attr.docstring or attr.lineno is None or not attr.module.lines_collection:
             return
         lines = attr.module.lines_collection[attr.module.filepath]
-        said = [
-            _COMMENT.search(lines[number - 1]) for number in range(attr.lineno, (attr.endlineno or 0) + 1)
-        ]
-        words = [found[1] for found in said if found]
-        above = attr.lineno - 2
-        while not words and above >= 0 and lines[above].lstrip().startswith("#: "):
-            words.insert(0, lines[above].lstrip()[3:])
-            above -= 1
-            if not lines[above].lstrip().startswith("#: "):
-                break
+        own = lines[attr.lineno - 1 : attr.endlineno or attr.lineno]
+        words = [found[1] for line in own if (found := _COMMENT.search(line))]
+        if not words:  # the comment is above, and may have several lines
+            above = takewhile(
+                lambda line: line.startswith("#: "), map(str.lstrip, lines[attr.lineno - 2 :: -1])
+            )
+            words = [line[3:] for line in above][::-1]
         if words:
             attr.docstring = griffe.Docstring(" ".join(words), parent=attr, lineno=attr.lineno)
 

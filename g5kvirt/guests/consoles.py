@@ -10,7 +10,7 @@ from g5kvirt.context import Context
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import VM, Host
 from g5kvirt.remote.result import last_line
-from g5kvirt.run.events import Event
+from g5kvirt.run.event_types import console_read
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["SIZE", "fetch", "readable"]
@@ -38,14 +38,11 @@ def fetch(
         names.setdefault(by_name[vm.host], []).append(vm.name)
     documents = {host: protocol.document(protocol.console(own, SIZE)) for host, own in names.items()}
     label = deployment or phase
-    detail = {"deployment": deployment} if deployment else {}
     events = []
     for reply in calls.call_agents(context.fanout, documents, timeout=context.spec.timeouts.command):
         for name in names[reply.host]:
             status, more = _keep(reply, name, context.run.path, f"consoles/{label}/{name}.txt")
-            events.append(
-                Event(phase, "console", "vm", name, status, reply.result.end, 1, {**detail, **more})
-            )
+            events.append(console_read(phase, name, status, reply.result.end, more, deployment))
     context.journal.extend(events)
 
 

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import Window
+from g5kvirt.run.vocabulary import BOOT_STEPS
 
 __all__ = ["MILESTONES", "BootTracker", "Reached", "State", "TrackedBoot"]
 
 #: What a VM does on its way, in this order.
-MILESTONES = ("dhcp", "script", "kernel", "initrd", "minimal-system")
+MILESTONES = BOOT_STEPS[1:]
 
 State = Literal["waiting", "starting", "booting", "up", "failed"]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from g5kvirt.context import Context
+from g5kvirt.guests.qemu import ISO
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.images import minimal
 from g5kvirt.inventory import MIB, VM, Host, Reservation
@@ -18,12 +19,10 @@ from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.remote import File
+from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
 
-__all__ = ["ISO", "boot_plan", "configure"]
-
-#: Where the iPXE image lies on hosts whose VMs boot from it.
-ISO = "/var/lib/g5kvirt/ipxe.iso"
+__all__ = ["boot_plan", "configure"]
 
 #: Connections that may wait to be taken: all VMs of a window come to the services at once.
 BACKLOG: Mapping[str, str | int] = {"net.core.somaxconn": 4096}
@@ -154,8 +153,7 @@ def _journal_facts(context: Context, reply: calls.AgentReply, settings: Mapping[
     answer = _answer(reply, "facts")
     facts = protocol.read_facts(answer, reply.result.start, reply.result.end)
     more = {key: answer.detail[key] for key in ("kvm_reason", "qemu", "kernel", "available")}
-    detail = {**asdict(facts), **more, "settings": settings}
-    context.journal.append("configure", "facts", "host", reply.host.name, "ok", **detail)
+    context.journal.extend([event_types.host_facts(reply.host.name, facts, **more, settings=settings)])
 
 
 def _own_address(reply: calls.AgentReply) -> str:

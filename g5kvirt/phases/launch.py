@@ -18,19 +18,23 @@ from typing import Any
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, Stopped
 from g5kvirt.guests import consoles
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.inventory import MIB, VM, Host
+from g5kvirt.inventory import VM, Host
 from g5kvirt.netboot.boot_time import boot_limit
 from g5kvirt.netboot.boot_tracker import BootTracker, TrackedBoot
 from g5kvirt.netboot.bootlog import BootLog, Milestone
 from g5kvirt.netboot.log_tail import LogTail
-from g5kvirt.phases.configure import ISO, boot_plan, serve
+from g5kvirt.phases.configure import boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_window, interleave
-from g5kvirt.run.events import Event
+from g5kvirt.run import event_types
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["launch"]
+
+#: The kind of guest that is started, of `GUESTS`.
+KIND = "vm"
 
 #: Seconds between two looks at the clock while nothing is reported.
 TICK = 0.25
@@ -52,8 +56,8 @@ def launch(context: Context) -> Mapping[str, Any]:
     assert configured is not None  # the order of the phases sees to it
     plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
     facts = [cluster.facts[h.name] for h in cluster.hosts]
-    guest = context.testbed.guest or ("kvm" if all(f.kvm for f in facts) else "tcg")
-    journal.append("launch", "guests", "run", context.run.name, "ok", guest=guest)
+    guest = context.testbed.guest or GUESTS[KIND].label(facts)
+    journal.extend([event_types.guest_kind(context.run.name, guest)])
     tracker = _tracker(context, cluster, vms)
     try:
         _Launch(context, cluster, tracker).run(lambda: serve(context, cluster, plan, phase="launch"))
@@ -89,7 +93,7 @@ def _fail_all(context: Context, tracker: BootTracker, reason: str) -> None:
     """Every VM that is not up has failed where it is."""
     now = time.time()
     context.journal.extend(
-        Event("launch", "launch", "vm", b.vm.name, "failed", now, b.attempt, {"at": b.at, "reason": reason})
+        event_types.boot_failed(b.vm.name, now, b.attempt, b.at, reason)
         for b in tracker.boots.values()
         if b.state not in ("up", "failed")
     )
@@ -196,17 +200,9 @@ class _Launch:
 
     def _document(self, host: Host, requests: Sequence[_PowerOn]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
-        spec = self.context.spec
         again = [request.name for request in requests if request.attempt > 1]
-        start = protocol.start(
-            [protocol.vm(request.name, request.mac) for request in requests],
-            memory=spec.vm.memory * MIB,
-            disk=spec.vm.disk * MIB,
-            cores=spec.vm.cores,
-            kvm=self.cluster.facts[host.name].kvm,
-            boot=spec.boot,
-            iso=ISO if spec.boot == "iso" else None,
-        )
+        vms = [(request.name, request.mac) for request in requests]
+        start = GUESTS[KIND].start_request(self.context.spec, self.cluster.facts[host.name], vms)
         return protocol.document(*([protocol.stop(again)] if again else []), start)
 
     def _powered_on(
@@ -256,9 +252,8 @@ class _Launch:
 
     def _record_setback(self, boot: TrackedBoot, now: float) -> None:
         """A VM is tried again, or has failed."""
-        status: Status = "failed" if boot.state == "failed" else "retry"
-        detail = {"at": boot.at, "reason": boot.reason}
-        self._record(boot.vm.name, boot.attempt, "launch", status, now, detail)
+        make = event_types.boot_failed if boot.state == "failed" else event_types.boot_retried
+        self.context.journal.extend([make(boot.vm.name, now, boot.attempt, boot.at, boot.reason)])
 
     def _record(
         self,
@@ -269,4 +264,4 @@ class _Launch:
         t: float,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        self.context.journal.extend([Event("launch", step, "vm", name, status, t, attempt, detail or {})])
+        self.context.journal.extend([event_types.boot_step(name, step, status, t, attempt, detail)])

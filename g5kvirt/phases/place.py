@@ -9,6 +9,7 @@ from g5kvirt.context import Context
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.cluster import cluster_state
 from g5kvirt.planning.placement import place as plan
+from g5kvirt.run import event_types
 
 __all__ = ["place"]
 
@@ -31,5 +32,5 @@ def place(context: Context) -> Mapping[str, Any]:
         strategy=spec.placement,
         taken=[*cluster.layout.taken, *cluster.addresses.values()],
     )
-    journal.append("place", "plan", "run", context.run.name, "ok", vms=placement.to_plain())
+    journal.extend([event_types.placement(context.run.name, placement.to_plain())])
     return {"vms": len(placement), "network": str(placement.network), "sites": placement.by_site()}

@@ -8,8 +8,8 @@ from typing import Any
 
 from g5kvirt.context import Context
 from g5kvirt.errors import SpecError
-from g5kvirt.inventory import to_plain
 from g5kvirt.phases.reservation_request import request_for
+from g5kvirt.run import event_types
 from g5kvirt.run.directory import job_name
 
 __all__ = ["release", "reserve"]
@@ -32,10 +32,10 @@ def reserve(context: Context) -> Mapping[str, Any]:
     )
 
     def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
-        journal.append("reserve", what, "site", site, "ok", **detail)
+        journal.extend([event_types.job_progress(site, what, detail)])
 
     reservation = context.testbed.reserve(request, notify)
-    journal.append("reserve", "granted", "run", context.run.name, "ok", **to_plain(reservation))
+    journal.extend([event_types.reservation_granted(context.run.name, reservation)])
     return {"hosts": len(reservation.hosts), "vlan": reservation.vlan}
 
 

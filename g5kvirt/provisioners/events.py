@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final
 
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
-from g5kvirt.run.vocabulary import Kind, Status
 
 __all__ = ["PHASE", "DeploymentEvents", "build_progress"]
 
@@ -36,28 +35,5 @@ class DeploymentEvents:
         events, self._events = self._events, []
         return events
 
-    def _start_deployment(self, now: float, size: int, about: Mapping[str, Any]) -> None:
-        self._event("deployment", "run", self.name, "start", now, 1, {**about, "asked": size})
-
-    def _end_vm(
-        self, vm: str, state: Literal["deployed", "failed"], t: float, attempt: int, detail: Mapping[str, Any]
-    ) -> None:
-        self._event("deployment", "vm", vm, "ok" if state == "deployed" else "failed", t, attempt, detail)
-
-    def _end_deployment(self, now: float, deployed: int, failed: int) -> None:
-        status: Status = "ok" if deployed or not failed else "failed"
-        numbers = {"deployed": deployed, "failed": failed}
-        self._event("deployment", "run", self.name, status, now, 1, numbers)
-
-    def _event(
-        self,
-        step: str,
-        kind: Kind,
-        subject: str,
-        status: Status,
-        t: float,
-        attempt: int,
-        detail: Mapping[str, Any],
-    ) -> None:
-        detail = {"deployment": self.name, **detail}
-        self._events.append(Event(PHASE, step, kind, subject, status, t, attempt, detail))
+    def _add(self, event: Event) -> None:
+        self._events.append(event)

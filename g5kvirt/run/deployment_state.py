@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from g5kvirt.run.events import Event, is_whole_deployment, workflow_of
+from g5kvirt.run.event_types import (
+    console_of,
+    is_whole_deployment,
+    seconds_of,
+    size_of,
+    vm_result_of,
+    workflow_of,
+)
+from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import CONSOLE, DEPLOYED, DEPLOYMENT, UNFINISHED
 
 __all__ = ["DeploymentState", "MacroSpan", "MacroTry", "StepTry", "VMDeployment"]
@@ -81,7 +89,7 @@ class VMDeployment:
         """Process one event; ``macro_of``: step → its macro-step."""
         step = event.step
         if step == CONSOLE:
-            self.console = str(event.detail.get("file", ""))
+            self.console = console_of(event)
             return
         self.last = event
         if event.attempt > self.attempts:
@@ -90,8 +98,8 @@ class VMDeployment:
             self.start = event.t
         if step == DEPLOYMENT:
             self._ended(event)
-        elif (seconds := event.detail.get("seconds")) is not None:
-            done = StepTry(macro_of.get(step, ""), event, float(seconds), self._open)
+        elif (seconds := seconds_of(event)) is not None:
+            done = StepTry(macro_of.get(step, ""), event, seconds, self._open)
             self.latest[step] = done
             self.steps.append(done)
         elif event.status == "start":
@@ -101,9 +109,8 @@ class VMDeployment:
 
     def _ended(self, event: Event) -> None:
         self.outcome = DEPLOYED if event.status == "ok" else "failed"
-        detail = event.detail
-        self.failed_macro, self.failed_at = str(detail.get("macro", "")), str(detail.get("at", ""))
-        self.reason, self.last_report, self.end = event.reason, str(detail.get("said", "")), event.t
+        self.failed_macro, self.failed_at, self.reason, self.last_report = vm_result_of(event)
+        self.end = event.t
 
     def _begin_macro(self, event: Event) -> None:
         span = self.macros.get(event.step)
@@ -171,7 +178,7 @@ class DeploymentState:
     @property
     def requested(self) -> int:
         """The number of VMs to deploy."""
-        return max(int(self.about.get("asked", 0)), len(self.vms))
+        return max(size_of(self.about), len(self.vms))
 
     @property
     def planned(self) -> list[str]:

@@ -1,37 +1,21 @@
-"""Events: what a journal is made of, and typed readers of what is in them.
+"""Events, the lines of a journal.
 
-An event's ``detail`` is free JSON. What the meaning of a run depends on is written and read here and nowhere
-else, by a constructor and a reader beside each other.
+An event's ``detail`` is free JSON; `g5kvirt.run.event_types` has the kinds of events on which the meaning of
+a run depends, each with its constructor and its reader.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from ipaddress import IPv4Address
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import isfinite
 from sys import intern
 from typing import Any
 
-from g5kvirt.inventory import VM, Facts
-from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, PHASE, PHASES, RELEASE, Kind, Status
+from g5kvirt.run.vocabulary import PHASE, PHASES, RELEASE, Kind, Status
 
-__all__ = [
-    "Event",
-    "boot_failed",
-    "boot_retried",
-    "boot_step",
-    "console_kept",
-    "facts_of",
-    "guest_kind",
-    "host_facts",
-    "job_submitted",
-    "placement",
-    "placements_of",
-    "vms_of",
-]
+__all__ = ["Event"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,109 +103,3 @@ class Event:
 
 # json.dumps with separators makes an encoder for every call
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def _now(t: float | None) -> float:
-    return time.time() if t is None else t
-
-
-# ---- reserve, configure, place -----------------------------------------------------------------------
-
-
-def job_submitted(site: str, job: int, t: float | None = None, **more: Any) -> Event:
-    """OAR took a job at ``site``."""
-    return Event("reserve", "submitted", "site", site, "ok", _now(t), 1, {"job": job, **more})
-
-
-def job_of(event: Event) -> tuple[str, int]:
-    """(site, job) of `job_submitted`."""
-    return event.subject, int(event.detail["job"])
-
-
-def host_facts(host: str, facts: Facts, t: float | None = None, **more: Any) -> Event:
-    """What a machine reports about itself; ``more``: anything else worth keeping."""
-    return Event("configure", "facts", "host", host, "ok", _now(t), 1, {**asdict(facts), **more})
-
-
-def facts_of(event: Event) -> Facts:
-    """The facts of `host_facts`."""
-    return Facts(**{name: event.detail[name] for name in Facts.__dataclass_fields__})
-
-
-def placement(run: str, vms: Iterable[VM], t: float | None = None) -> Event:
-    """The plan of the phase ``place``: which host carries which VM, with which addresses."""
-    rows = [
-        {
-            "index": vm.index,
-            "name": vm.name,
-            "host": vm.host,
-            "site": vm.site,
-            "ip": str(vm.ip),
-            "mac": vm.mac,
-        }
-        for vm in vms
-    ]
-    return Event("place", "plan", "run", run, "ok", _now(t), 1, {"vms": rows})
-
-
-def placements_of(event: Event) -> Sequence[Mapping[str, Any]] | None:
-    """The rows of a `placement` (index, name, host, site, ip, mac: plain values); None if it has none."""
-    rows: Sequence[Mapping[str, Any]] | None = event.detail.get("vms")
-    return rows
-
-
-def vms_of(event: Event) -> list[VM]:
-    """The VMs of a `placement`."""
-    rows = placements_of(event) or ()
-    return [VM(r["index"], r["name"], r["host"], r["site"], IPv4Address(r["ip"]), r["mac"]) for r in rows]
-
-
-# ---- launch ------------------------------------------------------------------------------------------
-
-
-def guest_kind(run: str, guest: str, t: float | None = None) -> Event:
-    """The kind of guest that is launched: ``tcg``, ``kvm``, …"""
-    return Event("launch", "guests", "run", run, "ok", _now(t), 1, {"guest": guest})
-
-
-def boot_step(
-    vm: str, step: str, status: Status, t: float, attempt: int, detail: Mapping[str, Any] | None = None
-) -> Event:
-    """A VM reached a step of its boot, or its power-on was requested (``start``) or refused (``failed``)."""
-    return Event("launch", step, "vm", vm, status, t, attempt, detail or {})
-
-
-def boot_retried(vm: str, t: float, attempt: int, at: str, reason: str) -> Event:
-    """A boot got no further than ``at`` and is begun again."""
-    return Event("launch", LAUNCH, "vm", vm, "retry", t, attempt, {"at": at, "reason": reason})
-
-
-def boot_failed(vm: str, t: float, attempt: int, at: str, reason: str) -> Event:
-    """A VM was given up at the step ``at``."""
-    return Event("launch", LAUNCH, "vm", vm, "failed", t, attempt, {"at": at, "reason": reason})
-
-
-def console_kept(phase: str, vm: str, file: str, t: float | None = None, deployment: str = "") -> Event:
-    """The end of a VM's serial console is kept in ``file``, below the run's directory."""
-    of = {"deployment": deployment} if deployment else {}
-    return Event(phase, CONSOLE, "vm", vm, "ok", _now(t), 1, {**of, "file": file})
-
-
-def failure_of(event: Event, reached: str = "") -> tuple[str, str]:
-    """(step, reason) of a failure; ``reached``: the step if the event names none."""
-    at = str(event.detail.get("at", reached or event.step))
-    return at, str(event.detail.get("reason", "no reason was given"))
-
-
-# ---- measure -----------------------------------------------------------------------------------------
-
-
-def workflow_of(about: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-    """Macro-step → its micro-steps, by the first event of a deployment."""
-    named: Mapping[str, Sequence[str]] = about.get("workflow") or MACROS
-    return named
-
-
-def is_whole_deployment(event: Event) -> bool:
-    """True for the start or the end of a deployment as a whole."""
-    return event.step == DEPLOYMENT and event.kind == "run"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from g5kvirt.run.deployment_state import DeploymentState
-from g5kvirt.run.events import Event, is_whole_deployment
+from g5kvirt.run.event_types import is_whole_deployment
+from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
 from g5kvirt.run.vocabulary import DEPLOYMENT
 

@@ -21,7 +21,17 @@ from typing import Any
 from g5kvirt.inventory import VM, Facts, Host, Reservation
 from g5kvirt.run.bulk import collector_paused
 from g5kvirt.run.deployment_state import DeploymentState
-from g5kvirt.run.events import Event, facts_of, job_of, placements_of, vms_of
+from g5kvirt.run.event_types import (
+    facts_of,
+    guest_of,
+    hosts_of,
+    is_submitted_job,
+    job_of,
+    placements_of,
+    reservation_of,
+    vms_of,
+)
+from g5kvirt.run.events import Event
 from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.spans import Spans
 from g5kvirt.run.vm_state import VMState
@@ -83,7 +93,7 @@ class RunState:
             case "service":
                 self._take_service(event)
             case "site":
-                if event.phase == "reserve" and event.step == "submitted":
+                if is_submitted_job(event):
                     self.jobs.append(job_of(event))
             case "run":
                 self._take_run(event)
@@ -94,7 +104,7 @@ class RunState:
             case "place", "plan":
                 self._arrange(event)
             case "launch", "guests":
-                self.guest = str(event.detail.get("guest", ""))
+                self.guest = guest_of(event)
             case "measure", "deployment":
                 self._deployment(event.deployment or event.subject).take(event)
 
@@ -178,13 +188,13 @@ class RunState:
     def reservation(self) -> Reservation | None:
         """The reservation that the testbed granted; None before that."""
         found = self.detail("reserve", "granted")
-        return None if found is None else Reservation.from_plain(found)
+        return None if found is None else reservation_of(found)
 
     @property
     def deployed_hosts(self) -> tuple[Host, ...]:
         """The machines with the host environment, with the addresses for reaching them."""
         found = self.detail("deploy")
-        return () if found is None else tuple(Host.from_plain(h) for h in found["hosts"])
+        return () if found is None else hosts_of(found)
 
     @property
     def placed_vms(self) -> list[VM]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from g5kvirt.run.events import Event, failure_of
+from g5kvirt.run.event_types import console_of, failure_of
+from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import (
     BOOT_STEPS,
     CONSOLE,
@@ -110,7 +111,7 @@ class VMState:
         """Process an event of the ``call``-th call of `launch`; True if the VM's position or note changed."""
         step = event.step
         if step == CONSOLE:
-            self.console = str(event.detail.get("file", ""))
+            self.console = console_of(event)
             return False
         if step == LAUNCH:
             return self._launch_ended(event)

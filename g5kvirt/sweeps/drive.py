@@ -172,7 +172,7 @@ def _measure(
         progress.fail(combination, name, str(error), begun)
         report(f"  failed: {error}")
         return False
-    sums = [int(table[column].sum()) for column in ("asked", "deployed", "failed")]
+    sums = [int(table[column].sum()) for column in ("requested", "deployed", "failed")]
     progress.done(combination, name, begun, list(table["deployment"]), *sums)
     report(f"  deployed {sums[1]:,} of {sums[0]:,} VMs in {time.time() - begun:.0f} s")
     return True

@@ -150,12 +150,14 @@ def breakdown_table(
     measurements: Measurements, requested: int | None = None, among: Collection[str] | None = None
 ) -> pd.DataFrame:
     """One row per macro-step (``step`` empty) and one per micro-step of it, over all deployments of
-    ``requested`` VMs (None: of any number) ``among`` those named (None: all). Durations in seconds.
+    ``requested`` VMs (None: of any number) ``among`` those named (None: all) that began `alike`. Durations in
+    seconds.
 
     Over the deployed VMs. Repeated attempts of a VM are added up; skipped steps and steps on hosts do not
     count. If VMs waited for their turn, ``waiting`` is the remaining time of the macro-step.
     """
     known = measurements.deployments
+    known = known[alike(known["fresh"], known["requested"])]
     chosen = known if requested is None else known[known["requested"] == requested]
     if among is not None:
         chosen = chosen[chosen["deployment"].isin(among)]

@@ -7,7 +7,8 @@ what takes time (in figures); states are how far a VM is (in the live view).
 
 from __future__ import annotations
 
-from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED, REBOOTING, WRITING
+from g5kvirt.guests.registry import GUESTS
+from g5kvirt.run.vocabulary import BOOT_STEPS, DEPLOYED, FAILED, PLANNED, REBOOTING, WRITING
 
 __all__ = [
     "COLOURS",
@@ -23,8 +24,9 @@ __all__ = [
     "shown_state",
 ]
 
-#: Boot step → its label in the legend of a figure: what happens until the milestone.
-LABELS = {
+#: Boot step → its label in the legend of a figure: what happens until the milestone. Other steps are shown
+#: by their name.
+LABELS = {step: step.replace("-", " ") for step in BOOT_STEPS} | {
     "power-on": "power on",
     "dhcp": "firmware, DHCP",
     "script": "script",
@@ -33,7 +35,10 @@ LABELS = {
     "minimal-system": "system start",
 }
 
-COLOURS = {
+#: The colour of all other steps.
+_OTHER = "#a0783c"
+
+COLOURS = dict.fromkeys(BOOT_STEPS, _OTHER) | {
     PLANNED: "#d0d0d0",
     "power-on": "#000000",
     "dhcp": "#e69f00",
@@ -60,8 +65,18 @@ STATES = (
     FAILED,
 )
 
-#: Script and initrd are too short to be seen.
-_SHOWN_AS = {"script": "dhcp", "initrd": "kernel"}
+
+def _shown_as() -> dict[str, str]:
+    """Boot step → the last step up to it that is a state: script and initrd, for example, are too short to be
+    seen."""
+    shown, state = {}, PLANNED
+    for step in BOOT_STEPS:
+        state = step if step in STATES else state
+        shown[step] = state
+    return shown
+
+
+_SHOWN_AS = _shown_as()
 
 
 def shown_state(position: str) -> str:
@@ -102,13 +117,9 @@ def macro_colour(number: int) -> str:
     return MACRO_COLOURS[number % len(MACRO_COLOURS)]
 
 
-_GUESTS = {
-    "vm": "virtual machines (QEMU)",
-    "kvm": "virtual machines (QEMU, KVM)",
-    "tcg": "virtual machines (QEMU, emulated)",
-    "light": "light guests (network namespaces, no kernel of their own)",
-    "simulated": "predicted by a model, no machine ran",
-}
+_GUESTS = {"simulated": "predicted by a model, no machine ran"}
+for _guest in GUESTS.values():
+    _GUESTS |= _guest.words
 
 
 def guest_description(guest: str) -> str:

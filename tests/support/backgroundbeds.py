@@ -12,7 +12,7 @@ from g5kvirt.inventory import GIB, Host, Reservation, SubNetwork
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.testbeds import TESTBEDS
-from g5kvirt.testbeds.base import Notify, Request
+from g5kvirt.testbeds.base import Notify, ReservationRequest
 
 HOSTS = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB) for i in range(1, 4)]
 
@@ -44,18 +44,18 @@ class Bed:
         """Any environment will do."""
         return [Finding("environment", site, "ok", "ok", environment) for site in sites]
 
-    def preflight(self, request: Request) -> Sequence[Finding]:
+    def preflight(self, request: ReservationRequest) -> Sequence[Finding]:
         """Nothing is known."""
         return [Finding("start", "", "unknown", "no-answer", "not known")]
 
-    def reserve(self, request: Request, notify: Notify) -> Reservation:
+    def reserve(self, request: ReservationRequest, notify: Notify) -> Reservation:
         """See the class."""
         try:  # whoever hears of the job may interrupt at once
             notify("nancy", "submitted", {"job": 12})
             if self.how == "refuse":
                 raise TestbedError("OAR at nancy refused the job: no")
             if self.how == "full":
-                raise CapacityError("nancy has no room", asked=3, available=1)
+                raise CapacityError("nancy has no room", requested=3, available=1)
             if self.how == "break":
                 raise ZeroDivisionError("a bug")
             while self.how == "hang":

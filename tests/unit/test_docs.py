@@ -42,6 +42,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     assert "g5kvirt.experiment.Experiment.measure" in reference
     spec = (tmp_path / "site" / "reference" / "spec.html").read_text(encoding="utf-8")
     assert "hosts that carry VMs, per site" in spec, "comments of attributes are part of the reference"
+    assert "how VMs are placed" in spec, "all lines of a comment, not only the last"
     assert "usage: g5kvirt sweep" in (tmp_path / "site" / "reference" / "cli.html").read_text(
         encoding="utf-8"
     )

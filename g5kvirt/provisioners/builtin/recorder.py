@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from g5kvirt.provisioners.builtin.host_broadcasts import HostBroadcast
 from g5kvirt.provisioners.builtin.positions import VMProgress
-from g5kvirt.provisioners.events import PHASE, DeploymentEvents
+from g5kvirt.provisioners.events import DeploymentEvents
 from g5kvirt.provisioners.outcome import OutcomeState
-from g5kvirt.run.events import Event
+from g5kvirt.run import event_types
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["Recorder"]
@@ -25,32 +25,32 @@ class Recorder(DeploymentEvents):
 
     def start(self, now: float, about: Mapping[str, Any]) -> None:
         """The deployment begins."""
-        self._start_deployment(now, self._size, about)
+        self._add(event_types.deployment_started(self.name, now, self._size, about))
         if not self._size:
-            self._end_deployment(now, 0, 0)
+            self._add(event_types.deployment_ended(self.name, now, 0, 0))
 
     def step(self, progress: VMProgress, status: Status, t: float, **more: Any) -> None:
-        """A micro-step of a VM is over; ``seconds``: how long it took, waits for a window left out."""
-        detail = {"deployment": self.name, "seconds": round(t - progress.step_start, 6)}
-        if more:
-            detail |= more
-        name = progress.position.step.name
-        self._events.append(Event(PHASE, name, "vm", progress.name, status, t, progress.attempt, detail))
+        """A micro-step of a VM is over; waits for a window are no part of its time."""
+        step, seconds = progress.position.step.name, t - progress.step_start
+        self._add(
+            event_types.micro_step(
+                self.name, progress.name, step, status, t, progress.attempt, seconds, **more
+            )
+        )
 
     def macro(self, progress: VMProgress, status: Status, t: float, reason: str = "") -> None:
         """A macro-step of a VM begins or is over."""
         branch = progress.position.branch
-        detail = {"deployment": self.name, "variant": branch.variant.name}
-        if reason:
-            detail["reason"] = reason
-        name, attempt = branch.macro.name, progress.macro_attempt
-        self._events.append(Event(PHASE, name, "vm", progress.name, status, t, attempt, detail))
+        name, attempt, variant = branch.macro.name, progress.macro_attempt, branch.variant.name
+        self._add(event_types.macro_step(self.name, progress.name, name, status, t, attempt, variant, reason))
 
     def host(self, broadcast: HostBroadcast, status: Status, t: float, reason: str = "") -> None:
         """A broadcast to a host begins or is over."""
-        position = broadcast.position
-        more = {"variant": position.branch.variant.name} | ({"reason": reason} if reason else {})
-        self._event(position.step.name, "host", broadcast.host, status, t, broadcast.attempt, more)
+        position, host, attempt = broadcast.position, broadcast.host, broadcast.attempt
+        variant = position.branch.variant.name
+        self._add(
+            event_types.host_step(self.name, host, position.step.name, status, t, attempt, variant, reason)
+        )
 
     def end(
         self, progress: VMProgress, state: Literal["deployed", "failed"], t: float, now: float, reason: str
@@ -59,10 +59,15 @@ class Recorder(DeploymentEvents):
         progress.state, progress.reason = state, reason
         self.counts["open"] -= 1
         self.counts[state] += 1
-        detail: dict[str, Any] = {"said": progress.last_report}
+        failure = {}
         if state == "failed":
             position = progress.position
-            detail |= {"macro": position.branch.macro.name, "at": position.step.name, "reason": reason}
-        self._end_vm(progress.name, state, t, progress.attempt, detail)
+            failure = {"macro": position.branch.macro.name, "at": position.step.name, "reason": reason}
+        self._add(
+            event_types.vm_deployment_ended(
+                self.name, progress.name, state, t, progress.attempt, progress.last_report, **failure
+            )
+        )
         if not self.counts["open"]:
-            self._end_deployment(now, self.counts["deployed"], self.counts["failed"])
+            deployed, failed = self.counts["deployed"], self.counts["failed"]
+            self._add(event_types.deployment_ended(self.name, now, deployed, failed))

@@ -20,6 +20,7 @@ from g5kvirt.provisioners.kadeploy3.configuration import Node
 from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState, StatisticsRow
 from g5kvirt.provisioners.kadeploy3.steps import MACROS, WAITS, instance, order, step_name, workflow
 from g5kvirt.provisioners.outcome import Outcome, OutcomeState
+from g5kvirt.run import event_types
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["EventMapper"]
@@ -78,7 +79,8 @@ class EventMapper(DeploymentEvents):
 
     def start(self, now: float, about: Mapping[str, Any]) -> None:
         """The deployment begins; ``about`` goes into its first event."""
-        self._start_deployment(now, len(self._nodes), {**about, "workflow": workflow()})
+        about = {**about, "workflow": workflow()}
+        self._add(event_types.deployment_started(self.name, now, len(self._nodes), about))
 
     # ---- polls ------------------------------------------------------------------------------
 
@@ -211,7 +213,8 @@ class EventMapper(DeploymentEvents):
         self._open_nodes.difference_update(nodes)
         if not self._open_nodes:
             states = [k.state for k in self._nodes.values()]
-            self._end_deployment(max(now, self._last), states.count("deployed"), states.count("failed"))
+            deployed, failed = states.count("deployed"), states.count("failed")
+            self._add(event_types.deployment_ended(self.name, max(now, self._last), deployed, failed))
 
     def _write_statistics(self, now: float, rows: Iterable[StatisticsRow]) -> None:
         """Record what Kadeploy3 itself measured: whole seconds of each macro-step's last try, and tries."""
@@ -220,7 +223,7 @@ class EventMapper(DeploymentEvents):
             for row in rows
             if row.node in self._nodes
         }
-        self._event("statistics", "run", self.name, "ok", now, 1, {"source": "kadeploy3", "vms": by_vm})
+        self._add(event_types.deployment_statistics(self.name, now, "kadeploy3", by_vm))
 
     def _fill(self, node: _NodeProgress, row: StatisticsRow, now: float) -> None:
         """Record the macro-steps after the one in which it was last seen, one after the other."""
@@ -273,7 +276,11 @@ class EventMapper(DeploymentEvents):
         node.state = state
         t = max(t, node.last_event)
         self._last = max(self._last, t)
-        self._end_vm(node.vm.name, state, t, node.attempt, {"said": node.last_report, **detail})
+        self._add(
+            event_types.vm_deployment_ended(
+                self.name, node.vm.name, state, t, node.attempt, node.last_report, **detail
+            )
+        )
 
     # ---- single events ------------------------------------------------------------------------------
 
@@ -320,14 +327,16 @@ class EventMapper(DeploymentEvents):
 
     def _step(self, node: _NodeProgress, status: Status, t: float, **more: Any) -> None:
         node.last_event = t = max(t, node.step_start, node.last_event)
-        detail = {"seconds": round(t - node.step_start, 6), **more}
-        self._event(self._location(node)[1], "vm", node.vm.name, status, t, node.attempt, detail)
+        step, seconds = self._location(node)[1], t - node.step_start
+        self._add(
+            event_types.micro_step(self.name, node.vm.name, step, status, t, node.attempt, seconds, **more)
+        )
 
     def _macro(self, node: _NodeProgress, name: str, status: Status, t: float, **more: Any) -> None:
         macro, variant = instance(name)
         node.last_event = t = max(t, node.last_event)
-        detail = {"variant": variant, **more}
-        self._event(macro, "vm", node.vm.name, status, t, node.macro_attempt, detail)
+        attempt = node.macro_attempt
+        self._add(event_types.macro_step(self.name, node.vm.name, macro, status, t, attempt, variant, **more))
 
 
 def _ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:

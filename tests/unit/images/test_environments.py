@@ -265,7 +265,7 @@ def test_a_url_is_fetched_once_and_only_kept_if_right(home: Path) -> None:
     data = with_image(home)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        asked = 0
+        requested = 0
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(home))

@@ -92,7 +92,7 @@ class Guest:
         line = {"t": 1.0, "took": 0.0, "status": 200, "bytes": 0, "from": str(VM_1.ip), "uri": uri}
         milestone = BootLog([VM_1]).read(json.dumps(line))
         assert milestone is not None
-        assert milestone.deployment == "d1.1"
+        assert str(milestone.task) == "d1.1"
         return milestone
 
 
@@ -106,14 +106,14 @@ def test_reason_of_a_failure_arrives_unchanged(guest: Guest) -> None:
     shell = text.replace("'", "'\\''")
     report = guest.run(f"step=format; failed '{shell}'")
     assert (report.step, report.status, report.reason) == ("format", "failed", text)
-    assert not report.hopeless
+    assert not report.permanent
 
 
 def test_missing_disk_is_permanent(guest: Guest) -> None:
     report = guest.run("make_partition")
     assert (report.step, report.status) == ("partition", "failed")
     assert report.reason == "the VM has no disk /nowhere"
-    assert report.hopeless
+    assert report.permanent
 
 
 def test_small_disk_is_permanent(guest: Guest) -> None:
@@ -125,7 +125,7 @@ def test_small_disk_is_permanent(guest: Guest) -> None:
     guest.task |= {"disk": f"/dev/{disks[0].name}", "least_disk": str(1 << 60)}
     report = guest.run("make_partition")
     assert report.reason.startswith("the disk is too small")
-    assert report.hopeless
+    assert report.permanent
 
 
 def test_image_is_unpacked(guest: Guest) -> None:
@@ -138,13 +138,13 @@ def test_wrong_checksum_is_permanent(guest: Guest) -> None:
     guest.task["sha256"] = "0" * 64
     report = guest.run("install_image")
     assert report.reason.startswith("the image's SHA-256 is ")
-    assert report.hopeless
+    assert report.permanent
 
 
 def test_download_is_retried_and_its_failure_is_not_permanent(guest: Guest) -> None:
     report = guest.run("install_image", FAULT="connection reset")
     assert report.reason.endswith("could not be fetched in 4 attempts: wget: connection reset")
-    assert not report.hopeless
+    assert not report.permanent
     assert len((guest.folder / "formats").read_text().splitlines()) == 3, "each retry starts on an empty disk"
 
 
@@ -154,7 +154,7 @@ def test_only_a_full_disk_is_permanent_when_unpacking_fails(
 ) -> None:
     guest.program("tar", TAR)
     report = guest.run("install_image", TAR_FAULT=fault)
-    assert (report.reason, report.hopeless) == (f"tar: {fault}", permanent)
+    assert (report.reason, report.permanent) == (f"tar: {fault}", permanent)
 
 
 @pytest.mark.parametrize("missing", ["kernel", "initrd"])
@@ -163,7 +163,7 @@ def test_image_without_kernel_or_initrd_is_permanent(guest: Guest, missing: str)
     guest.task[missing] = "/boot/other"
     report = guest.run("postinstall")
     assert (report.step, report.reason) == ("postinstall", f"the image has no {missing} /boot/other")
-    assert report.hopeless
+    assert report.permanent
 
 
 def test_postinstall_writes_key_name_and_identity(guest: Guest) -> None:
@@ -175,5 +175,5 @@ def test_postinstall_writes_key_name_and_identity(guest: Guest) -> None:
 
 
 def test_success_is_never_permanent() -> None:
-    assert not Milestone("vm-1", "image", 1.0, {"status": "ok", "hopeless": "1"}).hopeless
-    assert Milestone("vm-1", "image", 1.0, {"status": "failed", "hopeless": "1"}).hopeless
+    assert not Milestone("vm-1", "image", 1.0, {"status": "ok", "hopeless": "1"}).permanent
+    assert Milestone("vm-1", "image", 1.0, {"status": "failed", "hopeless": "1"}).permanent

@@ -15,6 +15,7 @@ from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.phases import configure
 from g5kvirt.planning.services import host_addresses, service_layout
 from g5kvirt.remote import Result
+from g5kvirt.run.events import Event
 from g5kvirt.spec.spec import Spec
 
 PART = SubNetwork("nancy", IPv4Network("10.144.0.0/22"))
@@ -49,7 +50,7 @@ class Machines:
         )
         self.context: Any = SimpleNamespace(
             spec=Spec(sites={"nancy": 2}, vms=3000),
-            journal=SimpleNamespace(append=self.append),
+            journal=SimpleNamespace(append=self.append, extend=self.extend),
             testbed=SimpleNamespace(package_proxy=None),
             fanout=None,
         )
@@ -59,6 +60,9 @@ class Machines:
         self, _: str, step: str, kind: str, name: str, status: str, t: float = 0, **detail: Any
     ) -> None:
         self.events.append((step, name, status, detail))
+
+    def extend(self, events: list[Event]) -> None:
+        self.events += [(e.step, e.subject, e.status, dict(e.detail)) for e in events]
 
     def answer(self, _: object, documents: dict[Host, bytes], timeout: float) -> list[calls.AgentReply]:
         self.requested.append({h.name: json.loads(text)["requests"] for h, text in documents.items()})

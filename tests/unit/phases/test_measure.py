@@ -28,6 +28,7 @@ from g5kvirt.provisioners.outcome import Outcome, OutcomeState
 from g5kvirt.provisioners.registry import PROVISIONERS
 from g5kvirt.remote import Result
 from g5kvirt.run import directory
+from g5kvirt.run.event_types import deployment_started
 from g5kvirt.run.journal import Journal
 from g5kvirt.spec.spec import Spec
 
@@ -39,7 +40,8 @@ class Events(DeploymentEvents):
     """The first event of a deployment, by which its VMs are known to be used."""
 
     def start(self, request: DeploymentRequest) -> None:
-        self._start_deployment(1.8e9 + len(request.name), len(request.vms), request.about)
+        start = 1.8e9 + len(request.name)
+        self._add(deployment_started(request.name, start, len(request.vms), request.about))
 
 
 class Noting:

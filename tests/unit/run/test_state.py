@@ -11,9 +11,10 @@ from typing import Any
 from measuremaker import measure_events
 from runmaker import run_events
 
-from g5kvirt.inventory import VM, Facts
+from g5kvirt.inventory import VM, Facts, to_plain
 from g5kvirt.run.deployment_tables import Measurements
-from g5kvirt.run.events import Event, host_facts, job_submitted, placement
+from g5kvirt.run.event_types import host_facts, job_progress, placement
+from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal, read_events
 from g5kvirt.run.recovery import CUT_SHORT, missing_ends
 from g5kvirt.run.state import RunState
@@ -28,10 +29,11 @@ VMS = [
 def test_constructed_events_are_read_back() -> None:
     """Also through JSON, as a journal keeps it."""
     events = [
-        job_submitted("nancy", 7, 1.0, resources="nodes=3"),
-        job_submitted("rennes", 9, 1.0),
+        job_progress("nancy", "submitted", {"job": 7, "resources": "nodes=3"}, 1.0),
+        job_progress("rennes", "submitted", {"job": 9}, 1.0),
+        job_progress("rennes", "running", {"job": 9}, 2.0),
         host_facts("h-1", FACTS, 2.0, kvm_reason="none"),
-        placement("r", VMS, 3.0),
+        placement("r", [to_plain(vm) for vm in VMS], 3.0),
     ]
     state = RunState.of(Event.from_json(event.to_json()) for event in events)
     assert state.jobs == [("nancy", 7), ("rennes", 9)]
@@ -40,7 +42,7 @@ def test_constructed_events_are_read_back() -> None:
 
 
 def test_placement_of_older_journals_may_have_labels() -> None:
-    event = placement("r", VMS, 3.0)
+    event = placement("r", [to_plain(vm) for vm in VMS], 3.0)
     old = replace(event, detail={"vms": [{**row, "labels": {"a": "b"}} for row in event.detail["vms"]]})
     assert RunState.of([old]).placed_vms == VMS
 
@@ -70,7 +72,7 @@ def test_up_and_deployed_vms_are_in_placement_order() -> None:
 def measured(sizes: Sequence[int], bad: Any = None) -> list[Event]:
     """`measure_events`, with the names of the VMs at each beginning, as `measure` writes them."""
     return [
-        replace(e, detail={**e.detail, "vms": [f"vm-{n + 1}" for n in range(e.detail["requested"])]})
+        replace(e, detail={**e.detail, "vms": [f"vm-{n + 1}" for n in range(e.detail["asked"])]})
         if (e.step, e.kind, e.status) == ("deployment", "run", "start")
         else e
         for e in measure_events(sizes, 1, bad=bad)

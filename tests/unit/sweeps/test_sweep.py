@@ -204,7 +204,7 @@ class Fake:
 
     def _begin(self, run: runs.Run, spec: Spec) -> None:
         self.name, self.spec = run.name, spec
-        self.frames = SimpleNamespace(account=SimpleNamespace(asked=spec.vms, up=spec.vms - 1, failed=1))
+        self.frames = SimpleNamespace(account=SimpleNamespace(requested=spec.vms, up=spec.vms - 1, failed=1))
         self.reservation = SimpleNamespace(start=time.time(), walltime=Fake.walltime)
         self.journal = Log()
         Fake.held.add(self.name)
@@ -232,7 +232,7 @@ class Fake:
         words = " ".join(str(arguments[key]) for key in sorted(arguments))
         self._call(f"measure {self.name} {words}")
         sizes = arguments.get("sizes") or [self.spec.vms]
-        table = pd.DataFrame({"deployment": [f"d{n}" for n in sizes], "asked": sizes, "deployed": sizes})
+        table = pd.DataFrame({"deployment": [f"d{n}" for n in sizes], "requested": sizes, "deployed": sizes})
         return SimpleNamespace(deployments=table.assign(failed=0))
 
     def release(self) -> None:

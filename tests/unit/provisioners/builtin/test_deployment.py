@@ -136,7 +136,7 @@ def test_a_vm_goes_through_every_step_and_each_is_written_down_once() -> None:
     assert (seconds["reboot"], seconds["minimal-system"], seconds["broadcast"]) == (1.0, 9.0, 3.0)
     whole = [e for e in events if e.kind == "run"]
     assert [(e.subject, e.status) for e in whole] == [("d1", "start"), ("d1", "ok")]
-    assert whole[0].detail["requested"] == 1
+    assert whole[0].detail["asked"] == 1
     assert (whole[1].detail["deployed"], whole[1].detail["failed"]) == (1, 0)
 
 

@@ -146,7 +146,7 @@ def test_events_are_of_the_shape_that_our_own_deployments_have(bed: Bed) -> None
     bed.run()
     first, last = bed.events[0], bed.events[-1]
     assert (first.step, first.kind, first.subject, first.status) == ("deployment", "run", "d1", "start")
-    assert first.detail["requested"] == 6
+    assert first.detail["asked"] == 6
     assert set(first.detail["workflow"]) == set(MACROS)
     assert (last.step, last.kind, last.status) == ("deployment", "run", "ok")
     assert last.detail == {"deployment": "d1", "deployed": 6, "failed": 0}

@@ -1,0 +1,40 @@
+"""Virtual machines: a QEMU process each, with KVM where the host has it, emulated where not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from g5kvirt.hostagent import protocol
+from g5kvirt.inventory import MIB, Facts
+from g5kvirt.spec.spec import Spec
+
+__all__ = ["ISO", "Qemu"]
+
+#: Where the iPXE image is on hosts whose VMs boot from it.
+ISO = "/var/lib/g5kvirt/ipxe.iso"
+
+
+class Qemu:
+    """A `g5kvirt.guests.base.Guest`."""
+
+    words: Mapping[str, str] = {
+        "vm": "virtual machines (QEMU)",
+        "kvm": "virtual machines (QEMU, KVM)",
+        "tcg": "virtual machines (QEMU, emulated)",
+    }
+
+    def label(self, hosts: Collection[Facts]) -> str:
+        """``kvm`` if all hosts have it, else ``tcg``."""
+        return "kvm" if all(facts.kvm for facts in hosts) else "tcg"
+
+    def start_request(self, spec: Spec, host: Facts, vms: Iterable[tuple[str, str]]) -> protocol.Request:
+        """Memory, disk and cores are those of ``Spec.vm``."""
+        return protocol.start(
+            [protocol.vm(name, mac) for name, mac in vms],
+            memory=spec.vm.memory * MIB,
+            disk=spec.vm.disk * MIB,
+            cores=spec.vm.cores,
+            kvm=host.kvm,
+            boot=spec.boot,
+            iso=ISO if spec.boot == "iso" else None,
+        )
