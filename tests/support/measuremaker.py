@@ -179,8 +179,8 @@ def measure_events(
 def series_events(
     broadcasts: Sequence[str] = ("chain",), sizes: Sequence[int] = (2, 4, 6), repeat: int = 3
 ) -> list[Event]:
-    """A call of `measure` per broadcast. As after a real launch, a VM skips the first reboot of its first
-    deployment, so the first deployments of the first series are faster."""
+    """A call of `measure` per broadcast. As in runs of earlier versions, a VM skips the first reboot of its
+    first deployment, so the first deployments of the first series are faster."""
     events: list[Event] = []
     now, number, used = T0 + 100, 0, 0
     for broadcast in broadcasts:

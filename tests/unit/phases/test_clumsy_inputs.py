@@ -70,7 +70,7 @@ def test_where_ssh_would_not_find_its_key(where: str, tmp_path: Path) -> None:
 
 def test_names_of_jobs_that_oar_would_refuse(tmp_path: Path) -> None:
     for spec, name in ((SPEC, "x" * 86), (Spec(sites={"nancy": 1}, vms=2, job_name="x" * 80), None)):
-        with pytest.raises(RunError, match="of which OAR takes 100: give a shorter name or job_name"):
+        with pytest.raises(RunError, match="OAR accepts 100: give a shorter name or job_name"):
             Experiment(spec, testbed=Bed("give@."), name=name, runs=tmp_path)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     Experiment(SPEC, testbed=Bed("give@."), name="x" * 85, runs=tmp_path)  # type: ignore[arg-type]
