@@ -1,9 +1,9 @@
 """What does watching a run cost? ``python benchmarks/view.py``: 5,000 VMs, 2,000 transitions a second, 20 s.
 
-A real kernel (ipykernel) runs the real widget in the way that a notebook does; this process is its front end
+A real kernel (ipykernel) runs the real widget as a notebook does; this process is its front end
 and keeps the time at which each message arrives. A run that writes its events and otherwise sleeps is shown,
 and once more the same run is not shown. Bounds: CPU of the view 10 % of a core, 1 s from a transition until
-it is told, 10 MiB more memory in the second half, 4 updates a second. The last lines are JSON, one a figure.
+it is sent, 10 MiB more memory in the second half, 4 updates a second. The last lines are JSON, one a figure.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run(shown):
     journal = Journal()
     journal.events.append(plan())
     journal.events.append(Event("launch", "phase", "run", "r", "start", time.time()))
-    with live.show(journal, VMS, "benchmark", way="widget" if shown else "none"):
+    with live.watch(journal, VMS, "benchmark", mode="widget" if shown else "none"):
         time.sleep(2.0)  # imports and the first picture are paid once a notebook
         source, begin, written, half = transitions(), time.time(), 0, 0
         spent = time.process_time()

@@ -36,10 +36,10 @@ from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec, suggest
 from g5kvirt.testbeds import Testbed
 from g5kvirt.views import live
-from g5kvirt.views.checked import CheckResult
+from g5kvirt.views.check_result import CheckResult
 from g5kvirt.views.html import experiment_html
-from g5kvirt.views.measured import MeasureResult
-from g5kvirt.views.results import PhaseResult
+from g5kvirt.views.measure_result import MeasureResult
+from g5kvirt.views.phase_result import PhaseResult
 from g5kvirt.views.trace import trace
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError, TestbedError
 from g5kvirt.inventory import to_plain
-from g5kvirt.views.words import count, duration
+from g5kvirt.views.formatting import count, duration
 
 if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
@@ -154,7 +154,7 @@ def check(arguments: argparse.Namespace) -> int:
     from g5kvirt.phases.check import on_table
     from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds import open_testbed
-    from g5kvirt.views.checked import CheckResult
+    from g5kvirt.views.check_result import CheckResult
 
     console = _console()
     spec = Spec.load(arguments.spec)
@@ -214,7 +214,7 @@ def runs(arguments: argparse.Namespace) -> int:
     from g5kvirt.run.journal import read_events
     from g5kvirt.run.state import RunState
     from g5kvirt.views.live.model import LiveModel
-    from g5kvirt.views.text import machines
+    from g5kvirt.views.text import machines_held
 
     console = _console()
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -231,8 +231,8 @@ def runs(arguments: argparse.Namespace) -> int:
         except G5kvirtError as error:
             table.add_row(*about, f"– of {vms:,}", str(error), "")
             continue
-        held = machines(RunState.of(events), time.time())
-        table.add_row(*about, f"{progress.up:,} of {vms:,}", progress.stands_at, held)
+        held = machines_held(RunState.of(events), time.time())
+        table.add_row(*about, f"{progress.up:,} of {vms:,}", progress.status, held)
     if found:
         console.print(table)
     else:

@@ -21,8 +21,8 @@ from rich.console import Console
 from g5kvirt.cli import notebooks
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.run.events import Event
+from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.terminal import TerminalProgress
-from g5kvirt.views.words import count, duration
 
 __all__ = ["Follower", "demonstrate", "orphans"]
 

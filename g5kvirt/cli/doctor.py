@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
-from g5kvirt.views.words import size
+from g5kvirt.views.formatting import size
 
 __all__ = ["ProbeResult", "able", "examine", "report", "verdict", "vms_by_memory"]
 

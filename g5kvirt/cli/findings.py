@@ -15,7 +15,7 @@ _FINDINGS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "r
 
 
 def findings_table(findings: Sequence[ProbeResult]) -> Table:
-    """One line a probe: the mark, its name, what was found, and what to do where something is to be done."""
+    """One line per probe: its mark, its name, the result, and advice if there is any."""
     table = Table.grid(padding=(0, 2))
     for finding in findings:
         mark, style = _FINDINGS[finding.state]

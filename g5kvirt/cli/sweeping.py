@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from g5kvirt.views.words import count
+from g5kvirt.views.formatting import count
 
 if TYPE_CHECKING:
     from g5kvirt.experiment import Experiment

@@ -1,4 +1,4 @@
-"""Making many objects that stay: the garbage collector would look through them again and again, in vain."""
+"""Creating many long-lived objects, which the garbage collector would scan again and again in vain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["collector_paused"]
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep the cyclic garbage collector off meanwhile; a third of the time that a large journal takes."""
+    """Disable the cyclic garbage collector temporarily; saves a third of the time of a large journal."""
     running = gc.isenabled()
     gc.disable()
     try:

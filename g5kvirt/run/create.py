@@ -1,4 +1,4 @@
-"""The beginning of a run: its directory, what was requested, with which versions, and its ssh key."""
+"""Creation of a run: its directory, the specification, the versions of software, and its ssh key."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from g5kvirt.spec.spec import Spec
 
 __all__ = ["create_run"]
 
-#: In paths of keys and configurations ssh replaces some of these; others reach a shell as they are, since its
-#: ProxyJump calls ssh once more without quoting the configuration's path.
+#: ssh expands some of these in paths of keys and configurations; others reach a shell unquoted, because
+#: ProxyJump calls ssh again without quoting the path of the configuration.
 _NOT_FOR_SSH = re.compile(r"[^\w@+=:,./~-]")
-_LONGEST_DATE = "2026-12-01-190000-999"  #: a run without a name is called so
+_LONGEST_DATE = "2026-12-01-190000-999"  #: the longest default name
 
 
 def create_run(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
-    """Make the run ``name`` in ``root``.
+    """Create the run ``name`` in ``root``.
 
     Raises RunError, SpecError for a start in the past, and MachineError if there is no ssh-keygen.
     """
     check_start(spec.start_seconds)
     if found := _NOT_FOR_SSH.search(str(root.absolute())):
         raise RunError(
-            f"runs cannot be kept in {root.absolute()}: ssh does not get on with {found[0]!r} in the path of"
-            " its files; choose another directory"
+            f"runs cannot be kept in {root.absolute()}: the path must not contain {found[0]!r}"
+            " (a limitation of ssh); choose another directory"
         )
     jobs = job_name(spec.job_name, _LONGEST_DATE if name is None else str(name))
     if len(jobs) > JOB_NAME:
         raise RunError(
-            f"the jobs of this run would be called {jobs[:40]}…, {len(jobs)} characters, of which OAR takes"
+            f"the jobs of this run would be named {jobs[:40]}…, {len(jobs)} characters; OAR accepts"
             f" {JOB_NAME}: give a shorter name or job_name"
         )
     document = {
@@ -66,4 +66,4 @@ def _make_key(run: Run) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"ssh-keygen does not work ({error}): install openssh-client") from error
     if made.returncode:
-        raise MachineError(f"ssh-keygen made no key: {made.stderr.strip()}")
+        raise MachineError(f"ssh-keygen created no key: {made.stderr.strip()}")

@@ -1,8 +1,7 @@
-"""The deployments of a run and every VM's way through them: the only rules about events of ``measure``.
+"""The deployments of a run and their VMs: all rules about events of ``measure`` are here.
 
-Micro-steps are one event at their end, with the ``seconds`` that they took (waits for a window left out);
-macro-steps are spans (waits for a window are part of them); the step ``deployment`` ends a VM, and a
-deployment as a whole.
+A micro-step is one event at its end, with the ``seconds`` it took (without waits for a window); macro-steps
+are spans (including waits for a window); the step ``deployment`` ends a VM, and a deployment as a whole.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class StepTry:
     macro: str  #: "" for a step that the workflow does not have
     event: Event
     seconds: float
-    within: MacroTry | None  #: the try of a macro-step that was under way
+    within: MacroTry | None  #: the try of a macro-step in which it took place
 
     @property
     def start(self) -> float:
@@ -61,7 +60,7 @@ class MacroSpan:
     end: float = NAN
     attempt: int = 0
     outcome: str = UNFINISHED
-    seconds: float = 0.0  #: the sum of the tries that have ended: between two, a VM may be in another
+    seconds: float = 0.0  #: the sum of the tries that have ended; between two, a VM may be in another
     tries: int = 0
 
 
@@ -74,7 +73,7 @@ class VMDeployment:
     failed_macro: str = ""
     failed_at: str = ""
     reason: str = ""
-    last_report: str = ""  #: the last thing that it reported
+    last_report: str = ""  #: its last report
     console: str = ""  #: the file with the end of its serial console, below the run's directory
     attempts: int = 1
     start: float = NAN
@@ -87,7 +86,7 @@ class VMDeployment:
     _open: MacroTry | None = None
 
     def take(self, event: Event, macro_of: Mapping[str, str]) -> None:
-        """Go one event further; ``macro_of``: step → its macro-step."""
+        """Process one event; ``macro_of``: step → its macro-step."""
         step = event.step
         if step == CONSOLE:
             self.console = console_of(event)
@@ -136,7 +135,7 @@ class DeploymentState:
     """One deployment: ``requested = deployed + failed + unfinished``, always."""
 
     name: str
-    about: Mapping[str, Any] = field(default_factory=dict)  #: what its first event says about it
+    about: Mapping[str, Any] = field(default_factory=dict)  #: the detail of its first event
     start: float = NAN
     end: float = NAN
     status: str = UNFINISHED
@@ -158,7 +157,7 @@ class DeploymentState:
 
     @property
     def fresh(self) -> int:
-        """So many of its VMs were in their minimal system already, and did without the first reboot."""
+        """How many of its VMs were already in their minimal system and skipped the first reboot."""
         return int(self.about.get("fresh", 0))
 
     @property
@@ -168,22 +167,22 @@ class DeploymentState:
 
     @property
     def provisioner(self) -> str:
-        """Who deployed: our own workflow, or Kadeploy3."""
+        """The provisioner: ``g5kvirt`` or ``kadeploy3``."""
         return str(self.about.get("provisioner", ""))
 
     @property
     def transfer_bound(self) -> float:
-        """Seconds that the transfer of the image takes at the least, by the links' rates; NaN: not known."""
+        """The minimum time of the image transfer at the link rates, in seconds; NaN if not known."""
         return float(self.about.get("transfer_bound", NAN))
 
     @property
     def requested(self) -> int:
-        """How many VMs it is to deploy."""
+        """The number of VMs to deploy."""
         return max(size_of(self.about), len(self.vms))
 
     @property
     def planned(self) -> list[str]:
-        """The names of the VMs that it is to deploy, as far as its first event has them."""
+        """The names of the VMs to deploy, if its first event has them."""
         return [str(name) for name in self.about.get("vms", ())]
 
     @property
@@ -202,7 +201,7 @@ class DeploymentState:
         return workflow_of(self.about)
 
     def take(self, event: Event) -> VMDeployment | None:
-        """Go one event further; returns the VM that it was about, if it was the VM's first one here."""
+        """Process one event; returns the VM that it was about, if it was the VM's first one here."""
         if event.kind == "vm":
             vm = self.vms.get(event.subject)
             new = vm is None

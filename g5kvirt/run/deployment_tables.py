@@ -3,9 +3,8 @@
 All times are seconds since the epoch (UTC), all durations seconds. Columns have their types also when a
 table is empty.
 
-Deployments are compared, and medians over several taken, only among those that began alike: VMs that were
-still in their minimal system from `launch` (``fresh``) may do without the first reboot, which saves time that
-others need. See `alike`.
+Only deployments that began alike are compared, or included in a median: VMs that were still in their minimal
+system from `launch` (``fresh``) may skip the first reboot, which saves time. See `alike`.
 """
 
 from __future__ import annotations
@@ -68,10 +67,10 @@ def column(step: str) -> str:
 def alike(
     fresh: Sequence[int] | pd.Series[int], requested: Sequence[int] | pd.Series[int]
 ) -> np.ndarray[Any, Any]:
-    """Which of some deployments began alike, and so may be compared: a boolean for each.
+    """Which of these deployments began alike, and are therefore comparable: a boolean for each.
 
-    Those whose VMs were all rebooted first (``fresh`` is 0), if there are any; else those none of whose VMs
-    were (``fresh`` is ``requested``).
+    Those whose VMs were all rebooted first (``fresh`` is 0), if there are any; else those whose VMs all
+    skipped the first reboot (``fresh`` is ``requested``).
     """
     number = np.asarray(fresh, dtype="int64")
     rebooted = number == 0
@@ -90,10 +89,10 @@ class Summary:
     failed: int
     unfinished: int
     failures: tuple[tuple[str, str, str, str], ...]  #: (deployment, VM, step, reason) of each that failed
-    total: float  #: seconds from the first begin to the last end; NaN while one has no end
+    total: float  #: seconds from the first start to the last end; NaN until all have ended
     #: macro-step → median and 95th percentile, seconds, over the deployments that began `alike`
     macros: Mapping[str, tuple[float, float]]
-    #: (step, reason) → where one of them left the end of its console, below the run's directory
+    #: (step, reason) → the console log of one of them, below the run's directory
     consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -103,7 +102,7 @@ class Summary:
 
 
 class Measurements:
-    """The tables of a run's deployments, each made when it is first used."""
+    """The tables of a run's deployments, each created when it is first used."""
 
     def __init__(self, deployments: Iterable[DeploymentState], guest: str = "") -> None:
         self.states = tuple(deployments)
@@ -111,24 +110,24 @@ class Measurements:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Measurements:
-        """Those of the deployments of a journal."""
+        """The tables of all deployments in a journal."""
         state = RunState.of(events)
         return cls(state.deployments.values(), state.guest)
 
     def only(self, names: Iterable[str]) -> Measurements:
-        """Those of the deployments called so; a name that is not known is left out."""
+        """The tables of the deployments with these names; unknown names are ignored."""
         chosen = frozenset(names)
         return Measurements((d for d in self.states if d.name in chosen), self.guest)
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """One row for each VM of each deployment: what became of it, and each step's start, end, attempt and
+        """One row per VM and deployment: its outcome, and each step's start, end, attempt and
         outcome.
 
         For each step and macro-step, with ``_`` for ``-``: ``X_start``, ``X_end``, ``X_duration``,
-        ``X_attempt``, ``X_outcome``. A step's are those of its last attempt (0 and "" where there was none).
+        ``X_attempt``, ``X_outcome``. Those of a step are of its last attempt (0 and "" if there was none).
         A macro-step starts with its first try and ends with its last; its duration is the sum of its tries,
-        since between two of them a VM may be in another macro-step.
+        because between two of them a VM may be in another macro-step.
         """
         named = _step_names(self.states)
         parts = [part for macro, steps in named.items() for part in (macro, *steps)]
@@ -149,7 +148,7 @@ class Measurements:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """One row for each VM, deployment, micro-step and attempt, also of those that failed."""
+        """One row per VM, deployment, micro-step and attempt, including failed ones."""
         rows = []
         for d in self.states:
             for vm in d.vms.values():
@@ -161,10 +160,10 @@ class Measurements:
 
     @cached_property
     def macros(self) -> pd.DataFrame:
-        """One row for each deployment and macro-step: how many VMs came through it, and how long it took.
+        """One row per deployment and macro-step: how many VMs completed it, and how long it took.
 
-        The durations are of the VMs that came through; ``tries`` counts those of all, ``failed`` the VMs that
-        ended in it.
+        The durations are over the VMs that completed it; ``tries`` counts those of all VMs, ``failed`` the
+        VMs that failed in it.
         """
         rows = []
         for d in self.states:
@@ -179,10 +178,10 @@ class Measurements:
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
-        """One row for each deployment, in their order; ``requested = deployed + failed + unfinished``.
+        """One row per deployment, in their order; ``requested = deployed + failed + unfinished``.
 
-        ``fresh``: so many of its VMs were in their minimal system already, so that their deployment did
-        without the first reboot; see `alike`.
+        ``fresh``: the number of its VMs that were already in their minimal system and skipped the first
+        reboot; see `alike`.
         """
         rows = []
         for d in self.states:
@@ -193,11 +192,11 @@ class Measurements:
 
     @cached_property
     def scalability(self) -> pd.DataFrame:
-        """Time against number of VMs: one row for each finished deployment that deployed any.
+        """Time against number of VMs: one row per finished deployment that deployed any.
 
-        ``total``: from its begin until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``: of
-        the times of single deployed VMs. ``fresh`` as in `deployments`; ``transfer_bound``: the least time
-        that the transfer of the image takes by the links' rates, NaN if that is not known.
+        ``total``: from its start until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``:
+        over the times of single deployed VMs. ``fresh`` as in `deployments`; ``transfer_bound``: the minimum
+        time of the image transfer at the link rates, NaN if not known.
         """
         rows = []
         for d in self.states:
@@ -212,7 +211,7 @@ class Measurements:
         return table.sort_values(["environment", "vms", "repetition"], kind="stable", ignore_index=True)
 
     def summary(self, deployment: str | None = None) -> Summary:
-        """One deployment, or all together, in numbers. Raises KeyError for one that is not known."""
+        """One deployment, or all together, in numbers. Raises KeyError for an unknown one."""
         chosen = [d for d in self.states if deployment in (None, d.name)]
         if deployment is not None and not chosen:
             raise KeyError(deployment)

@@ -1,4 +1,4 @@
-"""Run directories: ``<root>/<name>/run.json`` says what was requested, ``journal.jsonl`` what happened."""
+"""Run directories: ``<root>/<name>/`` with ``run.json`` (the request) and ``journal.jsonl`` (the events)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from g5kvirt.spec.spec import suggest
 
 __all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs"]
 
-JOB_NAME = 100  #: characters that OAR takes
+JOB_NAME = 100  #: characters: the maximum length in OAR
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DOCUMENT = "run.json"
@@ -25,7 +25,7 @@ _DOCUMENT = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory and what was requested in it."""
+    """A run's directory and its ``run.json``."""
 
     path: Path
     document: Mapping[str, Any]
@@ -37,29 +37,29 @@ class Run:
 
     @property
     def created(self) -> float:
-        """When it was made, seconds since the epoch."""
+        """When it was created, seconds since the epoch."""
         return float(self.document["created"])
 
     @property
     def journal(self) -> Path:
-        """Where its journal is kept."""
+        """The path of its journal."""
         return self.path / "journal.jsonl"
 
 
 def job_name(prefix: str, run: str, created: float = 0.0) -> str:
-    """What the jobs of a run are called; always as long, whenever the run was made.
+    """The name of the jobs of a run; its length does not depend on the time.
 
-    By its name a job that slipped away is found again, and deleted: so the name has the time in it (in
-    milliseconds, a few hours of them), for a run may be called the same in another directory, or at another
-    site.
+    A job whose number was lost is found again, and deleted, by its name. The name contains the time (in
+    milliseconds, unique for a few hours), because runs in other directories, or at other sites, may have the
+    same name.
     """
     return f"{prefix}-{run}-{int(created * 1000) % 16**6:06x}"
 
 
 def create(root: Path, name: str | None, document: Mapping[str, Any]) -> Run:
-    """Make the directory of a new run and write ``run.json``: ``document``, its name and the time.
+    """Create the directory of a new run and write ``run.json``: ``document``, its name and the time.
 
-    Without a name the run is called by the date (UTC). Raises RunError if the name exists or is not
+    The default name is the date (UTC). Raises RunError if the name exists or is not
     made of letters, digits and ``- _ .``, or the directory cannot be written.
     """
     if name is not None:
@@ -76,7 +76,7 @@ def create(root: Path, name: str | None, document: Mapping[str, Any]) -> Run:
             raise
     except OSError as error:
         raise RunError(
-            f"cannot make a run in {root} ({error.strerror or error}): choose another directory"
+            f"cannot create a run in {root} ({error.strerror or error}): choose another directory"
         ) from error
     return Run(path, full)
 
@@ -93,7 +93,7 @@ def find(root: Path, name: str) -> Run:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All runs, oldest first. Directories that hold no readable ``run.json`` are no runs."""
+    """All runs, oldest first. Directories without a readable ``run.json`` are ignored."""
     found = []
     for document in root.glob(f"*/{_DOCUMENT}"):
         try:
@@ -107,8 +107,8 @@ def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         shown = repr(name)[:60]
         raise RunError(
-            f"a run cannot be called {shown}: use at most 100 letters, digits and - _ ."
-            " (and neither - nor . as the first)"
+            f"a run cannot be named {shown}: use at most 100 letters, digits and - _ ."
+            "; it must not start with - or ."
         )
 
 
@@ -134,7 +134,7 @@ def _fresh(root: Path, now: float) -> Path:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    """All of it or nothing, also if the machine stops in between."""
+    """Write the file completely or not at all, even if the machine crashes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""How every table of a run is made: columns with their types, also when there are no rows."""
+"""Creation of tables: columns have their types even without rows."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""The journal of a run: one source of truth, append-only, one event a line.
+"""The journal of a run: the single source of truth, append-only, one event per line.
 
-``runs/<name>/journal.jsonl`` holds everything that happened, ``run.json`` what was requested. Timings,
-states, progress, frames, figures and the final account are all read from here; nothing measures
-twice.
+``runs/<name>/journal.jsonl`` contains everything that happened, ``run.json`` the request. Timings, states,
+progress, frames, figures and the final account are all derived from it; nothing is measured twice.
 
-Any number of processes may read a journal, also where they may not write; one at a time writes: the one
-that holds its lock (flock), which ends with the process however that ends. A crash loses at most a torn
-last line. Readers wait for the rest of it, and the next writer cuts it off.
+Any number of processes may read a journal, even without permission to write; one at a time may write: the
+one that holds its lock (flock), which the kernel releases when the process ends. A crash loses at most a torn
+last line. Readers ignore it until it is complete, and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -44,23 +43,23 @@ _AT_ONCE = (
 class Journal:
     """The journal of one run, open for reading and, while this process holds its lock, for writing.
 
-    Reading always shows what other processes have written, too. Safe from several threads.
+    Reading includes what other processes have written. Thread-safe.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._events: list[Event] = []
-        self._sound = 0  #: bytes of whole lines that were read or written
+        self._sound = 0  #: bytes of complete lines that were read or written
         self._listeners: list[Listener] = []
-        self._state, self._taken = RunState(), 0  #: of how many events
+        self._state, self._taken = RunState(), 0  #: the state, and the number of events in it
         self._followers: list[threading.Event] = []
         self._lock = threading.RLock()
-        self._file: FileIO | None = None  #: carries the lock, while we hold it
-        self._holder: object = None  #: who may let go of it
+        self._file: FileIO | None = None  #: with the lock, while we hold it
+        self._holder: object = None  #: who may release it
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Read ``path``, which need not be there yet; nothing is written before the first event is.
+        """Read ``path``, which need not exist yet; it is created with the first event.
 
         Raises RunError if a line other than the last cannot be read.
         """
@@ -72,9 +71,9 @@ class Journal:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the one who writes: what others wrote is read, and a torn last line cut off.
+        """Hold the lock for writing: reads what others have written, and removes a torn last line.
 
-        Raises RunError, which says who is at it, if another process or another step of this one is.
+        Raises RunError, which names the holder, if another process or another phase of this one holds it.
         """
         holder = object()
         try:
@@ -98,15 +97,15 @@ class Journal:
         attempt: int = 1,
         **detail: Any,
     ) -> Event:
-        """Write one event down and tell the listeners. ``t`` defaults to now."""
+        """Write one event and call the listeners. ``t`` defaults to now."""
         event = Event(phase, step, kind, subject, status, time.time() if t is None else t, attempt, detail)
         self.extend([event])
         return event
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Write several events at once; takes the lock for that moment where it is not `held` already.
+        """Write several events at once; acquires the lock temporarily if it is not `held` already.
 
-        Raises RunError if another process holds the lock or the disk does not take them.
+        Raises RunError if another process holds the lock or the disk is full.
         """
         batch = list(events)
         if not batch:
@@ -119,7 +118,7 @@ class Journal:
         _tell(listeners, batch)
 
     def _write(self, data: bytes, batch: list[Event]) -> None:
-        """All of it or nothing: an interrupt may come between the file and what we know of it."""
+        """Write all or nothing: an interrupt may come between the file and our own records."""
         assert self._file is not None
         view, known, sound = memoryview(data), len(self._events), self._sound
         try:
@@ -188,13 +187,13 @@ class Journal:
     # ---- reading ----------------------------------------------------------------------------------
 
     def refresh(self) -> int:
-        """Read what other processes have written since; how many events that were. Listeners hear of them.
+        """Read what other processes have written; returns the number of new events. Calls the listeners.
 
         Raises RunError if a line other than the last cannot be read.
         """
         with self._lock:
             if self._file is not None:
-                return 0  # nobody else writes
+                return 0  # no other process writes
             new = self._catch_up()
             listeners = tuple(self._listeners)
         _tell(listeners, new)
@@ -204,10 +203,10 @@ class Journal:
         try:
             try:
                 new, sound = self._read_on()
-            except RunError:  # perhaps a torn line was cut off while it was read: look again
+            except RunError:  # perhaps a torn line was removed while it was read: read again
                 time.sleep(0.05)
                 new, sound = self._read_on()
-        except FileNotFoundError:  # before the first event; or the run was removed, and what we know stays
+        except FileNotFoundError:  # before the first event; or the run was removed, and our events stay
             return []
         except OSError as error:
             raise RunError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -215,7 +214,7 @@ class Journal:
         try:
             self._events.extend(new)
             self._sound += sound
-        except BaseException:  # an interrupt in between: or they would be read twice
+        except BaseException:  # an interrupt in between: otherwise they would be read twice
             del self._events[known:]
             self._sound = before
             raise
@@ -224,7 +223,7 @@ class Journal:
     def _read_on(self) -> tuple[list[Event], int]:
         size = self.path.stat().st_size
         if size < self._sound:
-            raise RunError(f"{self.path} has become shorter: open the run anew")
+            raise RunError(f"{self.path} has become shorter: open the run again")
         if size == self._sound:
             return [], 0
         with self.path.open("rb") as file:
@@ -232,9 +231,9 @@ class Journal:
             return _parse(file.read(size - self._sound), self.path, len(self._events))
 
     def follow(self, interval: float = 0.25) -> Callable[[], None]:
-        """Look every ``interval`` seconds, in a thread, for what other processes write.
+        """Read every ``interval`` seconds what other processes write, in a thread that calls the listeners.
 
-        So listeners hear of it, in that thread. Returns a function that ends it, after a last look.
+        Returns a function that ends the thread, after a last read.
         """
         over = threading.Event()
 
@@ -243,7 +242,7 @@ class Journal:
                 while not over.wait(interval):
                     self.refresh()
             except RunError as error:
-                log.warning("%s", error)  # whoever reads next has it raised
+                log.warning("%s", error)  # the next reader gets the exception
 
         thread = threading.Thread(target=look, name=f"following {self._run}", daemon=True)
         thread.start()
@@ -259,9 +258,9 @@ class Journal:
         return end
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with every event from now on; returns a function that ends it.
+        """Call ``listener`` with every event from now on; returns a function that unsubscribes it.
 
-        It is called in the thread that wrote the event, or that read it (`refresh`, `follow`) where another
+        It is called in the thread that wrote the event, or that read it (`refresh`, `follow`) if another
         process wrote it.
         """
         with self._lock:
@@ -276,8 +275,8 @@ class Journal:
 
     @property
     def state(self) -> RunState:
-        """What all events mean; each is taken once. It belongs to the journal and goes on with it: read what
-        you need of it, and keep nothing that later events may change."""
+        """The state after all events. It belongs to the journal and is updated in place: keep no references
+        to parts that later events may change."""
         self.refresh()
         with self._lock:
             for event in self._events[self._taken :]:
@@ -291,7 +290,7 @@ class Journal:
             return iter(tuple(self._events))
 
     def since(self, position: int) -> list[Event]:
-        """The events from ``position`` on, for who looks now and then and keeps count."""
+        """The events from ``position`` on, for a reader that polls and counts."""
         self.refresh()
         with self._lock:
             return self._events[position:]
@@ -301,7 +300,7 @@ class Journal:
         return len(self._events)
 
     def close(self) -> None:
-        """End what `subscribe` and `follow` began; the events stay readable."""
+        """End all subscriptions and `follow` threads; the events stay readable."""
         with self._lock:
             self._listeners.clear()
             for over in self._followers:
@@ -326,7 +325,7 @@ def _tell(listeners: Iterable[Listener], events: Iterable[Event]) -> None:
 
 
 def _writer(events: Iterable[Event]) -> str:
-    """Who is at it, as the last step that was begun says."""
+    """The process that holds the lock, according to the last phase that was started."""
     process: Mapping[str, Any] = {}
     for event in events:
         if event.status == "start" and "process" in event.detail:
@@ -340,7 +339,7 @@ def _writer(events: Iterable[Event]) -> str:
 
 
 def _parse(data: bytes, path: Path, before: int) -> tuple[list[Event], int]:
-    """The events of ``data``, and how many bytes of it are sound; ``before`` lines precede them."""
+    """The events of ``data``, and how many bytes of it are complete lines; ``before`` lines precede them."""
     events: list[Event] = []
     whole, sound = data.rfind(b"\n") + 1, 0  # the last piece has no newline: torn or empty
     with collector_paused():
@@ -357,7 +356,7 @@ def _parse(data: bytes, path: Path, before: int) -> tuple[list[Event], int]:
 
 
 def _parse_lines(lines: Sequence[bytes], path: Path, before: int) -> tuple[list[Event], int]:
-    """The same line by line, to find the one that is none; it may be the last, which is torn then."""
+    """The same line by line, to find the invalid line; if it is the last one, it is torn."""
     events: list[Event] = []
     sound = 0
     for number, line in enumerate(lines[:-1], start=1):
@@ -367,7 +366,7 @@ def _parse_lines(lines: Sequence[bytes], path: Path, before: int) -> tuple[list[
             if number == len(lines) - 1 and lines[-1] == b"":
                 break
             raise RunError(
-                f"{path}, line {before + number} is not an event ({error}): mend or remove that line"
+                f"{path}, line {before + number} is not an event ({error}): repair or remove that line"
             ) from error
         sound += len(line) + 1
     return events, sound

@@ -1,7 +1,7 @@
 """The phases of a run: their tries, and how long they took.
 
-A phase may be called again after it failed, or was cut short; `measure` is called as often as one likes. Each
-call is a try. The time of a phase is the sum of its tries, wherever it is shown.
+A phase may be called again after it failed or was interrupted; `measure` may be called any number of times.
+Each call is a try. The time of a phase is the sum of its tries, wherever it is displayed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAN = math.nan
 
 @dataclass(slots=True)
 class Try:
-    """One call of a phase. Times are seconds since the epoch; ``end`` is NaN while it has none."""
+    """One call of a phase. Times are seconds since the epoch; ``end`` is NaN until it has ended."""
 
     start: float
     end: float = NAN
@@ -32,11 +32,11 @@ class PhaseState:
 
     name: str
     tries: list[Try] = field(default_factory=list)
-    latest: Event | None = None  #: the last event that tells what it is doing, or why it failed
+    latest: Event | None = None  #: the last event about its progress, or why it failed
 
     @property
     def state(self) -> str:
-        """``waiting`` (it has not begun), ``running``, ``ok`` or ``failed``: that of its last try."""
+        """``waiting`` (not started), ``running``, ``ok`` or ``failed``: that of its last try."""
         if not self.tries:
             return "waiting"
         status = self.tries[-1].status
@@ -44,7 +44,7 @@ class PhaseState:
 
     @property
     def start(self) -> float:
-        """When its first try began; NaN before that."""
+        """When its first try started; NaN before that."""
         return self.tries[0].start if self.tries else NAN
 
     @property
@@ -53,7 +53,7 @@ class PhaseState:
         return self.tries[-1].end if self.tries else NAN
 
     def seconds(self, now: float = NAN) -> float:
-        """How long all its tries took together, the running one until ``now``; NaN if it is not known."""
+        """The total time of all its tries, the running one until ``now``; NaN if not known."""
         if not self.tries:
             return NAN
         *before, last = self.tries
@@ -62,12 +62,12 @@ class PhaseState:
         return NAN if math.isnan(end) else done + max(0.0, end - last.start)
 
     def take(self, event: Event, before: float) -> None:
-        """Go one event of this phase further, not one about a VM; ``before``: the latest time until then."""
+        """Process one event of this phase, except those about VMs; ``before``: the latest time until then."""
         if not event.is_phase:
             if not event.is_release:
                 self.latest = event
         elif event.status == "start":
-            if self.tries and math.isnan(self.tries[-1].end):  # cut short, and nobody recorded it
+            if self.tries and math.isnan(self.tries[-1].end):  # interrupted without a record
                 self.tries[-1].end = max(before, self.tries[-1].start)
             self.tries.append(Try(event.t))
             self.latest = None

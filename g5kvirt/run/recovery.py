@@ -14,15 +14,15 @@ from g5kvirt.run.vocabulary import DEPLOYMENT
 
 __all__ = ["CUT_SHORT", "missing_ends"]
 
-#: Why what a killed process had under way is recorded as failed.
+#: The reason that is recorded for everything a killed process had not finished.
 CUT_SHORT = "cut short: the process that ran it ended"
 
 
 def missing_ends(state: RunState) -> list[Event]:
     """The ends of what is open in a journal whose writer was killed in the middle of a phase.
 
-    The phase, what it had under way, and every VM of a deployment end as failed, at the time of the last
-    event; nothing is missing where the last phase has an end.
+    The phase, its unfinished steps, and every unfinished VM of a deployment end as failed, at the time of the
+    last event; empty if the last phase has an end.
     """
     open_ = list(state.spans.open)
     wholes = [e for e in open_ if e.is_phase or e.is_release]

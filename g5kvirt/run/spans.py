@@ -16,7 +16,7 @@ _Key = tuple[str, str, str, str, int, str]
 
 @dataclass(slots=True)
 class Span:
-    """From ``start`` to ``end``, which is None while it has none."""
+    """From ``start`` to ``end``, None while it has not ended."""
 
     start: Event
     end: Event | None = None
@@ -41,7 +41,7 @@ class Spans:
     _started: set[str] = field(default_factory=set)  # steps that ever had a start: most events have none
 
     def take(self, event: Event) -> None:
-        """Go one event further."""
+        """Process one event."""
         if event.status == "start":
             self._started.add(event.step)
             self._open[_key(event)] = span = Span(event)
@@ -53,7 +53,7 @@ class Spans:
 
     @property
     def open(self) -> Iterator[Event]:
-        """The starts that have no end, in their order."""
+        """The start events without an end, in order."""
         return (span.start for span in self._open.values())
 
 

@@ -1,4 +1,4 @@
-"""What a run's events mean: the one reducer from a journal to a state.
+"""The state of a run: the only reducer from the events of a journal to a state.
 
 ::
 
@@ -7,9 +7,9 @@
     state.vms["vm-7"].boots
     state.deployments["d1"].vms["vm-7"].steps
 
-Tables, figures, progress, live view, trace, account and what a phase knows when it is called again are all
-views of this state. Each event costs the same, whatever the number of VMs; only a placement costs what it
-lists. No I/O, no clock.
+Tables, figures, progress, live view, trace, account and the checks of a phase that is called again are all
+views of this state. The cost of an event does not depend on the number of VMs, except for a placement.
+No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["RunState"]
 
 
 class RunState:
-    """The state of a run after the events that it took."""
+    """The state of a run after the events that were passed to `take`."""
 
     def __init__(self) -> None:
         self.begun: float | None = None  #: the time of the first event
@@ -49,15 +49,15 @@ class RunState:
         self.phases: dict[str, PhaseState] = {name: PhaseState(name) for name in PHASES}
         self.spans = Spans()
         self.jobs: list[tuple[str, int]] = []  #: (site, id) of every job that was submitted
-        self.facts: dict[str, Facts] = {}  #: host → what it reported when it was configured
-        self.hosts: dict[str, str] = {}  #: every host that an event was about → its site
+        self.facts: dict[str, Facts] = {}  #: host → its facts, as reported by `configure`
+        self.hosts: dict[str, str] = {}  #: every host with events → its site
         self.service_machines: dict[str, None] = {}  #: those of them that run services
         self.services: dict[str, None] = {}  #: services that `configure` started
         self.configured: dict[str, None] = {}  #: machines on which `configure` did something
-        self.vms: dict[str, VMState] = {}  #: in the order of the placement; behind them others that were seen
+        self.vms: dict[str, VMState] = {}  #: in the order of the placement, then others with events
         self.deployments: dict[str, DeploymentState] = {}  #: in their order
         self.positions: Counter[str] = Counter()  #: VMs at each position
-        self.up = 0  #: VMs that reported in from the minimal system
+        self.up = 0  #: VMs that have reported from the minimal system
         self.rearranged = 0  #: how often VMs appeared or moved
         self.guest = ""  #: the kind of guest that was launched: ``tcg``, ``kvm``, …
         self._launch = self.phases["launch"]
@@ -76,7 +76,7 @@ class RunState:
     # ---- what happened --------------------------------------------------------------------------------
 
     def take(self, event: Event) -> VMState | None:
-        """Go one event further; returns the VM whose position or note changed, if one's did."""
+        """Process one event; returns the VM whose position or note changed, if any."""
         if self.begun is None:
             self.begun = event.t
         before, self.latest = self.latest, max(self.latest, event.t)
@@ -159,7 +159,7 @@ class RunState:
         return found
 
     def _arrange(self, event: Event) -> None:
-        """A placement was made: these VMs, on these hosts, and no others."""
+        """A placement: exactly these VMs, on these hosts."""
         rows = placements_of(event)
         if rows is None:
             return
@@ -172,12 +172,11 @@ class RunState:
     # ---- what a phase knows ---------------------------------------------------------------------------
 
     def detail(self, phase: str, step: str = "phase") -> Mapping[str, Any] | None:
-        """What the last ``ok`` of a step (of the run, a site, a host or a service) has as its detail, or None
-        if there was none."""
+        """The detail of the last ``ok`` event of a step (not one of a VM), or None."""
         return self._ok.get((phase, step))
 
     def done(self, phase: str) -> bool:
-        """True if a try of the phase ended well."""
+        """True if a call of the phase succeeded."""
         return self.detail(phase) is not None
 
     @property
@@ -187,13 +186,13 @@ class RunState:
 
     @property
     def reservation(self) -> Reservation | None:
-        """What the testbed granted; None before that."""
+        """The reservation that the testbed granted; None before that."""
         found = self.detail("reserve", "granted")
         return None if found is None else reservation_of(found)
 
     @property
     def deployed_hosts(self) -> tuple[Host, ...]:
-        """The machines that carry the host environment, with the addresses by which they are reached."""
+        """The machines with the host environment, with the addresses for reaching them."""
         found = self.detail("deploy")
         return () if found is None else hosts_of(found)
 
@@ -204,16 +203,16 @@ class RunState:
 
     @property
     def up_vms(self) -> list[str]:
-        """The VMs that reported in from their minimal system, in the order of the placement."""
+        """The VMs that have reported from their minimal system, in the order of the placement."""
         return [name for name, vm in self.vms.items() if vm.up]
 
     @property
     def deployed_vms(self) -> list[str]:
-        """The VMs whose last deployment went well, in the order of the placement."""
+        """The VMs whose last deployment succeeded, in the order of the placement."""
         return [
             n for n, vm in self.vms.items() if vm.deployments and vm.deployments[-1].outcome == "deployed"
         ]
 
     def launched(self) -> Iterator[VMState]:
-        """The VMs that were placed, or seen in `launch`."""
+        """The VMs that were placed, or have events of `launch`."""
         return (vm for vm in self.vms.values() if vm.plan or vm.boots or vm.state != "placed" or vm.console)

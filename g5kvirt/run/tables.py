@@ -1,7 +1,7 @@
-"""The journal as pandas tables, and the account of what became of every VM.
+"""The journal as pandas tables, and the account of the outcome of every VM.
 
 All times are seconds since the epoch (UTC), all durations seconds. Columns have their types also when
-a table is empty, so that code which reads them never meets a special case.
+a table is empty, so that code which reads them needs no special case.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ _HOSTS = {"host": "object", "site": "object"} | dict.fromkeys(("vms", "up", "fai
 
 @dataclass(frozen=True)
 class Account:
-    """What became of every VM that was placed: ``requested = up + failed + unfinished``, always."""
+    """The outcome of every VM that was placed; always ``requested = up + failed + unfinished``."""
 
     requested: int
     up: int
     failed: int
     unfinished: int
     failures: tuple[tuple[str, str, str], ...] = ()  #: (VM, step, reason) of each that failed
-    #: (step, reason) → where one of them left its last words, below the run's directory
+    #: (step, reason) → the console log of one of them, below the run's directory
     consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -95,12 +95,12 @@ class Frames:
 
     @cached_property
     def state(self) -> RunState:
-        """What the events mean; the tables are views of it."""
+        """The state after all events; the tables are views of it."""
         return RunState.of(self.journal)
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """All events, one row each, as they are in the journal."""
+        """All events, one row per event, as in the journal."""
         rows = [
             (e.t, e.phase, e.step, e.kind, e.subject, e.status, e.attempt, e.detail) for e in self.journal
         ]
@@ -108,7 +108,7 @@ class Frames:
 
     @cached_property
     def spans(self) -> pd.DataFrame:
-        """Spans of time, in the order in which they began.
+        """Spans of time, in the order of their start.
 
         ``status`` is ``ok``, ``failed``, ``skipped``, ``retry``, or ``unfinished`` (then ``end`` and
         ``duration`` are NaN).
@@ -124,10 +124,10 @@ class Frames:
 
     @cached_property
     def phases(self) -> pd.DataFrame:
-        """One row for each phase that was begun, in the experiment's order.
+        """One row per phase that has started, in the experiment's order.
 
-        ``duration`` is the time of all its ``tries`` together, NaN while the last one has no end; ``start``
-        that of the first, ``end`` and ``status`` those of the last.
+        ``duration`` is the total time of all its ``tries``, NaN while the last one has no end; ``start`` is
+        that of the first, ``end`` and ``status`` are those of the last.
         """
         rows = []
         for phase in self.state.phases.values():
@@ -138,10 +138,10 @@ class Frames:
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """One row for each VM: where it is, its state, and when its last boot reached each step.
+        """One row per VM: its place, its state, and when its last boot reached each step.
 
         ``power_on`` … ``minimal_system`` are epoch seconds, ``t_dhcp`` … ``t_minimal_system`` seconds since
-        its QEMU process was there; NaN where it did not get so far. ``attempts``: how many times it was
+        the start of its QEMU process; NaN for steps that it did not reach. ``attempts``: how often it was
         powered on.
         """
         rows = []
@@ -156,7 +156,7 @@ class Frames:
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
-        """One row for each host that carries VMs or had events: how many VMs, and what became of them."""
+        """One row per host with VMs or events: the number of its VMs, by outcome."""
         hosts: dict[str, list[Any]] = {
             name: [name, site, 0, 0, 0, 0] for name, site in self.state.hosts.items()
         }
@@ -179,14 +179,14 @@ class Frames:
 
     @cached_property
     def account(self) -> Account:
-        """What became of every VM when it was launched."""
+        """The outcome of every VM in `launch`."""
         return account(self.state)
 
     def export(self, directory: str | Path) -> list[Path]:
         """Write all tables as CSV into ``directory`` (made if needed); returns the files.
 
-        ``vms.csv`` and so on; those of `measurements` as ``measure-vms.csv`` and so on, once something was
-        deployed. Times keep microseconds; the events' detail is JSON.
+        ``vms.csv`` and so on; those of `measurements` as ``measure-vms.csv`` and so on, if there is any
+        deployment. Times keep microseconds; the events' detail is JSON.
         """
         tables = {name: getattr(self, name) for name in ("events", "spans", "phases", "hosts", "vms")}
         tables["events"] = self.events.assign(
@@ -205,7 +205,7 @@ class Frames:
 
 
 def account(state: RunState) -> Account:
-    """What became of every VM that was placed, or seen in `launch`."""
+    """The outcome of every VM that was placed, or has events of `launch`."""
     vms = list(state.launched())
     up = sum(vm.up for vm in vms)
     lost = [vm for vm in vms if vm.state == "failed"]

@@ -1,8 +1,8 @@
-"""One VM of a run: its boots, what came of them, and where it is now. The only rules about a VM's events.
+"""One VM of a run: its boots, their outcomes, and its position. All rules about a VM's events are here.
 
-A boot begins when a power-on is requested, and ends in the minimal system or where it was given up. Processes
-that run `launch` may be killed and called again: each call numbers its attempts from 1, and finds VMs that
-are still running, whose power-on then has the time that it had before.
+A boot begins with the request of a power-on, and ends in the minimal system or when it is given up. `launch`
+may be killed and called again: each call numbers its attempts from 1, and may find VMs that are still
+running, whose power-on is then recorded with its original time.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _FIRST, *_, _LAST = MACROS
 
 @dataclass(slots=True)
 class Boot:
-    """One attempt to boot a VM. Times are seconds since the epoch; NaN: not known."""
+    """One attempt to boot a VM. Times are seconds since the epoch, NaN if not known."""
 
-    call: int  #: of `launch`, from 1; 0 if the journal has none
-    attempt: int  #: as that call counts, from 1
+    call: int  #: the call of `launch`, from 1; 0 if the journal has none
+    attempt: int  #: within that call, from 1
     requested: float = NAN  #: when the power-on was requested
-    steps: dict[str, Event] = field(default_factory=dict)  #: step → the first time it was reached
+    steps: dict[str, Event] = field(default_factory=dict)  #: step → the event that first reached it
     reached: int = 0  #: rank of the farthest step: 0 none, 6 the minimal system
     outcome: str = UNFINISHED  #: or ``ok``, ``failed``
     end: float = NAN
@@ -56,43 +56,43 @@ class Boot:
 
     @property
     def power_on(self) -> float:
-        """When its process was there."""
+        """When its process was running."""
         event = self.steps.get(POWER_ON)
         return NAN if event is None else event.t
 
 
 @dataclass(slots=True)
 class VMState:
-    """One VM. `state` is what became of it in `launch`; `position` is where it is now."""
+    """One VM. `state` is its outcome in `launch`; `position` is where it is now."""
 
     name: str
     plan: Mapping[str, Any] = field(default_factory=dict)  #: its row of the placement; empty if it has none
     boots: list[Boot] = field(default_factory=list)
     deployments: list[VMDeployment] = field(default_factory=list)
     state: str = "placed"  #: one of `vocabulary.BOOT_STATES`
-    failed_at: str = ""  #: the step at which it was given up in `launch`, while it is
+    failed_at: str = ""  #: the step at which it was given up in `launch`; empty if it was not
     reason: str = ""  #: why
     console: str = ""  #: the file with the end of its serial console, of `launch`
     position: str = PLANNED  #: a step of the boot, or one of the positions of `g5kvirt.run.vocabulary`
-    step: str = ""  #: the last step that it was seen at
-    since: float = 0.0  #: when that was
+    step: str = ""  #: its latest step
+    since: float = 0.0  #: since when
     attempt: int = 1  #: of that step
-    note: str = ""  #: why it was last given up or begun again
+    note: str = ""  #: why it was last given up or restarted
     gave_up: float = NAN  #: when it was given up in `launch`
 
     @property
     def host(self) -> str:
-        """The host that carries it; empty if that is not known."""
+        """Its host; empty if not known."""
         return str(self.plan.get("host", ""))
 
     @property
     def site(self) -> str:
-        """The site of its host; empty if that is not known."""
+        """The site of its host; empty if not known."""
         return str(self.plan.get("site", ""))
 
     @property
     def up(self) -> bool:
-        """True if it reported in from the minimal system."""
+        """True if it has reported from the minimal system."""
         return self.state == "up"
 
     @property
@@ -102,13 +102,13 @@ class VMState:
 
     @property
     def attempts(self) -> int:
-        """How many times it was powered on, or tried to be."""
+        """How many times a power-on was requested."""
         return max(len(self.boots), max((boot.attempt for boot in self.boots), default=0))
 
     # ---- launch ---------------------------------------------------------------------------------------
 
     def take_boot(self, event: Event, call: int) -> bool:
-        """An event of the ``call``-th call of `launch`; True if the VM's position or note changed."""
+        """Process an event of the ``call``-th call of `launch`; True if the VM's position or note changed."""
         step = event.step
         if step == CONSOLE:
             self.console = console_of(event)
@@ -125,7 +125,7 @@ class VMState:
             or (start and (self.state == "failed" or boot.call != call))
         ):
             boot = self._begin(event, call, boot)
-            if start:  # not yet seen to happen
+            if start:  # requested, not yet done
                 self._at(PLANNED, step, event)
                 return True
         elif start or event.attempt < boot.attempt:
@@ -135,7 +135,7 @@ class VMState:
         return self._reached(boot, event)
 
     def _begin(self, event: Event, call: int, before: Boot | None) -> Boot:
-        """Powered on again, perhaps by a later call that counts from 1: what was before does not count."""
+        """Powered on again, perhaps by a later call that counts from 1: earlier boots no longer count."""
         if before is not None and before.outcome == UNFINISHED:
             before.outcome, before.end = "failed", event.t
         boot = Boot(call, event.attempt, event.t if event.status == "start" else NAN)
@@ -144,7 +144,7 @@ class VMState:
         return boot
 
     def _same_process(self, event: Event) -> Boot | None:
-        """An earlier boot whose process is the one of this power-on: it was there all the time."""
+        """The earlier boot with the same process as this power-on, which kept running."""
         last = self.boots[-1]
         if last.steps or len(self.boots) == 1:
             return None
@@ -167,8 +167,7 @@ class VMState:
 
     def _reached(self, boot: Boot, event: Event) -> bool:
         """It reached a step. DHCP and files may be requested twice (iPXE, then the minimal system): the first
-        counts, and a VM never goes back within a boot. One that reports in after all is up, also after it was
-        given up."""
+        counts, and a VM never goes back within a boot. A VM that reports after being given up is up."""
         step = event.step
         boot.steps.setdefault(step, event)
         rank = _RANK[step]
@@ -200,7 +199,7 @@ class VMState:
     # ---- measure --------------------------------------------------------------------------------------
 
     def take_deployment(self, event: Event) -> bool:
-        """An event of a deployment; True if the VM's position or note changed."""
+        """Process an event of a deployment; True if the VM's position or note changed."""
         step, status = event.step, event.status
         if step == CONSOLE:
             return False

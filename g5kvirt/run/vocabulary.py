@@ -1,6 +1,6 @@
-"""The words of a run, each in this one place: phases, steps, states.
+"""The vocabulary of a journal, defined only here: phases, steps, states.
 
-A journal is made of them; see `g5kvirt.run.events` for what an event is and `g5kvirt.run.state` for what a
+See `g5kvirt.run.events` for what an event is and `g5kvirt.run.state` for what a
 sequence of them means.
 """
 
@@ -38,26 +38,26 @@ Status = Literal["start", "ok", "failed", "skipped", "retry"]
 #: The phases of an experiment, in their order.
 PHASES = ("reserve", "deploy", "configure", "place", "launch", "measure")
 
-#: What became of a phase, of a try of it, or of another span.
+#: The outcome of a phase, of a try of it, or of another span.
 PhaseStatus = Literal["waiting", "unfinished", "ok", "failed"]
 
 # ---- steps of the kind "run" -------------------------------------------------------------------------
 
 PHASE = "phase"  #: one try of a whole phase
-RELEASE = "release"  #: the machines are given back (phase ``reserve``)
-DEPLOYMENT = "deployment"  #: one deployment, and (kind ``vm``) what became of a VM in it (phase ``measure``)
+RELEASE = "release"  #: the machines are released (phase ``reserve``)
+DEPLOYMENT = "deployment"  #: one deployment, and (kind ``vm``) the outcome of a VM in it (phase ``measure``)
 
 # ---- steps of a VM -----------------------------------------------------------------------------------
 
-#: The steps of a boot in their order, each named after the milestone that ends it.
+#: The steps of a boot in order, each named after the milestone that ends it.
 BOOT_STEPS = ("power-on", "dhcp", "script", "kernel", "initrd", "minimal-system")
 POWER_ON, MINIMAL_SYSTEM = BOOT_STEPS[0], BOOT_STEPS[-1]
 
-LAUNCH = "launch"  #: a boot was begun again (``retry``) or given up (``failed``)
-CONSOLE = "console"  #: where the end of a VM's serial console is kept
+LAUNCH = "launch"  #: a boot was restarted (``retry``) or given up (``failed``)
+CONSOLE = "console"  #: the file with the end of a VM's serial console
 
-#: The macro-steps of a deployment and their micro-steps in their order. A deployment with others says so in
-#: its first event.
+#: The macro-steps of a deployment and their micro-steps in order. A deployment with others lists them in its
+#: first event.
 MACROS: Mapping[str, tuple[str, ...]] = {
     "SetDeploymentEnv": ("reboot", "minimal-system", "partition", "format"),
     "BroadcastEnv": ("broadcast", "image", "postinstall", "bootloader", "sync"),
@@ -68,11 +68,11 @@ MACROS: Mapping[str, tuple[str, ...]] = {
 
 UNFINISHED = "unfinished"  #: a span, a VM or a deployment without an end
 
-#: What may become of a VM in `launch`: ``placed`` and ``booting`` are unfinished.
+#: The states of a VM in `launch`: ``placed`` and ``booting`` are unfinished.
 BOOT_STATES = ("placed", "booting", "up", "failed")
 
 # Where a VM is at the moment: one of `BOOT_STEPS`, or one of these.
-PLANNED = "planned"  #: placed, or power-on requested but not yet seen
+PLANNED = "planned"  #: placed, or power-on requested but not yet done
 REBOOTING = "rebooting"  #: in `measure`: on the way into the minimal system, or into its own environment
 WRITING = "writing"  #: in `measure`: the environment is written to its disk
 DEPLOYED = "deployed"  #: answers as its own environment

@@ -1,11 +1,11 @@
-"""Runs beside each other: HTTP against TFTP, a chain against a tree, one window against another.
+"""Comparison of runs: HTTP with TFTP, a chain with a tree, one window with another.
 
 ::
 
     from g5kvirt import compare
 
     both = compare("runs/http", "runs/tftp")            # labels: what differs between their specs
-    both = compare(HTTP=["runs/a", "runs/b"], TFTP=exp)  # or labels of one's own; a list are repetitions
+    both = compare(HTTP=["runs/a", "runs/b"], TFTP=exp)  # or your own labels; a list means repetitions
     both.boot(); both.steps(); both.scalability()
     compare("runs/chain-and-tree").scalability()         # deployments that differ within one run
     compare(*Path("runs").glob("window-*")).over("windows.boot")
@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 
 from g5kvirt.errors import RunError
 from g5kvirt.views import html
-from g5kvirt.views.compared import (
+from g5kvirt.views.compare_tables import (
     Labelled,
     boots_table,
     compared_only,
@@ -37,11 +37,11 @@ from g5kvirt.views.compared import (
     vms_table,
 )
 from g5kvirt.views.curves import draw_scalability, draw_shares, points, with_lines
-from g5kvirt.views.drawing import Drawer, Picture, Source, legend, narrow, seconds
-from g5kvirt.views.palette import LABELS, guest_words
+from g5kvirt.views.drawing import Drawer, FigureSource, Picture, legend, narrow, seconds
+from g5kvirt.views.formatting import count, duration
+from g5kvirt.views.palette import LABELS, guest_description
 from g5kvirt.views.style import series_style
-from g5kvirt.views.tables import rows_of
-from g5kvirt.views.words import count, duration
+from g5kvirt.views.tables import iter_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ __all__ = ["Comparison", "compare"]
 
 @runtime_checkable
 class _HasPath(Protocol):
-    """An experiment, or anything else that knows the directory of its run."""
+    """An experiment, or any other object with the directory of its run."""
 
     @property
     def path(self) -> Path: ...
@@ -59,7 +59,7 @@ class _HasPath(Protocol):
 
 Run = str | Path | _HasPath
 
-#: What a number of the spec is called below an axis; others by their key.
+#: Key of the spec → the label of its axis; the label of other keys is the key.
 _PARAMETERS = {
     "vms": "VMs",
     "windows.boot": "VMs that boot at once (windows.boot)",
@@ -70,11 +70,11 @@ _PARAMETERS = {
 
 
 def compare(*runs: Run | Mapping[str, Run | Sequence[Run]], **labelled: Run | Sequence[Run]) -> Comparison:
-    """Compare runs: directories, or experiments. Each is read now; call again to see what came since.
+    """Compare runs: directories, or experiments. Each is read once; call again to include newer events.
 
     Positional runs are labelled by what differs between their specs, or between how they deploy (or a
-    mapping has the labels); keywords are labels. A list of runs under one label are repetitions. Raises
-    RunError for a run that cannot be read, or if there is none.
+    mapping has the labels); keywords are labels. A list of runs under one label means repetitions. Raises
+    RunError for a run that cannot be read, or without runs.
     """
     found: list[Labelled] = []
     for one in runs:
@@ -84,7 +84,7 @@ def compare(*runs: Run | Mapping[str, Run | Sequence[Run]], **labelled: Run | Se
             found.append(open_run(_directory(one), None))
     found += _labelled(labelled)
     if not found:
-        raise RunError("there is nothing to compare: name at least one run")
+        raise RunError("there is nothing to compare: give at least one run")
     return Comparison(label_runs(found))
 
 
@@ -101,14 +101,14 @@ def _directory(run: object) -> Path:
         return Path(run)
     if isinstance(run, _HasPath):
         return Path(run.path)
-    raise RunError(f"{run!r} is no run: give the directory of one, or an experiment")
+    raise RunError(f"{run!r} is not a run: give the directory of a run, or an experiment")
 
 
 class Comparison(Drawer):
-    """Runs with their labels, and the figures that show them beside each other.
+    """Runs with their labels, and the figures that compare them.
 
-    Each figure takes ``columns``, 1 or 2: how much of a page's width it fills; one for which the runs have no
-    data raises RunError.
+    Each figure takes ``columns``, 1 or 2, the width it fills on a page; without data in these runs it raises
+    RunError.
     """
 
     def __init__(self, runs: Sequence[Labelled]) -> None:
@@ -121,7 +121,7 @@ class Comparison(Drawer):
 
     @property
     def summary(self) -> pd.DataFrame:
-        """One row a run: VMs, seconds of its launch, median and 95th percentile of the boots, deployments."""
+        """One row per run: VMs, seconds of its launch, median and p95 of its boots, deployments."""
         rows = []
         for run in self.runs:
             account, vms, phases = run.frames.account, run.frames.vms, run.frames.phases
@@ -139,7 +139,7 @@ class Comparison(Drawer):
     # ---- the figures ------------------------------------------------------------------------------
 
     def boot(self, columns: int = 1) -> Picture:
-        """For each label the share of the VMs that were up within so long; median and 95 % in the legend."""
+        """The cumulative distribution of boot times of each label; median and p95 in the legend."""
         data = boots_table(self.runs)
         if data.empty:
             raise RunError("no VM of these runs was powered on yet: call launch() first")
@@ -149,11 +149,10 @@ class Comparison(Drawer):
         )
 
     def deployment(self, columns: int = 1, *, vms: int | None = None) -> Picture:
-        """For each series the share of the VMs that were deployed within so long.
+        """The cumulative distribution of deployment times for each series.
 
-        Over all deployments on ``vms`` VMs; without it on the largest number that all series have. Only
-        deployments that began alike are compared: those that did without the first reboot are left out, where
-        there are others in any series.
+        Over all deployments on ``vms`` VMs, by default on the largest number that all series have.
+        Deployments that skipped the first reboot are left out if any series has others.
         """
         data, requested = self._of_size(vms_table(self.runs), "requested", vms)
         title = f"Deployment time on {count(requested, 'VM')} by"
@@ -162,10 +161,11 @@ class Comparison(Drawer):
     def steps(
         self, columns: int = 1, *, phase: Literal["launch", "measure"] | None = None, vms: int | None = None
     ) -> Picture:
-        """The steps of the boots, or the macro-steps of the deployments: medians, and a line up to 95 %.
+        """The steps of the boots, or the macro-steps of the deployments: medians, with lines up to the 95th
+        percentile.
 
-        Without a ``phase`` those of the deployments where each run has any, else those of the boots. ``vms``
-        is that of `deployment`. Raises ValueError for another ``phase``.
+        ``phase`` is by default "measure" if each run has deployments, else "launch"; raises ValueError for
+        others. ``vms`` as in `deployment`.
         """
         if phase is None:
             measured = all(len(run.frames.measurements.deployments) for run in self.runs)
@@ -179,7 +179,7 @@ class Comparison(Drawer):
             data, requested = self._of_size(macros_table(self.runs), "requested", vms)
             title = f"Macro-steps of deployments on {count(requested, 'VM')}"
         else:
-            raise ValueError(f"there are steps of 'launch' or of 'measure', not of {phase!r}")
+            raise ValueError(f"phase must be 'launch' or 'measure', not {phase!r}")
         took = data.groupby(["step", "series"], sort=False)["seconds"]
         table = took.quantile(np.array([0.5, 0.95])).unstack().set_axis(["median", "p95"], axis=1)
         table.insert(0, "vms", took.size())
@@ -195,13 +195,13 @@ class Comparison(Drawer):
         bound: Mapping[int, float] | None = None,
         prediction: Mapping[int, float] | None = None,
     ) -> Picture:
-        """Time of a whole deployment against its number of VMs: a line for each series through its medians.
+        """Total time of deployments against their number of VMs: a line through the medians of each series.
 
-        ``bound`` and ``prediction`` are those of `Figures.scalability`.
+        ``bound`` and ``prediction`` as in `Figures.scalability`.
         """
         shown = curve_table(self.runs)
         if shown.empty:
-            raise RunError("no deployment of these runs has come to its end yet: call measure() first")
+            raise RunError("no deployment of these runs has finished yet: call measure() first")
         lines = {"bound": bound or {}, "prediction": prediction or {}}
         return self._draw(
             lambda ax, rows: draw_scalability(ax, rows, lines["bound"], lines["prediction"]),
@@ -213,21 +213,21 @@ class Comparison(Drawer):
         )
 
     def over(self, parameter: str, columns: int = 1, *, vms: int | None = None) -> Picture:
-        """Time of the launch against a number in the spec, such as "windows.boot": a point a run.
+        """Time of the launch against a numeric parameter of the spec, such as "windows.boot", one point each.
 
-        With ``vms`` the time of deployments on so many VMs. Where the number was left to be chosen, a line
-        goes from side to side.
+        With ``vms`` the time of deployments on that many VMs. Runs in which the parameter was chosen
+        automatically are a horizontal line.
         """
         data = over_table(self.runs, parameter, vms)
         if data.empty:
             what = "launch" if vms is None else f"deployment on {count(vms, 'VM')}"
-            raise RunError(f"no {what} of these runs has come to its end yet")
+            raise RunError(f"no {what} of these runs has finished yet")
         what = "launch" if vms is None else "deployment"
         title = f"Time of a {what} against {parameter}"
         return self._draw(lambda ax, rows: _over(ax, rows, parameter, what), data, data, columns, 1.5, title)
 
     def save(self, directory: str | Path) -> list[Path]:
-        """Write every figure that there is data for, in one column; returns the PDF files."""
+        """Write every figure for which there is data, one column wide; returns the PDF files."""
         every: dict[str, Callable[[], Picture]] = {
             "compare-boot": self.boot,
             "compare-steps": lambda: self.steps(phase="launch"),
@@ -239,38 +239,38 @@ class Comparison(Drawer):
         for name, draw in every.items():
             try:
                 picture = draw()
-            except RunError:  # none of these runs has come so far
+            except RunError:  # no data yet
                 continue
             written.append(picture.save(Path(directory) / name)[0])
         return written
 
-    # ---- as a person sees it ----------------------------------------------------------------------
+    # ---- display ----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         return f"<Comparison of {count(len(self.runs), 'run')}: {', '.join(self.labels)}>"
 
     def _repr_html_(self) -> str:
         rows = []
-        for row in rows_of(self.summary):
+        for row in iter_rows(self.summary):
             times = [duration(float(value)) for value in (row.launch, row.boot_median, row.boot_p95)]
             numbers = [f"{number:,}" for number in (row.up, row.vms)]
             rows.append([escape(row.label), escape(row.run), *numbers, *times, f"{row.deployments:,}"])
-        head = ("label", "run", "up", "VMs", "launch", "boot, median", "boot, 95 %", "deployments")
+        head = ("label", "run", "up", "VMs", "launch", "boot median", "boot p95", "deployments")
         table = html.table(rows, head=head, numbers=range(2, len(head)))
-        return html.box("comparison", self.source.words, [table])
+        return html.box("comparison", self.source.description, [table])
 
     # ---- inside -----------------------------------------------------------------------------------
 
     @property
-    def source(self) -> Source:
-        """What the figures are drawn from."""
+    def source(self) -> FigureSource:
+        """The source of the figures."""
 
-        def together(words: list[str]) -> str:
-            return " and ".join(dict.fromkeys(word for word in words if word))
+        def joined(values: list[str]) -> str:
+            return " and ".join(dict.fromkeys(value for value in values if value))
 
-        guests = together([guest_words(run.guest) for run in self.runs])
+        guests = joined([guest_description(run.guest) for run in self.runs])
         names = tuple(dict.fromkeys(run.run for run in self.runs))
-        return Source(names, together([run.testbed for run in self.runs]), guests)
+        return FigureSource(names, joined([run.testbed for run in self.runs]), guests)
 
     def _shares(self, data: pd.DataFrame, by: str, columns: int, title: str, xlabel: str) -> Picture:
         groups = []
@@ -278,27 +278,29 @@ class Comparison(Drawer):
             words = f"{label}: {seconds(float(took.median()))} / {seconds(float(took.quantile(0.95)))}"
             groups.append((words, took))
         if not groups:
-            raise RunError("no VM of these runs has come so far yet")
+            raise RunError("no VM of these runs has reached this step yet")
         full = f"{title} {', '.join(map(str, dict.fromkeys(data[by])))}; median / 95 % of the VMs (s)"
         return self._draw(lambda ax, _: draw_shares(ax, groups, xlabel), data, data, columns, 1.6, full)
 
     def _of_size(self, data: pd.DataFrame, column: str, vms: int | None) -> tuple[pd.DataFrame, int]:
-        """The rows of ``vms`` VMs, or of the largest number that every series has. Raises RunError."""
+        """The rows for ``vms`` VMs, by default the largest number that every series has. Raises RunError."""
         if data.empty:
             raise RunError("no deployment of these runs deployed any VM yet: call measure() first")
         sizes = [set(own) for _, own in data.groupby("series")[column]]
         common = sorted(set.intersection(*sizes))
         every = sorted(set.union(*sizes))
         if vms is None and not common:
-            raise RunError(f"no number of VMs was deployed in all of them: choose one of {every} by vms=")
+            raise RunError(f"no number of VMs was deployed in all series: choose one of {every} with vms=")
         if vms is not None and vms not in every:
-            raise RunError(f"no deployment on {vms} VMs deployed any: there are {', '.join(map(str, every))}")
+            raise RunError(
+                f"no deployment on {vms} VMs deployed any: choose one of {', '.join(map(str, every))}"
+            )
         requested = int(common[-1]) if vms is None else vms
         own = data[data[column] == requested]
         compared = compared_only(own)
         if compared.empty:
             raise RunError(
-                f"no deployments on {requested} VMs began alike: some of their VMs skipped the first reboot;"
+                f"no deployments on {requested} VMs are comparable: some VMs skipped the first reboot;"
                 f" deploy on {requested} once more"
             )
         return compared, requested
@@ -308,7 +310,7 @@ class Comparison(Drawer):
 
 
 def _grouped(ax: Axes, rows: pd.DataFrame) -> None:
-    """For each step a bar for each series, below each other."""
+    """For each step one bar per series, below each other."""
     names = list(dict.fromkeys(rows["series"]))
     style: dict[str, dict[str, Any]] = {name: series_style(number) for number, name in enumerate(names)}
     hatches = ("", "////", "....", "\\\\\\\\", "xxxx", "----")
@@ -318,7 +320,7 @@ def _grouped(ax: Axes, rows: pd.DataFrame) -> None:
     for step, group in rows.groupby("step", sort=False):
         ticks.append(y + pitch / 2 * (len(group) - 1))
         labels.append(LABELS.get(str(step), str(step)))
-        for row in rows_of(group):
+        for row in iter_rows(group):
             colour = style[row.series]["color"]
             ax.barh(
                 y,

@@ -1,4 +1,4 @@
-"""Curves: time against a number, a point for each measurement and the median as a line; and shares of VMs."""
+"""Curves: time against a number, with a line through the medians; and cumulative distributions over VMs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_scalability", "draw_shares", "points", "with_lines"]
 
-_TICKS = 8  #: up to so many sizes each has its number
-_WIDE = 30  #: sizes that differ by more than this factor lie on a logarithmic axis
+_TICKS = 8  #: up to this many sizes each has its tick
+_WIDE = 30  #: sizes that differ by more than this factor are on a logarithmic axis
 _LINES = {"bound": "--", "prediction": ":"}
 
 
 def with_lines(rows: pd.DataFrame, lines: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
-    """``rows`` with a column for each of ``lines`` that has any value (size → seconds).
+    """``rows`` with one column for each of ``lines`` (size → seconds) that is not empty.
 
-    A size that was not measured gets a row of its own, the other columns of which are empty.
+    A size that was not measured gets an additional row, with the other columns empty.
     """
     known = {name: line for name, line in lines.items() if line}
     sizes = {int(size) for line in known.values() for size in line} - {int(size) for size in rows["vms"]}
@@ -45,9 +45,9 @@ def draw_scalability(
     prediction: Mapping[int, float] | None = None,
     bounded_by: str = "bound",
 ) -> None:
-    """Whole time (``total``) against ``vms``, a line for each ``series``; hollow points where VMs failed.
+    """Total time (``total``) against ``vms``, one line per ``series``; hollow points where VMs failed.
 
-    ``bounded_by`` says in the legend what the ``bound`` is.
+    ``bounded_by`` is the label of ``bound`` in the legend.
     """
     lines = {"bound": bound or {}, "prediction": prediction or {}}
     entries = points(ax, rows, "vms", "total")
@@ -69,7 +69,7 @@ def draw_scalability(
             style: dict[str, Any] = {"color": "black", "linestyle": _LINES[name], "linewidth": 0.9}
             if len(sizes) > 1:
                 ax.plot(sizes, [line[size] for size in sizes], **style)
-            else:  # no line goes through one point
+            else:  # a single point makes no line
                 ax.plot([0.8 * sizes[0], 1.2 * sizes[0]], [line[sizes[0]]] * 2, **style)
             entries.append(Line2D([], [], label=bounded_by if name == "bound" else name, **style))
     sizes = sorted({int(size) for size in rows["vms"]} | {int(n) for line in lines.values() for n in line})
@@ -83,10 +83,10 @@ def draw_scalability(
 
 
 def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
-    """A point for each row, the median of each ``series`` as a line; returns what the legend shows.
+    """One point per row and a line through the medians of each ``series``; returns the legend's entries.
 
-    Where VMs failed the point is hollow. Deployments that did not begin as the others did (`alike`) are a
-    plus, and no part of the median.
+    The point is hollow if VMs failed. Deployments that are not comparable (see `alike`) are drawn as a plus
+    and not included in the median.
     """
     compared = _compared(rows)
     names = list(dict.fromkeys(rows["series"]))
@@ -113,14 +113,14 @@ def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
 
 
 def _compared(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Which of some deployments, or launches, may be compared."""
+    """Which of these deployments, or launches, are comparable."""
     if "fresh" not in rows:
         return pd.Series(True, index=rows.index)
     return pd.Series(alike(rows["fresh"], rows["vms"]), index=rows.index)
 
 
 def draw_shares(ax: Axes, groups: Sequence[tuple[str, pd.Series]], xlabel: str) -> None:
-    """For each of (label, seconds) the share of the VMs that took at most so long."""
+    """The cumulative distribution over VMs for each (label, seconds)."""
     entries = []
     for number, (label, took) in enumerate(groups):
         style = series_style(number)
@@ -146,7 +146,7 @@ def draw_shares(ax: Axes, groups: Sequence[tuple[str, pd.Series]], xlabel: str) 
 
 
 def _sizes_axis(ax: Axes, sizes: list[int]) -> None:
-    """From 0 where the sizes lie near to each other, else logarithmic; each is named where there is room."""
+    """Linear from 0 for sizes of the same magnitude, else logarithmic; a tick for each if there is room."""
     if sizes[-1] / max(sizes[0], 1) > _WIDE:
         ax.set_xscale("log")
         ax.minorticks_off()
@@ -158,7 +158,7 @@ def _sizes_axis(ax: Axes, sizes: list[int]) -> None:
 
 
 def _crowded(sizes: list[int]) -> bool:
-    """True if numbers below the axis would touch: two of them nearer than a tenth of it."""
+    """True if tick labels would touch: two of them closer than a tenth of the axis."""
     linear = sizes[-1] / max(sizes[0], 1) <= _WIDE
     at = np.array(sizes, dtype=float) / sizes[-1] if linear else np.log(sizes) / np.log(sizes[-1] / sizes[0])
     return bool(len(sizes) > 1 and np.diff(at).min() < 0.1)

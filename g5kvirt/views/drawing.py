@@ -1,4 +1,4 @@
-"""What all figures are drawn with: the sheet with its foot, one line a VM for any number of them, legends."""
+"""Common parts of figures: page layout with a footer, timelines with one line per VM, legends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import FAILED
-from g5kvirt.views.palette import COLOURS, guest_words
+from g5kvirt.views.palette import COLOURS, guest_description
 from g5kvirt.views.style import STYLE, width
 
 if TYPE_CHECKING:
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SIMULATED",
-    "Part",
+    "FigureSource",
     "Picture",
-    "Sheets",
-    "Source",
+    "RunDrawer",
+    "Segment",
+    "draw_picture",
+    "draw_vm_timelines",
     "is_simulated",
     "legend",
     "narrow",
     "seconds",
-    "sheet",
-    "ways",
-    "ways_height",
+    "vm_timelines_height",
 ]
 
-SIMULATED = "simulated"  #: the testbed, and its guests, where a model ran instead of machines
+SIMULATED = "simulated"  #: the testbed and the guests of predictions by a model
 
 
 def is_simulated(testbed: str) -> bool:
@@ -53,16 +53,16 @@ def is_simulated(testbed: str) -> bool:
     return testbed.partition(":")[0] == SIMULATED
 
 
-_FOOT = 84  #: characters of a line of the foot, in one column
-_FEW = 12  #: up to so many VMs each has its number
-_BARS = 100  #: up to so many VMs each is a bar of its own, beyond they close up to areas
-_AREAS = 300  #: up to so many areas are drawn as such, beyond as an image whose points are averages
+_FOOTER = 84  #: characters per line of the footer, in one column
+_FEW = 12  #: up to this many VMs each has its number
+_BARS = 100  #: up to this many VMs each is a bar, beyond that they are drawn as areas without gaps
+_AREAS = 300  #: up to this many VMs are drawn as areas, beyond that as an image whose points are averages
 _IMAGE = (600, 1400)  #: its lines and columns
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure with its data and its caption. In a notebook it shows itself."""
+    """One figure with its data and its caption. A notebook displays it."""
 
     figure: Figure
     data: pd.DataFrame
@@ -73,7 +73,7 @@ class Picture:
 
         The same data gives the same bytes: no dates are written into the files.
         """
-        # Not `with_suffix`: a stem such as "boot-1.5" has a dot that is no suffix.
+        # Not `with_suffix`: in a stem such as "boot-1.5" the dot does not begin a suffix.
         pdf, png, csv = (Path(f"{stem}.{kind}") for kind in ("pdf", "png", "csv"))
         pdf.parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
@@ -103,54 +103,54 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a figure was drawn from. A testbed that is simulated says so whatever the guest is called."""
+class FigureSource:
+    """The runs, the testbed and the guests of a figure."""
 
     runs: tuple[str, ...]
     testbed: str
     guest: str = ""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """``run first, testbed local, guests: virtual machines (QEMU, emulated)``."""
         named = f"{'run' if len(self.runs) == 1 else 'runs'} {', '.join(self.runs)}"
         guest = self.guest or (SIMULATED if is_simulated(self.testbed) else "")
         words = f"{named}, testbed {self.testbed}"
-        return f"{words}, guests: {guest_words(guest)}" if guest else words
+        return f"{words}, guests: {guest_description(guest)}" if guest else words
 
 
-def sheet(
+def draw_picture(
     draw: Callable[[Axes, pd.DataFrame], None],
     shown: pd.DataFrame,
     data: pd.DataFrame,
     columns: int,
     height: float,
     title: str,
-    source: Source,
+    source: FigureSource,
 ) -> Picture:
-    """One figure: ``draw`` gets empty axes and ``shown``; the plot itself becomes ``height`` inches high.
+    """One figure: ``draw`` gets empty axes and ``shown``; the plot itself is ``height`` inches high.
 
-    ``data`` is what is kept beside it. The foot, and the caption after ``title``, name the ``source``.
+    ``data`` is saved with it. The footer and the caption, after ``title``, describe the ``source``.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width(columns), 3.0))
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw(axes, shown)
-        foot = wrap(source.words, _FOOT * columns)
+        foot = wrap(source.description, _FOOTER * columns)
         at = figure.text(0.99, 0.005, "\n".join(foot), fontsize=5.5, color="#555555", ha="right", va="bottom")
         at.set_linespacing(1.1)
         _fit(figure, axes, height, 0.17 + 0.085 * (len(foot) - 1))
-    return Picture(figure, data, f"{title}. {source.words}.")
+    return Picture(figure, data, f"{title}. {source.description}.")
 
 
 class Drawer(ABC):
-    """Draws figures, each with a foot that says what it is drawn from."""
+    """Draws figures, each with a footer that describes its source."""
 
     @property
     @abstractmethod
-    def source(self) -> Source:
-        """What the figures are drawn from."""
+    def source(self) -> FigureSource:
+        """The source of the figures."""
 
     def _draw(
         self,
@@ -161,10 +161,10 @@ class Drawer(ABC):
         height: float,
         title: str,
     ) -> Picture:
-        return sheet(draw, shown, data, columns, height, title, self.source)
+        return draw_picture(draw, shown, data, columns, height, title, self.source)
 
 
-class Sheets(Drawer):
+class RunDrawer(Drawer):
     """Draws figures of one run."""
 
     def __init__(self, frames: Frames, *, run: str, testbed: str, guest: str = "") -> None:
@@ -174,17 +174,18 @@ class Sheets(Drawer):
         self.guest = guest
 
     @property
-    def source(self) -> Source:
-        """What the figures are drawn from."""
-        return Source((self.run,), self.testbed, self.guest)
+    def source(self) -> FigureSource:
+        """The source of the figures."""
+        return FigureSource((self.run,), self.testbed, self.guest)
 
 
-# ---- one line a VM -------------------------------------------------------------------------------------
+# ---- one line per VM -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of every VM's way: from where to where (seconds, NaN if it was not gone), and its colour."""
+class Segment:
+    """A segment of every VM's timeline: from ``left`` to ``right`` (arrays over the VMs, seconds, NaN if a
+    VM has none), and its colour."""
 
     left: Any
     right: Any
@@ -197,18 +198,18 @@ class Part:
         return ~(np.isnan(self.left) | np.isnan(self.right))
 
 
-def ways(
-    ax: Axes, parts: Sequence[Part], lost: Any, until: Any, xlabel: str, ylabel: str, *, per_row: int = 4
+def draw_vm_timelines(
+    ax: Axes, parts: Sequence[Segment], lost: Any, until: Any, xlabel: str, ylabel: str, *, per_row: int = 4
 ) -> None:
-    """One line a VM, its parts in their colours; a cross at ``until`` for each VM that is ``lost``.
+    """One line per VM with its segments; a cross at ``until`` for each VM that is ``lost``.
 
-    ``ylabel`` is used where there are too many VMs to number each; ``per_row`` entries of the legend stand
-    side by side in a figure of one column.
+    ``ylabel`` is used if there are too many VMs to number each; ``per_row``: entries per row of the legend in
+    a figure of one column.
     """
     n = len(lost)
     parts = [part for part in parts if part.known.any()]
     (_bars if n <= _BARS else _areas if n <= _AREAS else _image)(ax, parts, n)
-    if lost.any():  # an empty line would still claim a place in the layout
+    if lost.any():  # an empty line would still take space in the layout
         size = 3.5 if n <= _BARS else 2.0
         at = np.flatnonzero(lost) + 1
         ax.plot(until[lost], at, "x", color=COLOURS[FAILED], markersize=size, clip_on=False)
@@ -227,17 +228,17 @@ def ways(
     legend(ax, drawn, per_row if narrow(ax) else 7)
 
 
-def _longest(parts: Sequence[Part]) -> float:
-    """Where the last part ends; 1 where nothing took any time."""
+def _longest(parts: Sequence[Segment]) -> float:
+    """The end of the last segment; 1 if nothing took any time."""
     return max((float(np.nanmax(part.right)) for part in parts), default=1.0) or 1.0
 
 
-def ways_height(n: int) -> float:
-    """Inches of the plot that `ways` needs for ``n`` VMs."""
+def vm_timelines_height(n: int) -> float:
+    """Inches of the plot that `draw_vm_timelines` needs for ``n`` VMs."""
     return 1.7 if n > _FEW else 0.3 + 0.1 * n
 
 
-def _bars(ax: Axes, parts: Sequence[Part], n: int) -> None:
+def _bars(ax: Axes, parts: Sequence[Segment], n: int) -> None:
     """A bar for each VM."""
     y = np.arange(1, n + 1)
     for part in parts:
@@ -246,8 +247,8 @@ def _bars(ax: Axes, parts: Sequence[Part], n: int) -> None:
         ax.barh(y[at], wide, left=left, height=0.8, color=part.colour, alpha=part.alpha, linewidth=0)
 
 
-def _areas(ax: Axes, parts: Sequence[Part], n: int) -> None:
-    """Each part one area with a step for each VM: no gaps between the lines."""
+def _areas(ax: Axes, parts: Sequence[Segment], n: int) -> None:
+    """Each segment is one area with a step for each VM: no gaps between the lines."""
     ys = np.repeat(np.arange(n + 1) + 0.5, 2)[1:-1]
     for part in parts:
         lefts, rights, known = (np.repeat(values, 2) for values in (part.left, part.right, part.known))
@@ -263,10 +264,10 @@ def _areas(ax: Axes, parts: Sequence[Part], n: int) -> None:
         )
 
 
-def _image(ax: Axes, parts: Sequence[Part], n: int) -> None:
-    """More VMs than the picture has points: each point is the average of the VMs that lie on it.
+def _image(ax: Axes, parts: Sequence[Segment], n: int) -> None:
+    """More VMs than the picture has points: each point is the average of its VMs.
 
-    Drawn as shapes, which of ten VMs a point shows would be chance.
+    If they were drawn as shapes, it would be arbitrary which of ten VMs a point shows.
     """
     lines, columns = min(_IMAGE[0], n), _IMAGE[1]
     longest = _longest(parts)
@@ -275,7 +276,7 @@ def _image(ax: Axes, parts: Sequence[Part], n: int) -> None:
     ends = np.linspace(0, n, lines + 1).round().astype(int)
     image = np.zeros((lines, columns, 4))
     for number, (first, last) in enumerate(pairwise(ends)):
-        change = np.zeros((columns + 1, 4))  # where a part begins and ends; its sum over the line is the line
+        change = np.zeros((columns + 1, 4))  # where segments begin and end; its cumulative sum is the line
         for part, colour in zip(parts, premultiplied, strict=True):
             known = part.known[first:last]
             for values, sign in ((part.left, 1), (part.right, -1)):
@@ -290,14 +291,14 @@ def _image(ax: Axes, parts: Sequence[Part], n: int) -> None:
     )
 
 
-# ---- the sheet -----------------------------------------------------------------------------------------
+# ---- layout --------------------------------------------------------------------------------------------
 
 
 def _fit(figure: Figure, ax: Axes, height: float, foot: float) -> None:
-    """Give the plot itself ``height`` inches, and its labels, the legend and the foot just their room."""
+    """Make the plot itself ``height`` inches high, with just enough room for labels, legend and footer."""
     legends = sum(one.get_window_extent().height for one in figure.legends) / figure.dpi
     room = {"left": 0.5, "right": 0.1, "bottom": 0.5, "top": 0.1}
-    for _ in range(3):  # how wide the labels are depends, a little, on how wide the plot is
+    for _ in range(3):  # the width of the labels depends, a little, on the width of the plot
         wide, high = figure.get_figwidth(), room["bottom"] + height + room["top"]
         figure.set_figheight(high)
         figure.subplots_adjust(

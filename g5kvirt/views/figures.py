@@ -3,14 +3,13 @@
 ::
 
     figures = experiment.figures                  # or Figures.open("runs/first")
-    figures.boot()                                # shows itself in a notebook
+    figures.boot()                                # a notebook displays it
     figures.boot(columns=2).save("paper/boot")    # paper/boot.pdf, .png and .csv
-    figures.scalability(bound={4: 12.5, 16: 50})  # what cannot be beaten, where it is known
+    figures.scalability(bound={4: 12.5, 16: 50})  # a lower bound, if one is known
     figures.map(by="boot")                        # every host and VM, coloured by its boot time
-    figures.save("runs/first/figures")            # all that there is data for
+    figures.save("runs/first/figures")            # all for which there is data
 
-Every figure says at its foot which run it shows, on which testbed, and with which kind of guest; a
-prediction says that it is one.
+The footer of every figure names the run, the testbed and the kind of guest, and says if it is a prediction.
 """
 
 from __future__ import annotations
@@ -24,8 +23,17 @@ import pandas as pd
 
 from g5kvirt.errors import RunError
 from g5kvirt.run.vocabulary import BOOT_STEPS, FAILED
-from g5kvirt.views.compared import open_run
-from g5kvirt.views.drawing import Part, Picture, legend, narrow, seconds, ways, ways_height
+from g5kvirt.views.compare_tables import open_run
+from g5kvirt.views.drawing import (
+    Picture,
+    Segment,
+    draw_vm_timelines,
+    legend,
+    narrow,
+    seconds,
+    vm_timelines_height,
+)
+from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.maps import MAPS, draw_map, lay_out
 from g5kvirt.views.measure_figures import DeploymentFigures
 from g5kvirt.views.palette import COLOURS, LABELS
@@ -34,13 +42,12 @@ from g5kvirt.views.tables import (
     COLUMN,
     boot_table,
     durations_table,
+    iter_rows,
     map_table,
     quantiles,
-    rows_of,
     steps_table,
     timeline_table,
 )
-from g5kvirt.views.words import count, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,35 +58,35 @@ __all__ = ["Figures", "Picture"]
 class Figures(DeploymentFigures):
     """The figures of one run; those of `measure` are inherited.
 
-    Each takes ``columns``, 1 or 2: how much of a page's width it fills.
+    Each takes ``columns``, 1 or 2, the width it fills on a page.
 
-    A figure for which the run has no data yet raises RunError, which says what to call first.
+    A figure for which the run has no data yet raises RunError, which names the phase to call first.
     """
 
     @classmethod
     def open(cls, directory: str | Path) -> Figures:
-        """The figures of the run in this directory, of which only reading is asked. Raises RunError."""
+        """The figures of the run in this directory, which is only read. Raises RunError."""
         one = open_run(Path(directory), None)
         return cls(one.frames, run=one.run, testbed=one.testbed, guest=one.frames.guest)
 
     def timeline(self, columns: int = 1) -> Picture:
-        """When each step of the experiment ran; over two columns also the parts of each step."""
+        """When each phase of the experiment ran; with two columns also the parts of each phase."""
         data = timeline_table(self.frames)
         if data.empty:
-            raise RunError("no step has begun yet: there is no timeline before reserve()")
+            raise RunError("no phase has started yet: call reserve() first")
         shown = data if columns == 2 else data[data["part"] == ""]
         lines = len(shown.groupby(["phase", "part"]))
         return self._draw(_timeline, shown, data, columns, 0.06 + 0.17 * lines, "Steps of the experiment")
 
     def boot(self, columns: int = 1) -> Picture:
-        """The way of every VM from its power-on to the minimal system, a line each."""
+        """The boot of every VM from power-on to the minimal system, one line per VM."""
         data = self._vms()
         return self._draw(
-            _boot, data, data, columns, ways_height(len(data)), f"Boot of {count(len(data), 'VM')}"
+            _boot, data, data, columns, vm_timelines_height(len(data)), f"Boot of {count(len(data), 'VM')}"
         )
 
     def distribution(self, columns: int = 1) -> Picture:
-        """For each step the share of the VMs that took at most so long; median and 95 % in the legend."""
+        """The cumulative distribution of the time of each step over the VMs; median and p95 in the legend."""
         self._vms()
         data = durations_table(self.frames)
         if data.empty:
@@ -88,33 +95,34 @@ class Figures(DeploymentFigures):
         return self._draw(_distribution, data, data, columns, 1.6, title)
 
     def steps(self, columns: int = 1) -> Picture:
-        """How the time of every step spread over the VMs: those of the boot and those of all deployments.
+        """The distribution of the time of every step over the VMs: of the boot and of all deployments.
 
-        A box from 25 % to 75 %, a line from 5 % to 95 %, the median; where there are few VMs each is a point.
+        A box from the 25th to the 75th percentile, a line from the 5th to the 95th, the median; with few VMs
+        also one point per VM.
         """
         self._vms()
         data = steps_table(self.frames)
         if data.empty:
-            raise RunError("no VM has reached its first step yet: there is nothing that spreads")
+            raise RunError("no VM has reached its first step yet: there is no distribution")
         number = len(data[["macro", "step"]].drop_duplicates())
         title = f"Distribution of {count(number, 'step')} over {count(data['name'].nunique(), 'VM')}"
         return self._draw(draw_steps, data, data, columns, steps_height(number), title)
 
     def map(self, columns: int = 1, *, by: Literal["state", "boot", "deployment"] = "state") -> Picture:
-        """Every site, its hosts and their VMs, a cell each.
+        """Every site, its hosts and their VMs, one cell per VM.
 
-        Its colour tells the VM's state, or how long its boot or its last deployment took (five classes of as
-        many VMs each). Raises ValueError for another ``by``.
+        The colour of a cell shows the VM's state, or the time of its boot or its last deployment (five
+        classes with equal numbers of VMs). Raises ValueError for another ``by``.
         """
         if by not in MAPS:
-            raise ValueError(f"the colours of a map tell {' or '.join(map(repr, MAPS))}, not {by!r}")
+            raise ValueError(f"by must be {' or '.join(map(repr, MAPS))}, not {by!r}")
         data = map_table(self.frames)
         vms = int((data["name"] != "").sum())
         if not vms:
             raise RunError("no VM has been placed yet: call place() first")
         if by != "state" and data[by].isna().all():
             needed = "launch" if by == "boot" else "measure"
-            raise RunError(f"no VM has a time of its {by} yet: call {needed}() first")
+            raise RunError(f"no VM has a {by} time yet: call {needed}() first")
         plan = lay_out(data, columns)
         title = f"{count(vms, 'VM')} on {count(data['host'].nunique(), 'host')}, by {by}"
         return self._draw(
@@ -128,9 +136,9 @@ class Figures(DeploymentFigures):
         bound: Mapping[int, float] | None = None,
         prediction: Mapping[int, float] | None = None,
     ) -> list[Path]:
-        """Write every figure that there is data for, in one column; returns the PDF files.
+        """Write every figure for which there is data, one column wide; returns the PDF files.
 
-        ``bound`` and ``prediction`` are those of `scalability`.
+        ``bound`` and ``prediction`` as in `scalability`.
         """
         every: dict[str, Callable[[], Picture]] = {
             "timeline": self.timeline,
@@ -147,7 +155,7 @@ class Figures(DeploymentFigures):
         for name, draw in every.items():
             try:
                 picture = draw()
-            except RunError:  # this run has not come so far
+            except RunError:  # no data yet
                 continue
             written.append(picture.save(Path(directory) / name)[0])
         return written
@@ -168,16 +176,16 @@ def _timeline(ax: Axes, rows: pd.DataFrame) -> None:
     for y, (name, calls) in enumerate(rows.groupby(["phase", "part"], sort=False)):
         phase, part = map(str, cast(tuple[str, str], name))
         whole = part == ""
-        # A step of a tenth of a second must still be seen: every bar has an edge.
+        # Every bar has an edge, so that even a phase of a tenth of a second can be seen.
         height = 0.62 if whole else 0.36
-        for call in rows_of(calls):
+        for call in iter_rows(calls):
             colour = COLOURS[FAILED] if call.status == "failed" else COLOURS["initrd" if whole else "kernel"]
             ax.barh(y, call.duration, height, call.start, color=colour, edgecolor=colour, linewidth=0.8)
         first, last = float(calls["start"].min()), calls.iloc[-1]
         words = duration(calls["duration"].sum())
         words += f" in {len(calls)} calls" if len(calls) > 1 else ""
         words += " (failed)" if last["status"] == "failed" else ""
-        # Beside the bars where there is room for it, after them or before them; else inside, at their end.
+        # After or before the bars if there is room, else inside, at their end.
         at, shift, side, ink = float(last["end"]), 3, "left", "black"
         if at > 0.75 * span:
             if first > 0.3 * span:
@@ -193,7 +201,7 @@ def _timeline(ax: Axes, rows: pd.DataFrame) -> None:
             ha=side,
             color=ink,
             fontsize=7 if whole else 6,
-            # over the bars of several calls, and the gaps between them
+            # on top of the bars of several calls and the gaps between them
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6} if len(calls) > 1 else None,
         )
         n = int(last["n"])
@@ -212,15 +220,15 @@ def _timeline(ax: Axes, rows: pd.DataFrame) -> None:
 def _boot(ax: Axes, vms: pd.DataFrame) -> None:
     edges = [vms["requested"].fillna(vms["power_on"]), *(vms[column] for column in COLUMN.values())]
     parts = [
-        Part(left.to_numpy(), right.to_numpy(), COLOURS[step], LABELS[step])
+        Segment(left.to_numpy(), right.to_numpy(), COLOURS[step], LABELS[step])
         for step, left, right in zip(BOOT_STEPS, edges, edges[1:], strict=False)
     ]
-    # What a VM that was given up had reached, and how long it was waited for after that.
+    # For a VM that was given up: the last milestone, and the time waited after that.
     lost = vms["gave_up"].notna().to_numpy()
     reached, until = pd.concat(edges, axis=1).max(axis=1).to_numpy(), vms["gave_up"].to_numpy()
     words = f"given up ({int(lost.sum()):,})"
-    parts.append(Part(reached, until, COLOURS[FAILED], words, alpha=0.35))
-    ways(ax, parts, lost, until, "time since launch began (s)", "VMs, by power-on")
+    parts.append(Segment(reached, until, COLOURS[FAILED], words, alpha=0.35))
+    draw_vm_timelines(ax, parts, lost, until, "time since launch began (s)", "VMs, by power-on")
 
 
 def _distribution(ax: Axes, data: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
-"""HTML that stands for itself: no scripts, no files beside it, readable on light and on dark.
+"""Self-contained HTML: no scripts, no other files, readable on light and dark pages.
 
-All styles are inline and all greys are transparent, so the page's own colours show through. Numbers of
-VMs are shown, never three thousand names.
+All styles are inline and all greys are transparent, so that the page's own colours show through. VMs are
+counted, not listed by name.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from g5kvirt.run.deployment_tables import Summary
-from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.tables import Account, Frames
 from g5kvirt.run.vocabulary import PLANNED
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS, guest_words
-from g5kvirt.views.progress import latest_words, phase_seconds, tries_words
-from g5kvirt.views.words import duration
+from g5kvirt.views.palette import PHASE_COLOURS, PHASE_MARKS, STATE_COLOURS, STATE_LABELS, guest_description
+from g5kvirt.views.progress import latest_message, time_taken
 
 __all__ = ["about", "bar", "box", "counts_bar", "experiment_html", "failures", "table"]
 
-_MARK = {"waiting": "·", "running": "▸", "ok": "✓", "failed": "✗"}
-_TINT = {"waiting": "inherit", "running": "#0072b2", "ok": "#009e73", "failed": "#d55e00"}
 _FAINT = "opacity:.65"
 _CELL = "text-align:left;padding:.1em 1.2em .1em 0;border:0;background:none;vertical-align:top"
 _NUMBER = (
@@ -31,17 +27,17 @@ _NUMBER = (
 
 
 def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
-    """An experiment: its six steps with state and time, and a bar of its VMs by state."""
+    """An experiment: its six phases with state and time, and a bar of its VMs by state."""
     account = frames.account
     progress = LiveModel.of(frames.journal, account.requested)
-    # A run that was cut short has a step without an end; its journal does not go on with the clock.
+    # An interrupted run has a phase without an end, which must not keep counting.
     now = max((e.t for e in frames.journal), default=time.time())
     rows = [
         [
-            f'<span style="color:{_TINT[phase.state]}">{_MARK[phase.state]}</span>',
+            f'<span style="color:{PHASE_COLOURS[phase.state]}">{PHASE_MARKS[phase.state]}</span>',
             escape(phase.name),
-            _took(phase, now),
-            escape(latest_words(phase) or {"waiting": "not begun"}.get(phase.state, "")),
+            time_taken(phase, now),
+            escape(latest_message(phase) or {"waiting": "not started"}.get(phase.state, "")),
         ]
         for phase in progress.phases.values()
     ]
@@ -49,14 +45,9 @@ def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
     return box(f"Experiment {name}", about(testbed, guest), parts)
 
 
-def _took(phase: PhaseState, now: float) -> str:
-    seconds = phase_seconds(phase, now)
-    return "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
-
-
 def about(testbed: str, guest: str) -> str:
-    """``testbed local; guests: …``."""
-    return f"testbed {testbed}" + (f"; guests: {guest_words(guest)}" if guest else "")
+    """The subtitle of a result: ``testbed local; guests: …``."""
+    return f"testbed {testbed}" + (f"; guests: {guest_description(guest)}" if guest else "")
 
 
 def box(title: str, subtitle: str, parts: Iterable[str]) -> str:
@@ -71,7 +62,7 @@ def box(title: str, subtitle: str, parts: Iterable[str]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), numbers: Sequence[int] = ()) -> str:
-    """Rows of cells (HTML); the columns in ``numbers`` are set to the right."""
+    """Rows of cells (HTML); the columns in ``numbers`` are right-aligned."""
 
     def line(cells: Sequence[str], tag: str, extra: str = "") -> str:
         styles = [(_NUMBER if i in numbers else _CELL) + extra for i in range(len(cells))]
@@ -98,7 +89,7 @@ def bar(progress: LiveModel) -> str:
 
 
 def counts_bar(counts: Mapping[str, int], total: int) -> str:
-    """``total`` VMs, so many in each state: a bar in proportion, and the counts."""
+    """A bar of ``total`` VMs by state, in proportion, and the counts."""
     if not total:
         return ""
     cells = "".join(
@@ -122,15 +113,15 @@ def _colour(state: str) -> str:
 
 
 def failures(account: Account | Summary, limit: int = 8) -> str:
-    """Why VMs were given up: reasons with their counts, the most frequent first, and where to read more."""
+    """Why VMs failed: reasons with their counts, the most frequent first, and the console of one VM each."""
     reasons: Mapping[tuple[str, str], int] = account.reasons
     rows = [
         [f"{number:,}", escape(step), escape(reason), escape(account.consoles.get((step, reason), ""))]
         for (step, reason), number in list(reasons.items())[:limit]
     ]
-    head = ["VMs", "given up at", "because", "last words of one"]
+    head = ["VMs", "failed at", "reason", "console of one"]
     if not account.consoles:
         rows, head = [row[:3] for row in rows], head[:3]
     more = len(reasons) - limit
-    rest = f'<div style="{_FAINT}">and {more:,} more reasons</div>' if more > 0 else ""
+    rest = f'<div style="{_FAINT}">and {more:,} other reasons</div>' if more > 0 else ""
     return table(rows, head=head, numbers=(0,)) + rest

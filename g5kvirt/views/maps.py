@@ -1,4 +1,4 @@
-"""The map of a run: every site, in it every host, in it every VM, as one small cell each."""
+"""The map of a run: its sites, their hosts, and one small cell per VM."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from matplotlib.patches import Patch, Rectangle
 
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED, WRITING
 from g5kvirt.views.drawing import legend, narrow, seconds
+from g5kvirt.views.formatting import count
 from g5kvirt.views.palette import STATE_COLOURS
 from g5kvirt.views.style import width
-from g5kvirt.views.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["MAPS", "Map", "draw_map", "lay_out"]
 
-MAPS = ("state", "boot", "deployment")  #: what the colours of a map may tell
+MAPS = ("state", "boot", "deployment")  #: what the colours of a map can show
 
 _WORDS = {"boot": "boot time of a VM (s)", "deployment": "deployment time of a VM (s)"}
 _STATES = {
@@ -34,18 +34,18 @@ _STATES = {
     "deployed": (STATE_COLOURS[DEPLOYED], "deployed"),
     "failed": (STATE_COLOURS[FAILED], "failed"),
 }
-#: From short to long, each darker than the one before (after the map cividis of matplotlib).
+#: From short to long, each darker than the previous one (after the map cividis of matplotlib).
 _SCALE = ("#fdea45", "#c3b369", "#8a8678", "#525c6d", "#00224e")
 _CELL = 0.13  #: inches: no cell is larger
 _LEFT = 0.62  #: inches: the names of the sites
-_NAMED = 0.58  #: inches: a host whose name stands below it
-_LINES = 3  #: hosts have their names if those of a site need no more lines
-_HEIGHT = 4.2  #: inches: a map is not higher, if its cells can be made smaller
+_NAMED = 0.58  #: inches: a host with its name below it
+_LINES = 3  #: hosts are named if those of a site need at most this many lines
+_HEIGHT = 4.2  #: inches: the maximum height of a map, as long as cells can be made smaller
 
 
 @dataclass(frozen=True)
 class Map:
-    """Where everything lies, in inches from the top left corner of the map."""
+    """Positions in inches from the top left corner of the map."""
 
     cell: float
     width: float
@@ -59,8 +59,8 @@ class Map:
 def lay_out(table: pd.DataFrame, columns: int) -> Map:
     """Place every host and VM of a table as of `g5kvirt.views.tables.map_table`.
 
-    Sites lie below each other, the hosts of one beside each other in as many lines as they need. Cells are
-    as large as they may be so that the map is not too high.
+    Sites are below each other, the hosts of a site side by side in as many lines as needed. Cells are as
+    large as the maximum height of the map allows.
     """
     wide = width(columns) - 0.12
     known = table.groupby(["site", "host"], sort=False)
@@ -98,7 +98,7 @@ def lay_out(table: pd.DataFrame, columns: int) -> Map:
 
 
 def draw_map(ax: Axes, table: pd.DataFrame, plan: Map, by: Literal["state", "boot", "deployment"]) -> None:
-    """Draw ``plan`` of ``table``; the colour of a cell says the VM's state, or how long it took."""
+    """Draw ``plan`` of ``table``; the colour of a cell shows the VM's state, or its time."""
     face, lost, entries, title = _by_state(table) if by == "state" else _by_time(table, by)
     gap = 0.08 * plan.cell
     boxes = [Rectangle((x - gap, y - gap), w + 2 * gap, h + 2 * gap) for _, x, y, w, h in plan.hosts]
@@ -143,7 +143,7 @@ def draw_map(ax: Axes, table: pd.DataFrame, plan: Map, by: Literal["state", "boo
     legend(ax, entries, (3 if narrow(ax) else 6), title)
 
 
-#: A colour for each row, whether it is crossed out, the legend and its title.
+#: A colour per row, whether the row has a cross, the entries of the legend and its title.
 _Coloured = tuple[list[Any], Any, Sequence[Patch], str | None]
 
 
@@ -158,7 +158,7 @@ def _by_state(table: pd.DataFrame) -> _Coloured:
 
 
 def _by_time(table: pd.DataFrame, by: str) -> _Coloured:
-    """Five classes with as many VMs each: a few slow ones do not make all others the same."""
+    """Five classes with equal numbers of VMs, so that a few slow VMs do not make all others look the same."""
     values = table[by].to_numpy(dtype=float)
     failed = (table["state"] == "failed").to_numpy()
     if by == "boot":

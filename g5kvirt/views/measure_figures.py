@@ -12,70 +12,82 @@ from g5kvirt.errors import RunError
 from g5kvirt.run.deployment_tables import Measurements, alike, column
 from g5kvirt.run.vocabulary import FAILED, PLANNED
 from g5kvirt.views.curves import draw_scalability, with_lines
-from g5kvirt.views.drawing import Part, Picture, Sheets, narrow, seconds, ways, ways_height
+from g5kvirt.views.drawing import (
+    Picture,
+    RunDrawer,
+    Segment,
+    draw_vm_timelines,
+    narrow,
+    seconds,
+    vm_timelines_height,
+)
+from g5kvirt.views.formatting import count
 from g5kvirt.views.measure_tables import (
     breakdown_table,
     largest,
     macros_of,
     nodes_table,
     series_of,
-    ways_table,
+    vm_timelines_table,
 )
 from g5kvirt.views.palette import COLOURS, macro_colour
 from g5kvirt.views.spread import draw_nodes
-from g5kvirt.views.tables import rows_of
-from g5kvirt.views.words import count
+from g5kvirt.views.tables import iter_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["DeploymentFigures"]
 
-_VAIN = "#cc79a7"  #: what a VM did in vain, before it came through
+_EARLIER = "#cc79a7"  #: attempts of a VM before the successful one
 
 
-class DeploymentFigures(Sheets):
+class DeploymentFigures(RunDrawer):
     """The figures of the deployments of one run."""
 
     def deployment(self, columns: int = 1, *, of: str | None = None) -> Picture:
-        """The way of every VM through the macro-steps until it was deployed, a line each.
+        """The macro-steps of every VM until it was deployed, one line per VM.
 
-        ``of`` names a deployment of the run; without it the one of the most VMs is shown, of several the
-        last.
+        ``of``: the name of a deployment; by default the one with the most VMs, the last of several.
         """
         known = self._measured()
         name = self._chosen(known, of)
-        data = ways_table(known, name)
+        data = vm_timelines_table(known, name)
         macros = macros_of(known, name)
         if data[[*map(column, macros), "gave_up"]].isna().all(axis=None):
-            raise RunError(f"no VM of deployment {name} has come through its first macro-step yet")
+            raise RunError(f"no VM of deployment {name} has finished its first macro-step yet")
         about = known.deployments.set_index("deployment").loc[name]
         environment = f" of {about['environment']}" if about["environment"] else ""
         title = f"Deployment {name}{environment}{self._series(name)} on {count(len(data), 'VM')}"
         return self._draw(
-            lambda ax, rows: _deployment(ax, rows, macros), data, data, columns, ways_height(len(data)), title
+            lambda ax, rows: _deployment(ax, rows, macros),
+            data,
+            data,
+            columns,
+            vm_timelines_height(len(data)),
+            title,
         )
 
     def nodes(self, columns: int = 1, *, of: str | None = None) -> Picture:
-        """How long each VM of a deployment took until it was deployed, a point each, by site and host.
+        """The deployment time of each VM, one point per VM, by site and host.
 
-        ``of`` is that of `deployment`.
+        ``of`` as in `deployment`.
         """
         known = self._measured()
         name = self._chosen(known, of)
         data = nodes_table(self.frames, name)
         if data["seconds"].isna().all():
-            raise RunError(f"no VM of deployment {name} has come to its end yet")
+            raise RunError(f"no VM of deployment {name} has finished yet")
         title = f"Deployment time of each of {count(len(data), 'VM')}, deployment {name}{self._series(name)}"
         return self._draw(draw_nodes, data, data, columns, 1.5, title)
 
     def breakdown(self, columns: int = 1, *, vms: int | None = None, series: str | None = None) -> Picture:
-        """How long each macro-step and each of its steps took: the median, and a line up to 95 % of the VMs.
+        """The time of each macro-step and its steps: the median, with a line up to the 95th percentile.
 
-        Over all deployments of ``vms`` VMs; without it, of the largest number that has any deployed. Where
-        the run's deployments differ in their settings, only those of one ``series`` (such as "chain") are
-        taken; without it, that of the last one. Only deployments that began alike are taken: those that did
-        without the first reboot are left out, where the run has others.
+        Over all deployments on ``vms`` VMs, by default on the largest number that was deployed. If the run's
+        deployments differ in their settings, only those of one ``series`` (such as "chain") are included, by
+        default that of the last one. Deployments that skipped the first reboot are left out if the run has
+        others.
         """
         known = self._measured()
         labels = series_of(self.frames)
@@ -83,13 +95,17 @@ class DeploymentFigures(Sheets):
         of = finished["deployment"].map(labels).fillna("")
         if series is not None:
             if finished.empty or series not in set(of):
-                raise RunError(f"no deployment of {series!r} deployed any VM: there are {', '.join(set(of))}")
+                raise RunError(
+                    f"no deployment of {series!r} deployed any VM: choose one of {', '.join(sorted(set(of)))}"
+                )
             finished = finished[of == series]
         sizes = sorted({int(requested) for requested in finished["requested"]})
         if not sizes:
             raise RunError("no VM has been deployed yet: there is no breakdown")
         if vms is not None and vms not in sizes:
-            raise RunError(f"no deployment of {vms} VMs deployed any: there are {', '.join(map(str, sizes))}")
+            raise RunError(
+                f"no deployment on {vms} VMs deployed any: choose one of {', '.join(map(str, sizes))}"
+            )
         requested = sizes[-1] if vms is None else vms
         finished = finished[finished["requested"] == requested]
         label = labels.get(finished["deployment"].iloc[-1], "")
@@ -98,7 +114,7 @@ class DeploymentFigures(Sheets):
         among = [name for name in own["deployment"] if name in set(compared["deployment"])]
         if not among:
             raise RunError(
-                f"the deployments on {requested} VMs began without the first reboot, others with it:"
+                f"the deployments on {requested} VMs skipped the first reboot, unlike others of this run:"
                 f" deploy on {requested} once more"
             )
         data = breakdown_table(known, requested, among)
@@ -113,17 +129,16 @@ class DeploymentFigures(Sheets):
         bound: Mapping[int, float] | None = None,
         prediction: Mapping[int, float] | None = None,
     ) -> Picture:
-        """Time of a whole deployment against its number of VMs: a point each, the median as a line.
+        """Total time of deployments against their number of VMs: points, with a line through the medians.
 
-        ``bound``, number of VMs → seconds, is drawn as what cannot be beaten, ``prediction`` as what a model
-        says; both are columns of the data too, with lines of their own for sizes that were not measured.
-        Without a ``bound`` it is what the transfer of the image takes at the least, by the rates of the links
-        in the testbed's inventory; what the VMs' processors have to do is not known beforehand.
-        Deployments that differ in their settings have a line each.
+        ``bound``, number of VMs → seconds, is drawn as a lower bound, ``prediction`` as the result of a
+        model; both are columns of the data too, with additional rows for sizes that were not measured. The
+        default ``bound`` is the minimum time of the image transfer at the link rates in the testbed's
+        inventory, without what the VMs compute. Deployments with different settings have one line each.
         """
         shown = self._measured().scalability.copy()
         if shown.empty:
-            raise RunError("no deployment has come to its end yet: there is no scalability curve")
+            raise RunError("no deployment has finished yet: there is no scalability curve")
         shown["series"] = shown["deployment"].map(series_of(self.frames)).fillna("")
         lines = {"bound": _transfer(shown) if bound is None else bound, "prediction": prediction or {}}
         word = "transfer bound" if bound is None else "bound"
@@ -138,7 +153,7 @@ class DeploymentFigures(Sheets):
         )
 
     def _chosen(self, known: Measurements, of: str | None) -> str:
-        """The deployment that is meant: ``of``, or the last one of the most VMs. Raises RunError."""
+        """The deployment to show: ``of``, or the last one with the most VMs. Raises RunError."""
         name = of or largest(known)
         if name is None or name not in set(known.deployments["deployment"]):
             some = ", ".join(known.deployments["deployment"].iloc[:8])
@@ -146,7 +161,7 @@ class DeploymentFigures(Sheets):
         return name
 
     def _series(self, name: str) -> str:
-        """In what the deployment differs from others of the run, for a title."""
+        """The settings in which the deployment differs from others of the run, for a title."""
         label = series_of(self.frames).get(name, "")
         return f" ({label})" if label else ""
 
@@ -158,7 +173,7 @@ class DeploymentFigures(Sheets):
 
 
 def _transfer(shown: pd.DataFrame) -> dict[int, float]:
-    """Number of VMs → the least time that the transfer of the image takes, where the journal says it."""
+    """Number of VMs → the minimum time of the image transfer, where it is recorded."""
     known = shown.dropna(subset=["transfer_bound"]).groupby("vms")["transfer_bound"].min()
     return {int(size): float(seconds) for size, seconds in known.items()}  # type: ignore[call-overload]
 
@@ -171,28 +186,30 @@ def _deployment(ax: Axes, vms: pd.DataFrame, macros: list[str]) -> None:
     zero = np.zeros(len(vms))
     longest = float(np.nanmax(vms[[*map(column, macros), "gave_up"]].to_numpy()))
     lines, other = [], []
-    left = begun if begun.max(initial=0.0) > 0.005 * longest else zero  # else nobody would see it
+    left = begun if begun.max(initial=0.0) > 0.005 * longest else zero  # else too short to be seen
     if left is begun:
-        other.append(Part(zero, begun, COLOURS[PLANNED], "waiting"))
+        other.append(Segment(zero, begun, COLOURS[PLANNED], "waiting"))
     for number, macro in enumerate(macros):
         right = vms[column(macro)].to_numpy()
         start = np.fmax(left, vms[f"{column(macro)}_begun"].to_numpy())
         late = ~np.isnan(right) & (start - left > 0.002 * longest)
-        other.append(Part(left, np.where(late, start, np.nan), _VAIN, "earlier tries"))
-        lines.append(Part(np.where(late, start, left), right, macro_colour(number), macro))
+        other.append(Segment(left, np.where(late, start, np.nan), _EARLIER, "earlier tries"))
+        lines.append(Segment(np.where(late, start, left), right, macro_colour(number), macro))
         left = np.fmax(left, right)
     parts = [*lines, *other]
     lost = vms["gave_up"].notna().to_numpy()
     until = vms["gave_up"].to_numpy()
-    parts.append(Part(left, until, COLOURS[FAILED], f"failed ({int(lost.sum()):,})", alpha=0.35))
-    ways(ax, parts, lost, until, "time since the deployment began (s)", "VMs, by their start", per_row=3)
+    parts.append(Segment(left, until, COLOURS[FAILED], f"failed ({int(lost.sum()):,})", alpha=0.35))
+    draw_vm_timelines(
+        ax, parts, lost, until, "time since the deployment began (s)", "VMs, by their start", per_row=3
+    )
 
 
 def _breakdown(ax: Axes, rows: pd.DataFrame) -> None:
     span = float(rows["p95"].max()) or 1.0
     labels = []
     number = -1
-    for y, row in enumerate(rows_of(rows)):
+    for y, row in enumerate(iter_rows(rows)):
         whole = row.step == ""
         number += whole
         colour = macro_colour(number)

@@ -23,20 +23,20 @@ __all__ = [
     "series_of",
     "settings_of",
     "sizes_table",
-    "ways_table",
+    "vm_timelines_table",
 ]
 
-#: The part of a macro-step in which a VM waited for its turn, between the steps it did.
+#: The part of a macro-step in which a VM waited for its turn.
 WAITING = "waiting"
 
-#: Words of a deployment's first event that are no setting.
+#: Keys of a deployment's first event that are not settings.
 _NO_SETTINGS = {"deployment", "sha256"}
 
 _BREAKDOWN = ["macro", "step", "vms", "min", "median", "mean", "p95", "max"]
 
 
 def largest(measurements: Measurements) -> str | None:
-    """The deployment of the most VMs, of several the last; None without any."""
+    """The deployment with the most VMs, the last of several; None without deployments."""
     known = measurements.deployments
     if known.empty:
         return None
@@ -66,7 +66,7 @@ def differing(documents: Collection[Mapping[str, Any]]) -> list[str]:
 
 
 def settings_of(frames: Frames) -> dict[str, dict[str, str]]:
-    """Deployment → how it was done (environment, broadcast, …), in the words of its first event."""
+    """Deployment → its settings (environment, broadcast, …), from its first event."""
     return {
         name: {k: v for k, v in deployment.about.items() if isinstance(v, str) and k not in _NO_SETTINGS}
         for name, deployment in frames.state.deployments.items()
@@ -75,7 +75,7 @@ def settings_of(frames: Frames) -> dict[str, dict[str, str]]:
 
 
 def series_of(frames: Frames) -> dict[str, str]:
-    """Deployment → the settings in which it differs from others of the run, in words; "" if in none."""
+    """Deployment → the settings in which it differs from others of the run, as text; "" if in none."""
     settings = settings_of(frames)
     keys = differing(settings.values())
     return {
@@ -85,8 +85,8 @@ def series_of(frames: Frames) -> dict[str, str]:
 
 
 def nodes_table(frames: Frames, deployment: str) -> pd.DataFrame:
-    """One row a VM of a deployment, by site and host: ``seconds`` from the deployment's begin until it
-    was deployed, or given up.
+    """One row per VM of a deployment, by site and host: ``seconds`` from the start of the deployment until
+    it was deployed, or given up.
     """
     known = frames.measurements
     zero = float(known.deployments.loc[known.deployments["deployment"] == deployment, "start"].iloc[0])
@@ -103,12 +103,12 @@ def nodes_table(frames: Frames, deployment: str) -> pd.DataFrame:
     return table[["deployment", "site", "host", "vm", "outcome", "seconds", "failed_at", "reason"]]
 
 
-def ways_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
-    """One row a VM of a deployment in the order of its figure; times in seconds since the deployment began.
+def vm_timelines_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
+    """One row per VM of a deployment in the order of its figure; times in seconds since the deployment began.
 
-    ``begun`` is when its first step began (before it waited for its turn); for each macro-step ``X_begun``
-    and ``X`` are when the try with which it came through began and ended; ``gave_up`` when it was given up.
-    NaN for what was not, and for what was in vain because the VM had to go back to an earlier macro-step.
+    ``begun``: start of its first step (before that it waited for its turn); for each macro-step, ``X_begun``
+    and ``X``: start and end of the successful attempt; ``gave_up``: when it was given up. NaN where there is
+    none, and for macro-steps that were undone because the VM returned to an earlier one.
     """
     known = measurements.deployments
     zero = float(known.loc[known["deployment"] == deployment, "start"].iloc[0])
@@ -128,7 +128,7 @@ def ways_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
         table[f"{name}_begun"] = (vms["vm"].map(own.groupby("vm")["start"].min()) - zero).where(end.notna())
         table[name] = before = end
     table["gave_up"] = (vms["end"] - zero).where(vms["outcome"] == "failed")
-    # As in the figure of the boots: what began at about the same time lies in the order in which it ended.
+    # As in the figure of the boots: VMs that started at about the same time are in the order of their end.
     end = vms["end"] - zero
     wide = max(float(end.max()) if end.notna().any() else 0.0, 1e-9) / 40
     table["_about"], table["_end"] = table["begun"] // wide, end
@@ -137,8 +137,8 @@ def ways_table(measurements: Measurements, deployment: str) -> pd.DataFrame:
 
 
 def in_vms(measurements: Measurements) -> pd.DataFrame:
-    """The rows of `Measurements.attempts` that took place in a VM: not those that were skipped, nor steps of
-    a VM's host, such as the broadcast, which a VM only waits for."""
+    """The rows of `Measurements.attempts` that took place in a VM: without skipped steps, and without steps
+    on hosts, such as the broadcast, for which a VM only waits."""
     steps = measurements.attempts
     elsewhere = {d.name: d.on_hosts for d in measurements.states}
     place = zip(steps["deployment"], steps["step"], strict=True)
@@ -153,9 +153,8 @@ def breakdown_table(
     ``requested`` VMs (None: of any number) ``among`` those named (None: all) that began `alike`. Durations in
     seconds.
 
-    Of the VMs that were deployed. What a VM did more than once is added up; a step that it skipped, or that
-    takes place on its host, does not count. Where VMs waited for their turn, ``waiting`` is the rest of the
-    macro-step.
+    Over the deployed VMs. Repeated attempts of a VM are added up; skipped steps and steps on hosts do not
+    count. If VMs waited for their turn, ``waiting`` is the remaining time of the macro-step.
     """
     known = measurements.deployments
     known = known[alike(known["fresh"], known["requested"])]
@@ -181,7 +180,7 @@ def breakdown_table(
         waited = whole.sub(own.groupby(key)["duration"].sum(), fill_value=0.0).clip(lower=0.0)
         if float(waited.quantile(0.95)) > 0.01 * float(whole.quantile(0.95)) + 1e-3:
             rows.append(_row(macro, WAITING, waited))
-        # In the order of the workflow: that of the events is another where VMs skipped steps or went back.
+        # In the order of the workflow: events are in another order where VMs skipped steps or went back.
         took = {str(step): group["duration"] for step, group in own.groupby("step")}
         rows += [_row(macro, step, took[step]) for step in sorted(took, key=order.__getitem__)]
     return pd.DataFrame(rows, columns=_BREAKDOWN)
@@ -193,12 +192,12 @@ def _row(macro: str, step: str, took: pd.Series[float]) -> list[object]:
 
 
 def sizes_table(measurements: Measurements) -> pd.DataFrame:
-    """One row for each environment, broadcast, provisioner and number of VMs: outcomes, and seconds.
+    """One row per environment, broadcast, provisioner and number of VMs: outcomes, and seconds.
 
-    ``times``: how many deployments; ``compared``: how many of them the times are medians over: those that
-    began `alike`, here those with the first reboot if there are any. ``total`` is the median over these of
-    the time from the begin until the last VM, ``median_vm`` and ``p95_vm`` those of the median and the 95th
-    percentile of single VMs; NaN where none is compared.
+    ``times``: number of deployments; ``compared``: how many of them are comparable (see
+    `g5kvirt.run.deployment_tables.alike`), over which the times are medians. ``total``: from the start until
+    the last VM has finished; ``median_vm`` and ``p95_vm``: median and 95th percentile of single VMs; NaN if
+    none is comparable.
     """
     known = measurements.deployments
     key = ["environment", "broadcast", "provisioner", "requested"]

@@ -1,8 +1,8 @@
-"""The words and colours of a VM's way up, the same in the terminal, in HTML and in print.
+"""Labels and colours of VM states and boot steps, the same in the terminal, in HTML and in print.
 
 Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers tell
-apart, and in the order of the steps they also differ in lightness in a black and white print. Steps are
-what takes time, in figures; states are where a VM stands, in the live view.
+apart; in the order of the steps they also differ in lightness, for black and white prints. Steps are
+what takes time (in figures); states are how far a VM is (in the live view).
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ __all__ = [
     "COLOURS",
     "LABELS",
     "MACRO_COLOURS",
+    "PHASE_COLOURS",
+    "PHASE_MARKS",
     "STATES",
     "STATE_COLOURS",
     "STATE_LABELS",
-    "guest_words",
+    "guest_description",
     "macro_colour",
     "shown_state",
 ]
 
-#: What happens until the milestone, in words that a figure's legend can bear. A step without an entry here is
-#: shown by its own name.
+#: Boot step → its label in the legend of a figure: what happens until the milestone. Other steps are shown
+#: by their name.
 LABELS = {step: step.replace("-", " ") for step in BOOT_STEPS} | {
     "power-on": "power on",
     "dhcp": "firmware, DHCP",
@@ -33,7 +35,7 @@ LABELS = {step: step.replace("-", " ") for step in BOOT_STEPS} | {
     "minimal-system": "system start",
 }
 
-#: Of a step without a colour of its own.
+#: The colour of all other steps.
 _OTHER = "#a0783c"
 
 COLOURS = dict.fromkeys(BOOT_STEPS, _OTHER) | {
@@ -50,7 +52,7 @@ COLOURS = dict.fromkeys(BOOT_STEPS, _OTHER) | {
     DEPLOYED: "#5fd068",
 }
 
-#: Where a VM stands, in the order of its way. Each is named after the step that brought it there.
+#: The states of a VM in the live view, in order. Each is named after the step that leads to it.
 STATES = (
     PLANNED,
     "power-on",
@@ -65,8 +67,8 @@ STATES = (
 
 
 def _shown_as() -> dict[str, str]:
-    """Each step of a boot → the last one up to it that is a state: script and initrd, say, are too short to
-    see by eye."""
+    """Boot step → the last step up to it that is a state: script and initrd, for example, are too short to be
+    seen."""
     shown, state = {}, PLANNED
     for step in BOOT_STEPS:
         state = step if step in STATES else state
@@ -89,7 +91,7 @@ STATE_LABELS = {state: state for state in STATES} | {
     "minimal-system": "minimal system",
 }
 
-#: Seen on light and on dark; two greys, then colour, so that the start of a run is quiet.
+#: Readable on light and dark pages; two greys first, so that the start of a run is unobtrusive.
 STATE_COLOURS = {
     PLANNED: "#c9c9c9",
     "power-on": "#606060",
@@ -102,7 +104,11 @@ STATE_COLOURS = {
     FAILED: "#d55e00",
 }
 
-#: The macro-steps of a deployment in their order: light, dark, between.
+#: State of a phase → its mark, and its colour on a page.
+PHASE_MARKS = {"waiting": "·", "running": "▸", "ok": "✓", "failed": "✗"}
+PHASE_COLOURS = {"waiting": "inherit", "running": "#0072b2", "ok": "#009e73", "failed": "#d55e00"}
+
+#: The macro-steps of a deployment in their order: light, dark, medium.
 MACRO_COLOURS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
 
 
@@ -116,6 +122,6 @@ for _guest in GUESTS.values():
     _GUESTS |= _guest.words
 
 
-def guest_words(guest: str) -> str:
-    """The kind of guest in words: ``"simulated"`` always says that it is a prediction."""
+def guest_description(guest: str) -> str:
+    """A description of the kind of guest; that of ``"simulated"`` says that it is a prediction."""
     return _GUESTS.get(guest, guest)

@@ -1,4 +1,4 @@
-"""The phases of a run and its deployments in words: what each is doing, and how far it is."""
+"""Progress of a run as text: the state of each phase and of its deployments, the time taken so far."""
 
 from __future__ import annotations
 
@@ -11,68 +11,79 @@ from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.state import RunState
 from g5kvirt.run.vocabulary import DEPLOYMENT
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.views.words import count, duration
+from g5kvirt.views.formatting import count, duration
 
 __all__ = [
-    "deployment_words",
+    "deployment_progress",
     "last_phase",
-    "latest_words",
-    "phase_seconds",
-    "phase_words",
-    "stands_at",
-    "tries_words",
+    "latest_message",
+    "phase_message",
+    "phase_title",
+    "run_status",
+    "time_taken",
 ]
 
 
-def phase_seconds(phase: PhaseState, now: float) -> float | None:
-    """The time of all tries of a phase, the running one until ``now``; None before it began."""
-    seconds = phase.seconds(now)
-    return None if math.isnan(seconds) else seconds
+def time_taken(phase: PhaseState, now: float = math.nan) -> str:
+    """The total time of a phase over all its calls: ``12.3 s``, ``1 min 20 s in 3 calls``.
+
+    A running call counts until ``now``; empty if the phase has not started, or runs and ``now`` is NaN.
+    """
+    return _duration_of_calls(phase.seconds(now), len(phase.tries))
 
 
-def tries_words(tries: int) -> str:
-    """``" in 3 calls"``; nothing for one."""
+def phase_title(phase: str, status: str, seconds: float, tries: int) -> str:
+    """The heading of a result: ``launch: ok in 12.3 s``, ``measure: ok in 1 min 20 s in 3 calls``."""
+    taken = _duration_of_calls(seconds, tries)
+    return f"{phase}: {status}" + (f" in {taken}" if taken else _calls(tries))
+
+
+def _duration_of_calls(seconds: float, tries: int) -> str:
+    return "" if math.isnan(seconds) else duration(seconds) + _calls(tries)
+
+
+def _calls(tries: int) -> str:
     return f" in {count(tries, 'call')}" if tries > 1 else ""
 
 
-def phase_words(state: RunState, name: str) -> str:
-    """What a phase is doing: how far its deployment is, the last event about it, or why it failed."""
+def phase_message(state: RunState, name: str) -> str:
+    """What a phase is doing: the progress of its deployment, its latest event, or why it failed."""
     phase = state.phases[name]
     deployment = next(reversed(state.deployments.values()), None)
     if name == "measure" and phase.state == "running" and deployment is not None:
-        return deployment_words(deployment)
-    return latest_words(phase)
+        return deployment_progress(deployment)
+    return latest_message(phase)
 
 
-def latest_words(phase: PhaseState) -> str:
-    """The last event of a phase in words, or why it failed; empty before and after a good end."""
+def latest_message(phase: PhaseState) -> str:
+    """The latest event of a phase as text, or why it failed; empty before it starts and after it succeeds."""
     event = phase.latest
     if event is None:
         return ""
-    return event.reason if event.is_phase else _event_words(event)
+    return event.reason if event.is_phase else _event_message(event)
 
 
-def deployment_words(deployment: DeploymentState) -> str:
+def deployment_progress(deployment: DeploymentState) -> str:
     """``d1 (mini): 3/8 deployed, 1 failed``."""
     name, environment = deployment.name, deployment.environment
-    what = f"{name} ({environment})" if environment else name
-    lost = f", {deployment.failed:,} failed" if deployment.failed else ""
-    return f"{what}: {deployment.deployed:,}/{deployment.requested:,} deployed{lost}"
+    label = f"{name} ({environment})" if environment else name
+    failed = f", {deployment.failed:,} failed" if deployment.failed else ""
+    return f"{label}: {deployment.deployed:,}/{deployment.requested:,} deployed{failed}"
 
 
 def last_phase(state: RunState) -> PhaseState | None:
-    """The last phase in the experiment's order that was begun."""
-    begun = [phase for phase in state.phases.values() if phase.tries]
-    return begun[-1] if begun else None
+    """The last phase, in the experiment's order, that has started."""
+    started = [phase for phase in state.phases.values() if phase.tries]
+    return started[-1] if started else None
 
 
-def stands_at(state: RunState) -> str:
-    """In a few words: ``deploy running``, ``launch failed``, ``launch done``, ``nothing done``."""
+def run_status(state: RunState) -> str:
+    """The state of the run: ``deploy running``, ``launch failed``, ``launch done``, ``nothing done``."""
     last = last_phase(state)
     return f"{last.name} {'done' if last.state == 'ok' else last.state}" if last else "nothing done"
 
 
-def _event_words(event: Event) -> str:
+def _event_message(event: Event) -> str:
     """``submitted nancy``, ``dnsmasq failed on graphene-1: …``."""
     what = event.step.replace("-", " ")
     if event.kind == "run":
@@ -81,10 +92,10 @@ def _event_words(event: Event) -> str:
     if event.status == "failed":
         return f"{what} failed on {event.subject}" + (f": {event.reason}" if event.reason else "")
     suffix = {"start": " …", "retry": " again", "skipped": " skipped"}.get(event.status, "")
-    return f"{what} {event.subject}{suffix}{_start_words(event)}"
+    return f"{what} {event.subject}{suffix}{_start_message(event)}"
 
 
-def _start_words(event: Event) -> str:
+def _start_message(event: Event) -> str:
     """``: starts at 2026-12-01 19:00:00 in Paris, in 2 h 10 min``, of a job that is to start later."""
     start = event.detail.get("start")
     if event.phase != "reserve" or not isinstance(start, int | float) or start - event.t < 2:
@@ -98,5 +109,5 @@ def _whole_deployment(event: Event) -> str:
     detail = event.detail
     if event.status == "start":
         return f"deployment {event.subject} on {detail.get('asked', '?')} VMs"
-    words = [f"{detail[state]} {state}" for state in ("deployed", "failed") if detail.get(state)]
-    return f"deployment {event.subject}: {', '.join(words) or event.status}"
+    parts = [f"{detail[state]} {state}" for state in ("deployed", "failed") if detail.get(state)]
+    return f"deployment {event.subject}: {', '.join(parts) or event.status}"

@@ -1,4 +1,4 @@
-"""How times spread: every step as a box with its VMs, and the VMs of a deployment host by host."""
+"""Distributions of times: a box per step over the VMs, and the VMs of a deployment by host."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_nodes", "draw_steps", "steps_height"]
 
-_EACH = 48  #: up to so many VMs each is a point
-_SHORTEST = 0.01  #: seconds: on a logarithmic axis, what was shorter lies here
+_EACH = 48  #: up to this many VMs each is a point
+_SHORTEST = 0.01  #: seconds: shorter times are drawn here, on the logarithmic axis
 _LAUNCH = "#999999"
-_HOSTS = 40  #: up to so many hosts each is told from its neighbours
+_HOSTS = 40  #: up to this many hosts every second one is shaded
 
 
 def steps_height(steps: int) -> float:
-    """Inches of the plot that `draw_steps` needs for so many ``steps``."""
+    """The height in inches of `draw_steps` for this number of ``steps``."""
     return 0.1 + 0.145 * steps
 
 
 def draw_steps(ax: Axes, rows: pd.DataFrame) -> None:
-    """A line a step: box from 25 % to 75 %, whiskers from 5 % to 95 %, the median, and each VM if few.
+    """One line per step: a box from 25 % to 75 %, whiskers from 5 % to 95 %, the median, and each VM if few.
 
     ``rows`` as of `g5kvirt.views.tables.steps_table`.
     """
@@ -76,7 +76,7 @@ def _draw_step(ax: Axes, y: int, took: pd.Series, colour: str) -> None:
     )
     ax.plot([median, median], [y - 0.31, y + 0.31], color="black", linewidth=1.4, zorder=4)
     if len(values) <= _EACH:
-        # Spread over the height of the line, so that equal times stay apart; no chance in it.
+        # Spread over the height of the line, deterministically, so that equal times do not overlap.
         at = y + 0.24 * (np.arange(len(values)) % 3 - 1)
         ax.plot(
             values.clip(min=_SHORTEST),
@@ -101,7 +101,7 @@ def _draw_step(ax: Axes, y: int, took: pd.Series, colour: str) -> None:
 
 
 def draw_nodes(ax: Axes, rows: pd.DataFrame) -> None:
-    """A point a VM, host by host and site by site; the median over all as a line, crosses for what failed.
+    """One point per VM, by site and host; a line for the median over all, crosses for failed VMs.
 
     ``rows`` as of `g5kvirt.views.measure_tables.nodes_table`.
     """
@@ -140,14 +140,14 @@ def draw_nodes(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _runs(values: pd.Series) -> list[tuple[int, int]]:
-    """Where the same value stands side by side: (first, one past the last) of each run."""
+    """(first, one past the last) of each run of equal values."""
     known = values.to_list()
     edges = [0, *(i for i in range(1, len(known)) if known[i] != known[i - 1]), len(known)]
     return list(pairwise(edges))
 
 
 def _site_ticks(ax: Axes, sites: pd.Series) -> None:
-    """The name of each site below its VMs, upright where there is no room beside each other."""
+    """The name of each site below its VMs, rotated if there is not enough room."""
     runs = _runs(sites)
     for _, last in runs[:-1]:
         ax.axvline(last + 0.5, color="#888888", linewidth=0.5, zorder=1)

@@ -1,7 +1,7 @@
-"""How figures look in print: one style, two widths, the same bytes from the same data.
+"""The style of figures in print: one style, two widths, the same bytes from the same data.
 
-Only fonts that come with matplotlib are used, and where a system has others of that name, matplotlib's own
-come first: a figure is the same on every machine with the same matplotlib.
+Only fonts that come with matplotlib are used, in preference to system fonts of the same name: a figure is the
+same on every machine with the same matplotlib.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 __all__ = ["ONE_COLUMN", "SERIES", "STYLE", "TWO_COLUMNS", "series_style", "width"]
 
-ONE_COLUMN = 3.3  #: inches: a column of a two-column paper, the narrowest of the usual ones
-TWO_COLUMNS = 7.0  #: inches: its whole width
+ONE_COLUMN = 3.3  #: inches: a column of a two-column paper (the narrowest common format)
+TWO_COLUMNS = 7.0  #: inches: the full width
 
-#: Lines that stand for different runs: colour (Okabe and Ito), dashes, marker. Any one of the three tells
-#: them apart, so that a print in black and white does too.
+#: Lines of different series: colour (Okabe and Ito), dashes, marker. Each of the three distinguishes them, so
+#: that they can be told apart in black and white.
 SERIES = (
     ("#0072b2", "-", "o"),
     ("#e69f00", "--", "s"),
@@ -52,7 +52,7 @@ STYLE: dict[str, Any] = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.2,
     "hatch.linewidth": 0.5,
-    "pdf.fonttype": 42,  # TrueType: what journals ask for
+    "pdf.fonttype": 42,  # TrueType, as journals require
     "figure.dpi": 150,
     "savefig.dpi": 300,
     "path.simplify": False,
@@ -68,5 +68,5 @@ def width(columns: int) -> float:
 
 
 def series_style(number: int) -> dict[str, Any]:
-    """How the ``number``-th line of a figure is drawn, from 0: ``color``, ``linestyle``, ``marker``."""
+    """The style of the ``number``-th line of a figure, from 0: ``color``, ``linestyle``, ``marker``."""
     return dict(zip(("color", "linestyle", "marker"), SERIES[number % len(SERIES)], strict=True))

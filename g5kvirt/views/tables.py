@@ -18,29 +18,29 @@ __all__ = [
     "COLUMN",
     "boot_table",
     "durations_table",
+    "iter_rows",
     "map_table",
     "quantiles",
-    "rows_of",
     "steps_table",
     "timeline_table",
 ]
 
-#: Step of a VM → its column in the tables.
+#: Boot step → its column in the tables.
 COLUMN = {step: step.replace("-", "_") for step in BOOT_STEPS}
 
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 
 
-def rows_of(table: pd.DataFrame) -> Iterable[Any]:
-    """The rows of a table as named tuples; of what is in them only the table knows the type."""
+def iter_rows(table: pd.DataFrame) -> Iterable[Any]:
+    """The rows of a table as named tuples, whose types are not known statically."""
     return cast(Iterable[Any], table.itertuples())
 
 
 def timeline_table(frames: Frames) -> pd.DataFrame:
-    """One row for each try of a phase (``part`` empty), and one for each part of its last try.
+    """One row per call of a phase (``part`` empty), and one per part of its last call.
 
-    ``start`` and ``end`` in seconds since the run began; ``n``: on how many sites, hosts or services the part
-    was done, from its first start to its last end.
+    ``start`` and ``end`` in seconds since the run began, of a part from its first start to its last end;
+    ``n``: the number of its sites, hosts or services.
     """
     state, spans = frames.state, frames.spans
     begun = [phase for phase in state.phases.values() if phase.tries]
@@ -62,9 +62,9 @@ def timeline_table(frames: Frames) -> pd.DataFrame:
 
 
 def boot_table(frames: Frames) -> pd.DataFrame:
-    """One row for each VM, in the order of power-on: the steps of its last boot, seconds since launch began.
+    """One row per VM, in the order of power-on: the steps of its last boot, seconds since launch began.
 
-    ``requested`` is when its power-on was requested, ``gave_up`` when it was given up; NaN for what was not.
+    ``requested`` is when its power-on was requested, ``gave_up`` when it was given up; NaN if it was not.
     """
     state = frames.state
     launched = {vm.name: vm for vm in state.launched()}
@@ -82,8 +82,8 @@ def boot_table(frames: Frames) -> pd.DataFrame:
         table[column] = vms[column] - zero
     gave_up = {name: vm.gave_up for name, vm in launched.items() if vm.state == "failed"}
     table["gave_up"] = vms["name"].map(gave_up).astype("float64") - zero
-    # VMs that were powered on at about the same time (a fortieth of the picture's width) lie in the order
-    # in which they ended: thousands of lines then make clear edges instead of noise.
+    # VMs that were powered on at about the same time (a fortieth of the picture's width) are in the order of
+    # their end: thousands of lines then make clear edges instead of noise.
     end = table["gave_up"].fillna(table["minimal_system"])
     wide = max(float(end.max()), float(table["power_on"].max()), 1e-9) / 40
     table["_about"], table["_end"] = table["power_on"] // wide, end
@@ -92,8 +92,8 @@ def boot_table(frames: Frames) -> pd.DataFrame:
 
 
 def durations_table(frames: Frames) -> pd.DataFrame:
-    """One row a VM and step that it passed: ``seconds`` since the milestone before; ``step`` "total" is
-    from power-on to the minimal system.
+    """One row per VM and step that it completed: ``seconds`` since the previous milestone; ``step``
+    "total" is from power-on to the minimal system.
     """
     vms = frames.vms
     parts = []
@@ -105,7 +105,7 @@ def durations_table(frames: Frames) -> pd.DataFrame:
 
 
 def quantiles(durations: pd.DataFrame) -> pd.DataFrame:
-    """One row a step of `durations_table`: ``n``, ``min``, ``q05`` … ``max`` and ``mean``, seconds."""
+    """One row per step of `durations_table`: ``n``, ``min``, ``q05`` … ``max`` and ``mean``, seconds."""
     rows = {}
     for step in (*BOOT_STEPS[1:], "total"):
         values = durations.loc[durations["step"] == step, "seconds"]
@@ -119,10 +119,10 @@ def quantiles(durations: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps_table(frames: Frames) -> pd.DataFrame:
-    """One row a VM and step that it passed, of `launch` (``macro`` is "launch") and of all deployments.
+    """One row per VM and step that it completed, of `launch` (``macro`` is "launch") and of all deployments.
 
-    ``seconds``: of a deployment's steps the sum of what a VM that was deployed did; steps that were skipped,
-    or took place on its host, do not count. Steps stand in the order in which they were done.
+    ``seconds``: for a step of a deployment the sum over the attempts of a deployed VM; skipped steps and
+    steps on hosts do not count. Steps are in the order of the workflow.
     """
     boots = durations_table(frames)
     boots = boots[boots["step"] != "total"].assign(deployment="", macro="launch")
@@ -142,11 +142,11 @@ def steps_table(frames: Frames) -> pd.DataFrame:
 
 
 def map_table(frames: Frames) -> pd.DataFrame:
-    """One row a VM and one a host without any (``name`` empty), by site and host.
+    """One row per VM and one per host without VMs (``name`` empty), by site and host.
 
-    ``boot`` is its seconds from power-on to the minimal system, ``deployment`` those of the last deployment
-    that deployed it; NaN where there are none. ``state`` is that of the launch, or what the last deployment
-    that it was part of made of it.
+    ``boot`` is its seconds from power-on to the minimal system, ``deployment`` those of its last
+    successful deployment; NaN if there is none. ``state``: the outcome of its last deployment, before the
+    first one its state after the launch.
     """
     vms = frames.vms
     table = vms[["site", "host", "index", "name", "state", "failed_at", "reason"]].copy()

@@ -1,7 +1,7 @@
-"""A run in the terminal: the steps with their time, and a bar of VM states, live from the journal.
+"""A run in the terminal: the phases with their time, and a bar of VM states, live from the journal.
 
-On a terminal one picture is redrawn in place; elsewhere (a file, a pipe, CI) plain lines are printed
-as things happen.
+A terminal shows one display that is redrawn in place; elsewhere (a file, a pipe, CI) plain lines are printed
+as events arrive.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.vocabulary import FAILED, PHASES, PLANNED
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS
-from g5kvirt.views.progress import latest_words, phase_seconds, phase_words, tries_words
-from g5kvirt.views.words import duration
+from g5kvirt.views.palette import PHASE_MARKS, STATE_COLOURS, STATE_LABELS
+from g5kvirt.views.progress import latest_message, phase_message, time_taken
 
 __all__ = ["MARKS", "TerminalProgress", "bar", "shares"]
 
-#: How the state of a step is marked, and in which style.
-MARKS = {"waiting": ("·", "dim"), "running": ("▸", "bold"), "ok": ("✓", "green"), "failed": ("✗", "red")}
+#: State of a phase → its mark and its style.
+_STYLES = {"waiting": "dim", "running": "bold", "ok": "green", "failed": "red"}
+MARKS = {state: (mark, _STYLES[state]) for state, mark in PHASE_MARKS.items()}
 _PLAIN_EVERY = 10.0  #: seconds between two plain lines about the VMs
 
 
 def shares(counts: dict[str, int], width: int) -> dict[str, int]:
-    """Cells of a bar of ``width`` for each state: in proportion, all cells used, no state that has a
-    VM invisible (as long as there is a cell for each)."""
+    """State → its cells in a bar of ``width`` cells: in proportion, all cells used, at least one for each
+    state that has a VM (as long as there are enough cells)."""
     total = sum(counts.values())
     present = [state for state, count in counts.items() if count]
     if not total or width < 1:
@@ -42,7 +42,7 @@ def shares(counts: dict[str, int], width: int) -> dict[str, int]:
         present = sorted(present, key=lambda s: -counts[s])[:width]
     cells = {state: max(1, counts[state] * width // total) for state in present}
     while (over := sum(cells.values()) - width) != 0:
-        # Give to, or take from, whoever is farthest from its true share.
+        # Give to, or take from, the state that is farthest from its exact share.
         gap = {s: cells[s] - counts[s] * width / total for s in present if over < 0 or cells[s] > 1}
         chosen = max(gap, key=lambda s: gap[s]) if over > 0 else min(gap, key=lambda s: gap[s])
         cells[chosen] += -1 if over > 0 else 1
@@ -50,7 +50,7 @@ def shares(counts: dict[str, int], width: int) -> dict[str, int]:
 
 
 def bar(progress: LiveModel, width: int = 50) -> Text:
-    """One line: a bar of the VMs' states, and the counts in words."""
+    """Two lines: a bar of the VMs by state, and the counts."""
     counts = progress.counts
     text = Text("  ")
     for state, cells in shares(counts, width).items():
@@ -68,7 +68,7 @@ def _style(state: str) -> str:
 
 
 class TerminalProgress:
-    """Shows the events it is given with `take`, from any thread, while its ``with`` block lasts."""
+    """Displays the events passed to `take`, from any thread, while its ``with`` block lasts."""
 
     def __init__(self, console: Console, vms: int = 0) -> None:
         self.console = console
@@ -93,11 +93,11 @@ class TerminalProgress:
             self._live.stop()
 
     def take(self, event: Event) -> None:
-        """Take notice of one event."""
+        """Process one event."""
         with self._lock:
             self.progress.take(event)
             if self._live is None:
-                self._say(event)
+                self._print_event(event)
 
     def _render(self) -> RenderableType:
         with self._lock:
@@ -109,45 +109,38 @@ class TerminalProgress:
             table.add_column(overflow="ellipsis", no_wrap=True)
             for phase in self._shown():
                 mark, style = MARKS[phase.state]
-                seconds = phase_seconds(phase, now)
-                took = "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
                 name = Text(phase.name, style=style if phase.state != "ok" else "")
-                words = phase_words(self.progress.run, phase.name)
-                table.add_row(Text(mark, style), name, Text(took), Text(words, "dim"))
+                message = phase_message(self.progress.run, phase.name)
+                table.add_row(Text(mark, style), name, Text(time_taken(phase, now)), Text(message, "dim"))
             return Group(table, bar(self.progress)) if self.progress.vms else table
 
     def _shown(self) -> list[PhaseState]:
         phases = self.progress.phases
         return [phases[p] for p in PHASES if p != "measure" or phases[p].state != "waiting"]
 
-    def _say(self, event: Event) -> None:
-        """The plain lines: a step's beginning and end, its parts, and now and then the VMs."""
+    def _print_event(self, event: Event) -> None:
+        """The plain lines: start and end of each phase, its parts, and every few seconds the VMs."""
         if event.kind == "vm":
             settled = self.progress.settled
             if event.status != "start" and (settled or time.monotonic() - self._last_line > _PLAIN_EVERY):
                 self._last_line = time.monotonic()
-                words = ", ".join(
+                counts = ", ".join(
                     f"{STATE_LABELS[state]} {count}" for state, count in self.progress.counts.items()
                 )
-                self._print(f"  VMs: {words} of {self.progress.total}")
+                self._print(f"  VMs: {counts} of {self.progress.total}")
             return
         phase = self.progress.phases.get(event.phase)
         if phase is None:
             return
         if event.step != "phase":
             if event.status != "start" and event.kind != "host" and event.step != "release":
-                self._print(f"  {latest_words(phase)}")
+                self._print(f"  {latest_message(phase)}")
         elif event.status == "start":
             self._print(f"{event.phase} …")
         elif event.status == "ok":
-            self._print(f"{event.phase} done in {_took(phase)}")
+            self._print(f"{event.phase} done in {time_taken(phase)}")
         elif event.status == "failed":
-            self._print(f"{event.phase} failed after {_took(phase)}: {latest_words(phase)}")
+            self._print(f"{event.phase} failed after {time_taken(phase)}: {latest_message(phase)}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _took(phase: PhaseState) -> str:
-    """The time of all tries of a phase that has ended, and how many there were."""
-    return duration(phase.seconds()) + tries_words(len(phase.tries))

@@ -2,7 +2,7 @@
 
 Each host is a process and each of its VMs a thread with a slice for each step; the experiment's own phases,
 sites and services are a process before them. The format, "Trace Event Format", is described by the Chromium
-project: times are microseconds, slices ("X") of a thread lie within each other or apart, never across.
+project: times are microseconds, slices ("X") of a thread are nested or disjoint.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vm_state import Boot
 from g5kvirt.run.vocabulary import BOOT_STEPS, UNFINISHED
-from g5kvirt.views.tables import rows_of
+from g5kvirt.views.tables import iter_rows
 
 __all__ = ["trace", "trace_events"]
 
 
 @dataclass
 class _Slice:
-    """Something on a track from ``start`` to ``end`` (seconds), and what lies within it."""
+    """A slice of a track from ``start`` to ``end`` (seconds), with its inner slices."""
 
     name: str
     start: float
@@ -39,10 +39,10 @@ class _Slice:
 
 
 def trace(events: Iterable[Event], path: str | Path, **about: str) -> Path:
-    """Write the trace of ``events`` to ``path``; ``about`` (run, testbed, guest) is kept in it.
+    """Write the trace of ``events`` to ``path``; ``about`` (run, testbed, guest) is stored in it.
 
-    Times count from the first event. What has not ended ends with the last event and says so. The same events
-    give the same bytes.
+    Times count from the first event. What has not ended is drawn until the last event, with outcome
+    "unfinished". The same events give the same bytes.
     """
     known = list(events)
     document = {
@@ -76,10 +76,10 @@ def trace_events(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
 
 
 def _own_tracks(frames: Frames, last: float) -> dict[str, list[_Slice]]:
-    """The phases, what was done at each site, the services, and the deployments as wholes."""
+    """The phases, the steps at each site, the services, and the deployments as a whole."""
     tracks: dict[str, list[_Slice]] = {"phases": []}
     spans = frames.spans
-    for span in rows_of(spans[spans["kind"].isin(["run", "site", "service"])]):
+    for span in iter_rows(spans[spans["kind"].isin(["run", "site", "service"])]):
         if span.kind == "run":
             whole = span.step in ("phase", "")
             name = span.phase if whole else "release" if span.step == "release" else span.step
@@ -94,7 +94,7 @@ def _own_tracks(frames: Frames, last: float) -> dict[str, list[_Slice]]:
 def _host_steps(frames: Frames, last: float) -> dict[str, list[_Slice]]:
     spans = frames.spans
     found: dict[str, list[_Slice]] = {}
-    for span in rows_of(spans[spans["kind"] == "host"]):
+    for span in iter_rows(spans[spans["kind"] == "host"]):
         found.setdefault(span.subject, []).append(_of_span(span.step, span, last))
     return found
 
@@ -105,7 +105,7 @@ def _of_span(name: str, span: Any, last: float) -> _Slice:
 
 
 def _boot_slices(state: RunState, last: float) -> dict[str, list[_Slice]]:
-    """VM → a slice for each boot, in it its steps; a step ends with its milestone."""
+    """VM → one slice per boot, with its steps inside; a step ends with its milestone."""
     return {name: [_boot_slice(boot, last) for boot in vm.boots] for name, vm in state.vms.items()}
 
 
@@ -123,7 +123,7 @@ def _boot_slice(boot: Boot, last: float) -> _Slice:
 
 
 def _deployment_slices(state: RunState, last: float) -> dict[str, list[_Slice]]:
-    """VM → a slice for each deployment, in it its macro-steps, in each its steps."""
+    """VM → one slice per deployment, with its macro-steps inside, and their steps inside those."""
     found: dict[str, list[_Slice]] = {}
     for deployment in state.deployments.values():
         for vm in deployment.vms.values():
@@ -163,7 +163,7 @@ def _about_step(event: Event) -> dict[str, Any]:
 def _process(
     pid: int, name: str, tracks: Mapping[str, list[_Slice]], zero: float
 ) -> Iterator[dict[str, Any]]:
-    """A process with its threads, in this order."""
+    """A process with its threads, in the order of ``tracks``."""
     yield _about(pid, 0, "process_name", name=name)
     yield _about(pid, 0, "process_sort_index", sort_index=pid)
     tid = 0
@@ -180,9 +180,9 @@ def _about(pid: int, tid: int, what: str, **args: object) -> dict[str, Any]:
 
 
 def _lanes(slices: Iterable[_Slice]) -> list[list[_Slice]]:
-    """What lies within another becomes an inner one of it; what crosses another goes to a lane of its own."""
+    """Slices contained in another are nested in it; overlapping slices are moved to another lane."""
     lanes: list[list[_Slice]] = []
-    stacks: list[list[_Slice]] = []  # for each lane what has not ended yet, the innermost last
+    stacks: list[list[_Slice]] = []  # per lane the slices that have not ended yet, the innermost last
     for one in sorted(slices, key=lambda s: (s.start, -s.end)):
         for lane, stack in zip(lanes, stacks, strict=True):
             while stack and one.start >= stack[-1].end:
@@ -200,8 +200,8 @@ def _lanes(slices: Iterable[_Slice]) -> list[list[_Slice]]:
 def _written(
     pid: int, tid: int, slices: Iterable[_Slice], begin: int, end: int | None, zero: float
 ) -> Iterator[dict[str, Any]]:
-    """The slices one after another, each within ``begin`` and ``end`` (microseconds) and after the one
-    before: clocks of several machines, and rounded durations, would else make them cross.
+    """The slices in order, each within ``begin`` and ``end`` (microseconds) and after the previous one: with
+    the clocks of several machines, and rounded durations, they could overlap otherwise.
     """
     for one in sorted(slices, key=lambda s: s.start):
         start, stop = (max(begin, round((t - zero) * 1e6)) for t in (one.start, one.end))
@@ -222,5 +222,5 @@ def _written(
 
 
 def _plain(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """Words and numbers of an event's detail; lists and mappings are left to the journal."""
+    """Strings and numbers of an event's detail, without lists and mappings."""
     return {key: value for key, value in detail.items() if isinstance(value, str | int | float)}

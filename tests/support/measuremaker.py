@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -119,23 +119,28 @@ def deploy_events(
     begin: float = T0 + 100,
     bad: Mapping[str, tuple[str, int, str]] | None = None,
     window: int = 50,
-    fresh: bool = False,
+    fresh: bool | Collection[str] = False,
     seed: int = 1,
     environment: str = "mini",
     repetition: int = 1,
     workflow: Workflow | None = None,
+    **about: object,
 ) -> list[Event]:
-    """The events of one deployment of ``number`` VMs, ``window`` of which reboot at a time."""
+    """The events of one deployment of ``number`` VMs, ``window`` of which reboot at a time.
+
+    ``fresh``: whether all VMs skip the first reboot, or which of them do; only the latter is recorded.
+    """
     machines = Machines(begin, seed, dict(bad or {}))
     known = vms(number)
+    recorded = {"fresh": len(fresh)} if isinstance(fresh, Collection) else {}
     deployment = Deployment(
         name,
         known,
         workflow or default_workflow(),
         reboots=SlotWindow(window),
         checks=SlotWindow(2 * window),
-        fresh=[vm.name for vm in known] if fresh else [],
-        about={"environment": environment, "repetition": repetition},
+        fresh=fresh if isinstance(fresh, Collection) else [vm.name for vm in known if fresh],
+        about={"environment": environment, "repetition": repetition, **recorded, **about},
     )
     events: list[Event] = []
     drive(deployment, machines, clock=machines.clock, write=events.extend)
@@ -168,4 +173,33 @@ def measure_events(
                 repetition=repetition,
             )
     events.append(Event("measure", "phase", "run", "r", "ok", events[-1].t + 0.1))
+    return events
+
+
+def series_events(
+    broadcasts: Sequence[str] = ("chain",), sizes: Sequence[int] = (2, 4, 6), repeat: int = 3
+) -> list[Event]:
+    """A call of `measure` per broadcast. As in runs of earlier versions, a VM skips the first reboot of its
+    first deployment, so the first deployments of the first series are faster."""
+    events: list[Event] = []
+    now, number, used = T0 + 100, 0, 0
+    for broadcast in broadcasts:
+        events.append(Event("measure", "phase", "run", "r", "start", now))
+        for repetition in range(1, repeat + 1):
+            for size in sizes:
+                number += 1
+                fresh = [vm.name for vm in vms(size)[used:]]
+                used = max(used, size)
+                events += deploy_events(
+                    f"d{number}",
+                    size,
+                    begin=events[-1].t + 0.1,
+                    fresh=fresh,
+                    seed=size + 100 * repetition,
+                    repetition=repetition,
+                    broadcast=broadcast,
+                    provisioner="g5kvirt",
+                )
+        now = events[-1].t + 0.1
+        events.append(Event("measure", "phase", "run", "r", "ok", now))
     return events

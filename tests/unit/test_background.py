@@ -19,7 +19,7 @@ from g5kvirt.errors import CapacityError, PhaseError, PhaseOrderError, RunError,
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.recovery import CUT_SHORT
-from g5kvirt.views.results import PhaseResult
+from g5kvirt.views.phase_result import PhaseResult
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
 
@@ -67,7 +67,7 @@ def start_hanging(exp: Experiment, seen: list[Event]) -> Running[PhaseResult]:
     return running
 
 
-def test_start_returns_the_step_s_result_and_does_not_repeat_a_done_step(tmp_path: Path) -> None:
+def test_start_returns_the_result_and_does_not_repeat_a_finished_phase(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "give")
     running = exp.start("reserve")
     assert "reserve() in the background: running" in repr(running)
@@ -84,7 +84,7 @@ def test_start_returns_the_step_s_result_and_does_not_repeat_a_done_step(tmp_pat
     running.stop()  # too late, and harmless
 
 
-def test_errors_of_the_process_are_raised_with_their_type_and_attributes(tmp_path: Path) -> None:
+def test_errors_of_the_process_keep_type_and_attributes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with pytest.raises(TestbedError, match=r"^OAR at nancy refused the job: no$"):
@@ -98,7 +98,7 @@ def test_errors_of_the_process_are_raised_with_their_type_and_attributes(tmp_pat
     assert list(exp.frames.phases["status"]) == ["failed"]
 
 
-def test_stop_interrupts_the_step_and_other_steps_are_refused_meanwhile(tmp_path: Path) -> None:
+def test_stop_interrupts_the_phase_and_other_phases_are_refused(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
     seen: list[Event] = []
     exp.journal.subscribe(seen.append)
@@ -131,7 +131,7 @@ def test_stop_while_the_process_is_still_importing(tmp_path: Path) -> None:
             running.result(0)
 
 
-def test_a_killed_step_leaves_a_run_that_can_be_released(tmp_path: Path) -> None:
+def test_run_of_a_killed_phase_can_be_released(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
     seen: list[Event] = []
     exp.journal.subscribe(seen.append)
@@ -146,7 +146,7 @@ def test_a_killed_step_leaves_a_run_that_can_be_released(tmp_path: Path) -> None
     assert phase.detail["reason"] == CUT_SHORT
 
 
-def test_release_stops_a_running_step_first(tmp_path: Path) -> None:
+def test_release_stops_a_running_phase(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "hang")
     seen: list[Event] = []
     exp.journal.subscribe(seen.append)
@@ -158,7 +158,7 @@ def test_release_stops_a_running_step_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["exit", "stay"])
-def test_a_step_stops_when_the_notebook_is_gone(tmp_path: Path, end: str) -> None:
+def test_phase_stops_when_the_notebook_is_gone(tmp_path: Path, end: str) -> None:
     """At the interpreter's exit, and when the kernel is killed."""
     here = str(Path(__file__).parents[1] / "support")
     words = [sys.executable, "-c", KERNEL, str(tmp_path), end, here, *sys.path]

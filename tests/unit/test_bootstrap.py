@@ -149,14 +149,14 @@ def _calls(checkout: Path, command: list[str], cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def test_help_is_the_comment_at_its_top(machine: Fake) -> None:
+def test_help_prints_the_header_comment(machine: Fake) -> None:
     done = machine.run("--help")
     assert done.returncode == 0
     assert "./bootstrap demo" in done.stdout
     assert "set -u" not in done.stdout
 
 
-def test_a_dry_run_says_everything_and_touches_nothing(machine: Fake) -> None:
+def test_dry_run_prints_commands_and_changes_nothing(machine: Fake) -> None:
     machine.program("apt-get", f"touch {machine.checkout}/touched")
     done = machine.run("--dry-run", "demo", user=1000)
     assert done.returncode == 0, done.stderr
@@ -168,7 +168,7 @@ def test_a_dry_run_says_everything_and_touches_nothing(machine: Fake) -> None:
     assert sorted(p.name for p in machine.checkout.iterdir()) == ["bootstrap", "pyproject.toml"]
 
 
-def test_everything_is_installed_once_and_never_again(machine: Fake) -> None:
+def test_bootstrap_installs_only_once(machine: Fake) -> None:
     machine.tools()
     machine.python()
     first = machine.run("doctor", "--json")
@@ -223,7 +223,7 @@ def test_missing_packages_are_installed_without_recommends_and_lists_fetched_whe
         (lambda m: (m.tools(), m.python(pip_ok=False)), 0, ("test",), "pip cannot install"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_message(
+def test_failures_are_one_clear_message(
     machine: Fake, prepare: Callable[[Fake], object], user: int, words: tuple[str, ...], sentence: str
 ) -> None:
     prepare(machine)
@@ -234,7 +234,7 @@ def test_what_cannot_be_done_is_one_clear_message(
     assert machine.log("ran") == []
 
 
-def test_without_root_what_needs_none_goes_on(machine: Fake) -> None:
+def test_bootstrap_without_root_does_what_it_can(machine: Fake) -> None:
     machine.python()
     done = machine.run("runs", user=1000)
     assert done.returncode == 0, done.stderr
@@ -242,7 +242,7 @@ def test_without_root_what_needs_none_goes_on(machine: Fake) -> None:
     assert machine.log("ran") == ["g5kvirt runs"]
 
 
-def test_a_failing_check_is_not_forgotten(machine: Fake) -> None:
+def test_failed_check_is_repeated_at_the_next_call(machine: Fake) -> None:
     machine.tools()
     machine.python()
     machine.run()
@@ -259,7 +259,7 @@ def test_a_failing_check_is_not_forgotten(machine: Fake) -> None:
     assert machine.run("test").returncode == 5
 
 
-def test_ctrl_c_leaves_with_130_and_the_next_call_goes_on(machine: Fake) -> None:
+def test_ctrl_c_exits_with_130_and_the_next_call_continues(machine: Fake) -> None:
     machine.tools()
     machine.python()
     slow = machine.bin / "python3"
@@ -295,7 +295,7 @@ def test_ctrl_c_leaves_with_130_and_the_next_call_goes_on(machine: Fake) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_being_ready_costs_nothing(machine: Fake) -> None:
+def test_bootstrap_of_a_ready_machine_is_fast(machine: Fake) -> None:
     machine.tools()
     machine.python()
     machine.run()

@@ -21,16 +21,14 @@ from g5kvirt.views.tables import map_table, steps_table
 RECORDED = sorted(path.parent for path in (Path(__file__).parents[2] / "data" / "runs").glob("*/run.json"))
 
 
-def test_tables_are_there_and_read() -> None:
+def test_tables_exist_and_are_read() -> None:
     assert {row["site"] for row in data_tables.rows("sites_2026.csv")} >= {"nancy", "rennes"}
     assert data_tables.rows("clusters_2013.csv")[0]["source"].startswith("grid5000/reference-repository")
     for name in ("clusters_2026.csv", "sites_2013.csv"):
         assert data_tables.rows(name)
 
 
-def test_an_installed_package_has_them_beside_its_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_package_contains_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site-packages" / "g5kvirt"
     (package / "_data").mkdir(parents=True)
     (package / "_data" / "mine.csv").write_text("a,b\n1,2\n")
@@ -41,12 +39,12 @@ def test_an_installed_package_has_them_beside_its_code(
     data_tables.rows.cache_clear()
 
 
-def test_a_table_that_is_nowhere() -> None:
+def test_missing_table_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match="neither"):
         data_tables.path("none.csv")
 
 
-def test_what_was_published_has_a_source_each() -> None:
+def test_published_values_have_a_source() -> None:
     published = data_tables.rows("published.csv")
     assert len(published) >= 15
     for row in published:
@@ -56,14 +54,14 @@ def test_what_was_published_has_a_source_each() -> None:
     assert any(row["high"] == "4552" and row["unit"] == "VMs" for row in published)
 
 
-def test_the_recorded_runs_are_there() -> None:
+def test_recorded_runs_exist() -> None:
     names = {path.name for path in RECORDED}
     assert names >= {"http", "tftp"}
     assert len([name for name in names if name.startswith("window-")]) >= 2
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name)
-def test_a_recorded_run_is_whole_small_and_tells_nothing_private(path: Path) -> None:
+def test_recorded_run_is_complete_small_and_without_private_data(path: Path) -> None:
     assert {file.name for file in path.iterdir()} == {"run.json", "journal.jsonl"}
     words = (path / "run.json").read_text() + (path / "journal.jsonl").read_text()
     assert len(words) < 300_000
@@ -80,7 +78,7 @@ def test_a_recorded_run_is_whole_small_and_tells_nothing_private(path: Path) -> 
     assert (deployments["unfinished"] == 0).all()
 
 
-def test_documents_are_compared_key_by_key() -> None:
+def test_differing_compares_documents_by_key() -> None:
     one = flat({"a": {"b": 1, "c": None}, "d": [1], "e": {}})
     assert one == {"a.b": 1, "a.c": None, "d": [1], "e": {}}
     other = flat({"a": {"b": 2, "c": None}, "d": [1], "f": 0})
@@ -88,7 +86,7 @@ def test_documents_are_compared_key_by_key() -> None:
     assert differing([one]) == differing([]) == []
 
 
-def test_the_steps_table_has_boots_and_deployments_in_their_order() -> None:
+def test_steps_table_has_boots_and_deployments_in_order() -> None:
     frames = Frames([*run_events(8), *measure_events((8,), 2)])
     table = steps_table(frames)
     assert table["seconds"].notna().all()
@@ -106,7 +104,7 @@ def test_the_steps_table_has_boots_and_deployments_in_their_order() -> None:
     assert "total" not in set(table["step"])
 
 
-def test_the_nodes_table_goes_by_site_and_host() -> None:
+def test_nodes_table_is_sorted_by_site_and_host() -> None:
     events = [*run_events(24, hosts=12), *deploy_events("d1", 24, bad={"vm-5": ("image", 99, "no")})]
     table = nodes_table(Frames(events), "d1")
     assert len(table) == 24
@@ -120,7 +118,7 @@ def test_the_nodes_table_goes_by_site_and_host() -> None:
     assert table.set_index("vm").loc["vm-5", ["outcome", "failed_at"]].tolist() == ["failed", "image"]
 
 
-def test_the_map_table_has_every_host_also_those_without_vms() -> None:
+def test_map_table_includes_hosts_without_vms() -> None:
     events = run_events(4, hosts=2, lost=1)
     table = map_table(Frames(events))
     assert (table["name"] != "").sum() == 4

@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 _COMMAND = re.compile(r"(?:`|^ {4,})g5kvirt ((?:local )?[a-z]+)([^`\n#]*)", re.MULTILINE)
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: it is among the dev dependencies")
     done = subprocess.run(
         [
@@ -59,7 +59,7 @@ def _plain(page: str) -> str:
     return re.sub(r"<[^>]*>", "", page)
 
 
-def test_every_command_in_the_documentation_exists() -> None:
+def test_commands_in_the_documentation_exist() -> None:
     commands = [match for page in PAGES for match in _COMMAND.findall(page.read_text(encoding="utf-8"))]
     assert len(commands) > 20
     for words, rest in commands:

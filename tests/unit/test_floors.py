@@ -87,7 +87,7 @@ def test_imports_only_from_its_own_floor_or_below(module: str) -> None:
 
 
 @pytest.mark.parametrize("pairs", [PAIRS, ROOM_PAIRS], ids=["modules", "rooms"])
-def test_none_import_each_other_in_a_circle(pairs: set[tuple[str, str]]) -> None:
+def test_no_circular_imports(pairs: set[tuple[str, str]]) -> None:
     assert len(pairs) > len(FLOOR), "imports were not found"
     components = nx.strongly_connected_components(nx.DiGraph(pairs))
     assert not [sorted(circle) for circle in components if len(circle) > 1]

@@ -1,7 +1,7 @@
-"""The live view of a run in a notebook: while a step runs its wall moves, then a picture of it stays."""
+"""The live view of a run in a notebook: a widget while a phase runs, then a static picture of it."""
 
 from __future__ import annotations
 
-from g5kvirt.views.live.notebook import View, show, watch
+from g5kvirt.views.live.notebook import View, watch
 
-__all__ = ["View", "show", "watch"]
+__all__ = ["View", "watch"]

@@ -1,6 +1,6 @@
-"""Where each VM's cell is on the wall: sites below each other, in each its hosts, in each its VMs.
+"""Positions of the VMs' cells on the wall: sites below each other, with their hosts and VMs.
 
-The same picture for the live view and for the static one. Lengths are CSS pixels. Pure.
+The same for the live view and the static picture. Lengths are CSS pixels. Pure.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from g5kvirt.views.words import count
+from g5kvirt.views.formatting import count
 
 __all__ = ["WIDTH", "Block", "Label", "Wall", "arrange"]
 
 WIDTH = 880
-_HEIGHT = 420  #: cells shrink until the wall is at most so high, or they are as small as can be
+_HEIGHT = 420  #: cells shrink until the wall is at most this high, or they have their minimum size
 _PITCHES = (20, 17, 14, 12, 10, 8, 7, 6)
 _TITLE = 20  #: a line above each site
-_NAME = 13  #: a line above each host, where hosts are named
+_NAME = 13  #: a line above each host, if hosts are named
 _LETTER = 6.2  #: width of a letter of a host's name
-_NAMED = 60  #: so many hosts are named, more are not
+_NAMED = 60  #: up to this many hosts are named
 
 
 @dataclass(frozen=True)
 class Label:
-    """A piece of text; ``y`` is its base line."""
+    """A text; ``y`` is its base line."""
 
     x: float
     y: float
@@ -67,7 +67,7 @@ class Wall:
 
 
 def arrange(places: Iterable[tuple[str, str, str]], width: int = WIDTH) -> Wall:
-    """The wall for (VM, host, site); sites, hosts and VMs in the order in which they first come."""
+    """The wall for (VM, host, site); sites, hosts and VMs in order of first appearance."""
     sites: dict[str, dict[str, list[str]]] = {}
     for name, host, site in places:
         sites.setdefault(site, {}).setdefault(host, []).append(name)
@@ -90,7 +90,7 @@ def _arrange(sites: dict[str, dict[str, list[str]]], width: int, pitch: int) -> 
             y += _TITLE
             words = f"{count(len(hosts), 'host')}, {count(vms, 'VM')}"
             labels += [Label(0, y - 6, site, True), Label(_LETTER * len(site) + 14, y - 6, words, False)]
-        # one number of columns a site, so that hosts stand in line; a row cannot be wider than the wall
+        # the same number of columns for all hosts of a site, so that they align; never wider than the wall
         columns = min(math.ceil(math.sqrt(max(map(len, hosts.values())))), width // pitch)
         x = tall = 0
         for host, own in hosts.items():

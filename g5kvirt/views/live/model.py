@@ -1,8 +1,7 @@
-"""The state of a run as the live views show it: VMs in each state, a cell for each VM, and what changed.
+"""The state of a run for the live views: VMs in each state, one cell per VM, and changes.
 
-Only what was seen counts: a VM is in the state of the last event about it. While an environment is deployed
-on it, that is where it is in the deployment, and it stays so until the next one. The rules are those of
-`g5kvirt.run.state`; here is only which states are shown as one.
+A VM is in the state of the last event about it. During a deployment that is its position in the deployment,
+and it stays so until the next one. The rules are those of `g5kvirt.run.state`; here some states are merged.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from g5kvirt.run.state import RunState
 from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, MINIMAL_SYSTEM, PLANNED
 from g5kvirt.views.palette import STATES, shown_state
-from g5kvirt.views.progress import stands_at
+from g5kvirt.views.progress import run_status
 
 __all__ = ["Cell", "LiveModel"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One VM: where it is, and what was last seen of it."""
+    """One VM: its place and its latest state."""
 
     name: str
     host: str
     site: str
     state: str  #: one of `palette.STATES`
-    step: str  #: the last step it was seen at
-    since: float  #: when that was, seconds since the epoch
+    step: str  #: its latest step
+    since: float  #: since when, seconds since the epoch
     attempt: int
-    reason: str  #: why it was last given up or begun again
-    up: bool  #: it reported in from its minimal system
+    reason: str  #: why it was last given up or restarted
+    up: bool  #: it has reported from its minimal system
 
 
 def _cell(vm: VMState) -> Cell:
@@ -45,7 +44,7 @@ def _cell(vm: VMState) -> Cell:
 
 
 class _Cells(Mapping[str, Cell]):
-    """The cells of all VMs, made when they are looked at."""
+    """The cells of all VMs, created on access."""
 
     def __init__(self, vms: Mapping[str, VMState]) -> None:
         self._vms = vms
@@ -61,13 +60,13 @@ class _Cells(Mapping[str, Cell]):
 
 
 class LiveModel:
-    """The state of a run; ``take`` each event in its order. ``vms`` is how many the specification has."""
+    """The state of a run; `take` each event in order. ``vms``: the number of VMs in the specification."""
 
     def __init__(self, vms: int = 0) -> None:
         self.vms = vms
         self.run = RunState()
         self._changed: dict[str, None] = {}
-        self._arranged = 0
+        self._layout_version = 0
 
     @classmethod
     def of(cls, events: Iterable[Event], vms: int = 0) -> LiveModel:
@@ -78,15 +77,15 @@ class LiveModel:
         return model
 
     def take(self, event: Event) -> None:
-        """Go one event further."""
+        """Process one event."""
         if (vm := self.run.take(event)) is not None:
             self._changed[vm.name] = None
-        if self._arranged != self.run.rearranged:
-            self._arranged = self.run.rearranged
+        if self._layout_version != self.run.rearranged:
+            self._layout_version = self.run.rearranged
             self._changed = {name: None for name in self._changed if name in self.run.vms}
 
     def changes(self) -> list[Cell]:
-        """The VMs about which there is something new since this was last called."""
+        """The VMs that changed since the last call."""
         changed = [self.cells[name] for name in self._changed]
         self._changed = {}
         return changed
@@ -99,8 +98,8 @@ class LiveModel:
         return _Cells(self.run.vms)
 
     @property
-    def arranged(self) -> int:
-        """How often VMs appeared or moved: a wall of an earlier number is out of date."""
+    def layout_version(self) -> int:
+        """Increases when VMs appear or move: a wall of an earlier version is out of date."""
         return self.run.rearranged
 
     @property
@@ -115,12 +114,12 @@ class LiveModel:
 
     @property
     def deployment(self) -> DeploymentState | None:
-        """The last deployment that was begun."""
+        """The latest deployment."""
         return next(reversed(self.run.deployments.values()), None)
 
     @property
     def counts(self) -> dict[str, int]:
-        """VMs in each state, in the order of a run, those not seen yet as planned."""
+        """VMs in each state, in the order of `palette.STATES`; VMs without events count as planned."""
         seen: Counter[str] = Counter()
         for position, number in self.run.positions.items():
             seen[shown_state(position)] += number
@@ -129,17 +128,17 @@ class LiveModel:
 
     @property
     def total(self) -> int:
-        """VMs of the specification, or seen if there are more."""
+        """VMs of the specification, or those with events if there are more."""
         return max(self.vms, len(self.run.vms))
 
     @property
     def up(self) -> int:
-        """VMs that reported in from the minimal system."""
+        """VMs that have reported from the minimal system."""
         return self.run.up
 
     @property
     def failed(self) -> int:
-        """VMs that were given up, or failed in their last deployment."""
+        """VMs that were given up, or failed in their latest deployment."""
         return self.run.positions[FAILED]
 
     @property
@@ -148,6 +147,6 @@ class LiveModel:
         return sum(self.run.positions[p] for p in (MINIMAL_SYSTEM, DEPLOYED, FAILED)) >= self.total
 
     @property
-    def stands_at(self) -> str:
-        """In a few words: ``deploy running``, ``launch failed``, ``launch done``, ``nothing done``."""
-        return stands_at(self.run)
+    def status(self) -> str:
+        """The state of the run: ``deploy running``, ``launch failed``, ``launch done``, ``nothing done``."""
+        return run_status(self.run)

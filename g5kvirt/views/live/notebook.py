@@ -1,9 +1,9 @@
-"""Showing a run while a step lasts: which way suits where we are, and one thread that does it.
+"""Displaying a run while a phase runs: the mode for the current environment, and the thread that does it.
 
-The thread looks into the journal at most four times a second; the run itself never waits for the view and
-knows nothing of it. In a notebook two outputs are made. One is the live widget, where there may be a browser
-that shows it. The other is the static picture, renewed every now and then, which the widget hides while it is
-there; in the end only the picture is left. So a page that was closed, papermill and nbconvert have it too.
+The thread reads the journal at most four times a second; the run never waits for the view and does not depend
+on it. In a notebook there are two outputs. One is the live widget, if there may be a browser. The other is
+the static picture, updated every few seconds, which the widget hides while it is displayed; in the end only
+the picture remains, so that closed pages, papermill and nbconvert have it too.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from g5kvirt.run.events import Event
 from g5kvirt.views.live.model import LiveModel
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from g5kvirt.views.live.widget import LiveWidget
     from g5kvirt.views.terminal import TerminalProgress
 
-__all__ = ["Face", "Source", "View", "face", "show", "watch"]
+__all__ = ["DisplayMode", "EventSource", "View", "display_mode", "watch"]
 
-Face = Literal["widget", "static", "terminal", "none"]
+DisplayMode = Literal["widget", "static", "terminal", "none"]
 
-TICK = 0.25  #: seconds between two looks at the journal, at least
-SHARE = 0.08  #: of a core at most: whoever needs longer for a look makes a longer pause
-PATIENCE = 0.4  #: a step that is over sooner leaves its picture, but there is nothing to watch
-RENEW = 5.0  #: seconds between two static pictures while the step lasts, at least
-ENDING = 15.0  #: seconds that the last picture may take
+POLL_INTERVAL = 0.25  #: seconds between two reads of the journal, at least
+CPU_SHARE = 0.08  #: of a core at most: a slower update makes the pause until the next one longer
+START_DELAY = 0.4  #: seconds; a phase that ends sooner leaves its picture, without a live view
+PICTURE_INTERVAL = 5.0  #: seconds between two static pictures while the phase runs, at least
+END_TIMEOUT = 15.0  #: seconds until `View.end` gives up waiting for the last picture
 
 _log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """What is shown: events that become more, such as a `g5kvirt.run.journal.Journal`."""
+class EventSource(Protocol):
+    """A growing list of events, such as a `g5kvirt.run.journal.Journal`."""
 
     def since(self, position: int) -> Sequence[Event]:
         """The events from ``position`` on."""
 
 
-def face(environ: Mapping[str, str] = os.environ) -> Face:
-    """How a run can be shown here.
+def display_mode(environ: Mapping[str, str] = os.environ) -> DisplayMode:
+    """How a run can be displayed in this process.
 
-    A kernel cannot ask whether a browser is at its other end. Jupyter's server and VS Code leave their mark
-    in its environment, papermill and nbconvert do not. ``G5KVIRT_VIEW`` overrides it all.
+    A kernel cannot find out whether a browser is connected. Jupyter's server and VS Code set variables in its
+    environment, papermill and nbconvert do not. ``G5KVIRT_VIEW`` overrides the choice.
     """
     wish = environ.get("G5KVIRT_VIEW", "")
     for known in ("widget", "static", "terminal", "none"):
@@ -68,113 +68,111 @@ def face(environ: Mapping[str, str] = os.environ) -> Face:
     return "widget" if {"JPY_SESSION_NAME", "VSCODE_PID"} & set(environ) else "static"
 
 
-@contextmanager
-def show(journal: Source, vms: int = 0, title: str = "", *, way: Face | None = None) -> Iterator[None]:
-    """Show the run of ``journal`` while the ``with`` block lasts; ``vms`` is how many were asked for.
+def watch(journal: EventSource, vms: int = 0, title: str = "", *, mode: DisplayMode | None = None) -> View:
+    """Display the run of ``journal`` in the output of this cell until `View.end`, which leaves a picture.
 
-    Whatever ends the block, an interrupt too, a picture of what was reached stays. The view raises nothing of
-    its own: what goes wrong with it is logged, and the run goes on.
+    ``vms``: how many were requested. The view raises no errors of its own: they are logged, and the run
+    continues.
     """
-    view = watch(journal, vms, title, way=way)
-    try:
-        yield
-    finally:
-        view.end()
-
-
-def watch(journal: Source, vms: int = 0, title: str = "", *, way: Face | None = None) -> View:
-    """The same for what outlasts the cell: shown in the output of this cell, until `View.end` is called."""
-    way = way or face()
-    if way in ("widget", "static"):
-        return _Notebook(journal, vms, title, live=way == "widget")
-    return _Terminal(journal, vms) if way == "terminal" else View()
+    mode = mode or display_mode()
+    if mode in ("widget", "static"):
+        return _Notebook(journal, vms, title, live=mode == "widget")
+    return _Terminal(journal, vms) if mode == "terminal" else View()
 
 
 class View:
-    """Something that is shown until `end`; this one shows nothing."""
+    """A display that lasts until `end`, or the end of its ``with`` block; this one displays nothing."""
 
     def end(self) -> None:
-        """Show the end, and return when it is there. May be called again, and from any thread."""
+        """Display the final state, then return. May be called again, and from any thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
 
 
 class _Threaded(View):
-    """What all views share: a thread of their own, which owns the model and the outputs."""
+    """What all views share: a thread that owns the model and the outputs."""
 
-    def __init__(self, source: Source, vms: int) -> None:
+    def __init__(self, source: EventSource, vms: int) -> None:
         self.model = LiveModel(vms)
         self._source = source
         self._position = 0
         self._over = threading.Event()
-        # outputs belong to the cell that runs now, which is a matter of the context
+        # the context says to which cell outputs belong
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(self._work,), name="g5kvirt view", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         self._over.set()
-        self._thread.join(ENDING)
+        self._thread.join(END_TIMEOUT)
 
     def _work(self) -> None:
         try:
-            if not self._over.wait(PATIENCE):
+            if not self._over.wait(START_DELAY):
                 self._watch()
-        except Exception:  # noqa: BLE001  whatever it is, it is not the run's
-            _log.exception("the live view stopped; the run goes on")
+        except Exception:  # noqa: BLE001  no error of the view may end the run
+            _log.exception("the live view stopped; the run continues")
             self._over.wait()
         try:
             self.finish()
         except Exception:  # noqa: BLE001
-            _log.exception("the run could not be shown; its journal has it all")
+            _log.exception("the run could not be displayed; its journal is complete")
 
     def _watch(self) -> None:
         cost = 0.0
         while True:
             began = time.thread_time()
-            self.look()
+            self.refresh()
             cost = time.thread_time() - began
-            if self._over.wait(max(TICK, cost / SHARE)):
+            if self._over.wait(max(POLL_INTERVAL, cost / CPU_SHARE)):
                 return
 
-    def news(self) -> Sequence[Event]:
-        """The events that were not heard yet."""
+    def new_events(self) -> Sequence[Event]:
+        """The events since the last call."""
         events = self._source.since(self._position)
         self._position += len(events)
         return events
 
-    def look(self) -> None:
-        """Take what is new, and show it."""
+    def refresh(self) -> None:
+        """Process new events, and update the display."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Show the end; the last thing that happens."""
+        """Display the final state; called last."""
         raise NotImplementedError
 
 
 class _Terminal(_Threaded):
-    """With rich, as on the command line: in a terminal's IPython."""
+    """With rich, as on the command line: for IPython in a terminal."""
 
     _shown: TerminalProgress | None = None
 
-    def __init__(self, source: Source, vms: int) -> None:
-        self._before = source.since(0)  # is not said again
+    def __init__(self, source: EventSource, vms: int) -> None:
+        self._earlier = source.since(0)  # not printed again
         super().__init__(source, vms)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         from rich.console import Console
 
         from g5kvirt.views.terminal import TerminalProgress
 
         if self._shown is None:
             self._shown = TerminalProgress(Console(), self.model.vms)
-            for event in self._before:
+            for event in self._earlier:
                 self._shown.progress.take(event)
-            self._position = len(self._before)
+            self._position = len(self._earlier)
             self._shown.__enter__()
-        for event in self.news():
+        for event in self.new_events():
             self._shown.take(event)
 
     def finish(self) -> None:
-        self.look()
+        self.refresh()
         if self._shown is not None:
             self._shown.__exit__(None, None, None)
 
@@ -182,20 +180,20 @@ class _Terminal(_Threaded):
 class _Notebook(_Threaded):
     """The picture and, where ``live``, the widget, each in an output of its own."""
 
-    _picture: Any = None  # what IPython gives to renew an output
+    _picture: Any = None  # handle with which IPython updates the output
     _output: Any = None
     _widget: LiveWidget | None = None
     _renewed = float("-inf")
-    _pause = RENEW
-    _stale = True  # the picture does not show what the model knows
+    _pause = PICTURE_INTERVAL
+    _stale = True  # the picture is older than the model
 
-    def __init__(self, source: Source, vms: int, title: str, *, live: bool) -> None:
+    def __init__(self, source: EventSource, vms: int, title: str, *, live: bool) -> None:
         self._title = title
         self._live = live
         self._key = uuid.uuid4().hex
         super().__init__(source, vms)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         now = time.time()
         self._take()
         if self._stale and time.monotonic() - self._renewed >= self._pause:
@@ -215,7 +213,7 @@ class _Notebook(_Threaded):
                 self._output.update({"text/html": ""}, raw=True)
 
     def _take(self) -> None:
-        for event in self.news():
+        for event in self.new_events():
             self.model.take(event)
             self._stale = True
 
@@ -224,7 +222,7 @@ class _Notebook(_Threaded):
         html = picture(self.model, now, self._title)
         data = {
             "text/html": f'<div data-g5kvirt-picture="{self._key}">{html}</div>',
-            "text/plain": f"{self._title}: {self.model.stands_at}".removeprefix(": "),
+            "text/plain": f"{self._title}: {self.model.status}".removeprefix(": "),
         }
         if self._picture is None:
             self._picture = _display(data, raw=True)
@@ -232,7 +230,7 @@ class _Notebook(_Threaded):
             self._picture.update(data, raw=True)
         self._stale = False
         self._renewed = time.monotonic()
-        self._pause = max(RENEW, (time.thread_time() - began) / SHARE * 4)
+        self._pause = max(PICTURE_INTERVAL, (time.thread_time() - began) / CPU_SHARE * 4)
 
     def _open(self, now: float) -> None:
         try:
@@ -246,7 +244,7 @@ class _Notebook(_Threaded):
 
 
 def _display(what: object, *, raw: bool = False) -> Any:
-    """Make an output that can be renewed."""
+    """Create an output that can be updated."""
     import IPython.display
 
     display: Any = IPython.display.display  # typed in some versions only

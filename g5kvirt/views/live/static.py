@@ -1,7 +1,7 @@
-"""The picture of a run: steps, a bar of VM states, the wall. HTML with inline SVG, no script, no files.
+"""The picture of a run: phases, a bar of VM states, the wall. HTML with inline SVG, no scripts, no files.
 
-It stands in saved notebooks, on light and on dark, and in print: what is coloured is SVG, which browsers
-print as it is, and text has the page's own colour.
+It works in saved notebooks, on light and dark pages, and in print: everything coloured is SVG, which browsers
+print unchanged, and text has the page's own colour.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from g5kvirt.run.vocabulary import FAILED, PLANNED
+from g5kvirt.views.formatting import duration
 from g5kvirt.views.live.layout import WIDTH, Block, Wall, arrange
 from g5kvirt.views.live.model import Cell, LiveModel
-from g5kvirt.views.palette import STATE_COLOURS, STATE_LABELS
-from g5kvirt.views.progress import last_phase, phase_seconds, phase_words, tries_words
-from g5kvirt.views.words import duration
+from g5kvirt.views.palette import PHASE_COLOURS, PHASE_MARKS, STATE_COLOURS, STATE_LABELS
+from g5kvirt.views.progress import last_phase, phase_message, time_taken
 
-__all__ = ["CROSSED", "explain", "head", "picture", "wall_of"]
+__all__ = ["CROSSED", "describe_cell", "head", "picture", "wall_of"]
 
-_MARK = {"waiting": "○", "running": "▸", "ok": "✓", "failed": "✗"}
-_TINT = {"running": "#0072b2", "ok": "#009e73", "failed": "#d55e00"}
 _FAINT = "opacity:.65"
 _BAR = 14
-_LEAST = 4  #: of the bar's width is for a state, however few its VMs
-CROSSED = 9  #: failed cells of this size bear a cross; on smaller ones it would hide the colour
-_EACH = 400  #: up to so many VMs each cell explains itself, above each host does
+_LEAST = 4  #: pixels of the bar for a state, however few its VMs
+CROSSED = 9  #: failed cells of at least this size have a cross; on smaller ones it would hide the colour
+_EACH = 400  #: up to this many VMs each cell has a tooltip, above that each host has one
 
 
 def wall_of(model: LiveModel) -> Wall:
-    """The wall of all VMs that are known."""
+    """The wall of all known VMs."""
     return arrange((cell.name, cell.host, cell.site) for cell in model.cells.values())
 
 
 def picture(model: LiveModel, now: float, title: str = "") -> str:
-    """All there is to see at ``now`` (seconds since the epoch)."""
+    """The whole picture at ``now`` (seconds since the epoch)."""
     wall = wall_of(model)
     return (
         f'<div style="max-width:{WIDTH}px;line-height:1.4;margin:.4em 0">{head(model, now, title)}'
@@ -42,8 +40,8 @@ def picture(model: LiveModel, now: float, title: str = "") -> str:
     )
 
 
-def explain(cell: Cell, now: float) -> str:
-    """One VM in a line: ``vm-7 on graphene-1.nancy…: kernel, at initrd for 3.2 s; attempt 2: no answer``."""
+def describe_cell(cell: Cell, now: float) -> str:
+    """One VM as text: ``vm-7 on graphene-1.nancy…: kernel, at initrd for 3.2 s; attempt 2: no answer``."""
     words = f"{cell.name} on {cell.host}" if cell.host else cell.name
     words += f": {STATE_LABELS[cell.state]}"
     if cell.step:
@@ -57,10 +55,10 @@ def explain(cell: Cell, now: float) -> str:
 
 
 def head(model: LiveModel, now: float, title: str = "") -> str:
-    """The six steps with state and time, and the VMs by state."""
+    """The six phases with state and time, and the VMs by state."""
     steps = "".join(_step(model, name, now) for name in model.phases)
     last = last_phase(model.run)
-    doing = phase_words(model.run, last.name) if last and last.state in ("running", "failed") else ""
+    doing = phase_message(model.run, last.name) if last and last.state in ("running", "failed") else ""
     parts = [
         f'<div style="margin-bottom:.3em"><b>{escape(title)}</b></div>' if title else "",
         f'<div style="display:flex;flex-wrap:wrap;gap:.2em 1.4em">{steps}</div>',
@@ -72,14 +70,12 @@ def head(model: LiveModel, now: float, title: str = "") -> str:
 
 def _step(model: LiveModel, name: str, now: float) -> str:
     phase = model.phases[name]
-    seconds = phase_seconds(phase, now)
-    took = "" if seconds is None else duration(seconds) + tries_words(len(phase.tries))
-    tint = _TINT.get(phase.state, "inherit")
+    colour, mark = PHASE_COLOURS[phase.state], PHASE_MARKS[phase.state]
     style = _FAINT if phase.state == "waiting" else ""
     return (
-        f'<span style="white-space:nowrap;{style}"><span style="color:{tint}">{_MARK[phase.state]}</span> '
+        f'<span style="white-space:nowrap;{style}"><span style="color:{colour}">{mark}</span> '
         f"{'<b>' if phase.state == 'running' else ''}{name}{'</b>' if phase.state == 'running' else ''}"
-        f' <span style="{_FAINT};font-variant-numeric:tabular-nums">{took}</span></span>'
+        f' <span style="{_FAINT};font-variant-numeric:tabular-nums">{time_taken(phase, now)}</span></span>'
     )
 
 
@@ -116,7 +112,7 @@ def _square(state: str) -> str:
 
 
 def _fill(state: str) -> str:
-    # on a dark page light grey would say more than the colours do
+    # on a dark page light grey would stand out more than the colours
     faint = ' fill-opacity=".45"' if state == PLANNED else ""
     return f'fill="{STATE_COLOURS[state]}"{faint}'
 
@@ -132,7 +128,7 @@ def _wall(model: LiveModel, wall: Wall, now: float) -> str:
     for cell, (x, y) in zip(cells, corners, strict=True):
         by_state.setdefault(cell.state, []).append(f"M{x} {y}h{size}v{size}h-{size}z")
     paths = [f'<path {_fill(state)} d="{"".join(path)}"/>' for state, path in by_state.items()]
-    # colour is not the only sign of a failure
+    # failures are not marked by colour alone
     crosses = "".join(
         f"M{x} {y}l{size} {size}m0-{size}l-{size} {size}"
         for cell, (x, y) in zip(cells, corners, strict=True)
@@ -160,7 +156,7 @@ _PLAIN = ' opacity=".65"'
 def _each(cells: Sequence[Cell], corners: Iterable[tuple[int, int]], size: int, now: float) -> str:
     return "".join(
         f'<rect x="{x}" y="{y}" width="{size}" height="{size}">'
-        f"<title>{escape(explain(cell, now))}</title></rect>"
+        f"<title>{escape(describe_cell(cell, now))}</title></rect>"
         for cell, (x, y) in zip(cells, corners, strict=True)
     )
 

@@ -26,7 +26,7 @@ from g5kvirt.run.directory import create
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
 from g5kvirt.spec.spec import Spec
-from g5kvirt.views.text import machines
+from g5kvirt.views.text import machines_held
 
 
 def a_run(root: Path, name: str, vms: int, events: list[Event]) -> Path:
@@ -260,16 +260,16 @@ def test_runs_and_show_find_the_runs_of_a_sweep(tmp_path: Path, capsys: pytest.C
     assert "run ways-1 on local" in capsys.readouterr().out
 
 
-def test_machines_that_a_run_holds() -> None:
+def test_machines_held_describes_the_reservation() -> None:
     granted = to_plain(Reservation({"nancy": 7}, (), (), 14, "nancy", 1000.0, 3600.0))
     asked = Event("reserve", "submitted", "site", "nancy", "ok", 999.0, 1, {"job": 7})
     given = Event("reserve", "granted", "run", "r", "ok", 1001.0, 1, granted)
     back = Event("reserve", "release", "run", "r", "ok", 1500.0, 1, {})
-    assert machines(RunState.of([]), 1002.0) == ""
-    assert machines(RunState.of([asked]), 1000.0) == "asked for"
-    assert machines(RunState.of([asked, given]), 1002.0).startswith("held until 19")
-    assert machines(RunState.of([asked, given]), 4601.0) == "walltime over"
-    assert machines(RunState.of([asked, given, back]), 1600.0) == "given back"
+    assert machines_held(RunState.of([]), 1002.0) == ""
+    assert machines_held(RunState.of([asked]), 1000.0) == "requested"
+    assert machines_held(RunState.of([asked, given]), 1002.0).startswith("held until 19")
+    assert machines_held(RunState.of([asked, given]), 4601.0) == "walltime expired"
+    assert machines_held(RunState.of([asked, given, back]), 1600.0) == "released"
 
 
 def test_show_prints_the_state_of_a_run(
@@ -301,7 +301,7 @@ def test_show_counts_the_reasons_it_omits(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["show", "first", "--runs", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert text.count("× at dhcp: reason") == 10
-    assert "10 × for 6 more reasons: g5kvirt show --tables has them" in text
+    assert "10 × for 6 other reasons: see g5kvirt show --tables" in text
 
 
 def test_show_saves_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,7 +318,7 @@ def test_show_saves_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["show", "first", "--tables", "--runs", str(tmp_path)]) == 0
     output = capsys.readouterr().out.splitlines()
     assert f"table    {path / 'tables' / 'vms.csv'}" in output
-    assert len((path / "tables" / "vms.csv").read_text().splitlines()) == 9, "a head and a line a VM"
+    assert len((path / "tables" / "vms.csv").read_text().splitlines()) == 9, "a header and one line per VM"
 
 
 def test_doctor_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

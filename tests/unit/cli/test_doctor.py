@@ -85,13 +85,13 @@ def test_kvm_counts_only_when_a_guest_ran(out: str, err: str, state: str, words:
     assert words in finding.found
 
 
-def test_how_many_vms_fit() -> None:
+def test_doctor_estimates_how_many_vms_fit() -> None:
     assert doctor.vms_by_memory(0) == 0
     assert doctor.vms_by_memory(doctor.TESTBED_MEMORY + 10 * doctor.VM_MEMORY) == 10
     assert doctor.vms_by_memory(24 * GIB) > 100
 
 
-def test_the_verdict_names_what_fails() -> None:
+def test_verdict_names_the_failed_probes() -> None:
     findings = [
         ProbeResult("root", "fail", "no"),
         ProbeResult("memory", "ok", "much"),

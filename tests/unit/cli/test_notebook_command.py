@@ -68,7 +68,7 @@ def test_parameters_are_checked_and_parsed_as_python() -> None:
         notebooks.values([("vm", "32")], path)
 
 
-def test_a_notebook_is_found_by_name_or_file(tmp_path: Path) -> None:
+def test_notebook_is_found_by_name_or_file(tmp_path: Path) -> None:
     assert notebooks.find("scalability") == FOLDER / "scalability.ipynb"
     own = tmp_path / "own.ipynb"
     with pytest.raises(SpecError, match="there is no notebook"):
@@ -148,7 +148,7 @@ def test_failing_notebook_releases_its_machines(tmp_path: Path, monkeypatch: pyt
     assert sorted(released) == ["mine/http", "mine/tftp"]
 
 
-def test_the_notebooks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notebooks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["notebook"]) == 0
     output = capsys.readouterr().out
     assert "Netboot: HTTP vs. TFTP" in output

@@ -7,7 +7,7 @@ import pytest
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.inventory import GIB, MIB, Facts
 from g5kvirt.spec.spec import Spec
-from g5kvirt.views.palette import guest_words
+from g5kvirt.views.palette import guest_description
 
 KVM, EMULATED = (Facts(4, 8 * GIB, kvm, 0.0) for kvm in (True, False))
 
@@ -17,7 +17,7 @@ def test_every_label_has_words(kind: str) -> None:
     guest = GUESTS[kind]
     for hosts in ([KVM], [EMULATED], [KVM, EMULATED]):
         label = guest.label(hosts)
-        assert guest.words[label] == guest_words(label) != label
+        assert guest.words[label] == guest_description(label) != label
 
 
 def test_one_emulated_host_makes_a_run_an_emulated_one() -> None:

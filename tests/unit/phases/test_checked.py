@@ -18,7 +18,7 @@ from g5kvirt.errors import CapacityError, MachineError, TestbedError
 from g5kvirt.phases import check as phase
 from g5kvirt.planning.inventories import Inventory
 from g5kvirt.planning.preflight import Finding, Preflight
-from g5kvirt.views.checked import CheckResult
+from g5kvirt.views.check_result import CheckResult
 
 ROOT = Path(__file__).parents[3]
 SLIDES = str(ROOT / "data/scenarios/slides-2013.yaml")

@@ -75,7 +75,7 @@ def deploy(
     return d.events()
 
 
-def test_one_row_a_vm_and_deployment_with_every_step() -> None:
+def test_vms_table_has_one_row_per_vm_and_deployment() -> None:
     table = Measurements.of([*deploy("a", environment="mini"), *deploy("b", 3, 2000.0, repetition=2)]).vms
     assert list(zip(table["deployment"], table["vm"], strict=True)) == [
         *(("a", f"vm-{i}") for i in range(2)),
@@ -94,7 +94,7 @@ def test_one_row_a_vm_and_deployment_with_every_step() -> None:
     assert pd.isna(row["reset_start"])
 
 
-def test_a_step_is_shown_as_in_its_last_attempt_and_all_attempts_are_a_table_of_their_own() -> None:
+def test_vms_table_has_last_attempts_and_attempts_table_all() -> None:
     events = deploy(bad_images={"vm-1": 1})
     row = Measurements.of(events).vms.set_index("vm").loc["vm-1"]
     assert (row["outcome"], row["attempts"]) == ("deployed", 2)
@@ -106,7 +106,7 @@ def test_a_step_is_shown_as_in_its_last_attempt_and_all_attempts_are_a_table_of_
     assert set(tries["macro"]) == {"BroadcastEnv"}
 
 
-def test_the_macro_steps_of_a_vm_add_up_to_its_whole_time() -> None:
+def test_macro_steps_of_a_vm_add_up_to_its_duration() -> None:
     table = Measurements.of(deploy(bad_images={"vm-1": 1})).vms
     added = sum(table[f"{macro}_duration"] for macro in MACROS)
     assert list(added) == pytest.approx(list(table["duration"]))
@@ -114,7 +114,7 @@ def test_the_macro_steps_of_a_vm_add_up_to_its_whole_time() -> None:
     assert dict(tries) == {"SetDeploymentEnv": 3, "BroadcastEnv": 3, "BootNewEnv": 2}
 
 
-def test_failed_vms_are_named_with_step_and_reason() -> None:
+def test_failed_vms_have_step_and_reason() -> None:
     events = deploy(number=4, bad_images={"vm-1": 9, "vm-2": 9})
     table = Measurements.of(events).vms.set_index("vm")
     assert list(table["outcome"]) == ["deployed", "failed", "failed", "deployed"]
@@ -128,7 +128,7 @@ def test_failed_vms_are_named_with_step_and_reason() -> None:
     assert Measurements.of(events).macros.set_index("macro").loc["BroadcastEnv", "failed"] == 2
 
 
-def test_the_summary_has_total_median_and_95th_percentile() -> None:
+def test_summary_has_total_median_and_p95() -> None:
     events = deploy(number=5)
     whole = Measurements.of(events).summary()
     table = Measurements.of(events).vms
@@ -140,7 +140,7 @@ def test_the_summary_has_total_median_and_95th_percentile() -> None:
         Measurements.of(events).summary("d9")
 
 
-def test_scalability_has_every_repetition_as_a_row_and_nothing_that_deployed_none() -> None:
+def test_scalability_has_one_row_per_finished_deployment() -> None:
     events = [
         *deploy("a", 4, 1000.0, repetition=1),
         *deploy("b", 4, 2000.0, repetition=2),
@@ -160,7 +160,7 @@ def test_scalability_has_every_repetition_as_a_row_and_nothing_that_deployed_non
     assert pd.isna(Measurements.of(events).summary().total)
 
 
-def test_a_deployment_cut_short_is_unfinished_and_not_counted_as_anything_else() -> None:
+def test_interrupted_deployment_is_unfinished() -> None:
     table = Measurements.of(deploy(upto=1003.0)).vms
     assert set(table["outcome"]) == {"unfinished"}
     assert table["end"].isna().all()
@@ -168,7 +168,7 @@ def test_a_deployment_cut_short_is_unfinished_and_not_counted_as_anything_else()
     assert set(table["SetDeploymentEnv_outcome"]) == {"unfinished"}
 
 
-def test_empty_tables_have_their_columns_and_types() -> None:
+def test_empty_tables_have_columns_and_types() -> None:
     full, empty = Measurements.of(deploy()), Measurements.of([])
     for name in ("vms", "attempts", "macros", "deployments", "scalability"):
         assert dict(getattr(empty, name).dtypes) == dict(getattr(full, name).dtypes), name
@@ -178,7 +178,7 @@ def test_empty_tables_have_their_columns_and_types() -> None:
         assert f"{column(step)}_start" in full.vms
 
 
-def test_the_tables_are_exported_with_those_of_the_run(tmp_path: Path) -> None:
+def test_export_includes_the_deployment_tables(tmp_path: Path) -> None:
     frames = Frames(deploy("a", 4))
     names = {file.stem for file in frames.export(str(tmp_path))}
     assert {"measure-vms", "measure-attempts", "measure-macros", "measure-deployments"} <= names
@@ -187,7 +187,22 @@ def test_the_tables_are_exported_with_those_of_the_run(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "measure-scalability.csv")) == 1
 
 
-def test_events_of_other_phases_do_not_disturb() -> None:
+def test_exported_tables_distinguish_series(tmp_path: Path) -> None:
+    launch = Event("launch", "guests", "run", "r", "ok", 900.0, 1, {"guest": "kvm"})
+    http = deploy("b", 2, 2000.0, environment="mini", broadcast="http", provisioner="kadeploy3")
+    chain = deploy("a", 2, environment="mini", broadcast="chain", provisioner="g5kvirt")
+    Frames([launch, *chain, *http]).export(str(tmp_path))
+    settings = ["environment", "broadcast", "provisioner", "guest"]
+    expected = {"a": ["mini", "chain", "g5kvirt", "kvm"], "b": ["mini", "http", "kadeploy3", "kvm"]}
+    for name in ("measure-deployments", "measure-vms", "measure-macros", "measure-scalability"):
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        found = {key: group[settings].drop_duplicates() for key, group in table.groupby("deployment")}
+        assert {key: group.to_numpy().tolist() for key, group in found.items()} == {
+            key: [values] for key, values in expected.items()
+        }, name
+
+
+def test_events_of_other_phases_are_ignored() -> None:
     other = [
         Event("launch", "deployment", "vm", "vm-1", "failed", 1.0, 1, {"deployment": "x"}),
         Event("measure", "phase", "run", "r", "start", 1.0),
@@ -195,7 +210,7 @@ def test_events_of_other_phases_do_not_disturb() -> None:
     assert list(Measurements.of([*other, *deploy()]).deployments["deployment"]) == ["d1"]
 
 
-def test_the_usual_steps_are_those_of_the_default_workflow() -> None:
+def test_vocabulary_has_the_steps_of_the_default_workflow() -> None:
     plain = default_workflow().plain()
     assert {macro: set(steps) for macro, steps in MACROS.items()} == {m: set(s) for m, s in plain.items()}
 
@@ -205,7 +220,7 @@ def test_the_usual_steps_are_those_of_the_default_workflow() -> None:
     bad=st.dictionaries(st.sampled_from([f"vm-{i}" for i in range(6)]), st.integers(1, 3)),
     upto=st.floats(1000, 1060),
 )
-def test_the_account_adds_up_at_every_moment(number: int, bad: dict[str, int], upto: float) -> None:
+def test_summary_adds_up_after_any_prefix(number: int, bad: dict[str, int], upto: float) -> None:
     events = deploy(number=number, bad_images=bad, upto=upto)
     whole = Measurements.of(events).summary()
     assert whole.requested == (number if events else 0)
@@ -214,7 +229,7 @@ def test_the_account_adds_up_at_every_moment(number: int, bad: dict[str, int], u
     assert len(Measurements.of(events).vms) == whole.requested
 
 
-def test_deployments_of_fresh_vms_are_marked_and_the_transfer_has_its_bound() -> None:
+def test_tables_have_fresh_vms_and_transfer_bound() -> None:
     events = [*deploy("d1", 4, fresh=3, transfer_bound=2.5), *deploy("d2", 4, 5000.0)]
     assert list(Measurements.of(events).deployments["fresh"]) == [3, 0]
     curve = Measurements.of(events).scalability.set_index("deployment")

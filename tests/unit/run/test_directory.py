@@ -13,7 +13,7 @@ from g5kvirt.errors import RunError
 from g5kvirt.run import directory
 
 
-def test_a_run_is_made_and_found(tmp_path: Path) -> None:
+def test_created_run_is_found(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "runs"
     run = directory.create(root, "first-1_a.b", {"spec": {"vms": 3}})
     assert run.path == root / "first-1_a.b"
@@ -25,7 +25,7 @@ def test_a_run_is_made_and_found(tmp_path: Path) -> None:
     assert [p.name for p in run.path.iterdir()] == ["run.json"], "no temporary file stays behind"
 
 
-def test_a_name_that_exists(tmp_path: Path) -> None:
+def test_existing_name_is_refused(tmp_path: Path) -> None:
     directory.create(tmp_path, "one", {"spec": 1})
     with pytest.raises(RunError, match="already a run 'one'"):
         directory.create(tmp_path, "one", {"spec": 2})
@@ -35,16 +35,16 @@ def test_a_name_that_exists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "a/b", "-x", ".x", "a b", "ä", "a\n", "a\0", "x" * 101, 3]
 )
-def test_names_that_are_none(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="cannot be called"):
+def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="cannot be named"):
         directory.create(tmp_path / "runs", name, {})
-    with pytest.raises(RunError, match="cannot be called"):
+    with pytest.raises(RunError, match="cannot be named"):
         directory.find(tmp_path, name)
     assert not (tmp_path / "runs").exists(), "nothing is touched"
 
 
 @given(name=st.text(max_size=8))
-def test_any_name_makes_a_directory_inside_or_a_sentence(
+def test_any_name_creates_a_directory_inside_runs_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
     root = tmp_path_factory.mktemp("r") / "runs"
@@ -56,13 +56,13 @@ def test_any_name_makes_a_directory_inside_or_a_sentence(
     assert path is None or path.parent == root
 
 
-def test_names_by_date_are_all_different(tmp_path: Path) -> None:
+def test_default_names_are_unique(tmp_path: Path) -> None:
     made = [directory.create(tmp_path, None, {}) for _ in range(5)]
     assert len({run.name for run in made}) == 5
     assert directory.list_runs(tmp_path) == sorted(made, key=lambda run: (run.created, run.name))
 
 
-def test_only_runs_are_listed(tmp_path: Path) -> None:
+def test_list_runs_ignores_other_directories(tmp_path: Path) -> None:
     assert directory.list_runs(tmp_path / "none") == []
     run = directory.create(tmp_path, "one", {})
     (tmp_path / "file").write_text("")
@@ -76,19 +76,19 @@ def test_only_runs_are_listed(tmp_path: Path) -> None:
             directory.find(tmp_path, "broken")
 
 
-def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+def test_unknown_run_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     directory.create(tmp_path, "nancy-1", {})
     with pytest.raises(RunError, match="did you mean 'nancy-1'"):
         directory.find(tmp_path, "nancy-2")
 
 
-def test_a_root_that_cannot_be(tmp_path: Path) -> None:
+def test_unusable_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot make a run"):
+    with pytest.raises(RunError, match="cannot create a run"):
         directory.create(tmp_path / "file", "one", {})
 
 
-def test_a_document_that_cannot_be_written_leaves_no_run(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_run(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         directory.create(tmp_path, "one", {"spec": object()})
     assert list(tmp_path.iterdir()) == []

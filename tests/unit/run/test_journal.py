@@ -46,13 +46,13 @@ def write(path: Path, events: list[Event]) -> None:
 
 
 @given(EVENTS)
-def test_an_event_is_one_line_and_comes_back(event: Event) -> None:
+def test_event_round_trips_as_one_line(event: Event) -> None:
     line = event.to_json()
     assert "\n" not in line
     assert Event.from_json(line) == event
 
 
-def test_words_that_come_again_and_again_are_kept_once() -> None:
+def test_repeated_strings_are_interned() -> None:
     line = Event("launch", "dhcp", "vm", "vm-1", "ok", 1.0, 1, {"said": "word"}).to_json()
     one, other = Event.from_json(line), Event.from_json(line)
     assert one.subject is other.subject
@@ -61,7 +61,7 @@ def test_words_that_come_again_and_again_are_kept_once() -> None:
 
 
 @given(events=st.lists(EVENTS, min_size=1, max_size=5), cut=st.integers(0, 10_000))
-def test_a_journal_cut_anywhere_keeps_all_whole_lines(
+def test_truncated_journal_keeps_complete_lines(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event], cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "journal.jsonl"
@@ -80,7 +80,7 @@ def test_a_journal_cut_anywhere_keeps_all_whole_lines(
     assert read_events(path) == [*events[:whole], extra]
 
 
-def test_rubbish_in_the_last_line_is_cut_off(tmp_path: Path) -> None:
+def test_garbage_in_the_last_line_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     good = Event("place", "plan", "run", "r", "ok", 1.0)
     for tail in (b'{"t": 1\n', b"\xff\xfe\n", b"[]\n", b"\0" * 50):
@@ -93,7 +93,7 @@ def test_rubbish_in_the_last_line_is_cut_off(tmp_path: Path) -> None:
         path.unlink()
 
 
-def test_rubbish_in_the_middle_is_an_error(tmp_path: Path) -> None:
+def test_garbage_in_the_middle_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     good = Event("place", "plan", "run", "r", "ok", 1.0).to_json()
     path.write_text(f"{good}\nrubbish\n{good}\n")
@@ -103,12 +103,12 @@ def test_rubbish_in_the_middle_is_an_error(tmp_path: Path) -> None:
         Journal.open(path)
 
 
-def test_no_journal(tmp_path: Path) -> None:
+def test_missing_journal_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no journal"):
         read_events(tmp_path / "none.jsonl")
 
 
-def test_listeners_hear_what_comes_and_can_leave(tmp_path: Path) -> None:
+def test_listeners_receive_events_until_removed(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "deep" / "journal.jsonl")
     journal.append("place", "before", "run", "r", "ok")
     heard: list[str] = []
@@ -122,7 +122,7 @@ def test_listeners_hear_what_comes_and_can_leave(tmp_path: Path) -> None:
     assert [e.detail for e in read_events(journal.path)] == [{}, {"number": 1}, {}]
 
 
-def test_several_threads_write_whole_lines(tmp_path: Path) -> None:
+def test_threads_write_complete_lines(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "journal.jsonl")
 
     def work(name: str) -> None:
@@ -187,7 +187,7 @@ def wait(what: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_one_process_writes_and_others_read_meanwhile(tmp_path: Path) -> None:
+def test_readers_follow_a_writing_process(tmp_path: Path) -> None:
     path = tmp_path / "lille" / "journal.jsonl"
     journal = Journal.open(path)
     journal.append("place", "before", "run", "r", "ok")
@@ -216,7 +216,7 @@ def test_one_process_writes_and_others_read_meanwhile(tmp_path: Path) -> None:
     assert [e.step for e in read_events(path)] == ["before", "phase", "one", "two", "three", "after"]
 
 
-def test_one_step_at_a_time_in_one_process_too(tmp_path: Path) -> None:
+def test_journal_lock_is_exclusive_within_a_process(tmp_path: Path) -> None:
     path = tmp_path / "r" / "journal.jsonl"
     journal, other = Journal.open(path), Journal.open(path)
     me = {"pid": os.getpid(), "host": os.uname().nodename}
@@ -239,8 +239,11 @@ def test_one_step_at_a_time_in_one_process_too(tmp_path: Path) -> None:
     assert len(other) == 5
 
 
-@given(parts=st.lists(st.tuples(st.integers(0, 2), st.lists(EVENTS, max_size=3), st.binary(max_size=4))))
-def test_whoever_writes_all_see_the_same(
+PARTS = st.tuples(st.integers(0, 2), st.lists(EVENTS, min_size=1, max_size=3), st.binary(max_size=4))
+
+
+@given(parts=st.lists(PARTS, min_size=1))
+def test_alternating_writers_and_torn_lines_are_read_identically(
     tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[int, list[Event], bytes]]
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "journal.jsonl"
@@ -249,13 +252,14 @@ def test_whoever_writes_all_see_the_same(
     for who, events, torn in parts:
         journals[who].extend(events)
         written += events
-        with path.open("ab") as file:  # somebody is killed while he writes
+        with path.open("ab") as file:  # a process is killed while it writes
             file.write(torn.replace(b"\n", b""))
         assert all(list(journal) == written for journal in journals)
         assert read_events(path) == written
+    assert len(written) >= len(parts)
 
 
-def test_the_state_goes_on_with_what_other_processes_write(tmp_path: Path) -> None:
+def test_state_includes_events_of_other_processes(tmp_path: Path) -> None:
     journal, other = (Journal.open(tmp_path / "journal.jsonl") for _ in range(2))
     journal.append("place", "one", "run", "r", "ok", n=1)
     assert journal.state.detail("place", "one") == {"n": 1}
@@ -265,7 +269,7 @@ def test_the_state_goes_on_with_what_other_processes_write(tmp_path: Path) -> No
     assert journal.state is journal.state, "each event is taken once"
 
 
-def test_what_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_journal_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal.jsonl"
     write(path, [Event("place", "plan", "run", "r", "ok", 1.0)])
 
@@ -279,7 +283,7 @@ def test_what_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.
         journal.append("place", "no", "run", "r", "ok")
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_complete_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal.open(path)
     journal.append("place", "one", "run", "r", "ok")
@@ -301,7 +305,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
     assert [e.step for e in journal] == [e.step for e in read_events(path)] == ["one", "three"]
 
 
-def test_an_interrupt_amid_a_write_leaves_all_as_it_was(
+def test_interrupted_write_leaves_the_journal_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal.jsonl"
@@ -325,7 +329,7 @@ def test_an_interrupt_amid_a_write_leaves_all_as_it_was(
     assert [(e.step, e.status) for e in read_events(path)] == steps
 
 
-def test_a_listener_that_raises_does_not_keep_the_lock(tmp_path: Path) -> None:
+def test_raising_listener_releases_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal, other = Journal.open(path), Journal.open(path)
 
@@ -343,7 +347,7 @@ def test_a_listener_that_raises_does_not_keep_the_lock(tmp_path: Path) -> None:
     assert len(journal) == 2
 
 
-def test_a_file_system_without_locks(
+def test_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
@@ -356,7 +360,7 @@ def test_a_file_system_without_locks(
     assert len(read_events(tmp_path / "journal.jsonl")) == 1
 
 
-def test_a_journal_that_became_shorter_is_said_so(tmp_path: Path) -> None:
+def test_shortened_journal_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     write(path, [Event("place", "plan", "run", "r", "ok", 1.0)] * 2)
     journal = Journal.open(path)
@@ -365,7 +369,7 @@ def test_a_journal_that_became_shorter_is_said_so(tmp_path: Path) -> None:
         list(journal)
 
 
-def test_an_interrupt_anywhere_does_not_keep_the_lock(tmp_path: Path) -> None:
+def test_interrupt_releases_the_lock(tmp_path: Path) -> None:
     """Raised at each single instruction of the journal in its turn, as Ctrl-C may be."""
     path = tmp_path / "journal.jsonl"
     journal, other = Journal.open(path), Journal.open(path)

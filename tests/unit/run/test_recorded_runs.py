@@ -31,13 +31,13 @@ def digests(run: Path, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_tables_of_recorded_runs_keep_their_bytes(run: Path, tmp_path: Path) -> None:
+def test_tables_of_recorded_runs_are_unchanged(run: Path, tmp_path: Path) -> None:
     expected = json.loads(GOLDEN.read_text(encoding="utf-8"))[run.name]
     assert digests(run, tmp_path) == expected
     assert len(expected) >= 5
 
 
-def test_every_recorded_run_is_held() -> None:
+def test_every_recorded_run_has_digests() -> None:
     assert RUNS
     assert [run.name for run in RUNS] == sorted(json.loads(GOLDEN.read_text(encoding="utf-8")))
 

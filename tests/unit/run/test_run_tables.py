@@ -44,7 +44,7 @@ def row(frame: pd.DataFrame, name: str) -> Any:
     return found
 
 
-def test_a_boot() -> None:
+def test_vms_table_of_one_boot() -> None:
     frame = Frames([plan(), *boot("vm-1", 100.0)]).vms
     first = row(frame, "vm-1")
     assert (first["state"], first["attempts"], first["reason"]) == ("up", 1, "")
@@ -61,7 +61,7 @@ def test_a_boot() -> None:
     assert list(frame["index"]) == [1, 2, 3]
 
 
-def test_only_the_last_attempt_counts() -> None:
+def test_vms_table_has_the_last_attempt() -> None:
     late = vm("vm-1", "initrd", 203.0, attempt=1)
     events = [plan(), *boot("vm-1", 100.0, upto=3), *boot("vm-1", 200.0, attempt=2, upto=2), late]
     found = row(Frames(events).vms, "vm-1")
@@ -71,12 +71,12 @@ def test_only_the_last_attempt_counts() -> None:
     assert math.isnan(found["initrd"])
 
 
-def test_the_first_of_a_repeated_milestone_counts() -> None:
+def test_first_of_repeated_milestones_counts() -> None:
     events = [plan(), *boot("vm-1", 100.0), vm("vm-1", "dhcp", 104.5)]
     assert row(Frames(events).vms, "vm-1")["dhcp"] == 101.0
 
 
-def test_given_up_then_up_after_all() -> None:
+def test_vm_that_reports_after_being_given_up_is_up() -> None:
     lost = [
         plan(),
         *boot("vm-1", 100.0, upto=2),
@@ -88,7 +88,7 @@ def test_given_up_then_up_after_all() -> None:
     assert (late["state"], late["reason"]) == ("up", "")
 
 
-def test_given_up_then_launched_again_by_another_process() -> None:
+def test_given_up_vm_launched_by_another_process_is_up() -> None:
     lost = [
         *boot("vm-1", 100.0, upto=2),
         *boot("vm-1", 200.0, attempt=2, upto=2),
@@ -98,14 +98,14 @@ def test_given_up_then_launched_again_by_another_process() -> None:
     assert (found["state"], found["attempts"], found["t_minimal_system"]) == ("up", 3, 5.0)
 
 
-def test_a_boot_that_a_later_process_finds_under_way_is_the_same_boot() -> None:
+def test_running_boot_found_by_a_later_process_is_the_same_boot() -> None:
     found_again = [vm("vm-1", "power-on", 130.0, "start"), vm("vm-1", "power-on", 100.0)]
     rest = [vm("vm-1", step, 131.0 + i) for i, step in enumerate(BOOT_STEPS[1:])]
     found = row(Frames([plan(), *boot("vm-1", 100.0, upto=1), *found_again, *rest]).vms, "vm-1")
     assert (found["state"], found["attempts"], found["power_on"]) == ("up", 1, 100.0)
 
 
-def test_a_vm_whose_process_died_with_its_launch_boots_anew() -> None:
+def test_vm_whose_qemu_died_with_its_launch_has_a_new_boot() -> None:
     """Killed with its QEMU, launched again at attempt 1: the time is that of the second boot alone."""
     call = Event("launch", "phase", "run", "r", "start", 99.0)
     killed = [plan(), call, vm("vm-1", "power-on", 99.5, "start"), *boot("vm-1", 100.0, upto=4)]
@@ -115,7 +115,7 @@ def test_a_vm_whose_process_died_with_its_launch_boots_anew() -> None:
     assert (found["power_on"], found["t_minimal_system"]) == (200.5, 5.0)
 
 
-def test_a_second_call_that_counts_from_one_is_not_late() -> None:
+def test_second_launch_counting_from_one_is_a_new_boot() -> None:
     """The first call was at the second attempt when it was killed; the other's first one is what counts."""
     call = Event("launch", "phase", "run", "r", "start", 99.0)
     first = [plan(), call, vm("vm-1", "power-on", 99.5, "start"), *boot("vm-1", 100.0, upto=1)]
@@ -125,7 +125,7 @@ def test_a_second_call_that_counts_from_one_is_not_late() -> None:
     assert (found["state"], found["attempts"], found["t_minimal_system"]) == ("up", 3, 5.0)
 
 
-def test_the_plan_comes_back() -> None:
+def test_plan_is_read_back() -> None:
     planned = RunState.of([plan()]).placed_vms
     assert [v.name for v in planned] == ["vm-1", "vm-2", "vm-3"]
     assert str(planned[0].ip) == "10.144.0.1"
@@ -133,7 +133,7 @@ def test_the_plan_comes_back() -> None:
     assert len(RunState.of([plan(3), plan(2)]).placed_vms) == 2, "the last plan is the one"
 
 
-def test_hosts() -> None:
+def test_hosts_table() -> None:
     events = [
         plan(5),
         Event("deploy", "kadeploy3", "host", "m-1.rennes.grid5000.fr", "ok", 5.0),
@@ -146,7 +146,7 @@ def test_hosts() -> None:
     assert frame.loc["m-1.rennes.grid5000.fr"].tolist() == ["rennes", 0, 0, 0, 0]
 
 
-def test_spans() -> None:
+def test_spans_table() -> None:
     def event(step: str, status: Any, t: float, attempt: int = 1) -> Event:
         return Event("deploy", step, "host", "h", status, t, attempt)
 
@@ -170,7 +170,7 @@ def test_spans() -> None:
     assert math.isnan(frame["end"][1])
 
 
-def test_the_time_of_a_phase_is_that_of_all_its_tries() -> None:
+def test_phase_time_is_the_sum_of_its_tries() -> None:
     def event(phase: str, status: Any, t: float, step: str = "phase") -> Event:
         return Event(phase, step, "run", "r", status, t)
 
@@ -192,7 +192,7 @@ def test_the_time_of_a_phase_is_that_of_all_its_tries() -> None:
     assert math.isnan(frame["duration"][1]), "it has not ended"
 
 
-def test_columns_have_their_types_also_when_empty() -> None:
+def test_empty_tables_have_columns_and_types() -> None:
     full = [
         plan(),
         Event("place", "phase", "run", "r", "start", 1.0),
@@ -206,7 +206,7 @@ def test_columns_have_their_types_also_when_empty() -> None:
         assert empty.dtypes.to_dict() == filled.dtypes.to_dict()
 
 
-def test_export(tmp_path: Path) -> None:
+def test_export_writes_every_table(tmp_path: Path) -> None:
     frames = Frames([plan(), *boot("vm-1", 1_700_000_000.123456)])
     files = frames.export(tmp_path / "csv")
     assert sorted(f.name for f in files) == ["events.csv", "hosts.csv", "phases.csv", "spans.csv", "vms.csv"]
@@ -235,7 +235,7 @@ ANY = st.one_of(
 
 
 @given(events=st.lists(ANY, max_size=30))
-def test_the_account_adds_up_whatever_happened(events: list[Event]) -> None:
+def test_account_adds_up_for_any_events(events: list[Event]) -> None:
     found = Frames(events).account
     assert found.requested == found.up + found.failed + found.unfinished
     assert min(found.up, found.failed, found.unfinished) >= 0
@@ -252,7 +252,7 @@ def test_the_account_adds_up_whatever_happened(events: list[Event]) -> None:
 
 
 @given(st.lists(ANY, max_size=30))
-def test_spans_never_overlap_with_themselves(events: list[Event]) -> None:
+def test_spans_of_one_subject_do_not_overlap(events: list[Event]) -> None:
     frame = Frames(events).spans
     assert len(frame) == sum(e.status == "start" for e in events)
     done = frame[frame["status"] != "unfinished"]

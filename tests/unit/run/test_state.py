@@ -26,7 +26,7 @@ VMS = [
 ]
 
 
-def test_what_the_constructors_of_events_write_is_read_back() -> None:
+def test_constructed_events_are_read_back() -> None:
     """Also through JSON, as a journal keeps it."""
     events = [
         job_progress("nancy", "submitted", {"job": 7, "resources": "nodes=3"}, 1.0),
@@ -41,13 +41,13 @@ def test_what_the_constructors_of_events_write_is_read_back() -> None:
     assert state.placed_vms == VMS
 
 
-def test_an_older_journal_s_placement_may_have_labels() -> None:
+def test_placement_of_older_journals_may_have_labels() -> None:
     event = placement("r", [to_plain(vm) for vm in VMS], 3.0)
     old = replace(event, detail={"vms": [{**row, "labels": {"a": "b"}} for row in event.detail["vms"]]})
     assert RunState.of([old]).placed_vms == VMS
 
 
-def test_the_last_good_end_of_a_step_counts() -> None:
+def test_detail_is_that_of_the_last_success() -> None:
     def end(status: Any, **detail: Any) -> Event:
         return Event("deploy", "phase", "run", "r", status, 1.0, 1, detail)
 
@@ -57,7 +57,7 @@ def test_the_last_good_end_of_a_step_counts() -> None:
     assert not RunState.of([end("failed")]).done("deploy")
 
 
-def test_who_is_up_and_who_was_deployed_in_the_order_of_the_placement() -> None:
+def test_up_and_deployed_vms_are_in_placement_order() -> None:
     events = [*run_events(4, lost=1), *measured((3,), {"vm-2": ("format", 9, "no disk")})]
     state = RunState.of(events)
     assert state.up_vms == [name for name in ("vm-1", "vm-2", "vm-3", "vm-4") if state.vms[name].up]
@@ -79,7 +79,7 @@ def measured(sizes: Sequence[int], bad: Any = None) -> list[Event]:
     ]
 
 
-def test_a_run_killed_anywhere_gets_its_end() -> None:
+def test_missing_ends_close_a_run_killed_anywhere() -> None:
     """For each place where the process may have been killed: all spans and all VMs have an end afterwards."""
     events = [*run_events(4, lost=1), *measured((2, 4), {"vm-2": ("format", 9, "no disk")})]
     closed = 0
@@ -103,7 +103,7 @@ def test_a_run_killed_anywhere_gets_its_end() -> None:
     assert closed > 40
 
 
-def test_nothing_is_missing_where_a_step_ended_badly() -> None:
+def test_failed_phase_has_no_missing_ends() -> None:
     events = run_events(2)
     end = next(n for n, e in enumerate(events) if (e.phase, e.step, e.status) == ("launch", "phase", "ok"))
     failed = Event("launch", "phase", "run", "r", "failed", events[end].t, 1, {"reason": "interrupted"})
@@ -112,7 +112,7 @@ def test_nothing_is_missing_where_a_step_ended_badly() -> None:
     assert missing_ends(RunState.of([])) == []
 
 
-def test_where_a_vm_was_when_it_was_cut_short(tmp_path: Path) -> None:
+def test_missing_ends_name_the_step_of_each_vm(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     events = measured((1,))
     cut = next(n for n, e in enumerate(events) if (e.step, e.kind) == ("format", "vm")) + 1

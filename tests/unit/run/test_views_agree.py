@@ -24,9 +24,9 @@ from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import BOOT_STEPS, PHASES
 from g5kvirt.views.live.model import LiveModel
+from g5kvirt.views.measure_result import MeasureResult
 from g5kvirt.views.measure_tables import sizes_table
-from g5kvirt.views.measured import MeasureResult
-from g5kvirt.views.results import PhaseResult
+from g5kvirt.views.phase_result import PhaseResult
 from g5kvirt.views.tables import boot_table, durations_table, map_table, timeline_table
 from g5kvirt.views.trace import trace_events
 
@@ -173,7 +173,7 @@ anything = st.builds(
 
 @settings(max_examples=50)
 @given(st.lists(anything, max_size=40), st.booleans())
-def test_the_account_adds_up_whatever_is_in_a_journal(events: list[Event], planned: bool) -> None:
+def test_account_adds_up_for_any_journal(events: list[Event], planned: bool) -> None:
     events = [*(run_events(3)[:20] if planned else []), *events]
     frames, live = Frames(events), LiveModel.of(events, 3)
     assert frames.account.requested == frames.account.up + frames.account.failed + frames.account.unfinished
@@ -194,7 +194,7 @@ def test_views_agree_on_recorded_runs(run: str) -> None:
         check_agreement(events[:cut])
 
 
-def test_a_state_that_is_kept_up_to_date_is_that_of_all_events() -> None:
+def test_incremental_state_equals_full_state() -> None:
     events = [*run_events(VMS, lost=1), *measure_events((2, VMS), 1, bad=BAD)]
     state = RunState()
     for number, event in enumerate(events, start=1):

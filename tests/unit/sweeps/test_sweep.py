@@ -490,7 +490,7 @@ def test_combination_has_a_short_id() -> None:
     "content",
     [b"", b"a;b;id\n1;2;3\n", b"run,id\n1\n", b"run,id\n1,2,3\n", b"\xff\xfe", b"id\n" + b"x" * 200_000],
 )
-def test_a_damaged_index_is_refused_before_anything_is_measured(content: bytes, tmp_path: Path) -> None:
+def test_damaged_index_is_refused_before_measuring(content: bytes, tmp_path: Path) -> None:
     (tmp_path / INDEX).write_bytes(content)
     with pytest.raises(RunError, match=r"index\.csv .*repair it or move it away"):
         do(by_hand(), tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from measuremaker import deploy_events
+from measuremaker import deploy_events, series_events
 from runmaker import T0, run_events
 from test_figures import check_layout
 
@@ -21,6 +22,8 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.views.compare import Comparison, compare
 from g5kvirt.views.figures import Figures
+from g5kvirt.views.formatting import duration
+from g5kvirt.views.phase_result import PhaseResult
 
 
 def keep(
@@ -75,7 +78,7 @@ def ways(tmp_path: Path) -> Path:
     return keep(tmp_path, "ways", events)
 
 
-def test_without_labels_they_are_what_differs(both: list[Path], tmp_path: Path) -> None:
+def test_default_labels_are_the_differences_of_the_specs(both: list[Path], tmp_path: Path) -> None:
     assert compare(*both).labels == ["http", "tftp"]
     assert compare(str(both[0]), SimpleNamespace(path=both[1])).labels == ["http", "tftp"]  # type: ignore[arg-type]
     small = keep(tmp_path, "small", run_events(4), vms=4, windows={"boot": 2})
@@ -84,7 +87,7 @@ def test_without_labels_they_are_what_differs(both: list[Path], tmp_path: Path) 
     assert compare(both[0], same).labels == ["first", "third"]
 
 
-def test_runs_that_deploy_in_another_way_are_labelled_by_that(ways: Path, tmp_path: Path) -> None:
+def test_runs_with_different_deployment_settings_are_labelled_by_them(ways: Path, tmp_path: Path) -> None:
     runs = [
         keep(tmp_path, way, [*run_events(4), *sent("d1", 4, way, T0 + 90)])
         for way in ("chain", "tree", "http")
@@ -96,7 +99,7 @@ def test_runs_that_deploy_in_another_way_are_labelled_by_that(ways: Path, tmp_pa
     assert compare(runs[0], ways).labels == ["chain", "ways"]
 
 
-def test_labels_of_ones_own_and_repetitions(both: list[Path], tmp_path: Path) -> None:
+def test_runs_under_one_given_label_are_repetitions(both: list[Path], tmp_path: Path) -> None:
     again = keep(tmp_path, "again", run_events(8, seed=9))
     found = compare(HTTP=[both[0], again], TFTP=both[1])
     assert found.labels == ["HTTP", "TFTP"]
@@ -111,7 +114,7 @@ def test_labels_of_ones_own_and_repetitions(both: list[Path], tmp_path: Path) ->
     ]
 
 
-def test_the_boots_are_those_of_each_run(both: list[Path]) -> None:
+def test_boot_figure_has_the_boot_times_of_each_run(both: list[Path]) -> None:
     picture = compare(*both).boot()
     for label, path in zip(("http", "tftp"), both, strict=True):
         own = pd.DataFrame(Figures(Frames(events_of(path)), run="r", testbed="t").frames.vms)
@@ -129,7 +132,7 @@ def events_of(path: Path) -> list[Event]:
     return [Event.from_json(line) for line in (path / "journal.jsonl").read_text().splitlines()]
 
 
-def test_steps_are_medians_of_the_boots_or_of_the_deployments(both: list[Path], ways: Path) -> None:
+def test_steps_figure_shows_medians_of_boots_or_deployments(both: list[Path], ways: Path) -> None:
     data = compare(*both).steps().data
     boots = compare(*both).boot().data
     total = data[data["step"] == "total"].set_index("series")["median"]
@@ -138,11 +141,11 @@ def test_steps_are_medians_of_the_boots_or_of_the_deployments(both: list[Path], 
     assert list(dict.fromkeys(macros["step"])) == ["SetDeploymentEnv", "BroadcastEnv", "BootNewEnv"]
     assert macros.groupby("series")["vms"].first().to_dict() == {"chain": 8, "http": 16}
     assert "launch" not in compare(ways).steps(phase="launch").caption
-    with pytest.raises(ValueError, match="not of 'place'"):
+    with pytest.raises(ValueError, match="not 'place'"):
         compare(ways).steps(phase="place")  # type: ignore[arg-type]
 
 
-def test_deployments_of_one_run_that_differ_have_a_series_each(ways: Path, both: list[Path]) -> None:
+def test_deployments_with_different_settings_are_separate_series(ways: Path, both: list[Path]) -> None:
     found = compare(ways)
     curve = found.scalability(bound={8: 3.0, 16: 6.0}).data
     assert curve.dropna(subset=["total"]).groupby("series").size().to_dict() == {"chain": 2, "http": 2}
@@ -150,7 +153,7 @@ def test_deployments_of_one_run_that_differ_have_a_series_each(ways: Path, both:
     assert curve["bound"].tolist()[-1] == 6.0
     assert set(found.deployment().data["requested"]) == {8}, "4 VMs were deployed by one way only"
     assert set(found.deployment(vms=4).data["series"]) == {"chain"}
-    with pytest.raises(RunError, match="there are 4, 8"):
+    with pytest.raises(RunError, match="choose one of 4, 8"):
         found.deployment(vms=5)
     mixed = compare(mine=ways, other=both[0]).scalability().data
     assert set(mixed["series"]) == {"mine, chain", "mine, http"}
@@ -158,7 +161,7 @@ def test_deployments_of_one_run_that_differ_have_a_series_each(ways: Path, both:
         compare(*both).deployment()
 
 
-def test_deployments_without_the_first_reboot_are_not_compared_with_others(tmp_path: Path) -> None:
+def test_deployments_that_skipped_the_first_reboot_are_left_out(tmp_path: Path) -> None:
     events = [*run_events(4), *sent("d1", 4, "chain", T0 + 90, fresh=True)]
     alone = keep(tmp_path, "alone", events)
     more = keep(tmp_path, "more", [*events, *sent("d2", 4, "chain", T0 + 300)])
@@ -171,7 +174,54 @@ def test_deployments_without_the_first_reboot_are_not_compared_with_others(tmp_p
     assert figures.breakdown().data["vms"].max() == 4
 
 
-def test_a_figure_of_one_run_keeps_what_differs_apart(ways: Path) -> None:
+def test_first_series_has_no_advantage_over_the_second(tmp_path: Path) -> None:
+    """Both series take the same time; only the first one's VMs skip reboots, as after a launch."""
+    events = [*run_events(6), *series_events(("chain", "http"), sizes=(2, 4, 6), repeat=3)]
+    path = keep(tmp_path, "both", events, vms=6)
+    found = compare(path)
+    fresh = Frames(events).measurements.deployments.groupby("broadcast")["fresh"].sum()
+    assert fresh.to_dict() == {"chain": 6, "http": 0}
+    for size in (2, 4, 6):
+        times = found.deployment(vms=size).data
+        assert set(times["fresh"]) == {0}
+        median = times.groupby("series")["seconds"].median()
+        assert median["chain"] == pytest.approx(median["http"], rel=0.2)
+        macros = found.steps(phase="measure", vms=size).data.set_index(["step", "series"])["median"]
+        first, second = macros["SetDeploymentEnv", "chain"], macros["SetDeploymentEnv", "http"]
+        assert first == pytest.approx(second, rel=0.2)
+    for picture in (found.scalability(), Figures.open(path).scalability()):
+        (axes,) = picture.figure.axes
+        lines = [one.get_xydata() for one in axes.lines if one.get_linestyle() != "None"]
+        assert [line[:, 0].tolist() for line in lines] == [[2, 4, 6]] * 2
+        assert lines[0][:, 1] == pytest.approx(lines[1][:, 1], rel=0.2)
+        assert "without first reboot" in [t.get_text() for t in picture.figure.legends[0].get_texts()]
+
+
+def test_launch_time_is_the_sum_of_its_tries(tmp_path: Path) -> None:
+    whole = run_events(8)
+    launch = [e for e in whole if e.phase == "launch"]
+    begin, stop = launch[0].t, launch[0].t + 4
+    failed = Event("launch", "phase", "run", "r", "failed", stop, 1, {"reason": "interrupted"})
+    second = [replace(e, t=e.t + 100) for e in launch]
+    first = [e for e in whole if e.t < stop]
+    path = keep(tmp_path, "again", [*first, failed, *second])
+    expected = (stop - begin) + (launch[-1].t - begin)
+    found = compare(path)
+    assert found.summary["launch"].tolist() == [pytest.approx(expected)]
+    assert duration(expected) in found._repr_html_()
+    card = PhaseResult("launch", Frames(events_of(path)), run="again", testbed="local")
+    assert (card.seconds, card.tries) == (pytest.approx(expected), 2)
+    assert str(card).startswith(f"launch: ok in {duration(expected)} in 2 calls")
+
+
+def test_captions_name_the_testbed_with_its_description(tmp_path: Path) -> None:
+    path = keep(tmp_path, "first", run_events(4), testbed="local:newc", guest="kvm")
+    for picture in (compare(path).boot(), Figures.open(path).boot()):
+        assert "testbed local:newc, guests: virtual machines (QEMU, KVM)" in picture.caption
+        assert "testbed local:newc" in picture.figure.texts[0].get_text().replace("\n", " ")
+
+
+def test_figures_of_one_run_separate_series(ways: Path) -> None:
     figures = Figures(Frames(events_of(ways)), run="ways", testbed="local")
     assert set(figures.scalability().data["series"]) == {"chain", "http"}
     assert "on 8 VMs, http, 2 repetitions" in figures.breakdown().caption
@@ -180,7 +230,7 @@ def test_a_figure_of_one_run_keeps_what_differs_apart(ways: Path) -> None:
         figures.breakdown(series="tree")
 
 
-def test_time_over_a_number_of_the_spec(both: list[Path], tmp_path: Path) -> None:
+def test_over_plots_launch_time_against_a_parameter(both: list[Path], tmp_path: Path) -> None:
     windows = {
         f"window {size}": keep(tmp_path, f"w{size}", run_events(8, window=size), windows={"boot": size})
         for size in (1, 2, 4)
@@ -195,15 +245,15 @@ def test_time_over_a_number_of_the_spec(both: list[Path], tmp_path: Path) -> Non
         assert data.loc["w2", "seconds"] == pytest.approx(launch[1] - launch[0], abs=1e-5)
         (line,) = [one for one in picture.figure.axes[0].lines if one.get_linestyle() == "-"]
         assert line.get_xydata()[:, 0].tolist() == [1.0, 2.0, 4.0]
-    with pytest.raises(RunError, match=r"no run says 'window'.*windows\.boot"):
+    with pytest.raises(RunError, match=r"no run has 'window'.*windows\.boot"):
         compare(windows).over("window")
-    with pytest.raises(RunError, match="is no number"):
+    with pytest.raises(RunError, match="is not a number"):
         compare(*both).over("netboot")
     with pytest.raises(RunError, match="no deployment on 8 VMs"):
         compare(windows).over("windows.boot", vms=8)
 
 
-def test_a_prediction_says_that_it_is_one(both: list[Path], tmp_path: Path) -> None:
+def test_prediction_is_labelled_as_such(both: list[Path], tmp_path: Path) -> None:
     model = keep(tmp_path, "model", run_events(8, seed=5), testbed="simulated", guest="simulated")
     found = compare(measured=both[0], model=model)
     assert found.labels == ["measured", "model (predicted)"]
@@ -214,7 +264,7 @@ def test_a_prediction_says_that_it_is_one(both: list[Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_nothing_overlaps_and_nothing_falls_off(
+def test_comparison_texts_do_not_overlap_or_leave_the_page(
     both: list[Path], ways: Path, tmp_path: Path, columns: int
 ) -> None:
     many = {
@@ -231,16 +281,20 @@ def test_nothing_overlaps_and_nothing_falls_off(
         check_layout(getattr(compare(ways), draw)(columns), columns)
 
 
-def test_all_that_there_is_data_for_is_saved_with_the_same_bytes(ways: Path, tmp_path: Path) -> None:
+def test_save_writes_every_figure_with_data_reproducibly(ways: Path, tmp_path: Path) -> None:
     names = [path.stem for path in compare(ways).save(tmp_path / "a")]
     assert names == [f"compare-{n}" for n in ("boot", "steps", "deployment", "macro-steps", "scalability")]
     compare(ways).save(tmp_path / "b")
-    for first in sorted((tmp_path / "a").iterdir()):
+    files = sorted((tmp_path / "a").iterdir())
+    assert [file.name for file in files] == sorted(
+        f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png")
+    )
+    for first in files:
         assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
     assert compare(keep(tmp_path, "empty", [])).save(tmp_path / "c") == []
 
 
-def test_it_shows_itself(both: list[Path]) -> None:
+def test_comparison_displays_as_text_and_escaped_html(both: list[Path]) -> None:
     found = compare(both[0], **{"<b>": both[1]})
     assert repr(found).startswith("<Comparison of 2 runs: ")
     page = found._repr_html_()
@@ -248,15 +302,15 @@ def test_it_shows_itself(both: list[Path]) -> None:
     assert "<b>" not in page.replace("<b>comparison</b>", "")
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_compare_refuses_what_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing to compare"):
         compare()
     with pytest.raises(RunError, match="there is no run 'none'"):
         compare(tmp_path / "none")
-    with pytest.raises(RunError, match="is no run"):
+    with pytest.raises(RunError, match="is not a run"):
         compare(7)  # type: ignore[arg-type]
 
 
-def test_it_is_at_hand_in_the_package() -> None:
+def test_compare_is_exported_by_the_package() -> None:
     assert g5kvirt.compare is compare
     assert isinstance(Comparison([]), Comparison)

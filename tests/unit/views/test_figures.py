@@ -29,12 +29,12 @@ def figures(vms: int, lost: int = 0, **more: int) -> Figures:
     return Figures(Frames(run_events(vms, lost=lost, **more)), run="first", testbed="local", guest="QEMU")
 
 
-def test_the_steps_are_those_of_the_frames() -> None:
+def test_palette_has_every_boot_step_in_its_own_colour() -> None:
     assert set(palette.LABELS) == set(vocabulary.BOOT_STEPS) < set(palette.COLOURS)
     assert len(set(palette.COLOURS.values())) == len(palette.COLOURS)
 
 
-def test_the_boot_table_is_what_the_journal_says() -> None:
+def test_boot_table_has_the_times_of_the_journal() -> None:
     events = [
         Event("launch", "phase", "run", "r", "start", T0),
         *(
@@ -67,7 +67,7 @@ def test_the_boot_table_is_what_the_journal_says() -> None:
     assert len(table) == 3
 
 
-def test_a_vm_that_reported_in_after_all_was_not_given_up() -> None:
+def test_vm_that_reports_late_was_not_given_up() -> None:
     events = run_events(4, lost=1)
     lost = next(e.subject for e in events if e.status == "failed")
     events.append(Event("launch", "minimal-system", "vm", lost, "ok", T0 + 500))
@@ -90,7 +90,7 @@ def test_durations_add_up_to_the_total() -> None:
     assert (np.diff(ordered, axis=1) >= 0).all()
 
 
-def test_the_timeline_has_each_step_and_its_parts() -> None:
+def test_timeline_table_has_phases_and_parts() -> None:
     table = tables.timeline_table(Frames(run_events(8)))
     steps = table[table["part"] == ""]
     assert list(steps["phase"]) == ["reserve", "deploy", "configure", "place", "launch"]
@@ -101,7 +101,7 @@ def test_the_timeline_has_each_step_and_its_parts() -> None:
     assert prepare["duration"] == pytest.approx(0.8, abs=1e-5)
 
 
-def test_the_timeline_has_every_call_of_a_step() -> None:
+def test_timeline_has_every_call_of_a_phase() -> None:
     again = [
         Event("measure", "phase", "run", "r", status, T0 + t)
         for t, status in ((100, "start"), (130, "ok"), (140, "start"), (150, "failed"))
@@ -117,7 +117,7 @@ def test_the_timeline_has_every_call_of_a_step() -> None:
     assert "40.0 s in 2 calls (failed)" in words
 
 
-def test_service_machines_are_no_hosts_on_the_map() -> None:
+def test_map_omits_service_machines() -> None:
     served = [
         Event("deploy", "kadeploy3", "host", "graphene-9.nancy.grid5000.fr", "ok", T0),
         Event("configure", "dnsmasq", "service", "graphene-9.nancy.grid5000.fr", "ok", T0),
@@ -127,7 +127,7 @@ def test_service_machines_are_no_hosts_on_the_map() -> None:
     assert hosts != set(tables.map_table(Frames([*served[:1], *run_events(8)]))["host"])
 
 
-def test_a_step_that_failed_or_was_cut_short_ends_with_the_journal() -> None:
+def test_interrupted_phase_ends_with_the_journal() -> None:
     events = [e for e in run_events(4) if e.t <= T0 + 4]  # in the middle of deploy
     table = tables.timeline_table(Frames(events))
     deploy = table[table["phase"] == "deploy"].iloc[0]
@@ -191,21 +191,23 @@ def check_layout(picture: Picture, columns: int) -> None:
         (1200, 12, 2),
     ],
 )
-def test_nothing_overlaps_and_nothing_falls_off(name: str, vms: int, lost: int, columns: int) -> None:
+def test_figure_texts_do_not_overlap_or_leave_the_page(name: str, vms: int, lost: int, columns: int) -> None:
     check_layout(getattr(figures(vms, lost), name)(columns), columns)
 
 
 @pytest.mark.parametrize(("vms", "names"), [(8, NAMES), (400, ("boot",))])
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path, vms: int, names: tuple[str, ...]) -> None:
+def test_figures_are_reproducible(tmp_path: Path, vms: int, names: tuple[str, ...]) -> None:
     for attempt in ("a", "b"):
         for name in names:
             written = getattr(figures(vms, 2), name)().save(tmp_path / attempt / name)
             assert [path.suffix for path in written] == [".pdf", ".png", ".csv"]
-    for first in sorted((tmp_path / "a").iterdir()):
+    files = sorted((tmp_path / "a").iterdir())
+    assert len(files) == 3 * len(names)
+    for first in files:
         assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
 
 
-def test_a_stem_may_have_dots_and_the_data_can_be_read_again(tmp_path: Path) -> None:
+def test_picture_stem_may_contain_dots(tmp_path: Path) -> None:
     picture = figures(8, 1).boot()
     picture.save(tmp_path / "boot-1.5")
     data = pd.read_csv(tmp_path / "boot-1.5.csv")
@@ -214,7 +216,7 @@ def test_a_stem_may_have_dots_and_the_data_can_be_read_again(tmp_path: Path) -> 
     assert (tmp_path / "boot-1.5.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_each_figure_says_what_it_shows() -> None:
+def test_caption_and_footer_describe_the_source() -> None:
     picture = figures(8).boot()
     assert picture.caption == "Boot of 8 VMs. run first, testbed local, guests: QEMU."
     assert figures(1).boot().caption.startswith("Boot of 1 VM.")
@@ -228,7 +230,7 @@ def test_each_figure_says_what_it_shows() -> None:
     assert "<script" not in html
 
 
-def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
+def test_figures_without_data_name_the_phase_to_call(tmp_path: Path) -> None:
     empty = Figures(Frames([]), run="first", testbed="local")
     for name, needed in zip(NAMES, ("reserve", "launch", "launch", "launch", "place"), strict=True):
         with pytest.raises(RunError, match=needed):
@@ -238,12 +240,12 @@ def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
     assert [path.name for path in early.save(tmp_path)] == ["timeline.pdf"]
 
 
-def test_only_one_or_two_columns() -> None:
+def test_figures_refuse_other_than_one_or_two_columns() -> None:
     with pytest.raises(ValueError, match="1 or 2 columns"):
         figures(4).boot(columns=3)
 
 
-def test_a_point_of_the_picture_of_many_is_the_average_of_its_vms() -> None:
+def test_image_of_many_vms_averages_them() -> None:
     picture = figures(1200, window=1200).boot()
     (image,) = picture.figure.axes[0].get_images()
     array = np.asarray(image.get_array())
@@ -255,7 +257,7 @@ def test_a_point_of_the_picture_of_many_is_the_average_of_its_vms() -> None:
     assert cover == pytest.approx(took, rel=0.01)
 
 
-def test_fonts_are_those_of_matplotlib() -> None:
+def test_fonts_come_with_matplotlib() -> None:
     with mpl.rc_context(STYLE):
         for style in ("normal", "italic"):
             for weight in ("normal", "bold"):
@@ -263,7 +265,7 @@ def test_fonts_are_those_of_matplotlib() -> None:
                 assert found.is_relative_to(mpl.get_data_path()), found
 
 
-def test_every_vm_has_its_cell_on_the_map() -> None:
+def test_map_has_one_cell_per_vm_inside_its_host() -> None:
     known = figures(64, 3, hosts=5)
     data = known.map().data
     plan = lay_out(data, 1)
@@ -279,7 +281,7 @@ def test_every_vm_has_its_cell_on_the_map() -> None:
         assert right < left or bottom < top
 
 
-def test_colours_of_a_map_are_states_or_classes_of_time() -> None:
+def test_map_colours_are_states_or_time_classes() -> None:
     known = figures(64, 3)
     words = [text.get_text() for text in known.map().figure.legends[0].get_texts()]
     assert words == ["minimal system (61)", "failed (3)"]
@@ -288,20 +290,20 @@ def test_colours_of_a_map_are_states_or_classes_of_time() -> None:
     longest = picture.data["boot"].max()
     assert len(words) == 6
     assert f"≤ {longest:.1f}" in words
-    with pytest.raises(ValueError, match="'state' or 'boot' or 'deployment', not 'x'"):
+    with pytest.raises(ValueError, match="by must be 'state' or 'boot' or 'deployment', not 'x'"):
         known.map(by="x")  # type: ignore[arg-type]
     with pytest.raises(RunError, match=r"call measure\(\) first"):
         known.map(by="deployment")
 
 
-def test_a_very_large_map_fits_a_page() -> None:
+def test_map_of_thousands_of_vms_fits_a_page() -> None:
     for columns in (1, 2):
         picture = figures(4552, 40, hosts=355).map(columns, by="boot")
         assert picture.figure.get_figheight() < 9
         assert len(picture.data) == 4552
 
 
-def test_a_run_can_be_drawn_from_its_directory(tmp_path: Path) -> None:
+def test_figures_open_reads_a_directory(tmp_path: Path) -> None:
     path = tmp_path / "mine"
     path.mkdir()
     (path / "run.json").write_text('{"name": "mine", "created": 1, "testbed": "local:bed", "spec": {}}')

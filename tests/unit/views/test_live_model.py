@@ -16,7 +16,7 @@ from g5kvirt.run.events import Event
 from g5kvirt.views import palette
 from g5kvirt.views.live.layout import WIDTH, arrange
 from g5kvirt.views.live.model import Cell, LiveModel
-from g5kvirt.views.progress import phase_words
+from g5kvirt.views.progress import phase_message
 
 BAD = {"vm-3": ("image", 99, "SHA-256 is wrong"), "vm-5": ("partition", 1, "no disk")}
 RUN = [*run_events(12, lost=1), *measure_events((4, 8), 1, bad=BAD)]
@@ -42,12 +42,12 @@ def whole(model: LiveModel) -> object:
         model.counts,
         {name: dataclasses.asdict(phase) for name, phase in model.phases.items()},
         model.deployment,
-        (model.up, model.failed, model.total, model.settled, model.stands_at),
+        (model.up, model.failed, model.total, model.settled, model.status),
     )
 
 
 @given(st.lists(vm_events, max_size=60), st.integers(0, 6), st.booleans())
-def test_counts_add_up_whatever_is_heard(events: list[Event], vms: int, planned: bool) -> None:
+def test_counts_add_up_for_any_events(events: list[Event], vms: int, planned: bool) -> None:
     model = LiveModel(vms)
     for event in [*(run_events(3)[:1] if not planned else run_events(3)[:20]), *events]:
         model.take(event)
@@ -60,7 +60,7 @@ def test_counts_add_up_whatever_is_heard(events: list[Event], vms: int, planned:
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, len(RUN)), max_size=8))
-def test_who_only_takes_what_changed_sees_the_same_in_the_end(cuts: list[int]) -> None:
+def test_changes_add_up_to_the_full_state(cuts: list[int]) -> None:
     model = LiveModel(12)
     mirror: dict[str, Cell] = {}
     arranged, done = 0, 0
@@ -69,22 +69,22 @@ def test_who_only_takes_what_changed_sees_the_same_in_the_end(cuts: list[int]) -
             model.take(event)
         done = max(done, cut)
         changed = model.changes()
-        if model.arranged != arranged:
-            arranged, changed = model.arranged, list(model.cells.values())
+        if model.layout_version != arranged:
+            arranged, changed = model.layout_version, list(model.cells.values())
         mirror |= {cell.name: dataclasses.replace(cell) for cell in changed}
     assert mirror == model.cells
     assert model.changes() == []
     assert whole(model) == whole(LiveModel.of(RUN, 12))
 
 
-def test_an_event_costs_what_it_changes() -> None:
+def test_changes_contain_only_changed_vms() -> None:
     model = LiveModel.of(run_events(200), 200)
     model.changes()
     model.take(Event("measure", "SetDeploymentEnv", "vm", "vm-7", "start", T0 + 99))
     assert [cell.name for cell in model.changes()] == ["vm-7"]
 
 
-def test_a_cell_knows_where_it_is_and_since_when() -> None:
+def test_cell_has_step_and_time() -> None:
     model = LiveModel.of([e for e in RUN if e.t <= T0 + 100])
     cell = model.cells["vm-1"]
     assert cell.host == "paradent-1.rennes.grid5000.fr"
@@ -94,23 +94,23 @@ def test_a_cell_knows_where_it_is_and_since_when() -> None:
     assert (model.cells["vm-2"].since, model.cells["vm-2"].up) == (last.t, True)
 
 
-def test_it_says_how_far_a_deployment_is() -> None:
+def test_deployment_progress_is_counted() -> None:
     model = LiveModel(16)
     said = []
     events = [Event("measure", "phase", "run", "r", "start", T0), *deploy_events("d1", 8, bad=BAD)]
     for event in events:
         model.take(event)
-        said.append(phase_words(model.run, "measure"))
+        said.append(phase_message(model.run, "measure"))
     assert "d1 (mini): 3/8 deployed" in [words.partition(",")[0] for words in said]
     assert said[-1] == "d1 (mini): 7/8 deployed, 1 failed"
 
 
-def test_why_it_failed_and_where() -> None:
+def test_failed_cell_has_step_and_reason() -> None:
     cell = LiveModel.of(RUN).cells["vm-3"]
     assert (cell.state, cell.step, cell.reason) == ("failed", "image", "SHA-256 is wrong")
 
 
-def test_a_launch_that_was_cut_short_goes_on_counting_from_one() -> None:
+def test_repeated_launch_counts_attempts_from_one() -> None:
     def vm(step: str, status: str, attempt: int) -> Event:
         return Event("launch", step, "vm", "vm-1", status, T0, attempt)  # type: ignore[arg-type]
 
@@ -129,7 +129,7 @@ places = st.lists(
 
 
 @given(places)
-def test_every_vm_has_a_place_of_its_own_within_the_wall(where: list[tuple[str, str]]) -> None:
+def test_cells_do_not_overlap_or_leave_the_wall(where: list[tuple[str, str]]) -> None:
     wall = arrange((f"vm-{i}", host, site) for i, (host, site) in enumerate(where))
     corners = wall.corners()
     assert sorted(wall.names) == sorted(f"vm-{i}" for i in range(len(where)))
@@ -143,7 +143,7 @@ def test_every_vm_has_a_place_of_its_own_within_the_wall(where: list[tuple[str, 
             assert where[int(name[3:])] == (block.host, block.site)
 
 
-def test_thousands_of_vms_fit_on_a_screen() -> None:
+def test_wall_of_thousands_of_vms_fits_a_screen() -> None:
     wall = arrange((f"vm-{i}", f"gros-{i % 355}.{i % 6}", f"site{i % 6}") for i in range(5000))
     assert wall.height < 700
     assert wall.pitch >= 6
@@ -187,7 +187,7 @@ def lab(colour: str, eye: str) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("eye", SEEN)
-def test_states_are_told_apart_by_every_eye(eye: str) -> None:
+def test_state_colours_are_distinguishable_with_colour_blindness(eye: str) -> None:
     assert set(palette.STATE_COLOURS) == set(palette.STATE_LABELS) == set(palette.STATES)
     seen = {state: lab(colour, eye) for state, colour in palette.STATE_COLOURS.items()}
     for one, a in seen.items():

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from runmaker import T0, run_events
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 from g5kvirt.views import palette
-from g5kvirt.views.live import notebook, show, watch
+from g5kvirt.views.live import notebook, watch
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.live.static import explain, picture
+from g5kvirt.views.live.static import describe_cell, picture
 from g5kvirt.views.live.widget import RECORD, LiveWidget
 
 RUN = [*run_events(12, lost=2), *measure_events((6,), 1, bad={"vm-2": ("image", 99, "SHA-256 is wrong")})]
@@ -31,7 +30,7 @@ RUN = [*run_events(12, lost=2), *measure_events((6,), 1, bad={"vm-2": ("image", 
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 40, 90, len(RUN)])
-def test_the_picture_stands_for_itself_whenever_it_is_asked_for(cut: int) -> None:
+def test_picture_shows_state_counts_of_any_prefix(cut: int) -> None:
     model = LiveModel.of(RUN[:cut], 12)
     text = text_of(picture(model, T0 + 500, "run first on local"))
     assert text.startswith("run first on local")
@@ -40,17 +39,17 @@ def test_the_picture_stands_for_itself_whenever_it_is_asked_for(cut: int) -> Non
     assert "of 12 VMs" in text
 
 
-def test_each_vm_explains_itself_where_there_are_few() -> None:
+def test_few_vms_have_a_tooltip_each() -> None:
     model = LiveModel.of(RUN, 12)
     html = picture(model, T0 + 500)
     for cell in model.cells.values():
-        assert explain(cell, T0 + 500) in html
-    words = explain(model.cells["vm-2"], model.cells["vm-2"].since + 75)
+        assert describe_cell(cell, T0 + 500) in html
+    words = describe_cell(model.cells["vm-2"], model.cells["vm-2"].since + 75)
     assert words.startswith("vm-2 on paradent-1.rennes.grid5000.fr: failed, at image for 75.0 s")
     assert words.endswith("(SHA-256 is wrong)")
 
 
-def test_thousands_of_vms_are_a_small_picture() -> None:
+def test_picture_of_thousands_of_vms_is_small() -> None:
     events = run_events(5000, lost=40, hosts=355)
     html = picture(LiveModel.of(events[: len(events) // 2], 5000), events[len(events) // 2].t)
     assert len(html) < 400_000
@@ -58,7 +57,7 @@ def test_thousands_of_vms_are_a_small_picture() -> None:
     text_of(html)
 
 
-def test_nothing_that_was_heard_becomes_markup() -> None:
+def test_picture_escapes_names_and_reasons() -> None:
     evil = '"><script>alert(1)</script>'
     row = {"name": evil, "host": evil, "site": evil}
     events = [
@@ -105,7 +104,7 @@ def browse(pieces: int, whole_at: int = -1) -> tuple[LiveModel, Browser, dict[st
     return model, widget, traits
 
 
-def test_the_browser_knows_what_the_model_knows() -> None:
+def test_messages_to_the_browser_add_up_to_the_model() -> None:
     model, widget, traits = browse(40)
     known: dict[int, tuple[int, int, int, float]] = {}
     words, reasons = list(traits["words"]), dict(traits["reasons"])
@@ -125,7 +124,7 @@ def test_the_browser_knows_what_the_model_knows() -> None:
     assert 10 < len(widget.messages) <= 40
 
 
-def test_a_whole_picture_makes_good_what_was_lost() -> None:
+def test_full_state_replaces_lost_messages() -> None:
     model, widget, _ = browse(10)
     widget.messages.clear()
     widget.renew(T0 + 60)
@@ -160,10 +159,9 @@ console.log(JSON.stringify({
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
-def test_the_script_in_the_browser_explains_each_vm(tmp_path: Path) -> None:
+def test_wall_script_describes_each_vm(tmp_path: Path) -> None:
     model, widget, traits = browse(20)
-    source = (files("g5kvirt.views.live") / "wall.js").read_text(encoding="utf-8")
-    (tmp_path / "wall.mjs").write_text(source, encoding="utf-8")
+    shutil.copy(Path(notebook.__file__).with_name("wall.js"), tmp_path / "wall.mjs")
     (tmp_path / "look.mjs").write_text(SCRIPT, encoding="utf-8")
     sent = {
         "traits": traits | {"cells": base64.b64encode(traits["cells"]).decode()},
@@ -200,7 +198,7 @@ class Growing:
         return self.events[position:]
 
 
-def test_a_journal_tells_what_is_new(tmp_path: Path) -> None:
+def test_journal_since_returns_new_events(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "journal.jsonl")
     journal.extend(RUN[:7])
     other = Journal.open(tmp_path / "journal.jsonl")
@@ -211,32 +209,32 @@ def test_a_journal_tells_what_is_new(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_outside_of_ipython_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert notebook.face({}) == "none"
-    assert notebook.face({"G5KVIRT_VIEW": "static"}) == "static"
-    assert notebook.face({"G5KVIRT_VIEW": "nonsense"}) == "none"
-    with show(Growing(RUN), 12):
+def test_nothing_is_displayed_outside_ipython(capsys: pytest.CaptureFixture[str]) -> None:
+    assert notebook.display_mode({}) == "none"
+    assert notebook.display_mode({"G5KVIRT_VIEW": "static"}) == "static"
+    assert notebook.display_mode({"G5KVIRT_VIEW": "nonsense"}) == "none"
+    with watch(Growing(RUN), 12):
         pass
     assert capsys.readouterr().out == ""
 
 
-def test_in_a_terminal_the_last_picture_has_all(
+def test_terminal_display_includes_the_last_events(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
     journal = Growing(run_events(12, lost=2)[:30])
-    with show(journal, 12, way="terminal"):
+    with watch(journal, 12, mode="terminal"):
         journal.events = run_events(12, lost=2)
     assert "launch done in" in capsys.readouterr().out
 
 
-def test_a_view_that_breaks_leaves_the_run_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_in_a_view_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def since(self, position: int) -> Sequence[Event]:
             raise OSError("the disk is gone")
 
-    view = watch(Broken(), way="static")
+    view = watch(Broken(), mode="static")
     view.end()
     view.end()
     assert "the disk is gone" in caplog.text
@@ -246,7 +244,7 @@ CELLS = """
 import os, signal, sys, threading, time
 sys.path[:0] = [{tests!r}, {package!r}]
 from runmaker import run_events
-from g5kvirt.views.live import show
+from g5kvirt.views.live import watch
 from g5kvirt.views.live.widget import LiveWidget
 
 class Growing:
@@ -261,10 +259,10 @@ def counted(self, now, renew=LiveWidget.renew):
     renew(self, now)
 LiveWidget.renew = counted
 
-def run(way, part, stop=False):
+def run(mode, part, stop=False):
     journal = Growing()
     events = run_events(40, lost=3)
-    with show(journal, 40, "run first on local", way=way):
+    with watch(journal, 40, "run first on local", mode=mode):
         begin = time.monotonic()
         while (done := part(time.monotonic() - begin)) < 1:
             journal.events = events[: int(done * len(events))]
@@ -290,7 +288,7 @@ run("widget", lambda seconds: looks / 5)
 """
 
 
-def test_in_a_real_kernel(tmp_path: Path) -> None:
+def test_all_modes_in_a_real_kernel(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter

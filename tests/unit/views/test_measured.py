@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
-from measuremaker import deploy_events, measure_events
+from measuremaker import deploy_events, measure_events, series_events
 from runmaker import T0, run_events
 
 from g5kvirt.errors import RunError
@@ -22,11 +22,12 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import MACROS
 from g5kvirt.views.figures import Figures, Picture
+from g5kvirt.views.formatting import duration
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.measure_tables import WAITING, breakdown_table, largest, sizes_table, ways_table
-from g5kvirt.views.measured import MeasureResult
-from g5kvirt.views.progress import latest_words
-from g5kvirt.views.results import PhaseResult
+from g5kvirt.views.measure_result import MeasureResult
+from g5kvirt.views.measure_tables import WAITING, breakdown_table, largest, sizes_table, vm_timelines_table
+from g5kvirt.views.phase_result import PhaseResult
+from g5kvirt.views.progress import latest_message
 from g5kvirt.views.style import ONE_COLUMN, TWO_COLUMNS
 
 WRONG = "SHA-256 is not that of mini"
@@ -46,7 +47,7 @@ def figures(events: list[Event] = EVENTS) -> Figures:
 # ---- the result --------------------------------------------------------------------------------------
 
 
-def test_a_result_has_a_row_a_vm_and_deployment_and_its_account_adds_up() -> None:
+def test_result_has_one_row_per_vm_and_deployment() -> None:
     whole = result()
     assert len(whole.frame) == 2 * (4 + 8 + 16)
     assert whole.frame.groupby("deployment").size().to_dict() == dict(
@@ -62,7 +63,7 @@ def test_a_result_has_a_row_a_vm_and_deployment_and_its_account_adds_up() -> Non
     assert set(whole.deployments["requested"]) == {4, 8, 16}
 
 
-def test_only_the_deployments_of_the_call_are_in_its_result() -> None:
+def test_result_contains_only_the_deployments_of_its_call() -> None:
     first, again = result(deployments=["d1", "d2"]), result(deployments=["d6"])
     assert list(first.deployments["deployment"]) == ["d1", "d2"]
     assert first.summary.failed == 0
@@ -73,11 +74,11 @@ def test_only_the_deployments_of_the_call_are_in_its_result() -> None:
     pd.testing.assert_frame_equal(everything.frame, result().frame)
 
 
-def test_in_text_it_says_what_was_deployed_what_failed_and_why() -> None:
+def test_text_shows_deployed_and_failed_vms_with_reasons() -> None:
     text = str(result())
     assert text.startswith("measure: ok in ")
     assert "(run first)" in text.splitlines()[0]
-    assert "6 of mini, on 4, 8, 16 VMs" in text
+    assert "6 of mini on 4, 8, 16 VMs" in text
     assert "55 of 56 VMs" in text
     assert f"1 at image: {WRONG}" in text
     for macro in MACROS:
@@ -114,7 +115,7 @@ class Checker(HTMLParser):
         self.text.append(data)
 
 
-def test_in_html_it_stands_for_itself_and_nothing_of_a_vm_gets_through_unescaped() -> None:
+def test_html_is_self_contained_and_escaped() -> None:
     evil = "<script>alert(1)</script>"
     shown = result(measure_events((4,), 2, bad={"vm-2": ("image", 99, evil)}))._repr_html_()
     checker = Checker()
@@ -128,12 +129,12 @@ def test_in_html_it_stands_for_itself_and_nothing_of_a_vm_gets_through_unescaped
         "failed 1",
         "BroadcastEnv",
         "minimal system",
-        "given up at",
+        "failed at",
     ):
         assert expected in words
 
 
-def test_states_of_a_result() -> None:
+def test_status_of_a_result() -> None:
     assert result([]).status == "waiting"
     assert "waiting" in str(result([]))
     assert "waiting" in result([])._repr_html_()
@@ -150,14 +151,14 @@ def test_states_of_a_result() -> None:
     assert "–" in none._repr_html_()  # no times, and no error
 
 
-def test_many_reasons_are_counted_not_listed() -> None:
+def test_only_the_first_reasons_are_listed() -> None:
     bad = {f"vm-{i}": ("image", 99, f"reason {i}") for i in range(1, 8)}
     words = result(deploy_events("d1", 12, bad=bad)).facts["failed"]
     assert words.count("at image") == 4
-    assert words.endswith("and 3 more reasons")
+    assert words.endswith("and 3 other reasons")
 
 
-def test_the_phase_says_the_same() -> None:
+def test_phase_result_of_measure_has_the_same_facts() -> None:
     phase = PhaseResult("measure", Frames(EVENTS), run="first", testbed="local", guest="tcg")
     assert phase.status == "ok"
     assert phase.facts == result().facts
@@ -170,10 +171,10 @@ def test_the_phase_says_the_same() -> None:
 # ---- tables ------------------------------------------------------------------------------------------
 
 
-def test_the_way_of_a_vm_is_what_the_journal_says() -> None:
+def test_vm_timelines_table_has_the_times_of_the_journal() -> None:
     known = Measurements.of(EVENTS)
     assert largest(known) == "d6"
-    ways = ways_table(known, "d6").set_index("vm")
+    ways = vm_timelines_table(known, "d6").set_index("vm")
     assert len(ways) == 16
     zero = next(e.t for e in EVENTS if e.subject == "d6" and e.status == "start")
     ends = {e.step: e.t - zero for e in EVENTS if e.subject == "vm-1" and e.detail["deployment"] == "d6"}
@@ -184,8 +185,8 @@ def test_the_way_of_a_vm_is_what_the_journal_says() -> None:
     assert np.isnan(ways.loc["vm-1", "gave_up"])
 
 
-def test_what_a_vm_did_in_vain_is_not_taken_for_what_it_did() -> None:
-    ways = ways_table(Measurements.of(EVENTS), "d6").set_index("vm")
+def test_failed_attempts_are_not_in_the_timeline() -> None:
+    ways = vm_timelines_table(Measurements.of(EVENTS), "d6").set_index("vm")
     lost, again = ways.loc["vm-3"], ways.loc["vm-7"]
     assert (lost["outcome"], lost["failed_at"]) == ("failed", "image")
     assert np.isnan(lost["BroadcastEnv"])
@@ -198,17 +199,17 @@ def test_what_a_vm_did_in_vain_is_not_taken_for_what_it_did() -> None:
     assert again["SetDeploymentEnv_begun"] > 5
 
 
-def test_what_came_before_a_step_back_does_not_count_where_the_workflow_goes_far_back() -> None:
+def test_undone_macro_steps_are_not_in_the_timeline() -> None:
     usual = default_workflow().macros
     back = [replace(v, again_from="SetDeploymentEnv", retries=1) for v in usual[2].variants]
     workflow = Workflow((*usual[:2], replace(usual[2], variants=tuple(back))))
     events = deploy_events("d1", 1, bad={"vm-1": ("boot", 1, "no kexec")}, workflow=workflow)
     through = [n for n, e in enumerate(events) if (e.step, e.status) == ("SetDeploymentEnv", "ok")]
     assert len(through) == 2
-    cut = ways_table(Measurements.of(events[: through[1] + 1]), "d1").iloc[0]
+    cut = vm_timelines_table(Measurements.of(events[: through[1] + 1]), "d1").iloc[0]
     assert cut["SetDeploymentEnv"] > 0
     assert np.isnan(cut["BroadcastEnv"]), "it is to be written again"
-    whole = ways_table(Measurements.of(events), "d1").iloc[0]
+    whole = vm_timelines_table(Measurements.of(events), "d1").iloc[0]
     assert whole["SetDeploymentEnv"] <= whole["BroadcastEnv"] <= whole["BootNewEnv"]
 
 
@@ -226,11 +227,11 @@ def test_what_came_before_a_step_back_does_not_count_where_the_workflow_goes_far
     st.integers(1, 4),
     st.floats(0, 1),
 )
-def test_whatever_happens_the_way_goes_forward(
+def test_timelines_are_monotonic_for_any_failures(
     number: int, bad: dict[str, tuple[str, int, str]], window: int, part: float
 ) -> None:
     events = deploy_events("d1", number, bad=bad, window=window)
-    ways = ways_table(Measurements.of(events), "d1")
+    ways = vm_timelines_table(Measurements.of(events), "d1")
     edges = ways[[f"{column(m)}{end}" for m in MACROS for end in ("_begun", "")]].to_numpy()
     for row in edges:
         reached = row[~np.isnan(row)]
@@ -242,7 +243,7 @@ def test_whatever_happens_the_way_goes_forward(
     shown = MeasureResult(cut, run="r", testbed="t")
     assert str(shown)
     assert shown._repr_html_()
-    assert len(ways_table(Measurements.of(cut), "d1")) <= number
+    assert len(vm_timelines_table(Measurements.of(cut), "d1")) <= number
 
 
 def test_steps_and_waiting_add_up_to_the_macro_step() -> None:
@@ -261,7 +262,7 @@ def test_steps_and_waiting_add_up_to_the_macro_step() -> None:
     assert "reboot" not in set(fresh["step"]), "a step that was skipped took no time, it did not take none"
 
 
-def test_steps_stand_in_the_order_of_the_workflow() -> None:
+def test_breakdown_steps_are_in_workflow_order() -> None:
     again = {"vm-1": ("image", 1, "no")}  # the first VM is fresh: it reboots only in its second try
     for events in (EVENTS, deploy_events("d1", 4, fresh=True, bad=again)):
         table = breakdown_table(Measurements.of(events))
@@ -272,13 +273,40 @@ def test_steps_stand_in_the_order_of_the_workflow() -> None:
         assert "minimal-system" in set(steps["step"])
 
 
-def test_sizes_have_the_medians_over_their_repetitions() -> None:
+def test_sizes_table_has_medians_over_repetitions() -> None:
     known = Measurements.of(EVENTS)
     sizes = sizes_table(known).set_index("vms")
     assert sizes["times"].tolist() == [2, 2, 2]
     assert sizes["deployed"].tolist() == [8, 16, 31]
     totals = known.scalability[known.scalability["vms"] == 16]["total"]
     assert sizes.loc[16, "total"] == pytest.approx(totals.median())
+
+
+def test_sizes_card_and_scalability_use_the_same_deployments() -> None:
+    events = [*run_events(6), *series_events(sizes=(2, 4, 6), repeat=3)]
+    whole = result(events)
+    assert whole.deployments["fresh"].tolist() == [2, 2, 2, 0, 0, 0, 0, 0, 0]
+    sizes = whole.sizes.set_index("vms")
+    assert sizes["times"].tolist() == [3, 3, 3]
+    assert sizes["compared"].tolist() == [2, 2, 2], "the first deployment of each size skipped a reboot"
+    by_hand = whole.deployments.query("fresh == 0").groupby("requested")["duration"].median()
+    assert sizes["total"].to_dict() == pytest.approx(by_hand.to_dict())
+    faster = whole.deployments.query("requested == 2 and fresh == 2")["duration"].iloc[0]
+    assert faster < by_hand[2] - 5, "including it would have changed the median"
+    # the line of the figure
+    (axes,) = figures(events).scalability().figure.axes
+    (line,) = [one.get_xydata() for one in axes.lines if one.get_linestyle() == "-"]
+    assert dict(line.tolist()) == pytest.approx(sizes["total"].to_dict())
+    # the card: what it leaves out, the table of sizes, and the macro-steps
+    text = str(whole)
+    assert "3 deployments skipped the first reboot and are left out" in text
+    for total in sizes["total"]:
+        assert duration(total) in text
+        assert duration(total) in whole._repr_html_()
+    rebooted = whole.deployments.query("fresh == 0")["deployment"]
+    compared = whole.frame[whole.frame["deployment"].isin(rebooted)]
+    median = compared["SetDeploymentEnv_duration"].median()
+    assert whole.facts["SetDeploymentEnv"].startswith(f"median {duration(median)}, ")
 
 
 # ---- figures -----------------------------------------------------------------------------------------
@@ -297,7 +325,7 @@ def test_sizes_have_the_medians_over_their_repetitions() -> None:
         ((400,), BAD, 20, 1),
     ],
 )
-def test_nothing_overlaps_and_nothing_falls_off(
+def test_figure_texts_do_not_overlap_or_leave_the_page(
     name: str, sizes: tuple[int, ...], bad: dict[str, tuple[str, int, str]], window: int, columns: int
 ) -> None:
     own = figures(measure_events(sizes, 2, bad=bad, window=window))
@@ -339,7 +367,7 @@ def drawn(picture: Picture, label: str) -> str:
     raise KeyError(label)
 
 
-def test_bars_are_as_long_as_the_macro_steps_took() -> None:
+def test_bar_lengths_are_macro_step_durations() -> None:
     picture = figures().deployment()
     assert picture.caption.startswith("Deployment d6 of mini on 16 VMs. run first")
     colour = drawn(picture, "BootNewEnv")
@@ -356,7 +384,7 @@ def test_bars_are_as_long_as_the_macro_steps_took() -> None:
         figures().deployment(of="d9")
 
 
-def test_every_repetition_is_a_point_and_the_bound_is_drawn_only_if_given() -> None:
+def test_scalability_draws_each_repetition_and_the_given_bound() -> None:
     bound = {4: 9.0, 16: 20.0}
     picture = figures().scalability(bound=bound)
     (axes,) = picture.figure.axes
@@ -376,7 +404,7 @@ def test_every_repetition_is_a_point_and_the_bound_is_drawn_only_if_given() -> N
     assert "bound" not in without.data
 
 
-def test_without_a_bound_the_transfer_of_the_image_is_the_bound() -> None:
+def test_default_bound_is_the_image_transfer() -> None:
     def bounded(event: Event, seconds: float) -> Event:
         began = (event.step, event.kind, event.status) == ("deployment", "run", "start")
         return replace(event, detail=event.detail | {"transfer_bound": seconds}) if began else event
@@ -390,7 +418,7 @@ def test_without_a_bound_the_transfer_of_the_image_is_the_bound() -> None:
     assert "bound" not in figures(events).scalability(bound={}).data
 
 
-def test_the_bound_of_a_single_size_can_be_seen() -> None:
+def test_bound_of_a_single_size_is_a_visible_line() -> None:
     picture = figures(deploy_events("d1", 4)).scalability(bound={4: 12.5}, prediction={4: 15.0})
     lines = {line.get_linestyle(): np.array(line.get_xydata()) for line in picture.figure.axes[0].lines}
     for style, height in (("--", 12.5), (":", 15.0)):
@@ -399,33 +427,49 @@ def test_the_bound_of_a_single_size_can_be_seen() -> None:
         assert low == high == height
 
 
-def test_environments_have_a_line_each() -> None:
+def test_scalability_draws_one_line_per_environment() -> None:
     both = [*deploy_events("d1", 4), *deploy_events("d2", 4, environment="debian12-min", begin=T0 + 500)]
     picture = figures(both).scalability()
     words = [text.get_text() for text in picture.figure.legends[0].get_texts()]
     assert words == sorted(["mini", "debian12-min"])
 
 
-def test_the_breakdown_is_of_one_size() -> None:
+def test_steps_on_hosts_have_no_row_or_bar() -> None:
+    assert any((e.step, e.kind) == ("broadcast", "host") for e in EVENTS)
+    assert any((e.step, e.kind) == ("broadcast", "vm") for e in EVENTS), "and VMs wait for it"
+    assert {"image", "reboot"} <= set(result().parts["step"])
+    assert "broadcast" not in set(result().parts["step"])
+    own = figures([*run_events(16), *EVENTS])
+    for draw in (own.breakdown, own.steps):
+        picture = draw()
+        assert "broadcast" not in set(picture.data["step"])
+        labels = [tick.get_text() for tick in picture.figure.axes[0].get_yticklabels()]
+        assert "image" in labels
+        assert "broadcast" not in labels
+
+
+def test_breakdown_is_over_deployments_of_one_size() -> None:
     assert "on 16 VMs, 2 repetitions" in figures().breakdown().caption
     assert "on 4 VMs" in figures().breakdown(vms=4).caption
-    with pytest.raises(RunError, match="there are 4, 8, 16"):
+    with pytest.raises(RunError, match="choose one of 4, 8, 16"):
         figures().breakdown(vms=5)
 
 
-def test_all_that_there_is_data_for_is_saved_with_the_same_bytes(tmp_path: Path) -> None:
+def test_save_writes_every_figure_with_data_reproducibly(tmp_path: Path) -> None:
     events = [*run_events(16), *EVENTS]
     written = figures(events).save(tmp_path / "b", bound={16: 10.0})
     assert [path.stem for path in written] == ["timeline", "boot", "distribution", *NAMES, "steps", "map"]
     for name in NAMES:
         more = {"bound": {16: 10.0}} if name == "scalability" else {}
         getattr(figures(events), name)(**more).save(tmp_path / "a" / name)
-    for first in sorted((tmp_path / "a").iterdir()):
+    files = sorted((tmp_path / "a").iterdir())
+    assert len(files) == 3 * len(NAMES)
+    for first in files:
         assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
     assert "bound" in pd.read_csv(tmp_path / "a" / "scalability.csv")
 
 
-def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
+def test_figures_without_data_name_the_phase_to_call(tmp_path: Path) -> None:
     for name in NAMES:
         with pytest.raises(RunError, match=r"measure\(\) first"):
             getattr(figures(run_events(4)), name)()
@@ -440,7 +484,7 @@ def test_without_data_it_says_what_to_call_first(tmp_path: Path) -> None:
 # ---- progress ----------------------------------------------------------------------------------------
 
 
-def test_vms_are_seen_rebooting_writing_and_deployed() -> None:
+def test_live_model_shows_vms_rebooting_writing_and_deployed() -> None:
     events = [*run_events(16), *EVENTS]
     progress = LiveModel(16)
     seen: set[str] = set()
@@ -450,16 +494,16 @@ def test_vms_are_seen_rebooting_writing_and_deployed() -> None:
         assert sum(progress.counts.values()) == 16
         if event.phase == "measure":
             seen |= set(progress.counts)
-            heard.append(latest_words(progress.phases["measure"]))
+            heard.append(latest_message(progress.phases["measure"]))
     assert seen == {"minimal-system", "rebooting", "writing", "deployed", "failed"}
     assert progress.counts == {"deployed": 15, "failed": 1}
     assert (progress.up, progress.failed, progress.settled) == (16, 1, True)
     assert "deployment d2 on 8 VMs" in heard
     assert "deployment d6: 15 deployed, 1 failed" in heard
-    assert progress.stands_at == "measure done"
+    assert progress.status == "measure done"
 
 
-def test_a_vm_that_failed_once_is_deployed_the_next_time() -> None:
+def test_failed_vm_can_be_deployed_by_the_next_deployment() -> None:
     first = deploy_events("d1", 2, bad={"vm-1": ("partition", 99, "no")})
     assert LiveModel.of(first, 2).counts == {"deployed": 1, "failed": 1}
     then = [*first, *deploy_events("d2", 2, begin=first[-1].t + 1)]

@@ -21,12 +21,12 @@ def run(**parameters: str) -> dict[str, Any]:
     return names
 
 
-def test_it_is_kept_without_output_and_has_parameters() -> None:
+def test_notebook_has_parameters_and_no_output() -> None:
     assert [cell for cell in CODE if cell["outputs"] or cell["execution_count"] is not None] == []
     assert [cell["metadata"].get("tags") for cell in CODE].count(["parameters"]) == 1
 
 
-def test_it_draws_every_picture_of_the_docs_and_always_the_same_bytes(tmp_path: Path) -> None:
+def test_notebook_draws_every_figure_of_the_docs_reproducibly(tmp_path: Path) -> None:
     written = run(out=str(tmp_path / "a"), docs=str(tmp_path / "docs"))["written"]
     assert len(written) == len(set(written)) >= 3 * 13
     run(out=str(tmp_path / "b"))

@@ -32,7 +32,6 @@ def check_format(events: list[dict[str, Any]]) -> None:
         assert event["name"]
         assert isinstance(event["args"], dict)
         if event["ph"] == "X":
-            assert event["ts"] >= 0
             assert type(event["dur"]) is int
             assert event["dur"] >= 0
             slices[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
@@ -63,7 +62,7 @@ def tracks(events: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
     return found
 
 
-def test_the_file_is_what_the_format_asks_for(tmp_path: Path) -> None:
+def test_trace_file_is_valid_and_reproducible(tmp_path: Path) -> None:
     path = trace(EVENTS, tmp_path / "new" / "trace.json", run="first", testbed="local", guest="tcg")
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert set(document) == {"traceEvents", "displayTimeUnit", "otherData"}
@@ -73,7 +72,7 @@ def test_the_file_is_what_the_format_asks_for(tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_a_host_is_a_process_and_a_vm_a_thread_of_it() -> None:
+def test_hosts_are_processes_and_vms_their_threads() -> None:
     known = tracks(list(trace_events(EVENTS)))
     vms = [name for name in known if name[1].startswith("vm-")]
     assert len(vms) == 16
@@ -82,7 +81,7 @@ def test_a_host_is_a_process_and_a_vm_a_thread_of_it() -> None:
     assert {"site nancy", "service dnsmasq"} <= {name for process, name in known if process == "experiment"}
 
 
-def test_slices_are_as_long_as_the_journal_says() -> None:
+def test_slices_have_the_times_of_the_journal() -> None:
     known = {name: slices for (_, name), slices in tracks(list(trace_events(EVENTS))).items()}
     boot = next(e for e in known["vm-2"] if e["name"] == "boot")
     reached = {
@@ -100,7 +99,7 @@ def test_slices_are_as_long_as_the_journal_says() -> None:
     assert sum(e["dur"] for e in macros) == pytest.approx(expected * 1e6, abs=10)
 
 
-def test_what_failed_says_why_and_what_was_tried_again_is_there_twice() -> None:
+def test_failures_have_reasons_and_retries_two_slices() -> None:
     known = {name: slices for (_, name), slices in tracks(list(trace_events(EVENTS))).items()}
     (lost,) = [e for e in known["vm-3"] if e["args"].get("reason") == WRONG and "failed_at" in e["args"]]
     assert lost["name"] == "deployment d4"
@@ -110,7 +109,7 @@ def test_what_failed_says_why_and_what_was_tried_again_is_there_twice() -> None:
     assert sum(e["args"]["outcome"] == "failed" for e in given_up) == 2
 
 
-def test_what_crosses_on_one_track_gets_a_lane_of_its_own() -> None:
+def test_overlapping_slices_are_in_separate_lanes() -> None:
     events = [
         Event("deploy", "a", "host", "h.nancy", "start", T0),
         Event("deploy", "b", "host", "h.nancy", "start", T0 + 1),
@@ -125,16 +124,26 @@ def test_what_crosses_on_one_track_gets_a_lane_of_its_own() -> None:
     }
 
 
-def test_a_run_without_events_has_an_empty_trace(tmp_path: Path) -> None:
+def test_trace_without_events_is_empty(tmp_path: Path) -> None:
     assert json.loads(trace([], tmp_path / "trace.json").read_text())["traceEvents"] == []
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, len(EVENTS)), st.integers(0, 3))
-def test_wherever_a_run_was_cut_short_the_trace_is_valid(until: int, lost: int) -> None:
+def test_trace_of_any_prefix_is_valid(until: int, lost: int) -> None:
     some = [e for number, e in enumerate(EVENTS[:until]) if not lost or number % 11 != lost]
     written = list(trace_events(some))
     check_format(written)
+    assert bool(written) == bool(some)
     if some:
-        longest = round((max(e.t for e in some) - min(e.t for e in some)) * 1e6) + 1
-        assert all(e["ts"] + e["dur"] <= longest for e in written if e["ph"] == "X")
+        zero, last = min(e.t for e in some), max(e.t for e in some)
+        ends = [e["ts"] + e["dur"] for e in written if e["ph"] == "X"]
+        assert max(ends, default=0) <= (last - zero) * 1e6 + 1
+        phases = {e["name"]: e for e in tracks(written).get(("experiment", "phases"), [])}
+        begins = {e.phase: e.t for e in some if e.is_phase and e.status == "start"}
+        over = {e.phase: e.t for e in some if e.is_phase and e.status != "start"}
+        assert set(begins) <= set(phases)
+        for phase, begin in begins.items():
+            end = over.get(phase, last)  # what has not ended is drawn until the last event
+            assert phases[phase]["ts"] == pytest.approx((begin - zero) * 1e6, abs=2)
+            assert phases[phase]["dur"] == pytest.approx((end - begin) * 1e6, abs=2)

@@ -15,10 +15,10 @@ from g5kvirt.inventory import GIB, MIB
 from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import BOOT_STEPS
-from g5kvirt.views import words
+from g5kvirt.views import formatting
 from g5kvirt.views.html import experiment_html
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.results import PhaseResult
+from g5kvirt.views.phase_result import PhaseResult
 from g5kvirt.views.terminal import TerminalProgress, shares
 
 
@@ -29,17 +29,17 @@ def vm(step: str, status: str, attempt: int = 1, name: str = "vm-1") -> Event:
 # ---- progress ----------------------------------------------------------------------------------------
 
 
-def test_a_whole_run() -> None:
+def test_progress_of_a_complete_run() -> None:
     progress = LiveModel.of(run_events(20, lost=2), vms=20)
     assert progress.counts == {"minimal-system": 18, "failed": 2}
     assert (progress.up, progress.failed, progress.total) == (18, 2, 20)
     assert [p.state for p in progress.phases.values()] == ["ok"] * 5 + ["waiting"]
     assert progress.phases["reserve"].seconds(0) == pytest.approx(2.1)
-    assert progress.stands_at == "launch done"
+    assert progress.status == "launch done"
 
 
 @given(st.integers(0, 400), st.integers(1, 30))
-def test_the_counts_always_add_up(cut: int, vms: int) -> None:
+def test_counts_add_up_after_any_prefix(cut: int, vms: int) -> None:
     progress = LiveModel.of(run_events(vms, lost=vms // 5)[:cut], vms=vms)
     assert sum(progress.counts.values()) == progress.total == vms
 
@@ -58,11 +58,11 @@ def test_the_counts_always_add_up(cut: int, vms: int) -> None:
         ([vm("power-on", "ok"), vm("launch", "retry")], "power-on"),
     ],
 )
-def test_the_state_of_a_vm(events: list[Event], state: str) -> None:
+def test_state_of_a_vm_after_its_events(events: list[Event], state: str) -> None:
     assert LiveModel.of(events, vms=1).counts == {state: 1}
 
 
-def test_progress_and_frames_tell_the_same_story() -> None:
+def test_progress_agrees_with_frames() -> None:
     events = run_events(50, lost=7)
     for cut in range(0, len(events), 37):
         account = Frames(events[:cut]).account
@@ -77,7 +77,7 @@ def test_progress_and_frames_tell_the_same_story() -> None:
     st.dictionaries(st.sampled_from([*BOOT_STEPS, "planned", "failed"]), st.integers(0, 10**6), max_size=8),
     st.integers(1, 80),
 )
-def test_a_bar_uses_all_its_cells_and_hides_no_state(counts: dict[str, int], width: int) -> None:
+def test_bar_uses_all_cells_and_shows_every_state(counts: dict[str, int], width: int) -> None:
     cells = shares(counts, width)
     present = [state for state, count in counts.items() if count]
     assert sum(cells.values()) == (width if present else 0)
@@ -98,7 +98,7 @@ def screen(terminal: bool, events: list[Event], vms: int) -> str:
     return out.getvalue()
 
 
-def test_elsewhere_than_on_a_terminal_plain_lines_are_printed() -> None:
+def test_plain_lines_are_printed_without_a_terminal() -> None:
     text = screen(False, run_events(300, lost=3), 300)
     lines = text.splitlines()
     assert "reserve done in 2.10 s" in lines
@@ -109,7 +109,7 @@ def test_elsewhere_than_on_a_terminal_plain_lines_are_printed() -> None:
     assert "\x1b" not in text
 
 
-def test_on_a_terminal_the_last_picture_stays() -> None:
+def test_terminal_keeps_the_last_display() -> None:
     text = screen(True, run_events(8, lost=1), 8)
     last = text.rpartition("reserve")[2]
     assert "✓  launch" in last
@@ -117,7 +117,7 @@ def test_on_a_terminal_the_last_picture_stays() -> None:
     assert "measure" not in last
 
 
-def test_a_failed_step_says_why() -> None:
+def test_failed_phase_shows_its_reason() -> None:
     refused = Event("reserve", "phase", "run", "r", "failed", T0 + 3, 1, {"reason": "no hosts"})
     events = [*run_events(4)[:1], refused]
     assert "reserve failed after 3.00 s: no hosts" in screen(False, events, 4)
@@ -131,22 +131,22 @@ def result(phase: str, events: list[Event]) -> PhaseResult:
     return PhaseResult(phase, Frames(events), run="first", testbed="local", guest="QEMU")
 
 
-def test_each_step_shows_what_came_out_of_it() -> None:
+def test_phase_results_have_facts_and_parts() -> None:
     events = run_events(30, lost=3)
     place, launch = result("place", events), result("launch", events)
     assert place.status == "ok"
     assert place.seconds == pytest.approx(0.03, abs=1e-5)
     assert place.facts["VMs"] == "30 on 2 hosts"
-    assert place.facts["a host"] == "15"
+    assert place.facts["VMs per host"] == "15"
     assert launch.facts["up"] == "27 of 30 VMs"
-    assert launch.facts["given up"] == "3"
+    assert launch.facts["failed"] == "3"
     assert str(launch).startswith("launch: ok in ")
     assert list(launch.parts["step"]) == [*BOOT_STEPS[1:], "total"]
     assert list(result("configure", events).parts["part"]) == ["prepare", "dnsmasq", "nginx"]
     assert result("configure", events).facts["services"] == "dnsmasq, nginx"
 
 
-def test_a_reservation_in_words() -> None:
+def test_facts_of_a_reservation() -> None:
     granted = {
         "jobs": {"rennes": 8, "nancy": 7},
         "hosts": [{"site": "nancy"}, {"site": "nancy"}, {"site": "rennes"}],
@@ -164,7 +164,7 @@ def test_a_reservation_in_words() -> None:
     assert result("reserve", events).facts == {
         "machines": "3 (nancy 2, rennes 1)",
         "jobs": "nancy 7, rennes 8",
-        "sub-networks": "10.144.0.0/22 at nancy",
+        "subnets": "10.144.0.0/22 at nancy",
         "KaVLAN": "14 (global, of nancy)",
         "walltime": "1 h 00 min",
     }
@@ -172,7 +172,7 @@ def test_a_reservation_in_words() -> None:
 
 @pytest.mark.parametrize("phase", ["reserve", "deploy", "configure", "place", "launch", "measure"])
 @pytest.mark.parametrize("cut", [0, 1, 6, 30, 10**6])
-def test_html_stands_for_itself_whenever_it_is_asked_for(phase: str, cut: int) -> None:
+def test_html_is_self_contained_after_any_prefix(phase: str, cut: int) -> None:
     events = run_events(12, lost=2)[:cut]
     text = text_of(result(phase, events)._repr_html_())
     assert text.startswith(f"{phase}: ")
@@ -181,7 +181,7 @@ def test_html_stands_for_itself_whenever_it_is_asked_for(phase: str, cut: int) -
     assert repr(result(phase, events)).startswith(f"{phase}: ")
 
 
-def test_the_experiment_has_six_steps_and_counts_not_names() -> None:
+def test_experiment_html_counts_vms_without_listing_them() -> None:
     html = experiment_html("first", "local", "QEMU", Frames(run_events(3000, lost=30)))
     text = text_of(html)
     for phase in ("reserve", "deploy", "configure", "place", "launch", "measure"):
@@ -191,7 +191,7 @@ def test_the_experiment_has_six_steps_and_counts_not_names() -> None:
     assert "vm-17" not in html
 
 
-def test_what_comes_from_outside_cannot_become_markup() -> None:
+def test_html_escapes_names_and_reasons() -> None:
     evil = "<script>alert(1)</script>"
     events = [
         Event("launch", "phase", "run", "r", "start", T0),
@@ -223,14 +223,14 @@ def test_what_comes_from_outside_cannot_become_markup() -> None:
         (float("nan"), "–"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+def test_format_durations(seconds: float, text: str) -> None:
+    assert formatting.duration(seconds) == text
 
 
-def test_sizes_and_counts() -> None:
-    assert words.size(512 * MIB) == "512 MiB"
-    assert words.size(23.4 * GIB) == "23.4 GiB"
-    assert words.size(2048 * GIB) == "2.0 TiB"
-    assert words.count(1, "VM") == "1 VM"
-    assert words.count(4552, "VM") == "4,552 VMs"
-    assert words.count(2, "entry", "entries") == "2 entries"
+def test_format_sizes_and_counts() -> None:
+    assert formatting.size(512 * MIB) == "512 MiB"
+    assert formatting.size(23.4 * GIB) == "23.4 GiB"
+    assert formatting.size(2048 * GIB) == "2.0 TiB"
+    assert formatting.count(1, "VM") == "1 VM"
+    assert formatting.count(4552, "VM") == "4,552 VMs"
+    assert formatting.count(2, "entry", "entries") == "2 entries"

@@ -1,4 +1,4 @@
-"""What `measure` gives back: a row a VM and deployment, the summary, and how it shows itself."""
+"""The result of `measure`: a row per VM and deployment, the summary, and how it displays itself."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED
 from g5kvirt.views import html
+from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.measure_tables import breakdown_table, sizes_table
-from g5kvirt.views.progress import tries_words
-from g5kvirt.views.tables import rows_of
-from g5kvirt.views.words import count, duration
+from g5kvirt.views.progress import phase_title
+from g5kvirt.views.tables import iter_rows
 
 __all__ = ["MeasureResult", "measure_facts"]
 
-_REASONS = 4  #: so many are shown in text
+_REASONS = 4  #: reasons that are shown in text
 
 
 class MeasureResult:
     """The deployments of one call of `measure`, or of a whole run.
 
-    ``source``: the run's `Frames`, or its events. ``deployments`` names those that are meant; None means all.
-    A name that the journal does not have is left out, as one that never began.
+    ``source``: the run's `Frames`, or its events. ``deployments``: the names of those to include; None means
+    all. A name that is not in the journal, as of a deployment that never started, is left out.
     """
 
     phase = "measure"
@@ -52,7 +52,7 @@ class MeasureResult:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a VM and deployment: each step's start, end, duration, attempt and outcome.
+        """One row per VM and deployment: each step's start, end, duration, attempt and outcome.
 
         See `g5kvirt.run.deployment_tables.Measurements.vms`.
         """
@@ -60,7 +60,7 @@ class MeasureResult:
 
     @property
     def attempts(self) -> pd.DataFrame:
-        """One row a VM, deployment, step and attempt, also of those that failed and were done again."""
+        """One row per VM, deployment, step and attempt, including failed attempts."""
         return self.measurements.attempts
 
     @property
@@ -70,18 +70,19 @@ class MeasureResult:
 
     @property
     def scalability(self) -> pd.DataFrame:
-        """One row a finished deployment: time against number of VMs."""
+        """One row per finished deployment: time against number of VMs."""
         return self.measurements.scalability
 
     @property
     def sizes(self) -> pd.DataFrame:
-        """One row for each environment, broadcast, provisioner and number of VMs: what became of the VMs, and
-        medians of the times of the deployments that began alike (``compared`` of ``times``)."""
+        """One row per environment, broadcast, provisioner and number of VMs: VMs by outcome,
+        and median times over the comparable deployments (``compared`` of ``times``; see
+        `g5kvirt.run.deployment_tables.alike`)."""
         return sizes_table(self.measurements)
 
     @property
     def parts(self) -> pd.DataFrame:
-        """One row a macro-step (``step`` empty) and one a step of it, over the VMs that were deployed."""
+        """One row per macro-step (``step`` empty) and one per step of it, over the deployed VMs."""
         return breakdown_table(self.measurements)
 
     @property
@@ -92,7 +93,7 @@ class MeasureResult:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """One row for each VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``,
+        """One row per VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``,
         ``last_report``; and ``console``, the file below the run's directory with the end of its serial
         console."""
         table = self.frame
@@ -115,27 +116,27 @@ class MeasureResult:
 
     @property
     def seconds(self) -> float:
-        """How long the phase took: all its tries together, each call being one; NaN if it has not ended."""
+        """The total time of all calls of `measure`; NaN if the last one has not ended."""
         return self.state.seconds()
 
     @property
     def tries(self) -> int:
-        """How many calls of `measure` the run has."""
+        """The number of calls of `measure` in this run."""
         return len(self.state.tries)
 
     @property
     def facts(self) -> dict[str, str]:
-        """What came out of it: a word and what there is to say about it."""
+        """The results as text: name → value."""
         return measure_facts(self.measurements)
 
-    # ---- as a person sees them --------------------------------------------------------------------
+    # ---- display ----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         lines = [f"{self._title} (run {self.run})"]
         facts = self.facts
         width = max((len(name) for name in facts), default=0)
-        lines += [f"  {name:<{width}}  {words}" for name, words in facts.items()]
-        head, rows = _sizes_rows(self.sizes)
+        lines += [f"  {name:<{width}}  {value}" for name, value in facts.items()]
+        head, rows = _sizes_cells(self.sizes)
         if len(rows) > 1:
             lines += ["", *_aligned([head, *rows])]
         return "\n".join(lines)
@@ -146,11 +147,11 @@ class MeasureResult:
         whole = self.summary
         counts = {DEPLOYED: whole.deployed, PLANNED: whole.unfinished, FAILED: whole.failed}
         facts = [
-            [escape(name), escape(words)]
-            for name, words in self.facts.items()
+            [escape(name), escape(value)]
+            for name, value in self.facts.items()
             if not name.startswith("failed")
         ]
-        head, rows = _sizes_rows(self.sizes)
+        head, rows = _sizes_cells(self.sizes)
         parts = [html.table(facts)]
         if whole.requested:
             parts += [
@@ -166,9 +167,7 @@ class MeasureResult:
 
     @property
     def _title(self) -> str:
-        took = self.seconds
-        words = "" if pd.isna(took) else f" in {duration(took)}"
-        return f"measure: {self.status}{words}{tries_words(self.tries)}"
+        return phase_title(self.phase, self.status, self.seconds, self.tries)
 
 
 def _status(measurements: Measurements) -> str:
@@ -181,7 +180,7 @@ def _status(measurements: Measurements) -> str:
 
 
 def measure_facts(measurements: Measurements) -> dict[str, str]:
-    """What there is to say about deployments: what was deployed, what failed and why, how long it took."""
+    """Deployments as text, name → value: what was deployed, what failed and why, how long it took."""
     known = measurements.deployments
     if known.empty:
         return {}
@@ -189,48 +188,51 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
     named = [name for name in dict.fromkeys(known["environment"]) if name]
     sizes = ", ".join(f"{size:,}" for size in sorted(set(known["requested"])))
     on = f"on {sizes} {'VM' if sizes == '1' else 'VMs'}"
-    facts = {"deployments": f"{len(known):,}" + (f" of {', '.join(named)}" if named else "") + f", {on}"}
+    of = f" of {', '.join(named)}" if named else ""
+    facts = {"deployments": f"{len(known):,}{of} {on}"}
     if not pd.isna(whole.total):
         facts["deployments"] += f", in {duration(whole.total)}"
     facts["deployed"] = f"{whole.deployed:,} of {count(whole.requested, 'VM')}"
     skipped = int((~alike(known["fresh"], known["requested"])).sum())
     if skipped:
-        words = "began without the first reboot, and is" if skipped == 1 else "began without it, and are"
-        facts["not compared"] = f"{count(skipped, 'deployment')} {words} left out of the times below"
+        are = "is" if skipped == 1 else "are"
+        facts["not compared"] = (
+            f"{count(skipped, 'deployment')} skipped the first reboot and {are} left out of the times below"
+        )
     if len(known) > 1:
-        facts["deployed"] += ", each counted in each deployment"
+        facts["deployed"] += ", over all deployments"
     if whole.failed:
-        read = {key: f" (see {file})" for key, file in whole.consoles.items()}
+        see = {key: f" (see {file})" for key, file in whole.consoles.items()}
         reasons = [
-            f"{number:,} at {key[0]}: {key[1]}{read.get(key, '')}" for key, number in whole.reasons.items()
+            f"{number:,} at {key[0]}: {key[1]}{see.get(key, '')}" for key, number in whole.reasons.items()
         ]
-        more = [f"and {count(len(reasons) - _REASONS, 'more reason')}"] if len(reasons) > _REASONS else []
+        more = [f"and {count(len(reasons) - _REASONS, 'other reason')}"] if len(reasons) > _REASONS else []
         facts["failed"] = "; ".join([*reasons[:_REASONS], *more])
     if whole.unfinished:
         facts["unfinished"] = f"{whole.unfinished:,}"
     for macro, (median, p95) in whole.macros.items():
         if not pd.isna(median):
-            facts[macro] = f"median {duration(median)}, 95 % within {duration(p95)}"
+            facts[macro] = f"median {duration(median)}, p95 {duration(p95)}"
     return facts
 
 
-def _sizes_rows(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The head and the cells of a table with a row a size."""
+def _sizes_cells(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The headings and the cells of the table of sizes."""
     several = [name for name in ("environment", "broadcast", "provisioner") if sizes[name].nunique() > 1]
     left_out = bool((sizes["compared"] < sizes["times"]).any())
     head = [
         *several,
         "VMs",
-        "times",
+        "deployments",
         *(["compared"] if left_out else []),
         "deployed",
         "failed",
-        "whole time",
-        "VM median",
-        "VM p95",
+        "total time",
+        "median per VM",
+        "p95 per VM",
     ]
     rows = []
-    for row in rows_of(sizes):
+    for row in iter_rows(sizes):
         numbers = [f"{row.vms:,}", f"{row.times:,}"]
         numbers += [*([f"{row.compared:,}"] if left_out else []), f"{row.deployed:,}", f"{row.failed:,}"]
         times = [duration(float(value)) for value in (row.total, row.median_vm, row.p95_vm)]
@@ -239,7 +241,7 @@ def _sizes_rows(sizes: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns set to the right, two spaces apart."""
+    """The rows as lines: columns right-aligned, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
@@ -248,9 +250,9 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _parts_table(parts: pd.DataFrame) -> str:
     rows = []
-    for part in rows_of(parts):
+    for part in iter_rows(parts):
         name = escape(part.step.replace("-", " "))
         shown = f"<b>{escape(part.macro)}</b>" if part.step == "" else f"&emsp;{name}"
         times = [duration(float(value)) for value in (part.median, part.p95, part.max)]
         rows.append([shown, f"{part.vms:,}", *times])
-    return html.table(rows, head=("step", "VMs", "median", "95 %", "longest"), numbers=(1, 2, 3, 4))
+    return html.table(rows, head=("step", "VMs", "median", "p95", "max"), numbers=(1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""Numbers in words: durations, sizes and counts as a person reads them."""
+"""Durations, sizes and counts as text for people."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pandas as pd
 from g5kvirt.planning.forecast import Plan
 from g5kvirt.planning.preflight import Preflight
 from g5kvirt.views import html
-from g5kvirt.views.words import count, duration
+from g5kvirt.views.formatting import count, duration
 
 __all__ = ["CheckResult"]
 
@@ -25,9 +25,9 @@ _WIDTH = 110
 class CheckResult:
     """What would happen, and what is wrong.
 
-    ``ok`` is True unless a finding is a problem; warnings and unknowns do not count. ``frame`` has a row per
-    finding (pandas); ``plan`` is what would happen (`g5kvirt.planning.forecast.Plan`; None if it is not known
-    what the testbed has).
+    ``ok`` is True unless a finding is a problem; warnings and unknowns do not count. ``frame`` has one row
+    per finding (pandas); ``plan`` is what would happen (`g5kvirt.planning.forecast.Plan`), None if the
+    testbed's resources are not known.
     """
 
     preflight: Preflight

@@ -1,4 +1,4 @@
-"""What a step gives back: it shows itself in text and in HTML, and has the numbers as attributes."""
+"""The result of a phase: it displays itself as text and HTML, and has the numbers as attributes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pandas as pd
 
 from g5kvirt.run.tables import Frames
 from g5kvirt.views import html
+from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.measured import measure_facts
+from g5kvirt.views.measure_result import measure_facts
 from g5kvirt.views.palette import LABELS
-from g5kvirt.views.progress import tries_words
-from g5kvirt.views.tables import durations_table, quantiles, rows_of, timeline_table
-from g5kvirt.views.words import count, duration
+from g5kvirt.views.progress import phase_title
+from g5kvirt.views.tables import durations_table, iter_rows, quantiles, timeline_table
 
 __all__ = ["PhaseResult"]
 
 
 @dataclass(frozen=True, repr=False)
 class PhaseResult:
-    """One step of an experiment, as its journal tells it.
+    """One phase of an experiment, read from its journal.
 
-    ``status`` is ``ok``, ``failed``, ``unfinished`` or ``waiting``; ``seconds`` how long it took (NaN if it
-    has not ended); ``facts`` what came out of it, in words; ``parts`` the time of its parts (pandas).
+    ``status`` is ``ok``, ``failed``, ``unfinished`` or ``waiting``; ``seconds`` is how long it took (NaN if
+    it has not ended); ``facts`` are its results as text; ``parts`` the times of its parts (pandas).
     """
 
     phase: str
@@ -43,27 +43,28 @@ class PhaseResult:
 
     @property
     def seconds(self) -> float:
-        """How long all its tries took together; NaN if the last one has not ended."""
+        """The total time of all its calls; NaN if the last one has not ended."""
         row = self._row
         return float("nan") if row is None else float(row["duration"])
 
     @property
     def tries(self) -> int:
-        """How many times it was called, until it ended well; each call of `measure` counts."""
+        """How many times it was called until it succeeded; every call of `measure` counts."""
         row = self._row
         return 0 if row is None else int(row["tries"])
 
     @property
     def facts(self) -> dict[str, str]:
-        """What came out of it: a word and what there is to say about it."""
+        """The results as text: name → value."""
         found = _FACTS.get(self.phase)
         return found(self.frames) if found and self.status != "waiting" else {}
 
     @property
     def parts(self) -> pd.DataFrame:
-        """One row a part: what, on how many (``n``), ``seconds`` from the first start to the last end.
+        """One row per part: name, ``n`` (number of hosts, sites or services), ``seconds`` from the first
+        start to the last end, ``status``.
 
-        For `launch` one row a step of the VMs, with ``median``, ``q95`` and ``max`` over the VMs.
+        For `launch` one row per step of the VMs, with ``median``, ``q95`` and ``max`` over the VMs.
         """
         if self.phase == "launch":
             table = quantiles(durations_table(self.frames))[["n", "median", "q95", "max"]]
@@ -83,20 +84,19 @@ class PhaseResult:
 
     @property
     def _title(self) -> str:
-        took = "" if pd.isna(self.seconds) else f" in {duration(self.seconds)}"
-        return f"{self.phase}: {self.status}{took}{tries_words(self.tries)}"
+        return phase_title(self.phase, self.status, self.seconds, self.tries)
 
     def __repr__(self) -> str:
         lines = [f"{self._title} (run {self.run})"]
         facts = self.facts
         width = max((len(name) for name in facts), default=0)
-        lines += [f"  {name:<{width}}  {words}" for name, words in facts.items()]
+        lines += [f"  {name:<{width}}  {value}" for name, value in facts.items()]
         return "\n".join(lines)
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        facts = [[escape(name), escape(words)] for name, words in self.facts.items()]
+        facts = [[escape(name), escape(value)] for name, value in self.facts.items()]
         parts = [html.table(facts)]
         if self.phase == "launch":
             account = self.frames.account
@@ -110,9 +110,9 @@ class PhaseResult:
                     duration(p.seconds),
                     "" if p.status == "ok" else p.status,
                 ]
-                for p in rows_of(self.parts)
+                for p in iter_rows(self.parts)
             ]
-            parts.append(html.table(rows, head=("part", "on", "time", ""), numbers=(1, 2)))
+            parts.append(html.table(rows, head=("part", "count", "time", ""), numbers=(1, 2)))
         subtitle = f"run {self.run}, {html.about(self.testbed, self.guest)}"
         return html.box(self._title, subtitle, parts)
 
@@ -124,12 +124,12 @@ def _launch_table(parts: pd.DataFrame) -> str:
             f"{p.n:,}",
             *(duration(float(v)) for v in (p.median, p.q95, p.max)),
         ]
-        for p in rows_of(parts)
+        for p in iter_rows(parts)
     ]
-    return html.table(rows, head=("step", "VMs", "median", "95 %", "longest"), numbers=(1, 2, 3, 4))
+    return html.table(rows, head=("step", "VMs", "median", "p95", "max"), numbers=(1, 2, 3, 4))
 
 
-# ---- what there is to say about each step ------------------------------------------------------------
+# ---- the facts of each phase -------------------------------------------------------------------------
 
 
 def _by_site(hosts: list[Mapping[str, Any]]) -> str:
@@ -147,7 +147,7 @@ def _reserve(frames: Frames) -> dict[str, str]:
     facts = {
         "machines": f"{len(hosts):,} ({_by_site(hosts)})",
         "jobs": ", ".join(f"{site} {job}" for site, job in sorted(granted["jobs"].items())),
-        "sub-networks": ", ".join(f"{s['network']} at {s['site']}" for s in granted["subnetworks"]),
+        "subnets": ", ".join(f"{s['network']} at {s['site']}" for s in granted["subnetworks"]),
     }
     if granted.get("vlan") is not None:
         facts["KaVLAN"] = f"{granted['vlan']} (global, of {granted['vlan_site']})"
@@ -159,7 +159,7 @@ def _deploy(frames: Frames) -> dict[str, str]:
     hosts, failed = list(detail.get("hosts", [])), dict(detail.get("failed", {}))
     facts = {"deployed": f"{len(hosts):,} ({_by_site(hosts)})"} if hosts else {}
     if failed:
-        facts["failed"] = _some([f"{name}: {reason}" for name, reason in sorted(failed.items())])
+        facts["failed"] = _first_few([f"{name}: {reason}" for name, reason in sorted(failed.items())])
     return facts
 
 
@@ -173,12 +173,12 @@ def _place(frames: Frames) -> dict[str, str]:
     vms = frames.vms
     if vms.empty:
         return {}
-    a_host = vms.groupby("host").size()
+    per_host = vms.groupby("host").size()
     sites = vms.groupby("site").size()
-    least, most = int(a_host.min()), int(a_host.max())
+    least, most = int(per_host.min()), int(per_host.max())
     return {
-        "VMs": f"{len(vms):,} on {count(len(a_host), 'host')}",
-        "a host": f"{least}" if least == most else f"{least} to {most}",
+        "VMs": f"{len(vms):,} on {count(len(per_host), 'host')}",
+        "VMs per host": f"{least}" if least == most else f"{least}–{most}",
         "sites": ", ".join(f"{site} {number:,}" for site, number in sites.items()),
         "addresses": f"{vms['ip'].iloc[0]} … {vms['ip'].iloc[-1]}",
     }
@@ -188,22 +188,22 @@ def _launch(frames: Frames) -> dict[str, str]:
     account, vms = frames.account, frames.vms
     facts = {"up": f"{account.up:,} of {count(account.requested, 'VM')}"}
     if account.failed:
-        facts["given up"] = f"{account.failed:,}"
+        facts["failed"] = f"{account.failed:,}"
     if account.unfinished:
         facts["unfinished"] = f"{account.unfinished:,}"
     boots = vms["t_minimal_system"].dropna()
     if len(boots):
         facts["boot"] = (
-            f"median {duration(float(boots.median()))}, 95 % within {duration(float(boots.quantile(0.95)))}, "
-            f"longest {duration(float(boots.max()))}"
+            f"median {duration(float(boots.median()))}, p95 {duration(float(boots.quantile(0.95)))}, "
+            f"max {duration(float(boots.max()))}"
         )
-    again = int((vms["attempts"] > 1).sum())
-    return facts | ({"started again": count(again, "VM")} if again else {})
+    restarted = int((vms["attempts"] > 1).sum())
+    return facts | ({"restarted": count(restarted, "VM")} if restarted else {})
 
 
-def _some(words: list[str], limit: int = 4) -> str:
-    more = len(words) - limit
-    return ", ".join(words[:limit]) + (f" and {more:,} more" if more > 0 else "")
+def _first_few(items: list[str], limit: int = 4) -> str:
+    more = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _measure(frames: Frames) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The runs of a comparison, each with its label, and the numbers behind its figures. No matplotlib here."""
+"""The runs of a comparison with their labels, and the numbers behind its figures. No matplotlib here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
 from g5kvirt.views.drawing import SIMULATED, is_simulated
 from g5kvirt.views.measure_tables import differing, flat, series_of, settings_of
-from g5kvirt.views.tables import durations_table, rows_of
+from g5kvirt.views.tables import durations_table, iter_rows
 
 __all__ = [
     "Labelled",
@@ -30,9 +30,9 @@ __all__ = [
     "vms_table",
 ]
 
-#: What a spec says that makes no run another experiment.
+#: Keys of a spec in which runs of the same experiment may differ.
 _NO_DIFFERENCE = ("job_name", "walltime", "start", "timeouts.", "name")
-_LONG = 32  #: characters; a label that is longer gives way to the run's name
+_LONG = 32  #: characters; instead of a longer label the run's name is used
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Labelled:
     label: str
     run: str
     testbed: str
-    spec: Mapping[str, Any]  #: flat: "windows.boot" → 2
-    settings: Mapping[str, str]  #: what all its deployments have in common, such as "broadcast"
+    spec: Mapping[str, Any]  #: flattened: "windows.boot" → 2
+    settings: Mapping[str, str]  #: those that all its deployments have in common, such as "broadcast"
     frames: Frames
-    given: bool  #: false where the label was made from what differs
+    given: bool  #: False if the label was derived from the differences
 
     @property
     def guest(self) -> str:
-        """The kind of guest that was launched; "simulated" on a testbed that is."""
+        """The kind of guest that was launched; "simulated" on a simulated testbed."""
         return self.frames.guest or (SIMULATED if is_simulated(self.testbed) else "")
 
     @property
     def predicted(self) -> bool:
-        """True if no machine ran."""
+        """True for a prediction by a model."""
         return self.guest == SIMULATED
 
 
@@ -71,9 +71,9 @@ def open_run(path: Path, label: str | None) -> Labelled:
 
 
 def label_runs(runs: Sequence[Labelled]) -> tuple[Labelled, ...]:
-    """Give a label to each run that has none: that in which it differs from the others, else its name.
+    """Label each run that has no label: with its differences from the others, or else with its name.
 
-    A prediction beside real runs says in its label that it is one.
+    The label of a prediction next to real runs says so.
     """
     words = _differences(runs)
     mixed = len({run.predicted for run in runs}) > 1
@@ -87,21 +87,21 @@ def label_runs(runs: Sequence[Labelled]) -> tuple[Labelled, ...]:
 
 
 def _differences(runs: Sequence[Labelled], apart_from: str = "") -> list[str]:
-    """For each run in words in what its spec, or how it deploys, differs from others; "" if in nothing."""
+    """For each run, as text, the differences of its spec and its deployment settings from the others."""
     shared = set.intersection(*(set(run.settings) for run in runs)) if runs else set()
-    said = [{**run.spec, **{key: run.settings[key] for key in sorted(shared)}} for run in runs]
-    keys = [key for key in differing(said) if not key.startswith(_NO_DIFFERENCE)]
+    documents = [{**run.spec, **{key: run.settings[key] for key in sorted(shared)}} for run in runs]
+    keys = [key for key in differing(documents) if not key.startswith(_NO_DIFFERENCE)]
     keys = [key for key in keys if key != apart_from]
 
     def word(key: str, value: object) -> str:
         alone = isinstance(value, str) and len(keys) == 1
         return value if alone else f"{key} {'auto' if value is None else value}"  # type: ignore[return-value]
 
-    return [", ".join(word(key, one.get(key)) for key in keys) for one in said]
+    return [", ".join(word(key, one.get(key)) for key in keys) for one in documents]
 
 
 def boots_table(runs: Sequence[Labelled]) -> pd.DataFrame:
-    """One row a VM and step of its boot ("total": from power-on to the minimal system): ``label``, ``run``,
+    """One row per VM and step of its boot ("total": from power-on to the minimal system): ``label``, ``run``,
     ``name``, ``step``, ``seconds``.
     """
     parts = [durations_table(run.frames).assign(label=run.label, run=run.run) for run in runs]
@@ -109,16 +109,16 @@ def boots_table(runs: Sequence[Labelled]) -> pd.DataFrame:
 
 
 def curve_table(runs: Sequence[Labelled]) -> pd.DataFrame:
-    """One row a finished deployment, as `Measurements.scalability`, with ``series`` and ``run`` before.
+    """One row per finished deployment, as `Measurements.scalability`, with ``series`` and ``run`` first.
 
-    ``series`` is the run's label and, where deployments of one label differ in their settings, those.
+    ``series`` is the run's label, with the settings in which deployments of one label differ.
     """
-    return _each(runs, lambda run: run.frames.measurements.scalability)
+    return _concatenated(runs, lambda run: run.frames.measurements.scalability)
 
 
 def vms_table(runs: Sequence[Labelled]) -> pd.DataFrame:
-    """One row a VM that was deployed: ``series``, ``run``, ``deployment``, ``requested``, ``vm``,
-    ``seconds`` from the deployment's begin.
+    """One row per VM that was deployed: ``series``, ``run``, ``deployment``, ``requested``, ``vm``,
+    ``seconds`` from the start of the deployment.
     """
 
     def of(run: Labelled) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def vms_table(runs: Sequence[Labelled]) -> pd.DataFrame:
         table["seconds"] = vms["end"] - vms["deployment"].map(begin)
         return table
 
-    return _each(runs, of)
+    return _concatenated(runs, of)
 
 
 def macros_table(runs: Sequence[Labelled]) -> pd.DataFrame:
@@ -148,21 +148,21 @@ def macros_table(runs: Sequence[Labelled]) -> pd.DataFrame:
         head = ["deployment", "requested", "vm", "step", "seconds"]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=head)
 
-    return _each(runs, of)
+    return _concatenated(runs, of)
 
 
 def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None) -> pd.DataFrame:
-    """One row a launch, or with ``vms`` one a deployment on so many: ``series``, ``run``, the ``parameter``
-    of the spec, ``seconds`` until the last VM was up, or deployed.
+    """One row per launch, or with ``vms`` one per deployment on that many: ``series``, ``run``, the
+    ``parameter`` of the spec, ``seconds`` until the last VM was up, or deployed.
 
-    ``parameter`` is a number, or NaN where it was left to be chosen. A series is what has one label; where
-    each label only names a value of the parameter, what else differs. Raises RunError for a parameter that
-    no spec has, or that is no number.
+    ``parameter`` is a number, NaN if it was chosen automatically. ``series`` is the label, or, if each label
+    has one value of the parameter, the other differences. Raises RunError for a parameter that no spec has,
+    or that is not a number.
     """
     known = {key for run in runs for key in run.spec}
     if parameter not in known:
         there = ", ".join(sorted(known)) or "nothing"
-        raise RunError(f"no run says {parameter!r} in its specification: there is {there}")
+        raise RunError(f"no run has {parameter!r} in its specification, only {there}")
     values: dict[str, set[str]] = {}
     for run in runs:
         values.setdefault(run.label, set()).add(repr(run.spec.get(parameter)))
@@ -172,7 +172,7 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
     if not whole.empty:
         whole = whole[whole["vms"] == vms].rename(columns={"vms": "requested"})
     among: dict[str, set[str]] = {run.run: set() for run in runs}
-    for row in rows_of(compared_only(whole) if len(whole) else whole):
+    for row in iter_rows(compared_only(whole) if len(whole) else whole):
         among[row.run].add(row.deployment)
     rows = []
     for run, series in zip(runs, words, strict=True):
@@ -188,18 +188,18 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
         table[parameter] = table[parameter].astype("float64")
     except (TypeError, ValueError) as error:
         raise RunError(
-            f"{parameter!r} is no number ({error}): compare the runs by boot() or steps()"
+            f"{parameter!r} is not a number ({error}): compare the runs by boot() or steps()"
         ) from error
     return table.dropna(subset=["seconds"]).reset_index(drop=True)
 
 
 def compared_only(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of deployments that began alike (`alike`), over all series: none gets an advantage."""
+    """The rows of the deployments that are comparable (see `alike`) over all series."""
     return table[alike(table["fresh"], table["requested"])].reset_index(drop=True)
 
 
-def _each(runs: Sequence[Labelled], table_of: Callable[[Labelled], pd.DataFrame]) -> pd.DataFrame:
-    """The tables of all runs below each other, each row with the series that its deployment belongs to."""
+def _concatenated(runs: Sequence[Labelled], table_of: Callable[[Labelled], pd.DataFrame]) -> pd.DataFrame:
+    """The concatenated tables of all runs, each row with the series of its deployment."""
     alone = len({run.label for run in runs}) == 1
     parts = []
     for run in runs:
