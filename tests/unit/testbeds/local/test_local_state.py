@@ -94,7 +94,7 @@ def test_state_is_written_and_read_back(tmp_path: Path, monkeypatch: pytest.Monk
     assert again == one
     assert again.alive
     assert again.description.names() == DESCRIPTION.names()
-    with pytest.raises(TestbedError, match=r"'two' is not up: run g5kvirt local up --name two\."):
+    with pytest.raises(TestbedError, match=r"'two' is not up: run g5kvirt local up --name two$"):
         state.State.load("two")
     (tmp_path / "one/state.json").write_text("{")
     with pytest.raises(TestbedError, match="cannot be read"):
@@ -129,7 +129,7 @@ def test_lock_is_exclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     where = tmp_path / "one"
     with (
         lifecycle._locked(where),
-        pytest.raises(TestbedError, match="elsewhere"),
+        pytest.raises(TestbedError, match="by another process"),
         lifecycle._locked(where),
     ):
         pass
