@@ -114,9 +114,9 @@ def test_without_namespaces_root_fails_and_others_are_unknown(monkeypatch: pytes
 
 def test_hanging_probe_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_LIMIT", 0.2)
-    code, _, said = doctor._run(["sleep", "30"])
+    code, _, error = doctor._run(["sleep", "30"])
     assert code == 124
-    assert "no answer" in said
+    assert "no answer" in error
 
 
 def test_other_systems_than_linux_fail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

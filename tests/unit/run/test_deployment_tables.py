@@ -47,31 +47,31 @@ def deploy(
     d = Deployment(
         name, vms(number), default_workflow(), reboots=SlotWindow(99), checks=SlotWindow(99), about=about
     )
-    now, said = begin, list[tuple[float, Report]]()
+    now, reports = begin, list[tuple[float, Report]]()
     while not d.finished and now < upto:
         for order in d.orders(now):
             if isinstance(order, BroadcastOrder):
-                said += [(now + 1, Report(h, order.step, "ok", now + 1)) for h in order.hosts]
+                reports += [(now + 1, Report(h, order.step, "ok", now + 1)) for h in order.hosts]
                 continue
             for target in order.vms:
                 vm, attempt = target.vm.name, target.attempt
                 if isinstance(order, RebootOrder | CheckOrder):
-                    said.append((now + 1, Report(vm, order.step, "ok", now + 1, "", attempt)))
+                    reports.append((now + 1, Report(vm, order.step, "ok", now + 1, "", attempt)))
                 if isinstance(order, RebootOrder):
-                    said.append((now + 2, Report(vm, "minimal-system", "ok", now + 2)))
+                    reports.append((now + 2, Report(vm, "minimal-system", "ok", now + 2)))
                 if isinstance(order, TaskOrder):
                     for after, step in enumerate(GUEST, 1):
                         if step == "image" and bad.get(vm, 0) > 0:
                             bad[vm] -= 1
-                            said.append(
+                            reports.append(
                                 (now + after, Report(vm, step, "failed", now + after, "sha256", attempt))
                             )
                             break
-                        said.append((now + after, Report(vm, step, "ok", now + after, "", attempt)))
+                        reports.append((now + after, Report(vm, step, "ok", now + after, "", attempt)))
         now += 1
-        for _, word in sorted((s for s in said if s[0] <= now), key=lambda s: s[0]):
+        for _, word in sorted((s for s in reports if s[0] <= now), key=lambda s: s[0]):
             d.receive(word, now)
-        said = [s for s in said if s[0] > now]
+        reports = [s for s in reports if s[0] > now]
     return d.events()
 
 

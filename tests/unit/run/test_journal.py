@@ -111,13 +111,13 @@ def test_missing_journal_is_an_error(tmp_path: Path) -> None:
 def test_listeners_receive_events_until_removed(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "deep" / "journal.jsonl")
     journal.append("place", "before", "run", "r", "ok")
-    heard: list[str] = []
-    leave = journal.subscribe(lambda event: heard.append(event.step))
+    received: list[str] = []
+    leave = journal.subscribe(lambda event: received.append(event.step))
     journal.append("place", "one", "run", "r", "ok", number=1)
     leave()
     leave()
     journal.append("place", "two", "run", "r", "ok")
-    assert heard == ["one"]
+    assert received == ["one"]
     assert [e.step for e in journal] == ["before", "one", "two"]
     assert [e.detail for e in read_events(journal.path)] == [{}, {"number": 1}, {}]
 
@@ -172,7 +172,7 @@ def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def told(process: subprocess.Popen[str], word: str) -> None:
+def send(process: subprocess.Popen[str], word: str) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{word}\n")
@@ -191,27 +191,27 @@ def test_readers_follow_a_writing_process(tmp_path: Path) -> None:
     path = tmp_path / "lille" / "journal.jsonl"
     journal = Journal.open(path)
     journal.append("place", "before", "run", "r", "ok")
-    heard: list[str] = []
-    journal.subscribe(lambda event: heard.append(event.step))
+    received: list[str] = []
+    journal.subscribe(lambda event: received.append(event.step))
     with holder(path) as process:
         sentence = f"run 'lille' is in use by process {process.pid}: wait, or interrupt it there"
         for attempt in (lambda: journal.append("place", "no", "run", "r", "ok"), journal.held().__enter__):
             with pytest.raises(RunError) as caught:
                 attempt()
             assert str(caught.value) == sentence
-        told(process, "one")
+        send(process, "one")
         assert [e.step for e in journal] == ["before", "phase", "one"], "reading shows it"
         assert len(Journal.open(path)) == 3
-        assert heard[-1] == "one"
+        assert received[-1] == "one"
         unfollow = journal.follow(interval=0.01)
-        told(process, "two")
-        wait(lambda: heard[-1] == "two")
+        send(process, "two")
+        wait(lambda: received[-1] == "two")
         unfollow()
-        told(process, "three")
+        send(process, "three")
         process.kill()
         process.wait()
         with journal.held():  # its lock ended with it
-            assert heard[-1] == "three"
+            assert received[-1] == "three"
             journal.append("place", "after", "run", "r", "ok")
     assert [e.step for e in read_events(path)] == ["before", "phase", "one", "two", "three", "after"]
 

@@ -41,8 +41,8 @@ def keep(
     about = {"sites": {"nancy": 1}, "vms": 8, "netboot": "http", "windows": {"boot": None}, **spec}
     document = {"name": name, "created": T0, "spec": about, "testbed": testbed}
     (path / "run.json").write_text(json.dumps(document))
-    told = [Event("launch", "guests", "run", "r", "ok", T0, 1, {"guest": guest}), *events]
-    (path / "journal.jsonl").write_text("".join(e.to_json() + "\n" for e in told))
+    recorded = [Event("launch", "guests", "run", "r", "ok", T0, 1, {"guest": guest}), *events]
+    (path / "journal.jsonl").write_text("".join(e.to_json() + "\n" for e in recorded))
     return path
 
 

@@ -96,13 +96,13 @@ def test_cell_has_step_and_time() -> None:
 
 def test_deployment_progress_is_counted() -> None:
     model = LiveModel(16)
-    said = []
+    messages = []
     events = [Event("measure", "phase", "run", "r", "start", T0), *deploy_events("d1", 8, bad=BAD)]
     for event in events:
         model.take(event)
-        said.append(phase_message(model.run, "measure"))
-    assert "d1 (mini): 3/8 deployed" in [words.partition(",")[0] for words in said]
-    assert said[-1] == "d1 (mini): 7/8 deployed, 1 failed"
+        messages.append(phase_message(model.run, "measure"))
+    assert "d1 (mini): 3/8 deployed" in [words.partition(",")[0] for words in messages]
+    assert messages[-1] == "d1 (mini): 7/8 deployed, 1 failed"
 
 
 def test_failed_cell_has_step_and_reason() -> None:

@@ -69,7 +69,7 @@ def test_picture_escapes_names_and_reasons() -> None:
     assert evil in text_of(picture(LiveModel.of(events), T0, evil))
 
 
-# ---- what the browser is told ------------------------------------------------------------------------
+# ---- messages to the browser -----------------------------------------------------------------------
 
 
 class Browser(LiveWidget):

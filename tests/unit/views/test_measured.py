@@ -488,18 +488,18 @@ def test_live_model_shows_vms_rebooting_writing_and_deployed() -> None:
     events = [*run_events(16), *EVENTS]
     progress = LiveModel(16)
     seen: set[str] = set()
-    heard = []
+    messages = []
     for event in events:
         progress.take(event)
         assert sum(progress.counts.values()) == 16
         if event.phase == "measure":
             seen |= set(progress.counts)
-            heard.append(latest_message(progress.phases["measure"]))
+            messages.append(latest_message(progress.phases["measure"]))
     assert seen == {"minimal-system", "rebooting", "writing", "deployed", "failed"}
     assert progress.counts == {"deployed": 15, "failed": 1}
     assert (progress.up, progress.failed, progress.settled) == (16, 1, True)
-    assert "deployment d2 on 8 VMs" in heard
-    assert "deployment d6: 15 deployed, 1 failed" in heard
+    assert "deployment d2 on 8 VMs" in messages
+    assert "deployment d6: 15 deployed, 1 failed" in messages
     assert progress.status == "measure done"
 
 
