@@ -54,7 +54,7 @@ class Repository:
 
     folder: Path
     port: int
-    asked: list[str]
+    requested: list[str]
     started: Path = field(init=False)
 
     def __post_init__(self) -> None:

@@ -48,8 +48,8 @@ PICTURE = "[data-g5kvirt-picture]"
 ERRORS = '[data-mime-type="application/vnd.jupyter.stderr"]'  # and tracebacks
 
 INTERRUPTED = (
-    "KeyboardInterrupt: launch() was interrupted, and what it had under way is stopped: call it again to go"
-    " on, or release() to give the machines back"
+    "KeyboardInterrupt: launch() was interrupted, and what it was doing is stopped: call it again to"
+    " continue, or release() to give the machines back"
 )
 
 #: Notes the colours of the wall at some points, whenever they are new: one row of pixels each time.

@@ -19,7 +19,7 @@ from localbed import MARKS, below, nothing_left, wait
 from g5kvirt.cli.demo import NOTEBOOK, TESTBED
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
-from g5kvirt.run.tables import account
+from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.testbeds.local import layers, lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
@@ -100,7 +100,7 @@ def test_the_demonstration(tmp_path: Path) -> None:
             assert len(list(csv.reader(table))) > VMS, figure
         assert str(file.with_suffix(".pdf")) in said
 
-    counts = account(read_events(run / "journal.jsonl"), VMS)
+    counts = Frames(read_events(run / "journal.jsonl")).account
     assert (counts.requested, counts.up, counts.failed, counts.unfinished) == (VMS, VMS, 0, 0)
 
 
@@ -118,5 +118,5 @@ def test_ctrl_c_amid_the_notebook(tmp_path: Path) -> None:
         assert nothing_left(own_testbed(process))
     # a child of the kernel ends when it notices that the kernel has gone
     wait(lambda: not any(then and ns.start_time(pid) == then for pid, then in started.items()), 10)
-    counts = account(events(tmp_path), VMS)
+    counts = Frames(events(tmp_path)).account
     assert counts.requested == VMS == counts.up + counts.failed + counts.unfinished

@@ -36,7 +36,7 @@ STORIES = {
     "netboot-http-vs-tftp": (["-p", "vms", "1"], 2, {"compare-boot", "compare-steps"}),
     "windows": (["-p", "vms", "2", "-p", "windows", "[1, 2]"], 2, {"compare-boot", "windows"}),
     "broadcast": (
-        ["-p", "vms", "2", "-p", "broadcasts", "['tree', 'http']"],
+        ["-p", "vms", "2", "-p", "repeat", "1", "-p", "broadcasts", "['tree', 'http']"],
         1,
         {"compare-deployment", "compare-macro-steps"},
     ),

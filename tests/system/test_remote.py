@@ -432,7 +432,9 @@ def descendants(pid: int) -> list[int]:
 def test_hosts_that_do_not_reach_each_other_are_reached_from_here(
     lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Access, "inner", lambda self, identity: ("ssh", "-o", "BatchMode=yes", "-p", "9"))
+    monkeypatch.setattr(
+        Access, "relay_prefix", lambda self, identity: ("ssh", "-o", "BatchMode=yes", "-p", "9")
+    )
     fanout = Fanout(lab.access, tree_from=1)
     fanout.tree_connections = 1
     results = fanout.run(lab.hosts, ["true"], timeout=20)
