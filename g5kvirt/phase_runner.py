@@ -22,7 +22,7 @@ from g5kvirt.context import Context
 from g5kvirt.errors import PhaseOrderError, RunError, SpecError
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.phases.reservation_request import with_sites
-from g5kvirt.phases.reserve import release, reserve
+from g5kvirt.phases.reserve import check_request, release, reserve
 from g5kvirt.phases.watching import interruptible, watched
 from g5kvirt.planning.checks import check_against
 from g5kvirt.run import directory as run_directories
@@ -132,6 +132,8 @@ class PhaseRunner:
             if self.journal.state.done(phase):  # another process may have finished it just now
                 return
             self._check_order(phase)
+            if phase == "reserve":
+                check_request(context)
             with self._displayed(), context.span(phase, "phase") as found, watched(context, phase):
                 found.update(to_plain(carry_out(context)))
 

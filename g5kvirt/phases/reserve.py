@@ -12,18 +12,15 @@ from g5kvirt.phases.reservation_request import request_for
 from g5kvirt.run import event_types
 from g5kvirt.run.directory import job_name
 
-__all__ = ["release", "reserve"]
+__all__ = ["check_request", "release", "reserve"]
 
 
 def reserve(context: Context) -> Mapping[str, Any]:
     """Reserve on all sites at once, or on none; journals each job as it is submitted and starts.
 
-    Raises SpecError, before anything is submitted, if a site does not have the host environment; TestbedError
-    if OAR refuses.
+    The request has passed `check_request`. Raises TestbedError if OAR refuses.
     """
     spec, journal = context.spec, context.journal
-    if not journal.state.jobs:
-        _check_environment(context)
     # Jobs that an earlier try may have left are used again, or else deleted: they hold the machines.
     again = len(journal.state.phases["reserve"].tries) > 1
     request = replace(
@@ -39,9 +36,13 @@ def reserve(context: Context) -> Mapping[str, Any]:
     return {"hosts": len(reservation.hosts), "vlan": reservation.vlan}
 
 
-def _check_environment(context: Context) -> None:
-    """Raises SpecError for an unknown host environment, instead of after the machines are reserved."""
+def check_request(context: Context) -> None:
+    """Raises SpecError for a host environment that a site does not have, and CapacityError for a request that
+    cannot be made: before anything is submitted or recorded, so that it is no try of the phase."""
     spec = context.spec
+    request_for(spec, _jobs(context))
+    if context.journal.state.jobs:
+        return  # an earlier try had it checked
     for finding in context.testbed.find_environment(spec.host_environment, list(spec.sites)):
         if finding.code == "unknown-environment":
             raise SpecError(f"{finding.subject}: {finding.message}", advice=finding.advice)

@@ -168,6 +168,7 @@ def test_reserve_refuses_an_unknown_environment_before_it_submits(
     with pytest.raises(TestbedError if reserves else SpecError):
         exp.reserve()
     assert bool(testbed.names) == reserves
+    assert bool(len(exp.journal)) == reserves, "what is refused before anything is touched is no try"
 
 
 def test_runs_of_the_same_name_have_different_job_names(tmp_path: Path) -> None:
