@@ -123,10 +123,12 @@ class VMDeployment:
 
     def _end_macro(self, event: Event) -> None:
         span, one = self.macros[event.step], self._open
+        if one is not None and one.end is not None:
+            return  # its end is known
         begun = span.start if one is None else one.start.t
         span.end, span.attempt, span.outcome = event.t, event.attempt, event.status
         span.seconds += event.t - begun
-        if one is not None and one.end is None:
+        if one is not None:
             one.end = event
 
 

@@ -90,7 +90,7 @@ class Summary:
     unfinished: int
     failures: tuple[tuple[str, str, str, str], ...]  #: (deployment, VM, step, reason) of each that failed
     total: float  #: seconds from the first start to the last end; NaN until all have ended
-    #: macro-step → median and 95th percentile, seconds, over the deployments that began `alike`
+    #: macro-step → median and 95th percentile, seconds, over deployed VMs of deployments that began `alike`
     macros: Mapping[str, tuple[float, float]]
     #: (step, reason) → the console log of one of them, below the run's directory
     consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -234,12 +234,13 @@ class Measurements:
 
 
 def _macro_figures(deployments: Sequence[DeploymentState]) -> dict[str, tuple[float, float]]:
-    """Macro-step → median and 95th percentile over the VMs of those deployments that began alike."""
+    """Macro-step → median and 95th percentile over the deployed VMs of those deployments that began alike."""
     mask = alike([d.fresh for d in deployments], [d.requested for d in deployments])
     compared = [d for d, is_alike in zip(deployments, mask, strict=True) if is_alike]
     figures = {}
     for macro in dict.fromkeys(macro for d in deployments for macro in d.macros):
-        took = _seconds(vm.macros[macro] for d in compared for vm in d.vms.values() if macro in vm.macros)
+        deployed = (vm for d in compared for vm in d.vms.values() if vm.outcome == "deployed")
+        took = _seconds(vm.macros[macro] for vm in deployed if macro in vm.macros)
         figures[macro] = (float(took.median()), float(took.quantile(0.95)))
     return figures
 

@@ -67,7 +67,7 @@ def job_progress(site: str, step: str, detail: Mapping[str, Any], t: float | Non
 
 def is_submitted_job(event: Event) -> bool:
     """True for the `job_progress` of a job that OAR took."""
-    return event.phase == "reserve" and event.step == _SUBMITTED
+    return event.phase == "reserve" and event.step == _SUBMITTED and "job" in event.detail
 
 
 def job_of(event: Event) -> tuple[str, int]:
@@ -100,7 +100,13 @@ def host_facts(host: str, facts: Facts, t: float | None = None, **more: Any) -> 
 
 def facts_of(event: Event) -> Facts:
     """The facts of `host_facts`."""
-    return Facts(**{name: event.detail[name] for name in Facts.__dataclass_fields__})
+    detail = event.detail
+    return Facts(
+        int(detail.get("cores", 0)),
+        int(detail.get("memory", 0)),
+        bool(detail.get("kvm", False)),
+        float(detail.get("clock_offset", 0.0)),
+    )
 
 
 def placement(run: str, rows: Iterable[Mapping[str, Any]], t: float | None = None) -> Event:

@@ -280,8 +280,8 @@ class Journal:
         self.refresh()
         with self._lock:
             for event in self._events[self._taken :]:
-                self._taken += 1
                 self._state.take(event)
+                self._taken += 1
             return self._state
 
     def __iter__(self) -> Iterator[Event]:

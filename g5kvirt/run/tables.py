@@ -149,7 +149,10 @@ class Frames:
             steps = vm.boots[-1].steps if vm.boots else {}
             times = [event.t if (event := steps.get(step)) is not None else _NAN for step in BOOT_STEPS]
             plan = vm.plan or {"index": number, "name": vm.name}
-            place = [plan.get(key, "") for key in ("index", "name", "host", "site", "ip", "mac")]
+            place = [
+                plan.get("index", number),
+                *(plan.get(key, "") for key in ("name", "host", "site", "ip", "mac")),
+            ]
             since = [t - times[0] for t in times[1:]]
             rows.append([*place, vm.state, vm.attempts, vm.failed_at, vm.reason, *times, *since])
         return make_frame(rows, _VMS)

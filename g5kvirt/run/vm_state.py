@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Boot", "VMState"]
 
 NAN = math.nan
+#: Clocks of a host and of this machine, corrected by their measured offsets, may still differ so much.
+_CLOCK_SLACK = 0.5
 _RANK = {step: number for number, step in enumerate(BOOT_STEPS, start=1)}
 _FIRST, *_, _LAST = MACROS
 
@@ -123,6 +125,7 @@ class VMState:
             boot is None
             or event.attempt > boot.attempt
             or (start and (self.state == "failed" or boot.call != call))
+            or (start and not call and POWER_ON in boot.steps)  # a journal without its phases
         ):
             boot = self._begin(event, call, boot)
             if start:  # requested, not yet done
@@ -144,12 +147,18 @@ class VMState:
         return boot
 
     def _same_process(self, event: Event) -> Boot | None:
-        """The earlier boot with the same process as this power-on, which kept running."""
-        last = self.boots[-1]
-        if last.steps or len(self.boots) == 1:
+        """An earlier boot whose process is the one of this power-on: it was there all the time.
+
+        It has this power-on already, or its launch was killed before the answer to it came.
+        """
+        last, earlier = self.boots[-1], self.boots[-2::-1]
+        if POWER_ON in last.steps:
             return None
         when = round(event.t, 3)
-        return next((b for b in self.boots[-2::-1] if round(b.power_on, 3) == when), None)
+        known = next((b for b in earlier if round(b.power_on, 3) == when), None)
+        if known is None and event.t < last.requested - _CLOCK_SLACK:
+            known = next((b for b in earlier if POWER_ON not in b.steps and b.requested <= event.t), None)
+        return known
 
     def _resume(self, boot: Boot, event: Event) -> bool:
         """A later call found the process of ``boot`` running: one boot, numbered as that call does."""
@@ -157,7 +166,10 @@ class VMState:
         self.boots.remove(boot)
         self.boots.append(boot)
         boot.call, boot.attempt = latest.call, latest.attempt
-        boot.outcome, boot.end = UNFINISHED, NAN
+        boot.outcome, boot.end, boot.failed_at, boot.reason = UNFINISHED, NAN, "", ""
+        for step, reached in (*latest.steps.items(), (POWER_ON, event)):
+            boot.steps.setdefault(step, reached)
+        boot.reached = max(_RANK[step] for step in boot.steps)
         farthest = BOOT_STEPS[boot.reached - 1]
         if farthest == MINIMAL_SYSTEM:
             self._up(boot, boot.steps[farthest].t)
@@ -167,15 +179,18 @@ class VMState:
 
     def _reached(self, boot: Boot, event: Event) -> bool:
         """It reached a step. DHCP and files may be requested twice (iPXE, then the minimal system): the first
-        counts, and a VM never goes back within a boot. A VM that reports after being given up is up."""
+        counts, and a VM never goes back within a boot. One that reports in after all is up, also after it was
+        given up."""
         step = event.step
         boot.steps.setdefault(step, event)
         rank = _RANK[step]
         if step == MINIMAL_SYSTEM:
             self._up(boot, event.t)
-        if rank <= boot.reached or self.state == "failed":
+        if rank <= boot.reached:
             return False
         boot.reached = rank
+        if self.state == "failed":
+            return False
         self._at(step, step, event)
         return True
 

@@ -154,8 +154,9 @@ class Comparison(Drawer):
         Over all deployments on ``vms`` VMs, by default on the largest number that all series have.
         Deployments that skipped the first reboot are left out if any series has others.
         """
-        data, requested = self._of_size(vms_table(self.runs), "requested", vms)
-        title = f"Deployment time on {count(requested, 'VM')} by"
+        every = vms_table(self.runs)
+        data, requested = self._of_size(every, "requested", vms)
+        title = f"Deployment time on {count(requested, 'VM')}{_left_out(every, data)} by"
         return self._shares(data, "series", columns, title, "time until deployed (s)")
 
     def steps(
@@ -176,8 +177,9 @@ class Comparison(Drawer):
                 raise RunError("no VM of these runs was powered on yet: call launch() first")
             title = "Steps of the boots"
         elif phase == "measure":
-            data, requested = self._of_size(macros_table(self.runs), "requested", vms)
-            title = f"Macro-steps of deployments on {count(requested, 'VM')}"
+            every = macros_table(self.runs)
+            data, requested = self._of_size(every, "requested", vms)
+            title = f"Macro-steps of deployments on {count(requested, 'VM')}{_left_out(every, data)}"
         else:
             raise ValueError(f"phase must be 'launch' or 'measure', not {phase!r}")
         took = data.groupby(["step", "series"], sort=False)["seconds"]
@@ -283,27 +285,34 @@ class Comparison(Drawer):
         return self._draw(lambda ax, _: draw_shares(ax, groups, xlabel), data, data, columns, 1.6, full)
 
     def _of_size(self, data: pd.DataFrame, column: str, vms: int | None) -> tuple[pd.DataFrame, int]:
-        """The rows for ``vms`` VMs, by default the largest number that every series has. Raises RunError."""
+        """The comparable rows for ``vms`` VMs, by default the largest number that every series has. Raises
+        RunError."""
         if data.empty:
             raise RunError("no deployment of these runs deployed any VM yet: call measure() first")
-        sizes = [set(own) for _, own in data.groupby("series")[column]]
-        common = sorted(set.intersection(*sizes))
-        every = sorted(set.union(*sizes))
-        if vms is None and not common:
-            raise RunError(f"no number of VMs was deployed in all series: choose one of {every} with vms=")
+        every = sorted(set(data[column]))
         if vms is not None and vms not in every:
             raise RunError(
                 f"no deployment on {vms} VMs deployed any: choose one of {', '.join(map(str, every))}"
             )
+        compared = compared_only(data)
+        sizes = [set(own) for _, own in compared.groupby("series")[column]]
+        common = sorted(set.intersection(*sizes)) if sizes else []
+        if vms is None and not common:
+            raise RunError(f"no number of VMs was deployed in all series: choose one of {every} with vms=")
         requested = int(common[-1]) if vms is None else vms
-        own = data[data[column] == requested]
-        compared = compared_only(own)
-        if compared.empty:
+        own = compared[compared[column] == requested]
+        if own.empty:
             raise RunError(
                 f"no deployments on {requested} VMs are comparable: some VMs skipped the first reboot;"
                 f" deploy on {requested} once more"
             )
-        return compared, requested
+        return own.reset_index(drop=True), requested
+
+
+def _left_out(data: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """For a title: the series that are missing because their VMs skipped the first reboot."""
+    missing = [str(name) for name in dict.fromkeys(data["series"]) if name not in set(compared["series"])]
+    return f" (left out, first reboot skipped: {', '.join(missing)})" if missing else ""
 
 
 # ---- drawing -----------------------------------------------------------------------------------------

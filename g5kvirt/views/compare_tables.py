@@ -170,7 +170,7 @@ def over_table(runs: Sequence[Labelled], parameter: str, vms: int | None = None)
     words = [run.label for run in runs] if named else _differences(runs, apart_from=parameter)
     whole = curve_table(runs)
     if not whole.empty:
-        whole = whole[whole["vms"] == vms].rename(columns={"vms": "requested"})
+        whole = whole.rename(columns={"vms": "requested"})
     among: dict[str, set[str]] = {run.run: set() for run in runs}
     for row in iter_rows(compared_only(whole) if len(whole) else whole):
         among[row.run].add(row.deployment)

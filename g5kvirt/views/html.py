@@ -41,7 +41,8 @@ def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
         ]
         for phase in progress.phases.values()
     ]
-    parts = [table(rows, numbers=(2,)), bar(progress), failures(account)]
+    measured = failures(frames.measurements.summary()) if frames.measurements.states else ""
+    parts = [table(rows, numbers=(2,)), bar(progress), failures(account), measured]
     return box(f"Experiment {name}", about(testbed, guest), parts)
 
 

@@ -169,7 +169,7 @@ def breakdown_table(
     each = steps.groupby([*key, "macro", "step"], sort=False)["duration"].sum().reset_index()
     each = each.merge(vms[key], on=key)
     places = {name: place for place, name in enumerate(vms.columns)}
-    order = {step: places[f"{column(step)}_start"] for step in each["step"].unique()}
+    order = {step: places.get(f"{column(step)}_start", len(places)) for step in each["step"].unique()}
     rows = []
     for macro in macros_of(measurements):
         whole = vms.set_index(key)[f"{column(macro)}_duration"].dropna()

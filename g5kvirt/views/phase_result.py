@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from g5kvirt.run.tables import Frames
+from g5kvirt.run.vocabulary import FAILED, MINIMAL_SYSTEM, PLANNED
 from g5kvirt.views import html
 from g5kvirt.views.formatting import count, duration
-from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.measure_result import measure_facts
 from g5kvirt.views.palette import LABELS
 from g5kvirt.views.progress import phase_title
@@ -100,7 +100,8 @@ class PhaseResult:
         parts = [html.table(facts)]
         if self.phase == "launch":
             account = self.frames.account
-            parts.append(html.bar(LiveModel.of(self.frames.journal, account.requested)))
+            counts = {MINIMAL_SYSTEM: account.up, FAILED: account.failed, PLANNED: account.unfinished}
+            parts.append(html.counts_bar({state: n for state, n in counts.items() if n}, account.requested))
             parts += [_launch_table(self.parts), html.failures(account)]
         elif len(self.parts):
             rows = [

@@ -53,7 +53,8 @@ def timeline_table(frames: Frames) -> pd.DataFrame:
             rows.append((phase.name, "", one.status, 1, one.start - zero, end - zero))
         own = inner[(inner["phase"] == phase.name) & (inner["start"] >= phase.tries[-1].start)]
         for step, group in own.groupby("step", sort=False):
-            status = "failed" if group["status"].isin(["failed"]).any() else "ok"
+            bad = group["status"].isin(["failed"]).any()
+            status = "failed" if bad else "unfinished" if group["end"].isna().any() else "ok"
             start, until = group["start"].min(), group["end"].fillna(ends[-1]).max()
             rows.append((phase.name, str(step), status, len(group), start - zero, until - zero))
     table = pd.DataFrame(rows, columns=["phase", "part", "status", "n", "start", "end"])
@@ -135,7 +136,8 @@ def steps_table(frames: Frames) -> pd.DataFrame:
     each = each.rename(columns={"vm": "name", "duration": "seconds"})
     # The order of the workflow is that of the columns of the measurements.
     order = {name: place for place, name in enumerate(vms.columns)}
-    at = [order[f"{step.replace('-', '_')}_start"] for step in each["step"]]
+    last = len(order)  # a step that the workflow does not have
+    at = [order.get(f"{step.replace('-', '_')}_start", last) for step in each["step"]]
     each = each.assign(_at=at).sort_values("_at", kind="stable").drop(columns="_at")
     columns = ["macro", "step", "deployment", "name", "seconds"]
     return pd.concat([boots[columns], each[columns]], ignore_index=True)

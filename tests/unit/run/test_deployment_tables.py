@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,23 @@ def test_vms_table_has_one_row_per_vm_and_deployment() -> None:
     assert row["duration"] == row["BootNewEnv_end"] - row["SetDeploymentEnv_start"]
     assert (row["reset_attempt"], row["reset_outcome"]) == (0, "")
     assert pd.isna(row["reset_start"])
+
+
+def test_repeated_end_of_a_macro_step_is_counted_once() -> None:
+    events = deploy(bad_images={"vm-1": 1})
+    ends = [e for e in events if e.step in MACROS and e.subject == "vm-1" and e.status != "start"]
+    before = Measurements.of(events).vms
+    repeated = [again for e in events for again in ((e, replace(e, t=e.t + 5)) if e in ends else (e,))]
+    assert ends
+    pd.testing.assert_frame_equal(Measurements.of(repeated).vms, before)
+
+
+def test_macro_steps_of_a_summary_are_those_of_the_deployed_vms() -> None:
+    """A VM that failed at its image spent a longer time there; the breakdown leaves it out, so does this."""
+    lost = deploy(bad_images={"vm-1": 99})
+    broken, whole = Measurements.of(lost), Measurements.of(deploy(number=1))
+    assert broken.summary().failed == 1
+    assert broken.summary().macros["BroadcastEnv"] == whole.summary().macros["BroadcastEnv"]
 
 
 def test_vms_table_has_last_attempts_and_attempts_table_all() -> None:

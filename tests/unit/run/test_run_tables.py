@@ -125,6 +125,85 @@ def test_second_launch_counting_from_one_is_a_new_boot() -> None:
     assert (found["state"], found["attempts"], found["t_minimal_system"]) == ("up", 3, 5.0)
 
 
+def phase(name: str, t: float, status: Any = "start", **detail: Any) -> Event:
+    return Event(name, "phase", "phase", name, status, t, detail=detail)
+
+
+def test_power_on_after_a_vm_was_given_up_and_found_by_the_next_launch() -> None:
+    """The report that tells of the process comes after the failure, and the next launch finds it running."""
+    found = [vm("vm-1", "power-on", 100.0), *boot("vm-1", 100.0)[2:]]
+    events = [
+        plan(1),
+        phase("launch", 99.0),
+        vm("vm-1", "power-on", 99.5, "start"),
+        vm("vm-1", "launch", 160.0, "failed", at="power-on", reason="not confirmed"),
+        vm("vm-1", "power-on", 100.0),
+        phase("launch", 161.0, "failed"),
+        phase("launch", 200.0),
+        vm("vm-1", "power-on", 200.5, "start"),
+        *found,
+        phase("launch", 210.0, "ok"),
+    ]
+    frames = Frames(events)
+    first = row(frames.vms, "vm-1")
+    assert (first["state"], first["attempts"], first["t_minimal_system"]) == ("up", 1, 5.0)
+    assert (frames.account.up, frames.account.failures) == (1, ())
+
+
+def test_launch_killed_before_the_answer_to_its_power_on() -> None:
+    """The next launch is told when the process began, which is before its own request: one boot."""
+    events = [
+        plan(1),
+        phase("launch", 99.0),
+        vm("vm-1", "power-on", 99.5, "start"),
+        phase("launch", 150.0, "failed"),
+        phase("launch", 200.0),
+        vm("vm-1", "power-on", 200.5, "start"),
+        *[vm("vm-1", step, 100.0 + i) for i, step in enumerate(BOOT_STEPS)],
+        phase("launch", 210.0, "ok"),
+    ]
+    first = row(Frames(events).vms, "vm-1")
+    assert (first["state"], first["attempts"], first["power_on"]) == ("up", 1, 100.0)
+    assert first["t_minimal_system"] == 5.0
+
+
+def test_steps_reported_before_the_power_on_that_found_the_process_are_of_its_boot() -> None:
+    events = [
+        plan(1),
+        phase("launch", 99.0),
+        *boot("vm-1", 100.0, upto=2),
+        phase("launch", 150.0, "failed"),
+        phase("launch", 200.0),
+        vm("vm-1", "power-on", 200.5, "start"),
+        *[vm("vm-1", step, 200.0 + i) for i, step in enumerate(BOOT_STEPS[2:], start=2)],
+        vm("vm-1", "power-on", 100.0),
+        phase("launch", 210.0, "ok"),
+    ]
+    first = row(Frames(events).vms, "vm-1")
+    assert (first["state"], first["attempts"], first["t_dhcp"]) == ("up", 1, 1.0)
+    assert first["t_minimal_system"] == 105.0
+
+
+def test_journal_without_phases_begins_a_boot_with_each_request() -> None:
+    """Two boots of a hand-made journal: times are those of the second, never from one to the other."""
+    first = row(Frames([plan(1), *boot("vm-1", 100.0, upto=3), *boot("vm-1", 200.0)]).vms, "vm-1")
+    assert (first["attempts"], first["power_on"], first["t_minimal_system"]) == (2, 200.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event("reserve", "submitted", "job", "nancy", "ok", 5.0),
+        Event("configure", "facts", "host", "h-1.nancy.grid5000.fr", "ok", 5.0),
+    ],
+    ids=["job without its number", "facts without any"],
+)
+def test_event_without_the_detail_that_is_read_from_it_breaks_no_table(event: Event) -> None:
+    frames = Frames([plan(1), event, *boot("vm-1", 9.0)])
+    assert frames.account.up == 1
+    assert frames.hosts["up"].sum() == 1
+
+
 def test_plan_is_read_back() -> None:
     planned = RunState.of([plan()]).placed_vms
     assert [v.name for v in planned] == ["vm-1", "vm-2", "vm-3"]
