@@ -168,7 +168,7 @@ def test_vms_are_deployed_repeatedly_and_reached_by_ssh(slow: State, tmp_path: P
         "gone.tar: No such file",
         "is corrupt",
         "filesystem must be 'ext4'",
-        "no tar in xz",
+        "is not a tar archive in xz",
     ]
     words += ["no folder", "'torrent'", "only 2 are up", "sizes must be", "sizes must be", "repeat must be"]
     for sentence, word in zip(said["said"], words, strict=True):
