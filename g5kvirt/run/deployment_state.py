@@ -202,21 +202,23 @@ class DeploymentState:
         """Macro-step → its micro-steps, in their order."""
         return workflow_of(self.about)
 
-    def take(self, event: Event) -> VMDeployment | None:
-        """Process one event; returns the VM that it was about, if it was the VM's first one here."""
-        if event.kind == "vm":
-            vm = self.vms.get(event.subject)
-            new = vm is None
-            if vm is None:
-                vm = self.vms[event.subject] = VMDeployment(event.subject)
-            if self._macro_of is None:
-                self._macro_of = {step: macro for macro, steps in self.macros.items() for step in steps}
-            before = vm.outcome
-            vm.take(event, self._macro_of)
-            if vm.outcome != before:
-                self._counts[before] -= 1
-                self._counts[vm.outcome] += 1
-            return vm if new else None
+    def take_vm(self, event: Event) -> VMDeployment | None:
+        """Process an event of a VM; returns that VM if it was its first one here."""
+        known = self.vms.get(event.subject)
+        vm = known
+        if vm is None:
+            vm = self.vms[event.subject] = VMDeployment(event.subject)
+        if self._macro_of is None:
+            self._macro_of = {step: macro for macro, steps in self.macros.items() for step in steps}
+        before = vm.outcome
+        vm.take(event, self._macro_of)
+        if vm.outcome != before:
+            self._counts[before] -= 1
+            self._counts[vm.outcome] += 1
+        return vm if known is None else None
+
+    def take(self, event: Event) -> None:
+        """Process an event of the deployment as a whole, or of a host in it."""
         if is_whole_deployment(event):
             if event.status == "start":
                 self.about, self.start, self.opened = event.detail, event.t, event
@@ -225,4 +227,3 @@ class DeploymentState:
                 self.end, self.status = event.t, event.status
         elif event.kind == "host":
             self.on_hosts.add(event.step)
-        return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from g5kvirt.run.deployment_state import DeploymentState, MacroSpan, VMDeployment
+from g5kvirt.run.deployment_state import DeploymentState, MacroSpan, StepTry, VMDeployment
 from g5kvirt.run.events import Event
 from g5kvirt.run.frame import make_frame
 from g5kvirt.run.state import RunState
@@ -135,28 +135,24 @@ class Measurements:
         for part in parts:
             types |= {f"{column(part)}_{x}": "float64" for x in ("start", "end", "duration")}
             types |= {f"{column(part)}_attempt": "int64", f"{column(part)}_outcome": "object"}
-        rows = []
-        for d in self.states:
-            head = [d.name, *self._settings(d), d.requested, d.repetition]
-            for vm in d.vms.values():
-                row = [*head, vm.vm, vm.outcome, vm.attempts, vm.failed_macro, vm.failed_at, vm.reason]
-                row += [vm.last_report, vm.console, vm.start, vm.end, vm.end - vm.start]
-                for part in parts:
-                    row += _macro_cells(vm.macros.get(part)) if part in named else _step_cells(vm, part)
-                rows.append(row)
-        return make_frame(rows, types)
+
+        def rows() -> Iterator[list[object]]:
+            for d in self.states:
+                head = [d.name, *self._settings(d), d.requested, d.repetition]
+                for vm in d.vms.values():
+                    row = [*head, vm.vm, vm.outcome, vm.attempts, vm.failed_macro, vm.failed_at, vm.reason]
+                    row += [vm.last_report, vm.console, vm.start, vm.end, vm.end - vm.start]
+                    for part in parts:
+                        row += _macro_cells(vm.macros.get(part)) if part in named else _step_cells(vm, part)
+                    yield row
+
+        return make_frame(rows(), types)
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
         """One row per VM, deployment, micro-step and attempt, including failed ones."""
-        rows = []
-        for d in self.states:
-            for vm in d.vms.values():
-                for one in vm.steps:
-                    event, start = one.event, one.start
-                    key = (d.name, vm.vm, one.macro, event.step, event.attempt, event.status)
-                    rows.append((*key, start, event.t, event.t - start, event.reason))
-        return make_frame(rows, _ATTEMPTS)
+        tries = ((d.name, vm.vm, one) for d in self.states for vm in d.vms.values() for one in vm.steps)
+        return make_frame((_try_cells(*one) for one in tries), _ATTEMPTS)
 
     @cached_property
     def macros(self) -> pd.DataFrame:
@@ -254,6 +250,12 @@ def _macro_cells(span: MacroSpan | None) -> tuple[object, ...]:
         return _NO_SPAN
     took = _NAN if span.outcome == UNFINISHED else span.seconds
     return span.start, span.end, took, span.attempt, span.outcome
+
+
+def _try_cells(deployment: str, vm: str, one: StepTry) -> tuple[object, ...]:
+    event, start = one.event, one.start
+    key = (deployment, vm, one.macro, event.step, event.attempt, event.status)
+    return (*key, start, event.t, event.t - start, event.reason)
 
 
 def _step_cells(vm: VMDeployment, step: str) -> tuple[object, ...]:

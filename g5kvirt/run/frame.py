@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["make_frame"]
+from g5kvirt.run.bulk import collector_paused
+
+__all__ = ["frame_of_columns", "make_frame"]
 
 
-def make_frame(rows: Sequence[Sequence[Any]], types: Mapping[str, str]) -> pd.DataFrame:
+def make_frame(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> pd.DataFrame:
     """A table of ``rows``, whose cells are in the order of ``types`` (column → dtype)."""
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)
+    with collector_paused():
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in types]
+        return frame_of_columns(columns, types)
+
+
+def frame_of_columns(columns: Iterable[list[Any]], types: Mapping[str, str]) -> pd.DataFrame:
+    """The same from ``columns``: for large tables, which need no tuple for each row."""
     return pd.DataFrame(
         {
-            name: pd.Series(list(column), dtype=dtype)
+            name: pd.Series(column, dtype=dtype)
             for (name, dtype), column in zip(types.items(), columns, strict=True)
         }
     )

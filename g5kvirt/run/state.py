@@ -79,7 +79,9 @@ class RunState:
         """Process one event; returns the VM whose position or note changed, if any."""
         if self.begun is None:
             self.begun = event.t
-        before, self.latest = self.latest, max(self.latest, event.t)
+        before = self.latest
+        if event.t > before:
+            self.latest = event.t
         self.spans.take(event)
         if event.kind == "vm":
             return self._take_vm(event)
@@ -137,9 +139,10 @@ class RunState:
             self.up += vm.up - was_up
         elif event.phase == "measure":
             changed = vm.take_deployment(event)
-            entry = self._deployment(deployment).take(event) if (deployment := event.deployment) else None
-            if entry is not None:
-                vm.deployments.append(entry)
+            if deployment := event.deployment:
+                entry = self._deployment(deployment).take_vm(event)
+                if entry is not None:
+                    vm.deployments.append(entry)
         else:
             return None
         if new and (changed or vm.deployments or vm.boots or vm.console):

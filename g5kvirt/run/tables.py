@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pandas as pd
 
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
-from g5kvirt.run.frame import make_frame
+from g5kvirt.run.frame import frame_of_columns, make_frame
+from g5kvirt.run.spans import Span
 from g5kvirt.run.state import RunState
+from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import BOOT_STEPS
 
 __all__ = ["Account", "Frames", "account"]
@@ -101,10 +104,8 @@ class Frames:
     @cached_property
     def events(self) -> pd.DataFrame:
         """All events, one row per event, as in the journal."""
-        rows = [
-            (e.t, e.phase, e.step, e.kind, e.subject, e.status, e.attempt, e.detail) for e in self.journal
-        ]
-        return make_frame(rows, _EVENTS)
+        columns = ([getattr(event, name) for event in self.journal] for name in _EVENTS)
+        return frame_of_columns(columns, _EVENTS)
 
     @cached_property
     def spans(self) -> pd.DataFrame:
@@ -113,14 +114,7 @@ class Frames:
         ``status`` is ``ok``, ``failed``, ``skipped``, ``retry``, or ``unfinished`` (then ``end`` and
         ``duration`` are NaN).
         """
-        rows = []
-        for span in self.state.spans.all:
-            start, end = span.start, span.end
-            key = (start.phase, start.step, start.kind, start.subject, start.attempt, start.t)
-            rows.append(
-                (*key, _NAN, _NAN, span.status) if end is None else (*key, end.t, end.t - start.t, end.status)
-            )
-        return make_frame(rows, _SPANS)
+        return make_frame(map(_span_cells, self.state.spans.all), _SPANS)
 
     @cached_property
     def phases(self) -> pd.DataFrame:
@@ -144,18 +138,7 @@ class Frames:
         the start of its QEMU process; NaN for steps that it did not reach. ``attempts``: how often it was
         powered on.
         """
-        rows = []
-        for number, vm in enumerate(self.state.launched(), start=1):
-            steps = vm.boots[-1].steps if vm.boots else {}
-            times = [event.t if (event := steps.get(step)) is not None else _NAN for step in BOOT_STEPS]
-            plan = vm.plan or {"index": number, "name": vm.name}
-            place = [
-                plan.get("index", number),
-                *(plan.get(key, "") for key in ("name", "host", "site", "ip", "mac")),
-            ]
-            since = [t - times[0] for t in times[1:]]
-            rows.append([*place, vm.state, vm.attempts, vm.failed_at, vm.reason, *times, *since])
-        return make_frame(rows, _VMS)
+        return make_frame(map(_vm_cells, count(1), self.state.launched()), _VMS)
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
@@ -205,6 +188,21 @@ class Frames:
             written.append(folder / f"{name}.csv")
             table.to_csv(written[-1], index=False, float_format="%.6f")
         return written
+
+
+def _vm_cells(number: int, vm: VMState) -> list[object]:
+    steps = vm.boots[-1].steps if vm.boots else {}
+    times = [event.t if (event := steps.get(step)) is not None else _NAN for step in BOOT_STEPS]
+    plan = vm.plan or {"index": number, "name": vm.name}
+    place = [plan.get("index", number), *(plan.get(key, "") for key in ("name", "host", "site", "ip", "mac"))]
+    since = [t - times[0] for t in times[1:]]
+    return [*place, vm.state, vm.attempts, vm.failed_at, vm.reason, *times, *since]
+
+
+def _span_cells(span: Span) -> tuple[object, ...]:
+    start, end = span.start, _NAN if span.end is None else span.end.t
+    key = (start.phase, start.step, start.kind, start.subject, start.attempt, start.t)
+    return (*key, end, end - start.t, span.status)
 
 
 def account(state: RunState) -> Account:
