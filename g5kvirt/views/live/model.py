@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from g5kvirt.run.deployment_state import DeploymentState
 from g5kvirt.run.events import Event
@@ -22,8 +22,7 @@ from g5kvirt.views.progress import run_status
 __all__ = ["Cell", "LiveModel"]
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """One VM: its place and its latest state."""
 
     name: str
@@ -38,9 +37,8 @@ class Cell:
 
 
 def _cell(vm: VMState) -> Cell:
-    return Cell(
-        *(vm.name, vm.host, vm.site, shown_state(vm.position), vm.step, vm.since, vm.attempt, vm.note, vm.up)
-    )
+    state = shown_state(vm.position)
+    return Cell(vm.name, vm.host, vm.site, state, vm.step, vm.since, vm.attempt, vm.note, vm.up)
 
 
 class _Cells(Mapping[str, Cell]):
@@ -86,7 +84,8 @@ class LiveModel:
 
     def changes(self) -> list[Cell]:
         """The VMs that changed since the last call."""
-        changed = [self.cells[name] for name in self._changed]
+        vms = self.run.vms
+        changed = [_cell(vms[name]) for name in self._changed]
         self._changed = {}
         return changed
 

@@ -14,7 +14,9 @@ import os
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
+from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -125,12 +127,13 @@ class _Threaded(View):
             _log.exception("the run could not be displayed; its journal is complete")
 
     def _watch(self) -> None:
-        cost = 0.0
+        # of several updates: a single slow one, such as a garbage collection, does not delay the next
+        costs: deque[float] = deque(maxlen=5)
         while True:
             began = time.thread_time()
             self.refresh()
-            cost = time.thread_time() - began
-            if self._over.wait(max(POLL_INTERVAL, cost / CPU_SHARE)):
+            costs.append(time.thread_time() - began)
+            if self._over.wait(max(POLL_INTERVAL, median(costs) / CPU_SHARE)):
                 return
 
     def new_events(self) -> Sequence[Event]:
