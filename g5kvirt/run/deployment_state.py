@@ -204,8 +204,8 @@ class DeploymentState:
 
     def take_vm(self, event: Event) -> VMDeployment | None:
         """Process an event of a VM; returns that VM if it was its first one here."""
-        known = self.vms.get(event.subject)
-        vm = known
+        vm = self.vms.get(event.subject)
+        new = vm is None
         if vm is None:
             vm = self.vms[event.subject] = VMDeployment(event.subject)
         if self._macro_of is None:
@@ -215,7 +215,7 @@ class DeploymentState:
         if vm.outcome != before:
             self._counts[before] -= 1
             self._counts[vm.outcome] += 1
-        return vm if known is None else None
+        return vm if new else None
 
     def take(self, event: Event) -> None:
         """Process an event of the deployment as a whole, or of a host in it."""

@@ -85,16 +85,13 @@ class Event:
     @classmethod
     def from_plain(cls, d: Mapping[str, Any]) -> Event:
         """Read one object of JSON; raises ValueError, KeyError or TypeError if it is not an event."""
-        t, attempt, detail = float(d["t"]), d.get("attempt", 1), d.get("detail")
+        t, attempt, detail = float(d["t"]), d.get("attempt", 1), d.get("detail") or {}
+        if not isinstance(detail, dict):
+            raise TypeError("its detail is no mapping")
         if not isfinite(t) or not isfinite(attempt):
             raise ValueError("no time, or no number of an attempt")
         # The same few strings again and again: kept once, a large journal takes less than half the memory.
-        kept = {}
-        if detail:
-            if not isinstance(detail, dict):
-                raise TypeError("its detail is no mapping")
-            for key, value in detail.items():
-                kept[intern(key)] = intern(value) if type(value) is str else value
+        kept = {intern(k): intern(v) if type(v) is str else v for k, v in detail.items()}
         return cls(
             intern(d["phase"]),
             intern(d["step"]),

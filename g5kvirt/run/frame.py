@@ -13,7 +13,10 @@ __all__ = ["frame_of_columns", "make_frame"]
 
 
 def make_frame(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> pd.DataFrame:
-    """A table of ``rows``, whose cells are in the order of ``types`` (column → dtype)."""
+    """A table of ``rows``, whose cells are in the order of ``types`` (column → dtype).
+
+    Many rows are best passed as an iterator: then they, too, are created while the collector is paused.
+    """
     with collector_paused():
         columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in types]
         return frame_of_columns(columns, types)

@@ -42,19 +42,19 @@ def _cell(vm: VMState) -> Cell:
 
 
 class _Cells(Mapping[str, Cell]):
-    """The cells of all VMs, created on access."""
+    """The cells of all VMs, created on access. A placement gives the run other VMs."""
 
-    def __init__(self, vms: Mapping[str, VMState]) -> None:
-        self._vms = vms
+    def __init__(self, run: RunState) -> None:
+        self._run = run
 
     def __getitem__(self, name: str) -> Cell:
-        return _cell(self._vms[name])
+        return _cell(self._run.vms[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._vms)
+        return iter(self._run.vms)
 
     def __len__(self) -> int:
-        return len(self._vms)
+        return len(self._run.vms)
 
 
 class LiveModel:
@@ -63,6 +63,7 @@ class LiveModel:
     def __init__(self, vms: int = 0) -> None:
         self.vms = vms
         self.run = RunState()
+        self.cells: Mapping[str, Cell] = _Cells(self.run)  #: VM → its cell, in the order of the placement
         self._changed: dict[str, None] = {}
         self._layout_version = 0
 
@@ -84,17 +85,11 @@ class LiveModel:
 
     def changes(self) -> list[Cell]:
         """The VMs that changed since the last call."""
-        vms = self.run.vms
-        changed = [_cell(vms[name]) for name in self._changed]
+        changed = [self.cells[name] for name in self._changed]
         self._changed = {}
         return changed
 
     # ---- numbers --------------------------------------------------------------------------------------
-
-    @property
-    def cells(self) -> Mapping[str, Cell]:
-        """VM → its cell, in the order of the placement."""
-        return _Cells(self.run.vms)
 
     @property
     def layout_version(self) -> int:
