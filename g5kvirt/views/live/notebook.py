@@ -127,14 +127,13 @@ class _Threaded(View):
             _log.exception("the run could not be displayed; its journal is complete")
 
     def _watch(self) -> None:
+        self.refresh()  # opens the outputs, which takes many times as long as an update
         # of several updates: a single slow one, such as a garbage collection, does not delay the next
-        costs: deque[float] = deque(maxlen=5)
-        while True:
+        costs: deque[float] = deque([0.0], maxlen=5)
+        while not self._over.wait(max(POLL_INTERVAL, median(costs) / CPU_SHARE)):
             began = time.thread_time()
             self.refresh()
             costs.append(time.thread_time() - began)
-            if self._over.wait(max(POLL_INTERVAL, median(costs) / CPU_SHARE)):
-                return
 
     def new_events(self) -> Sequence[Event]:
         """The events since the last call."""

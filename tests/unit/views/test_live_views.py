@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,41 @@ def test_picture_escapes_names_and_reasons() -> None:
         Event("launch", "phase", "run", "r", "failed", T0, 1, {"reason": evil}),
     ]
     assert evil in text_of(picture(LiveModel.of(events), T0, evil))
+
+
+# ---- how often it is updated -------------------------------------------------------------------------
+
+
+class Updates(notebook._Threaded):
+    """Updates that take so many CPU seconds each, and the pauses between them."""
+
+    def __init__(self, *costs: float) -> None:
+        self.pauses: list[float] = []
+        self._costs = iter(costs)
+        self._number = len(costs)
+        self._over = self  # type: ignore[assignment]  # the only thing that is waited for
+
+    def refresh(self) -> None:
+        end = time.thread_time() + next(self._costs)
+        while time.thread_time() < end:
+            pass
+
+    def wait(self, timeout: float) -> bool:
+        self.pauses.append(timeout)
+        return len(self.pauses) == self._number
+
+    def after_all(self) -> list[float]:
+        self._watch()
+        return self.pauses
+
+
+def test_opening_the_view_or_one_slow_update_does_not_delay_the_next() -> None:
+    assert Updates(0.1, 0, 0, 0.1, 0).after_all() == [notebook.POLL_INTERVAL] * 5
+
+
+def test_updates_that_are_slow_again_and_again_become_rarer() -> None:
+    *_, last = Updates(0, 0.1, 0.1, 0.1, 0.1).after_all()
+    assert last >= 0.1 / notebook.CPU_SHARE > notebook.POLL_INTERVAL
 
 
 # ---- messages to the browser -----------------------------------------------------------------------
