@@ -64,7 +64,7 @@ class Running(Generic[T]):
     def __init__(
         self,
         phase: str,
-        function: Callable[..., object],
+        function: Callable[..., object] | None,
         arguments: Mapping[str, Any],
         journal: Journal,
         result: Callable[[], T],
@@ -73,6 +73,7 @@ class Running(Generic[T]):
     ) -> None:
         """Call ``function`` of a module with ``arguments`` (what JSON can hold) in a new process.
 
+        No process is started without a ``function``, for a step that was done before: it has ended well.
         ``result`` makes the result in this process once the call has ended well. ``when_ended`` is called
         when it has ended, before `done` is True, and must not raise.
         """
@@ -85,6 +86,12 @@ class Running(Generic[T]):
         self._outcome = ""
         self._stopped = False
         self._over = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        if function is None:
+            self._outcome, self.end_time = "{}", self.start_time
+            self._when_ended()
+            self._over.set()
+            return
         job = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": arguments,
@@ -98,14 +105,16 @@ class Running(Generic[T]):
             stderr=self._errors,
             start_new_session=True,  # an interrupt of the notebook is not meant for it
         )
-        self._thread = threading.Thread(target=self._attend, name=f"{phase} in the background", daemon=True)
+        self._thread = threading.Thread(
+            target=self._attend, args=(self._process,), name=f"{phase} in the background", daemon=True
+        )
         self._thread.start()
         _all.add(self)
 
     @property
-    def pid(self) -> int:
-        """The id of its process."""
-        return self._process.pid
+    def pid(self) -> int | None:
+        """The id of its process; None for a step that was done before and needed none."""
+        return None if self._process is None else self._process.pid
 
     @property
     def done(self) -> bool:
@@ -139,7 +148,7 @@ class Running(Generic[T]):
         What is done stays done; the step can be called again. Harmless when it has ended.
         """
         self._interrupt()
-        if not self.wait(timeout):
+        if not self.wait(timeout) and self._process is not None:
             self._process.kill()
             self.wait(10)
 
@@ -151,6 +160,8 @@ class Running(Generic[T]):
         return f"<div><b>{escape(self.phase)}</b> in the background: {escape(self._state())}{hint}</div>"
 
     def _state(self) -> str:
+        if self._process is None:
+            return "was done before"
         if not self.done:
             return (
                 f"{'stopping' if self._stopped else 'running'} for {self.seconds:.0f} s (process {self.pid})"
@@ -160,13 +171,13 @@ class Running(Generic[T]):
             f": {error}" if error else ""
         )
 
-    def _attend(self) -> None:
+    def _attend(self, process: subprocess.Popen[bytes]) -> None:
         """The thread: until the process has ended, listeners to the journal get what it writes."""
         unfollow = self._journal.follow()
-        assert self._process.stdout is not None
-        with self._process.stdout as out:
+        assert process.stdout is not None
+        with process.stdout as out:
             self._outcome = out.read().decode(errors="replace")
-        self._process.wait()
+        process.wait()
         try:
             unfollow()
         except RunError as error:
@@ -180,6 +191,8 @@ class Running(Generic[T]):
 
     def _interrupt(self) -> None:
         self._stopped = self._stopped or not self.done
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or was interrupted before
             self._process.stdin.write(b".")
@@ -194,9 +207,10 @@ class Running(Generic[T]):
                 return PhaseError(
                     f"{self.phase}() was stopped and did not clean up in time", phase=self.phase
                 )
+            code = None if self._process is None else self._process.returncode
             return PhaseError(
                 f"the process of {self.phase}() in the background died (exit code"
-                f" {self._process.returncode}{self._last_error_line()})",
+                f" {code}{self._last_error_line()})",
                 advice="call it again to continue",
                 phase=self.phase,
             )

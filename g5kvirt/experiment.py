@@ -177,7 +177,7 @@ class Experiment:
         ``step`` is the name of the method that would do it in the foreground, ``arguments`` are those of
         `measure`. The step runs in a process of its own, one at a time. What is returned can be waited for
         and stopped; its ``result()`` is what the method would have returned. Raises SpecError for an unknown
-        step, and what the method would raise before it begins.
+        step, and what the method would raise before it begins. A step that is done is not started again.
         """
         if step not in PHASES:
             raise SpecError(f"there is no step {show(step)} to start: {suggest(str(step), PHASES)}")

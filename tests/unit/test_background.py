@@ -78,10 +78,16 @@ def test_start_returns_the_result_and_does_not_repeat_a_finished_phase(tmp_path:
     assert result.status == "ok"
     assert repr(result) == repr(exp.reserve())
     assert exp.reservation is not None
-    events = len(exp.journal)
-    assert exp.start("reserve").result(60).status == "ok"
-    assert len(exp.journal) == events
     running.stop()  # too late, and harmless
+    events = len(exp.journal)
+    again = exp.start("reserve")
+    assert (again.done, again.pid, again.seconds) == (True, None, 0)
+    assert repr(again) == "<reserve() in the background: was done before>"
+    assert repr(again.result(0)) == repr(result)
+    assert len(exp.journal) == events
+    assert exp.background is running  # a step that runs is not forgotten for one that is done
+    exp.release()
+    assert "done after" in repr(exp.background)
 
 
 def test_errors_of_the_process_keep_type_and_attributes(tmp_path: Path) -> None:
