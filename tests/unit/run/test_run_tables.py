@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.inventory import GIB, Host, SubNetwork
+from g5kvirt.inventory import GIB, Facts, Host, SubNetwork
 from g5kvirt.planning.placement import place
+from g5kvirt.run.event_types import job_progress
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import Frames
@@ -126,7 +127,10 @@ def test_second_launch_counting_from_one_is_a_new_boot() -> None:
 
 
 def phase(name: str, t: float, status: Any = "start", **detail: Any) -> Event:
-    return Event(name, "phase", "phase", name, status, t, detail=detail)
+    """The start or the end of a call of a phase: only the kind ``run`` counts as one."""
+    event = Event(name, "phase", "run", "r", status, t, detail=detail)
+    assert event.is_phase
+    return event
 
 
 def test_power_on_after_a_vm_was_given_up_and_found_by_the_next_launch() -> None:
@@ -150,21 +154,38 @@ def test_power_on_after_a_vm_was_given_up_and_found_by_the_next_launch() -> None
     assert (frames.account.up, frames.account.failures) == (1, ())
 
 
-def test_launch_killed_before_the_answer_to_its_power_on() -> None:
-    """The next launch is told when the process began, which is before its own request: one boot."""
-    events = [
+def launched_again_after_a_kill(*found: Event) -> list[Event]:
+    """`launch` is killed before the answer to its power-on came, and called again 100 s later."""
+    return [
         plan(1),
         phase("launch", 99.0),
         vm("vm-1", "power-on", 99.5, "start"),
         phase("launch", 150.0, "failed"),
         phase("launch", 200.0),
         vm("vm-1", "power-on", 200.5, "start"),
-        *[vm("vm-1", step, 100.0 + i) for i, step in enumerate(BOOT_STEPS)],
+        *found,
         phase("launch", 210.0, "ok"),
     ]
-    first = row(Frames(events).vms, "vm-1")
+
+
+def test_launch_killed_before_the_answer_to_its_power_on() -> None:
+    """The next launch is told when the process began, which is before its own request: one boot."""
+    frames = Frames(launched_again_after_a_kill(*boot("vm-1", 100.0)[1:]))
+    first = row(frames.vms, "vm-1")
     assert (first["state"], first["attempts"], first["power_on"]) == ("up", 1, 100.0)
     assert first["t_minimal_system"] == 5.0
+    (only,) = frames.state.vms["vm-1"].boots
+    assert (only.requested, only.call, only.outcome) == (99.5, 2, "ok")
+
+
+def test_power_on_just_before_its_request_is_a_new_boot() -> None:
+    """The clocks of a host and of this machine differ a little: the killed launch had started nothing."""
+    frames = Frames(launched_again_after_a_kill(*boot("vm-1", 200.2)[1:]))
+    first = row(frames.vms, "vm-1")
+    assert (first["state"], first["attempts"], first["power_on"]) == ("up", 2, 200.2)
+    killed, last = frames.state.vms["vm-1"].boots
+    assert (killed.requested, killed.outcome, killed.steps) == (99.5, "failed", {})
+    assert (last.requested, last.outcome) == (200.5, "ok")
 
 
 def test_steps_reported_before_the_power_on_that_found_the_process_are_of_its_boot() -> None:
@@ -179,9 +200,14 @@ def test_steps_reported_before_the_power_on_that_found_the_process_are_of_its_bo
         vm("vm-1", "power-on", 100.0),
         phase("launch", 210.0, "ok"),
     ]
-    first = row(Frames(events).vms, "vm-1")
-    assert (first["state"], first["attempts"], first["t_dhcp"]) == ("up", 1, 1.0)
-    assert first["t_minimal_system"] == 105.0
+    frames = Frames(events)
+    first = row(frames.vms, "vm-1")
+    assert (first["state"], first["attempts"]) == ("up", 1)
+    reached = [first[step.replace("-", "_")] for step in BOOT_STEPS]
+    assert reached == [100.0, 101.0, 202.0, 203.0, 204.0, 205.0]
+    assert (first["t_dhcp"], first["t_minimal_system"]) == (1.0, 105.0)
+    (only,) = frames.state.vms["vm-1"].boots
+    assert (only.call, only.outcome, only.end) == (2, "ok", 205.0)
 
 
 def test_journal_without_phases_begins_a_boot_with_each_request() -> None:
@@ -190,17 +216,19 @@ def test_journal_without_phases_begins_a_boot_with_each_request() -> None:
     assert (first["attempts"], first["power_on"], first["t_minimal_system"]) == (2, 200.0, 5.0)
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        Event("reserve", "submitted", "job", "nancy", "ok", 5.0),
-        Event("configure", "facts", "host", "h-1.nancy.grid5000.fr", "ok", 5.0),
-    ],
-    ids=["job without its number", "facts without any"],
-)
-def test_event_without_the_detail_that_is_read_from_it_breaks_no_table(event: Event) -> None:
-    frames = Frames([plan(1), event, *boot("vm-1", 9.0)])
+def test_submitted_job_without_its_number_is_no_job() -> None:
+    numbered = job_progress("nancy", "submitted", {"job": 7}, 6.0)
+    events = [plan(1), job_progress("nancy", "submitted", {}, 5.0), numbered, *boot("vm-1", 9.0)]
+    frames = Frames(events)
+    assert frames.state.jobs == [("nancy", 7)]
     assert frames.account.up == 1
+
+
+def test_facts_of_a_host_that_are_missing_are_zero() -> None:
+    name = "h-1.nancy.grid5000.fr"
+    events = [plan(1), Event("configure", "facts", "host", name, "ok", 5.0), *boot("vm-1", 9.0)]
+    frames = Frames(events)
+    assert frames.state.facts == {name: Facts(cores=0, memory=0, kvm=False, clock_offset=0.0)}
     assert frames.hosts["up"].sum() == 1
 
 
