@@ -1,5 +1,5 @@
-# Two commands; both install by themselves what they need. On a machine without make, call
-# ./bootstrap demo and ./bootstrap test instead: that is all which stands behind them.
+# Two commands; both install what they need. On a machine without make, call
+# ./bootstrap demo and ./bootstrap test instead: that is all they do.
 .PHONY: demo test clean
 
 demo:
@@ -8,7 +8,7 @@ demo:
 test:
 	@./bootstrap test
 
-# Everything that was made here, but for your runs.
+# Remove everything that was made here, except your runs.
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -108,7 +108,7 @@ def vms_by_memory(available: int) -> int:
 
 
 def system() -> ProbeResult:
-    """The operating system: a Debian, as the testbed's layers are made of its packages."""
+    """The operating system: Debian, as the testbed's layers are made of its packages."""
     name = platform.system()
     if name != "Linux":
         return ProbeResult("system", "fail", name, "use Debian 12 or newer; a virtual machine will do")

@@ -159,7 +159,7 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="contact no testbed: use the bundled inventory of Grid'5000 of that year",
     )
     check.add_argument("--name", help="name that the run would have (default: the date)")
-    check.add_argument("--json", action="store_true", help="print rows and plan as JSON")
+    check.add_argument("--json", action="store_true", help="print findings and plan as JSON")
     _runs_option(check)
     check.set_defaults(do=commands.check)
 
