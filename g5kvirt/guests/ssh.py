@@ -32,28 +32,37 @@ _NO_TERMINAL = "RequestTTY=no"
 _DEFAULT_FILES = ("~/.ssh/config", "/etc/ssh/ssh_config")
 
 
-def ssh_config(context: Context, vms: Sequence[VM], name: str = "config") -> Path:
-    """Write ``ssh/NAME`` of the run and return it; with it, plain ``ssh -F FILE vm-12`` reaches a VM."""
+def ssh_config(context: Context, vms: Sequence[VM]) -> Path:
+    """Write ``ssh/config`` of the run and return it; with it, plain ``ssh -F FILE vm-12`` reaches a VM."""
+    return _write(context, vms, "config", own=False)
+
+
+def _write(context: Context, vms: Sequence[VM], name: str, *, own: bool) -> Path:
     hosts = context.journal.state.deployed_hosts
-    text = configuration(context.access, context.testbed.access(context.key).jump, hosts, vms)
+    outer_jump = context.testbed.access(context.key).jump
+    text = configuration(context.access, outer_jump, hosts, vms, own=own)
     path = Path(context.key).with_name(name)
     path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
     return path
 
 
-def configuration(access: Access, outer_jump: str, hosts: Sequence[Host], vms: Iterable[VM]) -> str:
+def configuration(
+    access: Access, outer_jump: str, hosts: Sequence[Host], vms: Iterable[VM], *, own: bool = False
+) -> str:
     """An ssh_config(5) for frontends, ``hosts`` (service machines among them) and ``vms``.
 
     ``access`` leads to the hosts; ``outer_jump``: the ssh servers in front of the testbed, as ``ssh -J``
     takes them. A host goes by its own name and by that in the KaVLAN, a frontend by ``nancy.grid5000.fr``:
     full names, because the configuration that ``access`` works with, which is included after this one,
-    matches what was typed.
+    matches what was typed. ``own``: for our own connections, with the options of ``access``.
     """
     frontends = sorted({host.name.partition(".")[2] for host in hosts} - {""})
     steps = [hop.rpartition("@")[2].partition(":")[0] for hop in access.jump.split(",") if hop]
     others = list(dict.fromkeys([*frontends, *steps]))
     lines = ["# Made by g5kvirt: the machines of a run, and how to reach them.\n"]
+    if own:
+        lines += [f"{' '.join(option.split('=', 1))}\n" for option in access.options]
     if frontends and outer_jump:
         lines.append(f"Host {' '.join(frontends)}\n  ProxyJump {outer_jump}\n")
     if others and access.login:
@@ -76,7 +85,7 @@ def configuration(access: Access, outer_jump: str, hosts: Sequence[Host], vms: I
 
 def vm_access(context: Context, vms: Sequence[VM], connect_timeout: float = 5.0) -> Access:
     """Root on deployed VMs, by their names. In a file for these alone: ssh reads it for every connection."""
-    config = ssh_config(context, vms, "config-vms")
+    config = _write(context, vms, "config-vms", own=True)
     return Access(user="root", ssh_config=config, key=Path(context.key), connect_timeout=connect_timeout)
 
 

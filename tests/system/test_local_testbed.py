@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from localbed import MARKS, Job, kavlan, on, ssh, wait
+from localbed import MARKS, Job, children, command_line, kavlan, on, ssh, wait
 
 from g5kvirt.guests.ssh import configuration
 from g5kvirt.inventory import Host
@@ -30,6 +31,70 @@ def test_unknown_host_name_is_rejected(bed: State) -> None:
         assert done.returncode != 0
         assert f"{host} is not a name of the local testbed" in done.stderr
         assert time.monotonic() - began < 5
+
+
+SHELL = """
+import subprocess, sys
+from dataclasses import replace
+from g5kvirt.remote import Fanout
+from g5kvirt.testbeds import open_testbed
+from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
+
+testbed, site = open_testbed("local:" + sys.argv[1]), "nancy.grid5000.fr"
+testbed.connect()
+access = replace(testbed.access(sys.argv[2]), user="g5k")
+print(run_on_frontend("nancy", "hostname", 30).stdout.strip())
+print(Fanout(access).run([site], ["hostname"], timeout=30)[site].text.strip())
+print(Fanout(access, tree_from=1).run([site], ["hostname"], timeout=30)[site].text.strip())
+written = ["ssh", "-F", str(access.ssh_config), site, "hostname"]
+print(subprocess.run(written, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout.strip())
+"""
+
+
+def test_no_ssh_runs_the_users_bashrc(bed: State, tmp_path: Path) -> None:
+    """bash reads it for a ProxyCommand with a socket as its input, unless another shell is above it."""
+    mark = tmp_path / "read"
+    (tmp_path / ".bashrc").write_text(f"echo >>{mark}\n")
+    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash", "SHLVL": "0"}
+    argv = [sys.executable, "-c", SHELL, bed.name, str(bed.key)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["nancy"] * 4, done.stderr
+    assert not mark.exists()
+    trap = ["ssh", "-F", str(bed.ssh_config), "-o", "ProxyUseFdpass=yes", "nancy.grid5000.fr", "hostname"]
+    caught = subprocess.run(trap, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (caught.stdout, mark.exists()) == (b"nancy\n", True), "this machine's bash does not do it: no test"
+
+
+def test_connection_meant_for_an_earlier_testbed_is_refused(bed: State, tmp_path: Path) -> None:
+    text = bed.ssh_config.read_text()
+    file = tmp_path / "config"
+    file.write_text(text.replace(f" {bed.pid} {bed.start_time} ", f" {bed.pid} {bed.start_time - 1} "))
+    argv = ["ssh", "-F", str(file), "nancy.grid5000.fr", "true"]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert f"testbed '{bed.name}' is no longer up" in done.stderr
+    assert done.returncode == 255
+
+
+def test_ssh_of_a_killed_run_ends_with_it(bed: State) -> None:
+    run = """
+import sys
+from g5kvirt.testbeds import open_testbed
+from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
+testbed = open_testbed("local:" + sys.argv[1])
+testbed.connect()
+run_on_frontend("nancy", "touch /tmp/begun; sleep 4; touch /tmp/went-on", 60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", run, bed.name])
+    try:
+        wait(lambda: ssh(bed, "nancy.grid5000.fr", "test -e /tmp/begun").returncode == 0)
+        for child in children(process.pid):  # execo forks a process that ends its children after it
+            if "sys.argv[1]" in command_line(child):
+                os.kill(child, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait(10)
+    time.sleep(5)
+    assert ssh(bed, "nancy.grid5000.fr", "test -e /tmp/went-on").returncode == 1
 
 
 def test_node_without_deployment_rejects_ssh(bed: State) -> None:

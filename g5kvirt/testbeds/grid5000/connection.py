@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.remote.access import PLAIN_SHELL
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.settings import Settings
 
@@ -13,6 +15,16 @@ __all__ = ["configure"]
 
 _DEFAULT_API = "grid5000"
 _configured: list[str] = []  # the API for which execo is configured; at most one
+
+
+def _wrapper() -> list[str]:
+    """The command line in front of execo's ``ssh``, which runs in the environment of this process.
+
+    A plain shell for its ProxyCommand, as `Access.environment` explains; and where setpriv(1) exists, ssh
+    ends with the thread that started it: an oarsub that outlives a killed run would reserve for nobody.
+    """
+    setpriv = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    return [*setpriv, "env", f"SHELL={PLAIN_SHELL}"]
 
 
 def configure(settings: Settings, jump: str) -> None:
@@ -38,13 +50,15 @@ def configure(settings: Settings, jump: str) -> None:
     import execo_g5k
     from execo_g5k import api_utils
 
-    options = ["-F", str(settings.ssh_config)] if settings.ssh_config is not None else []
+    stock = execo.config.make_default_connection_params()
+    program, *options = [*_wrapper(), "ssh"]
+    options += ["-F", str(settings.ssh_config)] if settings.ssh_config is not None else []
     options += ["-J", jump] if jump else []
+    options += [word for option in settings.ssh_options for word in ("-o", option)]
     # execo's two dictionaries do not inherit from each other: both get the options.
     for params in (execo.default_connection_params, execo_g5k.default_frontend_connection_params):
-        if options:
-            stock = tuple(execo.config.make_default_connection_params()["ssh_options"])
-            params["ssh_options"] = (*options, *stock)
+        params["ssh"] = program
+        params["ssh_options"] = (*options, *stock["ssh_options"])
     if settings.user is not None:
         execo_g5k.default_frontend_connection_params["user"] = settings.user
     configuration = execo_g5k.config.g5k_configuration

@@ -61,7 +61,14 @@ class Grid5000:
     def access(self, key: str) -> Access:
         """Root on the deployed machines, with the private key file ``key``."""
         s = self.settings
-        return Access(user="root", ssh_config=s.ssh_config, key=Path(key), jump=self.jump, login=s.user)
+        return Access(
+            user="root",
+            ssh_config=s.ssh_config,
+            key=Path(key),
+            options=s.ssh_options,
+            jump=self.jump,
+            login=s.user,
+        )
 
     @cached_property
     def jump(self) -> str:

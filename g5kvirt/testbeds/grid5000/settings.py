@@ -39,6 +39,7 @@ class Settings:
     cache: Path | None = None  #: None: execo's own; must differ for every testbed
     user: str | None = None  #: login on the frontends
     ssh_config: Path | None = None
+    ssh_options: tuple[str, ...] = ()  #: ``Key=value`` of ssh_config(5), for our own connections only
     #: ssh servers in between, as ``ssh -J`` takes them: "" for none, None: see `g5kvirt.remote.jumps`
     jump: str | None = None
     package_proxy: str | None = None  #: proxy through which machines download packages: "http://proxy:3128"

@@ -43,9 +43,6 @@ def main() -> int:
         os.close(start_read)
         _init(config)
     record = {**config["record"], "pid": child, "start_time": ns.start_time(child)}
-    names = (directory / "names.new").read_text()
-    _write(directory / "names", f"# {child} {record['start_time']}\n{names}")
-    (directory / "names.new").unlink()
     _write(directory / "state.json", json.dumps(record))
     os.write(start_write, b"g")
     return 0

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
-from g5kvirt.testbeds.local.state import State
+from g5kvirt.testbeds.local.state import SSH_OPTIONS, State
 
 __all__ = ["local"]
 
@@ -25,6 +25,7 @@ def local(name: str | None = None) -> Grid5000:
             api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
             cache=state.directory / "execo-cache",  # removed with the testbed that it describes
             ssh_config=state.ssh_config,
+            ssh_options=SSH_OPTIONS,
             jump="",
             charter=False,  # there is only one user, and no day or night
             polling_interval=0.5,

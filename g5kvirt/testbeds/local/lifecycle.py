@@ -244,8 +244,7 @@ def _bring_up(
         str(key),
     ]
     subprocess.run(keygen, check=True, stdin=subprocess.DEVNULL, timeout=30)
-    write(state_dir / "ssh_config", ssh_config(state_dir), 0o600)
-    write(state_dir / "names.new", hosts_text(description))
+    write(state_dir / "names", hosts_text(description))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
@@ -266,6 +265,8 @@ def _bring_up(
         progress_read, progress_write = os.pipe()
         try:
             _start_daemon(state_dir, config, progress_write, listening.fileno())
+            begun = State.load(state_dir.name)
+            write(state_dir / "ssh_config", ssh_config(state_dir, begun.pid, begun.start_time))
             os.close(progress_write)
             progress_write = -1
             timeout = _UP_TIMEOUT + 0.5 * len(description.nodes)

@@ -1,14 +1,17 @@
-"""The ssh ProxyCommand of a local testbed, with ProxyUseFdpass: ``proxy.py STATE_DIRECTORY HOST PORT``.
+"""The ssh ProxyCommand of a local testbed: ``proxy.py STATE_DIRECTORY PID START_TIME HOST PORT``.
 
-Resolves HOST with the testbed's own names, connects inside the testbed's network namespace and passes the
-connected socket to ssh. A name that the testbed does not have is rejected, never looked up elsewhere.
-Uses few modules of the standard library, because it runs once for every ssh connection.
+Resolves HOST with the testbed's own names and connects inside the network namespace of process PID, the
+testbed's init. With ProxyUseFdpass the connected socket is passed to ssh and this process ends, else it
+copies the bytes. A name that the testbed does not have is rejected, never looked up elsewhere. A testbed that
+has ended is rejected even if another of the same name is up: the ssh of a killed run must not submit its job
+there. Uses few modules of the standard library, because it runs once for every ssh connection.
 """
 
 import array
 import ctypes
 import os
 import socket
+import stat
 import sys
 
 CONNECT_TIMEOUT = 20.0  # seconds
@@ -39,12 +42,34 @@ def enter(pid: int, start_time: int) -> None:
     os.close(fd)
 
 
-def main(directory: str, host: str, port: str) -> str | None:
-    """Pass the connection to ssh over standard output; returns an error message, or None."""
+def copy(connection: socket.socket) -> None:
+    """Standard input to the connection and back, until the testbed's end closes it."""
+    import threading
+
+    def send() -> None:
+        try:
+            while data := os.read(0, 1 << 16):
+                connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:  # closed by the other end, which ends the main thread
+            pass
+
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        while data := connection.recv(1 << 16):
+            while data:
+                data = data[os.write(1, data) :]
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    os._exit(0)  # the other thread may be in the middle of a read
+
+
+def main(directory: str, pid: str, start_time: str, host: str, port: str) -> str | None:
+    """Connect ssh, over standard output; returns an error message, or None."""
     testbed = os.path.basename(directory)  # noqa: PTH119
     try:
         with open(f"{directory}/names") as file:  # noqa: PTH123
-            first, _, names = file.read().partition("\n")
+            names = file.read()
     except FileNotFoundError:
         return f"testbed {testbed!r} is not up"
     except PermissionError:
@@ -53,7 +78,6 @@ def main(directory: str, host: str, port: str) -> str | None:
     if address is None:
         return f"{host} is not a name of the local testbed {testbed!r}"
     try:
-        _, pid, start_time = first.split()
         enter(int(pid), int(start_time))
     except (FileNotFoundError, ProcessLookupError):
         return f"testbed {testbed!r} is no longer up"
@@ -65,6 +89,8 @@ def main(directory: str, host: str, port: str) -> str | None:
         return f"connect to {host} ({address}) port {port}: {error}"
     connection.setblocking(True)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not stat.S_ISSOCK(os.fstat(1).st_mode):
+        copy(connection)
     rights = array.array("i", [connection.fileno()])
     with socket.socket(fileno=os.dup(1)) as ssh:
         ssh.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

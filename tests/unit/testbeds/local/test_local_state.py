@@ -40,13 +40,14 @@ def test_proxy_rejects_unknown_names(name: str) -> None:
 
 
 def test_proxy_reports_errors(tmp_path: Path) -> None:
-    assert proxy.main(f"{tmp_path}/none", "nancy.grid5000.fr", "22") == "testbed 'none' is not up"
-    (tmp_path / "names").write_text(f"# {os.getpid()} 1\n{TEXT}")
-    refused = proxy.main(str(tmp_path), "example.org", "22")
+    me, no = str(os.getpid()), "1"
+    assert proxy.main(f"{tmp_path}/none", me, no, "nancy.grid5000.fr", "22") == "testbed 'none' is not up"
+    (tmp_path / "names").write_text(TEXT)
+    refused = proxy.main(str(tmp_path), me, no, "example.org", "22")
     assert refused is not None
     assert "example.org is not a name of the local testbed" in refused
     # There is a process with this pid, but with another start time.
-    gone = proxy.main(str(tmp_path), "nancy.grid5000.fr", "22")
+    gone = proxy.main(str(tmp_path), me, no, "nancy.grid5000.fr", "22")
     assert gone == f"testbed '{tmp_path.name}' is no longer up"
 
 
@@ -63,12 +64,12 @@ def test_proxy_reports_errors(tmp_path: Path) -> None:
 def test_ssh_accepts_the_configuration(tmp_path: Path, host: str, user: str) -> None:
     where = tmp_path / "a b%"  # valid characters in a path
     where.mkdir()
-    (where / "ssh_config").write_text(state.ssh_config(where))
+    (where / "ssh_config").write_text(state.ssh_config(where, 12, 3456))
     command = ["ssh", "-G", "-F", str(where / "ssh_config"), host]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     values = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     assert values["user"] == user
-    assert values["proxyusefdpass"] == "yes"
+    assert values["proxyusefdpass"] == "no", "bash would read .bashrc for it"
     assert values["userknownhostsfile"] == "/dev/null"
 
 
