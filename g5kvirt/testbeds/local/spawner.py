@@ -34,6 +34,7 @@ class Container:
         self.pid = 0  #: of its init, in the testbed's pid namespace
         self._control = control
         self._lock = threading.Lock()
+        self._killed = False
 
     def expect(self, key: str, timeout: float = 120.0) -> Any:
         """Wait for a response with ``key``; returns its value. Raises TestbedError if the container fails."""
@@ -64,9 +65,14 @@ class Container:
 
     @property
     def alive(self) -> bool:
-        """False after its init has exited."""
+        """False after its init has exited, or been killed: another thread may do that at any moment."""
+        if self._killed:
+            return False
         poll = select.poll()
-        poll.register(self._control, 0)
+        try:
+            poll.register(self._control, 0)
+        except ValueError:  # the socket was closed just now
+            return False
         return not poll.poll(0)
 
     def kill(self, timeout: float = 10.0) -> None:
@@ -84,6 +90,7 @@ class Container:
                             raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s")
                 finally:
                     os.close(gone)
+        self._killed = True
         self._control.close()
 
 

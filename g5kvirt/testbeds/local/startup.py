@@ -83,22 +83,20 @@ class LocalTestbed:
 
     def _watch(self, one: SiteDescription) -> None:
         container = self._sites[one.name]
-        try:
-            watch.watch_site(
-                one.name,
-                self.description,
-                self._databases[one.name],
-                self._machines,
-                lambda: site.trigger_scheduling(container),
-                lambda: container.alive,
-            )
-            log.error("%s: the site's init has exited", one.name)
-        finally:  # the site is no longer watched, for whatever reason: `lifecycle.status` checks this file
-            (self._private / "alive" / one.name).unlink()
+        watch.watch_site(
+            one.name,
+            self.description,
+            self._databases[one.name],
+            self._machines,
+            lambda: site.trigger_scheduling(container),
+            lambda: container.alive,
+        )
+        log.error("%s: the site's init has exited", one.name)
+        (self._private / "alive" / one.name).unlink()  # `lifecycle.status` checks this file
 
     def _hosts(self) -> str:
         """/etc/hosts of all containers: the names of the testbed, and short ones for `hostname`."""
-        names = (Path(self._config["directory"]) / "names").read_text().partition("\n")[2]
+        names = (Path(self._config["directory"]) / "names").read_text()
         short = [f"{one.gateway} {one.name}" for one in self.description.sites]
         short += [f"{node.ip} {node.uid}" for node in self.description.nodes]
         return "127.0.0.1 localhost\n" + names + "\n".join(short) + "\n"

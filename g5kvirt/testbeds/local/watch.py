@@ -64,7 +64,11 @@ def watch_site(
     trigger_scheduling: Callable[[], None],
     is_running: Callable[[], bool],
 ) -> None:
-    """Watch the jobs of ``site`` while ``is_running()``; the main function of a thread."""
+    """Watch the jobs of ``site`` while ``is_running()``; the main function of a thread.
+
+    It must not end earlier: without it no node is cleaned and no reservation begins in time. An error that
+    nobody expects costs one round, and is in the daemon's log.
+    """
     owners: dict[str, Owner] = {}
     failed: dict[str, float] = {}
     while is_running():
@@ -80,6 +84,9 @@ def watch_site(
         except (TestbedError, OSError) as error:
             log.warning("%s: %s", site, error)
             continue
+        except Exception:
+            log.exception("%s: watching its jobs failed; trying again", site)
+            continue
         for name, generation in clean.items():
             if time.monotonic() < failed.get(name, 0):
                 continue
@@ -89,3 +96,6 @@ def watch_site(
             except (TestbedError, OSError) as error:
                 failed[name] = time.monotonic() + _RETRY_DELAY
                 log.warning("%s: cleaning failed: %s", name, error)
+            except Exception:
+                failed[name] = time.monotonic() + _RETRY_DELAY
+                log.exception("%s: cleaning failed", name)

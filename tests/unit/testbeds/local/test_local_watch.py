@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.testbeds.local.watch import Owner, plan_cleanup, reservation_due
+from g5kvirt.testbeds.local import watch
+from g5kvirt.testbeds.local.spawner import Container
+from g5kvirt.testbeds.local.watch import Owner, plan_cleanup, reservation_due, watch_site
 
 NODES = st.sampled_from(["a-1", "a-2", "b-1"])
 NUMBERS = st.integers(1, 3)
@@ -50,3 +57,46 @@ def test_reservation_is_due_only_at_its_start() -> None:
     assert not reservation_due([101], 100)
     assert reservation_due([100, 500], 100.5)
     assert not reservation_due([100], 1000)
+
+
+def test_container_that_was_killed_just_now_is_not_alive() -> None:
+    ours, theirs = socket.socketpair()
+    container = Container("graphene-1", ours)
+    assert container.alive
+    ours.close()  # in the middle of `kill`, in another thread
+    assert not container.alive
+    container.kill()
+    assert not container.alive
+    theirs.close()
+
+
+def test_watching_a_site_goes_on_after_an_unexpected_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "INTERVAL", 0.0)
+    cleaned: list[str] = []
+    rounds = iter([ValueError("negative file descriptor"), {"a-1": 1}, {"a-2": 1}, {"a-2": 1}])
+
+    def dirty(site: str) -> dict[str, int]:
+        result = next(rounds)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def clean(node: str, generation: int) -> None:
+        if node == "a-1":
+            raise RuntimeError("a bug")
+        cleaned.append(node)
+
+    remaining = iter([True] * 4 + [False])
+    watch_site(
+        "nancy",
+        cast(Any, SimpleNamespace(node=lambda name: name)),
+        cast(Any, SimpleNamespace(reservation_starts=lambda: [], active_jobs=lambda: [])),
+        cast(Any, SimpleNamespace(dirty=dirty, clean=clean)),
+        lambda: None,
+        lambda: next(remaining),
+    )
+    assert cleaned == ["a-2", "a-2"]
+    assert "negative file descriptor" in caplog.text
+    assert "a-1: cleaning failed" in caplog.text
