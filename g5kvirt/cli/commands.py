@@ -312,14 +312,9 @@ def _description(arguments: argparse.Namespace) -> Description | None:
 
 def _find(arguments: argparse.Namespace) -> Run:
     """The run that the arguments name, or whose directory they name. Raises RunError."""
-    from g5kvirt.run.directory import find
+    from g5kvirt.run.directory import locate
 
-    for path in (Path(arguments.run), arguments.runs / arguments.run):
-        if (path / "run.json").is_file():  # a folder may have the same name as a run
-            if not path.name:  # "." and the like
-                path = path.resolve()
-            return find(path.parent, path.name)
-    return find(arguments.runs, arguments.run)
+    return locate(arguments.runs, arguments.run)
 
 
 def _vms(one: Run) -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import RunError
-from g5kvirt.spec.spec import suggest
+from g5kvirt.spec.fields import show, suggest
 
-__all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs"]
+__all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs", "locate"]
 
 JOB_NAME = 100  #: characters: the maximum length in OAR
 
@@ -82,14 +82,37 @@ def create(root: Path, name: str | None, document: Mapping[str, Any]) -> Run:
 
 
 def find(root: Path, name: str) -> Run:
-    """The run of that name; raises RunError if there is none or its ``run.json`` cannot be read."""
-    _check_name(name)
+    """The run in the directory ``root/name``.
+
+    Raises RunError if there is none, it has a name that no run can have, or its ``run.json`` cannot be read.
+    """
     path = root / name
-    if not (path / _DOCUMENT).is_file():
-        raise RunError(
-            f"there is no run {name!r} in {root}: {suggest(name, (r.name for r in list_runs(root)))}"
-        )
+    if name in ("", ".", ".."):  # the end of a path that has no name of its own
+        path = path.resolve()
+        root, name = path.parent, path.name
+    if not _has_run(path):
+        if inside := list_runs(path):
+            names = ", ".join(sorted(run.name for run in inside))
+            raise RunError(f"{path} is not a run but a folder of runs: choose one of {names}")
+        known = suggest(name, (run.name for run in list_runs(root)))
+        raise RunError(f"there is no run {name!r} in {root if root.name else root.resolve()}: {known}")
+    _check_name(name)
     return _read(path)
+
+
+def locate(runs: Path, given: str) -> Run:
+    """The run that a user means: by its directory, by its name in ``runs``, or by a path below ``runs``.
+
+    Raises RunError as `find` does.
+    """
+    is_path = "/" in given.rstrip("/") or given in (".", "..", "/")
+    here, below = Path(given), runs / given
+    for path in (here, below):  # a folder may have the same name as a run
+        if _has_run(path):
+            return find(path.parent, path.name)
+    candidates = (here, below) if is_path else (below,)
+    meant = next((path for path in candidates if path.parent.is_dir()), candidates[0])
+    return find(meant.parent, meant.name)
 
 
 def list_runs(root: Path) -> list[Run]:
@@ -103,11 +126,18 @@ def list_runs(root: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.created, run.name))
 
 
+def _has_run(path: Path) -> bool:
+    try:
+        return (path / _DOCUMENT).is_file()
+    except OSError as error:  # not permitted, or a name that is too long
+        shown = show(str(path))
+        raise RunError(f"{shown} cannot be read ({error.strerror}): give the directory of a run") from error
+
+
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        shown = repr(name)[:60]
         raise RunError(
-            f"a run cannot be named {shown}: use at most 100 letters, digits and - _ ."
+            f"a run cannot be named {show(name)}: use at most 100 letters, digits and - _ ."
             "; it must not start with - or ."
         )
 

@@ -60,7 +60,6 @@ class Labelled:
 
 def open_run(path: Path, label: str | None) -> Labelled:
     """The run in this directory; raises RunError if there is none that can be read."""
-    path = path.resolve()
     found = run_directories.find(path.parent, path.name)
     testbed = str(found.document.get("testbed", "–"))
     spec = flat(found.document.get("spec") or {})

@@ -38,9 +38,13 @@ def test_existing_name_is_refused(tmp_path: Path) -> None:
 def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunError, match="cannot be named"):
         directory.create(tmp_path / "runs", name, {})
-    with pytest.raises(RunError, match="cannot be named"):
-        directory.find(tmp_path, name)
     assert not (tmp_path / "runs").exists(), "nothing is touched"
+
+
+def test_directory_with_an_invalid_name_is_not_read_as_a_run(tmp_path: Path) -> None:
+    directory.create(tmp_path, "one", {}).path.rename(tmp_path / "a b")
+    with pytest.raises(RunError, match="cannot be named 'a b'"):
+        directory.find(tmp_path, "a b")
 
 
 @given(name=st.text(max_size=8))
@@ -80,6 +84,54 @@ def test_unknown_run_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     directory.create(tmp_path, "nancy-1", {})
     with pytest.raises(RunError, match="did you mean 'nancy-1'"):
         directory.find(tmp_path, "nancy-2")
+
+
+@pytest.mark.parametrize("given", ["nope", "a b", "-x", "nope/"])
+def test_unknown_name_is_refused_with_the_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    for name in ("http", "tftp"):
+        directory.create(tmp_path / "runs", name, {})
+    monkeypatch.chdir(tmp_path)
+    sentence = rf"^there is no run '{given.rstrip('/')}' in runs: known: http, tftp$"
+    with pytest.raises(RunError, match=sentence):
+        directory.locate(Path("runs"), given)
+    with pytest.raises(RunError, match=sentence):
+        directory.find(Path("runs"), given.rstrip("/"))
+
+
+def test_unknown_path_is_refused_where_the_path_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.create(tmp_path / "data" / "runs", "http", {})
+    directory.create(tmp_path / "runs" / "sweep", "point", {})
+    monkeypatch.chdir(tmp_path)
+    for path, sentence in {
+        "data/runs/nope": "there is no run 'nope' in data/runs: known: http",
+        "sweep/nope": "there is no run 'nope' in runs/sweep: known: point",
+        "./nope": f"there is no run 'nope' in {tmp_path}: none is known",
+        "data/runs": "data/runs is not a run but a folder of runs: choose one of http",
+        "no/where": "there is no run 'where' in no: none is known",
+        "x" * 300: "'xxx.* cannot be read .File name too long.: give the directory of a run",
+    }.items():
+        with pytest.raises(RunError, match=f"^{sentence}$"):
+            directory.locate(Path("runs"), path)
+
+
+def test_run_is_located_by_its_name_or_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    one = directory.create(runs, "one", {})
+    point = directory.create(runs / "sweep", "point", {})
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in ("one", "one/", "runs/one", str(one.path)):
+        assert directory.locate(runs, path).path.resolve() == one.path
+    assert directory.locate(runs, "sweep/point") == point
+    (one.path / "figures").mkdir()
+    for folder, path in ((one.path, "."), (one.path / "figures", "..")):
+        monkeypatch.chdir(folder)
+        assert directory.locate(runs, path) == one
+        assert directory.find(Path(path).parent, Path(path).name) == one
 
 
 def test_unusable_root_is_refused(tmp_path: Path) -> None:
