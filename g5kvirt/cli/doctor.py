@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
-from g5kvirt.views.formatting import size
+from g5kvirt.views.formatting import count, size
 
 __all__ = ["ProbeResult", "able", "examine", "report", "verdict", "vms_by_memory"]
 
@@ -58,6 +58,7 @@ class ProbeResult:
     state: State
     found: str
     advice: str = ""
+    value: int | None = None  #: what was measured: bytes of free memory, number of cores
 
 
 def examine() -> list[ProbeResult]:
@@ -87,15 +88,15 @@ def verdict(findings: Sequence[ProbeResult]) -> str:
     if not able(findings):
         missing = ", ".join(f.name for f in findings if f.state == "fail")
         return f"The local testbed cannot run here: {missing}. {remote}"
-    available = _available_memory()
-    number, cores = vms_by_memory(available), _cores()
+    measured = {f.name: f.value or 0 for f in findings}  # what the table shows: memory changes all the time
+    available, cores = measured.get("memory", 0), max(1, measured.get("cores", 1))
     kvm_works = any(f.name == "KVM" and f.state == "ok" for f in findings)
     pace = (
         "they use KVM."
         if kvm_works
-        else f"emulated on {cores} cores, 16 boot in about {16 * VM_BOOT_EMULATED / cores:.0f} s."
+        else f"emulated on {count(cores, 'core')}, 16 boot in about {16 * VM_BOOT_EMULATED / cores:.0f} s."
     )
-    fits = f"up to about {number} VMs in {size(available)}"
+    fits = f"up to about {count(vms_by_memory(available), 'VM')} in {size(available)}"
     return f"The local testbed can run here, with {fits}; {pace} {remote}"
 
 
@@ -147,13 +148,15 @@ def programs(which: Callable[[str], str | None] = shutil.which) -> ProbeResult:
 
 def memory_and_cores() -> list[ProbeResult]:
     """Free memory and usable cores, within the limits of a container."""
-    available = _available_memory()
+    available, cores = _available_memory(), _cores()
     number = vms_by_memory(available)
     state: State = "ok" if number >= 8 else "warn" if number >= 1 else "fail"
     advice = "" if number >= 8 else "the demo needs about 2.5 GiB"
     return [
-        ProbeResult("memory", state, f"{size(available)} free: about {number} VMs", advice),
-        ProbeResult("cores", "ok", str(_cores())),
+        ProbeResult(
+            "memory", state, f"{size(available)} free: about {count(number, 'VM')}", advice, available
+        ),
+        ProbeResult("cores", "ok", str(cores), value=cores),
     ]
 
 
@@ -193,7 +196,7 @@ def kernel_features() -> list[ProbeResult]:
         # Without root it fails anyway, which tells nothing about the kernel.
         state: State = "fail" if os.geteuid() == 0 else "unknown"
         advice = "in a container: start it with --privileged" if state == "fail" else ""
-        return [ProbeResult("namespaces", state, message, advice)]
+        return [ProbeResult("namespaces", state, f"cannot be created: {message}", advice)]
     return judge(tried)
 
 
@@ -283,9 +286,9 @@ def judge_kvm(out: str, err: str) -> ProbeResult:
             continue
         if works:
             return ProbeResult("KVM", "ok", "a guest ran")
-        return ProbeResult("KVM", "warn", f"does not work ({reason}): guests are emulated")
+        return ProbeResult("KVM", "warn", f"does not work, so guests are emulated: {reason}")
     message = err.strip().splitlines()[-1] if err.strip() else "the host agent did not answer"
-    return ProbeResult("KVM", "unknown", message)
+    return ProbeResult("KVM", "unknown", f"could not be tested: {message}")
 
 
 # ---- inside ------------------------------------------------------------------------------------------

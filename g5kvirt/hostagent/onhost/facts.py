@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -82,5 +83,16 @@ def probe_guest_runs(accel: str, home: str, limit: float) -> tuple[bool, str]:
     try:
         code, out = run(argv, limit=limit)
     except subprocess.TimeoutExpired:
-        return False, f"a guest did not answer within {limit:g} s"
-    return (True, "") if code == 33 else (False, f"a guest ended with {code}: {out[-300:]}")
+        return False, f"a test guest did not end within {limit:g} s"
+    return (True, "") if code == 33 else (False, describe_end(code, out))
+
+
+def describe_end(code: int, out: str) -> str:
+    """How QEMU ended instead of running the test guest; its own words, on one line, are quoted at the end."""
+    how = (
+        f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+    )
+    words = " ".join(out.split())
+    if len(words) > 300:
+        words = "…" + words[-300:]
+    return f"QEMU {how} instead of running a test guest" + (f'; QEMU said: "{words}"' if words else "")

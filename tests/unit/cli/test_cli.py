@@ -328,7 +328,9 @@ def test_doctor_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert cli.main(["doctor", "--json"]) == 3
     document = json.loads(capsys.readouterr().out)
     assert document["local"] is False
-    assert document["findings"] == [{"name": "root", "state": "fail", "found": "no", "advice": "use sudo"}]
+    assert document["findings"] == [
+        {"name": "root", "state": "fail", "found": "no", "advice": "use sudo", "value": None}
+    ]
     assert cli.main(["doctor"]) == 3
     assert "→ use sudo" in capsys.readouterr().out
 

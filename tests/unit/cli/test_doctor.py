@@ -73,8 +73,18 @@ def answer(**detail: object) -> str:
     ("out", "err", "state", "words"),
     [
         (answer(kvm=True, kvm_reason=""), "", "ok", "a guest ran"),
-        (answer(kvm=False, kvm_reason="no answer within 3 s"), "", "warn", "no answer within 3 s"),
-        ("", "mount: /mnt: permission denied\n", "unknown", "permission denied"),
+        (
+            answer(kvm=False, kvm_reason="a test guest did not end within 3 s"),
+            "",
+            "warn",
+            "does not work, so guests are emulated: a test guest did not end within 3 s",
+        ),
+        (
+            "",
+            "mount: /mnt: permission denied\n",
+            "unknown",
+            "could not be tested: mount: /mnt: permission denied",
+        ),
         ("not JSON\n", "", "unknown", "did not answer"),
         ('{"op": "facts"}\n', "", "unknown", "did not answer"),
     ],
@@ -89,6 +99,21 @@ def test_doctor_estimates_how_many_vms_fit() -> None:
     assert doctor.vms_by_memory(0) == 0
     assert doctor.vms_by_memory(doctor.TESTBED_MEMORY + 10 * doctor.VM_MEMORY) == 10
     assert doctor.vms_by_memory(24 * GIB) > 100
+
+
+def test_memory_is_measured_once_and_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([23 * GIB, 22 * GIB])  # it changes while the other probes run
+    monkeypatch.setattr(doctor, "_available_memory", lambda: next(measured))
+    monkeypatch.setattr(doctor, "_cores", lambda: 1)
+    findings = doctor.memory_and_cores()
+    number = doctor.vms_by_memory(23 * GIB)
+    assert [f.found for f in findings] == [f"23.0 GiB free: about {number} VMs", "1"]
+    verdict = doctor.verdict(findings)
+    assert f"up to about {number} VMs in 23.0 GiB" in verdict
+    assert "emulated on 1 core, 16 boot in about 109 s" in verdict
+    report = doctor.report(findings)
+    assert report["verdict"] == verdict
+    assert [f["value"] for f in report["findings"]] == [23 * GIB, 1]
 
 
 def test_verdict_names_the_failed_probes() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.hostagent.onhost.bridge import assign_commands, without_metrics
+from g5kvirt.hostagent.onhost.facts import describe_end
 from g5kvirt.hostagent.onhost.packages import apt_error
 from g5kvirt.hostagent.onhost.qemu import qemu_argv
 from g5kvirt.hostagent.onhost.records import check_name
@@ -67,3 +69,24 @@ def test_apt_error_prefers_dpkg_then_the_line_that_gives_a_reason() -> None:
     assert apt_error(f"dpkg: error processing package x\n{fetch}") == "dpkg: error processing package x"
     assert apt_error("Reading lists\nlast words\n") == "last words"
     assert apt_error("") == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "sentence"),
+    [
+        (
+            -6,
+            "qemu: error: failed to set MSR\nqemu: kvm.c:3183: Assertion failed.\n",
+            "QEMU was ended by signal 6 (Aborted) instead of running a test guest"
+            '; QEMU said: "qemu: error: failed to set MSR qemu: kvm.c:3183: Assertion failed."',
+        ),
+        (1, "", "QEMU ended with code 1 instead of running a test guest"),
+        (
+            1,
+            "y" + "x" * 300,
+            f'QEMU ended with code 1 instead of running a test guest; QEMU said: "…{"x" * 300}"',
+        ),
+    ],
+)
+def test_end_of_a_test_guest_is_told_before_the_words_of_qemu(code: int, out: str, sentence: str) -> None:
+    assert describe_end(code, out) == sentence
