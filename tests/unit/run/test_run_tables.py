@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from exactmaker import boot, phase, plan, vm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.inventory import GIB, Facts, Host, SubNetwork
-from g5kvirt.planning.placement import place
+from g5kvirt.inventory import Facts
 from g5kvirt.run.event_types import job_progress
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
@@ -22,22 +21,6 @@ from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import BOOT_STATES, BOOT_STEPS
 
 TIMES = [column for column in Frames([]).vms.columns if Frames([]).vms[column].dtype == "float64"]
-
-
-def plan(vms: int = 3) -> Event:
-    hosts = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 8 * GIB) for i in (1, 2)]
-    placement = place(vms, hosts, [8, 8], [SubNetwork("nancy", IPv4Network("10.144.0.0/22"))])
-    return Event("place", "plan", "run", "r", "ok", 10.0, detail={"vms": placement.to_plain()})
-
-
-def vm(name: str, step: str, t: float, status: Any = "ok", attempt: int = 1, **detail: Any) -> Event:
-    return Event("launch", step, "vm", name, status, t, attempt, detail)
-
-
-def boot(name: str, begin: float, attempt: int = 1, upto: int = len(BOOT_STEPS)) -> list[Event]:
-    """Power-on at ``begin``, then a milestone each second."""
-    seen = [vm(name, step, begin + i, attempt=attempt) for i, step in enumerate(BOOT_STEPS[:upto])]
-    return [vm(name, BOOT_STEPS[0], begin - 0.5, "start", attempt), *seen]
 
 
 def row(frame: pd.DataFrame, name: str) -> Any:
@@ -124,13 +107,6 @@ def test_second_launch_counting_from_one_is_a_new_boot() -> None:
     again = [replace(call, t=200.0), vm("vm-1", "power-on", 200.1, "start"), *boot("vm-1", 200.5)]
     found = row(Frames([*first, *again]).vms, "vm-1")
     assert (found["state"], found["attempts"], found["t_minimal_system"]) == ("up", 3, 5.0)
-
-
-def phase(name: str, t: float, status: Any = "start", **detail: Any) -> Event:
-    """The start or the end of a call of a phase: only the kind ``run`` counts as one."""
-    event = Event(name, "phase", "run", "r", status, t, detail=detail)
-    assert event.is_phase
-    return event
 
 
 def test_power_on_after_a_vm_was_given_up_and_found_by_the_next_launch() -> None:
