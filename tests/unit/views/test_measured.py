@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from htmlcheck import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -96,32 +96,10 @@ def test_text_shows_deployed_and_failed_vms_with_reasons() -> None:
     assert "failed" not in one
 
 
-class Checker(HTMLParser):
-    """Every tag that opens closes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "iframe")
-        self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
 def test_html_is_self_contained_and_escaped() -> None:
     evil = "<script>alert(1)</script>"
     shown = result(measure_events((4,), 2, bad={"vm-2": ("image", 99, evil)}))._repr_html_()
-    checker = Checker()
-    checker.feed(shown)
-    assert checker.open == []
-    words = "".join(checker.text)
+    words = text_of(shown)
     assert evil in words  # as text
     for expected in (
         "measure: ok in",
