@@ -74,6 +74,8 @@ Code = Literal[
     "not-writable",  # the directory for runs
     "no-ssh-keygen",  # the run's key cannot be made
     "not-buildable",  # the minimal system
+    "small-tables",  # of the kernel, shared by all hosts of a local testbed
+    "overflows",  # such a table was full
     # not known
     "no-answer",  # the API did not answer
     "machines-unknown",

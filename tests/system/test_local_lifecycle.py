@@ -17,6 +17,7 @@ from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.testbeds.local import layers, lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits
 from g5kvirt.testbeds.local.state import State, directory
 
 pytestmark = MARKS
@@ -28,6 +29,8 @@ def test_up_is_idempotent(bed: State) -> None:
     with pytest.raises(SpecError, match="another description"):
         lifecycle.up(bed.name, SMALL)
     assert lifecycle.status(bed.name).state == "up"
+    small = {key: value for key, value in SharedLimits().current().items() if value < LIMITS[key]}
+    assert not small, "the kernel tables that all nodes share are raised"
 
 
 def test_concurrent_calls_start_one_testbed(name: str) -> None:

@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.planning.inventories import Inventory
+from g5kvirt.planning.preflight import Finding
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
+from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits
 from g5kvirt.testbeds.local.state import SSH_OPTIONS, State
 
-__all__ = ["local"]
+__all__ = ["Local", "local", "table_finding"]
 
 
-def local(name: str | None = None) -> Grid5000:
+class Local(Grid5000):
+    """Grid'5000's driver; all its hosts share the tables of this machine's kernel."""
+
+    def inventory(self, sites: Collection[str]) -> tuple[Inventory | None, Sequence[Finding]]:
+        """As that of Grid'5000, and whether these tables are large enough."""
+        found, findings = super().inventory(sites)
+        limits = SharedLimits()
+        return found, [*findings, table_finding(limits.current(), limits.overflows())]
+
+
+def table_finding(current: Mapping[str, int], overflows: Mapping[str, int]) -> Finding:
+    """Whether the shared tables have the size they need, and whether one has been full."""
+    what = "kernel tables"
+    small = {key: value for key, value in current.items() if value < LIMITS[key]}
+    if small:
+        key, value = next(iter(small.items()))
+        message = f"{key} is {value:,} here, and could not be raised to {LIMITS[key]:,}"
+        return Finding(
+            what, "", "warning", "small-tables", message, "raise it as root outside of a container"
+        )
+    if overflows:
+        message = "; ".join(f"{what}: {times:,}" for what, times in overflows.items())
+        advice = "the machine is overloaded: start fewer VMs at once (windows)"
+        return Finding(what, "", "warning", "overflows", f"since the testbed was started, {message}", advice)
+    return Finding(what, "", "ok", "ok", "large enough, and never full since the testbed was started")
+
+
+def local(name: str | None = None) -> Local:
     """The local testbed ``name`` (default: the user's own). Raises TestbedError if it is not up."""
     state = State.load(name or None)
     if not state.alive:
         raise TestbedError(f"the testbed {state.name!r} has ended", advice="start it again: g5kvirt local up")
     _no_proxy(urlsplit(state.api_uri).hostname or "")
-    return Grid5000(
+    return Local(
         Settings(
             name="local",
             real_cores=len(os.sched_getaffinity(0)),

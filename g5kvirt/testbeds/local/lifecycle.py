@@ -30,6 +30,7 @@ from g5kvirt.errors import MachineError, SpecError, TestbedError
 from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local.description import Description, load
 from g5kvirt.testbeds.local.layers import Progress
+from g5kvirt.testbeds.local.shared_limits import SharedLimits
 from g5kvirt.testbeds.local.state import RUNTIME, State, directory, hosts_text, option, ssh_config, write
 
 __all__ = ["Progress", "State", "Status", "down", "status", "testbed_names", "up"]
@@ -147,7 +148,8 @@ def status(name: str | None = None) -> Status:
     latency = "" if state.netem else ", no latency (this kernel has no netem)"
     sites, nodes = len(facts["sites"]), facts["nodes"]
     size = f"{sites} {'site' if sites == 1 else 'sites'}, {nodes} {'node' if nodes == 1 else 'nodes'}"
-    return Status(state_dir.name, "up", f"{size}{latency}.", **facts)
+    overflows = "".join(f"; {what}: {times:,}" for what, times in SharedLimits().overflows().items())
+    return Status(state_dir.name, "up", f"{size}{latency}{overflows}.", **facts)
 
 
 def _check_machine() -> None:
@@ -230,6 +232,7 @@ def _bring_up(
     state_dir: Path, description: Description, images: dict[str, Path], progress: Progress | None
 ) -> State:
     (state_dir / "log").mkdir(exist_ok=True)
+    SharedLimits(state_dir.parent).raise_all()
     key = state_dir / "id_ed25519"
     keygen = [
         "ssh-keygen",
@@ -371,6 +374,7 @@ def _clear(state_dir: Path, *, keep_lock: bool = False) -> bool:
             entry.unlink()
     if not keep_lock:
         shutil.rmtree(state_dir, ignore_errors=True)
+        SharedLimits(state_dir.parent).restore()
         with suppress(OSError):  # there are other testbeds
             RUNTIME.rmdir()
     return killed or bool(entries)
