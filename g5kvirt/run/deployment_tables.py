@@ -108,6 +108,12 @@ class Measurements:
         self.states = tuple(deployments)
         self.guest = guest
 
+    def __repr__(self) -> str:
+        number = len(self.states)
+        requested, deployed = sum(d.requested for d in self.states), sum(d.deployed for d in self.states)
+        outcome = f"{deployed:,} of {requested:,} VMs deployed, {sum(d.failed for d in self.states):,} failed"
+        return f"<Measurements: {number:,} deployment{'s' * (number != 1)}, {outcome}>"
+
     @classmethod
     def of(cls, events: Iterable[Event]) -> Measurements:
         """The tables of all deployments in a journal."""

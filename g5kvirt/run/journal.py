@@ -299,6 +299,11 @@ class Journal:
         self.refresh()
         return len(self._events)
 
+    def __repr__(self) -> str:
+        # Those read so far: to show the object in a debugger must neither read nor call listeners.
+        number = len(self._events)
+        return f"<Journal {self.path}: {number:,} event{'s' * (number != 1)} read>"
+
     def close(self) -> None:
         """End all subscriptions and `follow` threads; the events stay readable."""
         with self._lock:

@@ -73,6 +73,12 @@ class RunState:
                 state.take(event)
         return state
 
+    def __repr__(self) -> str:
+        number = len(self.deployments)
+        return (
+            f"<RunState: {self.up:,} of {len(self.vms):,} VMs up, {number:,} deployment{'s' * (number != 1)}>"
+        )
+
     # ---- what happened --------------------------------------------------------------------------------
 
     def take(self, event: Event) -> VMState | None:

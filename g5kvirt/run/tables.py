@@ -96,6 +96,13 @@ class Frames:
     def __init__(self, events: Iterable[Event]) -> None:
         self.journal = tuple(events)  #: the events that the tables are made from
 
+    def __repr__(self) -> str:
+        number = len(self.journal)
+        return (
+            f"<Frames of {number:,} event{'s' * (number != 1)}: "
+            "events, spans, phases, hosts, vms, account, measurements>"
+        )
+
     @cached_property
     def state(self) -> RunState:
         """The state after all events; the tables are views of it."""

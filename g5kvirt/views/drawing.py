@@ -178,6 +178,9 @@ class RunDrawer(Drawer):
         """The source of the figures."""
         return FigureSource((self.run,), self.testbed, self.guest)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.source.description}>"
+
 
 # ---- one line per VM -----------------------------------------------------------------------------------
 
