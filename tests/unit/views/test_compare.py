@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from figurecheck import check_layout
 from measuremaker import deploy_events, series_events
 from runmaker import T0, run_events
-from test_figures import check_layout
 
 import g5kvirt
 from g5kvirt.errors import RunError

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+from figurecheck import check_layout
 from matplotlib.font_manager import FontProperties, findfont
 from runmaker import T0, run_events
 
@@ -18,9 +18,9 @@ from g5kvirt.run import vocabulary
 from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.views import palette, tables
-from g5kvirt.views.figures import Figures, Picture
+from g5kvirt.views.figures import Figures
 from g5kvirt.views.maps import lay_out
-from g5kvirt.views.style import ONE_COLUMN, STYLE, TWO_COLUMNS
+from g5kvirt.views.style import STYLE
 
 NAMES = ("timeline", "boot", "distribution", "steps", "map")
 
@@ -133,46 +133,6 @@ def test_interrupted_phase_ends_with_the_journal() -> None:
     deploy = table[table["phase"] == "deploy"].iloc[0]
     assert deploy["status"] == "unfinished"
     assert T0 + deploy["end"] == max(e.t for e in events)
-
-
-def axes_height(figure: Figure) -> float:
-    """Inches of the plot itself."""
-    (axes,) = figure.axes
-    return float(axes.bbox.height / figure.dpi)
-
-
-def check_layout(picture: Picture, columns: int) -> None:
-    """The figure is as wide as it should be, and none of its texts overlaps another or falls off the page."""
-    figure = picture.figure
-    assert figure.get_figwidth() == (ONE_COLUMN if columns == 1 else TWO_COLUMNS)
-    assert figure.get_figheight() <= 5
-    figure.draw_without_rendering()
-    assert axes_height(figure) >= 0.2, "the plot has collapsed"
-    labels_and_foot = 0.75  # inches; more than that is an empty stripe
-    assert figure.axes[0].bbox.y0 / figure.dpi <= labels_and_foot
-    page = figure.bbox
-    (axes,) = figure.axes
-    texts = [*axes.texts, axes.xaxis.label, axes.yaxis.label]
-    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        low, high = sorted(limits)  # matplotlib keeps ticks beyond them, which it does not draw
-        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-    texts += [text for legend in figure.legends for text in legend.get_texts()]
-    texts += figure.texts
-    boxes = [t.get_window_extent() for t in texts if t.get_text() and t.get_visible()]
-    for box in boxes:
-        assert box.x0 >= -1
-        assert box.x1 <= page.x1 + 1
-        assert box.y0 >= -1
-        assert box.y1 <= page.y1 + 1
-    for first, box in enumerate(boxes):
-        for other in boxes[first + 1 :]:
-            apart = (
-                box.x1 <= other.x0 + 1
-                or other.x1 <= box.x0 + 1
-                or box.y1 <= other.y0 + 1
-                or other.y1 <= box.y0 + 1
-            )
-            assert apart, f"two texts overlap: {box} {other}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from figurecheck import check_layout
 from htmlcheck import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,6 @@ from g5kvirt.views.measure_result import MeasureResult
 from g5kvirt.views.measure_tables import WAITING, breakdown_table, largest, sizes_table, vm_timelines_table
 from g5kvirt.views.phase_result import PhaseResult
 from g5kvirt.views.progress import latest_message
-from g5kvirt.views.style import ONE_COLUMN, TWO_COLUMNS
 
 WRONG = "SHA-256 is not that of mini"
 BAD = {"vm-3": ("image", 99, WRONG), "vm-7": ("image", 1, WRONG)}  # one never, one at its second try
@@ -308,33 +308,7 @@ def test_figure_texts_do_not_overlap_or_leave_the_page(
 ) -> None:
     own = figures(measure_events(sizes, 2, bad=bad, window=window))
     more = {"bound": {n: 5.0 + n / 10 for n in sizes}} if name == "scalability" else {}
-    picture: Picture = getattr(own, name)(columns, **more)
-    figure = picture.figure
-    assert figure.get_figwidth() == (ONE_COLUMN if columns == 1 else TWO_COLUMNS)
-    assert figure.get_figheight() <= 5
-    figure.draw_without_rendering()
-    (axes,) = figure.axes
-    texts = [*axes.texts, axes.xaxis.label, axes.yaxis.label, *figure.texts]
-    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        low, high = sorted(limits)
-        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-    texts += [text for one in figure.legends for text in one.get_texts()]
-    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text() and t.get_visible()]
-    page = figure.bbox
-    for text, box in boxes:
-        assert box.x0 >= -1, text
-        assert box.x1 <= page.x1 + 1, text
-        assert box.y0 >= -1, text
-        assert box.y1 <= page.y1 + 1, text
-    for first, (text, box) in enumerate(boxes):
-        for other_text, other in boxes[first + 1 :]:
-            apart = (
-                box.x1 <= other.x0 + 1
-                or other.x1 <= box.x0 + 1
-                or box.y1 <= other.y0 + 1
-                or other.y1 <= box.y0 + 1
-            )
-            assert apart, f"{text!r} and {other_text!r} overlap"
+    check_layout(getattr(own, name)(columns, **more), columns)
 
 
 def drawn(picture: Picture, label: str) -> str:
