@@ -14,7 +14,7 @@ from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED
 from g5kvirt.views import html
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.measure_tables import breakdown_table, sizes_table
-from g5kvirt.views.progress import phase_title
+from g5kvirt.views.progress import phase_title, result_lines
 from g5kvirt.views.tables import iter_rows
 
 __all__ = ["MeasureResult", "measure_facts"]
@@ -132,10 +132,7 @@ class MeasureResult:
     # ---- display ----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        lines = [f"{self._title} (run {self.run})"]
-        facts = self.facts
-        width = max((len(name) for name in facts), default=0)
-        lines += [f"  {name:<{width}}  {value}" for name, value in facts.items()]
+        lines = result_lines(self._title, self.run, self.facts)
         head, rows = _sizes_cells(self.sizes)
         if len(rows) > 1:
             lines += ["", *_aligned([head, *rows])]

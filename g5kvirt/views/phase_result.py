@@ -15,7 +15,7 @@ from g5kvirt.views import html
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.measure_result import measure_facts
 from g5kvirt.views.palette import LABELS
-from g5kvirt.views.progress import phase_title
+from g5kvirt.views.progress import phase_title, result_lines
 from g5kvirt.views.tables import durations_table, iter_rows, quantiles, timeline_table
 
 __all__ = ["PhaseResult"]
@@ -87,11 +87,7 @@ class PhaseResult:
         return phase_title(self.phase, self.status, self.seconds, self.tries)
 
     def __repr__(self) -> str:
-        lines = [f"{self._title} (run {self.run})"]
-        facts = self.facts
-        width = max((len(name) for name in facts), default=0)
-        lines += [f"  {name:<{width}}  {value}" for name, value in facts.items()]
-        return "\n".join(lines)
+        return "\n".join(result_lines(self._title, self.run, self.facts))
 
     __str__ = __repr__
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 
 from g5kvirt.run.deployment_state import DeploymentState
@@ -19,6 +20,7 @@ __all__ = [
     "latest_message",
     "phase_message",
     "phase_title",
+    "result_lines",
     "run_status",
     "time_taken",
 ]
@@ -36,6 +38,12 @@ def phase_title(phase: str, status: str, seconds: float, tries: int) -> str:
     """The heading of a result: ``launch: ok in 12.3 s``, ``measure: ok in 1 min 20 s in 3 calls``."""
     taken = _duration_of_calls(seconds, tries)
     return f"{phase}: {status}" + (f" in {taken}" if taken else _calls(tries))
+
+
+def result_lines(title: str, run: str, facts: Mapping[str, str]) -> list[str]:
+    """A result as text: its heading, and a line per fact, their values aligned."""
+    width = max((len(name) for name in facts), default=0)
+    return [f"{title} (run {run})", *(f"  {name:<{width}}  {value}" for name, value in facts.items())]
 
 
 def _duration_of_calls(seconds: float, tries: int) -> str:

@@ -60,13 +60,20 @@ MEASURE = [
 MEASURE_FAILURES = [FAILURES, ["1", "image", "sha256"]]
 
 
+def launched(events: Sequence[Event] = LAUNCH) -> PhaseResult:
+    return PhaseResult("launch", Frames(events), run="first", testbed="local", guest="tcg")
+
+
 def launch_card(events: Sequence[Event] = LAUNCH) -> str:
-    return PhaseResult("launch", Frames(events), run="first", testbed="local", guest="tcg")._repr_html_()
+    return launched(events)._repr_html_()
+
+
+def measured(events: Sequence[Event] = MEASURE, deployments: Sequence[str] | None = None) -> MeasureResult:
+    return MeasureResult(events, run="first", testbed="local", guest="tcg", deployments=deployments)
 
 
 def measure_card(events: Sequence[Event] = MEASURE, deployments: Sequence[str] | None = None) -> str:
-    whole = MeasureResult(events, run="first", testbed="local", guest="tcg", deployments=deployments)
-    return whole._repr_html_()
+    return measured(events, deployments)._repr_html_()
 
 
 def experiment_card(*events: Event) -> Page:
@@ -219,6 +226,24 @@ def test_measure_card_before_any_deployment_has_no_bar() -> None:
     card = Page(measure_card([]))
     assert card.text == f"measure: waiting {SUBTITLE}"
     assert (card.tables, card.bar) == ([], [])
+
+
+def test_results_as_text_have_one_aligned_line_per_fact() -> None:
+    assert str(launched()).splitlines() == [
+        "launch: ok in 80.0 s (run first)",
+        "  up          3 of 7 VMs",
+        "  failed      3",
+        "  unfinished  1",
+        "  boot        median 10.0 s, p95 19.0 s, max 20.0 s",
+        "  restarted   1 VM",
+    ]
+    assert str(measured(deployments=["d2"])).splitlines()[:4] == [
+        "measure: ok in 3 min 22 s in 2 calls (run first)",
+        "  deployments       1 of mini on 3 VMs, in 16.0 s",
+        "  deployed          2 of 3 VMs",
+        "  failed            1 at image: sha256",
+    ]
+    assert str(launched([])) == "launch: waiting (run first)"
 
 
 # ---- the experiment ----------------------------------------------------------------------------------
