@@ -88,9 +88,15 @@ def document(*requests: Request, home: str = HOME) -> bytes:
     return json.dumps({"home": home, "requests": list(requests)}).encode() + b"\n"
 
 
-def facts(programs: Iterable[str] = (), kvm_limit: float = 3.0) -> Request:
-    """Cores, memory, KVM (tried for at most ``kvm_limit`` seconds), missing ``programs``."""
-    return {"op": "facts", "programs": list(programs), "kvm_limit": kvm_limit}
+def facts(
+    programs: Iterable[str] = (), kvm_limit: float = 3.0, kvm_known: Mapping[str, str] | None = None
+) -> Request:
+    """Cores, memory, KVM (tried for at most ``kvm_limit`` seconds), missing ``programs``.
+
+    ``kvm_known``: boot id → why KVM does not work on that kernel, empty if it does: not tried again.
+    """
+    request: Request = {"op": "facts", "programs": list(programs), "kvm_limit": kvm_limit}
+    return {**request, "kvm_known": dict(kvm_known or {})}
 
 
 def packages(

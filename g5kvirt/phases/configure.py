@@ -103,25 +103,33 @@ def serve(context: Context, cluster: ClusterState, plan: services.Netboot, *, ph
 def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
     """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
 
-    Missing programs are installed in a second one. Returns each machine's own address.
+    One host goes first: the others that share its kernel, as the containers of a local testbed do, need not
+    try KVM again. Missing programs are installed in a second trip. Returns each machine's own address.
     """
     plan = boot_plan(context, cluster, (), {})
     serving = {m.host.name: m for m in cluster.layout.machines}
     sysctls = {**neighbour_tables(context.spec.vms + len(cluster.machines)), **BACKLOG}
-    documents = {}
-    for host in cluster.machines:
+
+    def document(host: Host, kvm_known: Mapping[str, str]) -> bytes:
         machine = serving.get(host.name)
         own = f"{cluster.addresses.get(host.name)}/{cluster.layout.network.prefixlen}"
-        documents[host] = protocol.document(
-            protocol.facts(packages.needed(machine.roles if machine else ())),
+        return protocol.document(
+            protocol.facts(packages.needed(machine.roles if machine else ()), kvm_known=kvm_known),
             protocol.prepare(
                 addresses=services.extra_addresses(plan, machine) if machine else [own],
                 sysctls=sysctls,
                 ramdisk=0 if machine else _ramdisk(context, host),
             ),
         )
+
     limit = context.spec.timeouts.command
-    replies = calls.call_agents(context.fanout, documents, timeout=limit)
+    first, *others = [*cluster.hosts, *cluster.services]
+    replies = calls.call_agents(context.fanout, {first: document(first, {})}, timeout=limit)
+    known: Mapping[str, str] = next(
+        (a.detail["kvm_known"] for a in replies[0].answers if a.op == "facts" and a.ok), {}
+    )
+    documents = {host: document(host, known) for host in others}
+    replies += calls.call_agents(context.fanout, documents, timeout=limit)
     calls.require(context.journal, "configure", "prepare", replies)
     # A machine that lacked packages reports its facts again: without QEMU it cannot test KVM.
     newer = packages.install(context, {r.host: missing for r in replies if (missing := _missing(r))})

@@ -26,7 +26,8 @@ def facts(request: Record, home: str) -> Results:
     memory = {
         line.split(":")[0]: int(line.split()[1]) << 10 for line in read_text("/proc/meminfo").splitlines()
     }
-    kvm, reason = kvm_works(home, float(request.get("kvm_limit", 3.0)))
+    known = dict(request.get("kvm_known", {}))
+    kvm, reason = kvm_works(home, float(request.get("kvm_limit", 3.0)), known)
     qemu = re.search(r"version (\S+)", run([QEMU, "--version"])[1]) if shutil.which(QEMU) else None
     yield (
         os.uname().nodename,
@@ -46,6 +47,7 @@ def facts(request: Record, home: str) -> Results:
                 "ipv6": os.path.exists("/proc/sys/net/ipv6"),
             },
             "kernel": os.uname().release,
+            "kvm_known": known,
             "python": sys.version.split()[0],
             "began": CALL_START,
             "clock": time.time(),
@@ -53,18 +55,25 @@ def facts(request: Record, home: str) -> Results:
     )
 
 
-def kvm_works(home: str, limit: float) -> tuple[bool, str]:
-    """(True, "") only if a guest with KVM really ran; tried once per boot, then read from ``home``."""
+def kvm_works(home: str, limit: float, tried: dict[str, str]) -> tuple[bool, str]:
+    """(True, "") only if a guest with KVM really ran; tried once per boot, then read from ``home``.
+
+    ``tried``: boot id of a kernel → why a guest did not run on it, empty if it did, as found on another host;
+    containers on one machine share their kernel. What is found here is added.
+    """
     if not os.path.exists("/dev/kvm"):
         return False, "there is no /dev/kvm"
     if not shutil.which(QEMU):
         return False, f"{QEMU} is not installed"  # not kept: it may be, later
     path, boot = f"{home}/kvm.json", read_text("/proc/sys/kernel/random/boot_id", "?").strip()
+    if boot in tried:
+        return not tried[boot], tried[boot]
     known = load_record(path)
     if known.get("boot") != boot:
         works, reason = probe_guest_runs("kvm", home, limit)
         known = {"boot": boot, "kvm": works, "reason": reason}
         write_text(path, json.dumps(known))
+    tried[boot] = known["reason"]
     return known["kvm"], known["reason"]
 
 

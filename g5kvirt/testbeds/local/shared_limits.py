@@ -2,9 +2,9 @@
 
 On a real testbed each machine has its own, and `configure` sizes them there. Here all hosts and guests use
 those of the one machine, which exist in its first network namespace only. At their stock size they fill up:
-with 361 nodes the ARP table (1,024 entries) was full 57,044 times and the backlog queue (1,000 packets) dropped
-6.3 million packets, and logins hung for a minute. So they are raised while a testbed is up, and put back when
-the last one is down.
+with 361 nodes the ARP table (1,024 entries) was full 57,044 times and the backlog queue (1,000 packets)
+dropped 6.3 million packets, and logins hung for a minute. So they are raised while a testbed is up, and put
+back when the last one is down.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class Machines:
         layout = service_layout([self.service], {"nancy": 2}, [PART])
         self.stand: Any = SimpleNamespace(
             machines=tuple(names),
+            hosts=tuple(self.hosts),
+            services=(self.service,),
             layout=layout,
             addresses=host_addresses(self.hosts, layout, [PART]),
             reservation=SimpleNamespace(subnetworks=(PART,), start=1000.0, walltime=7200.0),
@@ -80,6 +82,7 @@ class Machines:
             elif request["op"] == "facts":
                 lacks = [p for p in request["programs"] if p.startswith("qemu") and host.name in self.bare]
                 detail = {**FACTS, "began": 1.0, "clock": 2.0, "missing": lacks}
+                detail["kvm_known"] = {"boot": "it hangs"}
                 found = [("facts", host.uid, detail | {"kvm": not lacks})]
             else:
                 keys = dict.fromkeys(request["sysctls"], "absent")
@@ -95,7 +98,11 @@ def test_every_machine_is_prepared_and_missing_packages_are_installed(
     lab = Machines(monkeypatch)
     addresses = configure._prepare(lab.context, lab.stand)
     assert addresses == {h.name: "10.9.0.7" for h in lab.stand.machines}
-    first, second = lab.requested
+    one, rest, second = lab.requested
+    assert set(one) == {lab.hosts[0].name}
+    assert one[lab.hosts[0].name][0]["kvm_known"] == {}
+    assert {requests[0]["kvm_known"]["boot"] for requests in rest.values()} == {"it hangs"}, "tried once"
+    first = one | rest
     assert set(first) == {h.name for h in lab.stand.machines}
     for host in lab.stand.machines:
         facts, prepare = first[host.name]

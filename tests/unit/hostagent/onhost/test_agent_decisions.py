@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.hostagent.onhost import facts
 from g5kvirt.hostagent.onhost.bridge import assign_commands, without_metrics
 from g5kvirt.hostagent.onhost.facts import describe_end
 from g5kvirt.hostagent.onhost.packages import apt_error
@@ -90,3 +93,28 @@ def test_apt_error_prefers_dpkg_then_the_line_that_gives_a_reason() -> None:
 )
 def test_end_of_a_test_guest_is_told_before_the_words_of_qemu(code: int, out: str, sentence: str) -> None:
     assert describe_end(code, out) == sentence
+
+
+def test_kvm_is_not_tried_again_on_a_kernel_where_another_host_tried_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Containers share the kernel: 361 of them would each start a QEMU, which hangs for 3 s where KVM does."""
+    (tmp_path / "probes").touch()
+    monkeypatch.setattr("os.path.exists", lambda path: True)
+    monkeypatch.setattr("shutil.which", lambda program: program)
+
+    def probe(accel: str, home: str, limit: float) -> tuple[bool, str]:
+        with (tmp_path / "probes").open("a") as file:
+            file.write(accel)
+        return False, "it hangs"
+
+    monkeypatch.setattr(facts, "probe_guest_runs", probe)
+    tried: dict[str, str] = {}
+    for home in ("one", "two"):
+        (tmp_path / home).mkdir()
+        assert facts.kvm_works(str(tmp_path / home), 3.0, tried) == (False, "it hangs")
+    assert (tmp_path / "probes").read_text() == "kvm"
+    (boot,) = tried
+    assert facts.kvm_works(str(tmp_path / "two"), 3.0, {boot: ""}) == (True, "")
+    assert facts.kvm_works(str(tmp_path / "one"), 3.0, {}) == (False, "it hangs"), "its own record"
+    assert (tmp_path / "probes").read_text() == "kvm"
