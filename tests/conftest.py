@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import inlayer
 import pytest
-from localbed import DESCRIPTION, PREFIX, nothing_left
+from localbed import DESCRIPTION, PREFIX, nothing_left, temporary_testbed
 
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.state import State, directory
@@ -37,12 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def bed() -> Iterator[State]:
     """A testbed of two sites with two nodes each, for all tests that do not harm it."""
-    name = f"{PREFIX}-bed"
-    try:
-        yield lifecycle.up(name, DESCRIPTION)
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("bed", DESCRIPTION) as state:
+        yield state
 
 
 @pytest.fixture

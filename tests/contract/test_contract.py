@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
+from localbed import MARKS, below, command_line, on, temporary_testbed, wait
 from scripts import end, start
 
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
-from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.oardb import connector
 from g5kvirt.testbeds.local.state import State
@@ -30,12 +29,8 @@ pytestmark = MARKS
 
 @pytest.fixture(scope="module")
 def grid() -> Iterator[State]:
-    name = f"{PREFIX}-contract"
-    try:
-        yield lifecycle.up(name, make({"nancy": 4, "rennes": 2, "lyon": 4}))
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("contract", make({"nancy": 4, "rennes": 2, "lyon": 4})) as state:
+        yield state
 
 
 #: Machines of which nobody gets a word: they let one in, and the host agent says nothing.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localbed import wait
+from localbed import terminate, wait
 
 from g5kvirt import paths
 from g5kvirt.errors import MachineError
@@ -204,12 +204,7 @@ def jupyter(folder: Path, home: Path, log: Path) -> Iterator[Server]:
             wait(lambda: _responds(server), PATIENCE)
             yield server
         finally:
-            process.terminate()  # its kernels end with it
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(30)
+            terminate(process)  # its kernels end with it
 
 
 def _json(path: Path) -> dict[str, Any]:

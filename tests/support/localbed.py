@@ -7,13 +7,15 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.description import Description, make
 from g5kvirt.testbeds.local.state import State, directory
 
 needs = [
@@ -77,6 +79,27 @@ def nothing_left(name: str) -> bool:
     """Whether testbed ``name`` has no process, directory or mount."""
     gone = not lifecycle._processes(directory(name)) and not directory(name).exists()
     return gone and name not in Path("/proc/self/mountinfo").read_text()
+
+
+@contextmanager
+def temporary_testbed(word: str, description: Description) -> Iterator[State]:
+    """A testbed of these tests, which is down at the end, with nothing left."""
+    name = f"{PREFIX}-{word}"
+    try:
+        yield lifecycle.up(name, description)
+    finally:
+        lifecycle.down(name)
+        assert nothing_left(name)
+
+
+def terminate(process: subprocess.Popen[Any]) -> None:
+    """End a process that cleans up at SIGTERM; it is killed if that takes more than a minute."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(30)
 
 
 class Job:

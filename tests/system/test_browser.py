@@ -20,7 +20,7 @@ from typing import Any
 import papermill
 import pytest
 from browser import PATIENCE, Chromium, Notebook, Server, chromium, jupyter, opened
-from localbed import MARKS, PREFIX, below, command_line, nothing_left, wait
+from localbed import MARKS, below, command_line, temporary_testbed, wait
 
 from g5kvirt.errors import MachineError
 from g5kvirt.run.events import Event
@@ -28,7 +28,6 @@ from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import account
 from g5kvirt.run.vocabulary import PHASES, REBOOTING, WRITING
-from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
@@ -124,12 +123,8 @@ def program() -> Chromium:
 @pytest.fixture
 def grid() -> Iterator[State]:
     """Two sites with one host each, and a service machine."""
-    name = f"{PREFIX}-browser"
-    try:
-        yield lifecycle.up(name, make({"nancy": 2, "rennes": 1}))
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("browser", make({"nancy": 2, "rennes": 1})) as state:
+        yield state
 
 
 @pytest.fixture

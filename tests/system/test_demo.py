@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from localbed import MARKS, below, nothing_left, wait
+from localbed import MARKS, below, nothing_left, terminate, wait
 
 from g5kvirt.cli.demo import NOTEBOOK, TESTBED
 from g5kvirt.run.events import Event
@@ -51,13 +51,7 @@ def demonstration(runs: Path) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()  # it takes the testbed down
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(30)
+        terminate(process)  # it takes the testbed down
         lifecycle.down(own_testbed(process))
 
 

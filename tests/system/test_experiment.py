@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
+from localbed import MARKS, below, command_line, nothing_left, on, temporary_testbed, wait
 from scripts import LAUNCHED, answer, end, start
 
 from g5kvirt.run.events import Event
@@ -32,12 +32,8 @@ STEPS = LAUNCHED % ("vms=2", "cut", "")
 @pytest.fixture(scope="module")
 def grid() -> Iterator[State]:
     """Two sites with a service machine and two hosts each."""
-    name = f"{PREFIX}-grid"
-    try:
-        yield lifecycle.up(name, make({"nancy": 3, "rennes": 3}))
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("grid", make({"nancy": 3, "rennes": 3})) as state:
+        yield state
 
 
 def guests(state: State) -> list[int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,19 +15,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from localbed import MARKS, temporary_testbed
 
-from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytest.importorskip("execo_g5k", reason="execo is not installed")
-needs = [tool for tool in ("ssh", "ssh-keygen", "mksquashfs", "nsenter", "ip") if not shutil.which(tool)]
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.local,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(bool(needs), reason=f"missing on this machine: {', '.join(needs)}"),
-]
+pytestmark = MARKS
 
 DESCRIPTION = make({"nancy": 3, "rennes": 2})
 
@@ -91,11 +84,8 @@ finally:
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[State]:
-    name = f"t{os.getpid()}-execo"
-    try:
-        yield lifecycle.up(name, DESCRIPTION)
-    finally:
-        lifecycle.down(name)
+    with temporary_testbed("execo", DESCRIPTION) as state:
+        yield state
 
 
 def execo(state: State, home: Path, code: str) -> Any:

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, PREFIX, below, command_line, nothing_left, on, wait
+from localbed import MARKS, below, command_line, on, temporary_testbed, wait
 from scripts import LAUNCHED, start
 
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
-from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
@@ -32,12 +31,8 @@ RUN = "import json\nfrom pathlib import Path\n" + LAUNCHED % ("%s", "m", "%s")
 @pytest.fixture(scope="module")
 def slow() -> Iterator[State]:
     """Two sites whose links take seconds for an image, so that something can happen meanwhile."""
-    name = f"{PREFIX}-slow"
-    try:
-        yield lifecycle.up(name, make({"nancy": 2, "rennes": 1}, nic_gbps=0.05))
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("slow", make({"nancy": 2, "rennes": 1}, nic_gbps=0.05)) as state:
+        yield state
 
 
 def journal(runs: Path) -> list[Event]:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, PREFIX, nothing_left
+from localbed import MARKS, temporary_testbed
 
 from g5kvirt.run.directory import list_runs
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
-from g5kvirt.testbeds.local import layers, lifecycle
+from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
@@ -48,12 +48,8 @@ LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 @pytest.fixture(scope="module")
 def small() -> Iterator[State]:
     """Two sites with one host each, and a service machine."""
-    name = f"{PREFIX}-notebooks"
-    try:
-        yield lifecycle.up(name, make({"nancy": 2, "rennes": 1}))
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("notebooks", make({"nancy": 2, "rennes": 1})) as state:
+        yield state
 
 
 @pytest.mark.timeout(LIMIT + 100)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from localbed import MARKS, PREFIX, nothing_left
+from localbed import MARKS, temporary_testbed
 from scripts import answer, start
 
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
-from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
@@ -63,12 +62,8 @@ def logs(exp):
 
 @pytest.fixture(scope="module")
 def grid() -> Iterator[State]:
-    name = f"{PREFIX}-variants"
-    try:
-        yield lifecycle.up(name, make({"nancy": 3, "rennes": 3}, nic_gbps=NIC / 1e9))
-    finally:
-        lifecycle.down(name)
-        assert nothing_left(name)
+    with temporary_testbed("variants", make({"nancy": 3, "rennes": 3}, nic_gbps=NIC / 1e9)) as state:
+        yield state
 
 
 def begin(script: str, state: State, runs: Path, name: str) -> subprocess.Popen[str]:
