@@ -71,6 +71,6 @@ class PhaseState:
                 self.tries[-1].end = max(before, self.tries[-1].start)
             self.tries.append(Try(event.t))
             self.latest = None
-        elif self.tries:
-            self.tries[-1].end, self.tries[-1].status = event.t, event.status
+        elif self.tries and math.isnan(self.tries[-1].end):  # a try ends once: a repeated end changes nothing
+            self.tries[-1].end, self.tries[-1].status = max(event.t, self.tries[-1].start), event.status
             self.latest = event if event.status == "failed" else None

@@ -57,6 +57,18 @@ def test_detail_is_that_of_the_last_success() -> None:
     assert not RunState.of([end("failed")]).done("deploy")
 
 
+def test_a_try_of_a_phase_ends_once() -> None:
+    def phase(status: Any, t: float) -> Event:
+        return Event(
+            "launch", "phase", "run", "r", status, t, 1, {"reason": "cut short"} if status == "failed" else {}
+        )
+
+    launch = RunState.of([phase("start", 10.0), phase("ok", 30.0), phase("failed", 5.0)]).phases["launch"]
+    assert (launch.state, launch.end, launch.seconds()) == ("ok", 30.0, 20.0)
+    early = RunState.of([phase("start", 10.0), phase("ok", 9.0)]).phases["launch"]
+    assert (early.state, early.seconds()) == ("ok", 0.0), "the clock was set back meanwhile"
+
+
 def test_up_and_deployed_vms_are_in_placement_order() -> None:
     events = [*run_events(4, lost=1), *measured((3,), {"vm-2": ("format", 9, "no disk")})]
     state = RunState.of(events)
