@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from g5kvirt.errors import PhaseError, TestbedError
 from g5kvirt.hostagent import bundle, protocol
@@ -17,6 +18,7 @@ __all__ = [
     "AgentReply",
     "agent_is_missing",
     "call_agents",
+    "call_twice",
     "install_agent",
     "replies_of",
     "require",
@@ -119,15 +121,47 @@ def send_files(
     require(journal, phase, step, replies_of(hosts, results))
 
 
-def require(journal: Journal, phase: str, step: str, replies: Sequence[AgentReply]) -> None:
-    """Journal each machine's span of ``step``; raises PhaseError if one failed, after all are journalled."""
+def call_twice(
+    journal: Journal,
+    phase: str,
+    step: str,
+    hosts: Sequence[Host],
+    call: Callable[[Sequence[Host]], list[AgentReply]],
+) -> list[AgentReply]:
+    """Call machines, and once more those that failed: one of hundreds may be slow to let anybody in.
+
+    One journal span of ``step`` for each machine and call. Returns the last reply of each.
+    """
+    replies = {reply.host: reply for reply in call(hosts)}
+    again = [host for host, reply in replies.items() if not reply.ok]
+    _record(journal, phase, step, replies.values(), "retry")
+    if again:
+        second = call(again)
+        _record(journal, phase, step, second, "failed")
+        replies |= {reply.host: reply for reply in second}
+    return list(replies.values())
+
+
+def _record(
+    journal: Journal,
+    phase: str,
+    step: str,
+    replies: Iterable[AgentReply],
+    failure: Literal["failed", "retry"],
+) -> None:
+    """Journal each machine's span of ``step``; ``failure``: the status of one that failed."""
     for reply in replies:
         name = reply.host.name
         journal.append(phase, step, "host", name, "start", t=reply.result.start)
         if reply.ok:
             journal.append(phase, step, "host", name, "ok", t=reply.result.end)
         else:
-            journal.append(phase, step, "host", name, "failed", t=reply.result.end, reason=reply.reason)
+            journal.append(phase, step, "host", name, failure, t=reply.result.end, reason=reply.reason)
+
+
+def require(journal: Journal, phase: str, step: str, replies: Sequence[AgentReply]) -> None:
+    """Journal each machine's span of ``step``; raises PhaseError if one failed, after all are journalled."""
+    _record(journal, phase, step, replies, "failed")
     failed = [reply for reply in replies if not reply.ok]
     if failed:
         raise PhaseError(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from g5kvirt.context import Context
+from g5kvirt.errors import CapacityError, PhaseError
 from g5kvirt.guests.qemu import ISO
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.images import minimal
 from g5kvirt.inventory import MIB, VM, Host, Reservation
 from g5kvirt.netboot import services
 from g5kvirt.phases import packages
+from g5kvirt.phases.deploy import check_room
 from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.planning.cluster import ClusterState, cluster_state
@@ -29,15 +32,22 @@ BACKLOG: Mapping[str, str | int] = {"net.core.somaxconn": 4096}
 
 
 def configure(context: Context) -> Mapping[str, Any]:
-    """Make all machines ready for VMs. Idempotent; raises PhaseError naming the first that is not."""
+    """Make the machines ready for VMs. Idempotent.
+
+    The run goes on without hosts that are not ready after a second try, as long as the VMs fit on the others.
+    Raises PhaseError if not, or if a service machine is not ready; it names the first of them.
+    """
     spec, journal = context.spec, context.journal
     cluster = cluster_state(spec, journal.state)
+    failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
         image = pool.submit(minimal.build, progress=_build_progress(context))
         limit = spec.timeouts.command
-        installed = calls.install_agent(context.fanout, cluster.machines, timeout=limit)
-        calls.require(journal, "configure", "agent", installed)
-        addresses = _prepare(context, cluster)
+        for step, call in (("agent", _install_agent), ("prepare", _prepare)):
+            one = partial(call, context, cluster)
+            replies = calls.call_twice(journal, "configure", step, [*cluster.hosts, *cluster.services], one)
+            cluster = _without_failed(context, cluster, step, replies, failed)
+        addresses = _record_facts(context, [reply for reply in replies if reply.ok])
         built = image.result()
     plan = boot_plan(context, cluster, (), addresses)
     calls.send_files(
@@ -57,6 +67,7 @@ def configure(context: Context) -> Mapping[str, Any]:
         "network": cluster.layout.network,
         "addresses": addresses,
         "minimal_system": built.manifest,
+        "failed": failed,
     }
 
 
@@ -100,11 +111,48 @@ def serve(context: Context, cluster: ClusterState, plan: services.Netboot, *, ph
     calls.require(context.journal, phase, "services", replies)
 
 
-def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
-    """Facts, bridge, addresses, settings and RAM disk of every machine, in one round trip each.
+def _install_agent(
+    context: Context, cluster: ClusterState, machines: Sequence[Host]
+) -> list[calls.AgentReply]:
+    """The host agent on some machines of the cluster."""
+    return calls.install_agent(context.fanout, machines, timeout=context.spec.timeouts.command)
+
+
+def _without_failed(
+    context: Context,
+    cluster: ClusterState,
+    step: str,
+    replies: Sequence[calls.AgentReply],
+    failed: dict[str, str],
+) -> ClusterState:
+    """The cluster without the hosts that failed, which are added to ``failed`` with the reason.
+
+    Raises PhaseError if a service machine is among them, or if the others are not enough for the VMs.
+    """
+    bad = [reply for reply in replies if not reply.ok]
+    if not bad:
+        return cluster
+    failed |= {reply.host.name: reply.reason for reply in bad}
+    others = cluster.without(failed)
+    what = (
+        f"{step} failed on {len(bad)} of {len(replies)} machines, first {bad[0].host.name}: {bad[0].reason}"
+    )
+    advice = "call configure() again, or release() and reserve others"
+    if any(reply.host in cluster.services for reply in bad):
+        raise PhaseError(what, phase="configure", step=step, advice=advice)
+    try:
+        check_room(context.spec, others.hosts)
+    except CapacityError as error:
+        message = f"{what}; {error.message}"
+        raise PhaseError(message, phase="configure", step=step, advice=advice) from error
+    return others
+
+
+def _prepare(context: Context, cluster: ClusterState, machines: Sequence[Host]) -> list[calls.AgentReply]:
+    """Facts, bridge, addresses, settings and RAM disk of some machines, in one round trip each.
 
     One host goes first: the others that share its kernel, as the containers of a local testbed do, need not
-    try KVM again. Missing programs are installed in a second trip. Returns each machine's own address.
+    try KVM again.
     """
     plan = boot_plan(context, cluster, (), {})
     serving = {m.host.name: m for m in cluster.layout.machines}
@@ -123,14 +171,17 @@ def _prepare(context: Context, cluster: ClusterState) -> dict[str, str]:
         )
 
     limit = context.spec.timeouts.command
-    first, *others = [*cluster.hosts, *cluster.services]
+    first, *others = machines
     replies = calls.call_agents(context.fanout, {first: document(first, {})}, timeout=limit)
     known: Mapping[str, str] = next(
         (a.detail["kvm_known"] for a in replies[0].answers if a.op == "facts" and a.ok), {}
     )
     documents = {host: document(host, known) for host in others}
-    replies += calls.call_agents(context.fanout, documents, timeout=limit)
-    calls.require(context.journal, "configure", "prepare", replies)
+    return replies + calls.call_agents(context.fanout, documents, timeout=limit)
+
+
+def _record_facts(context: Context, replies: Sequence[calls.AgentReply]) -> dict[str, str]:
+    """Install missing programs and record the facts of machines; returns each machine's own address."""
     # A machine that lacked packages reports its facts again: without QEMU it cannot test KVM.
     newer = packages.install(context, {r.host: missing for r in replies if (missing := _missing(r))})
     for reply in replies:

@@ -14,7 +14,7 @@ from g5kvirt.planning.checks import counted
 from g5kvirt.planning.services import split_machines
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["check_enough", "deploy"]
+__all__ = ["check_enough", "check_room", "deploy"]
 
 
 def deploy(context: Context) -> Mapping[str, Any]:
@@ -55,7 +55,11 @@ def deploy(context: Context) -> Mapping[str, Any]:
 
 def check_enough(spec: Spec, machines: Sequence[Host]) -> None:
     """Raises CapacityError if the run cannot continue with these machines alone."""
-    _, hosts = split_machines(spec, machines)
+    check_room(spec, split_machines(spec, machines)[1])
+
+
+def check_room(spec: Spec, hosts: Sequence[Host]) -> None:
+    """Raises CapacityError if these hosts are too few, or too small for the VMs."""
     if spec.min_hosts is not None and len(hosts) < spec.min_hosts:
         raise CapacityError(
             f"{counted(len(hosts), 'host')} for VMs came up, but min_hosts is {spec.min_hosts}",

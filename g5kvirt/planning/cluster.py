@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from g5kvirt.inventory import Facts, Host, Reservation
@@ -30,13 +30,21 @@ class ClusterState:
         """All machines, service machines first."""
         return self.services + self.hosts
 
+    def without(self, names: Collection[str]) -> ClusterState:
+        """The same cluster without these hosts; the others keep their addresses."""
+        return replace(self, hosts=tuple(host for host in self.hosts if host.name not in names))
+
 
 def cluster_state(spec: Spec, state: RunState) -> ClusterState:
-    """Hosts, service machines and their layout, of a run whose machines are deployed. Pure."""
+    """Hosts, service machines and their layout, of a run whose machines are deployed. Pure.
+
+    Hosts that `configure` gave up are left out.
+    """
     granted = state.reservation
     assert granted is not None  # guaranteed by the order of the phases
     services, hosts = split_machines(spec, state.deployed_hosts)
     load = {site: sum(h.site == site for h in hosts) for site in spec.sites}
     layout = service_layout(services, load, granted.subnetworks)
     addresses = host_addresses(hosts, layout, granted.subnetworks)
-    return ClusterState(granted, services, hosts, layout, addresses, dict(state.facts))
+    cluster = ClusterState(granted, services, hosts, layout, addresses, dict(state.facts))
+    return cluster.without((state.detail("configure") or {}).get("failed", {}))

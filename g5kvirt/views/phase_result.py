@@ -153,17 +153,22 @@ def _reserve(frames: Frames) -> dict[str, str]:
 
 def _deploy(frames: Frames) -> dict[str, str]:
     detail = frames.state.detail("deploy") or {}
-    hosts, failed = list(detail.get("hosts", [])), dict(detail.get("failed", {}))
+    hosts = list(detail.get("hosts", []))
     facts = {"deployed": f"{len(hosts):,} ({_by_site(hosts)})"} if hosts else {}
-    if failed:
-        facts["failed"] = _first_few([f"{name}: {reason}" for name, reason in sorted(failed.items())])
-    return facts
+    return facts | _failed_machines(detail)
+
+
+def _failed_machines(detail: Mapping[str, Any]) -> dict[str, str]:
+    """The machines without which the run goes on, each with the reason."""
+    failed = sorted(dict(detail.get("failed", {})).items())
+    return {"failed": _first_few([f"{name}: {reason}" for name, reason in failed])} if failed else {}
 
 
 def _configure(frames: Frames) -> dict[str, str]:
     hosts, services = len(frames.state.configured), sorted(frames.state.services)
     facts = {"machines": f"{hosts:,}"} if hosts else {}
-    return facts | ({"services": ", ".join(services)} if services else {})
+    facts |= {"services": ", ".join(services)} if services else {}
+    return facts | _failed_machines(frames.state.detail("configure") or {})
 
 
 def _place(frames: Frames) -> dict[str, str]:

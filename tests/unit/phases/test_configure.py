@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from g5kvirt.errors import PhaseError
 from g5kvirt.hostagent import calls
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import GIB, Host, SubNetwork
 from g5kvirt.phases import configure
+from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.services import host_addresses, service_layout
 from g5kvirt.remote import Result
 from g5kvirt.run.events import Event
@@ -96,7 +99,8 @@ def test_every_machine_is_prepared_and_missing_packages_are_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lab = Machines(monkeypatch)
-    addresses = configure._prepare(lab.context, lab.stand)
+    replies = configure._prepare(lab.context, lab.stand, [*lab.hosts, lab.service])
+    addresses = configure._record_facts(lab.context, replies)
     assert addresses == {h.name: "10.9.0.7" for h in lab.stand.machines}
     one, rest, second = lab.requested
     assert set(one) == {lab.hosts[0].name}
@@ -127,3 +131,72 @@ def test_dhcp_ends_before_the_first_job_does(monkeypatch: pytest.MonkeyPatch) ->
     assert configure.boot_plan(lab.context, lab.stand, (), {}).until == 1000 + 7200 - 60
     lab.stand.reservation.walltime = 120.0
     assert configure.boot_plan(lab.context, lab.stand, (), {}).until == 1000 + 120 - 12
+
+
+class Log:
+    """The status of each event of a step, machine by machine."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, list[str]] = {}
+
+    def append(self, _: str, __: str, ___: str, name: str, status: str, **detail: Any) -> None:
+        self.statuses.setdefault(name, []).append(status)
+
+
+def reply(host: Host, reason: str = "") -> calls.AgentReply:
+    return calls.AgentReply(host, Result(host.address, not reason, 0, b"", b"", 1.0, 2.0), (), reason)
+
+
+def test_machines_that_fail_are_called_once_more() -> None:
+    hosts = [Host(name, "nancy", "h", 4, GIB, address=name) for name in ("good", "slow", "dead")]
+    called: list[list[str]] = []
+
+    def call(machines: Sequence[Host]) -> list[calls.AgentReply]:
+        called.append([host.name for host in machines])
+        bad = {"dead"} if len(called) > 1 else {"dead", "slow"}
+        return [reply(host, "no login within 30 s" * (host.name in bad)) for host in machines]
+
+    log: Any = Log()
+    replies = calls.call_twice(log, "configure", "agent", hosts, call)
+    assert called == [["good", "slow", "dead"], ["slow", "dead"]]
+    assert {r.host.name: r.ok for r in replies} == {"good": True, "slow": True, "dead": False}
+    assert log.statuses == {
+        "good": ["start", "ok"],
+        "slow": ["start", "retry", "start", "ok"],
+        "dead": ["start", "retry", "start", "failed"],
+    }
+
+
+def few_of_many(vms: int) -> tuple[Any, ClusterState]:
+    """A service machine and three hosts with room for four VMs each."""
+    service, *hosts = (Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 16 * GIB) for i in range(4))
+    layout = service_layout([service], {"nancy": 3}, [PART])
+    granted: Any = None
+    cluster = ClusterState(
+        granted, (service,), tuple(hosts), layout, host_addresses(hosts, layout, [PART]), {}
+    )
+    spec = Spec(sites={"nancy": 3}, vms=vms, capacity={"per_core": 1})
+    return SimpleNamespace(spec=spec), cluster
+
+
+def test_the_run_goes_on_without_a_host_that_is_not_ready() -> None:
+    context, cluster = few_of_many(vms=8)
+    lost, failed = cluster.hosts[0], dict[str, str]()
+    replies = [reply(m, "no login within 30 s" * (m == lost)) for m in cluster.machines]
+    others = configure._without_failed(context, cluster, "agent", replies, failed)
+    assert others.hosts == cluster.hosts[1:]
+    assert others.addresses == cluster.addresses, "the others keep theirs"
+    assert failed == {lost.name: "no login within 30 s"}
+
+
+@pytest.mark.parametrize(
+    ("vms", "which", "words"),
+    [(9, 1, "with room for only 8 of 9 VMs"), (1, 0, "agent failed on 1 of 4 machines, first h-0.nancy")],
+)
+def test_configure_ends_without_a_service_machine_or_without_room(vms: int, which: int, words: str) -> None:
+    context, cluster = few_of_many(vms)
+    replies = [reply(m, "no login" * (i == which)) for i, m in enumerate(cluster.machines)]
+    with pytest.raises(PhaseError, match=words) as caught:
+        configure._without_failed(context, cluster, "agent", replies, {})
+    assert (caught.value.phase, caught.value.step) == ("configure", "agent")
+    assert "call configure() again" in caught.value.advice

@@ -98,7 +98,7 @@ def test_end_of_a_test_guest_is_told_before_the_words_of_qemu(code: int, out: st
 def test_kvm_is_not_tried_again_on_a_kernel_where_another_host_tried_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Containers share the kernel: 361 of them would each start a QEMU, which hangs for 3 s where KVM does."""
+    """Containers share the kernel: 361 of them would each start a QEMU, which hangs where KVM does."""
     (tmp_path / "probes").touch()
     monkeypatch.setattr("os.path.exists", lambda path: True)
     monkeypatch.setattr("shutil.which", lambda program: program)
