@@ -1,12 +1,14 @@
-"""What a kind of guest has to offer: how a host starts one, and what it is called."""
+"""What a kind of guest has to offer: what it boots, how a host starts it, and what it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from g5kvirt.hostagent.protocol import Request
-from g5kvirt.inventory import Facts
+from g5kvirt.images.cache import ProgressCallback
+from g5kvirt.images.minimal import MinimalSystem
+from g5kvirt.inventory import VM, Facts
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["Guest"]
@@ -18,8 +20,23 @@ class Guest(Protocol):
     #: Label of `label` → the kind of guest in words, for captions and cards.
     words: Mapping[str, str]
 
+    #: Programs that a host needs for it.
+    programs: tuple[str, ...]
+
+    #: How the root device of a deployed guest begins.
+    root: str
+
+    #: Whether it has a firmware, a kernel and power of its own: a guest without is rebooted by its host only.
+    has_kernel: bool
+
     def label(self, hosts: Collection[Facts]) -> str:
         """What the journal calls the guests on these hosts: ``kvm``, ``tcg``, …"""
+
+    def start_order(self, vms: Sequence[VM]) -> list[VM]:
+        """The VMs in the order in which they are powered on."""
+
+    def minimal_system(self, progress: ProgressCallback) -> MinimalSystem:
+        """The files that it boots, from the cache or built into it. Raises MachineError."""
 
     def start_request(self, spec: Spec, host: Facts, vms: Iterable[tuple[str, str]]) -> Request:
         """The host agent's request that starts VMs, given by name and MAC address, on one host."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from g5kvirt.hostagent import protocol
-from g5kvirt.inventory import MIB, Facts
+from g5kvirt.images import minimal
+from g5kvirt.images.cache import ProgressCallback
+from g5kvirt.inventory import MIB, VM, Facts
+from g5kvirt.planning.windows import interleave
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["ISO", "Qemu"]
@@ -22,10 +25,21 @@ class Qemu:
         "kvm": "virtual machines (QEMU, KVM)",
         "tcg": "virtual machines (QEMU, emulated)",
     }
+    programs: tuple[str, ...] = ("ip", "qemu-system-x86_64")
+    root = "/dev/vd"
+    has_kernel = True
 
     def label(self, hosts: Collection[Facts]) -> str:
         """``kvm`` if all hosts have it, else ``tcg``."""
         return "kvm" if all(facts.kvm for facts in hosts) else "tcg"
+
+    def start_order(self, vms: Sequence[VM]) -> list[VM]:
+        """Site by site and host by host in turn: a boot takes the cores of its host."""
+        return interleave(vms)
+
+    def minimal_system(self, progress: ProgressCallback) -> minimal.MinimalSystem:
+        """Debian's kernel and an initramfs with the agent."""
+        return minimal.build(progress=progress)
 
     def start_request(self, spec: Spec, host: Facts, vms: Iterable[tuple[str, str]]) -> protocol.Request:
         """Memory, disk and cores are those of ``Spec.vm``."""

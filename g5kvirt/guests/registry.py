@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from g5kvirt.guests.base import Guest
+from g5kvirt.guests.light import Light
 from g5kvirt.guests.qemu import Qemu
 
 __all__ = ["GUESTS"]
 
-GUESTS: Mapping[str, Guest] = {"vm": Qemu()}
+GUESTS: Mapping[str, Guest] = {"vm": Qemu(), "light": Light()}

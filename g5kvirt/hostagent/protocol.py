@@ -38,6 +38,7 @@ __all__ = [
     "service_log",
     "services",
     "start",
+    "start_light",
     "status",
     "stop",
     "stop_service",
@@ -152,6 +153,11 @@ def start(
         defaults["iso"] = iso
     defaults |= {"accel": "kvm"} if kvm else {"accel": "tcg", "tb_size": tb_size, "nice": nice}
     return {"op": "start", "bridge": bridge, "defaults": defaults, "vms": list(vms)}
+
+
+def start_light(vms: Iterable[Request], *, bridge: str = "br0") -> Request:
+    """Power light guests on."""
+    return {"op": "start", "bridge": bridge, "defaults": {"kind": "light"}, "vms": list(vms)}
 
 
 def _named(op: str, names: Iterable[str] | None, **rest: Any) -> Request:

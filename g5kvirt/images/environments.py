@@ -1,7 +1,7 @@
 """Environments by name: which there are, and how one comes to be an image file that can be deployed.
 
-``mini`` and ``debian12-min`` are built here, others are described in YAML files (`descriptions`). These are
-looked for in `user_directory` and in the folders that the caller gives.
+``mini``, ``light`` and ``debian12-min`` are built here, others are described in YAML files (`descriptions`).
+These are looked for in `user_directory` and in the folders that the caller gives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from g5kvirt import paths
 from g5kvirt.errors import SpecError
 from g5kvirt.images import cache as build_cache
-from g5kvirt.images import debian, mini
+from g5kvirt.images import debian, light, mini
 from g5kvirt.images.archives import check_archive, file_size, sha256_of, unpacked_size
 from g5kvirt.images.cache import ProgressCallback, no_progress
 from g5kvirt.images.descriptions import Environment, load
@@ -37,7 +37,7 @@ __all__ = [
     "user_directory",
 ]
 
-_BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "debian12-min": debian}
+_BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "light": light, "debian12-min": debian}
 _KIND = "environments"  #: of what is built, in the cache
 
 

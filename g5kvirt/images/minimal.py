@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "build_obstacle",
     "gather",
+    "gather_files",
     "initramfs",
     "unsigned",
 ]
@@ -155,17 +156,24 @@ def gather(wanted: Mapping[str, tuple[str, ...]], work: Path) -> GuestFiles:
     packages stays. Raises MachineError if one cannot be fetched."""
     kernel = packages.kernel()
     release = kernel.removeprefix("linux-image-")
-    modules = [f"lib/modules/{release}/kernel/{module}.ko" for module in MODULES]
-    fetched = packages.fetch((kernel, *wanted), work)
-    own = packages.members(fetched[kernel], [f"boot/vmlinuz-{release}", *modules])
+    image, modules = f"boot/vmlinuz-{release}", [f"lib/modules/{release}/kernel/{m}.ko" for m in MODULES]
+    files, versions = gather_files({kernel: (image, *modules), **wanted}, work)
+    drivers = {module.rpartition("/")[2]: unsigned(files.pop(module)) for module in modules}
+    return GuestFiles(release, files.pop(image), drivers, files, versions)
+
+
+def gather_files(
+    wanted: Mapping[str, tuple[str, ...]], work: Path
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files of packages (package → paths), and the packages' versions; as `gather`."""
+    fetched = packages.fetch(tuple(wanted), work)
     files: dict[str, bytes] = {}
     for name, paths in wanted.items():
         files |= packages.members(fetched[name], paths)
     versions = {name: packages.version(package) for name, package in fetched.items()}
     for package in fetched.values():
         package.unlink()
-    drivers = {module.rpartition("/")[2]: unsigned(own[module]) for module in modules}
-    return GuestFiles(release, own[f"boot/vmlinuz-{release}"], drivers, files, versions)
+    return files, versions
 
 
 def _build_into(work: Path, recipes: Mapping[str, str], progress: ProgressCallback) -> dict[str, Any]:

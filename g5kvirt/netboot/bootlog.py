@@ -54,9 +54,10 @@ class Milestone:
         return TaskId.parse(text) if text else None
 
     @property
-    def status(self) -> Literal["ok", "failed"]:
-        """Whether the step succeeded; "ok" unless it was reported as failed."""
-        return "failed" if self.detail.get("status") == "failed" else "ok"
+    def status(self) -> Literal["ok", "failed", "skipped"]:
+        """Whether the step succeeded; "ok" unless it was reported otherwise."""
+        status = self.detail.get("status")
+        return "failed" if status == "failed" else "skipped" if status == "skipped" else "ok"
 
     @property
     def reason(self) -> str:

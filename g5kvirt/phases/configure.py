@@ -12,8 +12,8 @@ from typing import Any
 from g5kvirt.context import Context
 from g5kvirt.errors import CapacityError, PhaseError
 from g5kvirt.guests.qemu import ISO
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.images import minimal
 from g5kvirt.inventory import MIB, VM, Host, Reservation
 from g5kvirt.netboot import services
 from g5kvirt.phases import packages
@@ -41,7 +41,7 @@ def configure(context: Context) -> Mapping[str, Any]:
     cluster = cluster_state(spec, journal.state)
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=1) as pool:  # the image is built while the machines are prepared
-        image = pool.submit(minimal.build, progress=_build_progress(context))
+        image = pool.submit(GUESTS[spec.guest].minimal_system, _build_progress(context))
         limit = spec.timeouts.command
         for step, call in (("agent", _install_agent), ("prepare", _prepare)):
             one = partial(call, context, cluster)
@@ -58,7 +58,7 @@ def configure(context: Context) -> Mapping[str, Any]:
         step="minimal-system",
         timeout=limit,
     )
-    if spec.boot == "iso":
+    if spec.boot == "iso" and GUESTS[spec.guest].has_kernel:
         files = [File(built.iso, ISO)]
         calls.send_files(context.fanout, journal, cluster.hosts, files, step="ipxe", timeout=limit)
     serve(context, cluster, plan, phase="configure")
@@ -162,7 +162,9 @@ def _prepare(context: Context, cluster: ClusterState, machines: Sequence[Host]) 
         machine = serving.get(host.name)
         own = f"{cluster.addresses.get(host.name)}/{cluster.layout.network.prefixlen}"
         return protocol.document(
-            protocol.facts(packages.needed(machine.roles if machine else ()), kvm_known=kvm_known),
+            protocol.facts(
+                packages.needed(context.spec.guest, machine.roles if machine else ()), kvm_known=kvm_known
+            ),
             protocol.prepare(
                 addresses=services.extra_addresses(plan, machine) if machine else [own],
                 sysctls=sysctls,

@@ -18,23 +18,20 @@ from typing import Any
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, Stopped
 from g5kvirt.guests import consoles
+from g5kvirt.guests.boot_time import boot_limit
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import VM, Host
-from g5kvirt.netboot.boot_time import boot_limit
 from g5kvirt.netboot.boot_tracker import BootTracker, TrackedBoot
 from g5kvirt.netboot.bootlog import BootLog, Milestone
 from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.phases.configure import boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
-from g5kvirt.planning.windows import boot_window, interleave
+from g5kvirt.planning.windows import boot_window
 from g5kvirt.run import event_types
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["launch"]
-
-#: The kind of guest that is started, of `GUESTS`.
-KIND = "vm"
 
 #: Seconds between two looks at the clock while nothing is reported.
 TICK = 0.25
@@ -56,7 +53,7 @@ def launch(context: Context) -> Mapping[str, Any]:
     assert configured is not None  # the order of the phases sees to it
     plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
     facts = [cluster.facts[h.name] for h in cluster.hosts]
-    guest = context.testbed.guest or GUESTS[KIND].label(facts)
+    guest = context.testbed.guest or GUESTS[context.spec.guest].label(facts)
     journal.extend([event_types.guest_kind(context.run.name, guest)])
     tracker = _tracker(context, cluster, vms)
     try:
@@ -78,9 +75,10 @@ def launch(context: Context) -> Mapping[str, Any]:
 def _tracker(context: Context, cluster: ClusterState, vms: Sequence[VM]) -> BootTracker:
     """All VMs, those that an earlier call brought up among them."""
     facts = [cluster.facts[h.name] for h in cluster.hosts]
+    guest = GUESTS[context.spec.guest]
     tracker = BootTracker(
-        interleave(vms),
-        boot_window(context.spec.windows, facts, real_cores=context.testbed.real_cores),
+        guest.start_order(vms),
+        boot_window(context.spec.windows, facts, guest.label, real_cores=context.testbed.real_cores),
         boot_limit(context, cluster),
         context.spec.timeouts.boot_attempts,
     )
@@ -126,15 +124,18 @@ class _Launch:
     def run(self, register: Callable[[], None]) -> None:
         """Run until every VM is up or failed; streams and threads have ended afterwards in any case.
 
-        ``register`` makes the VMs known to the services. The first power-on goes before it: a VM's firmware
+        ``register`` makes the VMs known to the services. The first power-on goes before it, where a firmware
         takes longer until it requests an address, and repeats that.
         """
         with ExitStack() as stack:
             # Few at a time: a batch is one connection per host, and batches wait for each other's sshd.
             pool = ThreadPoolExecutor(max_workers=4)
             stack.callback(pool.shutdown, cancel_futures=True)
-            wait(self._advance(pool), timeout=HEAD_START)
+            if GUESTS[self.context.spec.guest].has_kernel:
+                wait(self._advance(pool), timeout=HEAD_START)
             registered = pool.submit(register)
+            if not GUESTS[self.context.spec.guest].has_kernel:
+                registered.result()
             log_tails = [
                 stack.enter_context(
                     LogTail(self.context.access, machine, self._reader(machine.host), phase="launch")
@@ -202,7 +203,8 @@ class _Launch:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
         again = [request.name for request in requests if request.attempt > 1]
         vms = [(request.name, request.mac) for request in requests]
-        start = GUESTS[KIND].start_request(self.context.spec, self.cluster.facts[host.name], vms)
+        spec, facts = self.context.spec, self.cluster.facts[host.name]
+        start = GUESTS[spec.guest].start_request(spec, facts, vms)
         return protocol.document(*([protocol.stop(again)] if again else []), start)
 
     def _powered_on(

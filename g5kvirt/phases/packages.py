@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import Host
 
-__all__ = ["HOST_PROGRAMS", "PACKAGES", "SERVICE_PROGRAMS", "install", "needed"]
+__all__ = ["PACKAGES", "SERVICE_PROGRAMS", "install", "needed"]
 
 #: Program → the Debian package that brings it, in Debian 11 and newer. QEMU's brings its firmware and network
 #: boot ROMs with it; nothing else of it is recommended or wanted.
@@ -18,16 +19,18 @@ PACKAGES: Mapping[str, str] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "dnsmasq": "dnsmasq-base",
     "nginx": "nginx",
+    "tar": "tar",
 }
 
-#: What a host runs, and what a service machine runs in each of its roles.
-HOST_PROGRAMS = ("ip", "qemu-system-x86_64")
+#: What a service machine runs in each of its roles.
 SERVICE_PROGRAMS: Mapping[str, tuple[str, ...]] = {"dhcp": ("ip", "dnsmasq"), "http": ("ip", "nginx")}
 
 
-def needed(roles: Sequence[str] = ()) -> list[str]:
-    """The programs of a service machine with these roles; without any, those of a host."""
-    programs = [name for role in roles for name in SERVICE_PROGRAMS[role]] if roles else HOST_PROGRAMS
+def needed(guest: str, roles: Sequence[str] = ()) -> list[str]:
+    """The programs of a service machine with these roles; without any, those of a host of such guests."""
+    programs = (
+        [name for role in roles for name in SERVICE_PROGRAMS[role]] if roles else GUESTS[guest].programs
+    )
     return list(dict.fromkeys(programs))
 
 

@@ -7,7 +7,7 @@ start now.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,11 +20,13 @@ from g5kvirt.spec.spec import Windows
 
 __all__ = [
     "Decision",
+    "Label",
     "RateWindow",
     "SlotWindow",
     "Window",
     "boot_timeout",
     "boot_window",
+    "by_host",
     "check_window",
     "check_window_size",
     "default_window_size",
@@ -35,13 +37,14 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-#: VMs in flight per core: 8 emulated guests saturate 2 cores, and with 64 at once the first waits for the
-#: last (measured); with KVM a boot mostly waits.
-VMS_PER_CORE = {"tcg": 4, "kvm": 16}
+#: VMs in flight per core, by the label of the guests (`g5kvirt.guests.base.Guest.label`): 8 emulated guests
+#: saturate 2 cores, and with 64 at once the first waits for the last (measured); with KVM a boot mostly
+#: waits.
+VMS_PER_CORE = {"tcg": 4, "kvm": 16, "light": 200}
 
 #: CPU seconds from power-on to the minimal system (measured under emulation: 2.3 with a small kernel, 6.8
-#: with that of Debian).
-CPU_SECONDS = {"tcg": 7.0, "kvm": 1.5}
+#: with that of Debian; a light guest: 0.03).
+CPU_SECONDS = {"tcg": 7.0, "kvm": 1.5, "light": 0.03}
 
 #: Parallel checks of deployed VMs: the minimum, and the maximum through a jump host.
 MIN_CHECKS = 8
@@ -74,11 +77,28 @@ def interleaved_order(host_of: Ints, site_of: Ints) -> Ints:
 
 def interleave(vms: Sequence[VM]) -> list[VM]:
     """The VMs in start order."""
+    host_of, site_of = _places(vms)
+    return [vms[i] for i in interleaved_order(host_of, site_of).tolist()]
+
+
+def by_host(vms: Sequence[VM]) -> list[VM]:
+    """The VMs in an order that alternates sites, all VMs of a host in a row: one request for each host."""
+    host_of, site_of = _places(vms)
+    if not vms:
+        return []
+    _, first, host = np.unique(host_of, return_index=True, return_inverse=True)
+    rank_of_host = rank_within(site_of[first], np.argsort(first, kind="stable"))
+    order = np.lexsort((np.arange(len(vms)), site_of, rank_of_host[host]))
+    return [vms[i] for i in order.tolist()]
+
+
+def _places(vms: Sequence[VM]) -> tuple[Ints, Ints]:
+    """The number of each VM's host and of its site."""
     hosts: dict[str, int] = {}
     sites: dict[str, int] = {}
     host_of = np.fromiter((hosts.setdefault(v.host, len(hosts)) for v in vms), np.int64, len(vms))
     site_of = np.fromiter((sites.setdefault(v.site, len(sites)) for v in vms), np.int64, len(vms))
-    return [vms[i] for i in interleaved_order(host_of, site_of).tolist()]
+    return host_of, site_of
 
 
 @dataclass(frozen=True)
@@ -130,12 +150,18 @@ class RateWindow:
         return Decision(start, now + self.sleep if waiting > start else None)
 
 
-def default_window_size(facts: Iterable[Facts]) -> int:
+#: What guests on these hosts are called: ``kvm``, ``tcg``, … (`g5kvirt.guests.base.Guest.label`).
+Label = Callable[[Collection[Facts]], str]
+
+
+def default_window_size(facts: Iterable[Facts], label: Label) -> int:
     """The number of VMs in flight that suits these hosts: some per core, fewer for emulated guests."""
-    return max(1, sum(f.cores * VMS_PER_CORE["kvm" if f.kvm else "tcg"] for f in facts))
+    return max(1, sum(f.cores * VMS_PER_CORE[label([f])] for f in facts))
 
 
-def boot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int | None = None) -> Window:
+def boot_window(
+    windows: Windows, facts: Iterable[Facts], label: Label, *, real_cores: int | None = None
+) -> Window:
     """The boot window of the specification, or the default one.
 
     ``real_cores``: number of real cores of all hosts, if they share one machine and their facts count the
@@ -144,18 +170,19 @@ def boot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int | N
     size = windows.boot
     if size is None:
         hosts = list(facts)
-        size = default_window_size(hosts)
+        size = default_window_size(hosts, label)
         if real_cores is not None:
-            kvm = bool(hosts) and all(f.kvm for f in hosts)
-            size = min(size, default_window_size([Facts(cores=real_cores, memory=0, kvm=kvm)]))
+            size = min(size, max(1, real_cores * VMS_PER_CORE[label(hosts)]))
     return SlotWindow(size) if windows.sleep is None else RateWindow(size, windows.sleep)
 
 
-def reboot_window(windows: Windows, facts: Iterable[Facts], *, real_cores: int | None = None) -> Window:
+def reboot_window(
+    windows: Windows, facts: Iterable[Facts], label: Label, *, real_cores: int | None = None
+) -> Window:
     """The window for reboots in a deployment: the boot window, unless the specification has another."""
     if windows.reboot is not None or windows.reboot_sleep is not None:
         windows = replace(windows, boot=windows.reboot or windows.boot, sleep=windows.reboot_sleep)
-    return boot_window(windows, facts, real_cores=real_cores)
+    return boot_window(windows, facts, label, real_cores=real_cores)
 
 
 def check_window_size(windows: Windows, cores: int, *, relayed: bool = False) -> int:
@@ -173,13 +200,13 @@ def check_window(windows: Windows, at_once: int) -> Window:
     return SlotWindow(at_once) if windows.check_sleep is None else RateWindow(at_once, windows.check_sleep)
 
 
-def boot_timeout(in_flight: int, cores: int, *, kvm: bool, attempt: int = 1) -> float:
-    """Seconds to wait from power-on to the minimal system before a VM counts as failed.
+def boot_timeout(in_flight: int, cores: int, *, guest: str, attempt: int = 1) -> float:
+    """Seconds to wait from power-on to the minimal system before a VM counts as failed. ``guest``: its label.
 
     If ``in_flight`` VMs share ``cores`` real cores, each boot takes about in_flight × CPU seconds / cores;
     the time-out is `SLOWDOWN` times that plus `BASE_SECONDS`, and grows linearly with the attempt.
     """
     if in_flight < 0 or cores < 1 or attempt < 1:
         raise ValueError(f"invalid load: {in_flight} VMs on {cores} cores, attempt {attempt}")
-    share = max(1.0, in_flight / cores) * CPU_SECONDS["kvm" if kvm else "tcg"]
+    share = max(1.0, in_flight / cores) * CPU_SECONDS[guest]
     return float(math.ceil((BASE_SECONDS + SLOWDOWN * share) * attempt))

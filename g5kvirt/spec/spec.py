@@ -203,6 +203,7 @@ class Spec:
     #: hosts as possible) or ``"round-robin-sites"`` (dealt to the sites in turn)
     placement: str
     netboot: Literal["http", "tftp"]  #: how VMs fetch what they boot
+    guest: Literal["vm", "light"]  #: a QEMU each, or network namespaces without a kernel of their own
     boot: Literal["rom", "iso"]  #: where VMs have iPXE: in the network card, or on a CD-ROM
     provisioner: Literal["g5kvirt", "kadeploy3"]  #: what deploys the VMs: our own workflow, or a Kadeploy3
     kadeploy3: Kadeploy3  #: more about that Kadeploy3, see `Kadeploy3`
@@ -228,6 +229,7 @@ class Spec:
         vm: VMSpec | Mapping[str, Any] | None = None,
         capacity: CapacityRule | Mapping[str, Any] | None = None,
         placement: str = "balanced",
+        guest: str = "vm",
         netboot: str = "http",
         boot: str = "rom",
         provisioner: str = "g5kvirt",
@@ -255,6 +257,7 @@ class Spec:
             vm=part(VMSpec, "vm", vm),
             capacity=part(CapacityRule, "capacity", capacity),
             placement=word("placement", placement),
+            guest=choice("guest", guest, ("vm", "light")),
             netboot=choice("netboot", netboot, ("http", "tftp")),
             boot=choice("boot", boot, ("rom", "iso")),
             provisioner=choice("provisioner", provisioner, ("g5kvirt", "kadeploy3")),
@@ -263,6 +266,15 @@ class Spec:
             timeouts=part(Timeouts, "timeouts", timeouts),
             job_name=word("job_name", job_name),
         )
+        self._check_kadeploy3()
+
+    def _check_kadeploy3(self) -> None:
+        """Raises SpecError for what a Kadeploy3 cannot do."""
+        if (self.provisioner, self.guest) == ("kadeploy3", "light"):
+            raise SpecError(
+                "Kadeploy3 deploys onto disks, which light guests do not have",
+                advice="set guest to 'vm', or provisioner to 'g5kvirt'",
+            )
         if (self.provisioner, self.netboot) == ("kadeploy3", "tftp"):
             raise SpecError(
                 "Kadeploy3 boots VMs over HTTP only",

@@ -25,18 +25,19 @@ from g5kvirt.testbeds.local.state import State
 pytestmark = [*MARKS, pytest.mark.vm]
 
 SITES = ["-p", "sites", "{'nancy': 1, 'rennes': 1}"]
+LIGHT = ["-p", "guest", "light"]
 #: notebook: its parameters (as few VMs as make sense: they are emulated), how many runs it makes, and figures
-#: that it has to leave. All but one deploy down a chain, so the broadcasts are the other two.
+#: that it has to leave.
 STORIES = {
     "scalability": (
-        ["-p", "vms", "2", "-p", "sizes", "[1, 2]", "-p", "repeat", "1"],
+        [*LIGHT, "-p", "environment", "light", "-p", "vms", "8", "-p", "sizes", "[2, 8]"],
         1,
         {"scalability", "breakdown"},
     ),
     "netboot-http-vs-tftp": (["-p", "vms", "1"], 2, {"compare-boot", "compare-steps"}),
-    "windows": (["-p", "vms", "2", "-p", "windows", "[1, 2]"], 2, {"compare-boot", "windows"}),
+    "windows": ([*LIGHT, "-p", "vms", "8", "-p", "windows", "[1, 4]"], 2, {"compare-boot", "windows"}),
     "broadcast": (
-        ["-p", "vms", "2", "-p", "repeat", "1", "-p", "broadcasts", "['tree', 'http']"],
+        [*LIGHT, "-p", "environment", "light", "-p", "vms", "8"],
         1,
         {"compare-deployment", "compare-macro-steps"},
     ),

@@ -4,6 +4,7 @@
 
     python3 -I -S DIRECTORY < request.json        python3 -I -S DIRECTORY '{"requests": […]}'
     python3 -I -S DIRECTORY supervise PLACE       python3 -I -S DIRECTORY relay …
+    python3 -I -S DIRECTORY light HOME
 
 The document is ``{"home": DIRECTORY, "requests": [{"op": …, …}, …]}`` (``home`` is optional). Every result is
 one line ``{"op", "subject", "status": "ok"|"failed", "t", "detail"}``; no VM, service or setting that fails
@@ -135,6 +136,10 @@ def main(arguments: list[str]) -> int:
 
         supervise(arguments[1])
         return 0
+    if arguments[:1] == ["light"]:
+        from .light.daemon import main as light
+
+        return light(arguments[1])
     if arguments[:1] == ["relay"]:
         from .relay.command import main as relay
 

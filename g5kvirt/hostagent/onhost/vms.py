@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 
 from .interfaces import create_taps, interface_names
+from .light import operations as light
 from .processes import EXPECTED_ERRORS, attempt, is_alive, run, terminate
 from .qemu import known_vms, qemu_argv, vm_paths
 from .qmp import execute_on
@@ -34,7 +36,8 @@ def start(request: Record, home: str) -> Results:
             vm["tap"] = "v" + vm["mac"].replace(":", "")
             record = load_record(vm_paths(home, subject)["json"])
             if not is_alive(record):
-                qemu_argv(home, vm)  # raises if the request makes no sense
+                if vm.get("kind") != light.KIND:
+                    qemu_argv(home, vm)  # raises if the request makes no sense
                 accepted.append(vm)
             elif record["vm"] != vm:
                 yield subject, ValueError(f"{subject} runs already with other settings: stop it first")
@@ -46,9 +49,14 @@ def start(request: Record, home: str) -> Results:
                 yield subject, {"pid": record["pid"], "power_on": time.time()}
         except EXPECTED_ERRORS as error:
             yield subject, error
-    if accepted:
-        create_taps([vm["tap"] for vm in accepted], request.get("bridge", "br0"))
-        yield from start_qemus(home, accepted, float(request.get("limit", 20.0)), fresh=True)
+    bridge = request.get("bridge", "br0")
+    guests = [vm for vm in accepted if vm.get("kind") == light.KIND]
+    if guests:
+        yield from light.start(home, guests, bridge)
+    machines = [vm for vm in accepted if vm.get("kind") != light.KIND]
+    if machines:
+        create_taps([vm["tap"] for vm in machines], bridge)
+        yield from start_qemus(home, machines, float(request.get("limit", 20.0)), fresh=True)
 
 
 def status(request: Record, home: str) -> Results:
@@ -58,6 +66,8 @@ def status(request: Record, home: str) -> Results:
         record = load_record(vm_paths(home, check_name(name))["json"])
         if not record:
             yield name, {"state": "unknown"}
+        elif light.is_light(record):
+            yield name, light.status(record)
         elif not is_alive(record):
             yield (
                 name,
@@ -89,19 +99,28 @@ def stop(request: Record, home: str) -> Results:
     """End VMs and remove their taps, disks and consoles; without ``names``: all."""
     names = [check_name(n) for n in requested_names(request, home, known_vms)]
     records = {name: load_record(vm_paths(home, name)["json"]) for name in names}
-    trouble = attempt("", terminate, [r for r in records.values() if r], float(request.get("limit", 3.0)))[1]
-    taps = [r["vm"]["tap"] for r in records.values() if r and not is_alive(r)]
+    guests = [name for name, r in records.items() if light.is_light(r) and is_alive(r)]
+    ended = light.stop(home, guests) if guests else {}
+    processes = [r for r in records.values() if r and not light.is_light(r)]
+    trouble = attempt("", terminate, processes, float(request.get("limit", 3.0)))[1]
+    taps = [r["vm"]["tap"] for r in processes if not is_alive(r)]
     here = interface_names()
     lines = [f"link del {tap}" for tap in taps if tap in here]
     if lines:
         run(["ip", "-force", "-batch", "-"], "\n".join(lines) + "\n")
     for name, record in records.items():
-        if record and is_alive(record):
+        if isinstance(ended.get(name), Exception):
+            yield name, ended[name]
+            continue
+        if record in processes and is_alive(record):
             yield name, OSError(f"process {record['pid']} does not end: {trouble}")
             continue
         gone = [path for path in vm_paths(home, name).values() if os.path.exists(path)]
         for path in gone:
-            os.remove(path)
+            if os.path.isdir(path):  # what a light guest has instead of a disk
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.remove(path)
         yield name, {"unchanged": not record and not gone}
 
 
@@ -112,12 +131,18 @@ def power(request: Record, home: str) -> Results:
         raise ValueError(f"{action!r} is not a power action: use reset, off, on or cycle")
     names = [check_name(n) for n in requested_names(request, home, known_vms)]
     records = {name: load_record(vm_paths(home, name)["json"]) for name in names}
+    guests = [name for name, r in records.items() if light.is_light(r) and is_alive(r)]
+    if guests:
+        yield from light.power(home, action, guests)
+        records = {name: record for name, record in records.items() if name not in guests}
     if action in ("off", "cycle"):
         terminate([r for r in records.values() if r], float(request.get("limit", 3.0)))
     for name, record in records.items():
         try:
             if not record:
                 raise ValueError(f"there is no VM {name} on this host")
+            if light.is_light(record):
+                raise ValueError(f"{name} has gone with the process of the light guests: start it")
             if action == "reset":
                 execute_on(vm_paths(home, name)["qmp"], "system_reset")
                 yield name, {"power_on": time.time(), "pid": record["pid"]}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.images.environments import Image
 from g5kvirt.inventory import VM, Host
@@ -229,7 +230,7 @@ class MachineDriver:
             return "it answers ssh, but not as a deployed environment"
         if identity.task.deployment != self._name or identity.sha256 != self._image.sha256:
             return f"it runs another deployment, {identity.task} of {identity.environment}"
-        if not identity.root.startswith("/dev/vd"):
+        if not identity.root.startswith(GUESTS[self._context.spec.guest].root):
             return f"its root is {identity.root}, not the disk"
         return ""
 

@@ -152,8 +152,9 @@ class Deployment:
     ) -> None:
         """``verified``: its host's copy of the image is, as far as that is needed. If not, the copy may be
         to blame, and what looks permanent to a guest may well succeed with another one."""
-        if report.status == "ok":
-            self._transitions.complete(progress, t, now, measured=measured)
+        if report.status != "failed":
+            skipped = report.status == "skipped"
+            self._transitions.complete(progress, t, now, measured=measured and not skipped, skipped=skipped)
         else:
             scope: FailureScope = _scope(report) if verified else "step"
             self._transitions.fail(progress, t, now, _reason(report), scope=scope)
@@ -161,7 +162,7 @@ class Deployment:
     def _end_later_step(
         self, later: Position, progress: VMProgress, report: Report, t: float, now: float
     ) -> None:
-        verified = self._transitions.skip_to(progress, later, t, proven=report.status == "ok")
+        verified = self._transitions.skip_to(progress, later, t, proven=report.status != "failed")
         if later.step.act == "check":
             self._transitions.enter(progress, t, now)
             self._state.request_check(progress)

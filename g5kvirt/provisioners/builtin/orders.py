@@ -77,13 +77,16 @@ Order = RebootOrder | TaskOrder | BroadcastOrder | CheckOrder
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A VM or a host has ended a step. ``t``: seconds since the epoch when it happened, by the same clock
-    as ``now``. ``attempt`` and ``turn`` are those of the order it answers; None where that is unknown.
-    ``permanent``: it failed, and would fail again in every other try and variant."""
+    """A VM or a host has ended a step; ``skipped``: there is no such step for it.
+
+    ``t``: seconds since the epoch when it happened, by the same clock as ``now``. ``attempt`` and ``turn``
+    are those of the order it answers; None where that is unknown. ``permanent``: it failed, and would fail
+    again in every other try and variant.
+    """
 
     subject: str
     step: str
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "skipped"]
     t: float
     reason: str = ""
     attempt: int | None = None

@@ -10,13 +10,14 @@ from pathlib import Path
 from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
+from g5kvirt.guests.boot_time import boot_limit
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.guests.ssh import vm_access
 from g5kvirt.hostagent import calls
 from g5kvirt.images import tools
 from g5kvirt.images.environments import Environment, Image
 from g5kvirt.inventory import VM
 from g5kvirt.netboot import services
-from g5kvirt.netboot.boot_time import boot_limit
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.planning.windows import check_window, reboot_window
@@ -25,7 +26,7 @@ from g5kvirt.provisioners.builtin.driver import MachineDriver
 from g5kvirt.provisioners.builtin.engine import Deployment
 from g5kvirt.provisioners.builtin.loop import drive
 from g5kvirt.provisioners.builtin.transport import IMAGES
-from g5kvirt.provisioners.builtin.workflow import boot_order, default_workflow
+from g5kvirt.provisioners.builtin.workflow import REBOOTS, boot_order, default_workflow
 from g5kvirt.provisioners.events import PHASE, build_progress
 from g5kvirt.provisioners.outcome import Outcome
 from g5kvirt.provisioners.transfer import image_servers
@@ -89,9 +90,11 @@ class _Installer:
 
     def _deployment(self, request: DeploymentRequest) -> Deployment:
         context, spec = self.context, self.context.spec
+        guest = GUESTS[spec.guest]
         workflow = default_workflow(
             broadcast=(self.broadcast,),
-            boot=boot_order(spec.vm.memory),
+            boot=boot_order(spec.vm.memory) if guest.has_kernel else ("reboot", "reset"),
+            reboots=REBOOTS if guest.has_kernel else REBOOTS[1:],
             timeouts=spec.timeouts.macro_steps,
             retries=spec.timeouts.deployment_retries,
             boot_seconds=boot_limit(context, self.cluster)(len(request.vms), 1),
@@ -101,7 +104,7 @@ class _Installer:
             request.name,
             request.vms,
             workflow,
-            reboots=reboot_window(spec.windows, facts, real_cores=context.testbed.real_cores),
+            reboots=reboot_window(spec.windows, facts, guest.label, real_cores=context.testbed.real_cores),
             checks=check_window(spec.windows, context.checks_at_once),
             fresh=request.fresh,
             about=request.about,

@@ -78,12 +78,14 @@ class Transitions:
         else:
             broadcast.waiting[progress] = None
 
-    def complete(self, progress: VMProgress, t: float, now: float, *, measured: bool = True) -> None:
-        """A VM's step is done. ``measured``: its duration is known."""
+    def complete(
+        self, progress: VMProgress, t: float, now: float, *, measured: bool = True, skipped: bool = False
+    ) -> None:
+        """A VM's step is done, or does not exist for it. ``measured``: its duration is known."""
         position = progress.position
         if measured:
             position.meter.record(t - progress.step_start, self._state.load())
-        self._recorder.step(progress, "ok", t)
+        self._recorder.step(progress, "skipped" if skipped else "ok", t)
         if position.step.act != "reboot":  # its slot is held until the VM is up
             self._leave_windows(progress)
         self._advance(progress, t, now)

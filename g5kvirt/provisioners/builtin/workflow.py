@@ -157,6 +157,7 @@ def default_workflow(
     timeouts: Mapping[str, float] | None = None,
     retries: int = 1,
     boot_seconds: float = 300.0,
+    reboots: Sequence[RebootKind] = REBOOTS,
 ) -> Workflow:
     """The workflow of a local disk deployment, as Kadeploy3 does it.
 
@@ -165,6 +166,7 @@ def default_workflow(
     task; ``reset`` is a power reset from outside, through the reboot window, and so cannot come first.
     ``timeouts`` bounds one try of a macro-step, in seconds; ``retries`` is for each variant but kexec and
     reboot, whose retry is the reset. ``boot_seconds`` is waited for a boot before any has been measured.
+    ``reboots``: how a VM is brought into its minimal system, in this order.
     Raises ValueError for a name that is not known.
     """
     bound = timeouts or {}
@@ -175,7 +177,8 @@ def default_workflow(
     limit = bound.get("BroadcastEnv")
     broadcasts = (Variant(name, steps, retries, "SetDeploymentEnv", limit) for name in broadcast)
     boots = _boot_variants(booted, retries, bound.get("BootNewEnv"))
-    untrusted = Variant("untrusted", _preparation(booted), retries, timeout=bound.get("SetDeploymentEnv"))
+    preparation = _preparation(booted, tuple(reboots))
+    untrusted = Variant("untrusted", preparation, retries, timeout=bound.get("SetDeploymentEnv"))
     return Workflow(
         (
             MacroStep("SetDeploymentEnv", (untrusted,)),
@@ -190,10 +193,10 @@ _QUICK = TimeoutRange(120.0, 20.0, 600.0)
 _TRANSFER = TimeoutRange(900.0, 60.0, 3600.0)
 
 
-def _preparation(booted: TimeoutRange) -> tuple[MicroStep, ...]:
+def _preparation(booted: TimeoutRange, reboots: tuple[RebootKind, ...]) -> tuple[MicroStep, ...]:
     """Into the minimal system, and the disk made ready."""
     return (
-        MicroStep("reboot", "reboot", _COMMAND, alternatives=REBOOTS, into="minimal", prepares=True),
+        MicroStep("reboot", "reboot", _COMMAND, alternatives=reboots, into="minimal", prepares=True),
         MicroStep("minimal-system", "report", booted, again_at="reboot", prepares=True),
         MicroStep("partition", "task", _QUICK),
         MicroStep("format", "report", _QUICK),

@@ -18,11 +18,11 @@ from pathlib import Path
 from g5kvirt import paths
 from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
+from g5kvirt.guests.boot_time import boot_limit
 from g5kvirt.images import cache as build_cache
 from g5kvirt.images.environments import Environment, Image
 from g5kvirt.inventory import VM
 from g5kvirt.netboot import services
-from g5kvirt.netboot.boot_time import boot_limit
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provisioners.base import DeploymentRequest

@@ -169,7 +169,9 @@ def test_looking_up_refuses_a_corrupt_image(home: Path) -> None:
 
 def test_an_unknown_environment_names_the_known(home: Path) -> None:
     described(home)
-    with pytest.raises(SpecError, match="no environment 'other': choose from mini, debian12-min, mine"):
+    with pytest.raises(
+        SpecError, match="no environment 'other': choose from mini, light, debian12-min, mine"
+    ):
         environments.obtain("other", [home])
 
 
@@ -305,7 +307,7 @@ def test_list_has_built_in_user_and_broken_environments(home: Path) -> None:
     with_image(folder)
     described(home / "more", name="broken", filesystem="btrfs")
     listed = {k.name: k for k in environments.known([home / "more", home / "absent"])}
-    assert list(listed)[:2] == ["mini", "debian12-min"]
+    assert list(listed)[:3] == ["mini", "light", "debian12-min"]
     assert not listed["mini"].ready
     assert listed["mine"].ready
     assert "btrfs" in listed["broken"].description
@@ -328,7 +330,8 @@ def test_a_built_environment_is_built_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert (first.environment.kernel, first.environment.unpacked) == ("/boot/vmlinuz", len(archive()))
     environments.obtain("mini", refresh=True)
     assert len(builds) == 2
-    assert {k.name: k.ready for k in environments.known()} == {"mini": True, "debian12-min": False}
+    ready = {k.name: k.ready for k in environments.known()}
+    assert ready == {"mini": True, "light": False, "debian12-min": False}
 
 
 def test_a_build_that_fails_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import agent_copy
 import pytest
 
 from g5kvirt.errors import PhaseError
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import GIB, Host
@@ -182,9 +183,11 @@ def test_machine_without_apt_is_reported(lab: Lab) -> None:
 
 # ------------------------------------------------------------------------------------- the phase's side
 def test_each_role_has_its_programs_and_each_program_its_package() -> None:
-    assert packages.needed() == list(packages.HOST_PROGRAMS)
-    assert packages.needed(("dhcp", "http")) == ["ip", "dnsmasq", "nginx"]
-    assert {p for roles in ((), ("dhcp", "http")) for p in packages.needed(roles)} == set(packages.PACKAGES)
+    assert packages.needed("vm") == ["ip", "qemu-system-x86_64"]
+    assert packages.needed("light") == ["ip", "tar"]
+    assert packages.needed("vm", ("dhcp", "http")) == ["ip", "dnsmasq", "nginx"]
+    every = [(guest, roles) for guest in GUESTS for roles in ((), ("dhcp", "http"))]
+    assert {p for guest, roles in every for p in packages.needed(guest, roles)} == set(packages.PACKAGES)
 
 
 HOSTS = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, GIB, address=f"h-{i}-kavlan") for i in range(3)]

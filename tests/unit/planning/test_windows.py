@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv4Address
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.inventory import VM, Facts
 from g5kvirt.planning.names import mac_of
 from g5kvirt.planning.windows import (
@@ -17,6 +18,7 @@ from g5kvirt.planning.windows import (
     SlotWindow,
     boot_timeout,
     boot_window,
+    by_host,
     check_window,
     check_window_size,
     default_window_size,
@@ -24,6 +26,8 @@ from g5kvirt.planning.windows import (
     reboot_window,
 )
 from g5kvirt.spec.spec import Windows
+
+LABEL = GUESTS["vm"].label
 
 
 def vms_on(counts: list[tuple[str, int]]) -> list[VM]:
@@ -101,27 +105,52 @@ def test_rate_window_starts_none_during_the_sleep() -> None:
 
 def test_default_windows() -> None:
     emulated, fast = Facts(cores=2, memory=0, kvm=False), Facts(cores=2, memory=0, kvm=True)
-    assert default_window_size([emulated]) == 8
-    assert default_window_size([fast]) == 32
-    assert default_window_size([emulated, fast]) == 40
-    assert default_window_size([]) == 1
+    assert default_window_size([emulated], LABEL) == 8
+    assert default_window_size([fast], LABEL) == 32
+    assert default_window_size([emulated, fast], LABEL) == 40
+    assert default_window_size([], LABEL) == 1
 
 
 def test_boot_window_of_the_specification() -> None:
     hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
-    assert boot_window(Windows(boot=3), hosts) == SlotWindow(3)
-    assert boot_window(Windows(boot=50, sleep=10), hosts) == RateWindow(50, 10)
-    assert boot_window(Windows(), hosts) == SlotWindow(64)
-    assert boot_window(Windows(), hosts, real_cores=2) == SlotWindow(8), "four hosts on one small machine"
+    assert boot_window(Windows(boot=3), hosts, LABEL) == SlotWindow(3)
+    assert boot_window(Windows(boot=50, sleep=10), hosts, LABEL) == RateWindow(50, 10)
+    assert boot_window(Windows(), hosts, LABEL) == SlotWindow(64)
+    assert boot_window(Windows(), hosts, LABEL, real_cores=2) == SlotWindow(8), (
+        "four hosts on one small machine"
+    )
+
+
+def test_light_guests_of_one_small_machine_have_a_window_for_that_machine() -> None:
+    hosts = [Facts(cores=8, memory=0, kvm=False)] * 355
+    label = GUESTS["light"].label
+    assert boot_window(Windows(), hosts, label, real_cores=2) == SlotWindow(400)
+    assert boot_window(Windows(), hosts, label) == SlotWindow(355 * 8 * 200)
+
+
+def test_light_guests_start_host_by_host_in_all_sites_at_once() -> None:
+    vms = [
+        VM(n, f"vm-{n}", f"{site}-{host}", site, IPv4Address(n), mac_of(n))
+        for n, (host, site) in enumerate((h, s) for _ in range(3) for h in "12" for s in ("nancy", "rennes"))
+    ]
+    order = by_host(vms)
+    assert sorted(vm.index for vm in order) == list(range(12))
+    runs = [next(iter(group)) for group in batched_hosts(order)]
+    assert runs == ["nancy-1", "rennes-1", "nancy-2", "rennes-2"], "each host once"
+    assert by_host([]) == []
+
+
+def batched_hosts(order: list[VM]) -> list[list[str]]:
+    return [list(group) for _, group in groupby(vm.host for vm in order)]
 
 
 def test_reboot_window_is_the_boot_window_by_default() -> None:
     hosts = [Facts(cores=4, memory=0, kvm=False)] * 4
-    assert reboot_window(Windows(), hosts, real_cores=2) == SlotWindow(8)
-    assert reboot_window(Windows(boot=5, sleep=3), hosts) == RateWindow(5, 3)
-    assert reboot_window(Windows(boot=5, sleep=3, reboot=7), hosts) == SlotWindow(7)
-    assert reboot_window(Windows(boot=5, reboot_sleep=10), hosts) == RateWindow(5, 10)
-    assert reboot_window(Windows(reboot=50, reboot_sleep=10), hosts) == RateWindow(50, 10)
+    assert reboot_window(Windows(), hosts, LABEL, real_cores=2) == SlotWindow(8)
+    assert reboot_window(Windows(boot=5, sleep=3), hosts, LABEL) == RateWindow(5, 3)
+    assert reboot_window(Windows(boot=5, sleep=3, reboot=7), hosts, LABEL) == SlotWindow(7)
+    assert reboot_window(Windows(boot=5, reboot_sleep=10), hosts, LABEL) == RateWindow(5, 10)
+    assert reboot_window(Windows(reboot=50, reboot_sleep=10), hosts, LABEL) == RateWindow(50, 10)
 
 
 def test_the_window_for_checks() -> None:
@@ -137,19 +166,19 @@ def test_number_of_checks_depends_on_cores_and_jump_host() -> None:
     )
 
 
-@given(st.integers(0, 5000), st.integers(1, 256), st.booleans(), st.integers(1, 5))
-def test_timeouts_grow_with_the_load(in_flight: int, cores: int, kvm: bool, attempt: int) -> None:
-    wait = boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt)
+@given(st.integers(0, 5000), st.integers(1, 256), st.sampled_from(["tcg", "kvm", "light"]), st.integers(1, 5))
+def test_timeouts_grow_with_the_load(in_flight: int, cores: int, guest: str, attempt: int) -> None:
+    wait = boot_timeout(in_flight, cores, guest=guest, attempt=attempt)
     assert wait >= 60
-    assert boot_timeout(in_flight + 1, cores, kvm=kvm, attempt=attempt) >= wait
-    assert boot_timeout(in_flight, cores + 1, kvm=kvm, attempt=attempt) <= wait
-    assert boot_timeout(in_flight, cores, kvm=False, attempt=attempt) >= wait
-    assert boot_timeout(in_flight, cores, kvm=kvm, attempt=attempt + 1) > wait
+    assert boot_timeout(in_flight + 1, cores, guest=guest, attempt=attempt) >= wait
+    assert boot_timeout(in_flight, cores + 1, guest=guest, attempt=attempt) <= wait
+    assert boot_timeout(in_flight, cores, guest="tcg", attempt=attempt) >= wait
+    assert boot_timeout(in_flight, cores, guest=guest, attempt=attempt + 1) > wait
 
 
 def test_timeouts_fit_measured_boots() -> None:
     # 64 emulated VMs with Debian's kernel at once on 2 cores keep them busy for 64 × 6.8 / 2 s
-    assert boot_timeout(64, 2, kvm=False) > 2 * 64 * 6.8 / 2
-    assert boot_timeout(8, 2, kvm=False) == 200
+    assert boot_timeout(64, 2, guest="tcg") > 2 * 64 * 6.8 / 2
+    assert boot_timeout(8, 2, guest="tcg") == 200
     with pytest.raises(ValueError, match="invalid load"):
-        boot_timeout(1, 0, kvm=True)
+        boot_timeout(1, 0, guest="kvm")

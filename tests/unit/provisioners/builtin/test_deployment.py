@@ -100,6 +100,27 @@ def last(d: Deployment) -> Any:
 # ---- the way of one VM -------------------------------------------------------------------------------
 
 
+def test_steps_that_a_guest_does_not_have_are_skipped_and_not_timed() -> None:
+    d = deployment(fresh=["vm-1"])
+    d.orders(1.0)
+    for step in ("partition", "format"):
+        assert d.receive(Report("vm-1", step, "skipped", 2.0, "", 1), 2.0)
+    d.receive(Report("h-1", "broadcast", "ok", 2.0), 2.0)
+    say(d, "image", "postinstall", t=3.0, attempt=1)
+    assert d.receive(Report("vm-1", "sync", "skipped", 4.0, "", 1), 4.0), "the report before it was lost"
+    say(d, "boot", t=5.0, attempt=1)
+    statuses = {e.step: e.status for e in d.events() if e.kind == "vm" and e.step in GUEST}
+    assert statuses == {
+        "partition": "skipped",
+        "format": "skipped",
+        "image": "ok",
+        "postinstall": "ok",
+        "bootloader": "ok",
+        "sync": "skipped",
+        "boot": "ok",
+    }
+
+
 def test_vm_passes_every_step_and_each_is_journalled_once() -> None:
     d = deployment()
     orders = d.orders(10.0)

@@ -105,7 +105,10 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
 def driving(machines: Machines, known: Sequence[VM]) -> Iterator[MachineDriver]:
     timeouts = SimpleNamespace(command=60.0)
     context: Any = SimpleNamespace(
-        fanout=machines, access=None, checks_at_once=AT_ONCE, spec=SimpleNamespace(timeouts=timeouts)
+        fanout=machines,
+        access=None,
+        checks_at_once=AT_ONCE,
+        spec=SimpleNamespace(timeouts=timeouts, guest="vm"),
     )
     fanout: Any = machines
     with MachineDriver(context, cluster(known), "d1", known, IMAGE, KEY, fanout) as driver:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from g5kvirt.context import Context
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.windows import boot_timeout
 
@@ -15,10 +16,10 @@ def boot_limit(context: Context, cluster: ClusterState) -> Callable[[int, int], 
     """Seconds that a boot may take, as a function of how many VMs boot at once and of the attempt."""
     facts = [cluster.facts[h.name] for h in cluster.hosts]
     cores = context.testbed.real_cores or sum(f.cores for f in facts)
-    kvm = all(f.kvm for f in facts)
+    guest = GUESTS[context.spec.guest].label(facts)
     fixed = context.spec.timeouts.boot
 
     def limit(booting: int, attempt: int) -> float:
-        return fixed if fixed is not None else boot_timeout(booting, cores, kvm=kvm, attempt=attempt)
+        return fixed if fixed is not None else boot_timeout(booting, cores, guest=guest, attempt=attempt)
 
     return limit

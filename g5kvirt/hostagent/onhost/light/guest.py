@@ -1,0 +1,237 @@
+"""What a guest does after its power-on: netboot, minimal system, tasks, the environment that was deployed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from . import dhcp, http, task, tftp
+from .boot_script import BootScript, argument, read_script
+from .loop import READABLE, ready, sleep
+from .netns import INTERFACE
+from .root import kill_processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..records import Record
+    from .image import ImageStore
+    from .loop import Loop
+    from .netns import Home
+    from .root import Root
+
+#: Seconds that the firmware waits for an address, and for a file, before it starts over.
+PATIENCE = 60.0
+FILE_PATIENCE = 300.0
+SSH_PORT = 22
+
+_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+class Reboot(Exception):  # noqa: N818  no error
+    """The guest leaves the system that it runs."""
+
+
+class Guest:
+    """One guest of this host."""
+
+    def __init__(self, vm: Record, ns: int, home: Home, loop: Loop, images: ImageStore, place: str):
+        self.name = str(vm["name"])
+        self.mac = str(vm["mac"])
+        self.vm = vm
+        self.ns = ns
+        self.home = home
+        self.loop = loop
+        self.images = images
+        self.place = place  #: path without extension for what it writes
+        self.root: Root | None = None  #: what was deployed
+        self.start = time.monotonic()
+        self.sessions: set[int] = set()
+
+    # ---- its life -----------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """From power-on on, until it is cancelled."""
+        self.start = time.monotonic()
+        self.log("power-on")
+        while True:
+            try:
+                script = await self._firmware()
+                if not script.from_disk:
+                    await self._minimal_system(script)
+                elif self.root is not None:
+                    await self._environment(self.root)
+                else:
+                    raise OSError("there is nothing on the disk")
+            except Reboot:
+                self.log("reboot")
+                self.start = time.monotonic()
+            except (OSError, ValueError) as error:
+                self.log(f"starting over: {error}")
+                await sleep(1.0)
+
+    def log(self, line: str) -> None:
+        """A line of its console."""
+        with open(f"{self.place}.serial", "a", encoding="utf-8") as file:
+            file.write(f"[{time.monotonic() - self.start:12.6f}] {line}\n")
+
+    async def fetch(self, url: str, sink: Callable[[bytes], object], patience: float = FILE_PATIENCE) -> None:
+        """A file, piece by piece into ``sink``. Raises OSError."""
+        deadline = time.monotonic() + patience
+        if url.startswith("tftp://"):
+            server, _, path = url[7:].partition("/")
+            await tftp.get(self.home, self.ns, server, path, sink, deadline)
+        else:
+            await http.get(self.home, self.ns, url, sink, deadline)
+
+    async def read(self, url: str, patience: float = FILE_PATIENCE) -> str:
+        """A small file. Raises OSError."""
+        pieces: list[bytes] = []
+        await self.fetch(url, pieces.append, patience)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    async def report(self, server: str, step: str, **values: object) -> None:
+        """Tell the server, until it has heard it."""
+        words = {"step": step, "name": self.name, "mac": self.mac, "up": f"{self.uptime:.2f}", **values}
+        url = f"{server}/report?" + "&".join(f"{key}={quote(str(value))}" for key, value in words.items())
+        while True:
+            try:
+                await self.read(url, patience=30.0)
+                return
+            except OSError as error:
+                self.log(f"report of {step}: {error}")
+                await sleep(1.0)
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was powered on, or rebooted itself."""
+        return time.monotonic() - self.start
+
+    async def _address(self, ipxe: bool) -> dhcp.Lease:
+        deadline = time.monotonic() + PATIENCE
+        lease = await dhcp.lease(self.home, self.ns, INTERFACE, self.mac, ipxe=ipxe, deadline=deadline)
+        self.home.assign(self.ns, lease.address, lease.netmask)
+        self.log(f"address {lease.address} ({'iPXE' if ipxe else 'system'})")
+        return lease
+
+    # ---- firmware -----------------------------------------------------------------------------------
+
+    async def _firmware(self) -> BootScript:
+        """iPXE: address, script, kernel and initrd."""
+        lease = await self._address(ipxe=True)
+        file = lease.file.replace("${net0/mac:hexhyp}", self.mac.replace(":", "-"))
+        url = file if "://" in file else f"tftp://{lease.next_server}/{file}"
+        script = read_script(await self.read(url))
+        self.log(f"script {url}")
+        for number in range(1, script.tries + 1):
+            try:
+                for name in (script.kernel, script.initrd):
+                    if name:
+                        await self.fetch(name, _discard)
+                        self.log(f"fetched {name}")
+                return script
+            except OSError as error:
+                self.log(str(error))
+                await sleep(float(number))
+        raise OSError(f"kernel and initrd could not be fetched in {script.tries} tries")
+
+    # ---- minimal system -----------------------------------------------------------------------------
+
+    async def _minimal_system(self, script: BootScript) -> None:
+        """Report in, then do the tasks that the server has."""
+        server = argument(script.arguments, "g5kvirt.server")
+        poll = float(argument(script.arguments, "g5kvirt.poll", "2"))
+        kernel = f"{self.uptime:.2f}"
+        await self._address(ipxe=False)
+        address = f"{self.uptime:.2f}"
+        await self.report(server, "minimal-system", up_kernel=kernel, up_address=address)
+        self.log("minimal system")
+        last = ""
+        while True:
+            try:
+                text = await self.read(f"{server}/task/{self.name}", patience=30.0)
+            except OSError:  # there is none
+                text = ""
+            first = text.partition("\n")[0]
+            if first and first != last:
+                last = first
+                self.log(f"task {first.lstrip('# ')}")
+                root = await task.perform(self, text)
+                if root is not None:
+                    if self.root is not None:
+                        self.root.close()
+                    self.root = root
+                    raise Reboot
+            await sleep(poll)
+
+    # ---- environment --------------------------------------------------------------------------------
+
+    async def _environment(self, root: Root) -> None:
+        """Run what was deployed: answer ssh, until it reboots."""
+        await self._address(ipxe=False)
+        power = await root.open()
+        tasks = []
+        try:
+            if root.server is not None:
+                tasks.append(self.loop.spawn(self._answer_ssh(root)))
+            about = {"deployment": root.identity["deployment"], "status": "ok"}
+            tasks.append(self.loop.spawn(self.report(root.identity["server"], "environment", **about)))
+            self.log("environment")
+            await ready(power, READABLE, float("inf"))
+            raise Reboot
+        finally:
+            os.close(power)
+            for one in tasks:
+                self.loop.cancel(one)
+            self.end_processes()
+            root.close()
+
+    async def _answer_ssh(self, root: Root) -> None:
+        with self.home.inside(self.ns):
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        with listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("", SSH_PORT))
+            listener.listen(64)
+            listener.setblocking(False)
+            while True:
+                await ready(listener.fileno(), READABLE, float("inf"))
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # it has gone again
+                    continue
+                with connection:
+                    self.sessions.add(root.serve(connection, self.ns))
+                self.reap()
+
+    def reap(self) -> None:
+        """Collect ssh servers that have ended."""
+        for pid in list(self.sessions):
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    self.sessions.discard(pid)
+            except ChildProcessError:
+                self.sessions.discard(pid)
+
+    def end_processes(self) -> None:
+        """Kill what runs in the guest."""
+        if self.root is not None and self.root.used:
+            kill_processes(self.ns)
+            self.root.used = False
+        for pid in list(self.sessions):
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+        self.sessions.clear()
+
+
+def quote(text: str) -> str:
+    """As urllib's, whose import takes 10 ms."""
+    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in text.encode())
+
+
+def _discard(data: bytes) -> None:
+    """A kernel has no machine here that could run it."""

@@ -1,0 +1,103 @@
+"""The images of a host's guests: fetched and verified by each guest, unpacked once for all of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+
+from .loop import sleep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
+
+_FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"]}
+#: Seconds to unpack an image.
+LIMIT = 300.0
+
+
+class ImageStore:
+    """Unpacked images below ``place``, by their SHA-256."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._writers: dict[str, Writer] = {}
+        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed: nobody knows what is whole
+        os.makedirs(place, mode=0o700)
+
+    def directory(self, sha256: str) -> str:
+        """Where an image is, or will be."""
+        return f"{self._place}/{sha256}"
+
+    def is_ready(self, sha256: str) -> bool:
+        """Whether it is there, complete."""
+        return os.path.isdir(self.directory(sha256))
+
+    def writer(self, sha256: str) -> Writer | None:
+        """For the guest that writes the image; None if it is there, or another guest is at it."""
+        if self.is_ready(sha256) or sha256 in self._writers:
+            return None
+        self._writers[sha256] = writer = Writer(self, sha256)
+        return writer
+
+    def is_written(self, sha256: str) -> bool:
+        """Whether a guest is at it."""
+        return sha256 in self._writers
+
+    def release(self, sha256: str) -> None:
+        """Its writer has ended."""
+        self._writers.pop(sha256, None)
+
+
+class Writer:
+    """One guest's copy of an image, on its way to be unpacked; `close` in any case."""
+
+    def __init__(self, store: ImageStore, sha256: str) -> None:
+        self._store = store
+        self._sha256 = sha256
+        self._file = f"{store.directory(sha256)}.tar"
+        self._aside = f"{store.directory(sha256)}.new"
+        self._open: IO[bytes] = open(self._file, "wb")
+
+    def write(self, data: bytes) -> None:
+        """The next piece."""
+        self._open.write(data)
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        self._open.seek(0)
+        self._open.truncate()
+
+    async def unpack(self, compression: str) -> str:
+        """Unpack what was written; returns why that failed, empty if it did not."""
+        self._open.flush()
+        os.makedirs(self._aside)
+        argv = ["tar", "-x", *_FLAGS[compression], "-f", self._file, "-C", self._aside]
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        assert process.stderr is not None
+        try:
+            deadline = time.monotonic() + LIMIT
+            while process.poll() is None:
+                if time.monotonic() > deadline:
+                    return f"not unpacked within {LIMIT:g} s"
+                await sleep(0.01)
+            message = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+        if process.returncode:
+            return message[-1] if message else f"tar ended with {process.returncode}"
+        os.rename(self._aside, self._store.directory(self._sha256))
+        return ""
+
+    def close(self) -> None:
+        """Nothing but a complete image stays."""
+        self._open.close()
+        os.remove(self._file)
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._store.release(self._sha256)

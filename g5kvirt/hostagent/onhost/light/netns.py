@@ -1,0 +1,110 @@
+"""Network namespaces of guests: made, entered for a moment, connected to the host's bridge."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+
+from ..interfaces import interface_names
+from ..processes import run_checked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x00020000, 0x04000000, 0x40000000
+
+#: What a guest calls its interface.
+INTERFACE = "eth0"
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8913, 0x8914, 0x8916, 0x891C
+_IFF_UP = 1
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter a namespace; Python has it from 3.12 on."""
+    if hasattr(os, "setns"):
+        os.setns(fd, kind)
+    else:
+        _call("setns", fd, kind)
+
+
+def unshare(kinds: int) -> None:
+    """Enter new namespaces."""
+    if hasattr(os, "unshare"):
+        os.unshare(kinds)
+    else:
+        _call("unshare", kinds)
+
+
+def _call(name: str, *arguments: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments):
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+
+class Home:
+    """The host's own network namespace, to which the process returns after each visit elsewhere."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+
+    def create(self) -> int:
+        """A new namespace without IPv6, whose router and listener messages would reach every other guest."""
+        unshare(CLONE_NEWNET)
+        try:
+            fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+            for which in ("all", "default"):
+                path = f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6"
+                with contextlib.suppress(FileNotFoundError), open(path, "w", encoding="ascii") as file:
+                    file.write("1")
+            return fd
+        finally:
+            setns(self._fd, CLONE_NEWNET)
+
+    @contextlib.contextmanager
+    def inside(self, fd: int) -> Iterator[None]:
+        """Inside a namespace: sockets that are opened here belong to it."""
+        setns(fd, CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            setns(self._fd, CLONE_NEWNET)
+
+    def connect(self, links: Sequence[tuple[str, str, int]], bridge: str) -> None:
+        """A link (its name on the host, the guest's MAC address, its namespace) on the bridge for each guest.
+
+        One call of ip(8) for all. Nothing unasked for is flooded to a guest but broadcasts, which it needs:
+        its host must find it by ARP.
+        """
+        here, lines = interface_names(), []
+        for name, mac, fd in links:
+            if name in here:  # left by a process that was killed: its namespace is about to go
+                lines.append(f"link del {name}")
+            end = f"netns /proc/{os.getpid()}/fd/{fd}"
+            lines.append(f"link add {name} type veth peer name {INTERFACE} address {mac} {end}")
+            lines.append(f"link set {name} addrgenmode none master {bridge} up")
+            lines.append(f"link set {name} type bridge_slave mcast_flood off flood off")
+        run_checked(["ip", "-batch", "-"], "\n".join(lines) + "\n")
+
+    def bring_up(self, fd: int) -> None:
+        """The guest's interface up."""
+        with self.inside(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            for name in ("lo", INTERFACE):
+                request = struct.pack("16sH14x", name.encode(), 0)
+                flags = struct.unpack("16sH14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+                fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | _IFF_UP))
+
+    def assign(self, fd: int, address: str, netmask: str) -> None:
+        """The guest's address; one that it had before is replaced."""
+        with self.inside(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            for request, value in ((_SIOCSIFADDR, address), (_SIOCSIFNETMASK, netmask)):
+                body = struct.pack(
+                    "16sHH4s8x", INTERFACE.encode(), socket.AF_INET, 0, socket.inet_aton(value)
+                )
+                fcntl.ioctl(control, request, body)

@@ -1,0 +1,108 @@
+"""The host agent's operations on light guests: calls of the process that holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from ..processes import is_alive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ..records import Record, Results
+
+KIND = "light"
+#: Seconds until a new process answers.
+START_LIMIT = 20.0
+#: Seconds for an answer: the guests of a host are started one after another.
+ANSWER_LIMIT = 120.0
+
+#: What Python runs: the directory that holds this package and ``__main__.py``.
+DIRECTORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def is_light(record: Record) -> bool:
+    """Whether a VM's record is that of a light guest."""
+    return bool(record) and record["vm"].get("kind") == KIND
+
+
+def start(home: str, vms: list[Record], bridge: str) -> Results:
+    """Start guests, side by side; yields one answer per guest."""
+    for directory in (f"{home}/vms", f"{home}/ram", f"{home}/light"):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    _ensure_daemon(home)
+    yield from call(home, {"op": "start", "vms": vms, "bridge": bridge})
+
+
+def stop(home: str, names: Iterable[str]) -> dict[str, Any]:
+    """End guests; name → result."""
+    return dict(call(home, {"op": "stop", "names": list(names)}))
+
+
+def power(home: str, action: str, names: Iterable[str]) -> Results:
+    """Reset guests, or switch them off or on."""
+    yield from call(home, {"op": action, "names": list(names)})
+
+
+def status(record: Record) -> Record:
+    """The state of one guest."""
+    if record.get("off"):
+        return {"state": "off"}
+    if not is_alive(record):
+        return {"state": "dead"}
+    return {"state": "running", "pid": record["pid"], "since": record["t"]}
+
+
+def call(home: str, request: Record) -> Results:
+    """One request to the daemon. Raises OSError if it does not answer."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(ANSWER_LIMIT)
+        link.connect(f"{home}/light/socket")
+        link.sendall(json.dumps(request).encode() + b"\n")
+        data = b""
+        while not data.endswith(b"\n"):
+            piece = link.recv(1 << 20)
+            if not piece:
+                raise OSError("the process of the light guests has ended")
+            data += piece
+    for subject, result in json.loads(data):
+        yield subject, result if isinstance(result, dict) else OSError(result)
+
+
+def _ensure_daemon(home: str) -> None:
+    """Start the process of the light guests unless it runs."""
+    if _answers(home):
+        return
+    with open(f"{home}/light/log", "a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", DIRECTORY, "light", home],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_LIMIT
+    while not _answers(home):
+        if process.poll() is not None:
+            raise OSError(f"the process of the light guests ended at once ({process.returncode})")
+        if time.monotonic() > deadline:
+            process.kill()
+            raise OSError(f"the process of the light guests does not answer within {START_LIMIT:g} s")
+        time.sleep(0.005)
+
+
+def _answers(home: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as link:
+        try:
+            link.connect(f"{home}/light/socket")
+        except OSError:
+            return False
+        return True

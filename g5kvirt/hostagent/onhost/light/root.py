@@ -1,0 +1,192 @@
+"""The system that a guest was deployed with: its root file system, and ssh into it.
+
+The unpacked image is shared by the host's guests; what a guest writes goes into a directory of its own
+(overlayfs). Mount and host name namespaces keep that apart, and the processes of a guest are recognised by
+its network namespace. Power is a file: ``reboot`` writes into it, since a guest must not reboot its host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+from .loop import READABLE, ready
+from .netns import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns, unshare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_PR_CAPBSET_DROP, _CAP_SYS_BOOT, _CAP_SYS_MODULE = 24, 22, 16
+_POWER = "/run/g5kvirt-power"
+_REBOOT = f"#!/bin/sh\necho reboot > {_POWER}\n"
+
+#: ssh servers that an image may have, with the arguments for one connection on standard input and output.
+_SERVERS = (
+    ("usr/sbin/dropbear", ["dropbear", "-i", "-s", "-R"]),
+    ("usr/sbin/sshd", ["sshd", "-i", "-e"]),
+)
+_ENVIRONMENT = {"PATH": "/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "LANG": "C"}
+
+
+class Root:
+    """One guest's root file system: ``image`` (a directory) with changes in ``own``."""
+
+    def __init__(
+        self, image: str, own: str, name: str, files: Mapping[str, str], identity: Mapping[str, str]
+    ):
+        """Write ``files`` (path → text), readable by root alone, over those of the image."""
+        self.image = image
+        self.identity = dict(identity)  #: deployment, server, …: of the task
+        self.name = name
+        self._own = own
+        self._spaces: list[int] = []
+        self.used = False  #: whether a process was started in it
+        shutil.rmtree(own, ignore_errors=True)
+        for part in ("upper", "work", "root"):
+            os.makedirs(f"{own}/{part}", mode=0o755)
+        for path, text in {**files, "sbin/reboot": _REBOOT, "bin/reboot": _REBOOT}.items():
+            self._write(path, text, 0o755 if text.startswith("#!") else 0o600)
+        self._write("etc/hostname", f"{name}\n", 0o644)
+
+    def _write(self, path: str, text: str, mode: int) -> None:
+        first, _, rest = path.partition("/")
+        if os.path.islink(f"{self.image}/{first}"):  # /bin → usr/bin: a directory would hide it
+            path = f"{os.readlink(f'{self.image}/{first}').lstrip('/')}/{rest}"
+        target = f"{self._own}/upper/{path}"
+        parent = os.path.dirname(target)
+        if not os.path.isdir(parent):
+            os.makedirs(parent, mode=0o700 if "/root" in parent else 0o755)
+        with open(
+            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
+        ) as file:
+            file.write(text)
+            os.fchmod(file.fileno(), mode)
+
+    @property
+    def server(self) -> tuple[str, list[str]] | None:
+        """The image's ssh server and its arguments; None if it has none."""
+        for path, arguments in _SERVERS:
+            if os.path.exists(f"{self.image}/{path}"):
+                return f"/{path}", arguments
+        return None
+
+    async def open(self) -> int:
+        """Mount it, in namespaces of its own; returns the descriptor from which power commands are read."""
+        result, told = os.pipe()
+        wait, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _become_root(self, told, wait)
+        os.close(told)
+        os.close(wait)
+        try:
+            await ready(result, READABLE, time.monotonic() + 30.0)
+            message = os.read(result, 4096).decode("utf-8", "replace")
+            if message != "ok":
+                raise OSError(f"the root file system cannot be mounted: {message}")
+            kinds = ("mnt", "uts")
+            self._spaces = [os.open(f"/proc/{child}/ns/{kind}", os.O_RDONLY) for kind in kinds]
+            # by way of the child: a FIFO in an overlay is another one than that of the directory below
+            return os.open(f"/proc/{child}/root{self._own}/root{_POWER}", os.O_RDWR | os.O_NONBLOCK)
+        finally:
+            os.close(result)
+            os.close(go)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+    def mount(self) -> None:
+        """In a child process: what is seen below ``root``."""
+        options = f"lowerdir={self.image},upperdir={self._own}/upper,workdir={self._own}/work"
+        root = f"{self._own}/root"
+        _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        _mount("overlay", root, "overlay", 0, options)
+        for path in ("dev", "proc", "sys"):
+            os.makedirs(f"{root}/{path}", exist_ok=True)
+            _mount(f"/{path}", f"{root}/{path}", None, _MS_BIND | _MS_REC)
+        fifo = f"{root}{_POWER}"
+        os.makedirs(os.path.dirname(fifo), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(fifo, 0o600)
+        socket.sethostname(self.name)
+
+    def serve(self, connection: socket.socket, ns: int) -> int:
+        """Start the ssh server for one connection, inside the guest; returns its process."""
+        self.used = True
+        server = self.server
+        assert server is not None
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            kinds = (CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS)
+            for fd, kind in zip([ns, *self._spaces], kinds):  # noqa: B905  Python 3.9
+                setns(fd, kind)
+            os.chroot(f"{self._own}/root")
+            os.chdir("/")
+            null = os.open("/dev/null", os.O_WRONLY)
+            for source, target in ((connection.fileno(), 0), (connection.fileno(), 1), (null, 2)):
+                os.dup2(source, target)
+            connection.setblocking(True)
+            libc = ctypes.CDLL(None)
+            for capability in (_CAP_SYS_BOOT, _CAP_SYS_MODULE):  # its kernel is the host's
+                libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+            if server[0].endswith("sshd"):
+                os.makedirs("/run/sshd", exist_ok=True)
+                subprocess.run(["ssh-keygen", "-A"], stdout=null, stderr=null, env=_ENVIRONMENT, check=False)
+            os.closerange(3, 65536)
+            os.execve(server[0], server[1], _ENVIRONMENT)  # noqa: S606
+        finally:
+            os._exit(127)
+
+    def close(self) -> None:
+        """Without its processes (`kill_processes`) nothing holds the mounts any more."""
+        for fd in self._spaces:
+            os.close(fd)
+        self._spaces = []
+
+    def remove(self) -> None:
+        """Everything that the guest has written."""
+        self.close()
+        shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _become_root(root: Root, told: int, wait: int) -> None:
+    """The child process of `Root.open`: never returns."""
+    message = "ok"
+    try:
+        unshare(CLONE_NEWNS | CLONE_NEWUTS)
+        root.mount()
+    except OSError as error:
+        message = str(error)
+    try:
+        os.write(told, message.encode())
+        os.read(wait, 1)
+    finally:
+        os._exit(0)
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = [None if word is None else word.encode() for word in (source, target, kind)]
+    if libc.mount(*words, ctypes.c_ulong(flags), None if data is None else data.encode()):
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
+
+
+def kill_processes(ns: int) -> None:
+    """Kill every process in a guest's network namespace. Its own process only visits it."""
+    wanted = os.fstat(ns).st_ino
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{entry}/ns/net").st_ino == wanted:
+                    os.kill(int(entry), signal.SIGKILL)

@@ -1,0 +1,145 @@
+"""One deployment on one guest, as the task file of `provisioners.builtin.tasks` says it."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+
+from .http import TransferError
+from .loop import sleep
+from .root import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from .image import ImageStore, Writer
+
+    class Guest(Protocol):
+        """What a task needs of the guest that does it."""
+
+        name: str
+        images: ImageStore
+        place: str
+
+        def log(self, line: str) -> None: ...
+
+        async def report(self, server: str, step: str, **values: object) -> None: ...
+
+        async def fetch(self, url: str, sink: Callable[[bytes], object], patience: float) -> None: ...
+
+
+#: What has no meaning without a kernel and a disk.
+WITHOUT_DISK = ("partition", "format")
+WITHOUT_KERNEL = ("bootloader", "sync")
+TRIES = 4
+
+
+class TaskError(Exception):
+    """The deployment failed at ``step``; ``permanent`` if another try would fail alike."""
+
+    def __init__(self, step: str, reason: str, permanent: bool = False) -> None:
+        super().__init__(reason)
+        self.step = step
+        self.permanent = permanent
+
+
+def read_task(text: str) -> dict[str, str]:
+    """The variables that a task file sets. Raises ValueError if it sets none."""
+    head = text.partition("\nstep=")[0]
+    values = dict(
+        word.partition("=")[::2] for word in shlex.split(head, comments=True) if "=" in word.split(" ")[0]
+    )
+    missing = {"deployment", "environment", "image", "sha256", "server", "compression"} - values.keys()
+    if missing:
+        raise ValueError(f"the task does not say {', '.join(sorted(missing))}")
+    return values
+
+
+async def perform(guest: Guest, text: str) -> Root | None:
+    """Do a task and report each step; the system to boot, or None if it failed."""
+    values = read_task(text)
+    server, about = values["server"], {"deployment": values["deployment"]}
+
+    async def done(step: str, status: str = "ok", **more: object) -> None:
+        guest.log(f"{step}: {status}")
+        await guest.report(server, step, status=status, **about, **more)
+
+    try:
+        for step in WITHOUT_DISK:
+            await done(step, "skipped")
+        tries = await _fetch(guest, values)
+        await done("image", tries=tries)
+        root = _install(guest, values)
+        await done("postinstall")
+        for step in WITHOUT_KERNEL:
+            await done(step, "skipped")
+        await done("boot")
+    except TaskError as failure:
+        permanent = {"permanent": 1} if failure.permanent else {}
+        await done(failure.step, "failed", reason=str(failure)[:300], **permanent)
+        return None
+    return root
+
+
+async def _fetch(guest: Guest, values: dict[str, str]) -> int:
+    """The image from the host's relay, verified, and unpacked on this host; returns the number of tries."""
+    sha256, reason = values["sha256"], ""
+    for number in range(1, TRIES + 1):
+        writer = guest.images.writer(sha256)
+        try:
+            reason = await _fetch_once(guest, values, writer)
+        except TransferError as error:
+            reason = str(error)
+        finally:
+            if writer is not None:
+                writer.close()
+        if not reason:
+            while guest.images.is_written(sha256):
+                await sleep(0.02)
+            if guest.images.is_ready(sha256):
+                return number
+            reason = "the guest that unpacked it was ended"
+        guest.log(reason)
+        await sleep(float(number))
+    raise TaskError("image", f"{values['image']} could not be fetched in {TRIES} attempts: {reason}")
+
+
+async def _fetch_once(guest: Guest, values: dict[str, str], writer: Writer | None) -> str:
+    digest = hashlib.sha256()
+
+    def take(data: bytes) -> None:
+        digest.update(data)
+        if writer is not None:
+            writer.write(data)
+
+    await guest.fetch(values["image"], take, patience=float(values.get("patience", "600")))
+    if digest.hexdigest() != values["sha256"]:
+        reason = f"the image's SHA-256 is {digest.hexdigest()}, not {values['sha256']}"
+        raise TaskError("image", reason, permanent=True)
+    if writer is None:
+        return ""
+    reason = await writer.unpack(values["compression"])
+    if reason:
+        raise TaskError("image", reason, permanent=True)
+    return ""
+
+
+def _install(guest: Guest, values: dict[str, str]) -> Root:
+    """Key and identity, on top of the image."""
+    fields = {
+        "name": values["environment"],
+        "sha256": values["sha256"],
+        "deployment": values["deployment"],
+        "server": values["server"],
+    }
+    files = {
+        "root/.ssh/authorized_keys": values.get("authorized_keys", "") + "\n",
+        "etc/g5kvirt-environment": "".join(f"{key}={value}\n" for key, value in fields.items()),
+    }
+    try:
+        image = guest.images.directory(values["sha256"])
+        return Root(image, f"{guest.place}.disk", guest.name, files, fields)
+    except OSError as error:
+        raise TaskError("postinstall", str(error)) from None

@@ -1,0 +1,124 @@
+"""Light guests from reservation to release: netboot, deployment, ssh, power, faults. Needs root."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from localbed import MARKS, below, command_line, temporary_testbed, wait
+from scripts import LAUNCHED, answer, start
+
+from g5kvirt.run.deployment_tables import Measurements
+from g5kvirt.run.journal import read_events
+from g5kvirt.run.state import RunState
+from g5kvirt.run.tables import Frames
+from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.local.state import State
+
+pytestmark = [*MARKS, pytest.mark.vm]
+
+SPEC = "vms=12, guest='light', vm={'memory': 80, 'disk': 16}, capacity={'per_core': 8}"
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[State]:
+    """Two sites with one host each, and a service machine."""
+    with temporary_testbed("light", make({"nancy": 2, "rennes": 1})) as state:
+        yield state
+
+
+def light_processes(state: State) -> list[int]:
+    """The processes that hold light guests, one per host."""
+    return [pid for pid in below(state.pid) if " light /run/g5kvirt-host" in command_line(pid)]
+
+
+def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: Path) -> None:
+    script = "import json\n" + LAUNCHED % (
+        SPEC,
+        "l",
+        """
+    first = exp.measure(environment="light", sizes=[4, 12])
+    look = "hostname; cat /etc/g5kvirt-environment; cat mark; echo $SSH_CONNECTION; touch mark"
+    rows = [dict(zip(r["vm"], r["out"])) for r in (exp.run(look), exp.run(look))]
+    # a guest reboots itself, and comes back as what was deployed; its host must not notice
+    exp.run("reboot -f; sleep 5", ["vm-1"], timeout=20)
+    again = exp.run("cat mark && hostname", ["vm-1"], timeout=30).iloc[0]
+    exp.figures.save(exp.path / "figures")
+    html = exp._repr_html_()
+    print(json.dumps({"rows": rows, "again": again["out"], "html": html, "guest": exp.frames.guest}))
+""".strip(),
+    )
+    said = answer(start(script, small, tmp_path), timeout=300)
+    events = read_events(tmp_path / "l" / "journal.jsonl")
+    vms = Frames(events).vms
+    assert list(vms["state"]) == ["up"] * 12
+    assert (vms[["dhcp", "script", "kernel", "initrd", "minimal_system"]].notna()).all(axis=None)
+    assert said["guest"] == "light"
+    assert "network namespaces, no kernel of their own" in said["html"]
+    tables = Measurements.of(events)
+    assert list(tables.deployments["deployed"]) == [4, 12]
+    assert list(tables.deployments["failed"]) == [0, 0]
+    steps = tables.attempts
+    outcome = steps.groupby("step")["outcome"].unique().map(sorted).to_dict()
+    for step in ("partition", "format", "bootloader", "sync"):
+        assert outcome[step] == ["skipped"], "what needs a disk or a kernel is not timed"
+    for step in ("reboot", "minimal-system", "image", "postinstall", "boot", "ready"):
+        assert outcome[step] == ["ok"]
+    first, second = said["rows"]
+    names = {f"vm-{n}" for n in range(1, 13)}
+    assert set(first) == names
+    for name, out in first.items():
+        assert out.split()[0] == name
+        assert f"deployment={tables.deployments['deployment'].iloc[-1]}.1" in out
+        address = next(e for e in events if e.step == "dhcp" and e.subject == name).detail["ip"]
+        assert out.split()[-2:] == [address, "22"], "its own address, not its host's"
+    assert said["again"].split() == ["vm-1"]
+    assert all("mark" not in out for out in second.values()), "each has a disk of its own, which it keeps"
+    assert not light_processes(small), "they end with the run"
+
+
+def test_guests_die_with_their_process_and_those_of_other_hosts_stay(small: State, tmp_path: Path) -> None:
+    script = "import json, os, signal\n" + LAUNCHED % (
+        SPEC,
+        "k",
+        """
+    deadline = time.monotonic() + 60
+    while not (exp.path / "go").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    from g5kvirt.hostagent import calls, protocol
+    from g5kvirt.planning.cluster import cluster_state
+    cluster = cluster_state(exp.spec, exp.journal.state)
+    fanout = exp._context.fanout
+    def ask(request):
+        documents = dict.fromkeys(cluster.hosts, protocol.document(request))
+        replies = calls.call_agents(fanout, documents, timeout=60)
+        return [(a.subject, a.detail.get("state", a.reason)) for r in replies for a in r.answers]
+    status = dict(ask(protocol.status()))
+    refused = ask(protocol.power("reset", [name for name, state in status.items() if state == "dead"]))
+    ask(protocol.stop())
+    print(json.dumps({"status": status, "refused": refused, "left": ask(protocol.status())}))
+""".strip(),
+    )
+    process = start(script, small, tmp_path)
+    try:
+        wait(lambda: len(light_processes(small)) == 2 and done(tmp_path / "k" / "journal.jsonl"))
+        os.kill(light_processes(small)[0], signal.SIGKILL)
+        (tmp_path / "k" / "go").touch()
+        found = answer(process, timeout=120)
+    finally:
+        process.kill()
+    status = found["status"]
+    assert sorted(status.values()) == ["dead"] * 6 + ["running"] * 6
+    gone = [reason for _, reason in found["refused"] if "gone with the process of the light guests" in reason]
+    assert len(gone) == 6, "from their host; the other one does not know them"
+    assert found["left"] == []
+    assert not light_processes(small)
+
+
+def done(journal: Path) -> bool:
+    """Whether all guests are up."""
+    return journal.exists() and RunState.of(read_events(journal)).done("launch")
