@@ -6,20 +6,30 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from g5kvirt.errors import reason_of
 from g5kvirt.planning.windows import check_window_size
 from g5kvirt.remote import Access, Fanout, jumps
+from g5kvirt.remote.fanout import TREE_FROM
 from g5kvirt.run.directory import Run
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.vocabulary import Kind
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
 
-__all__ = ["Context", "way_in"]
+__all__ = ["Context", "login_allowance", "way_in"]
+
+#: Seconds per machine and core of this machine by which a login may take longer when all are called at once.
+#: One costs this machine 15 ms of a core, 90 ms if the other end is on it as well (measured).
+LOGIN_SECONDS = 0.1
+
+
+def login_allowance(machines: int, cores: int) -> float:
+    """Seconds by which the bound for one login grows with the number of machines."""
+    return LOGIN_SECONDS * machines / cores
 
 
 def way_in(access: Access, journal: Journal) -> Access:
@@ -49,12 +59,20 @@ class Context:
     @property
     def access(self) -> Access:
         """Root on the run's machines, on the way that `g5kvirt.guests.ssh` writes down, too."""
-        return way_in(self.testbed.access(self.key), self.journal)
+        access = way_in(self.testbed.access(self.key), self.journal)
+        granted = self.journal.state.reservation
+        if granted is None:
+            return access
+        timeout = access.connect_timeout + login_allowance(len(granted.hosts), os.cpu_count() or 1)
+        return replace(access, connect_timeout=timeout)
 
     @cached_property
     def fanout(self) -> Fanout:
-        """Commands and files for the run's machines; one for all steps, as it learns which way works."""
-        return Fanout(self.access)
+        """Commands and files for the run's machines; one for all steps, as it learns which way works.
+
+        Where all machines share this one's cores, a tree of logins only costs twice as much as one by one.
+        """
+        return Fanout(self.access, tree_from=TREE_FROM if self.testbed.real_cores is None else None)
 
     @property
     def checks_at_once(self) -> int:

@@ -39,6 +39,8 @@ class Light:
         """Stand-ins for kernel and initrd: nothing runs them."""
         return stand_in.build()
 
-    def start_request(self, spec: Spec, host: Facts, vms: Iterable[tuple[str, str]]) -> protocol.Request:
+    def start_request(
+        self, spec: Spec, host: str, facts: Facts, vms: Iterable[tuple[str, str]]
+    ) -> protocol.Request:
         """Sizes do not matter: it takes what it needs."""
-        return protocol.start_light([protocol.vm(name, mac) for name, mac in vms])
+        return protocol.start_light([protocol.vm(name, mac) for name, mac in vms], host)

@@ -41,14 +41,16 @@ class Qemu:
         """Debian's kernel and an initramfs with the agent."""
         return minimal.build(progress=progress)
 
-    def start_request(self, spec: Spec, host: Facts, vms: Iterable[tuple[str, str]]) -> protocol.Request:
+    def start_request(
+        self, spec: Spec, host: str, facts: Facts, vms: Iterable[tuple[str, str]]
+    ) -> protocol.Request:
         """Memory, disk and cores are those of ``Spec.vm``."""
         return protocol.start(
             [protocol.vm(name, mac) for name, mac in vms],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,
-            kvm=host.kvm,
+            kvm=facts.kvm,
             boot=spec.boot,
             iso=ISO if spec.boot == "iso" else None,
         )

@@ -204,7 +204,7 @@ class _Launch:
         again = [request.name for request in requests if request.attempt > 1]
         vms = [(request.name, request.mac) for request in requests]
         spec, facts = self.context.spec, self.cluster.facts[host.name]
-        start = GUESTS[spec.guest].start_request(spec, facts, vms)
+        start = GUESTS[spec.guest].start_request(spec, host.name, facts, vms)
         return protocol.document(*([protocol.stop(again)] if again else []), start)
 
     def _powered_on(

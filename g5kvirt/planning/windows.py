@@ -40,7 +40,7 @@ Ints = NDArray[np.int64]
 #: VMs in flight per core, by the label of the guests (`g5kvirt.guests.base.Guest.label`): 8 emulated guests
 #: saturate 2 cores, and with 64 at once the first waits for the last (measured); with KVM a boot mostly
 #: waits.
-VMS_PER_CORE = {"tcg": 4, "kvm": 16, "light": 200}
+VMS_PER_CORE = {"tcg": 4, "kvm": 16, "light": 2500}
 
 #: CPU seconds from power-on to the minimal system (measured under emulation: 2.3 with a small kernel, 6.8
 #: with that of Debian; a light guest: 0.03).

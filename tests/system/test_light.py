@@ -46,9 +46,13 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
     # a guest reboots itself, and comes back as what was deployed; its host must not notice
     exp.run("reboot -f; sleep 5", ["vm-1"], timeout=20)
     again = exp.run("cat mark && hostname", ["vm-1"], timeout=30).iloc[0]
+    ips = {vm.name: str(vm.ip) for vm in exp.journal.state.placed_vms}
+    ping = [f"ping -c 1 -W 3 {ip} >/dev/null && echo {name}" for name, ip in ips.items()]
+    pings = exp.run("; ".join(ping), timeout=60)
     exp.figures.save(exp.path / "figures")
     html = exp._repr_html_()
-    print(json.dumps({"rows": rows, "again": again["out"], "html": html, "guest": exp.frames.guest}))
+    print(json.dumps({"rows": rows, "again": again["out"], "html": html, "guest": exp.frames.guest,
+        "reached": dict(zip(pings["vm"], pings["out"]))}))
 """.strip(),
     )
     said = answer(start(script, small, tmp_path), timeout=300)
@@ -77,6 +81,7 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
         assert out.split()[-2:] == [address, "22"], "its own address, not its host's"
     assert said["again"].split() == ["vm-1"]
     assert all("mark" not in out for out in second.values()), "each has a disk of its own, which it keeps"
+    assert {name: set(out.split()) for name, out in said["reached"].items()} == dict.fromkeys(names, names)
     assert not light_processes(small), "they end with the run"
 
 

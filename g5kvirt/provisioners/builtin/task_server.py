@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from g5kvirt.context import Context
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.inventory import VM
 from g5kvirt.netboot import services
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provisioners.builtin import tasks
@@ -23,6 +27,9 @@ class TaskServer:
     def __init__(self, context: Context, cluster: ClusterState) -> None:
         self._context = context
         self._layout = cluster.layout
+        self._announced: dict[tuple[str, str], dict[str, TaskId]] = {}  # (server, host) → VM → its task
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._announces = not GUESTS[context.spec.guest].has_kernel
 
     def url(self, vm: VM) -> str:
         """The address of a VM's HTTP server."""
@@ -39,18 +46,34 @@ class TaskServer:
                 files.append(File(text, tasks.task_path(target.vm.name, services.WWW)))
                 if task.boot == "reboot":
                     files.append(self._disk_script(target.vm))
-            self._put(machine, files)
+            self._put(machine, files, {target.vm: by_vm[target.vm.name].id for target in targets})
 
     def prepare_reboot(self, order: RebootOrder) -> None:
         """Set what VMs boot next, and remove the tasks that they would begin again."""
         for machine, targets in self._by_server(order.vms):
             files = [tasks.task_path(target.vm.name, services.WWW) for target in targets]
+            none = dict.fromkeys(target.vm for target in targets)
             if order.into == "disk":
-                self._put(machine, [self._disk_script(target.vm) for target in targets])
+                self._put(machine, [self._disk_script(target.vm) for target in targets], none)
                 self._remove(machine, files)
             else:
+                self._put(machine, [], none)
                 scripts = [services.vm_script_path(target.vm) for target in targets]
                 self._remove(machine, [*scripts, *files])
+
+    def _announcements(self, machine: ServiceMachine, tasks_now: Mapping[VM, TaskId | None]) -> list[File]:
+        """What hosts of light guests read instead of a file for each; ``tasks_now``: what has changed."""
+        changed: dict[str, dict[str, TaskId]] = {}
+        for vm, task in tasks_now.items() if self._announces else ():
+            known = self._announced.setdefault((machine.host.name, vm.host), {})
+            known.pop(vm.name, None)
+            if task is not None:
+                known[vm.name] = task
+            changed[vm.host] = known
+        return [
+            File(tasks.announcement(known).encode(), tasks.announcement_path(host, services.WWW))
+            for host, known in changed.items()
+        ]
 
     def _disk_script(self, vm: VM) -> File:
         """The VM's own iPXE script with which it boots from its disk."""
@@ -66,9 +89,18 @@ class TaskServer:
             found.setdefault(machine.host.name, (machine, []))[1].append(target)
         return list(found.values())
 
-    def _put(self, machine: ServiceMachine, files: Sequence[File]) -> None:
-        host = machine.host.address
-        result = self._context.fanout.put([host], files, timeout=self._context.spec.timeouts.command)[host]
+    def _put(
+        self, machine: ServiceMachine, files: Sequence[File], tasks_now: Mapping[VM, TaskId | None]
+    ) -> None:
+        """Put files, and announce the tasks that VMs have now."""
+        # one thread at a time: an announcement must not be replaced by an earlier one
+        with self._locks[machine.host.name]:
+            every = [*files, *self._announcements(machine, tasks_now)]
+            if not every:
+                return
+            host = machine.host.address
+            timeout = self._context.spec.timeouts.command
+            result = self._context.fanout.put([host], every, timeout=timeout)[host]
         if not result.ok:
             raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {result.reason}")
 

@@ -40,6 +40,8 @@ __all__ = [
     "STEPS",
     "Identity",
     "TaskFile",
+    "announcement",
+    "announcement_path",
     "read_ready",
     "render",
     "task_file",
@@ -167,6 +169,16 @@ def render(task: TaskFile) -> str:
 def task_path(vm: str, www: str) -> str:
     """Where the task file of the VM named ``vm`` goes on its HTTP server."""
     return posixpath.join(www, "task", vm)
+
+
+def announcement_path(host: str, www: str) -> str:
+    """Where the tasks of a host's light guests are announced: one request for all of them while they wait."""
+    return posixpath.join(www, "task", f"@{host}")
+
+
+def announcement(given: Mapping[str, TaskId]) -> str:
+    """VM → the task that it has now, one line each."""
+    return "".join(f"{vm} {task}\n" for vm, task in given.items())
 
 
 def read_ready(output: str) -> Identity | None:

@@ -29,8 +29,10 @@ def test_one_emulated_host_makes_a_run_an_emulated_one() -> None:
 def test_start_request_has_every_vm(kind: str) -> None:
     spec = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 160, "cores": 2})
     request = GUESTS[kind].start_request(
-        spec, KVM, [("vm-1", "52:54:00:00:00:01"), ("vm-2", "52:54:00:00:00:02")]
+        spec, "h-1", KVM, [("vm-1", "52:54:00:00:00:01"), ("vm-2", "52:54:00:00:00:02")]
     )
     assert [vm["name"] for vm in request["vms"]] == ["vm-1", "vm-2"]
     size = {"memory": 160 * MIB, "cores": 2}
-    assert request["defaults"] == {"kind": "light"} or size.items() <= request["defaults"].items()
+    assert (
+        request["defaults"] == {"kind": "light", "host": "h-1"} or size.items() <= request["defaults"].items()
+    )

@@ -34,3 +34,22 @@ def test_document_holds_the_requests_as_they_are() -> None:
         "accel": "kvm",
     }
     assert protocol.parse_line('{"op": "follow", "t": 1}') is None
+
+
+@pytest.mark.parametrize(
+    ("ahead", "there", "back", "offset"),
+    [
+        (0.0, 0.01, 0.01, 0.0),
+        (5.0, 0.01, 0.03, 4.99),  # half of the difference of both ways is unknown
+        (0.3, 20.0, 0.5, 0.0),  # a login among hundreds: it tells nothing about clocks
+        (60.0, 20.0, 0.5, 69.75),
+    ],
+)
+def test_clock_offset_is_known_only_beyond_the_time_on_the_way(
+    ahead: float, there: float, back: float, offset: float
+) -> None:
+    began = 1000.0 + there + ahead
+    detail = {"cores": 4, "memory": 1 << 30, "kvm": False, "began": began, "clock": began + 0.2}
+    answer = protocol.Answer("facts", "h-1", True, began, detail)
+    facts = protocol.read_facts(answer, 1000.0, 1000.0 + there + 0.2 + back)
+    assert facts.clock_offset == pytest.approx(offset)

@@ -32,6 +32,7 @@ class Bed:
 
     name = "bed"
     polling_interval = 0.0
+    real_cores = None
 
     def __init__(self) -> None:
         self.end = ""

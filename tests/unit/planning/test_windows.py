@@ -124,8 +124,8 @@ def test_boot_window_of_the_specification() -> None:
 def test_light_guests_of_one_small_machine_have_a_window_for_that_machine() -> None:
     hosts = [Facts(cores=8, memory=0, kvm=False)] * 355
     label = GUESTS["light"].label
-    assert boot_window(Windows(), hosts, label, real_cores=2) == SlotWindow(400)
-    assert boot_window(Windows(), hosts, label) == SlotWindow(355 * 8 * 200)
+    assert boot_window(Windows(), hosts, label, real_cores=2) == SlotWindow(5000)
+    assert boot_window(Windows(), hosts, label) == SlotWindow(355 * 8 * 2500)
 
 
 def test_light_guests_start_host_by_host_in_all_sites_at_once() -> None:

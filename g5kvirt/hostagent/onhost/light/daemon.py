@@ -14,6 +14,7 @@ import time
 
 from ..processes import EXPECTED_ERRORS, start_time
 from ..records import write_text
+from .announcements import Announcements
 from .guest import Guest
 from .image import ImageStore
 from .loop import READABLE, Loop, ready, sleep
@@ -38,6 +39,7 @@ class Daemon:
         self._loop = Loop()
         self._home = Home()
         self._images = ImageStore(f"{home_directory}/light/images")
+        self._announcements = Announcements(self._home, self._loop)
         self._guests: dict[str, Guest] = {}
         self._lives: dict[str, Task] = {}
         self._running = True
@@ -129,7 +131,16 @@ class Daemon:
         for vm, (_, _, ns) in zip(new, links):  # noqa: B905  Python 3.9
             name = vm["name"]
             place = f"{self._directory}/ram/{name}"
-            guest = Guest(vm, ns, self._home, self._loop, self._images, place)
+            guest = Guest(
+                vm,
+                ns,
+                bridge,
+                place,
+                home=self._home,
+                loop=self._loop,
+                images=self._images,
+                announcements=self._announcements,
+            )
             self._home.bring_up(ns)
             self._guests[name] = guest
             answers.append((name, self._power_on(name)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..records import Record
+    from .announcements import Announcements
     from .image import ImageStore
     from .loop import Loop
     from .netns import Home
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 FILE_PATIENCE = 300.0
 SSH_PORT = 22
+LOOK = 0.5  #: seconds between two looks for a task
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -37,14 +39,27 @@ class Reboot(Exception):  # noqa: N818  no error
 class Guest:
     """One guest of this host."""
 
-    def __init__(self, vm: Record, ns: int, home: Home, loop: Loop, images: ImageStore, place: str):
+    def __init__(
+        self,
+        vm: Record,
+        ns: int,
+        bridge: str,
+        place: str,
+        *,
+        home: Home,
+        loop: Loop,
+        images: ImageStore,
+        announcements: Announcements,
+    ) -> None:
         self.name = str(vm["name"])
         self.mac = str(vm["mac"])
         self.vm = vm
         self.ns = ns
+        self.bridge = bridge
         self.home = home
         self.loop = loop
         self.images = images
+        self.announcements = announcements
         self.place = place  #: path without extension for what it writes
         self.root: Root | None = None  #: what was deployed
         self.start = time.monotonic()
@@ -113,6 +128,7 @@ class Guest:
         deadline = time.monotonic() + PATIENCE
         lease = await dhcp.lease(self.home, self.ns, INTERFACE, self.mac, ipxe=ipxe, deadline=deadline)
         self.home.assign(self.ns, lease.address, lease.netmask)
+        self.home.announce(self.bridge, lease.address, self.mac)
         self.log(f"address {lease.address} ({'iPXE' if ipxe else 'system'})")
         return lease
 
@@ -150,21 +166,23 @@ class Guest:
         self.log("minimal system")
         last = ""
         while True:
+            await sleep(LOOK)
+            given = self.announcements.task(server, str(self.vm["host"]), self.name, poll)
+            if not given or given == last:
+                continue
             try:
                 text = await self.read(f"{server}/task/{self.name}", patience=30.0)
-            except OSError:  # there is none
-                text = ""
-            first = text.partition("\n")[0]
-            if first and first != last:
-                last = first
-                self.log(f"task {first.lstrip('# ')}")
-                root = await task.perform(self, text)
-                if root is not None:
-                    if self.root is not None:
-                        self.root.close()
-                    self.root = root
-                    raise Reboot
-            await sleep(poll)
+            except OSError as error:  # taken back
+                self.log(str(error))
+                continue
+            last = given
+            self.log(f"task {given}")
+            root = await task.perform(self, text)
+            if root is not None:
+                if self.root is not None:
+                    self.root.close()
+                self.root = root
+                raise Reboot
 
     # ---- environment --------------------------------------------------------------------------------
 

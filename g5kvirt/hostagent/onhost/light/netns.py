@@ -21,7 +21,9 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x00020000, 0x04000000, 0x40000000
 INTERFACE = "eth0"
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8913, 0x8914, 0x8916, 0x891C
+_SIOCSARP = 0x8955
 _IFF_UP = 1
+_ARPHRD_ETHER, _ATF_COMPLETE, _ATF_PERMANENT = 1, 2, 4
 
 
 def setns(fd: int, kind: int) -> None:
@@ -52,7 +54,7 @@ class Home:
     """The host's own network namespace, to which the process returns after each visit elsewhere."""
 
     def __init__(self) -> None:
-        self._fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.fd = os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def create(self) -> int:
         """A new namespace without IPv6, whose router and listener messages would reach every other guest."""
@@ -65,7 +67,7 @@ class Home:
                     file.write("1")
             return fd
         finally:
-            setns(self._fd, CLONE_NEWNET)
+            setns(self.fd, CLONE_NEWNET)
 
     @contextlib.contextmanager
     def inside(self, fd: int) -> Iterator[None]:
@@ -74,23 +76,35 @@ class Home:
         try:
             yield
         finally:
-            setns(self._fd, CLONE_NEWNET)
+            setns(self.fd, CLONE_NEWNET)
 
     def connect(self, links: Sequence[tuple[str, str, int]], bridge: str) -> None:
         """A link (its name on the host, the guest's MAC address, its namespace) on the bridge for each guest.
 
-        One call of ip(8) for all. Nothing unasked for is flooded to a guest but broadcasts, which it needs:
-        its host must find it by ARP.
+        Nothing is flooded to a guest, or each broadcast of thousands would be copied to all of the others:
+        the host's bridge answers ARP for it (proxy_arp, to other guests; proxy_arp_wifi, to other machines),
+        which takes an entry for its MAC address here, and one for its IP address in `announce`.
         """
-        here, lines = interface_names(), []
+        here, lines, addresses = interface_names(), [], []
         for name, mac, fd in links:
             if name in here:  # left by a process that was killed: its namespace is about to go
                 lines.append(f"link del {name}")
             end = f"netns /proc/{os.getpid()}/fd/{fd}"
             lines.append(f"link add {name} type veth peer name {INTERFACE} address {mac} {end}")
             lines.append(f"link set {name} addrgenmode none master {bridge} up")
-            lines.append(f"link set {name} type bridge_slave mcast_flood off flood off")
+            lines.append(f"link set {name} type bridge_slave proxy_arp on proxy_arp_wifi on")
+            addresses.append(f"fdb replace {mac} dev {name} master static")
         run_checked(["ip", "-batch", "-"], "\n".join(lines) + "\n")
+        run_checked(["bridge", "-batch", "-"], "\n".join(addresses) + "\n")
+
+    def announce(self, bridge: str, address: str, mac: str) -> None:
+        """Where a guest is: for the host itself, and for its bridge to answer ARP in the guest's place."""
+        entry = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+        hardware = struct.pack("H6s8x", _ARPHRD_ETHER, bytes.fromhex(mac.replace(":", "")))
+        flags = _ATF_COMPLETE | _ATF_PERMANENT
+        request = entry + hardware + struct.pack("i16x16s", flags, bridge.encode())
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SIOCSARP, request)
 
     def bring_up(self, fd: int) -> None:
         """The guest's interface up."""

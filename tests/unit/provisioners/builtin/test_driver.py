@@ -102,13 +102,13 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
 
 
 @contextmanager
-def driving(machines: Machines, known: Sequence[VM]) -> Iterator[MachineDriver]:
+def driving(machines: Machines, known: Sequence[VM], guest: str = "vm") -> Iterator[MachineDriver]:
     timeouts = SimpleNamespace(command=60.0)
     context: Any = SimpleNamespace(
         fanout=machines,
         access=None,
         checks_at_once=AT_ONCE,
-        spec=SimpleNamespace(timeouts=timeouts, guest="vm"),
+        spec=SimpleNamespace(timeouts=timeouts, guest=guest),
     )
     fanout: Any = machines
     with MachineDriver(context, cluster(known), "d1", known, IMAGE, KEY, fanout) as driver:
@@ -166,6 +166,23 @@ def test_a_task_file_names_the_deployment_and_the_attempt() -> None:
     text = machines.files[tasks.task_path("vm-1", services.WWW)].decode()
     assert text.splitlines()[0] == "# d1.3"
     assert "server=http://10.144.0.1\n" in text
+
+
+def test_hosts_of_light_guests_read_one_announcement_instead_of_a_file_for_each() -> None:
+    known, machines = vms(6), Machines()
+    path = {vm.host: tasks.announcement_path(vm.host, services.WWW) for vm in known}
+    with driving(machines, known, "light") as driver:
+        for number, vm in enumerate(known, 1):
+            driver.execute(TaskOrder((Target(vm, number),), "partition", VARIANTS))
+        until(driver, lambda: len([p for p in machines.files if "@" not in p]) == 6)
+    for host, file in path.items():
+        lines = machines.files[file].decode().splitlines()
+        assert sorted(lines) == sorted(
+            f"{vm.name} d1.{number}" for number, vm in enumerate(known, 1) if vm.host == host
+        )
+    with driving(machines, known, "light") as driver:
+        execute(driver, RebootOrder((Target(known[0], 9),), "reboot", "hard", "minimal"))
+    assert machines.files[path[known[0].host]] == b"", "taken back"
 
 
 def test_concurrent_checks_are_limited_by_their_window() -> None:
