@@ -153,7 +153,7 @@ class Forecast:
             room=self.room,
             vms_per_host=vms_per_host,
             addresses=tuple(self._address_demands(by_site)),
-            expected=estimate_phases(self._work()) if hosts else (),
+            expected=estimate_phases(self._work()) if hosts and self.spec.guest == "vm" else (),
         )
 
     def _address_demands(self, vms: Mapping[str, int]) -> Iterator[AddressDemand]:

@@ -63,7 +63,7 @@ def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) ->
         return "cannot be deployed"
     if machine.x86 is False:
         return "not x86_64"
-    if machine.virtual is False and not emulated:
+    if machine.virtual is False and not emulated and spec.guest == "vm":
         return "cannot virtualize"
     if machine.kavlan is False:
         return "cannot join a KaVLAN"

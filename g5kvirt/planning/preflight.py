@@ -334,6 +334,9 @@ def _walltime(spec: Spec, plan: Plan) -> Finding:
     if plan.vms_per_host is None:
         message = "the expected time is not known, since the VMs do not fit"
         return Finding("walltime", "", "unknown", "no-estimate", message)
+    if not plan.expected:
+        message = "there is no estimate for light guests yet"
+        return Finding("walltime", "", "unknown", "no-estimate", message)
     message = (
         f"expected: about {_clock(plan.seconds)} of {format_walltime(spec.walltime)}, "
         "up to the end of one deployment of mini on all VMs"

@@ -76,7 +76,8 @@ class CheckResult:
         if plan.vms_per_host is not None:
             least, most = plan.vms_per_host
             facts.append(("VMs per host", f"{least}" if least == most else f"{least}–{most}"))
-            facts.append(("expected", ", ".join(f"{e.phase} {duration(e.seconds)}" for e in plan.expected)))
+            expected = ", ".join(f"{e.phase} {duration(e.seconds)}" for e in plan.expected)
+            facts += [("expected", expected)] if expected else []
         demands = [f"{b.site} slash_{b.prefix}" for b in plan.addresses if b.prefix is not None]
         return [*facts, ("addresses", ", ".join(demands))]
 

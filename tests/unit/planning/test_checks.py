@@ -32,6 +32,7 @@ def test_a_spec_that_fits_passes() -> None:
     check()
     check(sites={"nancy": 4}, vms=28)  # 3 × 8 + 4
     check(clusters={"nancy": "griffon"}, sites={"nancy": 1}, vms=4)
+    check(vm={"memory": 8}, guest="light")  # as VMs, they would not boot
 
 
 @pytest.mark.parametrize(

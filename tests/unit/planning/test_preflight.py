@@ -182,6 +182,8 @@ def test_walltime_is_compared_with_the_expected_time() -> None:
     assert short.advice == 'ask for more, such as walltime="0:13:00"'
     assert finding(look(walltime="0:10:00"), "walltime").status == "warning"
     assert finding(look(walltime="1:00:00"), "walltime").status == "ok"
+    light = look(walltime=300, guest="light")
+    assert (finding(light, "walltime").code, light.plan.expected) == ("no-estimate", ())
 
 
 def test_job_names_must_fit_into_oar() -> None:
