@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
+from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits
 from g5kvirt.views.formatting import count, size
 
 __all__ = ["ProbeResult", "able", "examine", "report", "verdict", "vms_by_memory"]
@@ -68,7 +69,7 @@ def examine() -> list[ProbeResult]:
     with ThreadPoolExecutor(3) as pool:  # each waits for programs, so run them in parallel
         kernel = pool.submit(kernel_features)
         guests = pool.submit(kvm)
-        first = [system(), root(), programs(), *memory_and_cores()]
+        first = [system(), root(), programs(), *memory_and_cores(), kernel_tables(SharedLimits())]
         return [*first, *kernel.result(), guests.result()]
 
 
@@ -158,6 +159,17 @@ def memory_and_cores() -> list[ProbeResult]:
         ),
         ProbeResult("cores", "ok", str(cores), value=cores),
     ]
+
+
+def kernel_tables(limits: SharedLimits) -> ProbeResult:
+    """The tables that all hosts of a local testbed share: it raises them while it is up."""
+    current, overflows = limits.current(), limits.overflows()
+    small = {key: value for key, value in current.items() if value < LIMITS[key]}
+    found = "large enough" if not small else f"{len(small)} are raised while a testbed is up"
+    if not overflows:
+        return ProbeResult("kernel tables", "ok", found)
+    full = "; ".join(f"{what}: {times:,}" for what, times in overflows.items())
+    return ProbeResult("kernel tables", "warn", f"{found}; {full}", "start fewer VMs at once (windows)")
 
 
 #: A shell script for a mount, network, pid and uts namespace of its own: tries one feature after the other

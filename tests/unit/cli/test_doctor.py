@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from g5kvirt.cli import doctor
 from g5kvirt.cli.doctor import ProbeResult
+from g5kvirt.testbeds.local.shared_limits import LIMITS
 
 GIB = 1 << 30
 EVERYTHING = dict.fromkeys(
@@ -114,6 +116,15 @@ def test_memory_is_measured_once_and_told_twice(monkeypatch: pytest.MonkeyPatch)
     report = doctor.report(findings)
     assert report["verdict"] == verdict
     assert [f["value"] for f in report["findings"]] == [23 * GIB, 1]
+
+
+def test_kernel_tables_that_were_full_are_named() -> None:
+    small = SimpleNamespace(current=lambda: dict.fromkeys(LIMITS, 1), overflows=lambda: {})
+    found = doctor.kernel_tables(small)  # type: ignore[arg-type]
+    assert (found.state, found.found) == ("ok", f"{len(LIMITS)} are raised while a testbed is up")
+    full = SimpleNamespace(current=lambda: dict(LIMITS), overflows=lambda: {"ARP table full": 57_044})
+    found = doctor.kernel_tables(full)  # type: ignore[arg-type]
+    assert (found.state, found.found) == ("warn", "large enough; ARP table full: 57,044")
 
 
 def test_verdict_names_the_failed_probes() -> None:
