@@ -25,12 +25,14 @@ MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 def start(request: Record, home: str) -> Results:
     """VMs in one round trip: taps in one batch, disks, all QEMUs at once, each one's QMP must answer."""
-    accepted = []
+    accepted: list[Record] = []
     for item in request["vms"]:
         vm = {**request.get("defaults", {}), **item}
         subject = str(vm.get("name"))
         try:
             check_name(vm["name"])
+            if any(subject == one["name"] for one in accepted):
+                raise ValueError(f"{subject} is there twice in the request")
             if not MAC.fullmatch(vm["mac"]):
                 raise ValueError(f"{vm['mac']!r} is no MAC address (lower case, colons)")
             vm["tap"] = "v" + vm["mac"].replace(":", "")

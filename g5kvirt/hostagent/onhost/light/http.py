@@ -74,6 +74,8 @@ async def _exchange(
     }
     if first.split(" ")[1:2] != ["200"]:
         raise TransferError(f"the server answered {first[:80]!r}")
+    if "transfer-encoding" in fields:
+        raise TransferError(f"the server sends it {fields['transfer-encoding']}, which is not understood")
     size = int(fields["content-length"]) if fields.get("content-length", "").isdigit() else -1
     received = len(rest)
     sink(rest)

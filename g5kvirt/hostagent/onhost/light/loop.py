@@ -117,7 +117,11 @@ class Loop:
             return
         fd, events, deadline = request
         if fd is not None:
-            self._epoll.register(fd, events)
+            try:
+                self._epoll.register(fd, events)
+            except OSError as problem:  # closed, or another task waits for it
+                self._resume(task, problem)
+                return
             self._waiting[fd] = task
             task.fd = fd
         self._number += 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _PR_CAPBSET_DROP, _CAP_SYS_BOOT, _CAP_SYS_MODULE = 24, 22, 16
-_POWER = "/run/g5kvirt-power"
+_POWER = "/.g5kvirt-power"  #: not in a directory, which in an image may be a link that leads out of it
 _REBOOT = f"#!/bin/sh\necho reboot > {_POWER}\n"
 
 #: ssh servers that an image may have, with the arguments for one connection on standard input and output.
@@ -60,6 +60,8 @@ class Root:
         first, _, rest = path.partition("/")
         if os.path.islink(f"{self.image}/{first}"):  # /bin → usr/bin: a directory would hide it
             path = f"{os.readlink(f'{self.image}/{first}').lstrip('/')}/{rest}"
+        if ".." in path.split("/"):
+            raise OSError(f"the image's /{first} is a link that leads out of it")
         target = f"{self._own}/upper/{path}"
         parent = os.path.dirname(target)
         if not os.path.isdir(parent):
@@ -109,12 +111,13 @@ class Root:
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
         _mount("overlay", root, "overlay", 0, options)
         for path in ("dev", "proc", "sys"):
+            if os.path.islink(f"{root}/{path}"):
+                raise OSError(f"the image's /{path} is a link")
             os.makedirs(f"{root}/{path}", exist_ok=True)
             _mount(f"/{path}", f"{root}/{path}", None, _MS_BIND | _MS_REC)
-        fifo = f"{root}{_POWER}"
-        os.makedirs(os.path.dirname(fifo), exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(fifo, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{root}{_POWER}")
+        os.mkfifo(f"{root}{_POWER}", 0o600)
         socket.sethostname(self.name)
 
     def serve(self, connection: socket.socket, ns: int) -> int:

@@ -140,6 +140,10 @@ def _install(guest: Guest, values: dict[str, str]) -> Root:
     }
     try:
         image = guest.images.directory(values["sha256"])
-        return Root(image, f"{guest.place}.disk", guest.name, files, fields)
+        root = Root(image, f"{guest.place}.disk", guest.name, files, fields)
     except OSError as error:
         raise TaskError("postinstall", str(error)) from None
+    if root.server is None:
+        reason = "the image has no ssh server (usr/sbin/dropbear or usr/sbin/sshd)"
+        raise TaskError("postinstall", reason, permanent=True)
+    return root

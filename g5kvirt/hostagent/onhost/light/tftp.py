@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -45,16 +46,27 @@ async def get(
                 continue
             tries = 0
             if struct.unpack("!H", data[:2])[0] == _OPTIONS:
-                size = BLOCK
+                size = block_size(data)
                 packet = struct.pack("!HH", _ACKNOWLEDGE, 0)
                 continue
             sink(data[4:])
             received += len(data) - 4
             packet = struct.pack("!HH", _ACKNOWLEDGE, expected & 0xFFFF)
             if len(data) - 4 < size:
-                link.sendto(packet, peer)
+                with contextlib.suppress(OSError):  # the file is here
+                    link.sendto(packet, peer)
                 return received
             expected += 1
+
+
+def block_size(acknowledgement: bytes) -> int:
+    """The block size that the server agrees to: it may be smaller than `BLOCK`. Raises TransferError."""
+    words = acknowledgement[2:].split(b"\0")
+    options = {name.lower(): value for name, value in zip(words[::2], words[1::2])}  # noqa: B905  Python 3.9
+    value = options.get(b"blksize", b"512")
+    if not value.isdigit() or not 8 <= int(value) <= BLOCK:
+        raise TransferError(f"the server's block size is {value!r}")
+    return int(value)
 
 
 async def _packet(
