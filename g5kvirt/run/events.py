@@ -85,7 +85,10 @@ class Event:
     @classmethod
     def from_plain(cls, d: Mapping[str, Any]) -> Event:
         """Read one object of JSON; raises ValueError, KeyError or TypeError if it is not an event."""
-        t, attempt, detail = float(d["t"]), d.get("attempt", 1), d.get("detail") or {}
+        try:
+            t, attempt, detail = float(d["t"]), float(d.get("attempt", 1)), d.get("detail") or {}
+        except OverflowError as error:
+            raise ValueError("a number is too large") from error
         if not isinstance(detail, dict):
             raise TypeError("its detail is no mapping")
         if not isfinite(t) or not isfinite(attempt):

@@ -10,7 +10,7 @@ from g5kvirt.run.deployment_state import DeploymentState
 from g5kvirt.run.event_types import is_whole_deployment
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
-from g5kvirt.run.vocabulary import DEPLOYMENT
+from g5kvirt.run.vocabulary import UNFINISHED
 
 __all__ = ["CUT_SHORT", "missing_ends"]
 
@@ -30,7 +30,8 @@ def missing_ends(state: RunState) -> list[Event]:
     for whole in wholes:
         for start in (e for e in open_ if e.phase == whole.phase and e.t >= whole.t and e not in wholes):
             if is_whole_deployment(start):
-                ends += _deployment_ends(start, state.deployments[start.deployment], state.latest)
+                name = start.deployment or start.subject  # as `RunState` reads it
+                ends += _deployment_ends(start, state.deployments[name], state.latest)
             else:
                 ends.append(_failed(start, state.latest, **_kept(start, "deployment", "variant")))
     return [*ends, *(_failed(whole, state.latest) for whole in wholes)]
@@ -43,7 +44,7 @@ def _deployment_ends(start: Event, deployment: DeploymentState, latest: float) -
     for name in names:
         vm = deployment.vms.get(name)
         last = vm.last if vm is not None else None
-        if last is not None and last.step == DEPLOYMENT:
+        if vm is not None and vm.outcome != UNFINISHED:
             continue
         macro, at = _next_step(start.detail.get("workflow") or {}, last)
         end = replace(start, kind="vm", subject=name, attempt=last.attempt if last else 1)

@@ -43,9 +43,11 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
     first = exp.measure(environment="light", sizes=[4, 12])
     look = "hostname; cat /etc/g5kvirt-environment; cat mark; echo $SSH_CONNECTION; touch mark"
     rows = [dict(zip(r["vm"], r["out"])) for r in (exp.run(look), exp.run(look))]
+    # a sleep that outlives its connection must not outlive its guest
+    exp.run("setsid sleep 4321 >/dev/null 2>&1 </dev/null & echo", ["vm-1"], timeout=20)
     # a guest reboots itself, and comes back as what was deployed; its host must not notice
     exp.run("reboot -f; sleep 5", ["vm-1"], timeout=20)
-    again = exp.run("cat mark && hostname", ["vm-1"], timeout=30).iloc[0]
+    again = exp.run("cat mark && hostname; pgrep -f 'sleep 4321'", ["vm-1"], timeout=30).iloc[0]
     ips = {vm.name: str(vm.ip) for vm in exp.journal.state.placed_vms}
     ping = [f"ping -c 1 -W 3 {ip} >/dev/null && echo {name}" for name, ip in ips.items()]
     pings = exp.run("; ".join(ping), timeout=60)

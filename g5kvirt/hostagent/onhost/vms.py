@@ -41,6 +41,8 @@ def start(request: Record, home: str) -> Results:
                 if vm.get("kind") != light.KIND:
                     qemu_argv(home, vm)  # raises if the request makes no sense
                 accepted.append(vm)
+            elif light.is_light(record) and record.get("off"):
+                yield from light.power(home, "on", [subject])
             elif record["vm"] != vm:
                 yield subject, ValueError(f"{subject} runs already with other settings: stop it first")
             elif "power_on" in record:

@@ -54,15 +54,15 @@ class SharedLimits:
             refused = {}
             record.setdefault("counts", overflow_counts(self._proc))
             before = record.setdefault("before", {})
-            for key, value in self.current().items():
-                if value < LIMITS[key]:
-                    try:
-                        self._file(key).write_text(f"{LIMITS[key]}\n")
-                    except OSError as error:  # a container's /proc/sys may be read-only
-                        refused[key] = str(error.strerror)
-                    else:
-                        before.setdefault(key, value)
-            write(self._record, json.dumps(record))
+            small = {key: value for key, value in self.current().items() if value < LIMITS[key]}
+            for key, value in small.items():
+                before.setdefault(key, value)
+            write(self._record, json.dumps(record))  # first: a process that is killed here leaves a way back
+            for key in small:
+                try:
+                    self._file(key).write_text(f"{LIMITS[key]}\n")
+                except OSError as error:  # a container's /proc/sys may be read-only
+                    refused[key] = str(error.strerror)
         return refused
 
     def restore(self) -> None:
@@ -90,7 +90,8 @@ class SharedLimits:
 
     def _load(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self._record.read_text()))
+            record = json.loads(self._record.read_text())
+            return record if isinstance(record, dict) else {}
         except (FileNotFoundError, PermissionError, ValueError):  # nothing was raised, or not by this user
             return {}
 

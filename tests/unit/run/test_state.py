@@ -8,10 +8,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import pytest
 from measuremaker import measure_events
 from runmaker import run_events
 
 from g5kvirt.inventory import VM, Facts, to_plain
+from g5kvirt.run import event_types
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.event_types import host_facts, job_progress, placement
 from g5kvirt.run.events import Event
@@ -55,6 +57,36 @@ def test_detail_is_that_of_the_last_success() -> None:
     state = RunState.of([end("ok", hosts=[1]), end("ok", hosts=[2]), end("failed", reason="no")])
     assert (state.detail("deploy"), state.done("deploy")) == ({"hosts": [2]}, True)
     assert not RunState.of([end("failed")]).done("deploy")
+
+
+def test_a_late_step_does_not_make_a_deployed_vm_a_failed_one() -> None:
+    events = [
+        Event("measure", "phase", "run", "r", "start", 1.0),
+        event_types.deployment_started("d1", 2.0, 1, {"vms": ["vm-1"]}),
+        event_types.vm_deployment_ended("d1", "vm-1", "deployed", 9.0, 1, ""),
+        event_types.micro_step("d1", "vm-1", "ready", "ok", 8.9, 1, 0.5),
+    ]
+    ends = missing_ends(RunState.of(events))
+    assert [(e.step, e.kind, e.status) for e in ends] == [
+        ("deployment", "run", "ok"),
+        ("phase", "run", "failed"),
+    ]
+    deployment = RunState.of([*events, *ends]).deployments["d1"]
+    assert (deployment.deployed, deployment.failed) == (1, 0)
+
+
+def test_deployment_that_is_named_by_its_subject_alone_is_ended() -> None:
+    start = event_types.deployment_started("d1", 2.0, 1, {"vms": ["vm-1"]})
+    bare = replace(start, detail={key: value for key, value in start.detail.items() if key != "deployment"})
+    phase = Event("measure", "phase", "run", "r", "start", 1.0)
+    state = RunState.of([phase, replace(bare, subject="d1")])
+    assert missing_ends(state)[-1].is_phase
+
+
+def test_number_that_is_too_large_is_no_event() -> None:
+    line = Event("measure", "phase", "run", "r", "start", 1.0).to_json().replace("1.0", "9" * 400, 1)
+    with pytest.raises(ValueError, match="too large"):
+        Event.from_json(line)
 
 
 def test_a_try_of_a_phase_ends_once() -> None:

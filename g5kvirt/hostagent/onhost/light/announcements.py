@@ -30,14 +30,20 @@ class Announcements:
         return self._tasks.get(server, {}).get(guest, "")
 
     async def _follow(self, server: str, host: str, poll: float) -> None:
+        try:
+            await self._read(server, host, poll)
+        finally:
+            self._looked.pop(server, None)
+            self._tasks.pop(server, None)
+
+    async def _read(self, server: str, host: str, poll: float) -> None:
         while time.monotonic() - self._looked[server] < 60.0:
             pieces: list[bytes] = []
             try:
                 deadline = time.monotonic() + 30.0
                 await http.get(self._home, self._home.fd, f"{server}/task/@{host}", pieces.append, deadline)
-            except OSError:  # nothing is announced
+            except (OSError, ValueError):  # nothing is announced
                 pieces = []
             lines = b"".join(pieces).decode("utf-8", "replace").splitlines()
             self._tasks[server] = dict(line.split(" ", 1) for line in lines if " " in line)
             await sleep(poll)
-        del self._looked[server]

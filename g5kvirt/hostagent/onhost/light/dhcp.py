@@ -44,7 +44,8 @@ class Lease:
 
     def __init__(self, message: bytes, options: dict[int, bytes]) -> None:
         self.address = socket.inet_ntoa(message[16:20])
-        self.netmask = socket.inet_ntoa(options.get(1, b"\xff\xff\xff\xff"))
+        mask = options.get(1, b"")
+        self.netmask = socket.inet_ntoa(mask if len(mask) == 4 else b"\xff\xff\xff\xff")
         file = options.get(67) or message[108:236]
         self.file = file.split(b"\0")[0].decode("ascii", "replace")
         self.next_server = socket.inet_ntoa(message[20:24])

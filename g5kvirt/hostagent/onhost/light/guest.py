@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import time
 
@@ -83,13 +85,14 @@ class Guest:
             except Reboot:
                 self.log("reboot")
                 self.start = time.monotonic()
-            except (OSError, ValueError) as error:
-                self.log(f"starting over: {error}")
+            except Exception as error:  # noqa: BLE001  whatever an odd server or image causes
+                self.log(f"starting over: {type(error).__name__}: {error}")
                 await sleep(1.0)
 
     def log(self, line: str) -> None:
         """A line of its console."""
-        with open(f"{self.place}.serial", "a", encoding="utf-8") as file:
+        # a full disk ends no guest
+        with contextlib.suppress(OSError), open(f"{self.place}.serial", "a", encoding="utf-8") as file:
             file.write(f"[{time.monotonic() - self.start:12.6f}] {line}\n")
 
     async def fetch(self, url: str, sink: Callable[[bytes], object], patience: float = FILE_PATIENCE) -> None:
@@ -175,8 +178,11 @@ class Guest:
             except OSError as error:  # taken back
                 self.log(str(error))
                 continue
-            last = given
-            self.log(f"task {given}")
+            here = task.read_task(text)["deployment"]
+            if here != given or here == last:  # what was read of the announcements is older
+                continue
+            last = here
+            self.log(f"task {here}")
             root = await task.perform(self, text)
             if root is not None:
                 if self.root is not None:
@@ -235,6 +241,9 @@ class Guest:
 
     def end_processes(self) -> None:
         """Kill what runs in the guest."""
+        for pid in self.sessions:  # one that has not entered the guest yet, too
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.root is not None and self.root.used:
             kill_processes(self.ns)
             self.root.used = False

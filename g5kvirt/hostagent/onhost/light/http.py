@@ -76,7 +76,8 @@ async def _exchange(
         raise TransferError(f"the server answered {first[:80]!r}")
     if "transfer-encoding" in fields:
         raise TransferError(f"the server sends it {fields['transfer-encoding']}, which is not understood")
-    size = int(fields["content-length"]) if fields.get("content-length", "").isdigit() else -1
+    length = fields.get("content-length", "")
+    size = int(length) if length.isascii() and length.isdigit() else -1
     received = len(rest)
     sink(rest)
     while received != size:

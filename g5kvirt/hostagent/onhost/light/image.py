@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 
+from ..records import tail
 from .loop import sleep
 
 TYPE_CHECKING = False
@@ -59,7 +60,7 @@ class Writer:
         self._sha256 = sha256
         self._file = f"{store.directory(sha256)}.tar"
         self._aside = f"{store.directory(sha256)}.new"
-        self._open: IO[bytes] = open(self._file, "wb")
+        self._open: IO[bytes] = open(self._file, "wb", buffering=0)
 
     def write(self, data: bytes) -> None:
         """The next piece."""
@@ -72,24 +73,24 @@ class Writer:
 
     async def unpack(self, compression: str) -> str:
         """Unpack what was written; returns why that failed, empty if it did not."""
-        self._open.flush()
         os.makedirs(self._aside)
-        argv = ["tar", "-x", *_FLAGS[compression], "-f", self._file, "-C", self._aside]
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        assert process.stderr is not None
+        argv = ["tar", "-x", "--numeric-owner", *_FLAGS[compression], "-f", self._file, "-C", self._aside]
+        said = f"{self._file}.said"
+        with open(said, "wb") as errors:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            )
         try:
             deadline = time.monotonic() + LIMIT
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     return f"not unpacked within {LIMIT:g} s"
                 await sleep(0.01)
-            message = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+            message = tail(said).splitlines()
         finally:
             process.kill()
             process.wait()
-            process.stderr.close()
+            os.remove(said)
         if process.returncode:
             return message[-1] if message else f"tar ended with {process.returncode}"
         os.rename(self._aside, self._store.directory(self._sha256))
@@ -97,7 +98,7 @@ class Writer:
 
     def close(self) -> None:
         """Nothing but a complete image stays."""
+        self._store.release(self._sha256)
         self._open.close()
         os.remove(self._file)
         shutil.rmtree(self._aside, ignore_errors=True)
-        self._store.release(self._sha256)

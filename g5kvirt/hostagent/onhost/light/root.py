@@ -42,35 +42,18 @@ class Root:
     def __init__(
         self, image: str, own: str, name: str, files: Mapping[str, str], identity: Mapping[str, str]
     ):
-        """Write ``files`` (path → text), readable by root alone, over those of the image."""
+        """``files`` (path → text), readable by root alone, are written over those of the image at first."""
         self.image = image
         self.identity = dict(identity)  #: deployment, server, …: of the task
         self.name = name
         self._own = own
+        self._files = {**files, "etc/hostname": f"{name}\n", "sbin/reboot": _REBOOT, "bin/reboot": _REBOOT}
+        self._written = False
         self._spaces: list[int] = []
         self.used = False  #: whether a process was started in it
         shutil.rmtree(own, ignore_errors=True)
         for part in ("upper", "work", "root"):
             os.makedirs(f"{own}/{part}", mode=0o755)
-        for path, text in {**files, "sbin/reboot": _REBOOT, "bin/reboot": _REBOOT}.items():
-            self._write(path, text, 0o755 if text.startswith("#!") else 0o600)
-        self._write("etc/hostname", f"{name}\n", 0o644)
-
-    def _write(self, path: str, text: str, mode: int) -> None:
-        first, _, rest = path.partition("/")
-        if os.path.islink(f"{self.image}/{first}"):  # /bin → usr/bin: a directory would hide it
-            path = f"{os.readlink(f'{self.image}/{first}').lstrip('/')}/{rest}"
-        if ".." in path.split("/"):
-            raise OSError(f"the image's /{first} is a link that leads out of it")
-        target = f"{self._own}/upper/{path}"
-        parent = os.path.dirname(target)
-        if not os.path.isdir(parent):
-            os.makedirs(parent, mode=0o700 if "/root" in parent else 0o755)
-        with open(
-            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
-            os.fchmod(file.fileno(), mode)
 
     @property
     def server(self) -> tuple[str, list[str]] | None:
@@ -97,15 +80,16 @@ class Root:
             kinds = ("mnt", "uts")
             self._spaces = [os.open(f"/proc/{child}/ns/{kind}", os.O_RDONLY) for kind in kinds]
             # by way of the child: a FIFO in an overlay is another one than that of the directory below
-            return os.open(f"/proc/{child}/root{self._own}/root{_POWER}", os.O_RDWR | os.O_NONBLOCK)
+            self._written = True
+            return os.open(f"/proc/{child}/root{_POWER}", os.O_RDWR | os.O_NONBLOCK)
         finally:
             os.close(result)
             os.close(go)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
-    def mount(self) -> None:
-        """In a child process: what is seen below ``root``."""
+    def become(self) -> None:
+        """In a child process: its root is that of the guest, out of which no link of the image leads."""
         options = f"lowerdir={self.image},upperdir={self._own}/upper,workdir={self._own}/work"
         root = f"{self._own}/root"
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
@@ -115,9 +99,15 @@ class Root:
                 raise OSError(f"the image's /{path} is a link")
             os.makedirs(f"{root}/{path}", exist_ok=True)
             _mount(f"/{path}", f"{root}/{path}", None, _MS_BIND | _MS_REC)
+        os.chroot(root)
+        os.chdir("/")
+        if not self._written:
+            for path, text in self._files.items():
+                _replace(path, text, 0o755 if text.startswith("#!") else 0o600)
+            os.chmod("etc/hostname", 0o644)
         with contextlib.suppress(FileNotFoundError):
-            os.remove(f"{root}{_POWER}")
-        os.mkfifo(f"{root}{_POWER}", 0o600)
+            os.remove(_POWER)
+        os.mkfifo(_POWER, 0o600)
         socket.sethostname(self.name)
 
     def serve(self, connection: socket.socket, ns: int) -> int:
@@ -167,7 +157,7 @@ def _become_root(root: Root, told: int, wait: int) -> None:
     message = "ok"
     try:
         unshare(CLONE_NEWNS | CLONE_NEWUTS)
-        root.mount()
+        root.become()
     except OSError as error:
         message = str(error)
     try:
@@ -175,6 +165,18 @@ def _become_root(root: Root, told: int, wait: int) -> None:
         os.read(wait, 1)
     finally:
         os._exit(0)
+
+
+def _replace(path: str, text: str, mode: int) -> None:
+    """Write a file anew: what has its name may be a link to busybox."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        os.makedirs(parent, mode=0o700 if parent.startswith("root") else 0o755)
+    if os.path.lexists(path):
+        os.remove(path)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
@@ -186,10 +188,15 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def kill_processes(ns: int) -> None:
-    """Kill every process in a guest's network namespace. Its own process only visits it."""
+    """Kill every process in a guest's network namespace, also one that forks meanwhile."""
     wanted = os.fstat(ns).st_ino
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid():
-            with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{entry}/ns/net").st_ino == wanted:
-                    os.kill(int(entry), signal.SIGKILL)
+    for _ in range(100):
+        found = False
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and int(entry) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if os.stat(f"/proc/{entry}/ns/net").st_ino == wanted:
+                        os.kill(int(entry), signal.SIGKILL)
+                        found = True
+        if not found:
+            return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 
-from .http import TransferError
 from .loop import sleep
 from .root import Root
 
@@ -90,7 +89,7 @@ async def _fetch(guest: Guest, values: dict[str, str]) -> int:
         writer = guest.images.writer(sha256)
         try:
             reason = await _fetch_once(guest, values, writer)
-        except TransferError as error:
+        except OSError as error:  # the transfer, or a full disk
             reason = str(error)
         finally:
             if writer is not None:

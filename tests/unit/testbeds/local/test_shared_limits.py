@@ -96,3 +96,13 @@ def test_check_reports_small_or_full_tables(
     finding = table_finding(current, overflows)
     assert finding.code == code
     assert part in finding.message
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "{", ""])
+def test_record_that_is_none_is_ignored(tmp_path: Path, text: str) -> None:
+    machine = Machine(tmp_path)
+    (machine.runtime / "limits.json").write_text(text)
+    assert machine.limits.overflows() == {}
+    assert machine.limits.raise_all() == {}
+    machine.limits.restore()
+    assert machine.value(ARP) == 1024
