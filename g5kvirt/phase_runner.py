@@ -160,6 +160,7 @@ class PhaseRunner:
             environment_folders(folder),
             up=len(self.journal.state.up_vms),
             provisioner=self.spec.provisioner,
+            guest=self.spec.guest,
         )
 
     def measure(self, request: MeasureRequest) -> None:

@@ -204,7 +204,7 @@ def release(arguments: argparse.Namespace) -> int:
 
     found = _find(arguments)
     Experiment.open(found.path).release()
-    _print(Console(), f"run {found.name} no longer holds any machines")
+    _print(Console(), f"run {found.name} holds no machines now")
     return 0
 
 

@@ -26,6 +26,7 @@ from g5kvirt.images.download import Download, fetch
 from g5kvirt.spec.fields import suggest
 
 __all__ = [
+    "WITHOUT_KERNEL",
     "Environment",
     "EnvironmentSummary",
     "Image",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 _BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "light": light, "debian12-min": debian}
+#: Built environments that only guests without a kernel of their own can run.
+WITHOUT_KERNEL = frozenset({"light"})
+
 _KIND = "environments"  #: of what is built, in the cache
 
 

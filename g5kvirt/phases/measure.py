@@ -10,6 +10,7 @@ from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
 from g5kvirt.errors import CapacityError, PhaseError, SpecError
 from g5kvirt.guests import consoles
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.images import environments
 from g5kvirt.inventory import VM
 from g5kvirt.planning.cluster import ClusterState, cluster_state
@@ -44,6 +45,7 @@ def check_request(
     *,
     up: int,
     provisioner: str,
+    guest: str = "vm",
 ) -> MeasureRequest:
     """Check everything that can be checked before anything is touched; ``up`` VMs are up.
 
@@ -57,6 +59,11 @@ def check_request(
     described, image = environments.look_up(environment, folders)
     if described is not None:
         PROVISIONERS[provisioner].check(described)
+    elif environment in environments.WITHOUT_KERNEL and GUESTS[guest].has_kernel:
+        raise SpecError(
+            f"the environment {environment!r} has no kernel, which VMs need",
+            advice="use another environment, or guest 'light' in the specification",
+        )
     return MeasureRequest(environment, tuple(folders), checked, int(repeat), kind, image)
 
 

@@ -77,7 +77,7 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
         raise TestbedError(
             f"within the next weeks there is no slot of {format_walltime(spec.walltime)} in which {wanted}"
             f" are free{such}",
-            advice="ask for fewer machines or for a shorter walltime",
+            advice="request fewer machines or for a shorter walltime",
         )
     try:
         selected = selection_at(spec, hosts, calendar, calendar.start if date is None else date, such)
@@ -106,7 +106,7 @@ def selection_at(
             f"no site has a sub-network /{prefix} free at that time",
             requested=1,
             available=0,
-            advice="ask for fewer VMs or another start",
+            advice="request fewer VMs or another start",
         )
     vlans = [s for s in open_sites if not shortage(calendar.sites[s], Need(0, vlan=True), t, spec.walltime)]
     return select_sites(spec, open_sites, vlans, f"free at that time{such}")

@@ -60,7 +60,7 @@ def subnetwork_prefix(addresses: int) -> int:
         f"{addresses} addresses at one site are more than its largest sub-network has (a /16: {room})",
         requested=addresses,
         available=room,
-        advice="ask for fewer VMs or spread them over more sites",
+        advice="request fewer VMs or spread them over more sites",
     )
 
 

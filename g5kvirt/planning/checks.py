@@ -76,7 +76,7 @@ def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         )
         room = there - services[site]
         advice = (
-            f"ask for at most {counted(room, 'host')} there" if room > 0 else "choose another site or cluster"
+            f"request at most {counted(room, 'host')} there" if room > 0 else "choose another site or cluster"
         )
         wanted = f"{counted(spec.sites[site], 'host')} and {counted(services[site], 'service machine')}"
         raise CapacityError(
@@ -102,13 +102,13 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
         return
     shares = ", ".join(f"{site} {number}" for site, number in best.items())
     if total == 0:
-        advice = "ask for smaller VMs or change the capacity rule"
+        advice = "request smaller VMs or change the capacity rule"
     elif everything > total:
         advice = (
-            f"ask for at most {total} VMs or for more hosts (all machines of these sites carry {everything})"
+            f"request at most {total} VMs or for more hosts (all machines of these sites carry {everything})"
         )
     else:
-        advice = f"ask for at most {total} VMs or for more sites"
+        advice = f"request at most {total} VMs or for more sites"
     raise CapacityError(
         f"{counted(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
         f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares})",

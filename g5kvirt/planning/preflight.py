@@ -209,7 +209,7 @@ def _machines(forecast: Forecast, site: str) -> Finding:
     if len(fit) >= needed:
         return Finding("machines", site, "ok", "ok", message)
     hosts = len(fit) - forecast.services[site]
-    advice = f"ask for at most {hosts} there" if hosts > 0 else "choose another site or cluster"
+    advice = f"request at most {hosts} there" if hosts > 0 else "choose another site or cluster"
     return problem("too-few", message + _reasons(forecast, forecast.candidates[site]), advice)
 
 
@@ -250,7 +250,7 @@ def _states(forecast: Forecast, site: str) -> Iterator[Finding]:
     if alive >= needed:
         yield Finding("machines now", site, "ok", "ok", message)
     else:
-        advice = "wait for them, or ask for fewer machines there"
+        advice = "wait for them, or request fewer machines there"
         yield Finding("machines now", site, "warning", "too-few", f"{message}; {needed:,} needed", advice)
 
 
@@ -259,14 +259,14 @@ def _subnetwork(demand: AddressDemand, largest: int | None) -> Finding:
     what, site = "sub-network", demand.site
     message = f"{demand.addresses:,} addresses, {counted(demand.vms, 'VM')} expected there"
     if demand.prefix is None:
-        advice = "ask for fewer VMs: OAR gives no sub-network larger than a /16"
+        advice = "request fewer VMs: OAR gives no sub-network larger than a /16"
         return Finding(what, site, "problem", "too-large", f"{message}: no sub-network is that large", advice)
     message = f"{message}: slash_{demand.prefix}, with {usable_addresses(IPv4Network((0, demand.prefix))):,}"
     if largest is None:
         message += "; the site's sub-networks are not known"
         return Finding(what, site, "unknown", "subnetworks-unknown", message)
     if largest > demand.prefix:
-        advice = "ask for fewer VMs, or for other sites"
+        advice = "request fewer VMs, or for other sites"
         message += f"; the largest there is a /{largest}"
         return Finding(what, site, "problem", "too-large", message, advice)
     return Finding(what, site, "ok", "ok", message)
@@ -296,11 +296,11 @@ def _room(forecast: Forecast) -> Finding:
     size = f"{spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk"
     message = f"{counted(spec.vms, 'VM')} of {size} on {counted(spec.hosts, 'host')}, with room for"
     if spec.vms > most:
-        advice = f"ask for at most {most:,} VMs, for smaller ones, or for more hosts"
+        advice = f"request at most {most:,} VMs, for smaller ones, or for more hosts"
         return Finding("room for VMs", "", "problem", "too-small", f"{message} at most {most:,}", advice)
     if spec.vms > least:
         message += f" {most:,} if OAR gives the machines with the most room, {least:,} with the least"
-        advice = "name clusters with enough room, or ask for more hosts"
+        advice = "name clusters with enough room, or request more hosts"
         return Finding("room for VMs", "", "warning", "depends-on-machines", message, advice)
     disks = -(-spec.vms // spec.hosts) * spec.vm.disk * MIB / 2**30
     message += f" at least {least:,}; their disks take about {disks:.1f} GiB of a host's memory"
@@ -341,7 +341,7 @@ def _walltime(spec: Spec, plan: Plan) -> Finding:
         f"expected: about {_clock(plan.seconds)} of {format_walltime(spec.walltime)}, "
         "up to the end of one deployment of mini on all VMs"
     )
-    advice = f'ask for more, such as walltime="{_clock(MARGIN * plan.seconds)}"'
+    advice = f'request more, such as walltime="{_clock(MARGIN * plan.seconds)}"'
     if plan.seconds > spec.walltime:
         return Finding("walltime", "", "problem", "too-short", message, advice)
     if plan.seconds * MARGIN > spec.walltime:

@@ -151,7 +151,7 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
             f"no machine{such} can carry such a VM",
             requested=spec.hosts + spec.services,
             available=0,
-            advice="ask for smaller VMs, other properties or another start",
+            advice="request smaller VMs, other properties or another start",
         )
     if spec.site_count and spec.site_count > len(order):
         return CapacityError(
@@ -159,11 +159,11 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
             " can carry such a VM",
             requested=spec.site_count,
             available=len(order),
-            advice="ask for fewer sites or smaller VMs",
+            advice="request fewer sites or smaller VMs",
         )
     if rooms and vlan_sites is not None and not set(rooms) & set(vlan_sites):
         return CapacityError(
-            f"no site has a global KaVLAN{such}", requested=1, available=0, advice="ask for another start"
+            f"no site has a global KaVLAN{such}", requested=1, available=0, advice="request another start"
         )
     count = spec.site_count or min(spec.hosts, len(order))
     best = order[:count]
@@ -174,7 +174,7 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
         room = machines - spec.services
         shares = ", ".join(f"{site} {len(rooms[site])}" for site in best)
         fewer = (
-            f"ask for at most {counted(room, 'host')}" if room > 0 else "ask for smaller VMs or another start"
+            f"request at most {counted(room, 'host')}" if room > 0 else "request smaller VMs or another start"
         )
         return CapacityError(
             f"the specification needs {counted(spec.hosts, 'host')} and"
@@ -191,5 +191,5 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
         f" {spec.hosts} hosts, which carry at most {carried} on {where}{such}",
         requested=spec.vms,
         available=carried,
-        advice="ask for fewer VMs or more hosts",
+        advice="request fewer VMs or more hosts",
     )

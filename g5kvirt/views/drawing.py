@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import FAILED
-from g5kvirt.views.palette import COLOURS, guest_description
+from g5kvirt.views.palette import COLOURS, guests_clause
 from g5kvirt.views.style import STYLE, width
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class FigureSource:
         named = f"{'run' if len(self.runs) == 1 else 'runs'} {', '.join(self.runs)}"
         guest = self.guest or (SIMULATED if is_simulated(self.testbed) else "")
         words = f"{named}, testbed {self.testbed}"
-        return f"{words}, guests: {guest_description(guest)}" if guest else words
+        return f"{words}, {guests_clause(guest)}" if guest else words
 
 
 def draw_picture(

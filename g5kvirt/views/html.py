@@ -14,7 +14,7 @@ from g5kvirt.run.deployment_tables import Summary
 from g5kvirt.run.tables import Account, Frames
 from g5kvirt.run.vocabulary import PLANNED
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.palette import PHASE_COLOURS, PHASE_MARKS, STATE_COLOURS, STATE_LABELS, guest_description
+from g5kvirt.views.palette import PHASE_COLOURS, PHASE_MARKS, STATE_COLOURS, STATE_LABELS, guests_clause
 from g5kvirt.views.progress import latest_message, time_taken
 
 __all__ = ["about", "bar", "box", "counts_bar", "experiment_html", "failures", "table"]
@@ -48,7 +48,7 @@ def experiment_html(name: str, testbed: str, guest: str, frames: Frames) -> str:
 
 def about(testbed: str, guest: str) -> str:
     """The subtitle of a result: ``testbed local; guests: …``."""
-    return f"testbed {testbed}" + (f"; guests: {guest_description(guest)}" if guest else "")
+    return f"testbed {testbed}" + (f"; {guests_clause(guest)}" if guest else "")
 
 
 def box(title: str, subtitle: str, parts: Iterable[str]) -> str:

@@ -122,6 +122,12 @@ for _guest in GUESTS.values():
     _GUESTS |= _guest.words
 
 
+def guests_clause(guest: str) -> str:
+    """`guest_description` as a part of a caption: ``guests: virtual machines (QEMU, KVM)``."""
+    words = guest_description(guest)
+    return words if words.startswith("light guests") else f"guests: {words}"
+
+
 def guest_description(guest: str) -> str:
     """A description of the kind of guest; that of ``"simulated"`` says that it is a prediction."""
     return _GUESTS.get(guest, guest)

@@ -99,7 +99,7 @@ def boundary_crossing(start: float, walltime: float, submitted: float, working: 
             return Breach(
                 f"the usage charter does not allow a job to run across {DAY_BEGINS} o'clock of a working day,"
                 f" as this one would on {day}",
-                f"ask for at most {(begins - start) // 60:.0f} minutes, or start at {DAY_BEGINS} or after"
+                f"request at most {(begins - start) // 60:.0f} minutes, or start at {DAY_BEGINS} or after"
                 f" {DAY_ENDS} o'clock",
             )
         if start < ends < start + walltime and submitted < ends - EVENING:
@@ -107,7 +107,7 @@ def boundary_crossing(start: float, walltime: float, submitted: float, working: 
                 f"the usage charter does not allow a job to run across {DAY_ENDS} o'clock of a working day,"
                 f" as this one would on {day}, if it is submitted before"
                 f" {DAY_ENDS - round(EVENING / 3600)} o'clock",
-                f"ask for at most {(ends - start) // 60:.0f} minutes, or start at {DAY_ENDS} o'clock",
+                f"request at most {(ends - start) // 60:.0f} minutes, or start at {DAY_ENDS} o'clock",
             )
     return None
 
@@ -164,7 +164,7 @@ def breach(
                     f"the usage charter allows {hours[0]} core-hours of {site}'s cluster {cluster} by day"
                     f" ({DAY_BEGINS} to {DAY_ENDS} o'clock, working days); {hours[1]} are used on {day}, and"
                     f" this job could use {hours[2]}",
-                    (f"ask for at most {left // 60:.0f} minutes there, " if left >= 60 else "")
+                    (f"request at most {left // 60:.0f} minutes there, " if left >= 60 else "")
                     + f"start after {DAY_ENDS} o'clock, or choose other or fewer machines",
                 )
     return None

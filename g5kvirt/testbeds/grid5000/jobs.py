@@ -236,7 +236,7 @@ def _late(site: str, job: int, state: str, predicted: float | None) -> TestbedEr
     when = "" if predicted is None else f", expected at {oar_date(predicted)} in Paris"
     return TestbedError(
         f"job {job} at {site} did not start in time ({state or 'no answer'}{when})",
-        advice="its machines or its KaVLAN are in use; ask for fewer machines, put another site first, raise"
+        advice="its machines or its KaVLAN are in use; request fewer machines, put another site first, raise"
         ' timeouts.reserve, or use start="first"',
     )
 

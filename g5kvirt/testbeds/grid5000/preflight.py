@@ -175,7 +175,7 @@ def start_finding(request: ReservationRequest, first: float | Exception | None, 
     if isinstance(first, Exception):
         return Finding(what, "", "unknown", "no-answer", _reason(first))
     if first is None:
-        advice = "ask for fewer machines, a shorter walltime or other sites"
+        advice = "request fewer machines, a shorter walltime or other sites"
         message = "within the next weeks there is no slot in which everything is free"
         return Finding(what, "", "warning", "no-slot", message, advice)
     if first <= now + _SOON:

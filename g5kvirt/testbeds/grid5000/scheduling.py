@@ -99,7 +99,7 @@ def _no_slot(calendar: Calendar, needs: Mapping[str, Need], walltime: float) -> 
     return TestbedError(
         f"within {HORIZON / _DAY:.0f} days there is no slot of {format_walltime(int(walltime))} in which all"
         f" sites can give what the request needs{f' ({shortages})' if shortages else ''}",
-        advice="ask for fewer machines, a shorter walltime or other sites",
+        advice="request fewer machines, a shorter walltime or other sites",
     )
 
 

@@ -237,3 +237,10 @@ def test_damaged_journal_lines_are_ignored(change: dict[str, Any], tmp_path: Pat
     path.write_text("[" * 100_000 + "\n" + events[0].to_json() + "\n")
     with pytest.raises(RunError, match="line 1 is not an event"):
         Journal.open(path)
+
+
+def test_an_environment_without_a_kernel_is_refused_for_vms() -> None:
+    more: Any = {"up": 1, "provisioner": "g5kvirt"}
+    with pytest.raises(SpecError, match="'light' has no kernel, which VMs need: use another environment"):
+        check_request("light", [1], 1, "http", [], **more)
+    assert check_request("light", [1], 1, "http", [], guest="light", **more).environment == "light"

@@ -125,7 +125,7 @@ def test_only_machines_with_the_properties_are_selected() -> None:
     assert chosen(bed, properties="site = 'rennes'") == {"rennes": 2}
     assert bed.calls[0] == "site = 'rennes'"
     with pytest.raises(
-        CapacityError, match=r"only 4 machines with these properties .* ask for at most 3 hosts"
+        CapacityError, match=r"only 4 machines with these properties .* request at most 3 hosts"
     ):
         chosen(bed, properties="site = 'rennes'", hosts=9)
 
@@ -141,7 +141,7 @@ def test_machines_that_cannot_virtualize_are_not_selected() -> None:
 
 def test_impossible_specs_are_refused_without_reading_the_calendar() -> None:
     bed = Bed()
-    with pytest.raises(CapacityError, match="ask for at most 11 hosts"):
+    with pytest.raises(CapacityError, match="request at most 11 hosts"):
         chosen(bed, hosts=30)
     assert bed.calls == []
 

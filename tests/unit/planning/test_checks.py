@@ -60,7 +60,7 @@ def test_more_hosts_than_the_site_has_are_refused() -> None:
 
 def test_more_hosts_than_the_cluster_has_are_refused() -> None:
     with pytest.raises(
-        CapacityError, match="cluster griffon at nancy, which has 2 machines: ask for at most 1 host"
+        CapacityError, match="cluster griffon at nancy, which has 2 machines: request at most 1 host"
     ):
         check(sites={"nancy": 2}, clusters={"nancy": "griffon"}, vms=1)
 
@@ -75,7 +75,7 @@ def test_more_vms_than_fit_are_refused() -> None:
         check(vms=100)
     assert (error.value.requested, error.value.available) == (100, 32)
     # 32 is what 4 hosts carry; nancy's 4 machines beside its service machine carry 28, rennes' 3 carry 24
-    assert "carry at most 32 (nancy 16, rennes 16): ask for at most 32 VMs" in str(error.value)
+    assert "carry at most 32 (nancy 16, rennes 16): request at most 32 VMs" in str(error.value)
     assert "carry 52" in str(error.value)
 
 

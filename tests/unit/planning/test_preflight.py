@@ -71,7 +71,7 @@ def test_too_few_machines_are_a_problem() -> None:
         "problem",
         "too-few",
         "8 needed, 7 can carry VMs (graphene 4, griffon 3)",
-        "ask for at most 6 there",
+        "request at most 6 there",
     )
     few = finding(look(sites={"lyon": 3}, vms=2), "machines", "lyon")
     assert "4 needed, 2 can carry VMs (taurus 2): sagittaire 6 cannot virtualize" in few.message
@@ -116,7 +116,7 @@ def test_machines_that_are_down_now_get_a_warning() -> None:
 def test_vms_that_do_not_fit_are_a_problem() -> None:
     found = look(vms=49)
     assert finding(found, "room for VMs").status == "problem"
-    assert "ask for at most 48 VMs" in finding(found, "room for VMs").advice
+    assert "request at most 48 VMs" in finding(found, "room for VMs").advice
     assert finding(found, "walltime").status == "unknown"
     assert found.plan is not None
     assert found.plan.vms_per_host is None
@@ -179,7 +179,7 @@ def test_walltime_is_compared_with_the_expected_time() -> None:
     # Kadeploy3's own example (279 s), services (60 s assumed), boots and a deployment
     short = finding(look(walltime=300), "walltime")
     assert short.status == "problem"
-    assert short.advice == 'ask for more, such as walltime="0:13:00"'
+    assert short.advice == 'request more, such as walltime="0:13:00"'
     assert finding(look(walltime="0:10:00"), "walltime").status == "warning"
     assert finding(look(walltime="1:00:00"), "walltime").status == "ok"
     light = look(walltime=300, guest="light")
@@ -210,7 +210,7 @@ def test_sites_are_selected_among_those_that_can_carry_the_vms() -> None:
     assert next(iter(spec.sites)) == "nancy", "rennes has no KaVLAN to give"
     none = look(sites=3, hosts=20)
     assert finding(none, "sites").status == "problem"
-    assert finding(none, "sites").advice.startswith("ask for")
+    assert finding(none, "sites").advice.startswith("request at most")
 
 
 def test_given_findings_are_listed_before_and_after() -> None:

@@ -51,7 +51,7 @@ def test_singular_and_plural_in_messages() -> None:
     with pytest.raises(CapacityError) as error:
         select_sites(spec(hosts=2), {"a": machines("a", 1), "b": machines("b", 1)})
     assert str(error.value).startswith("the specification needs 2 hosts and 1 service machine, ")
-    assert str(error.value).endswith(": ask for at most 1 host")
+    assert str(error.value).endswith(": request at most 1 host")
 
 
 def test_hosts_move_to_where_more_vms_fit() -> None:
@@ -87,7 +87,7 @@ def test_refusals_have_the_numbers_and_what_would_fit() -> None:
         select_sites(spec(hosts=30), BED)
     assert (error.value.requested, error.value.available) == (31, 19)
     assert "all 3 sites have only 19 machines" in str(error.value)
-    assert "(nancy 10, rennes 6, lyon 3): ask for at most 18 hosts" in str(error.value)
+    assert "(nancy 10, rennes 6, lyon 3): request at most 18 hosts" in str(error.value)
     with pytest.raises(CapacityError, match="needs 4 sites, but only 3 have machines"):
         select_sites(spec(sites=4), BED)
     with pytest.raises(CapacityError, match=r"the 2 largest sites have only 16 .* or for more sites"):

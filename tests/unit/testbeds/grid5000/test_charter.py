@@ -64,7 +64,7 @@ def test_breach_depends_on_what_is_left_of_the_quota() -> None:
     assert exceeded
     assert "200 core-hours of nancy's cluster graphene by day" in exceeded.message
     assert "41 are used on 2026-11-23, and this job could use 160" in exceeded.message
-    assert "ask for at most 238 minutes there, start after 19 o'clock" in exceeded.advice
+    assert "request at most 238 minutes there, start after 19 o'clock" in exceeded.advice
     nothing_left = found("2026-11-23 10:00", 4, used=500)
     assert nothing_left
     assert "at most" not in nothing_left.advice
@@ -94,9 +94,9 @@ def test_jobs_must_not_cross_the_boundary_of_day_and_night() -> None:
     assert "across 9 o'clock of a working day, as this one would on 2026-11-24" in str(
         found("2026-11-23 19:00", 14.1)
     )
-    assert "ask for at most 30 minutes" in str(found("2026-11-23 08:30", 1))
+    assert "request at most 30 minutes" in str(found("2026-11-23 08:30", 1))
     assert "across 19 o'clock" in str(found("2026-11-23 18:00", 2))
-    assert "ask for at most 60 minutes" in str(found("2026-11-23 18:00", 2))
+    assert "request at most 60 minutes" in str(found("2026-11-23 18:00", 2))
     assert "across 19 o'clock" in str(found("2026-11-23 18:00", 2, submitted="2026-11-23 16:59"))
     assert not found("2026-11-23 18:00", 2, submitted="2026-11-23 17:00")
     assert "on 2026-11-24" in str(found("2026-11-23 18:00", 16, submitted="2026-11-23 17:00"))
