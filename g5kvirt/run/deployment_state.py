@@ -108,9 +108,11 @@ class VMDeployment:
             self._end_macro(event)
 
     def _ended(self, event: Event) -> None:
+        if self.outcome != UNFINISHED:  # its end is known
+            return
         self.outcome = DEPLOYED if event.status == "ok" else "failed"
         self.failed_macro, self.failed_at, self.reason, self.last_report = vm_result_of(event)
-        self.end = event.t
+        self.end = max(event.t, self.start)
 
     def _begin_macro(self, event: Event) -> None:
         span = self.macros.get(event.step)
@@ -122,14 +124,14 @@ class VMDeployment:
         self.macro_tries.append(self._open)
 
     def _end_macro(self, event: Event) -> None:
-        span, one = self.macros[event.step], self._open
-        if one is not None and one.end is not None:
+        span = self.macros[event.step]
+        one = next((one for one in reversed(self.macro_tries) if one.start.step == event.step), None)
+        if one is None or one.end is not None:
             return  # its end is known
-        begun = span.start if one is None else one.start.t
-        span.end, span.attempt, span.outcome = event.t, event.attempt, event.status
-        span.seconds += event.t - begun
-        if one is not None:
-            one.end = event
+        end = max(event.t, one.start.t)
+        span.end, span.attempt, span.outcome = end, event.attempt, event.status
+        span.seconds += end - one.start.t
+        one.end = event
 
 
 @dataclass
@@ -223,7 +225,8 @@ class DeploymentState:
             if event.status == "start":
                 self.about, self.start, self.opened = event.detail, event.t, event
                 self.end, self.status, self._macro_of = NAN, UNFINISHED, None
-            else:
-                self.end, self.status = event.t, event.status
+            elif math.isnan(self.end):  # it ends once
+                self.end = event.t if math.isnan(self.start) else max(event.t, self.start)
+                self.status = event.status
         elif event.kind == "host":
             self.on_hosts.add(event.step)

@@ -59,6 +59,26 @@ def test_detail_is_that_of_the_last_success() -> None:
     assert not RunState.of([end("failed")]).done("deploy")
 
 
+def test_deployments_vms_and_macro_steps_end_once_and_not_before_they_began() -> None:
+    events = [
+        event_types.deployment_started("d1", 10.0, 1, {"vms": ["vm-1"]}),
+        event_types.macro_step("d1", "vm-1", "SetDeploymentEnv", "start", 10.0, 1, "untrusted", ""),
+        event_types.macro_step("d1", "vm-1", "BroadcastEnv", "start", 14.0, 1, "chain", ""),
+        event_types.macro_step("d1", "vm-1", "SetDeploymentEnv", "ok", 14.0, 1, "untrusted", ""),  # swapped
+        event_types.macro_step("d1", "vm-1", "BroadcastEnv", "ok", 3.0, 1, "chain", ""),
+        event_types.vm_deployment_ended("d1", "vm-1", "deployed", 20.0, 1, ""),
+        event_types.vm_deployment_ended("d1", "vm-1", "failed", 12.0, 1, "", reason="late"),
+        event_types.deployment_ended("d1", 20.0, 1, 0),
+        event_types.deployment_ended("d1", 12.0, 0, 1),
+    ]
+    deployment = RunState.of(events).deployments["d1"]
+    vm = deployment.vms["vm-1"]
+    assert (deployment.status, deployment.end, deployment.deployed, deployment.failed) == ("ok", 20.0, 1, 0)
+    assert (vm.outcome, vm.end, vm.reason) == ("deployed", 20.0, "")
+    seconds = {name: (span.outcome, span.seconds) for name, span in vm.macros.items()}
+    assert seconds == {"SetDeploymentEnv": ("ok", 4.0), "BroadcastEnv": ("ok", 0.0)}
+
+
 def test_a_late_step_does_not_make_a_deployed_vm_a_failed_one() -> None:
     events = [
         Event("measure", "phase", "run", "r", "start", 1.0),
