@@ -226,7 +226,8 @@ def runs(arguments: argparse.Namespace) -> int:
         vms = _vms(one)
         about = (str(one.path.relative_to(arguments.runs)), _date(one.created), _testbed(one))
         try:
-            events = read_events(one.journal)
+            # an experiment that was only created or checked has none yet
+            events = read_events(one.journal) if one.journal.exists() else []
             progress = LiveModel.of(events, vms)
         except G5kvirtError as error:
             table.add_row(*about, f"– of {vms:,}", str(error), "")
@@ -249,7 +250,7 @@ def show(arguments: argparse.Namespace) -> int:
 
     console = _console()
     one = _find(arguments)
-    events = read_events(one.journal)
+    events = read_events(one.journal) if one.journal.exists() else []
     console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), time.time()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures

@@ -317,7 +317,7 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     down.set_defaults(do=commands.local_down)
     for verb in (up, status, down):
         which = down.add_mutually_exclusive_group() if verb is down else verb
-        which.add_argument("--name", metavar="NAME", help="which one, if this machine has several")
+        which.add_argument("--name", metavar="NAME", help="name of the testbed (default: local)")
         if verb is down:
             which.add_argument("--all", action="store_true", help="all of them")
 

@@ -246,7 +246,7 @@ def _states(forecast: Forecast, site: str) -> Iterator[Finding]:
         return
     alive, needed = states.pop("Alive", 0), forecast.needed[site]
     others = ", ".join(f"{number:,} {str(state).lower()}" for state, number in states.most_common())
-    message = f"{alive:,} alive{f', {others}' if others else ''}, in use or not"
+    message = f"{alive:,} alive{f', {others}' if others else ''}, busy ones included"
     if alive >= needed:
         yield Finding("machines now", site, "ok", "ok", message)
     else:
@@ -280,7 +280,7 @@ def _vlan(spec: Spec, inventory: Inventory) -> Iterator[Finding]:
         message = "whether it has a global KaVLAN is not known"
         yield Finding("KaVLAN", site, "unknown", "vlans-unknown", message)
     elif number:
-        yield Finding("KaVLAN", site, "ok", "ok", "has a global KaVLAN, in use or not")
+        yield Finding("KaVLAN", site, "ok", "ok", "has a global KaVLAN, which may be in use")
     else:
         others = sorted(name for name, n in inventory.vlans.items() if n)
         advice = f"put a site first that has one: {', '.join(others)}" if others else "ask the site"

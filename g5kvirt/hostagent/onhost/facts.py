@@ -99,9 +99,9 @@ def probe_guest_runs(accel: str, home: str, limit: float) -> tuple[bool, str]:
 def describe_end(code: int, out: str) -> str:
     """How QEMU ended instead of running the test guest; its own words, on one line, are quoted at the end."""
     how = (
-        f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+        f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
     )
     words = " ".join(out.split())
     if len(words) > 300:
         words = "…" + words[-300:]
-    return f"QEMU {how} instead of running a test guest" + (f'; QEMU said: "{words}"' if words else "")
+    return f"QEMU {how} before the test guest had run" + (f'; QEMU said: "{words}"' if words else "")

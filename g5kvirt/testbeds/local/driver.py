@@ -40,7 +40,7 @@ def table_finding(current: Mapping[str, int], overflows: Mapping[str, int]) -> F
         message = "; ".join(f"{what}: {times:,}" for what, times in overflows.items())
         advice = "the machine is overloaded: start fewer VMs at once (windows)"
         return Finding(what, "", "warning", "overflows", f"since the testbed was started, {message}", advice)
-    return Finding(what, "", "ok", "ok", "large enough, and never full since the testbed was started")
+    return Finding(what, "", "ok", "ok", "large enough; no overflow since the testbed was started")
 
 
 def local(name: str | None = None) -> Local:

@@ -90,9 +90,11 @@ class State:
         try:
             plain = json.loads((state_dir / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
+            up = sorted(path.parent.name for path in RUNTIME.glob("*/ready"))
+            other = f', or use testbed="local:{up[0]}", which is up' if up else ""
             raise TestbedError(
                 f"testbed {state_dir.name!r} is not up",
-                advice=f"run g5kvirt local up{option(state_dir.name)}",
+                advice=f"run g5kvirt local up{option(state_dir.name)}{other}",
             ) from error
         except PermissionError as error:
             raise TestbedError(f"testbed {state_dir.name!r} belongs to root", advice="use sudo") from error

@@ -108,7 +108,7 @@ def test_machines_that_are_down_now_get_a_warning() -> None:
     found = finding(look(replace(GRID, machines={**GRID.machines, "rennes": away})), "machines now", "rennes")
     assert (found.status, found.message) == (
         "warning",
-        "1 alive, 3 suspected, 1 dead, in use or not; 2 needed",
+        "1 alive, 3 suspected, 1 dead, busy ones included; 2 needed",
     )
     assert not [r for r in look().findings if (r.what, r.subject) == ("machines now", "nancy")]  # nobody says
 

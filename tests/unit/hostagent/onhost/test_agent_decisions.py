@@ -80,14 +80,14 @@ def test_apt_error_prefers_dpkg_then_the_line_that_gives_a_reason() -> None:
         (
             -6,
             "qemu: error: failed to set MSR\nqemu: kvm.c:3183: Assertion failed.\n",
-            "QEMU was ended by signal 6 (Aborted) instead of running a test guest"
+            "QEMU was killed by signal 6 (Aborted) before the test guest had run"
             '; QEMU said: "qemu: error: failed to set MSR qemu: kvm.c:3183: Assertion failed."',
         ),
-        (1, "", "QEMU ended with code 1 instead of running a test guest"),
+        (1, "", "QEMU ended with code 1 before the test guest had run"),
         (
             1,
             "y" + "x" * 300,
-            f'QEMU ended with code 1 instead of running a test guest; QEMU said: "…{"x" * 300}"',
+            f'QEMU ended with code 1 before the test guest had run; QEMU said: "…{"x" * 300}"',
         ),
     ],
 )
