@@ -22,6 +22,7 @@ from g5kvirt.views.formatting import count, duration
 
 if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
+    from g5kvirt.run.events import Event
     from g5kvirt.testbeds.local.description import Description
 
 __all__ = [
@@ -211,7 +212,6 @@ def release(arguments: argparse.Namespace) -> int:
 def runs(arguments: argparse.Namespace) -> int:
     """List the runs, including those in the folder of a sweep or a notebook."""
     from g5kvirt.run.directory import list_runs
-    from g5kvirt.run.journal import read_events
     from g5kvirt.run.state import RunState
     from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import machines_held
@@ -226,8 +226,7 @@ def runs(arguments: argparse.Namespace) -> int:
         vms = _vms(one)
         about = (str(one.path.relative_to(arguments.runs)), _date(one.created), _testbed(one))
         try:
-            # an experiment that was only created or checked has none yet
-            events = read_events(one.journal) if one.journal.exists() else []
+            events = _events(one)
             progress = LiveModel.of(events, vms)
         except G5kvirtError as error:
             table.add_row(*about, f"– of {vms:,}", str(error), "")
@@ -243,14 +242,13 @@ def runs(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show the state of a run; with ``--figures`` save its figures, with ``--tables`` its tables."""
-    from g5kvirt.run.journal import read_events
     from g5kvirt.run.tables import Frames
     from g5kvirt.views.live.model import LiveModel
     from g5kvirt.views.text import run_text
 
     console = _console()
     one = _find(arguments)
-    events = read_events(one.journal) if one.journal.exists() else []
+    events = _events(one)
     console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), time.time()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures
@@ -316,6 +314,13 @@ def _find(arguments: argparse.Namespace) -> Run:
     from g5kvirt.run.directory import locate
 
     return locate(arguments.runs, arguments.run)
+
+
+def _events(one: Run) -> list[Event]:
+    """The events of a run; an experiment that was only created or checked has none yet."""
+    from g5kvirt.run.journal import read_events
+
+    return read_events(one.journal) if one.journal.exists() else []
 
 
 def _vms(one: Run) -> int:

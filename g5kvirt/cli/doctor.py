@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
-from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits
+from g5kvirt.testbeds.local.shared_limits import SharedLimits, too_small
 from g5kvirt.views.formatting import count, size
 
 __all__ = ["ProbeResult", "able", "examine", "report", "verdict", "vms_by_memory"]
@@ -163,8 +163,7 @@ def memory_and_cores() -> list[ProbeResult]:
 
 def kernel_tables(limits: SharedLimits) -> ProbeResult:
     """The tables that all hosts of a local testbed share: it raises them while it is up."""
-    current, overflows = limits.current(), limits.overflows()
-    small = {key: value for key, value in current.items() if value < LIMITS[key]}
+    small, overflows = too_small(limits.current()), limits.overflows()
     found = "large enough" if not small else f"{len(small)} are raised while a testbed is up"
     if not overflows:
         return ProbeResult("kernel tables", "ok", found)

@@ -131,10 +131,11 @@ class _Launch:
             # Few at a time: a batch is one connection per host, and batches wait for each other's sshd.
             pool = ThreadPoolExecutor(max_workers=4)
             stack.callback(pool.shutdown, cancel_futures=True)
-            if GUESTS[self.context.spec.guest].has_kernel:
+            has_firmware = GUESTS[self.context.spec.guest].has_kernel
+            if has_firmware:
                 wait(self._advance(pool), timeout=HEAD_START)
             registered = pool.submit(register)
-            if not GUESTS[self.context.spec.guest].has_kernel:
+            if not has_firmware:
                 registered.result()
             log_tails = [
                 stack.enter_context(

@@ -77,7 +77,7 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
         raise TestbedError(
             f"within the next weeks there is no slot of {format_walltime(spec.walltime)} in which {wanted}"
             f" are free{such}",
-            advice="request fewer machines or for a shorter walltime",
+            advice="request fewer machines or a shorter walltime",
         )
     try:
         selected = selection_at(spec, hosts, calendar, calendar.start if date is None else date, such)

@@ -104,11 +104,9 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     if total == 0:
         advice = "request smaller VMs or change the capacity rule"
     elif everything > total:
-        advice = (
-            f"request at most {total} VMs or for more hosts (all machines of these sites carry {everything})"
-        )
+        advice = f"request at most {total} VMs or more hosts (all machines of these sites carry {everything})"
     else:
-        advice = f"request at most {total} VMs or for more sites"
+        advice = f"request at most {total} VMs or more sites"
     raise CapacityError(
         f"{counted(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
         f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares})",

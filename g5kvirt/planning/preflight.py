@@ -266,7 +266,7 @@ def _subnetwork(demand: AddressDemand, largest: int | None) -> Finding:
         message += "; the site's sub-networks are not known"
         return Finding(what, site, "unknown", "subnetworks-unknown", message)
     if largest > demand.prefix:
-        advice = "request fewer VMs, or for other sites"
+        advice = "request fewer VMs, or other sites"
         message += f"; the largest there is a /{largest}"
         return Finding(what, site, "problem", "too-large", message, advice)
     return Finding(what, site, "ok", "ok", message)
@@ -296,7 +296,7 @@ def _room(forecast: Forecast) -> Finding:
     size = f"{spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk"
     message = f"{counted(spec.vms, 'VM')} of {size} on {counted(spec.hosts, 'host')}, with room for"
     if spec.vms > most:
-        advice = f"request at most {most:,} VMs, for smaller ones, or for more hosts"
+        advice = f"request at most {most:,} VMs, smaller ones, or more hosts"
         return Finding("room for VMs", "", "problem", "too-small", f"{message} at most {most:,}", advice)
     if spec.vms > least:
         message += f" {most:,} if OAR gives the machines with the most room, {least:,} with the least"

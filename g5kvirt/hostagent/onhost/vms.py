@@ -116,7 +116,7 @@ def stop(request: Record, home: str) -> Results:
         if isinstance(ended.get(name), Exception):
             yield name, ended[name]
             continue
-        if record in processes and is_alive(record):
+        if record and not light.is_light(record) and is_alive(record):
             yield name, OSError(f"process {record['pid']} does not end: {trouble}")
             continue
         gone = [path for path in vm_paths(home, name).values() if os.path.exists(path)]

@@ -10,7 +10,7 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.planning.inventories import Inventory
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
-from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits
+from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits, too_small
 from g5kvirt.testbeds.local.state import SSH_OPTIONS, State
 
 __all__ = ["Local", "local", "table_finding"]
@@ -29,7 +29,7 @@ class Local(Grid5000):
 def table_finding(current: Mapping[str, int], overflows: Mapping[str, int]) -> Finding:
     """Whether the shared tables have the size they need, and whether one has been full."""
     what = "kernel tables"
-    small = {key: value for key, value in current.items() if value < LIMITS[key]}
+    small = too_small(current)
     if small:
         key, value = next(iter(small.items()))
         message = f"{key} is {value:,} here, and could not be raised to {LIMITS[key]:,}"

@@ -20,7 +20,7 @@ from typing import Any
 from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.testbeds.local.state import RUNTIME, write
 
-__all__ = ["LIMITS", "SharedLimits", "overflow_counts"]
+__all__ = ["LIMITS", "SharedLimits", "overflow_counts", "too_small"]
 
 #: Setting → the least value with which a testbed runs. Entries and packets cost memory only while they exist.
 LIMITS: Mapping[str, int] = {
@@ -30,6 +30,11 @@ LIMITS: Mapping[str, int] = {
 
 #: What `overflow_counts` counts, in words.
 FULL, DROPPED = "ARP table full", "packets dropped by a full backlog queue"
+
+
+def too_small(current: Mapping[str, int]) -> dict[str, int]:
+    """The settings that are lower than `LIMITS`."""
+    return {key: value for key, value in current.items() if value < LIMITS[key]}
 
 
 class SharedLimits:
@@ -54,7 +59,7 @@ class SharedLimits:
             refused = {}
             record.setdefault("counts", overflow_counts(self._proc))
             before = record.setdefault("before", {})
-            small = {key: value for key, value in self.current().items() if value < LIMITS[key]}
+            small = too_small(self.current())
             for key, value in small.items():
                 before.setdefault(key, value)
             write(self._record, json.dumps(record))  # first: a process that is killed here leaves a way back

@@ -150,9 +150,14 @@ class Daemon:
         guest = self._guests[name]
         now = time.time()
         self._lives[name] = self._loop.spawn(guest.live())
-        record = {"vm": guest.vm, "pid": os.getpid(), "born": start_time(os.getpid()), "t": now}
-        write_text(f"{self._directory}/vms/{name}.json", json.dumps({**record, "power_on": now}))
+        self._record(guest, power_on=now)
         return {"pid": os.getpid(), "power_on": now, "tap": guest.vm["tap"]}
+
+    def _record(self, guest: Guest, **state: object) -> None:
+        """Where the host agent looks the guest up."""
+        process = {"pid": os.getpid(), "born": start_time(os.getpid()), "t": time.time()}
+        path = f"{self._directory}/vms/{guest.name}.json"
+        write_text(path, json.dumps({"vm": guest.vm, **process, **state}))
 
     def _power_off(self, name: str) -> None:
         life = self._lives.pop(name, None)
@@ -169,9 +174,7 @@ class Daemon:
             return {"unchanged": True, "pid": os.getpid()}
         if op == "off":
             self._power_off(name)
-            path = f"{self._directory}/vms/{name}.json"
-            record = {"vm": guest.vm, "pid": os.getpid(), "born": start_time(os.getpid()), "t": time.time()}
-            write_text(path, json.dumps({**record, "off": True}))
+            self._record(guest, off=True)
             return {"power_off": time.time(), "unchanged": not on}
         self._power_off(name)  # reset, cycle, or on
         return self._power_on(name)

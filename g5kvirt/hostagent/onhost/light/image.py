@@ -66,11 +66,6 @@ class Writer:
         """The next piece."""
         self._open.write(data)
 
-    def restart(self) -> None:
-        """Forget what was written."""
-        self._open.seek(0)
-        self._open.truncate()
-
     async def unpack(self, compression: str) -> str:
         """Unpack what was written; returns why that failed, empty if it did not."""
         os.makedirs(self._aside)

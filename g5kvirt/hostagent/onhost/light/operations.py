@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 
 from ..processes import is_alive
+from ..services import start_agent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ KIND = "light"
 START_LIMIT = 20.0
 #: Seconds for an answer: the guests of a host are started one after another.
 ANSWER_LIMIT = 120.0
-
-#: What Python runs: the directory that holds this package and ``__main__.py``.
-DIRECTORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def is_light(record: Record) -> bool:
@@ -81,14 +77,7 @@ def _ensure_daemon(home: str) -> None:
     if _answers(home):
         return
     with open(f"{home}/light/log", "a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", DIRECTORY, "light", home],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            start_new_session=True,
-        )
+        process = start_agent(["light", home], log)
     deadline = time.monotonic() + START_LIMIT
     while not _answers(home):
         if process.poll() is not None:

@@ -88,7 +88,8 @@ async def _fetch(guest: Guest, values: dict[str, str]) -> int:
     for number in range(1, TRIES + 1):
         writer = guest.images.writer(sha256)
         try:
-            reason = await _fetch_once(guest, values, writer)
+            await _fetch_once(guest, values, writer)
+            reason = ""
         except OSError as error:  # the transfer, or a full disk
             reason = str(error)
         finally:
@@ -105,7 +106,7 @@ async def _fetch(guest: Guest, values: dict[str, str]) -> int:
     raise TaskError("image", f"{values['image']} could not be fetched in {TRIES} attempts: {reason}")
 
 
-async def _fetch_once(guest: Guest, values: dict[str, str], writer: Writer | None) -> str:
+async def _fetch_once(guest: Guest, values: dict[str, str], writer: Writer | None) -> None:
     digest = hashlib.sha256()
 
     def take(data: bytes) -> None:
@@ -117,12 +118,8 @@ async def _fetch_once(guest: Guest, values: dict[str, str], writer: Writer | Non
     if digest.hexdigest() != values["sha256"]:
         reason = f"the image's SHA-256 is {digest.hexdigest()}, not {values['sha256']}"
         raise TaskError("image", reason, permanent=True)
-    if writer is None:
-        return ""
-    reason = await writer.unpack(values["compression"])
-    if reason:
+    if writer is not None and (reason := await writer.unpack(values["compression"])):
         raise TaskError("image", reason, permanent=True)
-    return ""
 
 
 def _install(guest: Guest, values: dict[str, str]) -> Root:
