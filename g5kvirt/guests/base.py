@@ -29,6 +29,9 @@ class Guest(Protocol):
     #: Whether it has a firmware, a kernel and power of its own: a guest without is rebooted by its host only.
     has_kernel: bool
 
+    #: Steps of a deployment that it does not have, which are recorded as skipped.
+    absent_steps: frozenset[str]
+
     def label(self, hosts: Collection[Facts]) -> str:
         """What the journal calls the guests on these hosts: ``kvm``, ``tcg``, …"""
 

@@ -26,6 +26,7 @@ class Light:
     programs: tuple[str, ...] = ("ip", "tar")
     root = "overlay"
     has_kernel = False
+    absent_steps = frozenset({"partition", "format", "bootloader", "sync"})
 
     def label(self, hosts: Collection[Facts]) -> str:
         """Always ``light``."""

@@ -28,6 +28,7 @@ class Qemu:
     programs: tuple[str, ...] = ("ip", "qemu-system-x86_64")
     root = "/dev/vd"
     has_kernel = True
+    absent_steps: frozenset[str] = frozenset()
 
     def label(self, hosts: Collection[Facts]) -> str:
         """``kvm`` if all hosts have it, else ``tcg``."""

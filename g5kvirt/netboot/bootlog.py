@@ -54,10 +54,9 @@ class Milestone:
         return TaskId.parse(text) if text else None
 
     @property
-    def status(self) -> Literal["ok", "failed", "skipped"]:
+    def status(self) -> Literal["ok", "failed"]:
         """Whether the step succeeded; "ok" unless it was reported otherwise."""
-        status = self.detail.get("status")
-        return "failed" if status == "failed" else "skipped" if status == "skipped" else "ok"
+        return "failed" if self.detail.get("status") == "failed" else "ok"
 
     @property
     def reason(self) -> str:

@@ -153,8 +153,7 @@ class Deployment:
         """``verified``: its host's copy of the image is, as far as that is needed. If not, the copy may be
         to blame, and what looks permanent to a guest may well succeed with another one."""
         if report.status != "failed":
-            skipped = report.status == "skipped"
-            self._transitions.complete(progress, t, now, measured=measured and not skipped, skipped=skipped)
+            self._transitions.complete(progress, t, now, measured=measured)
         else:
             scope: FailureScope = _scope(report) if verified else "step"
             self._transitions.fail(progress, t, now, _reason(report), scope=scope)

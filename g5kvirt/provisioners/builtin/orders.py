@@ -77,7 +77,7 @@ Order = RebootOrder | TaskOrder | BroadcastOrder | CheckOrder
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A VM or a host has ended a step; ``skipped``: there is no such step for it.
+    """A VM or a host has ended a step.
 
     ``t``: seconds since the epoch when it happened, by the same clock as ``now``. ``attempt`` and ``turn``
     are those of the order it answers; None where that is unknown. ``permanent``: it failed, and would fail
@@ -86,7 +86,7 @@ class Report:
 
     subject: str
     step: str
-    status: Literal["ok", "failed", "skipped"]
+    status: Literal["ok", "failed"]
     t: float
     reason: str = ""
     attempt: int | None = None

@@ -98,7 +98,7 @@ class _Installer:
             timeouts=spec.timeouts.macro_steps,
             retries=spec.timeouts.deployment_retries,
             boot_seconds=boot_limit(context, self.cluster)(len(request.vms), 1),
-        )
+        ).without(guest.absent_steps)
         facts = [self.cluster.facts[host.name] for host in self.cluster.hosts]
         return Deployment(
             request.name,

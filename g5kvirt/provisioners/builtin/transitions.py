@@ -78,14 +78,12 @@ class Transitions:
         else:
             broadcast.waiting[progress] = None
 
-    def complete(
-        self, progress: VMProgress, t: float, now: float, *, measured: bool = True, skipped: bool = False
-    ) -> None:
-        """A VM's step is done, or does not exist for it. ``measured``: its duration is known."""
+    def complete(self, progress: VMProgress, t: float, now: float, *, measured: bool = True) -> None:
+        """A VM's step is done. ``measured``: its duration is known."""
         position = progress.position
-        if measured:
+        if measured and not position.step.absent:
             position.meter.record(t - progress.step_start, self._state.load())
-        self._recorder.step(progress, "skipped" if skipped else "ok", t)
+        self._recorder.step(progress, position.step.end, t)
         if position.step.act != "reboot":  # its slot is held until the VM is up
             self._leave_windows(progress)
         self._advance(progress, t, now)
@@ -99,7 +97,7 @@ class Transitions:
         while progress.position is not target:
             position = progress.position
             if proven or position.step.act != "broadcast":
-                self._recorder.step(progress, "ok", t, implied=True)
+                self._recorder.step(progress, position.step.end, t, implied=True)
                 if position.step.act != "reboot":
                     self._leave_windows(progress)
             else:

@@ -18,8 +18,8 @@ act            order                                      ends with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from g5kvirt.provisioners.builtin.meter import TimeoutRange
@@ -66,6 +66,7 @@ class MicroStep:
     into: Into = "minimal"  #: reboot: where the VM is to come up
     again_at: str = ""  #: a failure goes back to this reboot step of the variant, and its next alternative
     prepares: bool = False  #: brings a VM into its minimal system: skipped where it stands there fresh
+    absent: bool = False  #: this kind of guest has no such step: recorded as skipped, never timed
     early: bool = False  #: broadcast: ordered when the deployment begins, before any VM needs it
     delay: float = 0.0  #: check: seconds before the first one
     every: float = 5.0  #: check: seconds between a negative answer and the next check
@@ -80,6 +81,11 @@ class MicroStep:
             raise ValueError(f"step {self.name}: alternatives must climb in the order {REBOOTS}")
         if self.retries and self.act not in ("reboot", "broadcast"):
             raise ValueError(f"step {self.name}: only an order can be given again, not a {self.act} step")
+
+    @property
+    def end(self) -> Literal["ok", "skipped"]:
+        """What the journal says of it when a VM has it behind itself."""
+        return "skipped" if self.absent else "ok"
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,24 @@ class Workflow:
                 raise ValueError(f"{where}: {step.name} cannot go back to {step.again_at!r}")
         if len(set(names)) < len(names):
             raise ValueError(f"{where} has the same step twice: {names}")
+
+    def without(self, absent: Collection[str]) -> Workflow:
+        """This workflow for guests that do not have the steps named in ``absent``.
+
+        Raises ValueError for a step that there is not.
+        """
+        unknown = set(absent) - {name for names in self.plain().values() for name in names}
+        if unknown:
+            raise ValueError(f"the workflow has no step {', '.join(sorted(unknown))}")
+
+        def marked(variant: Variant) -> Variant:
+            return replace(
+                variant, steps=tuple(replace(step, absent=step.name in absent) for step in variant.steps)
+            )
+
+        return Workflow(
+            tuple(replace(macro, variants=tuple(map(marked, macro.variants))) for macro in self.macros)
+        )
 
     def plain(self) -> dict[str, list[str]]:
         """Macro-step → its micro-steps of all variants, for the journal."""

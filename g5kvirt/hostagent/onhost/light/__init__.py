@@ -7,5 +7,5 @@ script, kernel and initrd by HTTP or TFTP (`http`, `tftp`), reports, and tasks: 
 host's relay and its SHA-256 verified (`task`, `image`). A guest that was deployed boots into the image: a
 root file system of its own, in which each ssh connection starts the image's ssh server (`root`).
 
-What has no meaning without a kernel (partition, file system, boot loader) is reported as skipped.
+What has no meaning without a kernel (partition, file system, boot loader) is skipped.
 """

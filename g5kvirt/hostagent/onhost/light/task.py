@@ -29,9 +29,6 @@ if TYPE_CHECKING:
         async def fetch(self, url: str, sink: Callable[[bytes], object], patience: float) -> None: ...
 
 
-#: What has no meaning without a kernel and a disk.
-WITHOUT_DISK = ("partition", "format")
-WITHOUT_KERNEL = ("bootloader", "sync")
 TRIES = 4
 
 
@@ -66,14 +63,11 @@ async def perform(guest: Guest, text: str) -> Root | None:
         await guest.report(server, step, status=status, **about, **more)
 
     try:
-        for step in WITHOUT_DISK:
-            await done(step, "skipped")
+        await done("format")  # there is no disk: it has its task, and the image is next
         tries = await _fetch(guest, values)
         await done("image", tries=tries)
         root = _install(guest, values)
         await done("postinstall")
-        for step in WITHOUT_KERNEL:
-            await done(step, "skipped")
         await done("boot")
     except TaskError as failure:
         permanent = {"permanent": 1} if failure.permanent else {}
