@@ -292,6 +292,8 @@ def _description(arguments: argparse.Namespace) -> Description | None:
     """The description of the local testbed, None for the default one. Raises SpecError."""
     from g5kvirt.testbeds.local import description
 
+    if arguments.switch is not None and arguments.sites is None:
+        raise SpecError("--switch belongs to --sites", advice="a description file has a key `switch`")
     if arguments.description is not None:
         return description.load(arguments.description)
     if arguments.sites is None:
@@ -306,7 +308,7 @@ def _description(arguments: argparse.Namespace) -> Description | None:
         if site.strip() in sites:
             raise SpecError(f"--sites names {site.strip()!r} twice: remove one")
         sites[site.strip()] = int(number)
-    return description.make(sites=sites)
+    return description.make(sites=sites, switch=arguments.switch or "plain")
 
 
 def _find(arguments: argparse.Namespace) -> Run:

@@ -305,6 +305,11 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--description", type=Path, metavar="FILE.yaml", help="description of sites, machines and link rates"
     )
     what.add_argument("--sites", metavar="SITE=N,…", help="machines per site, including service machines")
+    up.add_argument(
+        "--switch",
+        choices=("plain", "managed"),
+        help="with --sites, what forwards broadcasts (default plain; managed above a hundred machines)",
+    )
     up.set_defaults(do=commands.local_up)
     status = _parser(verbs, "status", "show whether it is up (exit code 3 if not)", "")
     status.set_defaults(do=commands.local_status)

@@ -26,7 +26,7 @@ SPEC = "vms=12, guest='light', vm={'memory': 80, 'disk': 16}, capacity={'per_cor
 @pytest.fixture(scope="module")
 def small() -> Iterator[State]:
     """Two sites with one host each, and a service machine."""
-    with temporary_testbed("light", make({"nancy": 2, "rennes": 1})) as state:
+    with temporary_testbed("light", make({"nancy": 2, "rennes": 1}, switch="managed")) as state:
         yield state
 
 

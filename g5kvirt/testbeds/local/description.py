@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB
@@ -32,6 +32,7 @@ from g5kvirt.testbeds.local.model import (
     Kind,
     NodeDescription,
     SiteDescription,
+    SwitchKind,
     Vlan,
 )
 from g5kvirt.testbeds.local.site_networks import CLUSTER_NAME, SiteNetworks, site_networks
@@ -93,6 +94,7 @@ def make(
     *,
     name: str = "local",
     environments: Mapping[str, str] | None = None,
+    switch: SwitchKind = "plain",
     **values: float,
 ) -> Description:
     """Make a description from nodes per site, e.g. ``make({"nancy": 4, "rennes": 2}, cores=8)``.
@@ -103,6 +105,7 @@ def make(
     """
     plain: dict[str, Any] = {
         "name": name,
+        "switch": switch,
         "defaults": values,
         "sites": dict(sites or {"nancy": 3, "rennes": 3}),
     }
@@ -119,13 +122,16 @@ def from_plain(plain: object) -> Description:
     :raises SpecError: an unknown key or site, an invalid number or name.
     :raises CapacityError: more nodes on a site than there are addresses.
     """
-    top = _mapping(plain, "the description", ("name", "defaults", "sites", "environments"))
+    top = _mapping(plain, "the description", ("name", "switch", "defaults", "sites", "environments"))
     name = top.get("name", "local")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpecError(
             f"{name!r} is not a valid testbed name",
             advice="use at most 32 lower-case letters, digits and hyphens",
         )
+    switch = top.get("switch", "plain")
+    if switch not in get_args(SwitchKind):
+        raise SpecError(f"switch must be one of {', '.join(get_args(SwitchKind))}, not {switch!r}")
     defaults = _numbers(
         _mapping(top.get("defaults") or {}, "defaults", tuple(_DEFAULTS)), "defaults", _DEFAULTS
     )
@@ -139,8 +145,13 @@ def from_plain(plain: object) -> Description:
         site, full[str(site_name)] = _site(site_name, value, defaults, owner)
         sites.append(site)
     environments = _environments(top.get("environments", _ENVIRONMENTS))
-    canonical = {"name": name, "sites": full, "environments": {e.name: e.description for e in environments}}
-    return Description(name, tuple(sites), environments, json.dumps(canonical))
+    canonical = {
+        "name": name,
+        "switch": switch,
+        "sites": full,
+        "environments": {e.name: e.description for e in environments},
+    }
+    return Description(name, tuple(sites), environments, switch, json.dumps(canonical))
 
 
 def _mapping(value: object, label: str, keys: tuple[str, ...]) -> Mapping[str, Any]:

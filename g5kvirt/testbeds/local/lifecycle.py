@@ -149,7 +149,8 @@ def status(name: str | None = None) -> Status:
     sites, nodes = len(facts["sites"]), facts["nodes"]
     size = f"{sites} {'site' if sites == 1 else 'sites'}, {nodes} {'node' if nodes == 1 else 'nodes'}"
     overflows = "".join(f"; {what}: {times:,}" for what, times in SharedLimits().overflows().items())
-    return Status(state_dir.name, "up", f"{size}{latency}{overflows}.", **facts)
+    switch = ", managed switch" if state.description.switch == "managed" else ""
+    return Status(state_dir.name, "up", f"{size}{latency}{switch}{overflows}.", **facts)
 
 
 def _check_machine() -> None:

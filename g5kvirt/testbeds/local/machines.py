@@ -17,6 +17,7 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network, node
 from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
 from g5kvirt.testbeds.local.spawner import Container, Spawner
+from g5kvirt.testbeds.local.switch import Switch
 
 __all__ = ["ContainerPaths", "Machines"]
 
@@ -52,6 +53,10 @@ class Machines:
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._vlans: set[tuple[str, int]] = set()
         self._vlans_lock = threading.Lock()
+        self._switch: Switch | None = None
+        if description.switch == "managed":
+            self._switch = Switch()
+            self._switch.start()
 
     def start_all(self, site: SiteDescription) -> None:
         """Start all nodes of a site with the standard environment in the production network."""
@@ -81,7 +86,11 @@ class Machines:
                 raise TestbedError(f"{node.fqdn} is not running", advice="deploy it first")
             self._ensure_vlan(self._description.site(node.site), vlan)
             self._dirty.add(node.fqdn)
-            network.apply(network.move(node, vlan), self._router(node.site).pid)
+            self._unplug(node)
+            network.apply(
+                network.move(node, vlan, managed=self._switch is not None), self._router(node.site).pid
+            )
+            self._plug(node, vlan, container)
             if not Path(f"/proc/{container.pid}/root/sys/class/net/eth0/master").exists():
                 network.apply(
                     network.configure_node(self._description, node, vlan, first=False), container.pid
@@ -102,10 +111,21 @@ class Machines:
         container = self._containers.pop(node.fqdn, None)
         if container:
             container.kill()
+        self._unplug(node)
         if node.fqdn in self._cabled:
             self._cabled.discard(node.fqdn)
             # The kernel also does it, some time after the node's namespace has gone.
             network.apply(network.detach(node), self._router(node.site).pid, check=False)
+
+    def _plug(self, node: NodeDescription, vlan: int | None, container: Container) -> None:
+        """Tell the managed switch, if there is one, of a node that has joined a KaVLAN."""
+        if self._switch is not None and vlan is not None:
+            router, owner = self._router(node.site).pid, self._description.vlan(node.site, vlan).site
+            self._switch.plug(node.fqdn, (owner, vlan), router, network.port_name(node), container.pid)
+
+    def _unplug(self, node: NodeDescription) -> None:
+        if self._switch is not None:
+            self._switch.unplug(node.fqdn)
 
     def _start(
         self, nodes: Sequence[NodeDescription], vlan: int | None, environment: str | None, keys: str
@@ -149,10 +169,15 @@ class Machines:
             started.append((one, container))
         self._cabled.update(one.fqdn for one in nodes)
         network.apply(
-            network.attach([(one, container.pid) for one, container in started], vlan),
+            network.attach(
+                [(one, container.pid) for one, container in started],
+                vlan,
+                managed=self._switch is not None,
+            ),
             self._router(site.name).pid,
         )
         for one, container in started:
+            self._plug(one, vlan, container)
             network.apply(network.configure_node(self._description, one, vlan), container.pid)
             container.expect("mounted")
             container.send(start=True)
@@ -173,3 +198,6 @@ class Machines:
                     one = self._description.site(name)
                     network.apply(network.vlan_bridge(self._description, one, kavlan), self._router(name).pid)
                     self._vlans.add((name, vlan))
+                    if self._switch is not None and name == kavlan.site:
+                        router, bridge = self._router(name).pid, network.bridge_name(vlan)
+                        self._switch.add_vlan((name, vlan), kavlan.gateway.packed, router, bridge)

@@ -21,12 +21,14 @@ __all__ = [
     "Kind",
     "NodeDescription",
     "SiteDescription",
+    "SwitchKind",
     "Vlan",
 ]
 
 DOMAIN = "grid5000.fr"
 
 Kind = Literal["local", "routed", "global"]
+SwitchKind = Literal["plain", "managed"]
 
 _NODE_NAME = re.compile(r"([a-z]+[0-9]*-[1-9][0-9]*)(?:-kavlan-([1-9][0-9]*))?\.([a-z]+)\.grid5000\.fr")
 
@@ -112,6 +114,7 @@ class Description:
     name: str
     sites: tuple[SiteDescription, ...]
     environments: tuple[KadeployEnvironment, ...]
+    switch: SwitchKind  #: what forwards broadcasts in KaVLANs; see `g5kvirt.testbeds.local.switch`
     _plain: str = field(repr=False)  #: `to_plain` as canonical JSON
 
     @cached_property

@@ -19,7 +19,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ __all__ = [
     "connect_inside",
     "detach",
     "has_netem",
+    "inside",
     "move",
     "port_name",
     "router",
@@ -46,6 +47,7 @@ __all__ = [
 
 _UPLINK_MTU = 1600  # room for vxlan's 50 bytes around 1500
 _VXLAN_PORT = 4789
+_MANAGED_AGEING = 86_400  # seconds for which a managed switch remembers where a machine is
 _TIMEOUT = 30.0  # seconds; a batch takes milliseconds
 
 
@@ -146,6 +148,9 @@ def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> 
     """The bridge of ``vlan`` on a site; the gateway is on the site that owns the vlan."""
     name = bridge_name(vlan.id)
     ip = [*_bridge(name)]
+    managed = description.switch == "managed"
+    if managed:  # a machine that is forgotten would be flooded to all of them
+        ip.append(f"link set {name} type bridge ageing_time {100 * _MANAGED_AGEING}")
     bridge: list[str] = []
     if vlan.site == site.name:
         ip.append(f"addr add {vlan.gateway}/{vlan.network.prefixlen} dev {name}")
@@ -155,7 +160,8 @@ def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> 
     if vlan.kind == "global":
         tunnel = f"vx{vlan.id}"
         ip += [
-            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {site.wan_ip} dstport {_VXLAN_PORT}",
+            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {site.wan_ip} dstport {_VXLAN_PORT}"
+            + (f" ageing {_MANAGED_AGEING}" if managed else ""),
             f"link set {tunnel} master {name} up",
         ]
         bridge += [
@@ -166,15 +172,19 @@ def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> 
     return Batch(tuple(ip), tuple(bridge))
 
 
-def attach(nodes: Iterable[tuple[NodeDescription, int]], vlan: int | None) -> Batch:
-    """In the site's namespace: connect nodes, with the pids of their inits, to the bridge of a vlan."""
+def attach(nodes: Iterable[tuple[NodeDescription, int]], vlan: int | None, *, managed: bool = False) -> Batch:
+    """In the site's namespace: connect nodes, with the pids of their inits, to the bridge of a vlan.
+
+    ``managed``: broadcasts in a KaVLAN are left to a `g5kvirt.testbeds.local.switch.Switch`.
+    """
     ip: list[str] = []
     tc: list[str] = []
     for node, pid in nodes:
         name = port_name(node)
         ip += [
             f"link add {name} type veth peer name eth0 address {node.mac} netns {pid}",
-            f"link set {name} master {bridge_name(vlan)} up",
+            f"link set {name} up",
+            *move(node, vlan, managed=managed).ip,
         ]
         tc += shape(name, node.nic_rate)
     return Batch(tuple(ip), (), tuple(tc))
@@ -185,9 +195,12 @@ def detach(node: NodeDescription) -> Batch:
     return Batch((f"link del {port_name(node)}",))
 
 
-def move(node: NodeDescription, vlan: int | None) -> Batch:
-    """Connect a node to the bridge of another vlan."""
-    return Batch((f"link set {port_name(node)} master {bridge_name(vlan)}",))
+def move(node: NodeDescription, vlan: int | None, *, managed: bool = False) -> Batch:
+    """Connect a node to the bridge of another vlan; ``managed`` as in `attach`."""
+    ip = [f"link set {port_name(node)} master {bridge_name(vlan)}"]
+    if managed and vlan is not None:
+        ip.append(f"link set {port_name(node)} type bridge_slave bcast_flood off")
+    return Batch(tuple(ip))
 
 
 def configure_node(
@@ -260,17 +273,24 @@ def has_netem() -> bool:
     return True
 
 
-def connect_inside(pid: int, host: str, port: int, timeout: float) -> socket.socket:
-    """Open a TCP connection in the network namespace of process ``pid``. Raises OSError."""
+@contextmanager
+def inside(pid: int) -> Iterator[None]:
+    """In the network namespace of process ``pid``: sockets that are opened here belong to it."""
     with ExitStack() as opened:
         theirs, ours = (os.open(f"/proc/{who}/ns/net", os.O_RDONLY) for who in (pid, "thread-self"))
         opened.callback(os.close, theirs)
         opened.callback(os.close, ours)
-        ns.setns(theirs, ns.NEWNET)  # a socket stays in the namespace in which it was created
+        ns.setns(theirs, ns.NEWNET)
         try:
-            link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            yield
         finally:
             ns.setns(ours, ns.NEWNET)
+
+
+def connect_inside(pid: int, host: str, port: int, timeout: float) -> socket.socket:
+    """Open a TCP connection in the network namespace of process ``pid``. Raises OSError."""
+    with inside(pid):
+        link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         link.settimeout(timeout)
         link.connect((host, port))

@@ -1,0 +1,51 @@
+"""Broadcast frames of a KaVLAN, as far as the managed switch reads them: ARP (RFC 826), DHCP (RFC 2131)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["OFFLOAD", "Frame", "read"]
+
+#: Bytes before each frame of a packet socket with PACKET_VNET_HDR: which checksums are still to be computed.
+OFFLOAD = 10
+
+_ETHERNET, _IPV4, _ARP = 14, 0x0800, 0x0806
+_UDP, _DHCP_SERVER, _DHCP_CLIENT = 17, 67, 68
+_ARP_PREFIX = bytes.fromhex("0001080006040001")  # Ethernet, IPv4, their lengths, request
+_NO_ADDRESS = b"\0\0\0\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a broadcast is for.
+
+    ``arp``: a request; ``dhcp``: from a client to servers; ``offer``: from a DHCP server to the client
+    ``mac``; ``other``: anything else. ``sender`` and ``target`` are the IPv4 addresses of an ARP request;
+    ``sender`` is empty if it has none yet.
+    """
+
+    kind: Literal["arp", "dhcp", "offer", "other"]
+    source: bytes  #: MAC address
+    sender: bytes = b""
+    target: bytes = b""
+    mac: bytes = b""
+
+
+def read(data: bytes) -> Frame | None:
+    """A frame without its `OFFLOAD`; None if it is no broadcast."""
+    if len(data) < _ETHERNET or data[:6] != b"\xff" * 6:
+        return None
+    source, (kind,) = data[6:12], struct.unpack_from("!H", data, 12)
+    if kind == _ARP and len(data) >= _ETHERNET + 28 and data[14:22] == _ARP_PREFIX:
+        sender, target = data[28:32], data[38:42]
+        return Frame("arp", source, b"" if sender == _NO_ADDRESS else sender, target)
+    if kind == _IPV4 and len(data) >= _ETHERNET + 20 and data[23] == _UDP:
+        udp = _ETHERNET + 4 * (data[14] & 15)
+        ports = struct.unpack_from("!HH", data, udp) if len(data) >= udp + 8 else (0, 0)
+        if ports == (_DHCP_CLIENT, _DHCP_SERVER):
+            return Frame("dhcp", source)
+        if ports == (_DHCP_SERVER, _DHCP_CLIENT) and len(data) >= udp + 8 + 34:
+            return Frame("offer", source, mac=data[udp + 36 : udp + 42])
+    return Frame("other", source)
