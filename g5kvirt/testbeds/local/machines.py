@@ -121,7 +121,14 @@ class Machines:
         """Tell the managed switch, if there is one, of a node that has joined a KaVLAN."""
         if self._switch is not None and vlan is not None:
             router, owner = self._router(node.site).pid, self._description.vlan(node.site, vlan).site
-            self._switch.plug(node.fqdn, (owner, vlan), router, network.port_name(node), container.pid)
+            self._switch.plug(
+                node.fqdn,
+                (owner, vlan),
+                router,
+                network.port_name(node),
+                pid=container.pid,
+                address=self._description.kavlan_ip(node, vlan).packed,
+            )
 
     def _unplug(self, node: NodeDescription) -> None:
         if self._switch is not None:

@@ -158,13 +158,18 @@ class Switch:
             self._vlans[vlan] = one = Vlan(gateway)
             self._add(one, link, None)
 
-    def plug(self, name: str, vlan: tuple[str, int], router: int, interface: str, pid: int) -> None:
-        """Connect machine ``name``, whose port is ``interface`` in the namespace of process ``router``."""
+    def plug(
+        self, name: str, vlan: tuple[str, int], router: int, interface: str, *, pid: int, address: bytes
+    ) -> None:
+        """Connect machine ``name``, whose port is ``interface`` in the namespace of process ``router``.
+
+        ``pid``: its init. ``address``: its own, since a machine that only answers is never seen here.
+        """
         self.unplug(name)
         port = Port(name, pid, _packet_socket(router, interface, _BROADCASTS, incoming=True))
         with self._lock:
             one = self._plugged[name] = self._vlans[vlan]
-            one.ports[name] = port
+            one.ports[name] = one.addresses[address] = port
             one.looked = -1e9
             self._add(one, port.link, port)
 
