@@ -1,4 +1,4 @@
-"""Broadcast frames of a KaVLAN, as far as the managed switch reads them: ARP (RFC 826), DHCP (RFC 2131)."""
+"""ARP and broadcasts of a KaVLAN, as far as the managed switch reads them: ARP (RFC 826), DHCP (RFC 2131)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ OFFLOAD = 10
 
 _ETHERNET, _IPV4, _ARP = 14, 0x0800, 0x0806
 _UDP, _DHCP_SERVER, _DHCP_CLIENT = 17, 67, 68
-_ARP_PREFIX = bytes.fromhex("0001080006040001")  # Ethernet, IPv4, their lengths, request
+_ARP_PREFIX = bytes.fromhex("000108000604")  # Ethernet, IPv4, their lengths
+_ARP_REQUEST = b"\0\1"
 _NO_ADDRESS = b"\0\0\0\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a broadcast is for.
+    """What a frame is for.
 
-    ``arp``: a request; ``dhcp``: from a client to servers; ``offer``: from a DHCP server to the client
-    ``mac``; ``other``: anything else. ``sender`` and ``target`` are the IPv4 addresses of an ARP request;
-    ``sender`` is empty if it has none yet.
+    ``arp``: a broadcast request; ``answer``: any other ARP; ``dhcp``: from a client to servers; ``offer``:
+    from a DHCP server to the client ``mac``; ``other``: anything else. ``sender`` and ``target`` are the IPv4
+    addresses of ARP; ``sender`` is empty if it has none yet.
     """
 
-    kind: Literal["arp", "dhcp", "offer", "other"]
+    kind: Literal["arp", "answer", "dhcp", "offer", "other"]
     source: bytes  #: MAC address
     sender: bytes = b""
     target: bytes = b""
@@ -34,13 +35,17 @@ class Frame:
 
 
 def read(data: bytes) -> Frame | None:
-    """A frame without its `OFFLOAD`; None if it is no broadcast."""
-    if len(data) < _ETHERNET or data[:6] != b"\xff" * 6:
+    """A frame without its `OFFLOAD`; None if it is neither ARP nor a broadcast."""
+    if len(data) < _ETHERNET:
         return None
+    broadcast = data[:6] == b"\xff" * 6
     source, (kind,) = data[6:12], struct.unpack_from("!H", data, 12)
-    if kind == _ARP and len(data) >= _ETHERNET + 28 and data[14:22] == _ARP_PREFIX:
+    if kind == _ARP and len(data) >= _ETHERNET + 28 and data[14:20] == _ARP_PREFIX:
         sender, target = data[28:32], data[38:42]
-        return Frame("arp", source, b"" if sender == _NO_ADDRESS else sender, target)
+        request = broadcast and data[20:22] == _ARP_REQUEST
+        return Frame("arp" if request else "answer", source, b"" if sender == _NO_ADDRESS else sender, target)
+    if not broadcast:
+        return None
     if kind == _IPV4 and len(data) >= _ETHERNET + 20 and data[23] == _UDP:
         udp = _ETHERNET + 4 * (data[14] & 15)
         ports = struct.unpack_from("!HH", data, udp) if len(data) >= udp + 8 else (0, 0)

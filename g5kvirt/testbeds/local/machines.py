@@ -123,6 +123,7 @@ class Machines:
             router, owner = self._router(node.site).pid, self._description.vlan(node.site, vlan).site
             self._switch.plug(
                 node.fqdn,
+                node.site,
                 (owner, vlan),
                 router,
                 network.port_name(node),

@@ -183,8 +183,8 @@ def attach(nodes: Iterable[tuple[NodeDescription, int]], vlan: int | None, *, ma
         name = port_name(node)
         ip += [
             f"link add {name} type veth peer name eth0 address {node.mac} netns {pid}",
-            f"link set {name} up",
-            *move(node, vlan, managed=managed).ip,
+            f"link set {name} master {bridge_name(vlan)} up",
+            *_flooding(node, vlan, managed),
         ]
         tc += shape(name, node.nic_rate)
     return Batch(tuple(ip), (), tuple(tc))
@@ -197,10 +197,13 @@ def detach(node: NodeDescription) -> Batch:
 
 def move(node: NodeDescription, vlan: int | None, *, managed: bool = False) -> Batch:
     """Connect a node to the bridge of another vlan; ``managed`` as in `attach`."""
-    ip = [f"link set {port_name(node)} master {bridge_name(vlan)}"]
+    ip = (f"link set {port_name(node)} master {bridge_name(vlan)}", *_flooding(node, vlan, managed))
+    return Batch(ip)
+
+
+def _flooding(node: NodeDescription, vlan: int | None, managed: bool) -> Iterator[str]:
     if managed and vlan is not None:
-        ip.append(f"link set {port_name(node)} type bridge_slave bcast_flood off")
-    return Batch(tuple(ip))
+        yield f"link set {port_name(node)} type bridge_slave bcast_flood off"
 
 
 def configure_node(

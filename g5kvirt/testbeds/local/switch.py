@@ -6,10 +6,10 @@ What the switches of a data centre do in hardware is done here by one thread: po
 (``bcast_flood off``), and
 
 - an ARP request goes to the port where its target was seen, whose machine answers it itself;
-- a request for an address by DHCP goes to the nodes on which something listens on UDP port 67;
+- a request for an address by DHCP goes to the nodes of its site on which something listens on UDP port 67, as
+  if each site had its own DHCP relay; to those of all sites if there is none on its own;
 - a DHCP server's broadcast goes to its client;
-- anything else goes to all ports, as does an ARP request for an address that was not seen, or that is
-  repeated because nobody answered.
+- anything else goes to all ports, as does an ARP request for an address that was never seen.
 
 Broadcasts to the gateway need no help: the bridges themselves, and the tunnels between sites, are flooded.
 What is forwarded here does not pass the links between sites, so it takes none of their bandwidth.
@@ -24,7 +24,6 @@ import socket
 import struct
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,15 +35,15 @@ __all__ = ["Port", "Switch", "Vlan", "serves_dhcp"]
 
 log = logging.getLogger(__name__)
 
-_REPEATED = 5.0  #: seconds within which the same ARP request again means that nobody answered
-_RECENT = 4096  #: ARP requests that are remembered for that
 _LOOK = 2.0  #: seconds between two looks for DHCP servers
 
 _SOL_PACKET, _IGNORE_OUTGOING, _VNET_HDR, _ATTACH_FILTER = 263, 23, 15, 26
 _ETH_P_ALL = 3
-#: For the kernel (classic BPF): broadcasts only.
-_BROADCASTS = (
-    (0x20, 0, 0, 0),  # ld [0]
+#: For the kernel (classic BPF): ARP, whose answers show where a machine is, and broadcasts.
+_WANTED = (
+    (0x28, 0, 0, 12),  # ldh [12]: the kind of frame
+    (0x15, 4, 0, 0x0806),
+    (0x20, 0, 0, 0),  # ld [0]: the destination
     (0x15, 0, 3, 0xFFFFFFFF),
     (0x28, 0, 0, 4),  # ldh [4]
     (0x15, 0, 1, 0xFFFF),
@@ -52,7 +51,7 @@ _BROADCASTS = (
     (0x06, 0, 0, 0),
 )
 #: The same, sent by the bridge itself: the packet type (an extension at -4096 + 4) is "outgoing" (4).
-_OWN_BROADCASTS = ((0x28, 0, 0, 0xFFFFF004), (0x15, 0, 5, 4), *_BROADCASTS)
+_WANTED_OF_OWN = ((0x28, 0, 0, 0xFFFFF004), (0x15, 0, 7, 4), *_WANTED)
 
 
 def serves_dhcp(pid: int) -> bool:
@@ -69,6 +68,7 @@ class Port:
     """Where a machine is connected; ``pid`` is its init."""
 
     name: str
+    site: str
     pid: int
     link: socket.socket
 
@@ -91,7 +91,6 @@ class Vlan:
     macs: dict[bytes, Port] = field(default_factory=dict)
     servers: list[Port] = field(default_factory=list)  #: of DHCP
     looked: float = -1e9
-    _recent: OrderedDict[tuple[bytes, bytes], float] = field(default_factory=OrderedDict)
 
     def receivers(self, frame: Frame, source: Port | None, now: float) -> list[Port]:
         """The ports to which a broadcast goes; ``source`` None: from the gateway."""
@@ -99,28 +98,21 @@ class Vlan:
             self.macs[frame.source] = source
             if frame.sender:
                 self.addresses[frame.sender] = source
+        found: Iterable[Port]
         match frame.kind:
+            case "answer":
+                found = ()
             case "arp":
-                found = self._receivers_of_arp(frame, now)
+                found = () if frame.target == self.gateway else self._known(self.addresses.get(frame.target))
             case "dhcp":
                 found = self._servers(now)
+                if source is not None:
+                    found = [port for port in found if port.site == source.site] or found
             case "offer":
                 found = self._known(self.macs.get(frame.mac))
             case _:
                 found = self.ports.values()
         return [port for port in found if port is not source]
-
-    def _receivers_of_arp(self, frame: Frame, now: float) -> Iterable[Port]:
-        if frame.target == self.gateway:
-            return ()
-        request = (frame.source, frame.target)
-        before = self._recent.pop(request, -1e9)
-        self._recent[request] = now
-        if len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
-        if now - before < _REPEATED:
-            return self.ports.values()
-        return self._known(self.addresses.get(frame.target))
 
     def _known(self, port: Port | None) -> Iterable[Port]:
         """That port, if it is still there; else all."""
@@ -153,20 +145,28 @@ class Switch:
 
         ``vlan``: the site of its gateway, and its number, which each site has anew for those of its own.
         """
-        link = _packet_socket(router, bridge, _OWN_BROADCASTS)
+        link = _packet_socket(router, bridge, _WANTED_OF_OWN)
         with self._lock:
             self._vlans[vlan] = one = Vlan(gateway)
             self._add(one, link, None)
 
     def plug(
-        self, name: str, vlan: tuple[str, int], router: int, interface: str, *, pid: int, address: bytes
+        self,
+        name: str,
+        site: str,
+        vlan: tuple[str, int],
+        router: int,
+        interface: str,
+        *,
+        pid: int,
+        address: bytes,
     ) -> None:
-        """Connect machine ``name``, whose port is ``interface`` in the namespace of process ``router``.
+        """Connect a machine whose port is ``interface`` in the namespace of process ``router``.
 
         ``pid``: its init. ``address``: its own, since a machine that only answers is never seen here.
         """
         self.unplug(name)
-        port = Port(name, pid, _packet_socket(router, interface, _BROADCASTS, incoming=True))
+        port = Port(name, site, pid, _packet_socket(router, interface, _WANTED, incoming=True))
         with self._lock:
             one = self._plugged[name] = self._vlans[vlan]
             one.ports[name] = one.addresses[address] = port
@@ -218,7 +218,7 @@ class Switch:
 def _packet_socket(
     pid: int, interface: str, program: Iterable[tuple[int, int, int, int]], *, incoming: bool = False
 ) -> socket.socket:
-    """A socket for the broadcasts of an interface in the network namespace of process ``pid``."""
+    """A socket for the ARP and the broadcasts of an interface in the network namespace of process ``pid``."""
     with network.inside(pid):
         link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # gets nothing before it is bound
     try:

@@ -341,13 +341,13 @@ def test_local_up_refuses_a_site_named_twice(capsys: pytest.CaptureFixture[str])
 
 
 def test_sites_option_is_parsed() -> None:
-    arguments = argparse.Namespace(description=None, sites="nancy=4,rennes=2")
+    arguments = argparse.Namespace(description=None, switch=None, sites="nancy=4,rennes=2")
     description = commands._description(arguments)
     assert description is not None
     assert {site.name: len(site.nodes) for site in description.sites} == {"nancy": 4, "rennes": 2}
     for bad in ("nancy", "nancy=", "nancy=two", "nancy=-1"):
         with pytest.raises(errors.SpecError, match="--sites cannot be parsed"):
-            commands._description(argparse.Namespace(description=None, sites=bad))
+            commands._description(argparse.Namespace(description=None, switch=None, sites=bad))
 
 
 def test_demo_without_root_creates_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
