@@ -74,6 +74,12 @@ class Context:
         """
         return Fanout(self.access, tree_from=TREE_FROM if self.testbed.real_cores is None else None)
 
+    def disconnect(self) -> None:
+        """Close the connections to the run's machines that are kept for further calls."""
+        made: Fanout | None = self.__dict__.get("fanout")
+        if made is not None:
+            made.close()
+
     @property
     def checks_at_once(self) -> int:
         """How many VMs are reached by ssh at once."""

@@ -283,7 +283,7 @@ def kvm() -> ProbeResult:
             "/dev/kvm exists, but there is no QEMU to test it with",
             "g5kvirt local up builds a layer with QEMU; run this again afterwards",
         )
-    _, out, err = _run(words, stdin=bundle.ARCHIVE)
+    _, out, err = _run(words, stdin=bundle.archive())
     return judge_kvm(out, err)
 
 

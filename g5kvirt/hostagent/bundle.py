@@ -1,37 +1,64 @@
 """The host agent as it is sent to hosts: `onhost` in a directory named by the hash of its content.
 
-So services keep running under the version that started them while a newer one arrives, Python keeps the
-compiled modules beside the sources, and a directory that is there is complete: it is unpacked aside and then
-renamed. ``python3 -I -S DIRECTORY`` runs it.
+So services keep running under the version that started them while a newer one arrives, and a directory that
+is there is complete: it is unpacked aside and then renamed. ``python3 -I -S DIRECTORY`` runs it. Compiled
+modules are sent along, for hosts whose Python is of the same version as ours; others compile the sources.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import io
+import marshal
+import shlex
 import tarfile
+from functools import cache
 from pathlib import Path
 
-__all__ = ["ARCHIVE", "DIRECTORY", "INSTALL", "unpack"]
+from g5kvirt.remote.sessions import Program
+
+__all__ = ["DIRECTORY", "INSTALL", "SESSION", "archive", "unpack"]
 
 #: What Python runs. The package itself is imported from the same directory, even with -I.
 _MAIN = b"import sys\n\nfrom onhost.main import main\n\nsys.exit(main(sys.argv[1:]))\n"
 
-#: With the archive on standard input: the directory is there afterwards, whole. If it is there already,
-#: nothing is written. ``-m``: a host's clock may be behind ours.
+#: With the archive on standard input: the directory is there afterwards, whole (gzip has a checksum). If it
+#: is there already, nothing is written. ``-m``: a host's clock may be behind ours.
 _INSTALL = """\
 set -e
-directory=$1 sum=$2
+directory=$1
 if [ -e "$directory/__main__.py" ]; then cat >/dev/null; exit 0; fi
 mkdir -p -- "${directory%/*}"
 aside=$(mktemp -d -- "$directory.XXXXXX")
 trap 'rm -rf -- "$aside"' EXIT
 cat >"$aside/archive"
-echo "$sum  $aside/archive" | sha256sum -c >/dev/null
 mkdir "$aside/agent"
 tar -x -z -m --no-same-owner -f "$aside/archive" -C "$aside/agent"
 mv -T -- "$aside/agent" "$directory" 2>/dev/null || [ -e "$directory/__main__.py" ]  # another was faster
+"""
+
+#: The same from Python, which then goes on as the agent: a session is one login even where it is missing.
+_SESSION = """\
+import os, sys
+install = sys.argv[1:]
+directory = install[-1]
+if not os.path.exists(directory + "/__main__.py"):
+    import subprocess
+    os.write(1, b'{"send": true}\\n')
+    head = b""
+    while not head.endswith(b" "):
+        head += os.read(0, 1) or sys.exit(1)
+    data = b""
+    while len(data) < int(head):
+        data += os.read(0, int(head) - len(data)) or sys.exit(1)
+    done = subprocess.run(install, input=data, stdout=2)
+    if done.returncode:
+        sys.exit(done.returncode)
+sys.path.insert(0, directory)
+from onhost.main import main
+sys.exit(main(["session"]))
 """
 
 
@@ -61,14 +88,33 @@ def _digest(contents: dict[str, bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _compiled(contents: dict[str, bytes], directory: str) -> dict[str, bytes]:
+    """The modules as our Python compiles them, valid whatever the time of the sources is (PEP 552)."""
+    unchecked = (1).to_bytes(4, "little")
+    files = {}
+    for name, source in contents.items():
+        code = compile(source, f"{directory}/{name}", "exec", dont_inherit=True)
+        head = importlib.util.MAGIC_NUMBER + unchecked + importlib.util.source_hash(source)
+        files[importlib.util.cache_from_source(name)] = head + marshal.dumps(code)
+    return files
+
+
 _CONTENTS = _contents()  # read once: content and name agree even if a source changes meanwhile
 
-#: The directory's content, compressed.
-ARCHIVE = _archive(_CONTENTS)
 #: Where the agent lies on hosts.
 DIRECTORY = f"/usr/local/lib/g5kvirt-agent/{_digest(_CONTENTS)}"
-#: The command that installs it there, with `ARCHIVE` on its standard input.
-INSTALL = ("sh", "-c", _INSTALL, "sh", DIRECTORY, hashlib.sha256(ARCHIVE).hexdigest())
+#: The command that installs it there, with `archive` on its standard input.
+INSTALL = ("sh", "-c", _INSTALL, "sh", DIRECTORY)
+
+
+@cache
+def archive() -> bytes:
+    """The directory's content, compressed."""
+    return _archive({**_CONTENTS, **_compiled(_CONTENTS, DIRECTORY)})
+
+
+#: Starts it for calls one after another (`onhost.session`); it requests `archive` where it is missing.
+SESSION = Program(shlex.join(("python3", "-I", "-S", "-c", _SESSION, *INSTALL)), archive)
 
 
 def unpack(directory: Path) -> Path:

@@ -47,10 +47,12 @@ class AgentReply:
 def install_agent(fanout: Fanout, hosts: Iterable[Host], *, timeout: float) -> list[AgentReply]:
     """Send the agent to machines, side by side, in one round trip; where this version is, nothing changes."""
     hosts = list(hosts)
+    if fanout.keeps_connections:  # where it is missing, a session installs it
+        return call_agents(fanout, dict.fromkeys(hosts, protocol.document()), timeout=timeout)
     results = fanout.run(
         [host.address for host in hosts],
         bundle.INSTALL,
-        stdin=bundle.ARCHIVE,
+        stdin=bundle.archive(),
         timeout=timeout,
         idempotent=True,
     )
@@ -70,6 +72,11 @@ def call_agents(
     A machine that does not have this version of the agent (the run was configured by another version of
     g5kvirt) gets it, and is called again. ``command``: the agent's, or one that ends as the agent does.
     """
+
+    if command == protocol.COMMAND and fanout.keeps_connections:
+        texts = {host.address: document for host, document in documents.items()}
+        results = fanout.call(bundle.SESSION, texts, timeout=timeout, idempotent=idempotent)
+        return [_reply(host, results[host.address]) for host in documents]
 
     def run(hosts: Iterable[Host]) -> dict[str, Result]:
         texts = {host.address: documents[host] for host in hosts}

@@ -50,6 +50,7 @@ def check_request(context: Context) -> None:
 
 def release(context: Context) -> None:
     """Delete all jobs that this run ever submitted. Raises TestbedError if one is left."""
+    context.disconnect()
     granted = context.journal.state.reservation is not None
     sites = [] if granted else list(context.spec.sites)
     context.testbed.release(list(context.journal.state.jobs), _jobs(context), sites)

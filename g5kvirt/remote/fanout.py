@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from g5kvirt.remote.envelope import OnLine, new_token
 from g5kvirt.remote.files import File, pack, unpack_argv
 from g5kvirt.remote.processes import memory_file
 from g5kvirt.remote.result import Result
+from g5kvirt.remote.sessions import Program, Sessions
 from g5kvirt.remote.window import HostCommand, run_window
 
 __all__ = ["TREE_FROM", "Fanout"]
@@ -54,6 +56,8 @@ class Fanout:
         self.tree_connections = 10  #: parallel connections of one node of a tree
         self.given_up = ""  #: why no command is run any more; empty while they are
         self._no_tree = False
+        self._lock = threading.Lock()
+        self._sessions: dict[Program, Sessions] = {}
 
     def run(
         self,
@@ -115,6 +119,34 @@ class Fanout:
         mark = new_token()
         stream, argv = pack(files, mark), unpack_argv(files, mark)
         return self.run(hosts, argv, stdin=stream, timeout=timeout, within=within, idempotent=True)
+
+    def call(
+        self, program: Program, texts: Mapping[str, bytes], *, timeout: float, idempotent: bool
+    ) -> dict[str, Result]:
+        """Give each host's ``program`` a text, over a connection that is kept for the next call.
+
+        As `run` otherwise. The program is started where it does not run. Through jump hosts, which bear
+        only so many connections, none may be kept: `keeps_connections` is False there.
+        """
+        for host in texts:
+            check_host(host)
+        with self._lock:
+            sessions = self._sessions.get(program)
+            if sessions is None:
+                sessions = Sessions(self.access, program, window=self.window, attempts=self.attempts)
+                self._sessions[program] = sessions
+        return sessions.call(texts, timeout=timeout, idempotent=idempotent, given_up=lambda: self.given_up)
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether `call` may be used."""
+        return not self.access.jump
+
+    def close(self) -> None:
+        """Close the connections that `call` has kept."""
+        with self._lock:
+            for sessions in self._sessions.values():
+                sessions.close()
 
     def give_up(self, reason: str) -> None:
         """The hosts are gone: running commands, and all later ones, end as given up because of ``reason``."""

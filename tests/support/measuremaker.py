@@ -38,6 +38,8 @@ class Machines:
     ``bad``: VM → (step, how many times it fails there, with which reason).
     """
 
+    keeps_connections = False
+
     now: float
     seed: int
     bad: dict[str, tuple[str, int, str]] = field(default_factory=dict)

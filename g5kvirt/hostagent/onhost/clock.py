@@ -2,4 +2,4 @@
 
 import time
 
-CALL_START = time.time()
+call_start = time.time()

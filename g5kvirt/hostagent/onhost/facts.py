@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from .clock import CALL_START
+from . import clock
 from .processes import run
 from .qemu import QEMU, escape_commas
 from .records import load_record, read_text, write_text
@@ -49,7 +49,7 @@ def facts(request: Record, home: str) -> Results:
             "kernel": os.uname().release,
             "kvm_known": known,
             "python": sys.version.split()[0],
-            "began": CALL_START,
+            "began": clock.call_start,
             "clock": time.time(),
         },
     )

@@ -4,7 +4,7 @@
 
     python3 -I -S DIRECTORY < request.json        python3 -I -S DIRECTORY '{"requests": […]}'
     python3 -I -S DIRECTORY supervise PLACE       python3 -I -S DIRECTORY relay …
-    python3 -I -S DIRECTORY light HOME
+    python3 -I -S DIRECTORY session
 
 The document is ``{"home": DIRECTORY, "requests": [{"op": …, …}, …]}`` (``home`` is optional). Every result is
 one line ``{"op", "subject", "status": "ok"|"failed", "t", "detail"}``; no VM, service or setting that fails
@@ -16,6 +16,7 @@ from __future__ import annotations
 from . import clock  # noqa: F401 - first of all: it notes when the call came in
 
 # isort: split
+import contextlib
 import fcntl
 import json
 import os
@@ -118,6 +119,13 @@ def read_document(text: str) -> tuple[str, list[Record]]:
     return home, requests
 
 
+def import_for(text: str) -> None:
+    """Import what a document needs, before many children of a process need it."""
+    with contextlib.suppress(*EXPECTED_ERRORS, AttributeError):
+        for request in read_document(text)[1]:
+            operation(str(request.get("op")))
+
+
 def stream(requests: list[Record], input_is_open: bool) -> None:
     """Follow files until the reader is gone."""
     from .follow import follow
@@ -136,23 +144,29 @@ def main(arguments: list[str]) -> int:
 
         supervise(arguments[1])
         return 0
-    if arguments[:1] == ["light"]:
-        from .light.daemon import main as light
-
-        return light(arguments[1])
     if arguments[:1] == ["relay"]:
         from .relay.command import main as relay
 
         return relay(arguments[1:])
+    if arguments[:1] == ["session"]:
+        from .session import serve
+
+        serve(carry_out, import_for)
+        return 0
+    return carry_out(arguments[0] if arguments else sys.stdin.read(), input_is_open=bool(arguments))
+
+
+def carry_out(text: str, input_is_open: bool = False) -> int:
+    """Carry out a document; 0 unless it cannot be read."""
     try:
-        home, requests = read_document(arguments[0] if arguments else sys.stdin.read())
+        home, requests = read_document(text)
     except (*EXPECTED_ERRORS, AttributeError) as error:
         sys.stderr.write(
             f"the request cannot be read ({error}): send one JSON document with a list of requests\n"
         )
         return 2
     if any(r.get("op") == "follow" for r in requests):
-        stream(requests, input_is_open=bool(arguments))
+        stream(requests, input_is_open)
         return 0
     os.makedirs(home, mode=0o700, exist_ok=True)
     os.chmod(home, 0o700)

@@ -30,6 +30,8 @@ VMS = [VM(i, f"vm-{i}", HOSTS[i == 3].name, "nancy", IPv4Address(i), f"02::{i}")
 class Fanout:
     """Hosts of which the first knows the console of vm-1 only, and the second does not answer."""
 
+    keeps_connections = False
+
     def run(self, hosts: Iterable[str], command: object, *, stdin: Mapping[str, bytes], **_: Any) -> Any:
         assert sorted(hosts) == sorted(stdin) == ["h-1", "h-2"]
         (request,) = json.loads(stdin["h-1"])["requests"]

@@ -19,7 +19,7 @@ PACKAGE = Path(bundle.__file__).parent / "onhost"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def install(directory: Path, archive: bytes = bundle.ARCHIVE) -> subprocess.CompletedProcess[bytes]:
+def install(directory: Path, archive: bytes = bundle.archive()) -> subprocess.CompletedProcess[bytes]:
     """Run the installing command for another directory."""
     words = [str(directory) if word == bundle.DIRECTORY else word for word in bundle.INSTALL]
     return subprocess.run(words, input=archive, capture_output=True, timeout=30, check=False)
@@ -46,7 +46,7 @@ def test_complete_agent_is_not_written_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_damaged_archive_leaves_nothing(tmp_path: Path, damage: str) -> None:
-    whole = bundle.ARCHIVE
+    whole = bundle.archive()
     archive = whole[:-2000] if damage == "cut" else whole[:5000] + b"\0\0" + whole[5002:]
     done = install(tmp_path / "abc", archive)
     assert done.returncode != 0
@@ -58,7 +58,7 @@ def test_agents_installed_at_once_are_one(tmp_path: Path) -> None:
     words = [str(tmp_path / "abc") if word == bundle.DIRECTORY else word for word in bundle.INSTALL]
     running = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(6)]
     for process in running:
-        process.communicate(bundle.ARCHIVE, timeout=30)
+        process.communicate(bundle.archive(), timeout=30)
     assert [process.returncode for process in running] == [0] * 6
     assert [path.name for path in tmp_path.iterdir()] == ["abc"]
 
@@ -67,9 +67,25 @@ def test_name_depends_on_the_content_alone() -> None:
     contents = bundle._contents()
     assert bundle.DIRECTORY.endswith(f"/{bundle._digest(contents)}")
     assert bundle._digest({**contents, "onhost/clock.py": b""}) != bundle._digest(contents)
-    assert bundle._archive(contents) == bundle.ARCHIVE
-    with tarfile.open(fileobj=io.BytesIO(bundle.ARCHIVE)) as tar:
-        assert set(tar.getnames()) == {"__main__.py", *(str(p.relative_to(PACKAGE.parent)) for p in MODULES)}
+    compiled = bundle._compiled(contents, bundle.DIRECTORY)
+    assert bundle._archive(contents) == bundle._archive(contents)
+    with tarfile.open(fileobj=io.BytesIO(bundle.archive())) as tar:
+        sources = {"__main__.py", *(str(p.relative_to(PACKAGE.parent)) for p in MODULES)}
+        assert set(tar.getnames()) == {*sources, *compiled}
+        assert len(compiled) == len(sources)
+
+
+def test_python_of_our_version_compiles_nothing(tmp_path: Path) -> None:
+    """With hundreds of hosts on one machine, that takes seconds of all its cores."""
+    directory = tmp_path / "abc"
+    assert install(directory).returncode == 0
+    argv = [sys.executable, "-I", "-S", "-v", str(directory)]
+    document = protocol.document(protocol.status(), home=str(tmp_path / "home"))
+    done = subprocess.run(argv, input=document, capture_output=True, timeout=30, check=True)
+    lines = done.stderr.decode().splitlines()
+    ours = [line for line in lines if str(directory) in line or "onhost" in line]
+    assert any("code object from" in line and "onhost" in line for line in ours)
+    assert not [line for line in ours if "wrote" in line]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

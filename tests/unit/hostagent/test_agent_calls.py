@@ -24,6 +24,8 @@ DOCUMENTS = {host: protocol.document(protocol.status(["vm-1"])) for host in HOST
 class Fanout:
     """Machines by their address: some without the agent, some that fail, some that answer nonsense."""
 
+    keeps_connections = False
+
     def __init__(self, lacking: Iterable[str] = (), fates: Mapping[str, str] | None = None) -> None:
         self.lacking = set(lacking)
         self.fates = fates or {}
@@ -35,7 +37,7 @@ class Fanout:
         hosts = list(hosts)
         self.commands.append((command[0], hosts))
         if tuple(command) == bundle.INSTALL:
-            assert stdin == bundle.ARCHIVE
+            assert stdin == bundle.archive()
             self.lacking -= {host for host in hosts if self.fates.get(host) != "full"}
             return {host: result(host) for host in hosts}
         assert tuple(command) == protocol.COMMAND

@@ -36,6 +36,8 @@ FACTS = {
 class Machines:
     """A service machine and two hosts, of which the second has no QEMU; a context to reach them."""
 
+    keeps_connections = False
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         names = [
             Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, 16 * GIB, address=f"h-{i}") for i in range(3)

@@ -38,6 +38,8 @@ CARRIER = Host("paradent-1.rennes.grid5000.fr", "rennes", "p", 4, GIB, address="
 class Machines:
     """Host agents that carry out everything, but power on none of the VMs in ``bad``."""
 
+    keeps_connections = False
+
     def __init__(self, bad: Sequence[str]) -> None:
         self.bad = bad
         self.operations: list[tuple[str, str, tuple[str, ...]]] = []  # host, operation, subjects

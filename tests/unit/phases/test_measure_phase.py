@@ -90,7 +90,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
         monkeypatch.setattr(phase, "cluster_state", lambda *_: cluster)
         testbed: Any = SimpleNamespace()
         made = Context(spec, testbed, run, journal)
-        made.__dict__["fanout"] = SimpleNamespace(run=no_console)
+        made.__dict__["fanout"] = SimpleNamespace(run=no_console, keeps_connections=False)
         yield made
 
 

@@ -55,6 +55,8 @@ done
 class Lab:
     """A machine whose programs are those in ``bin``."""
 
+    keeps_connections = False
+
     folder: Path
 
     def __post_init__(self) -> None:

@@ -186,9 +186,3 @@ class Daemon:
         if guest.root is not None:
             guest.root.remove()
         os.close(guest.ns)  # with its namespace goes its link
-
-
-def main(home_directory: str) -> int:
-    """Run the daemon of a host."""
-    Daemon(home_directory).run()
-    return 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import sys
 import time
 
 from ..processes import is_alive
-from ..services import start_agent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..records import Record, Results
+    from .daemon import Daemon
 
 KIND = "light"
+#: What ps shows for the process of a host's light guests.
+COMMAND_NAME = "g5kvirt-light"
 #: Seconds until a new process answers.
 START_LIMIT = 20.0
 #: Seconds for an answer: the guests of a host are started one after another.
@@ -76,16 +80,41 @@ def _ensure_daemon(home: str) -> None:
     """Start the process of the light guests unless it runs."""
     if _answers(home):
         return
-    with open(f"{home}/light/log", "a", encoding="utf-8") as log:
-        process = start_agent(["light", home], log)
+    from .daemon import Daemon  # only here: hosts of VMs do without
+
+    pid = os.fork()
+    if pid == 0:
+        _become_daemon(home, Daemon)
     deadline = time.monotonic() + START_LIMIT
     while not _answers(home):
-        if process.poll() is not None:
-            raise OSError(f"the process of the light guests ended at once ({process.returncode})")
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            raise OSError(f"the process of the light guests ended at once: see {home}/light/log")
         if time.monotonic() > deadline:
-            process.kill()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
             raise OSError(f"the process of the light guests does not answer within {START_LIMIT:g} s")
         time.sleep(0.005)
+
+
+def _become_daemon(home: str, kind: type[Daemon]) -> None:
+    """The process of the light guests, detached. A fork: Python anew would cost a host 50 ms of a core."""
+    try:
+        os.setsid()
+        os.chdir("/")
+        log = os.open(f"{home}/light/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+            os.dup2(descriptor, target)
+        os.closerange(3, 1024)  # the host's lock is one of them
+        with open("/proc/self/comm", "w", encoding="ascii") as name:
+            name.write(COMMAND_NAME)
+        kind(home).run()
+    except BaseException:  # noqa: BLE001  nothing may go on as if it were the operation
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _answers(home: str) -> bool:

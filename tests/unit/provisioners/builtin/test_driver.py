@@ -43,6 +43,8 @@ Answer = Callable[[str, Sequence[str], Any], str]  #: host, command, its input â
 class Machines:
     """Hosts and VMs that take files and run commands; ``answer`` gives what a command prints, or raises."""
 
+    keeps_connections = False
+
     access = None
 
     def __init__(self, answer: Answer = lambda *_: "") -> None:

@@ -30,6 +30,8 @@ VMS = [VM(i, f"vm-{i}", HOSTS[i % 2].name, "nancy", IPv4Address(i), f"02::{i}") 
 class Lab:
     """A transport over hosts whose broadcasts end as ``fates`` says, with all it reported and released."""
 
+    keeps_connections = False
+
     access = None
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **fates: str) -> None:

@@ -49,6 +49,8 @@ PUBLIC = "ssh-ed25519 AAAA deploy@head"
 class Machines:
     """All machines: files that were put there, what was run, what fails there."""
 
+    keeps_connections = False
+
     access = None
 
     def __init__(self) -> None:
