@@ -261,10 +261,10 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run the quickstart notebook on a local testbed of its own."""
+    """Run a notebook on a local testbed of its own."""
     from g5kvirt.cli.demo import demonstrate
 
-    return demonstrate(Console(), arguments.runs, arguments.vms)
+    return demonstrate(Console(), arguments.runs, arguments.vms, arguments.which)
 
 
 def _print(console: Console, line: object) -> None:

@@ -1,4 +1,4 @@
-"""The demo: start a local testbed, run the quickstart notebook on it, and stop the testbed again.
+"""The demos: start a local testbed, run a notebook on it, and stop the testbed again.
 
 Only the run (with the executed notebook and its figures) and the cache of the testbed's layers remain.
 """
@@ -10,8 +10,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,32 +20,81 @@ from typing import Any
 from rich.console import Console
 
 from g5kvirt.cli import notebooks
+from g5kvirt.cli.memory import available_memory
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.run.events import Event
+from g5kvirt.testbeds.local.model import SwitchKind
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.terminal import TerminalProgress
 
-__all__ = ["Follower", "demonstrate", "orphans"]
+__all__ = ["DEMOS", "Demo", "Follower", "demonstrate", "orphans"]
 
-NOTEBOOK = "quickstart.ipynb"
 #: Every demo has a testbed of its own, named after its process, so that neither the user's testbed nor that
 #: of another demo is touched.
 TESTBED = "demo"
-SITES = {"nancy": 2, "rennes": 2}  #: hosts; the default testbed has these and one service machine per site
+#: Hosts of the slides' experiment: 355 on 6 sites. How many were on which site is not said there.
+SLIDES = {"grenoble": 67, "lille": 62, "lyon": 63, "nancy": 59, "nantes": 61, "rennes": 43}
+SLIDES_VMS = 4552
 
 
-def demonstrate(console: Console, runs: Path, vms: int) -> int:
-    """Run the demo, printing each part and its duration. Returns the exit code.
+@dataclass(frozen=True)
+class Demo:
+    """A notebook, and the testbed on which it is shown."""
 
-    Raises MachineError without root, TestbedError and PhaseError; the testbed is stopped in any case.
+    notebook: str
+    vms: int  #: unless another number is given
+    sites: Callable[
+        [int], dict[str, int]
+    ]  #: number of VMs → hosts by site; each site also has a service machine
+    parameters: Callable[[int], dict[str, Any]]  #: number of VMs → further parameters of the notebook
+    switch: SwitchKind = "plain"
+    memory: int = 0  #: MiB that the machine has to have available for the default number of VMs
+
+
+def slides_sites(vms: int) -> dict[str, int]:
+    """As many hosts as the slides' experiment had for its 4,552 VMs, in proportion; one per site at least."""
+    return {site: max(1, round(hosts * vms / SLIDES_VMS)) for site, hosts in SLIDES.items()}
+
+
+def slides_sizes(vms: int) -> list[int]:
+    """Numbers of VMs to deploy on: 500, 1,000, 2,000 and all 4,552, or the same parts of ``vms``."""
+    parts = (500, 1000, 2000, SLIDES_VMS)
+    return sorted({max(1, round(part * vms / SLIDES_VMS)) for part in parts})
+
+
+DEMOS = {
+    "quickstart": Demo("quickstart", 8, lambda vms: {"nancy": 2, "rennes": 2}, lambda vms: {}),
+    "slides": Demo(
+        "slides",
+        SLIDES_VMS,
+        slides_sites,
+        lambda vms: {"sizes": slides_sizes(vms)},
+        switch="managed",
+        memory=14_000,
+    ),
+}
+
+
+def demonstrate(console: Console, runs: Path, vms: int | None = None, demo: str = "quickstart") -> int:
+    """Run a demo, printing each part and its duration. Returns the exit code.
+
+    Raises MachineError without root or memory, SpecError for a demo that there is not, TestbedError and
+    PhaseError; the testbed is stopped in any case.
     """
-    from g5kvirt.testbeds.local import lifecycle
+    from g5kvirt.testbeds.local import description, lifecycle
+
+    if demo not in DEMOS:
+        raise SpecError(f"there is no demo {demo!r}", advice=f"choose from {', '.join(DEMOS)}")
+    chosen = DEMOS[demo]
+    vms = chosen.vms if vms is None else vms
 
     if vms < 1:
         raise SpecError(f"--vms must be at least 1, not {vms}")
     if os.geteuid() != 0:
         raise MachineError("the local testbed needs root for network namespaces and mounts: use sudo")
-    notebook = notebooks.find("quickstart")
+    _check_memory(chosen, vms)
+    notebook = notebooks.find(chosen.notebook)
+    sites = chosen.sites(vms)
     runs.mkdir(parents=True, exist_ok=True)
     name = "demo-" + datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     start = time.monotonic()
@@ -53,11 +103,16 @@ def demonstrate(console: Console, runs: Path, vms: int) -> int:
         with _part(console, "local testbed up"):
             for orphan in orphans():
                 lifecycle.down(orphan)
+            machines = {site: hosts + 1 for site, hosts in sites.items()}
             lifecycle.up(
-                name=testbed, progress=lambda part, seconds: _print(console, f"  {part}: {duration(seconds)}")
+                name=testbed,
+                description=description.make(machines, switch=chosen.switch),
+                progress=lambda part, seconds: _print(console, f"  {part}: {duration(seconds)}"),
             )
-        with _part(console, f"{NOTEBOOK}, {count(vms, 'VM')}"):
-            executed = _execute(console, notebook, runs, name, testbed, vms)
+        parameters = {"testbed": f"local:{testbed}", "sites": sites, "vms": vms, "name": name}
+        parameters |= {"runs": str(runs.resolve()), **chosen.parameters(vms)}
+        with _part(console, f"{notebook.name}, {count(vms, 'VM')}"):
+            executed = _execute(console, notebook, runs / name, parameters)
     finally:
         with _part(console, "local testbed down"):
             lifecycle.down(name=testbed)
@@ -85,27 +140,31 @@ def orphans() -> list[str]:
     return found
 
 
-def _execute(console: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
+def _check_memory(demo: Demo, vms: int) -> None:
+    """Raises MachineError if this machine does not have the memory for so many VMs."""
+    needed = demo.memory * vms // demo.vms
+    available = available_memory() >> 20
+    if needed > available:
+        raise MachineError(
+            f"{count(vms, 'VM')} need {needed:,} MiB of memory, and {available:,} are available here",
+            advice=f"use --vms {vms * available // needed}",
+        )
+
+
+def _execute(console: Console, notebook: Path, run: Path, parameters: Mapping[str, Any]) -> Path:
     """Run the notebook with papermill and show the run's progress. Returns the executed notebook."""
     # The experiment creates the run's directory; until then the notebook lies beside it.
-    beside = runs / f"{name}.ipynb"
-    parameters: dict[str, Any] = {
-        "testbed": f"local:{testbed}",
-        "sites": SITES,
-        "vms": vms,
-        "name": name,
-        "runs": str(runs.resolve()),
-    }
+    beside = run.with_name(f"{run.name}.ipynb")
     try:
         with (
-            TerminalProgress(console, vms) as progress,
-            Follower(runs / name / "journal.jsonl", progress.take),
+            TerminalProgress(console, parameters["vms"]) as progress,
+            Follower(run / "journal.jsonl", progress.take),
         ):
             notebooks.execute(
-                notebook, beside, parameters, kept=lambda: notebooks.keep(beside, runs / name, NOTEBOOK)
+                notebook, beside, parameters, kept=lambda: notebooks.keep(beside, run, notebook.name)
             )
     finally:
-        final = notebooks.keep(beside, runs / name, NOTEBOOK)
+        final = notebooks.keep(beside, run, notebook.name)
     notebooks.page(final)
     return final
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from g5kvirt.cli.memory import available_memory
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
 from g5kvirt.testbeds.local.shared_limits import SharedLimits, too_small
@@ -149,7 +150,7 @@ def programs(which: Callable[[str], str | None] = shutil.which) -> ProbeResult:
 
 def memory_and_cores() -> list[ProbeResult]:
     """Free memory and usable cores, within the limits of a container."""
-    available, cores = _available_memory(), _cores()
+    available, cores = available_memory(), _cores()
     number = vms_by_memory(available)
     state: State = "ok" if number >= 8 else "warn" if number >= 1 else "fail"
     advice = "" if number >= 8 else "the demo needs about 2.5 GiB"
@@ -325,19 +326,6 @@ def _node_layer() -> Path | None:
     except MachineError:  # no dpkg: another finding reports that
         return None
     return image if image.exists() else None
-
-
-def _available_memory() -> int:
-    """Bytes that can still be allocated: MemAvailable, or less if a control group limits it."""
-    meminfo = Path("/proc/meminfo").read_text()
-    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in meminfo.splitlines()}
-    available = fields["MemAvailable"]
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else max(0, min(available, int(limit) - used))
 
 
 def _cores() -> int:

@@ -79,13 +79,15 @@ def _demo(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = _parser(
         sub,
         "demo",
-        "start a local testbed, run the quickstart notebook on it, and stop it again",
-        "Needs root. Leaves a run with the executed notebook and its figures, and a cache for next time.",
+        "start a local testbed, run a notebook on it, and stop it again",
+        "Needs root. Leaves a run with the executed notebook and its figures, and a cache for next time.\n\n"
+        "  quickstart  8 virtual machines on 4 hosts of 2 sites, in a minute or two\n"
+        "  slides      the experiment of the 2013 slides: 4,552 light guests, which have no kernel of their\n"
+        "              own, on 355 hosts of 6 sites; needs 14 GB of memory (less with --vms)",
     )
+    demo.add_argument("which", nargs="?", default="quickstart", metavar="DEMO", help="default: quickstart")
     _runs_option(demo)
-    demo.add_argument(
-        "--vms", type=int, default=8, metavar="N", help="number of virtual machines (default: 8)"
-    )
+    demo.add_argument("--vms", type=int, metavar="N", help="number of virtual machines")
     demo.set_defaults(do=commands.demo)
 
 

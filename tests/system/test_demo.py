@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from localbed import MARKS, below, nothing_left, terminate, wait
 
-from g5kvirt.cli.demo import NOTEBOOK, TESTBED
+from g5kvirt.cli.demo import TESTBED
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
@@ -26,6 +26,7 @@ from g5kvirt.testbeds.local import namespaces as ns
 
 pytestmark = [*MARKS, pytest.mark.vm]
 
+NOTEBOOK = "quickstart.ipynb"
 VMS = 2
 LIMIT = 400.0  # seconds; on a quiet machine it takes less than one
 

@@ -41,6 +41,11 @@ STORIES = {
         1,
         {"compare-deployment", "compare-macro-steps"},
     ),
+    "slides": (
+        ["-p", "vms", "8", "-p", "sizes", "[2, 8]", "-p", "services", "1"],
+        1,
+        {"scalability", "breakdown", "map", "nodes"},
+    ),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow

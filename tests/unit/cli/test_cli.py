@@ -9,23 +9,24 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 from runmaker import run_events
 
 from g5kvirt import cli, errors
-from g5kvirt.cli import commands, demo
+from g5kvirt.cli import commands, demo, notebooks
 from g5kvirt.cli.parser import build_parser
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.run.directory import create
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
 from g5kvirt.spec.spec import Spec
+from g5kvirt.testbeds.local.description import Description
 from g5kvirt.views.text import machines_held
 
 
@@ -363,8 +364,9 @@ class FakeTestbed:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def up(self, name: str, progress: Callable[[str, float], None]) -> None:
+    def up(self, name: str, description: Description, progress: Callable[[str, float], None]) -> None:
         self.calls.append(f"up {name}")
+        self.description = description
         progress("site nancy", 0.5)
 
     def down(self, name: str) -> None:
@@ -388,13 +390,13 @@ def test_demo_stops_its_testbed_in_any_case(
     monkeypatch.setattr(lifecycle, "testbed_names", lambda: known)
     own = f"demo-{os.getpid()}"
 
-    def execute(_: Console, notebook: Path, runs: Path, name: str, testbed: str, vms: int) -> Path:
-        assert testbed == own
-        fake.calls.append(f"notebook {vms}")
+    def execute(_: Console, notebook: Path, run: Path, parameters: Mapping[str, Any]) -> Path:
+        assert parameters["testbed"] == f"local:{own}"
+        fake.calls.append(f"notebook {parameters['vms']}")
         assert notebook.is_file()
         if failure is not None:
             raise failure
-        return runs / name / demo.NOTEBOOK
+        return run / notebook.name
 
     monkeypatch.setattr(demo, "_execute", execute)
     console = Console(file=out, width=200)
@@ -406,6 +408,34 @@ def test_demo_stops_its_testbed_in_any_case(
             demo.demonstrate(console, tmp_path, 3)
     assert fake.calls == [f"down {known[0]}", f"up {own}", "notebook 3", f"down {own}"]
     assert "local testbed down: 0." in out.getvalue()
+
+
+def test_demo_of_the_slides_has_their_size_or_that_part_of_it() -> None:
+    slides = demo.DEMOS["slides"]
+    assert slides.vms == 4552
+    sites = slides.sites(slides.vms)
+    assert (len(sites), sum(sites.values())) == (6, 355)
+    assert slides.parameters(slides.vms) == {"sizes": [500, 1000, 2000, 4552]}
+    small = slides.sites(60)
+    assert (len(small), set(small.values())) == (6, {1})
+    assert slides.parameters(60) == {"sizes": [7, 13, 26, 60]}
+    for name, one in demo.DEMOS.items():
+        known = notebooks.parameters_of(notebooks.find(name))
+        assert {"testbed", "sites", "vms", "name", "runs", *one.parameters(one.vms)} <= set(known)
+
+
+def test_demo_without_memory_begins_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(demo, "available_memory", lambda: 7000 << 20)
+    with pytest.raises(errors.MachineError, match=r"need 14,000 MiB .* 7,000 are available") as caught:
+        demo.demonstrate(Console(file=io.StringIO()), tmp_path / "runs", demo="slides")
+    assert caught.value.advice == "use --vms 2276"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_demo_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "slide"]) == 2
+    assert "choose from quickstart, slides" in capsys.readouterr().err
 
 
 def test_local_down_also_stops_testbeds_of_killed_demos(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_doctor_estimates_how_many_vms_fit() -> None:
 
 def test_memory_is_measured_once_and_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = iter([23 * GIB, 22 * GIB])  # it changes while the other probes run
-    monkeypatch.setattr(doctor, "_available_memory", lambda: next(measured))
+    monkeypatch.setattr(doctor, "available_memory", lambda: next(measured))
     monkeypatch.setattr(doctor, "_cores", lambda: 1)
     findings = doctor.memory_and_cores()
     number = doctor.vms_by_memory(23 * GIB)

@@ -114,10 +114,12 @@ class Fetcher:
         now, peer.reason = self.relay.now, why
         young = self.relay.began + self.relay.limits["grace"]
         if not peer.has_answered and now < young and "refused" in why:
-            peer.retry_at = now + 0.05
+            # After a tenth of what was waited: with hundreds on one machine, none may be in haste.
+            pause = min(1.0, max(0.05, (now - self.relay.began) / 10))
+            peer.retry_at = now + pause
             for other in self.peers:
                 if other is not peer:
-                    other.retry_at = max(other.retry_at, min(now + 0.06, young))
+                    other.retry_at = max(other.retry_at, min(now + pause + 0.01, young))
             return
         peer.back_off(self.relay.now)
         if peer.host not in self.skipped:
