@@ -198,6 +198,7 @@ class PhaseRunner:
                 advice='give the Experiment its name, such as "local" or "grid5000", not an object',
             )
         call = {"path": str(self.run.path.absolute()), "phase": phase, "arguments": dict(arguments)}
+        self.context.disconnect()  # the other process has connections of its own
         end_display = self._display()
         try:
             running = Running(phase, run_phase, call, self.journal, result, when_ended=end_display)

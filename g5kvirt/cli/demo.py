@@ -5,6 +5,7 @@ Only the run (with the executed notebook and its figures) and the cache of the t
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -52,8 +53,8 @@ class Demo:
 
 
 def slides_sites(vms: int) -> dict[str, int]:
-    """As many hosts as the slides' experiment had for its 4,552 VMs, in proportion; one per site at least."""
-    return {site: max(1, round(hosts * vms / SLIDES_VMS)) for site, hosts in SLIDES.items()}
+    """As many hosts as the slides' experiment had for its 4,552 VMs, in proportion, rounded up."""
+    return {site: math.ceil(hosts * vms / SLIDES_VMS) for site, hosts in SLIDES.items()}
 
 
 def slides_sizes(vms: int) -> list[int]:
@@ -147,7 +148,7 @@ def _check_memory(demo: Demo, vms: int) -> None:
     if needed > available:
         raise MachineError(
             f"{count(vms, 'VM')} need {needed:,} MiB of memory, and {available:,} are available here",
-            advice=f"use --vms {vms * available // needed}",
+            advice=f"use --vms {max(1, vms * available // needed)}",
         )
 
 

@@ -17,7 +17,7 @@ import tarfile
 from functools import cache
 from pathlib import Path
 
-from g5kvirt.remote.sessions import Program
+from g5kvirt.remote.connections import Program
 
 __all__ = ["DIRECTORY", "INSTALL", "SESSION", "archive", "unpack"]
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from g5kvirt.errors import SpecError
 from g5kvirt.remote import taktuk
 from g5kvirt.remote.access import Access, SshIdentity, check_host
+from g5kvirt.remote.connections import Program
 from g5kvirt.remote.envelope import OnLine, new_token
 from g5kvirt.remote.files import File, pack, unpack_argv
 from g5kvirt.remote.processes import memory_file
 from g5kvirt.remote.result import Result
-from g5kvirt.remote.sessions import Program, Sessions
+from g5kvirt.remote.sessions import Sessions
 from g5kvirt.remote.window import HostCommand, run_window
 
 __all__ = ["TREE_FROM", "Fanout"]

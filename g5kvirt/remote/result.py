@@ -19,7 +19,7 @@ class Result:
     ``ok``: the command ran and exited with 0. ``returncode`` is None unless the host itself reported it.
     ``start`` and ``end``: seconds since the epoch; ``start`` is when the command started (as seen here), or
     the start of the last attempt if it never did. ``attempt`` counts connections. ``reason`` describes what
-    went wrong and is empty if ``ok``. ``via``: "ssh" or "taktuk".
+    went wrong and is empty if ``ok``. ``via``: "ssh", "taktuk" or "session" (`Fanout.call`).
     """
 
     host: str

@@ -8,12 +8,11 @@ calls as lines of JSON and answers each with the output of a process of its own 
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import json
 import os
 import selectors
-import threading
+import subprocess
 import time
 import weakref
 from collections import deque
@@ -21,35 +20,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from g5kvirt.errors import SpecError
 from g5kvirt.remote.access import Access
+from g5kvirt.remote.connections import Connection, IdleConnections, Program
 from g5kvirt.remote.envelope import KILL_AFTER
-from g5kvirt.remote.processes import spawn_open, terminate
+from g5kvirt.remote.processes import terminate
 from g5kvirt.remote.result import Failure, Result, classify_failure, last_line, retry_delay
 from g5kvirt.remote.window import REPLY_SECONDS, TIMEOUT_CODES
 
-__all__ = ["Program", "Sessions"]
+__all__ = ["Sessions"]
 
-
-@dataclass(frozen=True)
-class Program:
-    """What is started on a host: a shell command, and the archive that it gets if it asks for it."""
-
-    command: str
-    archive: Callable[[], bytes] = bytes
+_SSH_FAILED = 255
 
 
 class Sessions:
     """The connections to hosts by ``access``, with ``program`` at their other ends. Thread-safe.
 
     At most ``window`` hosts are called at once by each `call`, with at most ``attempts`` connections to one.
+    Raises SpecError for a window below 1.
     """
 
     def __init__(self, access: Access, program: Program, *, window: int, attempts: int) -> None:
+        if window < 1:
+            raise SpecError(f"a window of {window} connections is too small", advice="use at least 1")
         self.access = access
         self.program = program
         self.window = window
         self.attempts = attempts
-        self._idle = _Idle()
+        self._idle = IdleConnections()
         self._finalizer = weakref.finalize(self, self._idle.close)
 
     def call(
@@ -64,8 +62,10 @@ class Sessions:
 
         ``timeout``: seconds that a call may take on its host before it is killed. ``idempotent``: it may run
         twice. ``given_up`` is called every second: if it returns a reason, all calls that are left end
-        with it. Raises MachineError if ssh is missing.
+        with it. Raises MachineError if ssh is missing, SpecError for a timeout that is not above 0.
         """
+        if timeout <= 0:
+            raise SpecError("a call needs a timeout above 0 seconds")
         calls = [_Call(host, text, timeout, idempotent, time.time()) for host, text in texts.items()]
         return _Round(self, self._idle, calls, given_up).run()
 
@@ -82,7 +82,8 @@ class _Call:
     idempotent: bool
     created: float  #: or when its last attempt began
     attempt: int = 1
-    begun: float | None = None
+    sent: float | None = None  #: to a host that was ready for it
+    begun: float | None = None  #: by the host, as seen here
     stdout: bytearray = field(default_factory=bytearray)
 
     @property
@@ -98,7 +99,7 @@ class _Call:
             returncode=code,
             stdout=bytes(self.stdout),
             stderr=stderr,
-            start=self.created if self.begun is None else self.begun,
+            start=self.created if self.sent is None else self.sent,
             end=time.time(),
             attempt=self.attempt,
             reason=reason,
@@ -107,101 +108,18 @@ class _Call:
         )
 
 
-class _Connection:
-    """One ssh, with the program at its other end."""
-
-    def __init__(self, access: Access, host: str, program: Program) -> None:
-        self.process = spawn_open(access.argv(host, program.command), env=access.environment())
-        self.host = host
-        self.start_time = time.time()
-        self.ready = False
-        self.errors = b""
-        self.unsent = b""
-        self._line = b""
-        self.stdin, self.stdout, self.stderr = (
-            pipe.fileno() for pipe in (self.process.stdin, self.process.stdout, self.process.stderr) if pipe
-        )
-        for descriptor in (self.stdin, self.stdout, self.stderr):
-            os.set_blocking(descriptor, False)
-
-    @property
-    def usable(self) -> bool:
-        """Whether it waits for a call: ssh runs, and nothing has come that nobody waited for."""
-        try:
-            os.read(self.stdout, 1)
-        except BlockingIOError:
-            return self.process.poll() is None
-        return False
-
-    def send(self) -> None:
-        """As much of `unsent` as the pipe takes. Raises BrokenPipeError."""
-        with contextlib.suppress(BlockingIOError):
-            self.unsent = self.unsent[os.write(self.stdin, self.unsent) :]
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None at the end of the connection. Raises ValueError for anything
-        that the program does not send."""
-        try:
-            data = os.read(self.stdout, 1 << 18)
-        except BlockingIOError:
-            return []
-        if not data:
-            return None
-        *lines, self._line = (self._line + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-
-class _Idle:
-    """Connections that no call uses now."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of_host: dict[str, list[_Connection]] = {}
-        self._owner = os.getpid()
-
-    def take(self, host: str) -> _Connection | None:
-        """A connection to a host, if there is one."""
-        with self._lock:
-            if self._owner != os.getpid():  # a fork: they are its parent's
-                self._of_host, self._owner = {}, os.getpid()
-            waiting = self._of_host.get(host, [])
-            broken = []
-            found = None
-            while waiting and found is None:
-                connection = waiting.pop()
-                if connection.usable:
-                    found = connection
-                else:
-                    broken.append(connection.process)
-        terminate(broken)
-        return found
-
-    def put(self, connection: _Connection) -> None:
-        """Keep a connection for the next call."""
-        with self._lock:
-            self._of_host.setdefault(connection.host, []).append(connection)
-
-    def close(self) -> None:
-        """End all of them."""
-        with self._lock:
-            every = [connection for some in self._of_host.values() for connection in some]
-            self._of_host.clear()
-            if self._owner == os.getpid():
-                terminate([connection.process for connection in every])
-
-
 class _Round:
     """All calls of one `Sessions.call`, by one thread."""
 
     def __init__(
-        self, sessions: Sessions, idle: _Idle, calls: list[_Call], given_up: Callable[[], str]
+        self, sessions: Sessions, idle: IdleConnections, calls: list[_Call], given_up: Callable[[], str]
     ) -> None:
         self.sessions = sessions
         self.idle = idle
         self.given_up = given_up
         self.waiting = deque(calls)
         self.retries: list[tuple[float, int, _Call]] = []
-        self.running: dict[_Connection, _Call] = {}
+        self.running: dict[Connection, _Call] = {}
         self.results: dict[str, Result] = {}
         self.selector = selectors.DefaultSelector()
 
@@ -227,15 +145,21 @@ class _Round:
         call.created = time.time()
         connection = self.idle.take(call.host)
         if connection is None:
-            connection = _Connection(self.sessions.access, call.host, self.sessions.program)
-        connection.start_time = call.created
+            connection = Connection(self.sessions.access, call.host, self.sessions.program)
+        else:
+            connection.reused = True
+        connection.waiting_since, connection.errors = call.created, b""
         self.running[connection] = call
         for descriptor in (connection.stdout, connection.stderr):
             self.selector.register(descriptor, selectors.EVENT_READ, connection)
         if connection.ready:
-            self._send(connection, call.line)
+            self._send_call(connection, call)
 
-    def _send(self, connection: _Connection, data: bytes) -> None:
+    def _send_call(self, connection: Connection, call: _Call) -> None:
+        call.sent = connection.waiting_since = time.time()
+        self._send(connection, call.line)
+
+    def _send(self, connection: Connection, data: bytes) -> None:
         if not connection.unsent:
             self.selector.register(connection.stdin, selectors.EVENT_WRITE, connection)
         connection.unsent += data
@@ -250,7 +174,7 @@ class _Round:
             if connection in self.running:
                 self._serve(connection, key.fd)
 
-    def _serve(self, connection: _Connection, descriptor: int) -> None:
+    def _serve(self, connection: Connection, descriptor: int) -> None:
         try:
             if descriptor == connection.stdin:
                 connection.send()
@@ -266,10 +190,11 @@ class _Round:
                     self._take(connection, message)
         except BrokenPipeError:
             self._lose(connection)
-        except ValueError as error:
-            self._fail(connection, f"the host's answer cannot be read ({error})")
+        except (ValueError, KeyError, TypeError) as error:  # one odd host costs no other its result
+            if connection in self.running:
+                self._fail(connection, f"the host's answer cannot be read ({error})")
 
-    def _read_errors(self, connection: _Connection) -> None:
+    def _read_errors(self, connection: Connection) -> None:
         try:
             data = os.read(connection.stderr, 1 << 16)
         except BlockingIOError:
@@ -278,12 +203,13 @@ class _Round:
         if not data:
             self.selector.unregister(connection.stderr)
 
-    def _take(self, connection: _Connection, message: Mapping[str, Any]) -> None:
+    def _take(self, connection: Connection, message: Mapping[str, Any]) -> None:
         call = self.running[connection]
         if "ready" in message:
-            connection.ready = True
-            self._send(connection, call.line)
+            connection.ready, connection.installing = True, False
+            self._send_call(connection, call)
         elif "send" in message:
+            connection.installing, connection.waiting_since = True, time.time()
             archive = self.sessions.program.archive()
             self._send(connection, b"%d " % len(archive) + archive)
         elif "begun" in message:
@@ -296,26 +222,38 @@ class _Round:
             self.idle.put(connection)
             self.results[call.host] = call.result(code, _reason(call, code, errors), errors)
 
-    def _deadline(self, connection: _Connection, call: _Call) -> tuple[float, str]:
+    def _deadline(self, connection: Connection, call: _Call) -> tuple[float, str]:
         """When to give up, and the reason to report then."""
         if call.begun is not None:
             limit = call.limit + KILL_AFTER + REPLY_SECONDS
             return call.begun + limit, f"timed out: still running after {limit:g} s"
+        if connection.installing:
+            limit = call.limit
+            return connection.waiting_since + limit, f"timed out: not installed within {limit:g} s"
         limit = self.sessions.access.login_timeout
-        return connection.start_time + limit, f"unreachable: no login within {limit:g} s"
+        what = "answer" if connection.ready else "login"
+        return connection.waiting_since + limit, f"unreachable: no {what} within {limit:g} s"
 
     def _expire(self, now: float) -> None:
         for connection, call in list(self.running.items()):
             deadline, reason = self._deadline(connection, call)
-            if now >= deadline:
+            if now < deadline:
+                continue
+            if connection.reused and call.begun is None and call.idempotent:
+                self._repeat(connection, 0.0)  # its host may have died without a word, and be back
+            else:
                 self._fail(connection, reason)
 
-    def _lose(self, connection: _Connection) -> None:
-        """The connection has ended: again, if the call may run twice or has not begun."""
+    def _lose(self, connection: Connection) -> None:
+        """The connection has ended: again, if the call may run twice or cannot have begun."""
         call = self.running[connection]
         self._read_errors_to_the_end(connection)
+        last = last_line(connection.errors)
+        code = _exit_code(connection.process)
+        if not connection.ready and code not in (None, _SSH_FAILED) and code > 0:
+            self._fail(connection, f"exit code {code}" + (f" ({last})" if last else ""))
+            return
         if call.begun is not None:
-            last = last_line(connection.errors)
             reason = "connection lost while the command ran" + (f" ({last})" if last else "")
             kind: Failure = "other"
         else:
@@ -326,42 +264,59 @@ class _Round:
         if delay is None:
             self._fail(connection, reason)
             return
+        self._repeat(connection, delay)
+
+    def _repeat(self, connection: Connection, delay: float) -> None:
+        """The call anew, over another connection, in ``delay`` seconds."""
+        call = self.running[connection]
         self._leave(connection)
         terminate([connection.process])
         call.attempt += 1
-        call.begun = None
+        call.sent = call.begun = None
         call.stdout.clear()
         heapq.heappush(self.retries, (time.time() + delay, id(call), call))
 
-    def _read_errors_to_the_end(self, connection: _Connection) -> None:
+    def _read_errors_to_the_end(self, connection: Connection) -> None:
         while connection.stderr in self.selector.get_map() and self._has_errors(connection):
             self._read_errors(connection)
 
     @staticmethod
-    def _has_errors(connection: _Connection) -> bool:
+    def _has_errors(connection: Connection) -> bool:
         with selectors.DefaultSelector() as one:
             one.register(connection.stderr, selectors.EVENT_READ)
             return bool(one.select(0.2))
 
-    def _fail(self, connection: _Connection, reason: str) -> None:
+    def _fail(self, connection: Connection, reason: str) -> None:
         call = self.running[connection]
         self._leave(connection)
         terminate([connection.process])
         self.results[call.host] = call.result(None, reason, connection.errors)
 
-    def _leave(self, connection: _Connection) -> None:
+    def _leave(self, connection: Connection) -> None:
         del self.running[connection]
         for descriptor in (connection.stdin, connection.stdout, connection.stderr):
             if descriptor in self.selector.get_map():
                 self.selector.unregister(descriptor)
 
     def _give_all_up(self, reason: str) -> None:
-        for connection in list(self.running):
-            self._fail(connection, reason)
+        ended = dict(self.running)
+        for connection in ended:
+            self._leave(connection)
+        terminate([connection.process for connection in ended])
+        for connection, call in ended.items():
+            self.results[call.host] = call.result(None, reason, connection.errors)
         for call in [*self.waiting, *(call for _, _, call in self.retries)]:
             self.results[call.host] = call.result(None, reason)
         self.waiting.clear()
         self.retries.clear()
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """With which it has ended; None if it still runs."""
+    try:
+        return process.wait(0.5)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _reason(call: _Call, code: int, errors: bytes) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -88,6 +89,8 @@ def _daemon(config: Mapping[str, Any], link: Spawner, progress: int, listening: 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     ns.process_name("g5kvirt-daemon")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each node
     try:
         from g5kvirt.testbeds.local.startup import LocalTestbed
 

@@ -18,16 +18,19 @@ _ARP_REQUEST = b"\0\1"
 _NO_ADDRESS = b"\0\0\0\0"
 
 
+Kind = Literal["arp", "answer", "dhcp", "offer", "other"]
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a frame is for.
 
-    ``arp``: a broadcast request; ``answer``: any other ARP; ``dhcp``: from a client to servers; ``offer``:
-    from a DHCP server to the client ``mac``; ``other``: anything else. ``sender`` and ``target`` are the IPv4
-    addresses of ARP; ``sender`` is empty if it has none yet.
+    ``arp``: a broadcast request; ``answer``: ARP to one machine; ``dhcp``: from a client to servers;
+    ``offer``: from a DHCP server to the client ``mac``; ``other``: anything else. ``sender`` and ``target``
+    are the IPv4 addresses of ARP; ``sender`` is empty if it has none yet.
     """
 
-    kind: Literal["arp", "answer", "dhcp", "offer", "other"]
+    kind: Kind
     source: bytes  #: MAC address
     sender: bytes = b""
     target: bytes = b""
@@ -39,14 +42,15 @@ def read(data: bytes) -> Frame | None:
     if len(data) < _ETHERNET:
         return None
     broadcast = data[:6] == b"\xff" * 6
-    source, (kind,) = data[6:12], struct.unpack_from("!H", data, 12)
-    if kind == _ARP and len(data) >= _ETHERNET + 28 and data[14:20] == _ARP_PREFIX:
+    source, (number,) = data[6:12], struct.unpack_from("!H", data, 12)
+    if number == _ARP and len(data) >= _ETHERNET + 28 and data[14:20] == _ARP_PREFIX:
         sender, target = data[28:32], data[38:42]
-        request = broadcast and data[20:22] == _ARP_REQUEST
-        return Frame("arp" if request else "answer", source, b"" if sender == _NO_ADDRESS else sender, target)
+        asks = data[20:22] == _ARP_REQUEST and sender != target  # else it announces its address
+        kind: Kind = ("arp" if asks else "other") if broadcast else "answer"
+        return Frame(kind, source, b"" if sender == _NO_ADDRESS else sender, target)
     if not broadcast:
         return None
-    if kind == _IPV4 and len(data) >= _ETHERNET + 20 and data[23] == _UDP:
+    if number == _IPV4 and len(data) >= _ETHERNET + 20 and data[23] == _UDP:
         udp = _ETHERNET + 4 * (data[14] & 15)
         ports = struct.unpack_from("!HH", data, udp) if len(data) >= udp + 8 else (0, 0)
         if ports == (_DHCP_CLIENT, _DHCP_SERVER):

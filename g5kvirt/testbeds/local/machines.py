@@ -86,7 +86,6 @@ class Machines:
                 raise TestbedError(f"{node.fqdn} is not running", advice="deploy it first")
             self._ensure_vlan(self._description.site(node.site), vlan)
             self._dirty.add(node.fqdn)
-            self._unplug(node)
             network.apply(
                 network.move(node, vlan, managed=self._switch is not None), self._router(node.site).pid
             )
@@ -118,7 +117,8 @@ class Machines:
             network.apply(network.detach(node), self._router(node.site).pid, check=False)
 
     def _plug(self, node: NodeDescription, vlan: int | None, container: Container) -> None:
-        """Tell the managed switch, if there is one, of a node that has joined a KaVLAN."""
+        """Tell the managed switch, if there is one, where a node is now."""
+        self._unplug(node)
         if self._switch is not None and vlan is not None:
             router, owner = self._router(node.site).pid, self._description.vlan(node.site, vlan).site
             self._switch.plug(
@@ -206,6 +206,6 @@ class Machines:
                     one = self._description.site(name)
                     network.apply(network.vlan_bridge(self._description, one, kavlan), self._router(name).pid)
                     self._vlans.add((name, vlan))
-                    if self._switch is not None and name == kavlan.site:
-                        router, bridge = self._router(name).pid, network.bridge_name(vlan)
-                        self._switch.add_vlan((name, vlan), kavlan.gateway.packed, router, bridge)
+            if self._switch is not None:
+                router, bridge = self._router(kavlan.site).pid, network.bridge_name(vlan)
+                self._switch.add_vlan((kavlan.site, vlan), kavlan.gateway.packed, router, bridge)

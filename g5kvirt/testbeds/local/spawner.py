@@ -86,7 +86,9 @@ class Container:
                 try:
                     if self.alive:  # otherwise the pid may have been reused
                         os.kill(self.pid, signal.SIGKILL)
-                        if not select.select([gone], [], [], timeout)[0]:
+                        poll = select.poll()  # select(2) takes no descriptor above 1023
+                        poll.register(gone, select.POLLIN)
+                        if not poll.poll(timeout * 1e3):
                             raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s")
                 finally:
                     os.close(gone)

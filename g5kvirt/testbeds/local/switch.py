@@ -145,6 +145,8 @@ class Switch:
 
         ``vlan``: the site of its gateway, and its number, which each site has anew for those of its own.
         """
+        if vlan in self._vlans:
+            return
         link = _packet_socket(router, bridge, _WANTED_OF_OWN)
         with self._lock:
             self._vlans[vlan] = one = Vlan(gateway)
@@ -166,9 +168,10 @@ class Switch:
         ``pid``: its init. ``address``: its own, since a machine that only answers is never seen here.
         """
         self.unplug(name)
+        one = self._vlans[vlan]
         port = Port(name, site, pid, _packet_socket(router, interface, _WANTED, incoming=True))
         with self._lock:
-            one = self._plugged[name] = self._vlans[vlan]
+            self._plugged[name] = one
             one.ports[name] = one.addresses[address] = port
             one.looked = -1e9
             self._add(one, port.link, port)

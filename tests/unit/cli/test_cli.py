@@ -419,6 +419,7 @@ def test_demo_of_the_slides_has_their_size_or_that_part_of_it() -> None:
     small = slides.sites(60)
     assert (len(small), set(small.values())) == (6, {1})
     assert slides.parameters(60) == {"sizes": [7, 13, 26, 60]}
+    assert all(16 * sum(slides.sites(vms).values()) >= vms for vms in range(1, 4553)), "room for all"
     for name, one in demo.DEMOS.items():
         known = notebooks.parameters_of(notebooks.find(name))
         assert {"testbed", "sites", "vms", "name", "runs", *one.parameters(one.vms)} <= set(known)

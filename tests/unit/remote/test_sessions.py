@@ -13,10 +13,11 @@ from typing import Any, cast
 import agent_copy
 import pytest
 
-from g5kvirt.errors import MachineError
+from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.remote.access import Access
+from g5kvirt.remote.connections import Program
 from g5kvirt.remote.fanout import Fanout
-from g5kvirt.remote.sessions import Program, Sessions
+from g5kvirt.remote.sessions import Sessions
 
 #: A host's side whose documents are Python: what it prints is the answer.
 HOST = """
@@ -152,8 +153,13 @@ def test_refused_login_is_tried_again(
     [
         ("echo 'Permission denied (publickey).' >&2; exit 255", "the host rejects our SSH key"),
         ("echo 'Connection refused' >&2; exit 255", "unreachable: the host refuses connections"),
-        ("exit 127", "unreachable"),
+        ("echo 'python3: command not found' >&2; exit 127", "exit code 127 (python3: command not found)"),
+        ("echo 'tar: No space left on device' >&2; exit 2", "exit code 2 (tar: No space left on device)"),
+        ("mkdir: Permission denied >&2; exit 1", "exit code 1"),
+        ("exit 255", "unreachable"),
         ("echo what is this; sleep 60", "the host's answer cannot be read"),
+        ("echo 1; sleep 60", "the host's answer cannot be read"),
+        ("echo '{\"code\": 0}'; sleep 60", "the host's answer cannot be read"),
     ],
 )
 def test_host_that_cannot_be_used_has_a_reason(
@@ -170,6 +176,56 @@ def test_login_has_a_bound(make: Callable[..., Sessions], access: FakeAccess) ->
     access.before["a"] = "sleep 60"
     access.login_timeout = 0.5
     assert call(make(), a="print(1)")["a"].reason == "unreachable: no login within 0.5 s"
+
+
+def test_start_is_when_a_call_was_sent_so_that_a_host_s_clock_can_be_compared(
+    make: Callable[..., Sessions],
+) -> None:
+    for _ in range(2):
+        result = call(make(), a="import time; print(time.time())")["a"]
+        assert result.start <= float(result.text) <= result.end
+
+
+def test_host_that_died_without_a_word_is_logged_into_anew(
+    make: Callable[..., Sessions], access: FakeAccess
+) -> None:
+    sessions = make()
+    access.login_timeout = 2.0
+    stop = "import os; os.system(f'(sleep 0.2; kill -STOP {os.getppid()}) >/dev/null 2>&1 &')"
+    assert call(sessions, a=stop)["a"].ok
+    time.sleep(0.6)
+    result = call(sessions, a="print(1)")["a"]
+    assert (result.ok, result.attempt) == (True, 2)
+    assert call(sessions, a=stop)["a"].ok
+    time.sleep(0.6)
+    once = call(sessions, idempotent=False, a="print(1)")["a"]
+    assert once.reason == "unreachable: no answer within 2 s"
+
+
+def test_slow_installation_is_no_slow_login(access: FakeAccess, tmp_path: Path) -> None:
+    access.login_timeout = 1.0
+    script = "import os, time; os.write(1, b'{\"send\": true}\\n'); os.read(0, 9); time.sleep(1.5)\n"
+    (tmp_path / "send.py").write_text(script + HOST.format(directory=str(agent_copy.directory())))
+    program = Program(f"exec {sys.executable} -I -S {tmp_path}/send.py", lambda: b"abc")
+    sessions = Sessions(cast(Access, access), program, window=1, attempts=1)
+    assert call(sessions, a="print(1)")["a"].ok
+    sessions.close()
+
+
+def test_more_connections_than_may_be_open_are_not_kept(
+    make: Callable[..., Sessions], access: FakeAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("g5kvirt.remote.connections.raise_limit", lambda: 12)
+    sessions = make()
+    for _ in range(2):
+        assert all(r.ok for r in call(sessions, **{f"h{i}": "print(1)" for i in range(4)}).values())
+    assert len(access.logins) == 4 + 2
+
+
+@pytest.mark.parametrize(("window", "timeout"), [(0, 1.0), (1, 0.0)])
+def test_senseless_bounds_are_refused(make: Callable[..., Sessions], window: int, timeout: float) -> None:
+    with pytest.raises(SpecError):
+        call(make(window=window), timeout=timeout, a="print(1)")
 
 
 def test_lost_connection_is_opened_again_only_if_the_call_may_run_twice(

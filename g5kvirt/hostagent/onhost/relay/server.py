@@ -194,7 +194,8 @@ class Relay:
         """Be a real-time process only while bytes come or go: others need processors, too."""
         begun = self.fetch.arrivals.first is not None
         coming = begun and self.arrived is None and self.ended is None
-        self.priority.set_realtime(coming or any(client.is_successor() for client in self.clients))
+        going = self.image.have and any(client.is_successor() for client in self.clients)
+        self.priority.set_realtime(bool(coming or going))
 
     def finish(self) -> None:
         """Nothing more will come: report how it ended."""

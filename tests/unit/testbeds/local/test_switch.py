@@ -89,6 +89,13 @@ def test_guests_behind_one_host_share_its_port(vlan: Vlan) -> None:
     assert receivers(vlan, arp(2, "10.16.0.2", "10.16.1.2"), "host-2") == ["host-3"], "it has moved"
 
 
+def test_announcement_of_an_address_goes_to_all(vlan: Vlan) -> None:
+    for operation in (1, 2):
+        announcement = arp(3, "10.16.0.3", "10.16.0.3", operation=operation)
+        assert receivers(vlan, announcement, "host-3") == ["host-1", "host-2", "service-1", "service-2"]
+    assert receivers(vlan, arp(1, "10.16.0.1", "10.16.0.3"), "host-1") == ["host-3"]
+
+
 def test_bridges_bring_broadcasts_to_the_gateway(vlan: Vlan) -> None:
     assert receivers(vlan, arp(1, "10.16.0.1", GATEWAY), "host-1") == []
 
