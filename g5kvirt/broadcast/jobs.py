@@ -8,7 +8,7 @@ from typing import Any
 from g5kvirt.broadcast.chain import ChainPlan, Stop
 from g5kvirt.hostagent import protocol
 
-__all__ = ["relay_job", "service_request", "watch_command"]
+__all__ = ["relay_job", "service_request", "watch_arguments"]
 
 
 def relay_job(plan: ChainPlan, stop: Stop) -> dict[str, Any]:
@@ -42,6 +42,6 @@ def service_request(plan: ChainPlan, stop: Stop, home: str = protocol.HOME, mark
     )
 
 
-def watch_command(plan: ChainPlan, timeout: float) -> tuple[str, ...]:
-    """The command that prints what a host's relay reports until it has ended, for ``timeout`` seconds."""
-    return (*protocol.COMMAND, "relay", "watch", plan.state, f"{timeout:g}")
+def watch_arguments(plan: ChainPlan, timeout: float) -> tuple[str, ...]:
+    """The agent's arguments to print what a host's relay reports until it ends, or ``timeout`` seconds."""
+    return ("relay", "watch", plan.state, f"{timeout:g}")

@@ -8,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from g5kvirt.broadcast.chain import ChainPlan
-from g5kvirt.broadcast.jobs import service_request, watch_command
+from g5kvirt.broadcast.jobs import service_request, watch_arguments
 from g5kvirt.broadcast.reports import Progress, read_report, results_by_host
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.remote import Fanout, File
 
 __all__ = ["collect", "copy_by_tree", "start", "stop"]
-
-#: Runs the command behind a file's name, then removes that file and its report; exits as the command did.
-_AND_REMOVE = 'file=$1; shift; "$@"; code=$?; rm -f -- "$file" "$file".json; exit $code'
 
 
 def start(
@@ -65,14 +62,8 @@ def collect(
             if on_progress is not None:
                 on_progress(report)
 
-    results = fanout.run(
-        names,
-        watch_command(plan, timeout),
-        timeout=timeout + 10,
-        within=timeout + 60,
-        idempotent=True,
-        on_line=on_line,
-    )
+    watch = watch_arguments(plan, timeout)
+    results = calls.watch_agents(fanout, names, watch, timeout=timeout, on_line=on_line)
     late = f"its relay had not ended after {timeout:g} s"
     reasons = {names[a]: late if r.returncode == 1 else r.reason for a, r in results.items() if not r.ok}
     return results_by_host(plan, reports, {**reasons, **failed})
@@ -85,10 +76,10 @@ def stop(
 
     A relay removes it itself when it ends; one that was killed just before cannot.
     """
-    document = protocol.document(protocol.stop_service([plan.service]), home=home)
-    command = ("sh", "-c", _AND_REMOVE, "sh", f"{plan.store}/{plan.image.sha256}", *protocol.COMMAND)
-    documents = {stop.host: document for stop in plan.stops}
-    replies = calls.call_agents(fanout, documents, timeout=timeout, command=command)
+    image = f"{plan.store}/{plan.image.sha256}"
+    request = protocol.stop_service([plan.service], remove=[image, f"{image}.json"])
+    documents = {stop.host: protocol.document(request, home=home) for stop in plan.stops}
+    replies = calls.call_agents(fanout, documents, timeout=timeout)
     return {reply.host.name: _reason(reply.answers, reply.reason) for reply in replies if not reply.ok}
 
 

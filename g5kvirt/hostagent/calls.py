@@ -11,6 +11,7 @@ from g5kvirt.hostagent import bundle, protocol
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout, File, Result
+from g5kvirt.remote.envelope import OnLine
 from g5kvirt.run.journal import Journal
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "replies_of",
     "require",
     "send_files",
+    "watch_agents",
 ]
 
 #: Seconds to install the agent where a call finds that it is missing.
@@ -65,22 +67,20 @@ def call_agents(
     *,
     timeout: float,
     idempotent: bool = True,
-    command: Sequence[str] = protocol.COMMAND,
 ) -> list[AgentReply]:
     """Give each machine's agent its own document, side by side; a machine that fails is in the result.
 
     A machine that does not have this version of the agent (the run was configured by another version of
-    g5kvirt) gets it, and is called again. ``command``: the agent's, or one that ends as the agent does.
+    g5kvirt) gets it, and is called again.
     """
-
-    if command == protocol.COMMAND and fanout.keeps_connections:
+    if fanout.keeps_connections:
         texts = {host.address: document for host, document in documents.items()}
         results = fanout.call(bundle.SESSION, texts, timeout=timeout, idempotent=idempotent)
         return [_reply(host, results[host.address]) for host in documents]
 
     def run(hosts: Iterable[Host]) -> dict[str, Result]:
         texts = {host.address: documents[host] for host in hosts}
-        return fanout.run(texts, command, stdin=texts, timeout=timeout, idempotent=idempotent)
+        return fanout.run(texts, protocol.COMMAND, stdin=texts, timeout=timeout, idempotent=idempotent)
 
     results = run(documents)
     missing = [host for host in documents if agent_is_missing(results[host.address])]
@@ -88,6 +88,22 @@ def call_agents(
         install_agent(fanout, missing, timeout=INSTALL_TIMEOUT)
         results |= run(missing)
     return [_reply(host, results[host.address]) for host in documents]
+
+
+def watch_agents(
+    fanout: Fanout, addresses: Iterable[str], arguments: Sequence[str], *, timeout: float, on_line: OnLine
+) -> dict[str, Result]:
+    """Run the agent with ``arguments`` on machines and pass on each line that it prints, as it comes.
+
+    It ends by itself within ``timeout`` seconds. It may run twice: a lost connection is opened again.
+    """
+    if fanout.keeps_connections:
+        texts = dict.fromkeys(addresses, protocol.arguments(*arguments))
+        return fanout.call(bundle.SESSION, texts, timeout=timeout + 10, idempotent=True, on_line=on_line)
+    command = (*protocol.COMMAND, *arguments)
+    return fanout.run(
+        addresses, command, timeout=timeout + 10, within=timeout + 60, idempotent=True, on_line=on_line
+    )
 
 
 def agent_is_missing(result: Result) -> bool:

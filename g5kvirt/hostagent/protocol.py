@@ -23,6 +23,7 @@ __all__ = [
     "HOME",
     "Answer",
     "Line",
+    "arguments",
     "console",
     "document",
     "facts",
@@ -232,9 +233,14 @@ def services(names: Iterable[str] | None = None) -> Request:
     return _named("services", names)
 
 
-def stop_service(names: Iterable[str] | None = None) -> Request:
-    """End services (default: all)."""
-    return _named("stop-service", names)
+def arguments(*words: str) -> bytes:
+    """The line of JSON that stands for the agent's command line with these arguments."""
+    return json.dumps({"arguments": words}).encode() + b"\n"
+
+
+def stop_service(names: Iterable[str] | None = None, *, remove: Iterable[str] = ()) -> Request:
+    """End services (default: all), then remove files that they may have left."""
+    return {**_named("stop-service", names), "remove": list(remove)}
 
 
 def follow(files: Mapping[str, int], poll: float = 0.05) -> Request:

@@ -122,12 +122,18 @@ class Fanout:
         return self.run(hosts, argv, stdin=stream, timeout=timeout, within=within, idempotent=True)
 
     def call(
-        self, program: Program, texts: Mapping[str, bytes], *, timeout: float, idempotent: bool
+        self,
+        program: Program,
+        texts: Mapping[str, bytes],
+        *,
+        timeout: float,
+        idempotent: bool,
+        on_line: OnLine | None = None,
     ) -> dict[str, Result]:
         """Give each host's ``program`` a text, over a connection that is kept for the next call.
 
-        As `run` otherwise. The program is started where it does not run. Through jump hosts, which bear
-        only so many connections, none may be kept: `keeps_connections` is False there.
+        As `run` otherwise. The program is started where it does not run. Through jump hosts, which bear only
+        so many connections, none may be kept: `keeps_connections` is False there.
         """
         for host in texts:
             check_host(host)
@@ -136,7 +142,13 @@ class Fanout:
             if sessions is None:
                 sessions = Sessions(self.access, program, window=self.window, attempts=self.attempts)
                 self._sessions[program] = sessions
-        return sessions.call(texts, timeout=timeout, idempotent=idempotent, given_up=lambda: self.given_up)
+        return sessions.call(
+            texts,
+            timeout=timeout,
+            idempotent=idempotent,
+            on_line=on_line,
+            given_up=lambda: self.given_up,
+        )
 
     @property
     def keeps_connections(self) -> bool:

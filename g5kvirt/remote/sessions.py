@@ -23,7 +23,7 @@ from typing import Any
 from g5kvirt.errors import SpecError
 from g5kvirt.remote.access import Access
 from g5kvirt.remote.connections import Connection, IdleConnections, Program
-from g5kvirt.remote.envelope import KILL_AFTER
+from g5kvirt.remote.envelope import KILL_AFTER, OnLine
 from g5kvirt.remote.processes import terminate
 from g5kvirt.remote.result import Failure, Result, classify_failure, last_line, retry_delay
 from g5kvirt.remote.window import REPLY_SECONDS, TIMEOUT_CODES
@@ -56,17 +56,20 @@ class Sessions:
         *,
         timeout: float,
         idempotent: bool,
+        on_line: OnLine | None = None,
         given_up: Callable[[], str] = str,
     ) -> dict[str, Result]:
         """Give each host its text; one result per host, as those of `Fanout.run`.
 
         ``timeout``: seconds that a call may take on its host before it is killed. ``idempotent``: it may run
-        twice. ``given_up`` is called every second: if it returns a reason, all calls that are left end
-        with it. Raises MachineError if ssh is missing, SpecError for a timeout that is not above 0.
+        twice. ``on_line(host, line, t)`` is called for each line of the output as it comes, in this thread.
+        ``given_up`` is called every second: if it returns a reason, all calls that are left end with it.
+        Raises MachineError if ssh is missing, SpecError for a timeout that is not above 0.
         """
         if timeout <= 0:
             raise SpecError("a call needs a timeout above 0 seconds")
-        calls = [_Call(host, text, timeout, idempotent, time.time()) for host, text in texts.items()]
+        now = time.time()
+        calls = [_Call(host, text, timeout, idempotent, now, on_line) for host, text in texts.items()]
         return _Round(self, self._idle, calls, given_up).run()
 
     def close(self) -> None:
@@ -81,10 +84,27 @@ class _Call:
     limit: float
     idempotent: bool
     created: float  #: or when its last attempt began
+    on_line: OnLine | None = None
     attempt: int = 1
     sent: float | None = None  #: to a host that was ready for it
     begun: float | None = None  #: by the host, as seen here
     stdout: bytearray = field(default_factory=bytearray)
+    _passed_on: int = 0  # bytes
+
+    def take(self, data: bytes) -> None:
+        """Add to the output, and pass on what is complete."""
+        self.stdout += data
+        while self.on_line is not None and (end := self.stdout.find(b"\n", self._passed_on)) >= 0:
+            line = self.stdout[self._passed_on : end].decode(errors="replace")
+            self._passed_on = end + 1
+            self.on_line(self.host, line, time.time())
+
+    def begin_again(self) -> None:
+        """Another attempt, from nothing."""
+        self.attempt += 1
+        self.sent = self.begun = None
+        self.stdout.clear()
+        self._passed_on = 0
 
     @property
     def line(self) -> bytes:
@@ -112,7 +132,11 @@ class _Round:
     """All calls of one `Sessions.call`, by one thread."""
 
     def __init__(
-        self, sessions: Sessions, idle: IdleConnections, calls: list[_Call], given_up: Callable[[], str]
+        self,
+        sessions: Sessions,
+        idle: IdleConnections,
+        calls: list[_Call],
+        given_up: Callable[[], str],
     ) -> None:
         self.sessions = sessions
         self.idle = idle
@@ -215,7 +239,7 @@ class _Round:
         elif "begun" in message:
             call.begun = time.time()
         elif "out" in message:
-            call.stdout += message["out"].encode("utf-8", "surrogateescape")
+            call.take(message["out"].encode("utf-8", "surrogateescape"))
         elif "code" in message:
             code, errors = int(message["code"]), str(message["err"]).encode()
             self._leave(connection)
@@ -271,9 +295,7 @@ class _Round:
         call = self.running[connection]
         self._leave(connection)
         terminate([connection.process])
-        call.attempt += 1
-        call.sent = call.begun = None
-        call.stdout.clear()
+        call.begin_again()
         heapq.heappush(self.retries, (time.time() + delay, id(call), call))
 
     def _read_errors_to_the_end(self, connection: Connection) -> None:

@@ -6,7 +6,8 @@
     python3 -I -S DIRECTORY supervise PLACE       python3 -I -S DIRECTORY relay …
     python3 -I -S DIRECTORY session
 
-The document is ``{"home": DIRECTORY, "requests": [{"op": …, …}, …]}`` (``home`` is optional). Every result is
+The document is ``{"home": DIRECTORY, "requests": [{"op": …, …}, …]}`` (``home`` is optional), or
+``{"arguments": [WORD, …]}`` in the place of another command line. Every result is
 one line ``{"op", "subject", "status": "ok"|"failed", "t", "detail"}``; no VM, service or setting that fails
 hides another. The exit code is 0 unless the document cannot be read.
 """
@@ -157,8 +158,11 @@ def main(arguments: list[str]) -> int:
 
 
 def carry_out(text: str, input_is_open: bool = False) -> int:
-    """Carry out a document; 0 unless it cannot be read."""
+    """Carry out a document, or the command line in it; 0 unless it cannot be read."""
     try:
+        words = json.loads(text).get("arguments")
+        if words is not None:
+            return main([str(word) for word in words])
         home, requests = read_document(text)
     except (*EXPECTED_ERRORS, AttributeError) as error:
         sys.stderr.write(

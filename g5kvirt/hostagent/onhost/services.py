@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -176,7 +177,10 @@ def known_services(home: str) -> list[str]:
 
 
 def stop_service(request: Record, home: str) -> Results:
-    """End services; their log stays until the next start or teardown."""
+    """End services, then remove files; their log stays until the next start or teardown."""
     for name in requested_names(request, home, known_services):
         subject, result = attempt(name, terminate_service, f"{home}/services/{check_name(name)}")
         yield subject, {"unchanged": not result} if isinstance(result, bool) else result
+    for path in request.get("remove", []):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)

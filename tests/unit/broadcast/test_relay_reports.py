@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import agent_copy
 from chainhosts import HEAD, IMAGE, SUM, host
 
-from g5kvirt.broadcast import relays
 from g5kvirt.broadcast.chain import chain
 from g5kvirt.broadcast.reports import read_report, results_by_host
+from g5kvirt.hostagent import protocol
 
 
 def report(name: str, **changes: Any) -> str:
@@ -58,9 +59,12 @@ def test_every_host_has_a_result_and_a_reason() -> None:
     assert all(r.ended for r in results.values())
 
 
-def test_stop_removes_the_files_of_a_killed_relay_and_keeps_the_exit_code(tmp_path: Path) -> None:
+def test_stop_removes_the_files_of_a_killed_relay(tmp_path: Path) -> None:
     for name in (SUM, f"{SUM}.json", "else"):
         (tmp_path / name).touch()
-    words = ["sh", "-c", relays._AND_REMOVE, "sh", str(tmp_path / SUM), "sh", "-c", "exit 7"]
-    assert subprocess.run(words, check=False, timeout=10).returncode == 7
-    assert [path.name for path in tmp_path.iterdir()] == ["else"]
+    files = [str(tmp_path / SUM), f"{tmp_path / SUM}.json", str(tmp_path / "gone")]
+    request = protocol.stop_service(["relay"], remove=files)
+    document = protocol.document(request, home=str(tmp_path / "home"))
+    done = subprocess.run(agent_copy.argv(), input=document, capture_output=True, check=True, timeout=10)
+    assert [answer.subject for answer in protocol.parse(done.stdout)] == ["relay"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["else", "home"]

@@ -267,6 +267,41 @@ def test_giving_up_ends_all_that_is_left(make: Callable[..., Sessions]) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_lines_are_passed_on_as_they_come(make: Callable[..., Sessions], tmp_path: Path) -> None:
+    lines: list[tuple[str, str, float]] = []
+    text = f"""
+import os, time
+for n in range(3):
+    print("line", n, flush=True)
+    time.sleep(0.3)
+print("rest", end="", flush=True)
+if not os.path.exists("{tmp_path}/m"):
+    open("{tmp_path}/m", "w")
+    os.kill(os.getppid(), 9)
+"""
+    results = make().call(
+        {"a": text.encode()}, timeout=20, idempotent=True, on_line=lambda *line: lines.append(line)
+    )
+    assert results["a"].text == "line 0\nline 1\nline 2\nrest"
+    assert [(host, line) for host, line, _ in lines] == 2 * [("a", f"line {n}") for n in range(3)]
+    assert lines[2][2] - lines[0][2] > 0.4
+
+
+def test_what_a_line_raises_ends_all(make: Callable[..., Sessions]) -> None:
+    def raise_it(*_: object) -> None:
+        raise RuntimeError("enough")
+
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="enough"):
+        make().call(
+            {"a": b"import time; print(1, flush=True); time.sleep(60)"},
+            timeout=60,
+            idempotent=True,
+            on_line=raise_it,
+        )
+    assert time.monotonic() - start < 5
+
+
 def test_calls_at_once_to_one_host_do_not_wait_for_each_other(
     make: Callable[..., Sessions], access: FakeAccess
 ) -> None:
