@@ -9,7 +9,7 @@ import socket
 import struct
 
 from ..interfaces import interface_names
-from ..processes import run_checked
+from ..processes import run, run_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,10 +85,14 @@ class Home:
         the host's bridge answers ARP for it (proxy_arp, to other guests; proxy_arp_wifi, to other machines),
         which takes an entry for its MAC address here, and one for its IP address in `announce`.
         """
-        here, lines, addresses = interface_names(), [], []
+        # A guest that was stopped or killed leaves its link for as long as its namespace takes to go, which
+        # may be over before the link is deleted here.
+        here = interface_names()
+        left = [f"link del {name}" for name, _, _ in links if name in here]
+        if left:
+            run(["ip", "-force", "-batch", "-"], "\n".join(left) + "\n")
+        lines, addresses = [], []
         for name, mac, fd in links:
-            if name in here:  # left by a process that was killed: its namespace is about to go
-                lines.append(f"link del {name}")
             end = f"netns /proc/{os.getpid()}/fd/{fd}"
             lines.append(f"link add {name} type veth peer name {INTERFACE} address {mac} {end}")
             lines.append(f"link set {name} addrgenmode none master {bridge} up")
