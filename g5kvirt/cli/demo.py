@@ -49,7 +49,7 @@ class Demo:
     ]  #: number of VMs → hosts by site; each site also has a service machine
     parameters: Callable[[int], dict[str, Any]]  #: number of VMs → further parameters of the notebook
     switch: SwitchKind = "plain"
-    memory: int = 0  #: MiB that the machine has to have available for the default number of VMs
+    memory: int = 0  #: MiB that the machine has to have available for each thousand of VMs
 
 
 def slides_sites(vms: int) -> dict[str, int]:
@@ -67,11 +67,11 @@ DEMOS = {
     "quickstart": Demo("quickstart", 8, lambda vms: {"nancy": 2, "rennes": 2}, lambda vms: {}),
     "slides": Demo(
         "slides",
-        SLIDES_VMS,
+        300,  # with all of them a deployment does not succeed yet, see docs/explanation/scale.md
         slides_sites,
         lambda vms: {"sizes": slides_sizes(vms)},
         switch="managed",
-        memory=14_000,
+        memory=3_100,
     ),
 }
 
@@ -143,7 +143,7 @@ def orphans() -> list[str]:
 
 def _check_memory(demo: Demo, vms: int) -> None:
     """Raises MachineError if this machine does not have the memory for so many VMs."""
-    needed = demo.memory * vms // demo.vms
+    needed = demo.memory * vms // 1000
     available = available_memory() >> 20
     if needed > available:
         raise MachineError(
