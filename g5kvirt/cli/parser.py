@@ -83,7 +83,7 @@ def _demo(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "Needs root. Leaves a run with the executed notebook and its figures, and a cache for next time.\n\n"
         "  quickstart  8 virtual machines on 4 hosts of 2 sites, in a minute or two\n"
         "  slides      a part of the experiment of the 2013 slides: 300 light guests, which have no kernel\n"
-        "              of their own, on 27 hosts of 6 sites, in four minutes; --vms 4552 launches all of them",
+        "              of their own, on 27 hosts of 6 sites, in four minutes; --vms 4552 launches them all",
     )
     demo.add_argument("which", nargs="?", default="quickstart", metavar="DEMO", help="default: quickstart")
     _runs_option(demo)
