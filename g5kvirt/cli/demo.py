@@ -44,9 +44,8 @@ class Demo:
 
     notebook: str
     vms: int  #: unless another number is given
-    sites: Callable[
-        [int], dict[str, int]
-    ]  #: number of VMs → hosts by site; each site also has a service machine
+    #: number of VMs → hosts by site; each site also has a service machine
+    sites: Callable[[int], dict[str, int]]
     parameters: Callable[[int], dict[str, Any]]  #: number of VMs → further parameters of the notebook
     switch: SwitchKind = "plain"
     memory: int = 0  #: MiB that the machine has to have available for each thousand of VMs

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from g5kvirt.remote.access import Access
-from g5kvirt.remote.processes import spawn_open, terminate
+from g5kvirt.remote.processes import spawn, terminate
 
 __all__ = ["Connection", "IdleConnections", "Program", "raise_limit"]
+
+#: Bytes of a connection's standard error.
+_ERRORS_KEPT = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Connection:
     """One ssh, with the program at its other end."""
 
     def __init__(self, access: Access, host: str, program: Program) -> None:
-        self.process = spawn_open(access.argv(host, program.command), env=access.environment())
+        self.process = spawn(
+            access.argv(host, program.command), env=access.environment(), stdin=subprocess.PIPE
+        )
         self.host = host
         self.ready = False
         self.reused = False
@@ -66,6 +72,15 @@ class Connection:
         """As much of `unsent` as the pipe takes. Raises BrokenPipeError."""
         with contextlib.suppress(BlockingIOError):
             self.unsent = self.unsent[os.write(self.stdin, self.unsent) :]
+
+    def read_errors(self) -> bool:
+        """What has come on standard error, of which the end is kept; False if there is nothing now."""
+        try:
+            data = os.read(self.stderr, 1 << 16)
+        except BlockingIOError:
+            return False
+        self.errors = (self.errors + data)[-_ERRORS_KEPT:]
+        return bool(data)
 
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that have come; None at the end of the connection. Raises ValueError for anything

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError
 
-__all__ = ["kill_session", "memory_file", "reopen", "spawn", "spawn_open", "terminate"]
+__all__ = ["kill_session", "memory_file", "reopen", "spawn", "terminate"]
 
 
 def spawn(
@@ -40,11 +40,6 @@ def spawn(
         ) from None
     except OSError as error:
         raise MachineError(f"{argv[0]} could not be started: {error.strerror}") from error
-
-
-def spawn_open(argv: Sequence[str], *, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """As `spawn`, with a pipe for its input too."""
-    return spawn(argv, env=env, stdin=subprocess.PIPE)
 
 
 def memory_file(data: bytes) -> int:

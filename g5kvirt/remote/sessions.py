@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 import selectors
 import subprocess
 import time
@@ -205,7 +204,8 @@ class _Round:
                 if not connection.unsent:
                     self.selector.unregister(descriptor)
             elif descriptor == connection.stderr:
-                self._read_errors(connection)
+                if not connection.read_errors():
+                    self.selector.unregister(descriptor)
             else:
                 messages = connection.receive()
                 if messages is None:
@@ -217,15 +217,6 @@ class _Round:
         except (ValueError, KeyError, TypeError) as error:  # one odd host costs no other its result
             if connection in self.running:
                 self._fail(connection, f"the host's answer cannot be read ({error})")
-
-    def _read_errors(self, connection: Connection) -> None:
-        try:
-            data = os.read(connection.stderr, 1 << 16)
-        except BlockingIOError:
-            return
-        connection.errors = (connection.errors + data)[-(16 << 10) :]
-        if not data:
-            self.selector.unregister(connection.stderr)
 
     def _take(self, connection: Connection, message: Mapping[str, Any]) -> None:
         call = self.running[connection]
@@ -271,9 +262,10 @@ class _Round:
     def _lose(self, connection: Connection) -> None:
         """The connection has ended: again, if the call may run twice or cannot have begun."""
         call = self.running[connection]
-        self._read_errors_to_the_end(connection)
-        last = last_line(connection.errors)
         code = _exit_code(connection.process)
+        while connection.read_errors():
+            pass
+        last = last_line(connection.errors)
         if not connection.ready and code not in (None, _SSH_FAILED) and code > 0:
             self._fail(connection, f"exit code {code}" + (f" ({last})" if last else ""))
             return
@@ -297,16 +289,6 @@ class _Round:
         terminate([connection.process])
         call.begin_again()
         heapq.heappush(self.retries, (time.time() + delay, id(call), call))
-
-    def _read_errors_to_the_end(self, connection: Connection) -> None:
-        while connection.stderr in self.selector.get_map() and self._has_errors(connection):
-            self._read_errors(connection)
-
-    @staticmethod
-    def _has_errors(connection: Connection) -> bool:
-        with selectors.DefaultSelector() as one:
-            one.register(connection.stderr, selectors.EVENT_READ)
-            return bool(one.select(0.2))
 
     def _fail(self, connection: Connection, reason: str) -> None:
         call = self.running[connection]

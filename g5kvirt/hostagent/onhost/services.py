@@ -16,7 +16,7 @@ from .records import check_name, load_record, read_text, requested_names, tail, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, Any
+    from typing import Any
 
     from .records import Record, Results
 
@@ -102,16 +102,11 @@ def refusal(checks: list[list[str]]) -> str:
 
 def start_supervisor(place: str) -> None:
     """Start a service's supervisor, detached, in the version of the agent that this call is."""
+    argv = [sys.executable, "-I", "-S", DIRECTORY, "supervise", place]
     with open(f"{place}/supervisor.log", "w", encoding="utf-8") as log:
-        start_agent(["supervise", place], log)
-
-
-def start_agent(arguments: list[str], log: IO[str]) -> subprocess.Popen[bytes]:
-    """Start this version of the agent with ``arguments``, detached; its output goes into ``log``."""
-    argv = [sys.executable, "-I", "-S", DIRECTORY, *arguments]
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
-    )
+        subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
+        )
 
 
 def wait_until_ready(place: str, old: Record, since: int, ready: Record, limit: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = [
@@ -164,14 +165,18 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def is_listening(port: int, pid: int | str = "self") -> bool:
-    """Whether a TCP socket listens on ``port`` in the network namespace of process ``pid``."""
-    for table in ("tcp", "tcp6"):
+#: The state of a socket that waits for anybody, by the table in /proc/PID/net.
+_WAITING = {"tcp": "0A", "tcp6": "0A", "udp": "07"}
+
+
+def is_listening(port: int, pid: int | str = "self", tables: Iterable[str] = ("tcp", "tcp6")) -> bool:
+    """Whether a socket listens on ``port`` in the network namespace of process ``pid``."""
+    for table in tables:
         try:
             lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
         except (FileNotFoundError, ProcessLookupError):
             continue  # no IPv6 on this machine, or no such process
         for fields in map(str.split, lines):
-            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+            if fields[3] == _WAITING[table] and int(fields[1].rpartition(":")[2], 16) == port:
                 return True
     return False

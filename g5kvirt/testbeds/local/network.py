@@ -37,11 +37,11 @@ __all__ = [
     "connect_inside",
     "detach",
     "has_netem",
-    "inside",
     "move",
     "port_name",
     "router",
     "shape",
+    "socket_inside",
     "vlan_bridge",
 ]
 
@@ -277,27 +277,27 @@ def has_netem() -> bool:
 
 
 @contextmanager
-def inside(pid: int) -> Iterator[None]:
-    """In the network namespace of process ``pid``: sockets that are opened here belong to it."""
+def socket_inside(pid: int, family: int, kind: int) -> Iterator[socket.socket]:
+    """A new socket in the network namespace of process ``pid``, closed if what is done with it here fails."""
     with ExitStack() as opened:
         theirs, ours = (os.open(f"/proc/{who}/ns/net", os.O_RDONLY) for who in (pid, "thread-self"))
         opened.callback(os.close, theirs)
         opened.callback(os.close, ours)
-        ns.setns(theirs, ns.NEWNET)
+        ns.setns(theirs, ns.NEWNET)  # a socket stays in the namespace in which it was created
         try:
-            yield
+            link = socket.socket(family, kind)
         finally:
             ns.setns(ours, ns.NEWNET)
+    try:
+        yield link
+    except BaseException:
+        link.close()
+        raise
 
 
 def connect_inside(pid: int, host: str, port: int, timeout: float) -> socket.socket:
     """Open a TCP connection in the network namespace of process ``pid``. Raises OSError."""
-    with inside(pid):
-        link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
+    with socket_inside(pid, socket.AF_INET, socket.SOCK_STREAM) as link:
         link.settimeout(timeout)
         link.connect((host, port))
-    except OSError:
-        link.close()
-        raise
-    return link
+        return link

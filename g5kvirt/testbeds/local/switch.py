@@ -26,9 +26,9 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from g5kvirt.testbeds.local import frames, network
+from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.frames import Frame
 
 __all__ = ["Port", "Switch", "Vlan", "serves_dhcp"]
@@ -57,10 +57,9 @@ _WANTED_OF_OWN = ((0x28, 0, 0, 0xFFFFF004), (0x15, 0, 7, 4), *_WANTED)
 def serves_dhcp(pid: int) -> bool:
     """Whether anything listens on UDP port 67 in the network namespace of a process."""
     try:
-        lines = Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]
+        return ns.is_listening(67, pid, ("udp",))
     except OSError:  # it has ended
         return False
-    return any(line.split()[1].endswith(":0043") for line in lines)
 
 
 @dataclass(eq=False)
@@ -222,19 +221,15 @@ def _packet_socket(
     pid: int, interface: str, program: Iterable[tuple[int, int, int, int]], *, incoming: bool = False
 ) -> socket.socket:
     """A socket for the ARP and the broadcasts of an interface in the network namespace of process ``pid``."""
-    with network.inside(pid):
-        link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # gets nothing before it is bound
-    try:
-        code = b"".join(struct.pack("HBBI", *step) for step in program)
-        kept = ctypes.create_string_buffer(code)
-        filter_ = struct.pack("HL", len(code) // 8, ctypes.addressof(kept))
+    code = b"".join(struct.pack("HBBI", *step) for step in program)
+    kept = ctypes.create_string_buffer(code)
+    filter_ = struct.pack("HL", len(code) // 8, ctypes.addressof(kept))
+    with network.socket_inside(pid, socket.AF_PACKET, socket.SOCK_RAW) as link:
+        # it gets nothing before it is bound
         link.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, filter_)
         link.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
         if incoming:
             link.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
         link.setblocking(False)
         link.bind((interface, _ETH_P_ALL))
-    except OSError:
-        link.close()
-        raise
-    return link
+        return link
