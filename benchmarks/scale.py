@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import sys
@@ -17,16 +18,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import machine
 
-from g5kvirt import Experiment, Spec
-from g5kvirt.cli.demo import SLIDES_VMS, slides_sites, slides_sizes
+from g5kvirt import Experiment
+from g5kvirt.cli.demo import SLIDES_VMS, slides_sites, slides_sizes, slides_spec
 from g5kvirt.errors import G5kvirtError
+from g5kvirt.spec.spec import CapacityRule, Spec, VMSpec
 from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.description import make
 
@@ -90,6 +92,16 @@ def figure(name: str, vms: int) -> Iterator[dict[str, object]]:
     print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
+def on_hosts(vms: int, hosts: int) -> Spec:
+    """The demo's specification, on so many hosts in all, each of which carries as many guests as it must."""
+    full = slides_sites(SLIDES_VMS)
+    sites = {site: max(1, hosts * share // sum(full.values())) for site, share in full.items()}
+    sites["grenoble"] += hosts - sum(sites.values())  # what rounding left
+    most = math.ceil(vms / hosts) + 1
+    rule = CapacityRule(per_core=most, max_per_host=most)
+    return replace(slides_spec(vms), sites=sites, capacity=rule, vm=VMSpec(memory=16, disk=16))
+
+
 def measure(exp: Experiment, vms: int, sizes: list[int]) -> None:
     """All phases; a deployment of each size."""
     for name in ("reserve", "deploy", "configure", "place", "launch"):
@@ -112,20 +124,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vms", type=int, default=300, help="number of light guests (default: 300)")
     parser.add_argument("--sizes", help="numbers to deploy on, such as 500,4552 (default: as the demo's)")
+    parser.add_argument("--hosts", type=int, help="hosts over the six sites (default: as the demo's)")
     parser.add_argument("--name", default="scale", help="of the testbed")
     arguments = parser.parse_args()
     vms: int = arguments.vms
     named = arguments.sizes
     sizes = slides_sizes(vms) if named is None else [int(size) for size in named.split(",") if size]
-    sites = slides_sites(vms)
-    spec = Spec(
-        sites=sites,
-        vms=vms,
-        guest="light",
-        services=len(sites),
-        vm={"memory": 80, "disk": 16},
-        capacity={"per_core": 4, "max_per_host": 16},
-    )
+    spec = slides_spec(vms) if arguments.hosts is None else on_hosts(vms, arguments.hosts)
+    sites = spec.sites
     try:
         with figure("local up", vms):
             machines = {site: hosts + 1 for site, hosts in sites.items()}

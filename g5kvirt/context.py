@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import reason_of
+from g5kvirt.inventory import Facts
 from g5kvirt.planning.windows import check_window_size
 from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.remote.fanout import TREE_FROM
 from g5kvirt.run.directory import Run
 from g5kvirt.run.journal import Journal
+from g5kvirt.run.keys import make_key
 from g5kvirt.run.vocabulary import Kind
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
@@ -56,6 +59,19 @@ class Context:
         """The run's private ssh key file."""
         return str(self.run.path / "ssh" / "id_ed25519")
 
+    @cached_property
+    def check_key(self) -> Path:
+        """The private key that deployed VMs let in for nothing but to print what they are.
+
+        RSA, which dropbear verifies in a tenth of the time that it takes for others.
+        Raises MachineError if it cannot be made.
+        """
+        path = self.run.path / "ssh" / "check"
+        if not path.with_name("check.pub").exists():  # ssh-keygen writes it last
+            path.unlink(missing_ok=True)
+            make_key(path, f"g5kvirt {self.run.name} check", "-t", "rsa", "-b", "2048")
+        return path
+
     @property
     def access(self) -> Access:
         """Root on the run's machines, on the way that `g5kvirt.guests.ssh` writes down, too."""
@@ -82,9 +98,19 @@ class Context:
 
     @property
     def checks_at_once(self) -> int:
-        """How many VMs are reached by ssh at once."""
+        """How many VMs are reached by ssh at once, if this machine does it itself."""
         cores = len(os.sched_getaffinity(0))
         return check_window_size(self.spec.windows, cores, relayed=bool(self.access.jump))
+
+    def host_checks_at_once(self, hosts: Iterable[Facts]) -> int:
+        """How many VMs are reached by ssh at once, if their hosts do it."""
+        cores = self.testbed.real_cores or sum(facts.cores for facts in hosts)
+        return check_window_size(self.spec.windows, cores, by_hosts=True)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock of the testbed: a model has one of its own."""
+        world = self.testbed.world
+        return time.time() if world is None else world.now()
 
     @contextmanager
     def span(
@@ -96,12 +122,13 @@ class Context:
         one names this process, for others that would like to write.
         """
         name = subject or self.run.name
-        process = {"pid": os.getpid(), "host": os.uname().nodename}
-        self.journal.append(phase, step, kind, name, "start", process=process, **detail)
+        if self.testbed.world is None:  # a prediction is the same wherever it is made
+            detail = {"process": {"pid": os.getpid(), "host": os.uname().nodename}, **detail}
+        self.journal.append(phase, step, kind, name, "start", t=self.now(), **detail)
         result: dict[str, Any] = {}
         try:
             yield result
         except BaseException as error:
-            self.journal.append(phase, step, kind, name, "failed", reason=reason_of(error))
+            self.journal.append(phase, step, kind, name, "failed", t=self.now(), reason=reason_of(error))
             raise
-        self.journal.append(phase, step, kind, name, "ok", t=time.time(), **result)
+        self.journal.append(phase, step, kind, name, "ok", t=self.now(), **result)

@@ -44,6 +44,7 @@ from g5kvirt.views.trace import trace
 
 if TYPE_CHECKING:
     from g5kvirt.context import Context
+    from g5kvirt.prediction import Prediction
     from g5kvirt.views.figures import Figures
 
 __all__ = ["Experiment", "MeasureArguments"]
@@ -109,9 +110,37 @@ class Experiment:
         them take some minutes. What could not be found out is a row that says so.
         """
         from g5kvirt.phases.check import check
+        from g5kvirt.prediction import expected_times
 
-        found = check(self.spec, self.testbed, self.path.parent, self.name)
-        return CheckResult(found, of=f"run {self.name}", testbed=self._testbed_name)
+        found = check(self.spec, self.testbed, self.path.parent, self.name, expect=expected_times)
+        return CheckResult(found, of=f"run {self.name}", testbed=self.testbed_name)
+
+    def predict(
+        self,
+        sizes: Sequence[int] | None = None,
+        *,
+        environment: str = "mini",
+        broadcast: Broadcast = "chain",
+        calibration: str = "",
+        summary: bool = False,
+    ) -> Prediction:
+        """How long this experiment would take by a model, with a deployment on each of ``sizes`` (all VMs).
+
+        On the machines that are reserved, or on the largest ones of the testbed. ``calibration``: one that
+        comes with g5kvirt or a file; by default the one for this testbed and guest. ``summary``: durations
+        only, from a sample of the hosts, within seconds for any number of VMs. Changes nothing. Raises
+        SpecError and CapacityError. The result fits ``figures.scalability(prediction=…)``.
+        """
+        from g5kvirt.prediction import predict_run
+
+        return predict_run(
+            self._runner,
+            calibration,
+            sizes=sizes,
+            environment=environment,
+            broadcast=broadcast,
+            summary=summary,
+        )
 
     # ---- the steps --------------------------------------------------------------------------------
 
@@ -132,7 +161,10 @@ class Experiment:
         return self._execute("place")
 
     def launch(self) -> PhaseResult:
-        """Power the VMs on and wait until each reports from its minimal system, or is given up."""
+        """Power the VMs on and wait until each reports from its minimal system, or is given up.
+
+        Called again, it tries those that were given up once more.
+        """
         return self._execute("launch")
 
     def measure(
@@ -177,10 +209,11 @@ class Experiment:
         ``step`` is the name of the method that would do it in the foreground, ``arguments`` are those of
         `measure`. The step runs in a process of its own, one at a time. What is returned can be waited for
         and stopped; its ``result()`` is what the method would have returned. Raises SpecError for an unknown
-        step, and what the method would raise before it begins. A step that is done is not started again.
+        step, and what the method would raise before it begins. A step that is done is not
+        started again, except a launch that gave up VMs.
         """
-        if step not in PHASES:
-            raise SpecError(f"there is no step {show(step)} to start: {suggest(str(step), PHASES)}")
+        if not isinstance(step, str) or step not in PHASES:
+            raise SpecError(f"there is no step {show(step)} to start", advice=suggest(step, PHASES))
         try:
             given = inspect.signature(getattr(self, step)).bind(**arguments)
         except TypeError as error:
@@ -219,10 +252,15 @@ class Experiment:
 
         Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
         unless ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
-        PhaseOrderError where none is deployed, and after `release`.
+        PhaseOrderError where none is deployed, and after `release`; SpecError in a prediction.
         """
-        from g5kvirt.guests.ssh import COLUMNS, run_on
+        from g5kvirt.guests.run import COLUMNS, run_on
 
+        if self._runner.run.predicted:
+            raise SpecError(
+                f"run {self.name!r} is a prediction: there are no VMs that could run a command",
+                advice='use testbed "local" or "grid5000"',
+            )
         return pd.DataFrame(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
 
     def release(self) -> None:
@@ -286,20 +324,20 @@ class Experiment:
         from g5kvirt.views.figures import Figures  # matplotlib takes most of a second to import
 
         frames = self._frames
-        return Figures(frames, run=self.name, testbed=self._testbed_name, guest=frames.guest)
+        return Figures(frames, run=self.name, testbed=self.testbed_name, guest=frames.guest)
 
     def trace(self, path: str | Path) -> Path:
         """Write the run as a trace for ui.perfetto.dev: a track per host, VMs as slices. Returns the file."""
         guest = self._frames.guest
-        return trace(self.journal, path, run=self.name, testbed=self._testbed_name, guest=guest)
+        return trace(self.journal, path, run=self.name, testbed=self.testbed_name, guest=guest)
 
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if self.journal.state.done(phase)]
-        return f"<Experiment {self.name} on {self._testbed_name}: {', '.join(done) or 'nothing done yet'}>"
+        return f"<Experiment {self.name} on {self.testbed_name}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:
         frames = self._frames
-        return experiment_html(self.name, self._testbed_name, frames.guest, frames)
+        return experiment_html(self.name, self.testbed_name, frames.guest, frames)
 
     # ---- inside -----------------------------------------------------------------------------------
 
@@ -318,13 +356,13 @@ class Experiment:
         return self._frames_cache
 
     @property
-    def _testbed_name(self) -> str:
+    def testbed_name(self) -> str:
         """The testbed as it was given, such as ``local:second``, whether it still exists or not."""
-        return str(self._runner.run.document["testbed"])
+        return self._runner.run.testbed
 
     def _display(self) -> Callable[[], None]:
         """Show the live view in a notebook, until what is returned is called."""
-        return live.watch(self.journal, self.spec.vms, f"run {self.name} on {self._testbed_name}").end
+        return live.watch(self.journal, self.spec.vms, f"run {self.name} on {self.testbed_name}").end
 
     def _execute(self, phase: str) -> PhaseResult:
         self._runner.execute(phase)
@@ -332,7 +370,7 @@ class Experiment:
 
     def _result(self, phase: str) -> PhaseResult:
         frames = self._frames
-        return PhaseResult(phase, frames, run=self.name, testbed=self._testbed_name, guest=frames.guest)
+        return PhaseResult(phase, frames, run=self.name, testbed=self.testbed_name, guest=frames.guest)
 
     def _measured(self) -> MeasureResult:
         """What the last `measure` gave."""
@@ -340,7 +378,7 @@ class Experiment:
         return MeasureResult(
             self._frames,
             run=self.name,
-            testbed=self._testbed_name,
+            testbed=self.testbed_name,
             guest=self._frames.guest,
             deployments=found.get("deployments", []),
         )

@@ -6,11 +6,14 @@ paths) move them. Nothing is created here.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
-__all__ = ["RUNTIME", "cache", "config"]
+__all__ = ["RUNTIME", "cache", "config", "readable_by_all"]
 
 #: State of the local testbeds that are up. It belongs to root and to the machine, not to a login session:
 #: ``XDG_RUNTIME_DIR`` does not move it, so that ``sudo`` finds the same testbeds from every session.
@@ -25,3 +28,16 @@ def cache() -> Path:
 def config() -> Path:
     """The user's settings: ``$XDG_CONFIG_HOME/g5kvirt``, by default ``~/.config/g5kvirt``."""
     return platformdirs.user_config_path("g5kvirt", appauthor=False)
+
+
+@contextmanager
+def readable_by_all() -> Iterator[None]:
+    """While what is made is for others than its owner; elsewhere the user's umask counts.
+
+    Services of a testbed run as users of their own, and an image has the modes with which it was built.
+    """
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,4 +1,4 @@
-"""Runs the phases of a run: in order, each at most once, by one process at a time; and releases the machines.
+"""Runs the phases of a run: in order, each until it is done, by one process at a time; and the release.
 
 An experiment without its user interface. The results of a phase go into the run's journal only, so a
 phase that is done is not repeated and another process can continue where this one stopped. Nothing is
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from g5kvirt.background import Running
 from g5kvirt.context import Context
-from g5kvirt.errors import PhaseOrderError, RunError, SpecError
+from g5kvirt.errors import G5kvirtError, PhaseOrderError, RunError, SpecError
 from g5kvirt.inventory import Reservation, to_plain
 from g5kvirt.phases.reservation_request import with_sites
 from g5kvirt.phases.reserve import check_request, release, reserve
@@ -78,11 +78,19 @@ class PhaseRunner:
         cls, spec: Spec, testbed: str | Testbed, name: str | None, runs: Path, display: Display = no_display
     ) -> PhaseRunner:
         """A new run ``name`` in ``runs``. Raises SpecError, CapacityError, RunError, TestbedError."""
+        runs = runs.absolute()  # where it is now, whatever directory a notebook changes to later
         opened = open_testbed(testbed) if isinstance(testbed, str) else testbed
         opened.connect()
         spec = with_sites(spec, opened)
         check_against(spec, opened.hosts())
-        run = create_run(runs, name, spec, testbed if isinstance(testbed, str) else opened.name)
+        if opened.simulated and spec.provisioner != "g5kvirt":
+            raise SpecError(
+                f"a prediction is made with the built-in provisioner only, not with {spec.provisioner!r}",
+                advice="leave provisioner out of the specification",
+            )
+        shown = testbed if isinstance(testbed, str) else opened.name
+        about = {"network": opened.network, "real_cores": opened.real_cores}
+        run = create_run(runs, name, spec, shown, about | ({"prediction": True} if opened.simulated else {}))
         runner = cls(run, spec, opened, display)
         runner._by_name = isinstance(testbed, str)
         return runner
@@ -90,8 +98,7 @@ class PhaseRunner:
     @classmethod
     def open(cls, path: Path, display: Display = no_display) -> PhaseRunner:
         """The run kept in the directory ``path``. Raises RunError."""
-        if not path.name:  # "." and the like
-            path = path.resolve()
+        path = path.absolute() if path.name else path.resolve()  # "." and the like have no name
         run = run_directories.find(path.parent, path.name)
         if "spec" not in run.document or not isinstance(run.document.get("testbed"), str):
             raise RunError(
@@ -117,19 +124,25 @@ class PhaseRunner:
     @cached_property
     def context(self) -> Context:
         """What every phase works with."""
+        world = self.testbed.world
+        if world is not None:  # its clock goes on where that of an earlier process stopped
+            world.go_on(max((event.t for event in self.journal), default=world.now()))
         return Context(self.spec, self.testbed, self.run, self.journal)
 
     # ---- phases -----------------------------------------------------------------------------------
 
     def execute(self, phase: str) -> None:
-        """Do a phase other than ``measure``, unless it is done. Raises PhaseOrderError."""
-        if self.journal.state.done(phase):
+        """Do a phase other than ``measure``, unless it is done; VMs that `launch` gave up are tried again.
+
+        Raises PhaseOrderError.
+        """
+        if self._complete(phase):
             return
         self._check_order(phase)
         carry_out = _phase_function(phase)
         context = self.context
         with interruptible(phase), self._writing():
-            if self.journal.state.done(phase):  # another process may have finished it just now
+            if self._complete(phase):  # another process may have finished it just now
                 return
             self._check_order(phase)
             if phase == "reserve":
@@ -151,9 +164,11 @@ class PhaseRunner:
         """
         from g5kvirt.phases.measure import check_request
 
+        if not isinstance(environment, str | Path):
+            raise SpecError(f"environment must be a name or a file such as 'mini', not {show(environment)}")
         self._check_order("measure")
         return check_request(
-            str(environment),
+            str(environment) if isinstance(environment, Path) else str.__str__(environment),
             sizes,
             repeat,
             broadcast,
@@ -182,9 +197,10 @@ class PhaseRunner:
         """Do a phase in a process of its own; ``arguments`` are those of `measure_request`.
 
         ``result`` is called for `Running.result` when it has ended well. A phase that is done is not started
-        again. Raises PhaseOrderError and SpecError for what can be known to fail beforehand.
+        again, unless VMs failed in ``launch``. Raises PhaseOrderError and SpecError for what can be known to
+        fail beforehand.
         """
-        if phase != "measure" and self.journal.state.done(phase):
+        if phase != "measure" and self._complete(phase):
             return Running(phase, None, {}, self.journal, result)
         if phase == "measure":
             request = self.measure_request(**arguments)
@@ -254,6 +270,38 @@ class PhaseRunner:
                 advice=f"wait for it (.wait()) or stop it (.stop()) before {phase}()",
             )
 
+    def _complete(self, phase: str) -> bool:
+        """Whether nothing is left that a call of the phase could do."""
+        state = self.journal.state
+        if not state.done(phase):
+            return False
+        if phase != "launch" or not any(vm.state == "failed" for vm in state.launched()):
+            return True
+        return (
+            state.released or self._walltime_over or self._is_read_only
+        )  # the last one may open the testbed
+
+    @property
+    def _is_read_only(self) -> bool:
+        """Whether no VM can be tried again: another step is under way, the run is a prediction of another
+        process, or its testbed is gone."""
+        if self.background is not None and not self.background.done:
+            return True
+        if self._testbed is None and self.run.predicted:
+            return True
+        try:
+            _ = self.testbed
+        except G5kvirtError:
+            return True
+        return False
+
+    @property
+    def _walltime_over(self) -> bool:
+        granted = self.reservation
+        if granted is None or self.run.predicted:  # whose clock stands still between the calls
+            return False
+        return time.time() > granted.start + granted.walltime
+
     def _check_order(self, phase: str) -> None:
         """Raises PhaseOrderError if the phase cannot begin now."""
         self._check_free(phase)
@@ -265,8 +313,7 @@ class PhaseRunner:
                 f"run {self.run.name!r} has released its machines",
                 advice=f"create a new Experiment for {phase}()",
             )
-        granted = self.reservation
-        if granted is not None and time.time() > granted.start + granted.walltime:
+        if self._walltime_over:
             raise PhaseOrderError(
                 f"the walltime of run {self.run.name!r} is over",
                 advice=f"create a new Experiment, with a longer walltime if it was too short for {phase}()",

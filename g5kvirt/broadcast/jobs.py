@@ -10,6 +10,9 @@ from g5kvirt.hostagent import protocol
 
 __all__ = ["relay_job", "service_request", "watch_arguments"]
 
+#: Seconds until a relay listens: hundreds may start on one machine.
+START_LIMIT = 45.0
+
 
 def relay_job(plan: ChainPlan, stop: Stop) -> dict[str, Any]:
     """What a host's relay reads; see `hostagent.onhost.relay`."""
@@ -39,6 +42,7 @@ def service_request(plan: ChainPlan, stop: Stop, home: str = protocol.HOME, mark
         files=[protocol.file(path, json.dumps(relay_job(plan, stop) | {"mark": mark}), mode=0o600)],
         directories=[plan.store],
         ready_log='"op": "broadcast"',
+        limit=START_LIMIT,
     )
 
 

@@ -11,25 +11,37 @@ from g5kvirt.broadcast.chain import ChainPlan
 from g5kvirt.broadcast.jobs import service_request, watch_arguments
 from g5kvirt.broadcast.reports import Progress, read_report, results_by_host
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout, File
 
 __all__ = ["collect", "copy_by_tree", "start", "stop"]
 
 
 def start(
-    fanout: Fanout, plan: ChainPlan, *, home: str = protocol.HOME, timeout: float = 60.0
+    fanout: Fanout,
+    plan: ChainPlan,
+    *,
+    home: str = protocol.HOME,
+    timeout: float = 60.0,
+    on_start: Callable[[str], object] | None = None,
 ) -> dict[str, str]:
     """Start the relays of all hosts, the front of the chain first; host name → reason, for those that failed.
 
-    A host that fails here is skipped by those behind it, so the broadcast goes on. Each call restarts
-    the relays of its hosts, so a failed one can be given another try.
+    ``on_start`` is called with each host's name as soon as its relay takes connections. A host that fails
+    here is skipped by those behind it, so the broadcast goes on. Each call restarts the relays of its hosts,
+    so a failed one can be given another try.
     """
     mark = secrets.token_hex(4)
     documents = {
         stop.host: protocol.document(service_request(plan, stop, home, mark), home=home)
         for stop in plan.stops
     }
-    replies = calls.call_agents(fanout, documents, timeout=timeout)
+
+    def on_answer(host: Host, answer: protocol.Answer) -> None:
+        if on_start is not None and answer.ok:
+            on_start(host.name)
+
+    replies = calls.call_agents(fanout, documents, timeout=timeout, on_answer=on_answer)
     return {
         reply.host.name: f"its relay did not start: {_reason(reply.answers, reply.reason)}"
         for reply in replies

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import signal
 import sys
 import traceback
@@ -9,11 +12,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from g5kvirt.errors import G5kvirtError
+from g5kvirt.run.printable import printable
 
 __all__ = ["main"]
 
 INTERRUPTED = 130  #: what a shell reports after Ctrl-C
 TERMINATED = 143
+#: A closed terminal ends a command as SIGTERM does: machines must not be kept. Windows has no such signal.
+_ENDS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+SYSTEM = 74  #: EX_IOERR
 BUG = 70  #: EX_SOFTWARE of sysexits.h
 
 
@@ -23,21 +30,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     An error raised on purpose is printed as one sentence, with the error's own code; anything else is a bug
     and reported as one. ``--debug`` shows the traceback of either.
     """
+    _tolerate_surroundings()
+    from g5kvirt.cli.console import discard_output
     from g5kvirt.cli.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
     debug = bool(arguments.debug)
-    # A closed terminal ends a command as SIGTERM does: machines must not be kept.
-    before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored stays ignored: `nohup` makes a command live on when its terminal is closed.
+    ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _terminate) for number in ends}
     try:
-        return int(arguments.do(arguments))
+        code = int(arguments.do(arguments))
+        sys.stdout.flush()
+        return code
     except G5kvirtError as error:
         return _leave(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         return _leave("interrupted", INTERRUPTED, debug)
     except BrokenPipeError:  # `g5kvirt runs | head`: the reader has left, which is no error
-        sys.stderr.close()
+        discard_output()
         return 0
+    except OSError as error:  # of this machine and its files, whatever we were about to do with them
+        try:
+            sys.stdout.flush()
+        except OSError:
+            discard_output()
+        where = f"{error.filename}: " if error.filename else ""
+        return _leave(f"{where}{error.strerror or error}", SYSTEM, debug)
     except Exception as error:  # noqa: BLE001 - the outermost handler reports anything, in one line
         message = (
             f"this is a bug in g5kvirt ({type(error).__name__}: {error}); `g5kvirt --debug …` shows where"
@@ -48,6 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
+def _tolerate_surroundings() -> None:
+    """What this process was started with must not end a command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that its encoding lacks is a question mark
+    # No window is opened, and with a wrong one matplotlib refuses to be imported.
+    os.environ["MPLBACKEND"] = "agg"
+
+
 def _terminate(signum: int, frame: object) -> NoReturn:
     """Raise an exception, so that every ``finally`` runs."""
     raise SystemExit(TERMINATED)
@@ -56,5 +86,6 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 def _leave(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"g5kvirt: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk behind it
+        print(f"g5kvirt: {printable(sentence)}", file=sys.stderr)
     return code

@@ -13,9 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
+from g5kvirt.cli.console import Console
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError, TestbedError
 from g5kvirt.inventory import to_plain
 from g5kvirt.views.formatting import count, duration
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     _print(
         console,
-        f"run {experiment.name} on {arguments.testbed}: {count(spec.vms, 'VM')} on "
+        f"run {experiment.name} on {experiment.testbed_name}: {count(spec.vms, 'VM')} on "
         f"{count(spec.hosts, 'host')} of {count(len(spec.sites), 'site')}",
     )
     failed = 0
@@ -153,6 +153,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Find out what an experiment would do and what is wrong with it, without doing it."""
     from g5kvirt.phases.check import check as preflight
     from g5kvirt.phases.check import on_table
+    from g5kvirt.prediction import expected_times
     from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds import open_testbed
     from g5kvirt.views.check_result import CheckResult
@@ -160,11 +161,14 @@ def check(arguments: argparse.Namespace) -> int:
     console = _console()
     spec = Spec.load(arguments.spec)
     if arguments.inventory is not None:
-        found, where = on_table(spec, arguments.inventory), f"Grid'5000 of {arguments.inventory}"
+        where = f"Grid'5000 of {arguments.inventory}"
+        found = on_table(spec, arguments.inventory, expect=expected_times)
     else:
         where = arguments.testbed
         with _working(console, f"querying {where} …"):
-            found = preflight(spec, open_testbed(where), arguments.runs, arguments.name)
+            found = preflight(
+                spec, open_testbed(where), arguments.runs, arguments.name, expect=expected_times
+            )
     if arguments.json:
         document = {
             "ok": found.ok,
@@ -224,7 +228,7 @@ def runs(arguments: argparse.Namespace) -> int:
     found = sorted((run for folder in folders for run in list_runs(folder)), key=lambda run: run.created)
     for one in found:
         vms = _vms(one)
-        about = (str(one.path.relative_to(arguments.runs)), _date(one.created), _testbed(one))
+        about = (str(one.path.relative_to(arguments.runs)), _date(one.created), one.testbed)
         try:
             events = _events(one)
             progress = LiveModel.of(events, vms)
@@ -249,7 +253,8 @@ def show(arguments: argparse.Namespace) -> int:
     console = _console()
     one = _find(arguments)
     events = _events(one)
-    console.print(run_text(one.name, _testbed(one), LiveModel.of(events, _vms(one)), time.time()))
+    model = LiveModel.of(events, _vms(one))
+    console.print(run_text(one.name, one.testbed, model, model.now()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures
 
@@ -331,16 +336,12 @@ def _vms(one: Run) -> int:
     return vms if isinstance(vms, int) else 0
 
 
-def _testbed(one: Run) -> str:
-    return str(one.document.get("testbed", "–"))
-
-
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _print_saved(console: Console, run: Path, figures: list[Path]) -> None:
-    _print(console, f"run      {run}")
-    for figure in figures:
-        _print(console, f"figure   {figure}")
+    here = Path.cwd()
+    for word, path in (("run", run), *(("figure", figure) for figure in figures)):
+        _print(console, f"{word:8} {path.relative_to(here) if path.is_relative_to(here) else path}")
     sys.stdout.flush()

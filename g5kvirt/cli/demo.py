@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from g5kvirt.cli import notebooks
+from g5kvirt.cli.console import Console
 from g5kvirt.cli.memory import available_memory
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.run.events import Event
+from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds.local.model import SwitchKind
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.terminal import TerminalProgress
@@ -36,6 +36,10 @@ TESTBED = "demo"
 #: Hosts of the slides' experiment: 355 on 6 sites. How many were on which site is not said there.
 SLIDES = {"grenoble": 67, "lille": 62, "lyon": 63, "nancy": 59, "nantes": 61, "rennes": 43}
 SLIDES_VMS = 4552
+#: Up to so many, the demo also measures each thing that stood in the way.
+CHALLENGES_VMS = 1000
+#: Up to so many, reboot windows as well: with more, each of their deployments takes minutes.
+WINDOWS_VMS = 100
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,32 @@ def slides_sizes(vms: int) -> list[int]:
     return sorted({max(1, round(part * vms / SLIDES_VMS)) for part in parts})
 
 
+def slides_spec(vms: int) -> Spec:
+    """So many light guests on as many hosts as that part of the slides' experiment has."""
+    sites = slides_sites(vms)
+    return Spec(
+        sites=sites,
+        vms=vms,
+        guest="light",
+        services=len(sites),
+        vm={"memory": 80, "disk": 16},
+        capacity={"per_core": 4, "max_per_host": 16},
+    )
+
+
 DEMOS = {
     "quickstart": Demo("quickstart", 8, lambda vms: {"nancy": 2, "rennes": 2}, lambda vms: {}),
     "slides": Demo(
         "slides",
-        300,  # with all of them a deployment does not succeed yet, see docs/explanation/scale.md
+        SLIDES_VMS,
         slides_sites,
-        lambda vms: {"sizes": slides_sizes(vms)},
+        lambda vms: {
+            "sizes": slides_sizes(vms),
+            "challenges": vms <= CHALLENGES_VMS,
+            **({"windows": []} if vms > WINDOWS_VMS else {}),
+        },
         switch="managed",
-        memory=3_100,
+        memory=3_500,
     ),
 }
 

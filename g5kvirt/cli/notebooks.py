@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import g5kvirt
+from g5kvirt.cli.console import Console
 from g5kvirt.errors import G5kvirtError, MachineError, PhaseError, SpecError
 from g5kvirt.spec.spec import suggest
 
@@ -81,28 +80,51 @@ def find(name: str) -> Path:
     return known[name]
 
 
+def _as_template(path: Path) -> str:
+    """For papermill, which fills in the braces of a path as it does those of a template."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def parameters_of(path: Path) -> dict[str, str]:
     """The parameters: name → default, in Python syntax. Raises SpecError if the file is not a notebook."""
     import papermill
 
     try:
-        found = papermill.inspect_notebook(str(path))
+        found = papermill.inspect_notebook(_as_template(path))
     except Exception as error:  # papermill and nbformat raise whatever a broken file provokes
         raise SpecError(f"{path} cannot be read as a notebook ({error}): check the file") from error
     return {name: str(about["default"]) for name, about in found.items()}
 
 
 def values(pairs: Sequence[Sequence[str]], path: Path) -> dict[str, Any]:
-    """``-p NAME VALUE`` as Python values; what is not a Python literal is a string. Raises SpecError."""
+    """``-p NAME VALUE`` as Python values; what is not a Python literal is a string, and so is a number that
+    stands for one (``-p name 42``). Raises SpecError."""
     known, given = parameters_of(path), {}
     for name, text in pairs:
         if name not in known:
             raise SpecError(f"{path.name} has no parameter {name!r}: {suggest(name, known)}")
-        try:
-            given[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            given[name] = text
+        found = _literal(text, text)
+        # the name of a run is a text, also where its default is None; a default may be an expression
+        of_text = name == "name" or isinstance(_literal(known[name], None), str)
+        given[name] = text if of_text and not isinstance(found, str | list | dict | None) else found
     return given
+
+
+def _literal(text: str, otherwise: Any) -> Any:
+    """The value of a Python literal; ``otherwise`` if it is none."""
+    try:
+        return _lists(ast.literal_eval(text))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return otherwise
+
+
+def _lists(value: Any) -> Any:
+    """Lists in place of tuples, of which papermill would make strings."""
+    if isinstance(value, list | tuple):
+        return [_lists(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _lists(one) for key, one in value.items()}
+    return value
 
 
 @contextmanager
@@ -113,6 +135,7 @@ def _kernel_environment() -> Iterator[None]:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     # No browser is connected, even if a Jupyter kernel has started us and we inherit its variables.
     os.environ["G5KVIRT_VIEW"] = "static"
+    os.environ.pop("MPLBACKEND", None)  # ours is not that of a notebook
     try:
         yield
     finally:
@@ -142,8 +165,8 @@ def execute(
     try:
         with _kernel_environment():
             papermill.execute_notebook(
-                str(source),
-                str(output),
+                _as_template(source),
+                _as_template(output),
                 parameters=dict(parameters),
                 progress_bar=progress_bar,
                 # The error of a cell is in the notebook, and raised here as well.

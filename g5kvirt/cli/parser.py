@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import g5kvirt
+from g5kvirt.cli.options import command_parser, print_help, runs_option
+from g5kvirt.cli.predict_options import add_calibrate, add_predict
 
 __all__ = ["build_parser"]
 
@@ -21,6 +23,7 @@ examples:
   g5kvirt demo                           everything once, on a local testbed (as root)
   g5kvirt local up                       start the local testbed, then …
   g5kvirt check spec.yaml                … find out what would happen, without reserving anything
+  g5kvirt predict spec.yaml              … find out how long it would take, without any machine
   g5kvirt run spec.yaml --name first     … reserve, deploy, configure, place and launch
   g5kvirt run spec.yaml --measure 4,8    … and deploy an environment on 4 and then on 8 of the VMs
   g5kvirt sweep sweep.yaml --dry-run     list the combinations of a parameter sweep
@@ -46,13 +49,26 @@ exit codes:
 def build_parser() -> argparse.ArgumentParser:
     """The parser; each command's ``do`` takes the parsed arguments and returns an exit code."""
 
-    parser = _parser(None, "g5kvirt", _TOP, _EXAMPLES)
+    parser = command_parser(None, "g5kvirt", _TOP, _EXAMPLES)
     parser.add_argument("--version", action="version", version=f"g5kvirt {g5kvirt.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     # Without a command, show the help.
-    parser.set_defaults(do=partial(_help, parser))
+    parser.set_defaults(do=partial(print_help, parser))
     sub = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for add in (_doctor, _demo, _local, _check, _run, _sweep, _notebook, _runs, _release, _show):
+    for add in (
+        _doctor,
+        _demo,
+        _local,
+        _check,
+        add_predict,
+        add_calibrate,
+        _run,
+        _sweep,
+        _notebook,
+        _runs,
+        _release,
+        _show,
+    ):
         add(sub)  # in the order of the help
     return parser
 
@@ -61,7 +77,7 @@ def _doctor(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``doctor``."""
     from g5kvirt.cli import commands
 
-    doctor = _parser(
+    doctor = command_parser(
         sub,
         "doctor",
         "find out what this machine can do: which testbeds, and how many VMs",
@@ -76,17 +92,17 @@ def _demo(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``demo``."""
     from g5kvirt.cli import commands
 
-    demo = _parser(
+    demo = command_parser(
         sub,
         "demo",
         "start a local testbed, run a notebook on it, and stop it again",
         "Needs root. Leaves a run with the executed notebook and its figures, and a cache for next time.\n\n"
         "  quickstart  8 virtual machines on 4 hosts of 2 sites, in a minute or two\n"
-        "  slides      a part of the experiment of the 2013 slides: 300 light guests, which have no kernel\n"
-        "              of their own, on 27 hosts of 6 sites, in four minutes; --vms 4552 launches them all",
+        "  slides      the experiment of the 2013 slides: 4,552 light guests, which have no kernel of their\n"
+        "              own, on 355 hosts of 6 sites, in a quarter of an hour; --vms 300 shows a part of it",
     )
     demo.add_argument("which", nargs="?", default="quickstart", metavar="DEMO", help="default: quickstart")
-    _runs_option(demo)
+    runs_option(demo)
     demo.add_argument("--vms", type=int, metavar="N", help="number of virtual machines")
     demo.set_defaults(do=commands.demo)
 
@@ -95,8 +111,8 @@ def _runs(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``runs``."""
     from g5kvirt.cli import commands
 
-    runs = _parser(sub, "runs", "list all runs, oldest first, and the machines they still hold", "")
-    _runs_option(runs)
+    runs = command_parser(sub, "runs", "list all runs, oldest first, and the machines they still hold", "")
+    runs_option(runs)
     runs.set_defaults(do=commands.runs)
 
 
@@ -104,14 +120,14 @@ def _release(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``release``."""
     from g5kvirt.cli import commands
 
-    release = _parser(
+    release = command_parser(
         sub,
         "release",
         "give back the machines of a run, after --keep or if its process was killed",
         "",
     )
     release.add_argument("run", metavar="RUN", help="name or directory of the run")
-    _runs_option(release)
+    runs_option(release)
     release.set_defaults(do=commands.release)
 
 
@@ -119,11 +135,11 @@ def _show(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``show``."""
     from g5kvirt.cli import commands
 
-    show = _parser(sub, "show", "show the state of a run, even while it is in progress", "")
+    show = command_parser(sub, "show", "show the state of a run, even while it is in progress", "")
     show.add_argument("run", metavar="RUN", help="name or directory of the run")
     show.add_argument("--figures", action="store_true", help="save all figures in RUN/figures")
     show.add_argument("--tables", action="store_true", help="save all tables in RUN/tables, as CSV")
-    _runs_option(show)
+    runs_option(show)
     show.set_defaults(do=commands.show)
 
 
@@ -132,7 +148,7 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from g5kvirt.cli import commands
     from g5kvirt.planning.inventories import TABLES
 
-    check = _parser(
+    check = command_parser(
         sub,
         "check",
         "find out what an experiment would do and what is wrong with it, without reserving anything",
@@ -153,7 +169,10 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the specification")
     where = check.add_mutually_exclusive_group()
     where.add_argument(
-        "--testbed", default="local", metavar="TESTBED", help="local, local:NAME or grid5000 (default: local)"
+        "--testbed",
+        default="local",
+        metavar="TESTBED",
+        help="local, local:NAME, grid5000 or simulated:2013 (default: local)",
     )
     where.add_argument(
         "--inventory",
@@ -162,7 +181,7 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     check.add_argument("--name", help="name that the run would have (default: the date)")
     check.add_argument("--json", action="store_true", help="print findings and plan as JSON")
-    _runs_option(check)
+    runs_option(check)
     check.set_defaults(do=commands.check)
 
 
@@ -170,7 +189,7 @@ def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``run``."""
     from g5kvirt.cli import commands
 
-    run = _parser(
+    run = command_parser(
         sub,
         "run",
         "run an experiment: reserve, deploy, configure, place, launch, measure, release",
@@ -194,7 +213,7 @@ def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--keep", action="store_true", help="keep the machines at the end (give them back by g5kvirt release)"
     )
-    _runs_option(run)
+    runs_option(run)
     measuring = run.add_argument_group("measuring", "any of these deploys an environment on the VMs")
     measuring.add_argument(
         "--measure",
@@ -216,7 +235,7 @@ def _sweep(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``sweep``."""
     from g5kvirt.cli import sweeping
 
-    sweep = _parser(
+    sweep = command_parser(
         sub,
         "sweep",
         "run an experiment for every combination of parameters",
@@ -244,7 +263,7 @@ def _sweep(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--testbed", metavar="TESTBED", help="overrides the one in SWEEP.yaml (default: local)"
     )
     sweep.add_argument("--dry-run", action="store_true", help="only list the combinations and clusters")
-    _runs_option(sweep)
+    runs_option(sweep)
     sweep.set_defaults(do=sweeping.sweep)
 
 
@@ -252,7 +271,7 @@ def _notebook(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``notebook``."""
     from g5kvirt.cli import notebooks
 
-    notebook = _parser(
+    notebook = command_parser(
         sub,
         "notebook",
         "run a notebook without a browser (papermill), and save it with its output",
@@ -279,7 +298,7 @@ def _notebook(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     notebook.add_argument("--testbed", metavar="TESTBED", help="short for -p testbed TESTBED")
     notebook.add_argument("--output", type=Path, metavar="DIR", help="where to save the executed notebook")
-    _runs_option(notebook)
+    runs_option(notebook)
     notebook.set_defaults(do=notebooks.notebook)
 
 
@@ -287,7 +306,7 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``local up|status|down``."""
     from g5kvirt.cli import commands
 
-    local = _parser(
+    local = command_parser(
         sub,
         "local",
         "manage the local testbed, a miniature Grid'5000 on this machine",
@@ -297,9 +316,9 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "  g5kvirt local status --name second\n"
         "  g5kvirt local down --name second",
     )
-    local.set_defaults(do=partial(_help, local))
+    local.set_defaults(do=partial(print_help, local))
     verbs = local.add_subparsers(metavar="VERB", title="verbs")
-    up = _parser(
+    up = command_parser(
         verbs, "up", "start it (cleans up after a crash); the first time, build its layers", "Needs root."
     )
     what = up.add_mutually_exclusive_group()
@@ -313,9 +332,9 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="with --sites, what forwards broadcasts (default plain; managed above a hundred machines)",
     )
     up.set_defaults(do=commands.local_up)
-    status = _parser(verbs, "status", "show whether it is up (exit code 3 if not)", "")
+    status = command_parser(verbs, "status", "show whether it is up (exit code 3 if not)", "")
     status.set_defaults(do=commands.local_status)
-    down = _parser(
+    down = command_parser(
         verbs,
         "down",
         "stop it: no process, namespace or mount is left",
@@ -327,29 +346,3 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         which.add_argument("--name", metavar="NAME", help="name of the testbed (default: local)")
         if verb is down:
             which.add_argument("--all", action="store_true", help="all of them")
-
-
-def _parser(
-    sub: argparse._SubParsersAction[argparse.ArgumentParser] | None, name: str, summary: str, epilog: str
-) -> argparse.ArgumentParser:
-    """A parser whose help keeps its line breaks, as the whole program or as one of its commands."""
-    form = argparse.RawDescriptionHelpFormatter
-    if sub is None:
-        return argparse.ArgumentParser(prog=name, description=summary, epilog=epilog, formatter_class=form)
-    described = summary[0].upper() + summary[1:] + "."
-    return sub.add_parser(name, help=summary, description=described, epilog=epilog, formatter_class=form)
-
-
-def _help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
-    parser.print_help()
-    return 0
-
-
-def _runs_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="directory that holds the runs (default: runs)",
-    )

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from g5kvirt.cli.console import Console
 from g5kvirt.views.formatting import count
 
 if TYPE_CHECKING:

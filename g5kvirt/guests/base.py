@@ -29,6 +29,9 @@ class Guest(Protocol):
     #: Whether it has a firmware, a kernel and power of its own: a guest without is rebooted by its host only.
     has_kernel: bool
 
+    #: Bytes that it fetches to boot: kernel and initrd.
+    boot_bytes: float
+
     #: Steps of a deployment that it does not have, which are recorded as skipped.
     absent_steps: frozenset[str]
 

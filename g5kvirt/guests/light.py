@@ -26,6 +26,7 @@ class Light:
     programs: tuple[str, ...] = ("ip", "tar")
     root = "overlay"
     has_kernel = False
+    boot_bytes = float(sum(stand_in.SIZES.values()))
     absent_steps = frozenset({"partition", "format", "bootloader", "sync"})
 
     def label(self, hosts: Collection[Facts]) -> str:

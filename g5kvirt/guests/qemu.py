@@ -28,6 +28,7 @@ class Qemu:
     programs: tuple[str, ...] = ("ip", "qemu-system-x86_64")
     root = "/dev/vd"
     has_kernel = True
+    boot_bytes = 15.4e6  # Debian's kernel, 14.2 MB, and our initrd
     absent_steps: frozenset[str] = frozenset()
 
     def label(self, hosts: Collection[Facts]) -> str:

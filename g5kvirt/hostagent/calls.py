@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from g5kvirt.errors import PhaseError, TestbedError
 from g5kvirt.hostagent import bundle, protocol
@@ -17,6 +17,7 @@ from g5kvirt.run.journal import Journal
 __all__ = [
     "INSTALL_TIMEOUT",
     "AgentReply",
+    "OnAnswer",
     "agent_is_missing",
     "call_agents",
     "call_twice",
@@ -26,6 +27,9 @@ __all__ = [
     "send_files",
     "watch_agents",
 ]
+
+#: Called with each answer of a host as it comes.
+OnAnswer = Callable[[Host, Answer], None]
 
 #: Seconds to install the agent where a call finds that it is missing.
 INSTALL_TIMEOUT = 60.0
@@ -67,20 +71,44 @@ def call_agents(
     *,
     timeout: float,
     idempotent: bool = True,
+    on_answer: OnAnswer | None = None,
+    forward_key: bool = False,
+    given_up: Callable[[], str] = str,
 ) -> list[AgentReply]:
     """Give each machine's agent its own document, side by side; a machine that fails is in the result.
 
     A machine that does not have this version of the agent (the run was configured by another version of
-    g5kvirt) gets it, and is called again.
+    g5kvirt) gets it, and is called again. ``on_answer(host, answer)`` is called for each answer as it comes,
+    in this thread. ``forward_key``: the agent logs in elsewhere with our key. ``given_up``: see
+    `Sessions.call`.
     """
+    names = {host.address: host for host in documents}
+
+    def on_line(address: str, line: str, _: float) -> None:
+        if on_answer is not None and (answer := protocol.read_answer(line)) is not None:
+            on_answer(names[address], answer)
+
+    passed = None if on_answer is None else on_line
     if fanout.keeps_connections:
         texts = {host.address: document for host, document in documents.items()}
-        results = fanout.call(bundle.SESSION, texts, timeout=timeout, idempotent=idempotent)
+        results = fanout.call(
+            bundle.SESSION,
+            texts,
+            timeout=timeout,
+            idempotent=idempotent,
+            on_line=passed,
+            given_up=given_up,
+        )
         return [_reply(host, results[host.address]) for host in documents]
 
     def run(hosts: Iterable[Host]) -> dict[str, Result]:
         texts = {host.address: documents[host] for host in hosts}
-        return fanout.run(texts, protocol.COMMAND, stdin=texts, timeout=timeout, idempotent=idempotent)
+        more: dict[str, Any] = {"forward_key": True} if forward_key else {}
+        if passed is not None:
+            more["on_line"] = passed
+        return fanout.run(
+            texts, protocol.COMMAND, stdin=texts, timeout=timeout, idempotent=idempotent, **more
+        )
 
     results = run(documents)
     missing = [host for host in documents if agent_is_missing(results[host.address])]
@@ -99,7 +127,9 @@ def watch_agents(
     """
     if fanout.keeps_connections:
         texts = dict.fromkeys(addresses, protocol.arguments(*arguments))
-        return fanout.call(bundle.SESSION, texts, timeout=timeout + 10, idempotent=True, on_line=on_line)
+        return fanout.call(
+            bundle.SESSION, texts, timeout=timeout + 10, idempotent=True, on_line=on_line, window=len(texts)
+        )
     command = (*protocol.COMMAND, *arguments)
     return fanout.run(
         addresses, command, timeout=timeout + 10, within=timeout + 60, idempotent=True, on_line=on_line

@@ -28,16 +28,19 @@ __all__ = [
     "document",
     "facts",
     "file",
+    "files",
     "follow",
     "packages",
     "parse",
     "parse_line",
     "power",
     "prepare",
+    "read_answer",
     "read_facts",
     "serve",
     "service_log",
     "services",
+    "ssh",
     "start",
     "start_light",
     "status",
@@ -243,9 +246,35 @@ def stop_service(names: Iterable[str] | None = None, *, remove: Iterable[str] = 
     return {**_named("stop-service", names), "remove": list(remove)}
 
 
+def files(contents: Mapping[str, str], *, remove: Iterable[str] = ()) -> Request:
+    """Write small text files (path → content, readable by all), then remove others."""
+    items = [{"path": path, "content": content, "mode": 0o644} for path, content in contents.items()]
+    return {"op": "files", "files": items, "remove": list(remove)}
+
+
 def follow(files: Mapping[str, int], poll: float = 0.05) -> Request:
     """Stream what is appended to files (path → offset to begin at) until the reader is gone."""
     return {"op": "follow", "files": dict(files), "poll": poll}
+
+
+def ssh(
+    guests: Mapping[str, str],
+    command: str,
+    *,
+    options: Sequence[str],
+    limit: float,
+    key: str | None = None,
+    at_once: int = 8,
+) -> Request:
+    """Run a shell command as root on guests (name → address) by ssh, ``at_once`` at a time.
+
+    ``options``: of ssh_config(5), each ``Key=value``. ``limit``: seconds for one guest, with its login.
+    ``key``: a private key, as text; without one, the ssh agent that the caller forwards is used. One answer
+    for each guest: ``code`` (of ssh), ``out``, ``err``, the seconds until its first output (``begun``) and
+    until its end (``seconds``).
+    """
+    request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "options": list(options)}
+    return {**request, "limit": limit, "key": key, "at_once": at_once}
 
 
 def teardown(directories: Iterable[str] = ()) -> Request:
@@ -257,6 +286,14 @@ def parse(stdout: str | bytes) -> list[Answer]:
     """Read the agent's answers. Raises TestbedError if a line is none."""
     text = stdout.decode("utf-8", "replace") if isinstance(stdout, bytes) else stdout
     return [_answer(line) for line in text.splitlines() if line.strip()]
+
+
+def read_answer(line: str) -> Answer | None:
+    """Read one of the agent's answers; None for anything else."""
+    try:
+        return _answer(line)
+    except TestbedError:
+        return None
 
 
 def _answer(line: str) -> Answer:

@@ -10,11 +10,11 @@ process waits for the first and takes its result; what a killed process left is 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from g5kvirt import paths
 from g5kvirt.errors import MachineError
+from g5kvirt.run import file_lock
 
 __all__ = ["ProgressCallback", "build", "build_directory", "is_built", "manifest", "no_progress"]
 
@@ -70,17 +71,32 @@ def build(directory: Path, builder: Callable[[Path], Mapping[str, Any]], *, refr
         return
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _work_directory(directory) as work:
+        with paths.readable_by_all(), _work_directory(directory) as work:
             if is_built(directory) and not refresh:
                 return  # another process has built it meanwhile
             made = builder(work)
             (work / _MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
             _put_in_place(work, directory)
     except OSError as error:
-        raise MachineError(
-            f"{directory} cannot be written ({error.strerror or error})",
-            advice="make room there, or set XDG_CACHE_HOME to another directory",
-        ) from error
+        raise _not_writable(directory, error) from error
+
+
+def check_writable() -> None:
+    """Raises MachineError if nothing can be built into the cache."""
+    folder = paths.cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> MachineError:
+    return MachineError(
+        f"{path} cannot be written ({error.strerror or error})",
+        advice="make room there, or set XDG_CACHE_HOME to another directory",
+    )
 
 
 @contextmanager
@@ -120,7 +136,7 @@ def _lock(folder: Path) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(handle)
             if os.path.samestat(os.fstat(handle), (folder / "lock").stat()):
                 return handle
         except (FileNotFoundError, BlockingIOError):

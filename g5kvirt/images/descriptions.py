@@ -91,7 +91,7 @@ def _environment(data: object, folder: Path) -> Environment:
         name=text("name", fields.get("name"), *NAME),
         image=_location(image.get("file"), sha256, folder),
         sha256=text("image.sha256", sha256, *SHA256) if sha256 else "",
-        description=str(fields.get("description") or ""),
+        description=text("description", fields.get("description") or "", r"[^\x00]*", "a text"),
         compression=choice("image.compression", image.get("compression") or "none", COMPRESSIONS),
         filesystem=choice("filesystem", fields.get("filesystem", "ext4"), FILESYSTEMS),
         kernel=text("boot.kernel", boot["kernel"], *FILE),

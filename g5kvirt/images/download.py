@@ -7,7 +7,6 @@ It stays there when a download fails half-way, and the next one goes on from the
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.images.cache import ProgressCallback
+from g5kvirt.run import file_lock
 
 if TYPE_CHECKING:
     import requests
@@ -76,7 +76,7 @@ def _partial_file(path: Path, download: Download, deadline: float) -> Iterator[B
     while True:
         file = part.open("ab+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(file.fileno())
             if os.path.samestat(os.fstat(file.fileno()), part.stat()):
                 break
         except (BlockingIOError, FileNotFoundError):

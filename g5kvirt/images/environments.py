@@ -7,6 +7,7 @@ These are looked for in `user_directory` and in the folders that the caller give
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from g5kvirt.images import cache as build_cache
 from g5kvirt.images import debian, light, mini
 from g5kvirt.images.archives import check_archive, file_size, sha256_of, unpacked_size
 from g5kvirt.images.cache import ProgressCallback, no_progress
-from g5kvirt.images.descriptions import Environment, load
+from g5kvirt.images.descriptions import NAME, Environment, load
 from g5kvirt.images.download import Download, fetch
-from g5kvirt.spec.fields import suggest
+from g5kvirt.spec.fields import show, suggest
 
 __all__ = [
     "WITHOUT_KERNEL",
@@ -167,10 +168,11 @@ def _described(name: str, folders: Iterable[Path]) -> Environment | None:
         return described
     if name not in _BUILDERS:
         names = [*_BUILDERS, *sorted(found)]
-        others = f"choose from {', '.join(names)}, or describe it in {user_directory()}/{name}.yaml"
+        file = f"{name}.yaml" if re.fullmatch(NAME[0], name) else "NAME.yaml"
+        others = f"choose from {', '.join(names)}, or describe it in {user_directory()}/{file}"
         close = suggest(name, names)
         raise SpecError(
-            f"there is no environment {name!r}",
+            f"there is no environment {show(name)}",
             advice=close if close.startswith("did you mean") else others,
         )
     return None

@@ -83,9 +83,14 @@ def _directory(cache: Path | None, recipes: Mapping[str, str]) -> Path:
     return build_cache.build_directory("minimal", json.dumps([_RECIPE, MODULES, recipes]), cache=cache)
 
 
+def is_built(cache: Path | None = None) -> bool:
+    """Whether it is in the cache."""
+    return build_cache.is_built(_directory(cache, _recipes()))
+
+
 def build_obstacle(cache: Path | None = None) -> MachineError | None:
     """Why `build` would fail on this machine, as far as known without a network; None if it would not."""
-    if build_cache.is_built(_directory(cache, _recipes())):
+    if is_built(cache):
         return None
     try:
         packages.candidates((packages.kernel(), *PACKAGES[1:]))

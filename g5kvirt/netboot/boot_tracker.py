@@ -8,7 +8,7 @@ reached and a reason; one that is slow or dead never holds up the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class TrackedBoot:
     attempt: int = 0  #: power-ons so far
     requested: float = 0.0  #: when the last power-on was requested
     start: float = 0.0  #: when it happened; 0 until that is known
+    crowd: int = 0  #: VMs that were on their way when it was requested, itself among them
     milestones: dict[str, float] = field(default_factory=dict)  #: → time, of this attempt
     early: list[Reached] = field(default_factory=list)  #: may be of the attempt that is about to start
     reason: str = ""
@@ -59,8 +60,9 @@ class TrackedBoot:
 class BootTracker:
     """All VMs of a launch, in the order in which they are to start.
 
-    ``timeout(in_flight, attempt)``: seconds to wait for a VM, after which it is
-    powered on again, at most ``attempts`` times in all.
+    ``timeout(in_flight, attempt)``: seconds to wait for a VM, after which it is powered on again, at most
+    ``attempts`` times in all. ``in_flight``: the VMs on their way when it was powered on, or now, whichever
+    are more: the last ones of a crowd have shared cores and links with all of it.
     """
 
     def __init__(
@@ -76,13 +78,14 @@ class BootTracker:
         self._attempts = attempts
         self._waiting = deque(vm.name for vm in vms)
         self._in_flight: dict[str, TrackedBoot] = {}  # insertion order is the order of power-on
+        self._unanswered: set[str] = set()  # whose host has not said when it was powered on
         self._open = len(self.boots)
         self._last_batch: float | None = None
 
     @property
     def finished(self) -> bool:
-        """True when every VM is up or failed."""
-        return self._open == 0
+        """True when every VM is up or failed, and those that are up were powered on, as far as is known."""
+        return self._open == 0 and not self._unanswered
 
     @property
     def in_flight(self) -> int:
@@ -110,6 +113,9 @@ class BootTracker:
             boot.requested = now
             boot.milestones = {}
             self._in_flight[boot.vm.name] = boot
+            self._unanswered.add(boot.vm.name)
+        for boot in batch:
+            boot.crowd = self.in_flight
         if batch:
             self._last_batch = now
         return batch
@@ -120,11 +126,16 @@ class BootTracker:
         Returns the milestones that were passed in before and turn out to be of this attempt.
         """
         boot = self.boots[name]
-        if boot.state != "starting" or boot.attempt != attempt:
+        if boot.attempt != attempt or boot.state not in ("starting", "up"):
             return []
-        boot.state = "booting"
+        self._unanswered.discard(name)
         boot.start = t
         early, boot.early = boot.early, []
+        if boot.state == "up":  # its report was faster than the answer of its host
+            known = [r for r in early if r.step not in boot.milestones and r.t >= t - CLOCK_SLACK]
+            boot.milestones |= {reached.step: reached.t for reached in known}
+            return known
+        boot.state = "booting"
         return [reached for reached in early if self._counts(boot, reached)]
 
     def reached(self, name: str, step: str, t: float, detail: Mapping[str, Any] | None = None) -> bool:
@@ -161,28 +172,31 @@ class BootTracker:
         None if that changes nothing: it was given up meanwhile, or is booting nevertheless.
         """
         boot = self.boots[name]
+        if boot.attempt == attempt:
+            self._unanswered.discard(name)
         if boot.state != "starting" or boot.attempt != attempt:
             return None
         return self._again_or_failed(boot, reason)
 
     def overdue(self, now: float) -> list[TrackedBoot]:
         """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
-        patience = {attempt: self._timeout(self.in_flight, attempt) for attempt in self._attempt_numbers()}
-        late = [
-            boot
-            for boot in self._in_flight.values()
-            if now - (boot.start or boot.requested) > patience[boot.attempt]
-        ]
+        present = self.in_flight
+        patience: dict[tuple[int, int], float] = {}
+        late = []
+        for boot in self._in_flight.values():
+            key = boot.crowd, boot.attempt
+            if key not in patience:
+                patience[key] = self._timeout(max(boot.crowd, present), boot.attempt)
+            if now - (boot.start or boot.requested) > patience[key]:
+                late.append((boot, patience[key]))
         return [
-            self._again_or_failed(boot, f"nothing after {boot.at} within {patience[boot.attempt]:.0f} s")
-            for boot in late
+            self._again_or_failed(boot, f"nothing after {boot.at} within {seconds:.0f} s")
+            for boot, seconds in late
         ]
-
-    def _attempt_numbers(self) -> Iterable[int]:
-        return {boot.attempt for boot in self._in_flight.values()}
 
     def _again_or_failed(self, boot: TrackedBoot, reason: str) -> TrackedBoot:
         boot.reason = reason
+        self._unanswered.discard(boot.vm.name)
         if boot.attempt >= self._attempts:
             self._close(boot, "failed")
         else:

@@ -21,16 +21,20 @@ each is a line and so a `Milestone`; which one counts depends on when the VM was
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from g5kvirt.inventory import VM
+from g5kvirt.netboot.reports import parse_report
 from g5kvirt.netboot.task_id import TaskId
 
 __all__ = ["BootLog", "Milestone"]
+
+log = logging.getLogger(__name__)
 
 _STAMPED = re.compile(r"(\d+\.\d+) (?:\S+ )*?dnsmasq(?:-\w+)?(?:\[\d+\])?: (.*)")
 _ACK = re.compile(r"DHCPACK\(\S+\) (\S+) ((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b")
@@ -77,6 +81,7 @@ class BootLog:
         machines = list(vms)
         self._by_mac = {vm.mac: vm.name for vm in machines}
         self._by_ip = {str(vm.ip): vm.name for vm in machines}
+        self.refused = 0  #: reports that were none: see `g5kvirt.netboot.reports`
 
     def read(self, line: str) -> Milestone | None:
         """The milestone that a line shows; None if it shows none, or is about a VM that is not ours."""
@@ -103,10 +108,19 @@ class BootLog:
         if status not in _OK:
             return None
         if uri.path == "/report":
-            values = dict(parse_qsl(uri.query))
-            return self._milestone(vm, values.pop("step", None), t, values)
+            return self._report(vm, uri.query, t)
         step = "script" if uri.path.startswith("/boot/") else _step_of(uri.path[1:])
         return self._milestone(vm, step, t, {"seconds": took, "bytes": size})
+
+    def _report(self, vm: str | None, query: str, t: float) -> Milestone | None:
+        """A report of a VM about itself; all others are counted as `refused`."""
+        report = parse_report(query) if vm else None
+        if report is None or report[1].get("name", vm) != vm:
+            self.refused += 1
+            log.debug("a report was refused: %s from %s", query[:200], vm)
+            return None
+        step, values = report
+        return self._milestone(vm, step, t, values)
 
     @staticmethod
     def _milestone(vm: str | None, step: str | None, t: float, detail: Mapping[str, Any]) -> Milestone | None:

@@ -1,8 +1,9 @@
 """What the service machines need so that VMs netboot: pure rendering, nothing is touched here.
 
 `services` gives the orders for the host agent of one service machine: dnsmasq (DHCP with one host entry
-per VM, DNS, TFTP on request) and nginx (iPXE scripts, kernel, initrd, tasks, reports). Each VM is pointed
-at its own server by a tag on its host entry. Kernel and initrd go to `WWW` beside what is rendered.
+per VM, TFTP on request), another dnsmasq (DNS) and nginx (iPXE scripts, kernel, initrd, tasks, reports). Each
+VM is pointed at its own server by a tag on its host entry. Kernel and initrd go to `WWW` beside what is
+rendered.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = [
     "WWW",
     "Netboot",
     "dhcp_hosts",
+    "dns_conf",
     "dns_hosts",
     "dnsmasq_conf",
     "extra_addresses",
@@ -72,6 +74,7 @@ class Netboot:
     router: IPv4Address | None = None
     port: int = 80
     kernel_arguments: str = KERNEL_ARGUMENTS
+    attempts: int = 8  #: to fetch kernel and initrd, before the firmware starts over
     poll: int = 2  #: seconds between two looks of an idle VM for its task
     www: str = WWW
     #: when DHCP and router advertisements end by themselves, before the KaVLAN may go that keeps them in
@@ -151,7 +154,7 @@ def dns_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
 
 
 def dnsmasq_conf(netboot: Netboot, machine: ServiceMachine) -> str:
-    """dnsmasq's configuration on one machine with the role ``dhcp``.
+    """dnsmasq's configuration for DHCP and TFTP on one machine with the role ``dhcp``.
 
     It does not depend on the VMs: these are in a file of their own, which dnsmasq reads again while it runs.
     """
@@ -174,6 +177,18 @@ def dnsmasq_conf(netboot: Netboot, machine: ServiceMachine) -> str:
         protocol=netboot.protocol,
         prefix6=PREFIX6,
         www=netboot.www,
+    )
+
+
+def dns_conf(netboot: Netboot, machine: ServiceMachine) -> str:
+    """That of the dnsmasq beside it, which only answers names from the file of `dns_hosts`."""
+    return _render(
+        "dns.conf.j2",
+        machine=machine.host.name,
+        sites=machine.sites,
+        interface=netboot.interface,
+        root=ROOT,
+        domain=netboot.domain,
     )
 
 
@@ -208,7 +223,9 @@ def ipxe_script(
     http = netboot.url(server)
     words = [netboot.kernel_arguments, f"g5kvirt.server={http}", f"g5kvirt.poll={netboot.poll}", arguments]
     base = http if tftp is None else f"tftp://{tftp}"
-    return _render("boot.ipxe.j2", base=base, arguments=" ".join(w for w in words if w), tries=8)
+    return _render(
+        "boot.ipxe.j2", base=base, arguments=" ".join(w for w in words if w), tries=netboot.attempts
+    )
 
 
 def vm_script_path(vm: VM, www: str = WWW) -> str:
@@ -240,29 +257,33 @@ def _tftp_scripts(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, A
     ]
 
 
+def _dnsmasq(
+    name: str, configuration: str, files: list[dict[str, Any]], www: str, until: float | None = None
+) -> dict[str, Any]:
+    """The ``serve`` request for one dnsmasq; ``until``: when it ends by itself."""
+    path = f"{ROOT}/{name}.conf"
+    return hostagent.serve(
+        name,
+        command=["dnsmasq", "-C", path],
+        check=[["dnsmasq", "--test", "-C", path]],
+        files=[hostagent.file(path, configuration), *files],
+        directories=[ROOT, www],
+        ready_log="started",
+        until=until,
+    )
+
+
 def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
     """The ``serve`` requests for the host agent of one service machine."""
     orders: list[dict[str, Any]] = []
     if "dhcp" in machine.roles:
         # VMs are registered before any has a lease: dnsmasq (2.86 to 2.90 at least) crashes if it has to
         # read hosts with tags again after it has served some. Its supervisor has it back in 0.1 s, with them.
-        conf = f"{ROOT}/dnsmasq.conf"
-        orders.append(
-            hostagent.serve(
-                "dnsmasq",
-                command=["dnsmasq", "-C", conf],
-                check=[["dnsmasq", "--test", "-C", conf]],
-                files=[
-                    hostagent.file(conf, dnsmasq_conf(netboot, machine)),
-                    hostagent.file(f"{ROOT}/dhcp-hosts", dhcp_hosts(netboot, machine), change="reload"),
-                    hostagent.file(f"{ROOT}/dns-hosts", dns_hosts(netboot, machine), change="reload"),
-                    *_tftp_scripts(netboot, machine),
-                ],
-                directories=[ROOT, netboot.www],
-                ready_log="started",
-                until=netboot.until,
-            )
-        )
+        hosts = hostagent.file(f"{ROOT}/dhcp-hosts", dhcp_hosts(netboot, machine), change="reload")
+        files = [hosts, *_tftp_scripts(netboot, machine)]
+        orders.append(_dnsmasq("dnsmasq", dnsmasq_conf(netboot, machine), files, netboot.www, netboot.until))
+        names = hostagent.file(f"{ROOT}/dns-hosts", dns_hosts(netboot, machine), change="reload")
+        orders.append(_dnsmasq("dns", dns_conf(netboot, machine), [names], netboot.www))
     if "http" in machine.roles:
         conf = f"{ROOT}/nginx.conf"
         scripts = [

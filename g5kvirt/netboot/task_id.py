@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = ["TaskId"]
@@ -21,6 +22,6 @@ class TaskId:
     def parse(cls, text: str) -> TaskId:
         """Read an id. A text that names no attempt is all deployment, with attempt 0, which never matches."""
         deployment, _, attempt = text.rpartition(".")
-        if not deployment or not (attempt.isascii() and attempt.isdecimal()):
+        if not deployment or not re.fullmatch(r"[0-9]{1,9}", attempt):
             return cls(text, 0)
         return cls(deployment, int(attempt))

@@ -16,7 +16,15 @@ from g5kvirt.images import minimal
 from g5kvirt.phases.reservation_request import request_for, with_sites
 from g5kvirt.planning.forecast import with_selected_sites
 from g5kvirt.planning.inventories import Inventory, table
-from g5kvirt.planning.preflight import Finding, Preflight, filter_by_properties, names, preflight, refused
+from g5kvirt.planning.preflight import (
+    Expect,
+    Finding,
+    Preflight,
+    filter_by_properties,
+    names,
+    preflight,
+    refused,
+)
 from g5kvirt.planning.services import machines_per_site
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
@@ -27,12 +35,15 @@ __all__ = ["check", "on_table"]
 _SELECTION_LIMIT = 120.0  #: seconds to select the sites, which reads their calendars
 
 
-def check(spec: Spec, testbed: Testbed, runs: Path, name: str | None = None) -> Preflight:
+def check(
+    spec: Spec, testbed: Testbed, runs: Path, name: str | None = None, *, expect: Expect | None = None
+) -> Preflight:
     """Check a specification on a testbed. Never raises because of what it finds.
 
     ``runs`` and ``name``: where the run is kept or would be, and its name (None: by the date).
+    ``expect``: see `preflight`.
     """
-    here = [*_run_directory(spec, runs, name), *_minimal_system(testbed)]
+    here = [*_run_directory(spec, runs, name, keyed=not testbed.simulated), *_minimal_system(testbed)]
     try:
         inventory, answers = testbed.inventory(spec.sites)
     except TestbedError as error:
@@ -47,16 +58,19 @@ def check(spec: Spec, testbed: Testbed, runs: Path, name: str | None = None) -> 
         *selection,
         *_request(spec, testbed, inventory),
     ]
-    return preflight(spec, inventory, real_cores=testbed.real_cores, before=findings, after=here)
+    return preflight(
+        spec, inventory, real_cores=testbed.real_cores, expect=expect, before=findings, after=here
+    )
 
 
-def on_table(spec: Spec, year: str) -> Preflight:
+def on_table(spec: Spec, year: str, *, expect: Expect | None = None) -> Preflight:
     """The same on the tables of Grid'5000 of a year, without any testbed. Raises SpecError."""
     inventory = table(year)
     count = sum(map(len, inventory.machines.values()))
     message = f"{inventory.name}: {count:,} machines of {len(inventory.machines)} sites; no testbed was used"
     findings, inventory = filter_by_properties(spec, inventory)
-    return preflight(spec, inventory, before=[Finding("inventory", "", "ok", "ok", message), *findings])
+    before = [Finding("inventory", "", "ok", "ok", message), *findings]
+    return preflight(spec, inventory, expect=expect, before=before)
 
 
 def _with_sites(
@@ -114,13 +128,14 @@ def _request(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Seque
 # ---- this side -----------------------------------------------------------------------------------------
 
 
-def _run_directory(spec: Spec, runs: Path, name: str | None) -> list[Finding]:
-    """The run's name, its directory, its key."""
+def _run_directory(spec: Spec, runs: Path, name: str | None, *, keyed: bool = True) -> list[Finding]:
+    """The run's name, its directory, its key; a prediction has none (``keyed``)."""
     run = name or datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d-%H%M%S")
     findings = [names(spec, run)]
-    key = runs / run / "ssh" / "id_ed25519"
-    if name is not None and key.is_file():
-        findings.append(Finding("run directory", "", "ok", "ok", f"{runs / run}, with its key"))
+    own = runs / run / ("ssh/id_ed25519" if keyed else "run.json")
+    if name is not None and own.is_file():
+        of = ", with its key" if keyed else ", of this prediction"
+        findings.append(Finding("run directory", "", "ok", "ok", f"{runs / run}{of}"))
     elif name is not None and (runs / run).exists():
         message = f"there is already a run {run} in {runs}"
         findings.append(Finding("run directory", "", "problem", "exists", message, "choose another name"))

@@ -12,6 +12,7 @@ from g5kvirt.inventory import Host
 from g5kvirt.planning.capacity import capacities
 from g5kvirt.planning.checks import counted
 from g5kvirt.planning.services import split_machines
+from g5kvirt.run.vocabulary import Status
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["check_enough", "check_room", "deploy"]
@@ -27,15 +28,17 @@ def deploy(context: Context) -> Mapping[str, Any]:
     assert reservation is not None  # ensured by the order of the phases
     spec, journal = context.spec, context.journal
     for host in reservation.hosts:
-        journal.append("deploy", "kadeploy3", "host", host.name, "start", environment=spec.host_environment)
+        now, environment = context.now(), spec.host_environment
+        journal.append("deploy", "kadeploy3", "host", host.name, "start", t=now, environment=environment)
 
     def notify(host: str, status: str, detail: Mapping[str, Any]) -> None:
-        journal.append("deploy", "kadeploy3", "host", host, "ok" if status == "ok" else "failed", **detail)
+        end: Status = "ok" if status == "ok" else "failed"
+        journal.append("deploy", "kadeploy3", "host", host, end, t=context.now(), **detail)
 
     result = context.testbed.deploy(
         reservation,
         spec.host_environment,
-        Path(context.key + ".pub").read_text(encoding="utf-8"),
+        "" if context.testbed.simulated else Path(context.key + ".pub").read_text(encoding="utf-8"),
         notify,
         timeout=spec.timeouts.deploy,
     )

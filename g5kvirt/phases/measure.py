@@ -19,9 +19,10 @@ from g5kvirt.provisioners.base import DeploymentRequest, Installer
 from g5kvirt.provisioners.events import build_progress
 from g5kvirt.provisioners.registry import PROVISIONERS
 from g5kvirt.provisioners.transfer import transfer_bound
+from g5kvirt.simulation.world import World
 from g5kvirt.spec.fields import is_whole, show
 
-__all__ = ["MeasureRequest", "check_broadcast", "check_request", "measure"]
+__all__ = ["MeasureRequest", "check_broadcast", "check_request", "check_sizes", "known_image", "measure"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class MeasureRequest:
     repeat: int
     broadcast: chain.Kind
     image: environments.Image | None  #: None: it has to be built or fetched first
+    alike: bool = False  #: a single deployment begins with a reboot, too, as several do
 
 
 def check_request(
@@ -52,7 +54,7 @@ def check_request(
     Raises SpecError for sizes, a number of repetitions, a kind of broadcast or an environment that cannot be
     deployed; CapacityError for a size above ``up``.
     """
-    checked = _check_sizes([up] if sizes is None else sizes, up)
+    checked = check_sizes([up] if sizes is None else sizes, up)
     if not is_whole(repeat) or repeat < 1:
         raise SpecError(f"repeat must be a whole number of at least 1, not {show(repeat)}")
     kind = check_broadcast(broadcast, provisioner)
@@ -70,14 +72,16 @@ def check_request(
 def check_broadcast(broadcast: str, provisioner: str) -> chain.Kind:
     """``broadcast``, if the provisioner has it. Raises SpecError if not."""
     kinds = PROVISIONERS[provisioner].broadcasts
+    named = isinstance(broadcast, str)
     for kind in kinds:
-        if broadcast == kind:
+        if named and broadcast == kind:
             return kind
-    where = "" if broadcast not in chain.KINDS else f" where the provisioner is {provisioner!r}"
+    where = "" if not named or broadcast not in chain.KINDS else f" where the provisioner is {provisioner!r}"
     raise SpecError(f"broadcast must be {' or '.join(map(repr, kinds))}{where}, not {show(broadcast)}")
 
 
-def _check_sizes(sizes: Iterable[int], up: int) -> tuple[int, ...]:
+def check_sizes(sizes: object, up: int) -> tuple[int, ...]:
+    """Numbers of VMs as whole numbers; ``up`` VMs are up. Raises SpecError, and CapacityError above that."""
     plain = list(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str | Mapping) else []
     if not plain or not all(is_whole(n) and n >= 1 for n in plain):
         shown = show(plain or sizes)
@@ -103,18 +107,37 @@ def measure(context: Context, request: MeasureRequest) -> list[str]:
     cluster = cluster_state(context.spec, context.journal.state)
     known = {vm.name: vm for vm in context.journal.state.placed_vms}
     up = interleave([known[name] for name in context.journal.state.up_vms])
-    progress = build_progress(context.journal, context.run.name)
-    image = request.image or environments.obtain(request.environment, request.folders, progress)
+    image = request.image or _obtain(context, request)
     provisioner = PROVISIONERS[context.spec.provisioner]
     installer = provisioner.prepare(context, cluster, up, image, request.broadcast)
     # Deployments of one call are to be compared, so each begins alike: with a reboot of every VM. A single
     # one may take VMs as they are, if none of them has been used.
-    alike = len(request.sizes) * request.repeat > 1 or not provisioner.skips_reboot
+    several = len(request.sizes) * request.repeat > 1
+    alike = request.alike or several or not provisioner.skips_reboot
     return [
         _deploy(context, cluster, up[:size], image, request.broadcast, repetition, installer, alike=alike)
         for repetition in range(1, request.repeat + 1)
         for size in request.sizes
     ]
+
+
+def _obtain(context: Context, request: MeasureRequest) -> environments.Image:
+    """The image that has to be built or fetched first; for a model, only what matters of it."""
+    if context.testbed.world is not None:
+        return known_image(request.environment, context.testbed.world)
+    progress = build_progress(context.journal, context.run.name)
+    return environments.obtain(request.environment, request.folders, progress)
+
+
+def known_image(name: str, world: World) -> environments.Image:
+    """An environment for which only its size matters. Raises SpecError where that is not known."""
+    sizes = world.calibration.images
+    if name not in sizes:
+        raise SpecError(
+            f"the calibration {world.calibration.name!r} does not know the size of the environment {name!r}",
+            advice=f"choose from {', '.join(sizes)}, or calibrate with a run that deployed it",
+        )
+    return environments.Image(environments.Environment(name, ""), Path(), "", int(sizes[name]))
 
 
 def _deploy(
@@ -136,6 +159,7 @@ def _deploy(
     about = {
         "environment": image.environment.name,
         "sha256": image.sha256,
+        "bytes": image.size,
         "size": len(vms),
         "repetition": repetition,
         "provisioner": context.spec.provisioner,
@@ -147,7 +171,8 @@ def _deploy(
     outcomes = installer.deploy(DeploymentRequest(name, vms, about, fresh))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     lost = [outcome.vm for outcome in failed]
-    consoles.fetch(context, lost, cluster.hosts, phase="measure", deployment=name)
+    if not context.testbed.simulated:
+        consoles.fetch(context, lost, cluster.hosts, phase="measure", deployment=name)
     if len(failed) == len(outcomes):
         first = failed[0]
         raise PhaseError(

@@ -32,5 +32,5 @@ def place(context: Context) -> Mapping[str, Any]:
         strategy=spec.placement,
         taken=[*cluster.layout.taken, *cluster.addresses.values()],
     )
-    journal.extend([event_types.placement(context.run.name, placement.to_plain())])
+    journal.extend([event_types.placement(context.run.name, placement.to_plain(), context.now())])
     return {"vms": len(placement), "network": str(placement.network), "sites": placement.by_site()}

@@ -8,6 +8,8 @@ from typing import Any
 
 from g5kvirt.context import Context
 from g5kvirt.errors import SpecError
+from g5kvirt.images import minimal
+from g5kvirt.images.cache import check_writable
 from g5kvirt.phases.reservation_request import request_for
 from g5kvirt.run import event_types
 from g5kvirt.run.directory import job_name
@@ -29,18 +31,23 @@ def reserve(context: Context) -> Mapping[str, Any]:
     )
 
     def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
-        journal.extend([event_types.job_progress(site, what, detail)])
+        journal.extend([event_types.job_progress(site, what, detail, context.now())])
 
     reservation = context.testbed.reserve(request, notify)
-    journal.extend([event_types.reservation_granted(context.run.name, reservation)])
+    journal.extend([event_types.reservation_granted(context.run.name, reservation, context.now())])
     return {"hosts": len(reservation.hosts), "vlan": reservation.vlan}
 
 
 def check_request(context: Context) -> None:
-    """Raises SpecError for a host environment that a site does not have, and CapacityError for a request that
-    cannot be made: before anything is submitted or recorded, so that it is no try of the phase."""
+    """Check what can be known before anything is submitted or recorded, so that it is no try of the phase.
+
+    Raises SpecError for a host environment that a site does not have, CapacityError for a request that cannot
+    be made, and MachineError for a cache that cannot be written.
+    """
     spec = context.spec
     request_for(spec, _jobs(context))
+    if not context.testbed.simulated and not minimal.is_built():
+        check_writable()  # what is built on the way is wanted when the machines are there already
     if context.journal.state.jobs:
         return  # an earlier try had it checked
     for finding in context.testbed.find_environment(spec.host_environment, list(spec.sites)):

@@ -1,4 +1,4 @@
-"""Forecast of an experiment: machines it may get, spread of its VMs, addresses, expected time. Pure."""
+"""Forecast of an experiment: the machines that it may get, the spread of its VMs, its addresses. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,27 @@ from g5kvirt.errors import CapacityError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.capacity import capacities
-from g5kvirt.planning.estimates import PhaseEstimate, Workload, estimate_phases, total_seconds
 from g5kvirt.planning.inventories import Inventory, Machine, exclusion_reason
 from g5kvirt.planning.placement import distribute
 from g5kvirt.planning.services import machines_per_site, services_per_site
 from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["AddressDemand", "Forecast", "Plan", "candidates", "room", "with_selected_sites"]
+__all__ = [
+    "SMALLEST",
+    "AddressDemand",
+    "Forecast",
+    "PhaseEstimate",
+    "Plan",
+    "candidates",
+    "room",
+    "with_selected_sites",
+]
 
 Ints = NDArray[np.int64]
+
+#: Guest → the smallest environment for it: what is expected is one deployment of that.
+SMALLEST = {"vm": "mini", "light": "light"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,20 @@ class AddressDemand:
 
 
 @dataclass(frozen=True)
+class PhaseEstimate:
+    """The expected duration of a phase, and where it is from."""
+
+    phase: str
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What would happen. ``vms_per_host``: the fewest and the most VMs on a host; None if they do not fit."""
+    """What would happen. ``vms_per_host``: the fewest and the most VMs on a host; None if they do not fit.
+
+    ``expected``: of each phase; nothing where it cannot be told.
+    """
 
     sites: Mapping[str, int]  #: hosts
     services: Mapping[str, int]
@@ -48,12 +71,12 @@ class Plan:
     room: tuple[int, int]  #: VMs that so many hosts carry: those with the least room, with the most
     vms_per_host: tuple[int, int] | None
     addresses: tuple[AddressDemand, ...]
-    expected: tuple[PhaseEstimate, ...]
+    expected: tuple[PhaseEstimate, ...] = ()
 
     @property
     def seconds(self) -> float:
         """From the start of the jobs to the end of one deployment on all VMs."""
-        return total_seconds(self.expected)
+        return sum(one.seconds for one in self.expected)
 
 
 def candidates(spec: Spec, inventory: Inventory) -> dict[str, list[Machine]]:
@@ -153,7 +176,6 @@ class Forecast:
             room=self.room,
             vms_per_host=vms_per_host,
             addresses=tuple(self._address_demands(by_site)),
-            expected=estimate_phases(self._work()) if hosts and self.spec.guest == "vm" else (),
         )
 
     def _address_demands(self, vms: Mapping[str, int]) -> Iterator[AddressDemand]:
@@ -164,17 +186,3 @@ class Forecast:
             except CapacityError:
                 prefix = None
             yield AddressDemand(site, vms[site], hosts, self.services[site], wanted, prefix)
-
-    def _work(self) -> Workload:
-        # A site with several service machines keeps one for DHCP and DNS alone.
-        servers = sum(n - 1 if n > 1 else n for n in self.services.values())
-        return Workload(
-            vms=self.spec.vms,
-            hosts=len(self.best),
-            machines=sum(self.needed.values()),
-            cores=self.real_cores or sum(h.cores for h in self.best),
-            emulated=self.real_cores is not None,
-            servers=max(1, servers),
-            rate=min(h.nic_rate for h in self.best),
-            windows=self.spec.windows,
-        )

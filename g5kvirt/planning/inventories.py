@@ -41,6 +41,11 @@ class Machine:
         default_factory=dict, hash=False
     )  #: its properties in OAR, as far as known
 
+    @property
+    def resource(self) -> Mapping[str, Any]:
+        """Its row among OAR's resources, for `g5kvirt.planning.properties`."""
+        return {**self.properties, "type": "default", "network_address": self.host.name}
+
 
 @dataclass(frozen=True)
 class Inventory:

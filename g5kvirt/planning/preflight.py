@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Literal
@@ -15,7 +15,14 @@ from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.inventory import MIB
 from g5kvirt.planning.addressing import usable_addresses
 from g5kvirt.planning.checks import check_names, check_vm, counted
-from g5kvirt.planning.forecast import AddressDemand, Forecast, Plan, with_selected_sites
+from g5kvirt.planning.forecast import (
+    SMALLEST,
+    AddressDemand,
+    Forecast,
+    PhaseEstimate,
+    Plan,
+    with_selected_sites,
+)
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.planning.properties import matching_machines
 from g5kvirt.run.directory import JOB_NAME, job_name
@@ -26,6 +33,7 @@ from g5kvirt.spec.spec import Spec
 __all__ = [
     "MARGIN",
     "Code",
+    "Expect",
     "Finding",
     "Preflight",
     "Status",
@@ -37,8 +45,11 @@ __all__ = [
 
 Status = Literal["ok", "warning", "problem", "unknown"]
 
-#: The estimate was never calibrated on the testbed: the walltime should be this many times as long.
+#: The prediction was calibrated elsewhere: the walltime should be this many times as long.
 MARGIN = 2.0
+
+#: Predicts the phases; given to `preflight` by what knows how.
+Expect = Callable[[Forecast], Sequence[PhaseEstimate]]
 
 
 #: What was found, for programs. The code is the kind of problem, ``Finding.what`` the part that was checked.
@@ -124,12 +135,14 @@ def preflight(
     inventory: Inventory | None,
     *,
     real_cores: int | None = None,
+    expect: Expect | None = None,
     before: Iterable[Finding] = (),
     after: Iterable[Finding] = (),
 ) -> Preflight:
     """Check ``spec`` as if it were to run on ``inventory`` (None: it is not known what exists).
 
     ``real_cores``: cores behind all hosts together where these share a machine; guests are emulated there.
+    ``expect``: predicts the expected times; may raise `G5kvirtError`.
     ``before`` and ``after``: findings of others, to be listed around these.
     """
 
@@ -160,7 +173,13 @@ def preflight(
     demands = [demand for demand in plan.addresses if demand.site in inventory.machines]
     findings += [_subnetwork(demand, inventory.largest.get(demand.site)) for demand in demands]
     findings += [*_vlan(spec, inventory), *_provisioner(spec)]
-    findings.append(_walltime(spec, plan))
+    reason = "the VMs do not fit" if plan.vms_per_host is None else "nothing predicts it"
+    if plan.vms_per_host is not None and expect is not None:
+        try:
+            plan = replace(plan, expected=tuple(expect(forecast)))
+        except G5kvirtError as error:
+            reason = error.message
+    findings.append(_walltime(spec, plan, reason))
     return result(*findings, plan=plan)
 
 
@@ -178,9 +197,8 @@ def filter_by_properties(spec: Spec, inventory: Inventory) -> tuple[list[Finding
     if not all(m.properties for m in machines):
         message = f"{spec.properties}: the machines' properties are not known; OAR will evaluate it"
         return [Finding("properties", "", "unknown", "properties-unknown", message)], inventory
-    rows = [{**m.properties, "type": "default", "network_address": m.host.name} for m in machines]
     try:
-        matching = frozenset(matching_machines(rows, spec.properties))
+        matching = frozenset(matching_machines([m.resource for m in machines], spec.properties))
     except SpecError as error:
         return [Finding("properties", "", "warning", "not-evaluated", error.message, error.advice)], inventory
     message = f"{spec.properties}: met by {len(matching):,} of {len(machines):,} machines"
@@ -329,23 +347,21 @@ def _provisioner(spec: Spec) -> Iterator[Finding]:
         yield Finding("provisioner", "", "warning", "no-repository", message, advice)
 
 
-def _walltime(spec: Spec, plan: Plan) -> Finding:
-    """Is the walltime long enough?"""
-    if plan.vms_per_host is None:
-        message = "the expected time is not known, since the VMs do not fit"
-        return Finding("walltime", "", "unknown", "no-estimate", message)
+def _walltime(spec: Spec, plan: Plan, reason: str) -> Finding:
+    """Is the walltime long enough? ``reason``: why no time is expected, if there is none."""
     if not plan.expected:
-        message = "there is no estimate for light guests yet"
+        message = f"the expected time is not known: {reason}"
         return Finding("walltime", "", "unknown", "no-estimate", message)
     message = (
         f"expected: about {_clock(plan.seconds)} of {format_walltime(spec.walltime)}, "
-        "up to the end of one deployment of mini on all VMs"
+        f"up to the end of one deployment of {SMALLEST[spec.guest]} on all VMs; "
+        f"{plan.expected[0].why}"
     )
     advice = f'request more, such as walltime="{_clock(MARGIN * plan.seconds)}"'
     if plan.seconds > spec.walltime:
         return Finding("walltime", "", "problem", "too-short", message, advice)
     if plan.seconds * MARGIN > spec.walltime:
-        message += "; the estimate may be off by a factor of two"
+        message += ", and may be off by a factor of two"
         return Finding("walltime", "", "warning", "too-short", message, advice)
     return Finding("walltime", "", "ok", "ok", message)
 

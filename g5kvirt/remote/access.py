@@ -11,12 +11,23 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
 
-__all__ = ["OPTIONS", "PLAIN_SHELL", "Access", "SshIdentity", "check_host"]
+__all__ = ["OPTIONS", "PLAIN_LOGIN", "PLAIN_SHELL", "Access", "SshIdentity", "check_host"]
 
 #: For the ProxyCommand of every ssh that we start; see `Access.environment`.
 PLAIN_SHELL = "/bin/sh"
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
+
+#: What a person's ssh configuration may say for their own logins, and must not do to ours: another command,
+#: a port that is taken already (ExitOnForwardFailure), a connection that others close.
+PLAIN_LOGIN = (
+    "RemoteCommand=none",
+    "PermitLocalCommand=no",
+    "ClearAllForwardings=yes",
+    "ForwardX11=no",
+    "ControlMaster=no",
+    "ControlPath=none",
+)
 
 #: Options of every ssh that we start. The post-quantum key exchange that OpenSSH 9 prefers costs the client
 #: 70 ms of CPU time per connection, this one 15 ms, which dominates with hundreds of hosts. Never prompt; no
@@ -26,9 +37,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 OPTIONS = (
     "BatchMode=yes",
     "RequestTTY=no",
-    "ForwardX11=no",
-    "ControlMaster=no",
-    "ControlPath=none",
+    *PLAIN_LOGIN,
     "StrictHostKeyChecking=no",
     "UserKnownHostsFile=/dev/null",
     "GSSAPIAuthentication=no",
@@ -63,8 +72,9 @@ class Access:
     ``~/.ssh/config``; the local testbed has its own file, whose ProxyCommand enters the testbed.
     ``options`` are additional ``Key=value`` options of ssh_config(5) and override all others. ``jump``: the
     jump hosts, in the syntax of ``ssh -J``, and ``login``: the user name on them (None: as configured); keys
-    and host keys of the jump hosts come from the ssh configuration. ``connect_timeout`` (seconds) bounds the
-    connection and the banner; `login_timeout` bounds the time until our command starts on the host.
+    and host keys of the jump hosts come from the ssh configuration. ``agent``: the socket of an ssh agent of
+    our own, for hosts (see `forwarding`). ``connect_timeout`` (seconds) bounds the connection and the banner;
+    `login_timeout` bounds the time until our command starts on the host.
     """
 
     user: str | None = "root"
@@ -74,11 +84,16 @@ class Access:
     connect_timeout: float = 10.0
     jump: str = ""
     login: str | None = None
+    agent: Path | None = None
 
     def through(self, *hosts: str) -> Access:
         """A copy with additional jump hosts."""
         names = [f"{self.login}@{check_host(h)}" if self.login else check_host(h) for h in hosts]
         return replace(self, jump=",".join([*([self.jump] if self.jump else []), *names]))
+
+    def forwarding(self, agent: Path | None) -> Access:
+        """A copy with which hosts may use an ssh agent: that of a socket, or the user's."""
+        return replace(self, agent=agent, options=(*self.options, f"ForwardAgent={agent or 'yes'}"))
 
     @property
     def login_timeout(self) -> float:
@@ -126,7 +141,11 @@ class Access:
         shell is above it, reads the user's ``.bashrc`` first: with pyenv or conda in there, logins at once
         wait for each other, 54 to 91 s where 0.3 s are enough.
         """
-        return {**os.environ, "LC_ALL": "C", "SHELL": PLAIN_SHELL}
+        found = {**os.environ, "LC_ALL": "C", "SHELL": PLAIN_SHELL}
+        if self.agent is not None and not os.path.exists(found.get("SSH_AUTH_SOCK", "")):  # noqa: PTH110
+            # ssh forwards none unless there is one here; the user's may hold the key for a jump host
+            found["SSH_AUTH_SOCK"] = str(self.agent)
+        return found
 
     def identity(self, host: str) -> SshIdentity:
         """Which user and keys ssh would use for ``host``, without connecting.

@@ -1,25 +1,27 @@
-"""The connections of `g5kvirt.remote.sessions`: ssh with a program at its other end, and those not in use."""
+"""What `g5kvirt.remote.sessions` is made of: ssh with a program at its other end, and the calls to that."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import resource
+import queue
 import subprocess
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal
 
 from g5kvirt.remote.access import Access
-from g5kvirt.remote.processes import spawn, terminate
+from g5kvirt.remote.processes import spawn
 
-__all__ = ["Connection", "IdleConnections", "Program", "raise_limit"]
+__all__ = ["Call", "Connection", "Program", "Update", "raise_limit"]
 
 #: Bytes of a connection's standard error.
 _ERRORS_KEPT = 16 << 10
+
+_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Program:
 
 def raise_limit() -> int:
     """Let this process open as many files as it may, and return how many: a connection takes three."""
+    import resource  # which Windows does not have
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -47,7 +51,6 @@ class Connection:
         )
         self.host = host
         self.ready = False
-        self.reused = False
         self.installing = False
         self.waiting_since = time.time()  # for a sign of the host
         self.errors = b""
@@ -58,15 +61,6 @@ class Connection:
         )
         for descriptor in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(descriptor, False)
-
-    @property
-    def usable(self) -> bool:
-        """Whether it waits for a call: ssh runs, and nothing has come that nobody waited for."""
-        try:
-            os.read(self.stdout, 1)
-        except BlockingIOError:
-            return self.process.poll() is None
-        return False
 
     def send(self) -> None:
         """As much of `unsent` as the pipe takes. Raises BrokenPipeError."""
@@ -98,44 +92,46 @@ class Connection:
         return messages
 
 
-class IdleConnections:
-    """Connections that no call uses now."""
+@dataclass(frozen=True)
+class Update:
+    """What became of a call: some ``output``; it begins ``again``, from nothing; it has ended (``code``: what
+    the host reported, None if it did not; ``reason``: why, if somebody ended it); or the thread has failed
+    with ``error``."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of_host: dict[str, list[Connection]] = {}
-        self._owner = os.getpid()
-        self._most = raise_limit() // 6  # connections: half of what may be open is left to others
+    call: Call
+    kind: Literal["output", "again", "end", "error"]
+    data: bytes = b""
+    code: int | None = None
+    reason: str = ""
+    error: BaseException | None = None
+    t: float = field(default_factory=time.time)
 
-    def take(self, host: str) -> Connection | None:
-        """A connection to a host, if there is one."""
-        with self._lock:
-            if self._owner != os.getpid():  # a fork: they are its parent's
-                self._of_host, self._owner = {}, os.getpid()
-            waiting = self._of_host.get(host, [])
-            broken = []
-            found = None
-            while waiting and found is None:
-                connection = waiting.pop()
-                if connection.usable:
-                    found = connection
-                else:
-                    broken.append(connection.process)
-        terminate(broken)
-        return found
 
-    def put(self, connection: Connection) -> None:
-        """Keep a connection for the next call."""
-        with self._lock:
-            if sum(map(len, self._of_host.values())) < self._most:
-                self._of_host.setdefault(connection.host, []).append(connection)
-                return
-        terminate([connection.process])
+@dataclass(eq=False)
+class Call:
+    """One call. ``limit``: seconds that it may take on its host. ``idempotent``: it may run twice."""
 
-    def close(self) -> None:
-        """End all of them."""
-        with self._lock:
-            every = [connection for some in self._of_host.values() for connection in some]
-            self._of_host.clear()
-            if self._owner == os.getpid():
-                terminate([connection.process for connection in every])
+    host: str
+    text: bytes
+    limit: float
+    idempotent: bool
+    updates: queue.SimpleQueue[Update]
+    number: int = field(default_factory=lambda: next(_numbers))
+    attempt: int = 1
+    created: float = field(default_factory=time.time)  #: or when its last attempt began
+    sent: float | None = None  #: to a host that was ready for it
+    begun: float | None = None  #: by the host, as seen here
+    reused: bool = False  #: the connection was there before it
+    over: bool = False
+
+    @property
+    def line(self) -> bytes:
+        """As it is sent."""
+        message = {"id": self.number, "limit": self.limit, "document": self.text.decode()}
+        return json.dumps(message).encode() + b"\n"
+
+    def tell(self, kind: Literal["output", "again", "end", "error"], **more: Any) -> None:
+        """Pass on what became of it, unless its end is known."""
+        if not self.over:
+            self.over = kind in ("end", "error")
+            self.updates.put(Update(self, kind, **more))

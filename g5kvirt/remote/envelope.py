@@ -7,7 +7,8 @@ started and can be retried. Without the last one the connection broke while the 
 comes from the host, not from ssh.
 
 The script also limits the run time on the host with ``timeout``, so a command that we give up does not run
-there for ever.
+there for ever, and reports the host's uptime before and after the command: whether it has used up its time is
+decided by the host's clock, since a busy notebook sees the first token late.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def script(token: str, argv: Sequence[str], timeout: float, stdin: str = "") -> 
     command = shlex.join(argv)
     return (
         f"printf '%s\\n' {token} >&2\n"
+        "read since _ </proc/uptime\n"
         f"{stdin}timeout -k {KILL_AFTER:g} {timeout:.3f} {command}\n"
         "code=$?\n"
-        f"printf '\\n%s %s\\n' {token} $code >&2\n"
+        "read now _ </proc/uptime\n"
+        f"printf '\\n%s %s %s %s\\n' {token} $code $since $now >&2\n"
         "exit $code\n"
     )
 
@@ -57,6 +60,8 @@ def one_line(text: str) -> str:
     return f'eval "$(echo {packed} | base64 -d)"'
 
 
+#: Bytes that follow the second token, at most.
+_REPORT = 64
 #: Bytes at the end of standard error that are kept for a command that runs indefinitely.
 _STDERR_TAIL = 16 << 10
 
@@ -71,9 +76,10 @@ class Capture:
         self.started: float | None = None
         self.ended: float | None = None  #: when the host reported the exit code
         self.returncode: int | None = None
+        self.seconds = 0.0  #: that the command took by the host's clock, 0 if the host did not report it
         self.last = 0.0  #: when the latest output arrived
         self._first = f"{token}\n".encode()
-        self._final = re.compile(rb"\n" + token.encode() + rb" (\d{1,3})\n")
+        self._final = re.compile(rb"\n" + token.encode() + rb" (\d{1,3})(?: ([0-9.]+) ([0-9.]+))? *\n")
         self._stderr = bytearray()
         self._ssh_stderr = b""
         self._searched = 0
@@ -120,9 +126,11 @@ class Capture:
             if found:
                 self.ended = t
                 self.returncode = int(found[1])
+                if found[2]:
+                    self.seconds = float(found[3]) - float(found[2])
                 del self._stderr[found.start() : found.end()]
             else:  # the token may span two chunks
-                self._searched = max(0, len(self._stderr) - len(self._first) - 8)
+                self._searched = max(0, len(self._stderr) - len(self._first) - _REPORT)
                 if not self._keep and len(self._stderr) > 2 * _STDERR_TAIL:
                     del self._stderr[:-_STDERR_TAIL]
                     self._searched = 0

@@ -6,15 +6,17 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from g5kvirt.errors import SpecError
+from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.remote import taktuk
 from g5kvirt.remote.access import Access, SshIdentity, check_host
 from g5kvirt.remote.connections import Program
 from g5kvirt.remote.envelope import OnLine, new_token
 from g5kvirt.remote.files import File, pack, unpack_argv
+from g5kvirt.remote.key_agent import KeyAgent
 from g5kvirt.remote.processes import memory_file
 from g5kvirt.remote.result import Result
 from g5kvirt.remote.sessions import Sessions
@@ -59,6 +61,9 @@ class Fanout:
         self._no_tree = False
         self._lock = threading.Lock()
         self._sessions: dict[Program, Sessions] = {}
+        self._lost_listeners: list[Callable[[str], object]] = []
+        self._agent: KeyAgent | None = None
+        self._no_agent = False
 
     def run(
         self,
@@ -70,6 +75,7 @@ class Fanout:
         within: float | None = None,
         idempotent: bool = False,
         on_line: OnLine | None = None,
+        forward_key: bool = False,
     ) -> dict[str, Result]:
         """Run ``command`` (arguments; we quote them) on every host; results keep the order of ``hosts``.
 
@@ -78,7 +84,7 @@ class Fanout:
         ``within``: seconds for all hosts together. ``idempotent``: the command may run twice, so it is
         retried even if a connection broke and its progress is unknown. ``on_line(host, line, t)`` is called
         for each line of standard output as it arrives, in this thread; an exception of it ends everything
-        and is propagated.
+        and is propagated. ``forward_key``: the command may log in elsewhere with our key (by ssh alone).
 
         Connections refused before the login are retried. Raises SpecError for an invalid host name,
         MachineError if ssh is missing; failures of a host never raise. A command abandoned from here (Ctrl-C,
@@ -91,6 +97,8 @@ class Fanout:
         deadline = None if within is None else time.monotonic() + within
         done: dict[str, Result] = {}
         remaining = names
+        if forward_key:
+            return self._windows(names, request, within, self._forwarding())
         identity = self._tree_identity(names)
         if identity is not None:
             done, remaining = self._tree(identity, names, request, within)
@@ -129,43 +137,87 @@ class Fanout:
         timeout: float,
         idempotent: bool,
         on_line: OnLine | None = None,
+        window: int | None = None,
+        given_up: Callable[[], str] = str,
     ) -> dict[str, Result]:
         """Give each host's ``program`` a text, over a connection that is kept for the next call.
 
-        As `run` otherwise. The program is started where it does not run. Through jump hosts, which bear only
-        so many connections, none may be kept: `keeps_connections` is False there.
+        As `run` otherwise. The program is started where it does not run, and may log in elsewhere with our
+        key. ``window``: for calls that only wait, more hosts at once; ``given_up``: see `Sessions.call`.
+        Through jump hosts, which bear only so many connections, none may be kept: `keeps_connections` is
+        False there.
         """
         for host in texts:
             check_host(host)
-        with self._lock:
-            sessions = self._sessions.get(program)
-            if sessions is None:
-                sessions = Sessions(self.access, program, window=self.window, attempts=self.attempts)
-                self._sessions[program] = sessions
+        sessions = self._sessions.get(program)
+        if sessions is None:
+            made = Sessions(
+                self._forwarding(),
+                program,
+                window=self.window,
+                attempts=self.attempts,
+                lost=self._lost_listeners,
+            )
+            with self._lock:  # another thread's may be there by now
+                sessions = self._sessions.setdefault(program, made)
         return sessions.call(
             texts,
             timeout=timeout,
             idempotent=idempotent,
             on_line=on_line,
-            given_up=lambda: self.given_up,
+            given_up=lambda: self.given_up or given_up(),
+            window=window,
         )
+
+    def _forwarding(self) -> Access:
+        """Our access, with our key at the service of the hosts; without, where there is no ssh-agent."""
+        if self.access.key is None:
+            return self.access.forwarding(None)
+        with self._lock:
+            if self._no_agent:
+                return self.access
+            if self._agent is None or self._agent.owner != os.getpid():
+                try:
+                    self._agent = KeyAgent(self.access.key, self.access.environment())
+                except MachineError as error:
+                    log.warning("hosts cannot log in elsewhere with our key: %s", error)
+                    self._no_agent = True
+                    return self.access
+                self._finalizer = weakref.finalize(self, self._agent.close)
+            return self.access.forwarding(self._agent.socket)
 
     @property
     def keeps_connections(self) -> bool:
         """Whether `call` may be used."""
         return not self.access.jump
 
+    def on_lost(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        """Call ``listener``, which must neither wait nor raise, with each host whose kept connection ends
+        though nobody closed it; returns a function that unsubscribes it."""
+        self._lost_listeners.append(listener)
+        return lambda: self._lost_listeners.remove(listener)
+
     def close(self) -> None:
         """Close the connections that `call` has kept."""
         with self._lock:
             for sessions in self._sessions.values():
                 sessions.close()
+            self._sessions.clear()
+            if self._agent is not None:
+                self._finalizer()
+                self._agent = None
 
     def give_up(self, reason: str) -> None:
         """The hosts are gone: running commands, and all later ones, end as given up because of ``reason``."""
         self.given_up = reason
 
-    def _windows(self, hosts: Sequence[str], request: _Request, within: float | None) -> dict[str, Result]:
+    def _windows(
+        self,
+        hosts: Sequence[str],
+        request: _Request,
+        within: float | None,
+        access: Access | None = None,
+    ) -> dict[str, Result]:
         with _Inputs(hosts, request.stdin) as inputs:
             commands = [
                 HostCommand(
@@ -174,7 +226,7 @@ class Fanout:
                 for host in hosts
             ]
             return run_window(
-                self.access,
+                access or self.access,
                 commands,
                 window=self.window,
                 on_line=request.on_line,

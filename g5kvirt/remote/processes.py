@@ -74,7 +74,8 @@ def terminate(processes: Iterable[subprocess.Popen[bytes]], grace: float = 0.5) 
         # that the id of the group cannot have been reused.
         if process.returncode is None:
             _signal_group(process, signal.SIGKILL)
-            process.wait(5)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a disk: nothing helps now
+                process.wait(5)
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):

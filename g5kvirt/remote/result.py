@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Failure", "Result", "classify_failure", "last_line", "retry_delay"]
+from g5kvirt.run.printable import printable
+
+__all__ = ["Failure", "Result", "classify_failure", "exit_reason", "last_line", "retry_delay"]
 
 #: Why a command did not start: the connection was refused or closed before the login (a booting host,
 #: MaxStartups), the host did not respond, it rejected our key, its name is unknown, or another reason.
@@ -19,7 +21,8 @@ class Result:
     ``ok``: the command ran and exited with 0. ``returncode`` is None unless the host itself reported it.
     ``start`` and ``end``: seconds since the epoch; ``start`` is when the command started (as seen here), or
     the start of the last attempt if it never did. ``attempt`` counts connections. ``reason`` describes what
-    went wrong and is empty if ``ok``. ``via``: "ssh", "taktuk" or "session" (`Fanout.call`).
+    went wrong and is empty if ``ok``. ``via``: "ssh", "taktuk", "session" (`Fanout.call`) or
+    "host" (`g5kvirt.guests.commands`).
     """
 
     host: str
@@ -98,9 +101,15 @@ def classify_failure(messages: bytes) -> tuple[Failure, str]:
 
 
 def last_line(data: bytes) -> str:
-    """The last line that is not blank, at most 200 characters."""
+    """The last line that is not blank, at most 200 characters, without control characters."""
     lines = [line.strip() for line in data.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+    return printable(lines[-1][:200]) if lines else ""
+
+
+def exit_reason(code: int | None, stderr: bytes) -> str:
+    """Why a command failed that has ended with ``code``: that, and the last line of its standard error."""
+    last = last_line(stderr)
+    return f"exit code {code}" + (f" ({last})" if last else "")
 
 
 def retry_delay(kind: Failure, attempt: int, attempts: int, idempotent: bool = False) -> float | None:

@@ -19,7 +19,7 @@ from g5kvirt.errors import SpecError
 from g5kvirt.remote.access import Access
 from g5kvirt.remote.envelope import KILL_AFTER, Capture, OnLine, new_token, script
 from g5kvirt.remote.processes import reopen, spawn, terminate
-from g5kvirt.remote.result import Failure, Result, classify_failure, last_line, retry_delay
+from g5kvirt.remote.result import Failure, Result, classify_failure, exit_reason, last_line, retry_delay
 
 __all__ = ["HostCommand", "make_result", "run_window"]
 
@@ -28,7 +28,9 @@ __all__ = ["HostCommand", "make_result", "run_window"]
 DRAIN_SECONDS = 1.0
 
 #: Exit codes of ``timeout`` for a command that timed out: of coreutils, after SIGKILL, of busybox.
-TIMEOUT_CODES = (124, 137, 143)
+_TIMEOUT_CODES = (124, 137, 143)
+#: Seconds by which the host's uptime may be less than the time limit then: it is read in hundredths.
+_UPTIME_ERROR = 0.02
 
 #: Seconds that the report of a timed-out command may take to reach us.
 REPLY_SECONDS = 5.0
@@ -68,11 +70,10 @@ def make_result(
     if capture.ended is not None and capture.started is not None:
         if code == 0:
             reason = ""
-        elif code in TIMEOUT_CODES and capture.ended - capture.started >= 0.99 * timeout:
+        elif code in _TIMEOUT_CODES and capture.seconds >= timeout - _UPTIME_ERROR:
             reason = f"timed out: ended after {timeout:g} s"
         else:
-            last = last_line(capture.stderr)
-            reason = f"exit code {code}" + (f" ({last})" if last else "")
+            reason = exit_reason(code, capture.stderr)
     elif capture.started is not None:
         last = last_line(capture.stderr)
         reason = stop_reason or "connection lost while the command ran" + (f" ({last})" if last else "")

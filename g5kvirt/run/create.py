@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import g5kvirt
-from g5kvirt.errors import MachineError, RunError
+from g5kvirt.errors import RunError
 from g5kvirt.run import directory
 from g5kvirt.run.directory import JOB_NAME, Run, job_name
+from g5kvirt.run.keys import make_key
 from g5kvirt.spec.clock import check_start
 from g5kvirt.spec.spec import Spec
 
@@ -23,13 +25,18 @@ _NOT_FOR_SSH = re.compile(r"[^\w@+=:,./~-]")
 _LONGEST_DATE = "2026-12-01-190000-999"  #: the longest default name
 
 
-def create_run(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
-    """Create the run ``name`` in ``root``.
+def create_run(
+    root: Path, name: str | None, spec: Spec, testbed: str, about: Mapping[str, Any] | None = None
+) -> Run:
+    """Create the run ``name`` in ``root``; ``testbed`` opens it again.
 
+    ``about``: more for its ``run.json``, such as what is special about the testbed. With ``prediction`` in
+    it, the run gets no key: there is nobody to let in.
     Raises RunError, SpecError for a start in the past, and MachineError if there is no ssh-keygen.
     """
     check_start(spec.start_seconds)
-    if found := _NOT_FOR_SSH.search(str(root.absolute())):
+    predicted = bool((about or {}).get("prediction"))
+    if not predicted and (found := _NOT_FOR_SSH.search(str(root.absolute()))):
         raise RunError(
             f"runs cannot be kept in {root.absolute()}: the path must not contain {found[0]!r}"
             " (a limitation of ssh); choose another directory"
@@ -43,27 +50,15 @@ def create_run(root: Path, name: str | None, spec: Spec, testbed: str) -> Run:
     document = {
         "spec": spec.to_dict(),
         "testbed": testbed,
+        **(about or {}),
         "versions": {"g5kvirt": g5kvirt.__version__, "execo": metadata.version("execo")},
     }
     run = directory.create(root, name, document)
+    if run.predicted:
+        return run
     try:
-        _make_key(run)
+        make_key(run.path / "ssh" / "id_ed25519", f"g5kvirt {run.name}", "-t", "ed25519")
     except BaseException:  # an interrupt too: a run without a key never was
         shutil.rmtree(run.path)
         raise
     return run
-
-
-def _make_key(run: Run) -> None:
-    """The ssh key of the run, for root on its machines. Raises MachineError."""
-    folder = run.path / "ssh"
-    folder.mkdir(mode=0o700)
-    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"g5kvirt {run.name}"]
-    try:
-        made = subprocess.run(
-            [*words, "-f", str(folder / "id_ed25519")], capture_output=True, text=True, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MachineError(f"ssh-keygen does not work ({error}): install openssh-client") from error
-    if made.returncode:
-        raise MachineError(f"ssh-keygen created no key: {made.stderr.strip()}")

@@ -21,8 +21,9 @@ import pandas as pd
 
 from g5kvirt.run.deployment_state import DeploymentState, MacroSpan, StepTry, VMDeployment
 from g5kvirt.run.events import Event
-from g5kvirt.run.frame import make_frame
+from g5kvirt.run.frame import make_frame, marked
 from g5kvirt.run.state import RunState
+from g5kvirt.run.virtual_time import is_virtual
 from g5kvirt.run.vocabulary import MACROS, UNFINISHED
 
 __all__ = ["Measurements", "Summary", "alike", "column"]
@@ -114,6 +115,11 @@ class Measurements:
         outcome = f"{deployed:,} of {requested:,} VMs deployed, {sum(d.failed for d in self.states):,} failed"
         return f"<Measurements: {number:,} deployment{'s' * (number != 1)}, {outcome}>"
 
+    @property
+    def predicted(self) -> bool:
+        """Whether they are predictions by a model; each table has a column ``prediction`` then."""
+        return any(is_virtual(d.start) for d in self.states)
+
     @classmethod
     def of(cls, events: Iterable[Event]) -> Measurements:
         """The tables of all deployments in a journal."""
@@ -152,13 +158,13 @@ class Measurements:
                         row += _macro_cells(vm.macros.get(part)) if part in named else _step_cells(vm, part)
                     yield row
 
-        return make_frame(rows(), types)
+        return marked(make_frame(rows(), types), self.predicted)
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
         """One row per VM, deployment, micro-step and attempt, including failed ones."""
         tries = ((d.name, vm.vm, one) for d in self.states for vm in d.vms.values() for one in vm.steps)
-        return make_frame((_try_cells(*one) for one in tries), _ATTEMPTS)
+        return marked(make_frame((_try_cells(*one) for one in tries), _ATTEMPTS), self.predicted)
 
     @cached_property
     def macros(self) -> pd.DataFrame:
@@ -176,7 +182,7 @@ class Measurements:
                 figures = [took.min(), took.median(), took.mean(), took.quantile(0.95), took.max()]
                 numbers = [len(took), sum(span.tries for span in spans), failed]
                 rows.append([d.name, *self._settings(d), macro, *numbers, *figures])
-        return make_frame(rows, _MACROS)
+        return marked(make_frame(rows, _MACROS), self.predicted)
 
     @cached_property
     def deployments(self) -> pd.DataFrame:
@@ -190,7 +196,7 @@ class Measurements:
             numbers = [d.requested, d.fresh, d.deployed, d.failed, d.requested - d.deployed - d.failed]
             times = [d.start, d.end, d.end - d.start]
             rows.append([d.name, *self._settings(d), d.repetition, *numbers, *times])
-        return make_frame(rows, _DEPLOYMENTS)
+        return marked(make_frame(rows, _DEPLOYMENTS), self.predicted)
 
     @cached_property
     def scalability(self) -> pd.DataFrame:
@@ -209,7 +215,7 @@ class Measurements:
                 times = [total, took.median(), took.quantile(0.95), rate, d.transfer_bound]
                 numbers = [d.fresh, len(took), d.failed]
                 rows.append([*self._settings(d), d.requested, d.repetition, d.name, *numbers, *times])
-        table = make_frame(rows, _SCALABILITY)
+        table = marked(make_frame(rows, _SCALABILITY), self.predicted)
         return table.sort_values(["environment", "vms", "repetition"], kind="stable", ignore_index=True)
 
     def summary(self, deployment: str | None = None) -> Summary:

@@ -41,9 +41,23 @@ class Run:
         return float(self.document["created"])
 
     @property
+    def predicted(self) -> bool:
+        """Whether it is a prediction by a model: no machine ran."""
+        return bool(self.document.get("prediction"))
+
+    @property
+    def testbed(self) -> str:
+        """Where it ran, for a reader: ``local:demo (managed switch)``, ``simulated:2013 (prediction)``."""
+        name, network = (str(self.document.get(key, "")) for key in ("testbed", "network"))
+        about = "prediction" if self.predicted else network
+        return f"{name or '–'} ({about})" if about else name or "–"
+
+    @property
     def journal(self) -> Path:
-        """The path of its journal."""
-        return self.path / "journal.jsonl"
+        """The path of its journal; of a recording, which may be compressed and is only read, that one."""
+        path = self.path / "journal.jsonl"
+        compressed = path.with_name(f"{path.name}.xz")
+        return compressed if compressed.exists() and not path.exists() else path
 
 
 def job_name(prefix: str, run: str, created: float = 0.0) -> str:

@@ -247,7 +247,9 @@ def micro_step(
 def seconds_of(event: Event) -> float | None:
     """How long a `micro_step` took; None for any other event."""
     seconds = event.detail.get("seconds")
-    return None if seconds is None else float(seconds)
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e12:
+        return float(seconds)
+    return None
 
 
 def macro_step(

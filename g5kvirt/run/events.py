@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from sys import intern
 from typing import Any, Final
 
 from g5kvirt.run.vocabulary import PHASE, PHASES, RELEASE, Kind, Status
 
 __all__ = ["Event"]
+
+#: Seconds since the epoch, and attempts, that no run comes to: what is beyond is no event.
+_LATEST = 1e12
+_MOST_ATTEMPTS = 1_000_000
 
 
 @dataclass(slots=True)
@@ -91,7 +94,7 @@ class Event:
             raise ValueError("a number is too large") from error
         if not isinstance(detail, dict):
             raise TypeError("its detail is no mapping")
-        if not isfinite(t) or not isfinite(attempt):
+        if not -_LATEST < t < _LATEST or not 0 <= attempt < _MOST_ATTEMPTS:  # nor NaN
             raise ValueError("no time, or no number of an attempt")
         # The same few strings again and again: kept once, a large journal takes less than half the memory.
         kept = {intern(k): intern(v) if type(v) is str else v for k, v in detail.items()}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from g5kvirt.run.bulk import collector_paused
 
-__all__ = ["frame_of_columns", "make_frame"]
+__all__ = ["frame_of_columns", "make_frame", "marked"]
 
 
 def make_frame(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> pd.DataFrame:
@@ -30,3 +30,8 @@ def frame_of_columns(columns: Iterable[list[Any]], types: Mapping[str, str]) -> 
             for (name, dtype), column in zip(types.items(), columns, strict=True)
         }
     )
+
+
+def marked(table: pd.DataFrame, predicted: bool) -> pd.DataFrame:
+    """The table of a prediction says so in a column of its own; that of a measured run stays as it is."""
+    return table.assign(prediction=True) if predicted else table

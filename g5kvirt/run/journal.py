@@ -5,27 +5,27 @@ progress, frames, figures and the final account are all derived from it; nothing
 
 Any number of processes may read a journal, even without permission to write; one at a time may write: the
 one that holds its lock (flock), which the kernel releases when the process ends. A crash loses at most a torn
-last line. Readers ignore it until it is complete, and the next writer removes it.
+last line. Readers ignore it until it is complete, and the next writer removes it. A journal that is kept as a
+recording may be compressed (``journal.jsonl.xz``); nobody writes to it any more.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import RunError
-from g5kvirt.run.bulk import collector_paused
+from g5kvirt.run import file_lock
 from g5kvirt.run.events import Event
+from g5kvirt.run.lines import decompress, parse
 from g5kvirt.run.state import RunState
 from g5kvirt.run.vocabulary import Kind, Status
 
@@ -34,10 +34,6 @@ __all__ = ["Journal", "Listener", "read_events"]
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Event], None]
-
-_AT_ONCE = (
-    1 << 19
-)  # bytes of a journal that are parsed at once: all of them would take several times the memory
 
 
 class Journal:
@@ -51,6 +47,7 @@ class Journal:
         self._events: list[Event] = []
         self._sound = 0  #: bytes of complete lines that were read or written
         self._listeners: list[Listener] = []
+        self._failed: list[Listener] = []  # listeners that were warned about
         self._state, self._taken = RunState(), 0  #: the state, and the number of events in it
         self._followers: list[threading.Event] = []
         self._lock = threading.RLock()
@@ -115,7 +112,7 @@ class Journal:
             with self.held() if self._file is None else nullcontext():
                 self._write(data, batch)
             listeners = tuple(self._listeners)
-        _tell(listeners, batch)
+        self._tell(listeners, batch)
 
     def _write(self, data: bytes, batch: list[Event]) -> None:
         """Write all or nothing: an interrupt may come between the file and our own records."""
@@ -144,6 +141,8 @@ class Journal:
                     f"run {self._run!r} is in use by another step of this process: wait, or stop it"
                 )
             try:
+                if self._compressed:
+                    raise RunError(f"{self.path} is a compressed recording: this run can only be read")
                 if self._sound:
                     self.path.stat()  # a new one in its place would know nothing of the run
                 else:
@@ -159,11 +158,23 @@ class Journal:
             if self._sound < os.fstat(self._file.fileno()).st_size:
                 self._file.truncate(self._sound)
             listeners = tuple(self._listeners)
-        _tell(listeners, new)
+        self._tell(listeners, new)
+
+    def _tell(self, listeners: Iterable[Listener], events: Iterable[Event]) -> None:
+        """Call the listeners; none of their errors comes out of here, since it would end a step."""
+        for listener in listeners:
+            for event in events:
+                try:
+                    listener(event)
+                except Exception as error:
+                    log.debug("a listener failed", exc_info=True)
+                    if listener not in self._failed:
+                        self._failed.append(listener)
+                        log.warning("the progress cannot be shown (%s); the run goes on", error)
 
     def _flock(self, file: FileIO) -> None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(file.fileno())
         except BlockingIOError:
             self._catch_up()
             raise RunError(
@@ -181,6 +192,10 @@ class Journal:
                 self._file = None
 
     @property
+    def _compressed(self) -> bool:
+        return self.path.suffix == ".xz"
+
+    @property
     def _run(self) -> str:
         return self.path.parent.name
 
@@ -196,7 +211,7 @@ class Journal:
                 return 0  # no other process writes
             new = self._catch_up()
             listeners = tuple(self._listeners)
-        _tell(listeners, new)
+        self._tell(listeners, new)
         return len(new)
 
     def _catch_up(self) -> list[Event]:
@@ -221,6 +236,8 @@ class Journal:
         return new
 
     def _read_on(self) -> tuple[list[Event], int]:
+        if self._compressed:
+            return ([], 0) if self._sound else parse(decompress(self.path), self.path, 0)
         size = self.path.stat().st_size
         if size < self._sound:
             raise RunError(f"{self.path} has become shorter: open the run again")
@@ -228,7 +245,7 @@ class Journal:
             return [], 0
         with self.path.open("rb") as file:
             file.seek(self._sound)
-            return _parse(file.read(size - self._sound), self.path, len(self._events))
+            return parse(file.read(size - self._sound), self.path, len(self._events))
 
     def follow(self, interval: float = 0.25) -> Callable[[], None]:
         """Read every ``interval`` seconds what other processes write, in a thread that calls the listeners.
@@ -323,12 +340,6 @@ def read_events(path: Path) -> list[Event]:
     return list(Journal.open(path))
 
 
-def _tell(listeners: Iterable[Listener], events: Iterable[Event]) -> None:
-    for listener in listeners:
-        for event in events:
-            listener(event)
-
-
 def _writer(events: Iterable[Event]) -> str:
     """The process that holds the lock, according to the last phase that was started."""
     process: Mapping[str, Any] = {}
@@ -341,37 +352,3 @@ def _writer(events: Iterable[Event]) -> str:
     if host != os.uname().nodename:
         return f"process {pid} on {host}"
     return "another step of this process" if pid == os.getpid() else f"process {pid}"
-
-
-def _parse(data: bytes, path: Path, before: int) -> tuple[list[Event], int]:
-    """The events of ``data``, and how many bytes of it are complete lines; ``before`` lines precede them."""
-    events: list[Event] = []
-    whole, sound = data.rfind(b"\n") + 1, 0  # the last piece has no newline: torn or empty
-    with collector_paused():
-        while sound < whole:
-            end = data.find(b"\n", min(sound + _AT_ONCE, whole - 1)) + 1
-            try:  # many lines as one document: a third of the time of a line each
-                documents = json.loads(b"[" + data[sound:end].rstrip().replace(b"\n", b",") + b"]")
-                events += [Event.from_plain(d) for d in documents]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                rest, more = _parse_lines(data[sound:].split(b"\n"), path, before + len(events))
-                return events + rest, sound + more
-            sound = end
-    return events, sound
-
-
-def _parse_lines(lines: Sequence[bytes], path: Path, before: int) -> tuple[list[Event], int]:
-    """The same line by line, to find the invalid line; if it is the last one, it is torn."""
-    events: list[Event] = []
-    sound = 0
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            events.append(Event.from_json(line.decode()))
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) - 1 and lines[-1] == b"":
-                break
-            raise RunError(
-                f"{path}, line {before + number} is not an event ({error}): repair or remove that line"
-            ) from error
-        sound += len(line) + 1
-    return events, sound

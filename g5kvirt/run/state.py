@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from g5kvirt.errors import RunError
 from g5kvirt.inventory import VM, Facts, Host, Reservation
 from g5kvirt.run.bulk import collector_paused
 from g5kvirt.run.deployment_state import DeploymentState
@@ -82,7 +83,20 @@ class RunState:
     # ---- what happened --------------------------------------------------------------------------------
 
     def take(self, event: Event) -> VMState | None:
-        """Process one event; returns the VM whose position or note changed, if any."""
+        """Process one event; returns the VM whose position or note changed, if any.
+
+        Raises RunError for an event whose detail has another shape than those that we write.
+        """
+        try:
+            return self._take(event)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise RunError(
+                f"the journal has an event that cannot be read ({event.phase} {event.step} of"
+                f" {event.subject[:100]!r}, {event.status}: {error})",
+                advice="repair or remove that line",
+            ) from error
+
+    def _take(self, event: Event) -> VMState | None:
         if self.begun is None:
             self.begun = event.t
         before = self.latest

@@ -19,9 +19,10 @@ import pandas as pd
 
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
-from g5kvirt.run.frame import frame_of_columns, make_frame
+from g5kvirt.run.frame import frame_of_columns, make_frame, marked
 from g5kvirt.run.spans import Span
 from g5kvirt.run.state import RunState
+from g5kvirt.run.virtual_time import is_virtual
 from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import BOOT_STEPS
 
@@ -112,7 +113,7 @@ class Frames:
     def events(self) -> pd.DataFrame:
         """All events, one row per event, as in the journal."""
         columns = ([getattr(event, name) for event in self.journal] for name in _EVENTS)
-        return frame_of_columns(columns, _EVENTS)
+        return marked(frame_of_columns(columns, _EVENTS), self.predicted)
 
     @cached_property
     def spans(self) -> pd.DataFrame:
@@ -121,7 +122,7 @@ class Frames:
         ``status`` is ``ok``, ``failed``, ``skipped``, ``retry``, or ``unfinished`` (then ``end`` and
         ``duration`` are NaN).
         """
-        return make_frame(map(_span_cells, self.state.spans.all), _SPANS)
+        return marked(make_frame(map(_span_cells, self.state.spans.all), _SPANS), self.predicted)
 
     @cached_property
     def phases(self) -> pd.DataFrame:
@@ -135,7 +136,7 @@ class Frames:
             if phase.tries:
                 status = phase.tries[-1].status
                 rows.append((phase.name, phase.start, phase.end, phase.seconds(), status, len(phase.tries)))
-        return make_frame(rows, _PHASES)
+        return marked(make_frame(rows, _PHASES), self.predicted)
 
     @cached_property
     def vms(self) -> pd.DataFrame:
@@ -145,7 +146,7 @@ class Frames:
         the start of its QEMU process; NaN for steps that it did not reach. ``attempts``: how often it was
         powered on.
         """
-        return make_frame(map(_vm_cells, count(1), self.state.launched()), _VMS)
+        return marked(make_frame(map(_vm_cells, count(1), self.state.launched()), _VMS), self.predicted)
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
@@ -158,7 +159,12 @@ class Frames:
                 row = hosts.setdefault(vm.host, [vm.host, vm.site, 0, 0, 0, 0])
                 row[2] += 1
                 row[{"up": 3, "failed": 4}.get(vm.state, 5)] += 1
-        return make_frame(list(hosts.values()), _HOSTS)
+        return marked(make_frame(list(hosts.values()), _HOSTS), self.predicted)
+
+    @property
+    def predicted(self) -> bool:
+        """Whether all of it is a prediction by a model; each table has a column ``prediction`` then."""
+        return bool(self.journal) and is_virtual(self.journal[0].t)
 
     @property
     def guest(self) -> str:

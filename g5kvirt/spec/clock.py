@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from numbers import Integral
 from zoneinfo import ZoneInfo
 
@@ -65,7 +65,7 @@ def parse_start(value: object) -> str:
 
     Raises SpecError if it cannot be read. A date in the past is refused when a run begins, by `check_start`.
     """
-    if value in ("now", "first"):
+    if isinstance(value, str) and value in ("now", "first"):
         return str(value)
     moment = value if isinstance(value, datetime) else None
     if isinstance(value, str):
@@ -82,7 +82,21 @@ def parse_start(value: object) -> str:
         )
     if moment.tzinfo is not None:
         moment = moment.astimezone(PARIS)
+    _check_unique(moment.replace(tzinfo=None))
     return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _check_unique(moment: datetime) -> None:
+    """Raises SpecError for a time that the change of the clocks doubles or skips: OAR has no other clock."""
+    first, second = (moment.replace(tzinfo=PARIS, fold=fold) for fold in (0, 1))
+    if first.utcoffset() == second.utcoffset():
+        return
+    there = first.astimezone(UTC).astimezone(PARIS).replace(tzinfo=None) == moment
+    problem = "comes twice that night" if there else "does not come that night"
+    raise SpecError(
+        f"start {moment:%Y-%m-%d %H:%M} {problem}, since the clocks are changed in Paris",
+        advice="give a time before or after that hour",
+    )
 
 
 def start_seconds(start: str) -> float | None:

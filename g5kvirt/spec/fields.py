@@ -45,11 +45,10 @@ _P = ParamSpec("_P")
 
 
 # ---------------------------------------------------------------------------------------- parts of sentences
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: object, known: Iterable[str]) -> str:
     """The clause after a mistyped ``word``: the nearest known name, or all of them."""
     names = sorted(known)
-    close = get_close_matches(word.lower()[:64], names, n=1, cutoff=0.6)
-    if close:
+    if isinstance(word, str) and (close := get_close_matches(str.lower(word)[:64], names, n=1, cutoff=0.6)):
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(names)}" if names else "none is known"
 
@@ -115,7 +114,7 @@ def text(name: str, value: object, pattern: str | re.Pattern[str], needed: str, 
     """A text that matches ``pattern`` as a whole; ``needed`` describes what it must be."""
     if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value):
         wrong(name, needed, value)
-    return value
+    return str.__str__(value)  # of a subclass, the plain text
 
 
 def word(name: str, value: object) -> str:
@@ -151,7 +150,7 @@ def keys(document: object, known: Iterable[str], where: str) -> Mapping[str, Any
     names = list(known)
     for key in document:
         if not isinstance(key, str) or key not in names:
-            raise SpecError(f"unknown key {show(key)} in {where}", advice=suggest(str(key)[:64], names))
+            raise SpecError(f"unknown key {show(key)} in {where}", advice=suggest(key, names))
     return document
 
 

@@ -55,7 +55,7 @@ def read_sites(sites: object, hosts: object) -> Sites:
         return Sites(UnchosenSites(hosts=total, count=count), total, count)
     named = _named(sites)
     total = sum(named.values())
-    if hosts is not None and hosts != total:
+    if check.optional(check.whole, "hosts", hosts, 1, MAX_HOSTS) not in (None, total):
         raise SpecError(
             f"hosts is {check.show(hosts)}, but sites add up to {total}",
             advice="leave out hosts, or give a number of sites instead of their names",
@@ -90,7 +90,7 @@ def read_clusters(value: object, sites: Mapping[str, int]) -> dict[str, str] | N
         if not isinstance(site, str) or (sites and site not in sites):
             raise SpecError(
                 f"clusters names a site that is not in sites, {check.show(site)}",
-                advice=suggest(str(site), sites),
+                advice=suggest(site, sites),
             )
     needed = "the name of a cluster such as 'graphene'"
     return {

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Never, Self
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import MIB
@@ -142,6 +142,8 @@ class Timeouts:
     boot: float | None = field(default=None, metadata=checked_by(seconds, 1))
     #: power-ons of a VM before it is given up
     boot_attempts: int = field(default=3, metadata=checked_by(whole, 1, 100))
+    #: tries of a netboot to fetch kernel and initrd, after which it starts over; iPXE's own scripts try once
+    netboot_attempts: int = field(default=8, metadata=checked_by(whole, 1, 100))
     #: one attempt of this macro-step; None: set from measurements, step by step
     set_deployment_env: float | None = field(default=None, metadata=checked_by(seconds, 1))
     #: likewise
@@ -237,7 +239,10 @@ class Spec:
         windows: Windows | Mapping[str, Any] | None = None,
         timeouts: Timeouts | Mapping[str, Any] | None = None,
         job_name: str = "g5kvirt",
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            keys(unknown, _known_keys(type(self)), "the specification")
         where = read_sites(sites, hosts)
         store(
             self,
@@ -294,8 +299,7 @@ class Spec:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The spec that ``document`` describes; raises SpecError, also for an unknown key at any depth."""
-        known = [f.name for f in fields(cls) if f.name != "site_count"]
-        keys(document, known, "the specification")
+        keys(document, _known_keys(cls), "the specification")
         if "vms" not in document:
             raise SpecError(
                 "the specification has no 'vms'",
@@ -319,6 +323,11 @@ class Spec:
         plain["sites"] = dict(plain["sites"]) or count
         plain["walltime"] = format_walltime(self.walltime)
         return plain
+
+
+def _known_keys(kind: type[Spec]) -> list[str]:
+    """What a specification may say."""
+    return [f.name for f in fields(kind) if f.name != "site_count"]
 
 
 def _properties(name: str, value: object) -> str:

@@ -8,7 +8,6 @@ done.
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import time
@@ -22,7 +21,8 @@ from typing import Any, Self, TypeVar
 
 from g5kvirt.errors import G5kvirtError, RunError
 from g5kvirt.experiment import Experiment
-from g5kvirt.run import directory
+from g5kvirt.run import directory, file_lock
+from g5kvirt.run.virtual_time import is_virtual
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.sweeps.plan import Combination, Sweep
 
@@ -180,7 +180,7 @@ def _measure(
 
 def _fits(one: Any, combination: Combination, slowest: float) -> bool:
     """False if the walltime would probably end during the measurement."""
-    if not slowest or (granted := one.reservation) is None:
+    if not slowest or (granted := one.reservation) is None or is_virtual(granted.start):
         return True
     left = granted.start + granted.walltime - time.time()
     return bool(left > _SAFETY * slowest * combination.deployments)
@@ -227,7 +227,7 @@ class _SweepProgress:
                 f"cannot write to {self.folder} ({error.strerror}): choose another directory"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(self._lock.fileno())
         except OSError as error:
             self._lock.close()
             raise RunError(

@@ -28,11 +28,12 @@ def _opener(module: str, function: str) -> Callable[[str], Testbed]:
 TESTBEDS: dict[str, Callable[[str], Testbed]] = {
     "grid5000": _opener("grid5000.driver", "open_grid5000"),
     "local": _opener("local.driver", "local"),
+    "simulated": _opener("simulated.driver", "simulated"),
 }
 
 
 def open_testbed(name: str) -> Testbed:
-    """The testbed called ``name``: ``"grid5000"``, ``"local"``, or ``"local:NAME"`` for one of several.
+    """The testbed called ``name``: ``"grid5000"``, ``"local"`` or ``"local:NAME"``, ``"simulated:2013"``.
 
     Raises SpecError for an unknown name and TestbedError if the testbed is not up.
     """

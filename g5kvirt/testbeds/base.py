@@ -11,6 +11,7 @@ from g5kvirt.planning.availability import Calendar
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access
+from g5kvirt.simulation.world import World
 
 __all__ = ["Deployed", "Notify", "ReservationRequest", "Testbed"]
 
@@ -52,12 +53,18 @@ class Testbed(Protocol):
 
     name: str  #: its name in runs and figures
     simulated: bool  #: True if it only predicts: no machine is real
+    network: str  #: what is special about its network, such as "managed switch"; "" for nothing
     guest: str  #: kind of guest where the testbed decides it ("light", "simulated"); "" for QEMU
     polling_interval: float  #: seconds between two requests for the state of the jobs
-    package_proxy: (
-        str | None
-    )  #: URL of the proxy through which machines download packages; None: as configured
     real_cores: int | None  #: cores behind all hosts together where these share a machine; else None
+
+    @property
+    def package_proxy(self) -> str | None:
+        """URL of the proxy through which machines download packages; None: as they are configured."""
+
+    @property
+    def world(self) -> World | None:
+        """The model in the place of machines, with a clock of its own; None: they are real."""
 
     def connect(self) -> None:
         """Make it usable from this process. Raises TestbedError if it does not answer."""

@@ -40,7 +40,7 @@ from g5kvirt.views.curves import draw_scalability, draw_shares, points, with_lin
 from g5kvirt.views.drawing import Drawer, FigureSource, Picture, legend, narrow, seconds
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.palette import LABELS, guest_description
-from g5kvirt.views.style import series_style
+from g5kvirt.views.style import is_predicted, series_style
 from g5kvirt.views.tables import iter_rows
 
 if TYPE_CHECKING:
@@ -276,13 +276,20 @@ class Comparison(Drawer):
 
     def _shares(self, data: pd.DataFrame, by: str, columns: int, title: str, xlabel: str) -> Picture:
         groups = []
-        for label, took in data.groupby(by, sort=False)["seconds"]:
+        models = {run.label for run in self.runs if run.predicted}
+        predicted = set()
+        for label, own in data.groupby(by, sort=False):
+            took = own["seconds"]
             words = f"{label}: {seconds(float(took.median()))} / {seconds(float(took.quantile(0.95)))}"
             groups.append((words, took))
+            if label in models or is_predicted(own):
+                predicted.add(words)
         if not groups:
             raise RunError("no VM of these runs has reached this step yet")
         full = f"{title} {', '.join(map(str, dict.fromkeys(data[by])))}; median / 95 % of the VMs (s)"
-        return self._draw(lambda ax, _: draw_shares(ax, groups, xlabel), data, data, columns, 1.6, full)
+        return self._draw(
+            lambda ax, _: draw_shares(ax, groups, xlabel, predicted), data, data, columns, 1.6, full
+        )
 
     def _of_size(self, data: pd.DataFrame, column: str, vms: int | None) -> tuple[pd.DataFrame, int]:
         """The comparable rows for ``vms`` VMs, by default the largest number that every series has. Raises

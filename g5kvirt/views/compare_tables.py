@@ -61,7 +61,7 @@ class Labelled:
 def open_run(path: Path, label: str | None) -> Labelled:
     """The run in this directory; raises RunError if there is none that can be read."""
     found = run_directories.find(path.parent, path.name)
-    testbed = str(found.document.get("testbed", "–"))
+    testbed = found.testbed
     spec = flat(found.document.get("spec") or {})
     frames = Frames(read_events(found.journal))
     known = list(settings_of(frames).values())

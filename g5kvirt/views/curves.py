@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +11,16 @@ from matplotlib.lines import Line2D
 
 from g5kvirt.run.deployment_tables import alike
 from g5kvirt.views.drawing import legend, narrow
-from g5kvirt.views.style import series_style
+from g5kvirt.views.style import PREDICTED, is_predicted, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_scalability", "draw_shares", "points", "with_lines"]
+__all__ = ["draw_scalability", "draw_shares", "legend_columns", "points", "with_lines"]
 
 _TICKS = 8  #: up to this many sizes each has its tick
 _WIDE = 30  #: sizes that differ by more than this factor are on a logarithmic axis
-_LINES = {"bound": "--", "prediction": ":"}
+_LINES = {"bound": "--", "prediction": PREDICTED}
 
 
 def with_lines(rows: pd.DataFrame, lines: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
@@ -79,7 +79,21 @@ def draw_scalability(
     ax.set_xlabel("VMs")
     ax.set_ylabel("deployment time (s)")
     ax.grid()
-    legend(ax, entries, 3 if narrow(ax) else 5)
+    labels = [str(entry.get_label()) for entry in entries]
+    most, room = (3, 58) if narrow(ax) else (5, 125)
+    legend(ax, entries, legend_columns(labels, most, room))
+
+
+def legend_columns(labels: Sequence[str], most: int, room: int) -> int:
+    """How many columns of a legend fit into ``room`` characters, at most ``most`` and at least one.
+
+    Each column is as wide as its longest label and a handle; rows are filled one after the other.
+    """
+    for columns in range(most, 1, -1):
+        widths = [max(map(len, labels[column::columns]), default=0) + 6 for column in range(columns)]
+        if sum(widths) <= room:
+            return columns
+    return 1
 
 
 def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
@@ -92,8 +106,8 @@ def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
     names = list(dict.fromkeys(rows["series"]))
     entries = []
     for number, name in enumerate(names):
-        style = series_style(number)
         own = rows[rows["series"] == name]
+        style = series_style(number, predicted=is_predicted(own))
         failed = own.get("failed", pd.Series(0, index=own.index)) > 0
         for (out, lost), group in own.groupby([~compared[own.index], failed]):
             ax.plot(
@@ -119,11 +133,13 @@ def _compared(rows: pd.DataFrame) -> pd.Series[bool]:
     return pd.Series(alike(rows["fresh"], rows["vms"]), index=rows.index)
 
 
-def draw_shares(ax: Axes, groups: Sequence[tuple[str, pd.Series]], xlabel: str) -> None:
-    """The cumulative distribution over VMs for each (label, seconds)."""
+def draw_shares(
+    ax: Axes, groups: Sequence[tuple[str, pd.Series]], xlabel: str, predicted: Collection[str] = ()
+) -> None:
+    """The cumulative distribution over VMs for each (label, seconds); ``predicted``: which are models."""
     entries = []
     for number, (label, took) in enumerate(groups):
-        style = series_style(number)
+        style = series_style(number, predicted=label in predicted)
         values = np.sort(took.to_numpy())
         share = np.arange(1, len(values) + 1) / len(values)
         ax.step(

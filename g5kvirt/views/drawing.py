@@ -6,6 +6,7 @@ import base64
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -14,6 +15,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -50,7 +52,7 @@ SIMULATED = "simulated"  #: the testbed and the guests of predictions by a model
 
 def is_simulated(testbed: str) -> bool:
     """True for ``simulated`` and ``simulated:NAME``."""
-    return testbed.partition(":")[0] == SIMULATED
+    return testbed.partition(" ")[0].partition(":")[0] == SIMULATED
 
 
 _FOOTER = 84  #: characters per line of the footer, in one column
@@ -58,6 +60,11 @@ _FEW = 12  #: up to this many VMs each has its number
 _BARS = 100  #: up to this many VMs each is a bar, beyond that they are drawn as areas without gaps
 _AREAS = 300  #: up to this many VMs are drawn as areas, beyond that as an image whose points are averages
 _IMAGE = (600, 1400)  #: its lines and columns
+
+
+def _style() -> AbstractContextManager[None]:
+    """Our style on matplotlib's defaults, whatever the user's matplotlibrc says (``text.usetex``, …)."""
+    return mpl.style.context(["default", STYLE])
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Picture:
         # Not `with_suffix`: in a stem such as "boot-1.5" the dot does not begin a suffix.
         pdf, png, csv = (Path(f"{stem}.{kind}") for kind in ("pdf", "png", "csv"))
         pdf.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
+        with _style():
             about = {"Title": self.caption, "Creator": "g5kvirt", "CreationDate": None, "ModDate": None}
             self.figure.savefig(pdf, format="pdf", metadata=about)
             self.figure.savefig(png, format="png", metadata={"Software": None, "Description": self.caption})
@@ -86,7 +93,7 @@ class Picture:
     def png(self, dpi: float = 150) -> bytes:
         """The figure as PNG."""
         buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
+        with _style():
             self.figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
         return buffer.getvalue()
 
@@ -111,10 +118,15 @@ class FigureSource:
     guest: str = ""
 
     @property
+    def predicted(self) -> bool:
+        """Whether all of it is a prediction."""
+        return self.guest == SIMULATED or is_simulated(self.testbed)
+
+    @property
     def description(self) -> str:
         """``run first, testbed local, guests: virtual machines (QEMU, emulated)``."""
         named = f"{'run' if len(self.runs) == 1 else 'runs'} {', '.join(self.runs)}"
-        guest = self.guest or (SIMULATED if is_simulated(self.testbed) else "")
+        guest = self.guest or (SIMULATED if self.predicted else "")
         words = f"{named}, testbed {self.testbed}"
         return f"{words}, {guests_clause(guest)}" if guest else words
 
@@ -132,7 +144,7 @@ def draw_picture(
 
     ``data`` is saved with it. The footer and the caption, after ``title``, describe the ``source``.
     """
-    with mpl.rc_context(STYLE):
+    with _style():
         figure = Figure(figsize=(width(columns), 3.0))
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -161,6 +173,8 @@ class Drawer(ABC):
         height: float,
         title: str,
     ) -> Picture:
+        if self.source.predicted:
+            shown, data = shown.assign(prediction=True), data.assign(prediction=True)
         return draw_picture(draw, shown, data, columns, height, title, self.source)
 
 
@@ -305,8 +319,8 @@ def _fit(figure: Figure, ax: Axes, height: float, foot: float) -> None:
         wide, high = figure.get_figwidth(), room["bottom"] + height + room["top"]
         figure.set_figheight(high)
         figure.subplots_adjust(
-            left=room["left"] / wide,
-            right=1 - room["right"] / wide,
+            left=min(room["left"] / wide, 0.6),  # a label may be longer than the figure is wide
+            right=max(1 - room["right"] / wide, 0.7),
             bottom=room["bottom"] / high,
             top=1 - room["top"] / high,
         )

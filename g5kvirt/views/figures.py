@@ -38,6 +38,7 @@ from g5kvirt.views.maps import MAPS, draw_map, lay_out
 from g5kvirt.views.measure_figures import DeploymentFigures
 from g5kvirt.views.palette import COLOURS, LABELS
 from g5kvirt.views.spread import draw_steps, steps_height
+from g5kvirt.views.style import PREDICTED, is_predicted
 from g5kvirt.views.tables import (
     COLUMN,
     boot_table,
@@ -245,6 +246,7 @@ def _distribution(ax: Axes, data: pd.DataFrame) -> None:
             where="post",
             color="black" if total else COLOURS[step],
             linewidth=1.8 if total else 1.2,
+            linestyle=PREDICTED if is_predicted(data) else "-",
             label=label,
         )
     shortest, longest = float(data["seconds"].min()), float(data["seconds"].max())

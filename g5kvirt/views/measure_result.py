@@ -132,7 +132,7 @@ class MeasureResult:
     # ---- display ----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        lines = result_lines(self._title, self.run, self.facts)
+        lines = result_lines(self._title, self.run, self.facts, predicted=self.measurements.predicted)
         head, rows = _sizes_cells(self.sizes)
         if len(rows) > 1:
             lines += ["", *_aligned([head, *rows])]

@@ -87,7 +87,7 @@ class PhaseResult:
         return phase_title(self.phase, self.status, self.seconds, self.tries)
 
     def __repr__(self) -> str:
-        return "\n".join(result_lines(self._title, self.run, self.facts))
+        return "\n".join(result_lines(self._title, self.run, self.facts, predicted=self.frames.predicted))
 
     __str__ = __repr__
 

@@ -40,10 +40,11 @@ def phase_title(phase: str, status: str, seconds: float, tries: int) -> str:
     return f"{phase}: {status}" + (f" in {taken}" if taken else _calls(tries))
 
 
-def result_lines(title: str, run: str, facts: Mapping[str, str]) -> list[str]:
+def result_lines(title: str, run: str, facts: Mapping[str, str], *, predicted: bool) -> list[str]:
     """A result as text: its heading, and a line per fact, their values aligned."""
+    about = ", a prediction" if predicted else ""
     width = max((len(name) for name in facts), default=0)
-    return [f"{title} (run {run})", *(f"  {name:<{width}}  {value}" for name, value in facts.items())]
+    return [f"{title} (run {run}{about})", *(f"  {name:<{width}}  {value}" for name, value in facts.items())]
 
 
 def _duration_of_calls(seconds: float, tries: int) -> str:

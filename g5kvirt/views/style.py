@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ONE_COLUMN", "SERIES", "STYLE", "TWO_COLUMNS", "series_style", "width"]
+import pandas as pd
+
+__all__ = [
+    "ONE_COLUMN",
+    "PREDICTED",
+    "SERIES",
+    "STYLE",
+    "TWO_COLUMNS",
+    "is_predicted",
+    "series_style",
+    "width",
+]
 
 ONE_COLUMN = 3.3  #: inches: a column of a two-column paper (the narrowest common format)
 TWO_COLUMNS = 7.0  #: inches: the full width
@@ -19,10 +30,13 @@ SERIES = (
     ("#0072b2", "-", "o"),
     ("#e69f00", "--", "s"),
     ("#009e73", "-.", "^"),
-    ("#cc79a7", ":", "D"),
+    ("#cc79a7", (0, (2.5, 1)), "D"),
     ("#56b4e9", (0, (5, 1, 1, 1, 1, 1)), "v"),
     ("#000000", (0, (6, 2)), "P"),
 )
+
+#: The dashes of every predicted line, which no other line has.
+PREDICTED = ":"
 
 #: matplotlib's rcParams.
 STYLE: dict[str, Any] = {
@@ -67,6 +81,15 @@ def width(columns: int) -> float:
     return ONE_COLUMN if columns == 1 else TWO_COLUMNS
 
 
-def series_style(number: int) -> dict[str, Any]:
-    """The style of the ``number``-th line of a figure, from 0: ``color``, ``linestyle``, ``marker``."""
-    return dict(zip(("color", "linestyle", "marker"), SERIES[number % len(SERIES)], strict=True))
+def series_style(number: int, *, predicted: bool = False) -> dict[str, Any]:
+    """The style of the ``number``-th line of a figure, from 0: ``color``, ``linestyle``, ``marker``.
+
+    Lines of predictions are dotted, and no others are.
+    """
+    style = dict(zip(("color", "linestyle", "marker"), SERIES[number % len(SERIES)], strict=True))
+    return style | ({"linestyle": PREDICTED} if predicted else {})
+
+
+def is_predicted(table: pd.DataFrame) -> bool:
+    """Whether rows of a table are predictions, which it says in a column ``prediction``."""
+    return "prediction" in table and bool(table["prediction"].eq(True).any())

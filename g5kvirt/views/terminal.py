@@ -101,7 +101,7 @@ class TerminalProgress:
 
     def _render(self) -> RenderableType:
         with self._lock:
-            now = time.time()
+            now = self.progress.now()
             table = Table.grid(padding=(0, 2))
             table.add_column()
             table.add_column(min_width=10)

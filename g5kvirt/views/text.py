@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from g5kvirt.run.state import RunState
+from g5kvirt.run.virtual_time import is_virtual
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.progress import latest_message, time_taken
 from g5kvirt.views.terminal import MARKS, bar
@@ -32,6 +33,8 @@ def machines_held(state: RunState, now: float) -> str:
     granted = state.reservation
     if granted is None:
         return "requested"
+    if is_virtual(granted.start):
+        return "none: a prediction"
     end = granted.start + granted.walltime
     until = datetime.fromtimestamp(end).astimezone()
     return "walltime expired" if now > end else f"held until {until:%Y-%m-%d %H:%M}"

@@ -330,7 +330,8 @@ def test_release_deletes_what_is_known_though_a_frontend_is_silent(
     frontends.say("nancy", "oarstat -fj 1", "oarstat-deleted")
     frontends.say("nancy", "oardel 1|rm -f")
     with pytest.raises(
-        TestbedError, match=r"left at rennes cannot be listed .*Connection refused.*: call release\(\) again"
+        TestbedError,
+        match=r"left at rennes cannot be listed .*Connection refused.*: try again when its frontend",
     ):
         driver.release([("nancy", 1)], "run", ["rennes"])
     assert ("nancy", "oardel 1") in frontends.calls

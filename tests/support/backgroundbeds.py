@@ -23,6 +23,8 @@ class Bed:
     name = "bed"
     simulated = False
     guest = ""
+    world = None
+    network = ""
     real_cores = None
 
     def __init__(self, how: str) -> None:

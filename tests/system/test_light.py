@@ -73,6 +73,7 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
     assert (vms[["dhcp", "script", "kernel", "initrd", "minimal_system"]].notna()).all(axis=None)
     assert said["guest"] == "light"
     assert "network namespaces, no kernel of their own" in said["html"]
+    assert f"local:{small.name} (managed switch)" in said["html"]
     tables = Measurements.of(events)
     assert list(tables.deployments["deployed"]) == [4, 12]
     assert list(tables.deployments["failed"]) == [0, 0]

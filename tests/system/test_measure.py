@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import tarfile
@@ -23,7 +22,6 @@ from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]
 
-RELAY = re.compile(r"/g5kvirt-agent/\w+ supervise \S+/services/relay$")
 
 RUN = "import json\nfrom pathlib import Path\n" + LAUNCHED % ("%s", "m", "%s")
 
@@ -70,9 +68,21 @@ def qemu(vm: str) -> str:
 
 def relays(state: State) -> list[tuple[int, int]]:
     """The host agents that keep a relay running, each with its relay."""
-    agents = [pid for pid in below(state.pid) if RELAY.search(command_line(pid))]
+    agents = [pid for pid in below(state.pid) if comm(pid) == "g5kvirt-service"]
     families = [below(pid) for pid in agents]
-    return [(family[0], family[1]) for family in families if len(family) > 1]
+    return [
+        (family[0], family[1])
+        for family in families
+        if len(family) > 1 and comm(family[1]) == "g5kvirt-relay"
+    ]
+
+
+def comm(pid: int) -> str:
+    """What ps shows for a process."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has ended
+        return ""
 
 
 def at(deployment: str, subject: str, step: str) -> Callable[[Event], bool]:
@@ -269,6 +279,7 @@ def test_a_job_that_ends_in_the_middle(slow: State, tmp_path: Path) -> None:
     assert tables.summary().unfinished == 0
 
 
+@pytest.mark.slow  # a VM for one sentence; that a permanent failure ends the VM is tested without
 def test_a_disk_that_is_too_small_is_named(slow: State, tmp_path: Path) -> None:
     process = start(RUN % ('vms=1, vm={"disk": 8}', 'exp.measure(environment="mini")'), slow, tmp_path)
     try:

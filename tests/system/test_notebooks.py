@@ -34,7 +34,7 @@ STORIES = {
         1,
         {"scalability", "breakdown"},
     ),
-    "netboot-http-vs-tftp": (["-p", "vms", "1"], 2, {"compare-boot", "compare-steps"}),
+    "netboot-http-vs-tftp": ([*LIGHT, "-p", "vms", "4"], 2, {"compare-boot", "compare-steps"}),
     "windows": ([*LIGHT, "-p", "vms", "8", "-p", "windows", "[1, 4]"], 2, {"compare-boot", "windows"}),
     "broadcast": (
         [*LIGHT, "-p", "environment", "light", "-p", "vms", "8"],
@@ -42,9 +42,9 @@ STORIES = {
         {"compare-deployment", "compare-macro-steps"},
     ),
     "slides": (
-        ["-p", "vms", "8", "-p", "sizes", "[2, 8]", "-p", "services", "1"],
+        ["-p", "vms", "8", "-p", "sizes", "[2, 8]", "-p", "services", "1", "-p", "windows", "[(4, 0.5)]"],
         1,
-        {"scalability", "breakdown", "map", "nodes"},
+        {"scalability", "breakdown", "map", "nodes", "compare-boot", "compare-deployment"},
     ),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
@@ -79,7 +79,7 @@ def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_pat
     assert [output for output in outputs if output["output_type"] == "error"] == []
     page = (story / f"{notebook}.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 2, "figures are seen without a kernel"
-    assert {path.stem for path in (story / "figures").glob("*.pdf")} >= figures
+    assert {path.stem for path in (story / "figures").rglob("*.pdf")} >= figures
 
     made = [*(run for run in list_runs(tmp_path) if run.name == "story"), *list_runs(story)]
     assert len(made) == runs

@@ -17,11 +17,12 @@ PACKAGE = Path(__file__).parents[2] / "g5kvirt"
 #: The rooms (folders and modules of the package) of each floor, the lowest first; see docs/architecture.md.
 FLOORS = (
     {"spec", "inventory", "run", "errors", "data_tables", "paths"},
-    {"planning"},
+    {"planning", "simulation"},
     {"remote", "hostagent"},
     {"testbeds", "provisioners", "guests", "images", "netboot", "broadcast", "context"},
     {"phases"},
     {"phase_runner", "background"},
+    {"prediction"},
     {"experiment", "views", "sweeps", "cli", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,8 +3,7 @@
 ::
 
     python3 -I -S DIRECTORY < request.json        python3 -I -S DIRECTORY '{"requests": […]}'
-    python3 -I -S DIRECTORY supervise PLACE       python3 -I -S DIRECTORY relay …
-    python3 -I -S DIRECTORY session
+    python3 -I -S DIRECTORY relay …               python3 -I -S DIRECTORY session
 
 The document is ``{"home": DIRECTORY, "requests": [{"op": …, …}, …]}`` (``home`` is optional), or
 ``{"arguments": [WORD, …]}`` in the place of another command line. Every result is
@@ -37,6 +36,7 @@ HOME = "/run/g5kvirt-host"
 #: Operation → its module and function. A module is imported only when one of its operations is requested.
 OPERATIONS = {
     "facts": ("facts", "facts"),
+    "files": ("files", "files"),
     "packages": ("packages", "packages"),
     "prepare": ("prepare", "prepare"),
     "start": ("vms", "start"),
@@ -47,8 +47,11 @@ OPERATIONS = {
     "serve": ("services", "serve"),
     "services": ("services", "services"),
     "stop-service": ("services", "stop_service"),
+    "ssh": ("guest_ssh", "ssh"),
     "teardown": ("teardown", "teardown"),
 }
+#: Change nothing on the host: others may go on beside them.
+UNLOCKED = {"ssh"}
 
 
 def operation(name: str) -> Callable[[Record, str], Results]:
@@ -125,6 +128,10 @@ def import_for(text: str) -> None:
     with contextlib.suppress(*EXPECTED_ERRORS, AttributeError):
         for request in read_document(text)[1]:
             operation(str(request.get("op")))
+            if request["op"] == "serve":
+                from .services import own_program
+
+                own_program(request["command"])
 
 
 def stream(requests: list[Record], input_is_open: bool) -> None:
@@ -140,11 +147,6 @@ def stream(requests: list[Record], input_is_open: bool) -> None:
 
 def main(arguments: list[str]) -> int:
     """Carry out what is requested; 0 unless the request cannot be read."""
-    if arguments[:1] == ["supervise"]:
-        from .supervisor import supervise
-
-        supervise(arguments[1])
-        return 0
     if arguments[:1] == ["relay"]:
         from .relay.command import main as relay
 
@@ -174,7 +176,8 @@ def carry_out(text: str, input_is_open: bool = False) -> int:
         return 0
     os.makedirs(home, mode=0o700, exist_ok=True)
     os.chmod(home, 0o700)
-    with locked(home):
+    lock = contextlib.nullcontext() if UNLOCKED.issuperset(r.get("op") for r in requests) else locked(home)
+    with lock:
         for request in requests:
             perform(request, home)
     return 0

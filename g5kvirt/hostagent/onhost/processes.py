@@ -6,9 +6,11 @@ keys of such a record, ``pid`` and ``born``, are those of agents of other versio
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 
 from .records import read_text
@@ -87,9 +89,47 @@ def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
         raise OSError(f"processes {[r['pid'] for r in left]} do not end")
 
 
-def kill_group(pid: int) -> None:
-    """Kill what is left of a process group (nginx's workers outlive a killed master and keep its port)."""
+def kill_group(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal what is left of a process group (nginx's workers outlive a killed master and keep its port)."""
     try:
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, number)
     except ProcessLookupError:
         pass
+
+
+def become(descriptors: Sequence[int], name: str) -> None:
+    """In a new child: a session of its own, these (from 3 on) as descriptors 0, 1, … and nothing else open.
+
+    ``name`` is what ps shows for it, at most 15 characters.
+    """
+    os.setsid()
+    os.chdir("/")
+    for target, source in enumerate(descriptors):
+        os.dup2(source, target)
+    os.closerange(len(descriptors), 1024)
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(name)
+
+
+def detach(work: Callable[[], object], log: str, name: str) -> int:
+    """Do ``work`` in a process of its own that outlives this one; returns its id.
+
+    A fork, with all modules that are here: Python anew would cost a host 50 ms of a core. What it prints
+    goes to the end of the file ``log``.
+    """
+    gc.freeze()  # a collection in the child would copy all that it shares with us
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        become((os.open(os.devnull, os.O_RDONLY), output, output), name)
+        work()
+    except BaseException:  # noqa: BLE001  nothing may go on as if it were the operation
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -7,15 +7,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
-from .processes import attempt, is_alive, kill_group, run, start_time, terminate
+from .processes import attempt, detach, is_alive, kill_group, run, start_time, terminate
 from .records import check_name, load_record, read_text, requested_names, tail, write_text
+from .supervisor import supervise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .records import Record, Results
@@ -102,16 +102,24 @@ def refusal(checks: list[list[str]]) -> str:
 
 def start_supervisor(place: str) -> None:
     """Start a service's supervisor, detached, in the version of the agent that this call is."""
-    argv = [sys.executable, "-I", "-S", DIRECTORY, "supervise", place]
-    with open(f"{place}/supervisor.log", "w", encoding="utf-8") as log:
-        subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
-        )
+    detach(lambda: supervise(place, own_program), f"{place}/supervisor.log", "g5kvirt-service")
+
+
+def own_program(command: list[str]) -> Callable[[], int] | None:
+    """What to do for a command that is a relay of this very agent, with all that it needs imported; None for
+    any other."""
+    if command[:5] != ["python3", "-I", "-S", DIRECTORY, "relay"]:
+        return None
+    from .relay import command as relay
+    from .relay import server  # noqa: F401
+
+    return lambda: relay.main(command[5:])
 
 
 def wait_until_ready(place: str, old: Record, since: int, ready: Record, limit: float) -> None:
     """Wait until a new process of the service is there and, if required, has logged a text or listens."""
-    deadline = time.monotonic() + limit
+    began = time.monotonic()
+    deadline = began + limit
     why = "its process did not start"
     while time.monotonic() < deadline:
         state = load_record(f"{place}/state.json")
@@ -127,7 +135,7 @@ def wait_until_ready(place: str, old: Record, since: int, ready: Record, limit: 
                 return
             else:
                 why = f"it does not log {ready['log']!r}"
-        time.sleep(0.02)
+        time.sleep(max(0.02, (time.monotonic() - began) / 10))  # hundreds may wait on one machine
     raise OSError(f"not ready within {limit:g} s: {why}; its log ends: {tail(f'{place}/log')}")
 
 

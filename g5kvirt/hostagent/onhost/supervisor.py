@@ -6,46 +6,41 @@ import json
 import os
 import select
 import signal
-import subprocess
 import time
 
+from .child import HANDLED, Child
 from .processes import kill_group, start_time
 from .records import load_record, write_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .records import Record
 
 LOG_LIMIT = 32 << 20  #: bytes of a service's log before it is put aside (one older piece is kept)
+END_LIMIT = 5.0  #: seconds between SIGTERM and SIGKILL
 
 
-def supervise(place: str) -> None:
+def supervise(place: str, program: Callable[[list[str]], Callable[[], int] | None]) -> None:
     """Keep one command running: start again when it dies, stamp its output with times, bounded log.
 
-    SIGTERM ends both, and so does the time that is set; SIGHUP is handed on, SIGUSR1 restarts the command.
+    ``program``: what a fork does instead of the command, if it is the agent's own. SIGTERM ends both, and so
+    does the time that is set; SIGHUP is handed on, SIGUSR1 restarts the command.
     """
     wake, waker = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+    for number in HANDLED:
         signal.signal(number, lambda *_: None)
     state: Record = {"pid": os.getpid(), "born": start_time(os.getpid()), "starts": 0, "last_exit": None}
     spec, pause, ending = load_record(f"{place}/spec.json"), 0.1, False
     command, until = spec["command"], spec.get("until") or float("inf")
+    work = program(command)
     while not ending:
         began = time.monotonic()
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
+        child = Child([f"g5kvirt-{os.path.basename(place)}"[:15]], work) if work else Child(command)
         state.update(child=child.pid, child_born=start_time(child.pid), starts=state["starts"] + 1)
         write_text(f"{place}/state.json", json.dumps(state))
         ending, restart = run_until_end(child, wake, f"{place}/log", until)
@@ -55,43 +50,81 @@ def supervise(place: str) -> None:
         if not ending and not restart:
             log_lines(f"{place}/log", [f"supervisor: ended with {child.returncode}, again in {pause:.1f} s"])
             write_text(f"{place}/state.json", json.dumps(state))
-            select.select([wake], [], [], pause)
-            ending = signal.SIGTERM in pending_signals(wake) or time.time() >= until
+            ending = wait_for_restart(wake, pause, until)
 
 
-def run_until_end(child: subprocess.Popen[bytes], wake: int, log: str, until: float) -> tuple[bool, bool]:
+def wait_for_restart(wake: int, pause: float, until: float) -> bool:
+    """Wait ``pause`` seconds, less if a restart is requested; whether it is to end for good."""
+    end = time.monotonic() + pause
+    while (left := min(end - time.monotonic(), until - time.time())) > 0:
+        select.select([wake], [], [], left)
+        signals = pending_signals(wake)  # SIGCHLD of what has just ended is one of them
+        if signal.SIGTERM in signals:
+            return True
+        if signal.SIGUSR1 in signals:
+            return False
+    return time.time() >= until
+
+
+def run_until_end(child: Child, wake: int, log: str, until: float) -> tuple[bool, bool]:
     """Copy a child's lines into the log until it ends; at ``until`` it is as if SIGTERM had come.
 
     Returns whether it is to end for good, and whether a signal ended it.
     """
-    output, rest, ending, restart, deadline = child.stdout, b"", False, False, 0.0
-    assert output is not None
-    pipe = output.fileno()
+    output = LoggedOutput(child.output, log)
+    ending, restart, kill_at = False, False, float("inf")
     while child.poll() is None:
-        readable = select.select([wake] + ([pipe] if pipe >= 0 else []), [], [], 0.5)[0]
+        over = float("inf") if ending else until - time.time()
+        pause = min(over, kill_at - time.monotonic(), 60.0)  # SIGCHLD ends it, too
+        readable = select.select([wake, *output.pipes], [], [], max(0.0, pause))[0]
         signals = pending_signals(wake) if wake in readable else b""
         if time.time() >= until and not ending:
             log_lines(log, ["supervisor: its time is over"])
             signals += bytes([signal.SIGTERM])
         for number in signals:
             if number == signal.SIGHUP:
-                child.send_signal(signal.SIGHUP)
+                child.send(signal.SIGHUP)
             elif number in (signal.SIGTERM, signal.SIGUSR1):
                 ending, restart = ending or number == signal.SIGTERM, True
-                deadline = deadline or time.monotonic() + 5.0
-                child.terminate()
-        if pipe in readable:
-            data = os.read(pipe, 1 << 16)
-            pipe = pipe if data else -1
-            *lines, rest = (rest + data).split(b"\n")
-            log_lines(log, [line.decode("utf-8", "replace") for line in lines])
-        if deadline and time.monotonic() > deadline:
-            child.kill()
-    os.set_blocking(output.fileno(), False)
-    last = rest + (output.read() or b"")
-    log_lines(log, [line.decode("utf-8", "replace") for line in last.split(b"\n") if line])
-    output.close()
+                kill_at = min(kill_at, time.monotonic() + END_LIMIT)
+                child.send(signal.SIGTERM)
+        if child.output in readable:
+            output.copy()
+        if time.monotonic() > kill_at:
+            child.send(signal.SIGKILL)
+    output.drain()
+    child.close()
     return ending, restart
+
+
+class LoggedOutput:
+    """What comes out of a pipe, line by line into a log."""
+
+    def __init__(self, pipe: int, log: str) -> None:
+        os.set_blocking(pipe, False)
+        self.pipes = [pipe]  #: empty after its end
+        self._pipe = pipe
+        self._log = log
+        self._rest = b""
+
+    def copy(self) -> bool:
+        """What is in it now; False if there is nothing more for the time being."""
+        try:
+            data = os.read(self._pipe, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.pipes = []
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        log_lines(self._log, [line.decode("utf-8", "replace") for line in lines])
+        return bool(data)
+
+    def drain(self) -> None:
+        """All that is in it, and the last line even if it is not whole."""
+        while self.pipes and self.copy():
+            pass
+        if self._rest:
+            log_lines(self._log, [self._rest.decode("utf-8", "replace")])
 
 
 def pending_signals(wake: int) -> bytes:
@@ -110,10 +143,3 @@ def log_lines(path: str, lines: Iterable[str]) -> None:
         full = log.tell() > LOG_LIMIT
     if full:
         os.replace(path, path + ".1")
-
-
-def die_with_parent() -> None:
-    """In a new child: SIGTERM when the supervisor dies (prctl PR_SET_PDEATHSIG)."""
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
+from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.images.environments import Image
@@ -27,6 +29,7 @@ from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.provisioners.builtin import tasks
 from g5kvirt.provisioners.builtin.orders import (
+    HOST_GONE,
     BroadcastOrder,
     CheckOrder,
     Order,
@@ -39,9 +42,17 @@ from g5kvirt.provisioners.builtin.orders import (
 from g5kvirt.provisioners.builtin.task_server import TaskServer
 from g5kvirt.provisioners.builtin.transport import Transport
 from g5kvirt.provisioners.events import PHASE
-from g5kvirt.remote import Fanout
+from g5kvirt.remote import Result
 
 __all__ = ["MachineDriver"]
+
+#: Seconds that a host whose connection has ended has to let us in again.
+_HOST_PATIENCE = 20.0
+
+#: Calls of hosts for checks at once: one VM that does not answer holds up the call that it is in.
+_CHECK_CALLS = 16
+
+_Order = TypeVar("_Order")
 
 #: What VMs report about a deployment; the rest of the log (dhcp, script, …) is about their boot.
 _DEPLOYMENT_STEPS = {*tasks.STEPS, "minimal-system", "environment"}
@@ -50,8 +61,8 @@ _DEPLOYMENT_STEPS = {*tasks.STEPS, "minimal-system", "environment"}
 class MachineDriver:
     """A `g5kvirt.provisioners.builtin.loop.Driver` over the machines of a run; a context manager.
 
-    ``name`` is the deployment's id; ``guests`` reaches the deployed VMs by name. Whatever it started
-    (threads, streams, relays) has ended when it is left.
+    ``name`` is the deployment's id; ``guests`` reaches the deployed VMs. Whatever it started (threads,
+    streams, relays) has ended when it is left.
     """
 
     def __init__(
@@ -61,18 +72,22 @@ class MachineDriver:
         name: str,
         vms: Sequence[VM],
         image: Image,
-        authorized_key: str,
-        guests: Fanout,
+        guests: GuestCommands,
     ) -> None:
         self._context = context
         self._cluster = cluster
         self._name = name
         self._image = image
-        self._key = authorized_key
+        public = (Path(f"{key}.pub").read_text("utf-8").strip() for key in (context.key, context.check_key))
+        own, check = public
+        self._authorized_keys = (own, tasks.check_key_line(check))
         self._guests = guests
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._tasks: queue.SimpleQueue[TaskOrder] = queue.SimpleQueue()
+        self._waiting_checks: queue.SimpleQueue[CheckOrder] = queue.SimpleQueue()
         self._hosts = {host.name: host for host in cluster.hosts}
+        used = {vm.host for vm in vms}
+        self._by_address = {host.address: host for host in cluster.hosts if host.name in used}
         self._log = BootLog(vms)
         self._task_server = TaskServer(context, cluster)
         self._transport = Transport(context, cluster, vms, image, self._reports.put, self._submit_task)
@@ -81,11 +96,11 @@ class MachineDriver:
 
     def __enter__(self) -> MachineDriver:
         self._pool = ThreadPoolExecutor(max_workers=6)
-        # VMs get ready one by one, and each check waits for its VM: as many as their window lets in
-        self._checks = ThreadPoolExecutor(max_workers=self._context.checks_at_once)
+        self._checks = ThreadPoolExecutor(max_workers=_CHECK_CALLS)
         self._stack.callback(self._transport.stop)
         for pool in (self._pool, self._checks):
             self._stack.callback(pool.shutdown, cancel_futures=True)
+        self._stack.callback(self._context.fanout.on_lost(self._connection_lost))
         for machine in self._cluster.layout.machines:
             if "http" in machine.roles:
                 log_tail = LogTail(self._context.access, machine, self._reader(machine.host), phase=PHASE)
@@ -110,7 +125,8 @@ class MachineDriver:
             case TaskOrder():
                 self._submit_task(order)
             case CheckOrder():
-                self._checks.submit(self._try, self._check, order)
+                self._waiting_checks.put(order)
+                self._checks.submit(self._take_checks)
             case BroadcastOrder():
                 self._pool.submit(self._transport.execute, order)
 
@@ -152,6 +168,28 @@ class MachineDriver:
                 reason = f"{type(error).__name__}: {error}"
                 self._report(target, order.step, reason, turn=isinstance(order, CheckOrder))
 
+    def _connection_lost(self, address: str) -> None:
+        host = self._by_address.get(address)
+        if host is not None:
+            with suppress(RuntimeError):  # the deployment has just ended, and the pool with it
+                self._pool.submit(self._look_after, host)
+
+    def _look_after(self, host: Host) -> None:
+        """A connection to a host has ended: if it lets nobody in any more, its VMs are lost with it."""
+        begun = time.monotonic()
+
+        def given_up() -> str:
+            return "no answer" if time.monotonic() - begun > _HOST_PATIENCE else ""
+
+        document = {host: protocol.document()}
+        (reply,) = calls.call_agents(
+            self._context.fanout, document, timeout=_HOST_PATIENCE, given_up=given_up
+        )
+        if not reply.ok:
+            self._transport.lose(host.name)
+            reason = f"its host {host.name} is gone ({reply.reason})"
+            self._reports.put(Report(host.name, HOST_GONE, "failed", time.time(), reason))
+
     # ---- power --------------------------------------------------------------------------------------
 
     def _reboot(self, order: RebootOrder) -> None:
@@ -187,11 +225,7 @@ class MachineDriver:
 
     def _take_tasks(self) -> None:
         """All that wait, together: they come one by one, and each would cost its server a connection."""
-        waiting = []
-        while not self._tasks.empty():
-            with suppress(queue.Empty):  # another thread took it
-                waiting.append(self._tasks.get_nowait())
-        for order in merged(waiting):
+        for order in merged(_take_all(self._tasks)):
             self._try(self._put_tasks, order)
 
     def _put_tasks(self, order: TaskOrder) -> None:
@@ -207,7 +241,7 @@ class MachineDriver:
                 task_id=TaskId(self._name, target.attempt),
                 url=self._transport.url(variant, self._hosts[target.vm.host]),
                 server=self._task_server.url(target.vm),
-                authorized_keys=[self._key],
+                authorized_keys=self._authorized_keys,
                 boot=boot,
             )
             given.append((target, task))
@@ -215,14 +249,26 @@ class MachineDriver:
 
     # ---- checks -------------------------------------------------------------------------------------
 
+    def _take_checks(self) -> None:
+        """All that wait, together: VMs get ready one by one, and each would cost its host a call."""
+        steps: dict[str, list[Target]] = {}
+        for order in _take_all(self._waiting_checks):
+            steps.setdefault(order.step, []).extend(order.vms)
+        for step, targets in steps.items():
+            self._try(self._check, CheckOrder(tuple(targets), step))
+
     def _check(self, order: CheckOrder) -> None:
         """A VM is ready if it answers ssh with this deployment's identity, from its disk."""
-        names = [target.vm.name for target in order.vms]
-        results = self._guests.run(names, ["sh", "-c", tasks.READY_COMMAND], timeout=20, idempotent=True)
-        for target in order.vms:
-            result = results[target.vm.name]
+        targets = {target.vm.name: target for target in order.vms}
+
+        def report(result: Result) -> None:
             reason = result.reason or self._not_ready(result.text)
-            self._report(target, order.step, reason, turn=True)
+            self._report(targets[result.host], order.step, reason, turn=True)
+
+        command, key = ["sh", "-c", tasks.READY_COMMAND], self._context.check_key
+        self._guests.run(
+            list(targets), command, timeout=20, idempotent=True, key=key, attempts=1, on_result=report
+        )
 
     def _not_ready(self, output: str) -> str:
         identity = tasks.read_ready(output)
@@ -233,6 +279,15 @@ class MachineDriver:
         if not identity.root.startswith(GUESTS[self._context.spec.guest].root):
             return f"its root is {identity.root}, not the disk"
         return ""
+
+
+def _take_all(waiting: queue.SimpleQueue[_Order]) -> list[_Order]:
+    """All that is in a queue now."""
+    taken = []
+    with suppress(queue.Empty):
+        while True:
+            taken.append(waiting.get_nowait())
+    return taken
 
 
 def _report(milestone: Milestone, deployment: str, clock_offset: float) -> Report | None:

@@ -8,7 +8,7 @@ from typing import Any
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import Window
 from g5kvirt.provisioners.builtin import dispatch, expiry
-from g5kvirt.provisioners.builtin.orders import Order, Report
+from g5kvirt.provisioners.builtin.orders import HOST_GONE, Order, Report
 from g5kvirt.provisioners.builtin.positions import Position, VMProgress
 from g5kvirt.provisioners.builtin.reports import interpret
 from g5kvirt.provisioners.builtin.state import WorkflowState
@@ -169,6 +169,8 @@ class Deployment:
             self._end_step(progress, report, t, now, measured=False, verified=verified)
 
     def _receive_about_host(self, report: Report, now: float) -> bool:
+        if report.step == HOST_GONE:
+            return self._fail_vms_of(report, now)
         broadcast = self._state.broadcasts.take_reported(report)
         if broadcast is None:
             return False
@@ -178,6 +180,14 @@ class Deployment:
         else:
             self._transitions.fail_host(broadcast, t, now, _reason(report))
         return True
+
+    def _fail_vms_of(self, report: Report, now: float) -> bool:
+        """A host is gone: nothing more will come of its VMs, wherever they are."""
+        lost = [p for p in self._state.vms.values() if p.state == "open" and p.vm.host == report.subject]
+        for progress in lost:
+            t = max(min(report.t, now), progress.step_start)
+            self._transitions.fail(progress, t, now, _reason(report), scope="vm")
+        return bool(lost)
 
 
 def _summary(report: Report) -> str:

@@ -29,6 +29,8 @@ class Meter:
     Until ``enough`` were seen, `TimeoutRange.first` holds. Then the time-out is the 95th percentile of what
     was seen × ``factor``, and × (VMs active now / VMs active on average when those were seen) where that is
     more: a VM that shares cores and links with more others takes longer, and the first VMs shared with few.
+    It is never below the first bound until a third of the VMs that are active now were seen: the first ones
+    of a crowd are through a link before the others have come to it.
     """
 
     bounds: TimeoutRange
@@ -62,4 +64,5 @@ class Meter:
                     break
             self._cached = math.exp(place * self._BASE)
         crowd = max(1.0, load * self.seen / max(self._load, 1.0))
-        return min(max(self._cached * self.factor * crowd, self.bounds.least), self.bounds.most)
+        least = self.bounds.first if self.seen < load / 3 else self.bounds.least
+        return min(max(self._cached * self.factor * crowd, least), self.bounds.most)

@@ -9,7 +9,17 @@ from typing import Literal
 from g5kvirt.inventory import VM
 from g5kvirt.provisioners.builtin.workflow import Into, RebootKind
 
-__all__ = ["BroadcastOrder", "CheckOrder", "Order", "RebootOrder", "Report", "Target", "TaskOrder", "merged"]
+__all__ = [
+    "HOST_GONE",
+    "BroadcastOrder",
+    "CheckOrder",
+    "Order",
+    "RebootOrder",
+    "Report",
+    "Target",
+    "TaskOrder",
+    "merged",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +85,13 @@ class CheckOrder:
 Order = RebootOrder | TaskOrder | BroadcastOrder | CheckOrder
 
 
+#: The step of a report that a host is gone, and its VMs with it.
+HOST_GONE = "host"
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A VM or a host has ended a step.
+    """A VM or a host has ended a step; or a host has failed at `HOST_GONE`.
 
     ``t``: seconds since the epoch when it happened, by the same clock as ``now``. ``attempt`` and ``turn``
     are those of the order it answers; None where that is unknown. ``permanent``: it failed, and would fail

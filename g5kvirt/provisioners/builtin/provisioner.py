@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
 from g5kvirt.guests.boot_time import boot_limit
+from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.registry import GUESTS
-from g5kvirt.guests.ssh import vm_access
 from g5kvirt.hostagent import calls
 from g5kvirt.images import tools
 from g5kvirt.images.environments import Environment, Image
@@ -24,13 +23,14 @@ from g5kvirt.planning.windows import check_window, reboot_window
 from g5kvirt.provisioners.base import DeploymentRequest, Installer
 from g5kvirt.provisioners.builtin.driver import MachineDriver
 from g5kvirt.provisioners.builtin.engine import Deployment
-from g5kvirt.provisioners.builtin.loop import drive
+from g5kvirt.provisioners.builtin.loop import Driver, drive
+from g5kvirt.provisioners.builtin.simulated_driver import SimulatedDriver
 from g5kvirt.provisioners.builtin.transport import IMAGES
 from g5kvirt.provisioners.builtin.workflow import REBOOTS, boot_order, default_workflow
 from g5kvirt.provisioners.events import PHASE, build_progress
 from g5kvirt.provisioners.outcome import Outcome
 from g5kvirt.provisioners.transfer import image_servers
-from g5kvirt.remote import Fanout, File
+from g5kvirt.remote import File
 
 __all__ = ["BuiltinProvisioner", "put_image"]
 
@@ -48,8 +48,9 @@ class BuiltinProvisioner:
         self, context: Context, cluster: ClusterState, vms: Sequence[VM], image: Image, broadcast: chain.Kind
     ) -> Installer:
         """Put the image and the deployment tools on the service machines. Raises PhaseError."""
-        archive = tools.build(progress=build_progress(context.journal, context.run.name)).archive
-        put_image(context, cluster.layout.machines, image, File(archive, f"{services.WWW}/tools"))
+        if context.testbed.world is None:
+            archive = tools.build(progress=build_progress(context.journal, context.run.name)).archive
+            put_image(context, cluster.layout.machines, image, File(archive, f"{services.WWW}/tools"))
         return _Installer(context, cluster, image, broadcast)
 
 
@@ -76,17 +77,21 @@ class _Installer:
         """One deployment by the built-in workflow."""
         context, journal = self.context, self.context.journal
         deployment = self._deployment(request)
-        key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
         try:
-            guests = Fanout(vm_access(context, request.vms), window=context.checks_at_once, tree_from=None)
-            with MachineDriver(
-                context, self.cluster, request.name, request.vms, self.image, key, guests
-            ) as driver:
-                return drive(deployment, driver, clock=time.time, write=journal.extend)
+            with self._driver(request) as driver:
+                return drive(deployment, driver, clock=context.now, write=journal.extend)
         except BaseException as error:  # an interrupt too: every VM has an end in the journal
-            deployment.stop(time.time(), reason_of(error))
+            deployment.stop(context.now(), reason_of(error))
             journal.extend(deployment.events())
             raise
+
+    def _driver(self, request: DeploymentRequest) -> AbstractContextManager[Driver]:
+        """What carries the orders out: the machines, or the model in their place."""
+        context, world = self.context, self.context.testbed.world
+        if world is not None:
+            return SimulatedDriver(world, self.cluster, request.vms, self.image.size)
+        guests = GuestCommands(context, request.vms)
+        return MachineDriver(context, self.cluster, request.name, request.vms, self.image, guests)
 
     def _deployment(self, request: DeploymentRequest) -> Deployment:
         context, spec = self.context, self.context.spec
@@ -105,7 +110,7 @@ class _Installer:
             request.vms,
             workflow,
             reboots=reboot_window(spec.windows, facts, guest.label, real_cores=context.testbed.real_cores),
-            checks=check_window(spec.windows, context.checks_at_once),
+            checks=check_window(spec.windows, context.host_checks_at_once(facts)),
             fresh=request.fresh,
             about=request.about,
         )

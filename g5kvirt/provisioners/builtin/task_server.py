@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from g5kvirt.context import Context
 from g5kvirt.guests.registry import GUESTS
+from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import VM
 from g5kvirt.netboot import services
 from g5kvirt.netboot.task_id import TaskId
@@ -16,7 +17,6 @@ from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provisioners.builtin import tasks
 from g5kvirt.provisioners.builtin.orders import RebootOrder, Target
 from g5kvirt.provisioners.builtin.tasks import TaskFile
-from g5kvirt.remote import File
 
 __all__ = ["TaskServer"]
 
@@ -39,29 +39,30 @@ class TaskServer:
         """Hand these VMs their tasks; one that is to boot by a reset finds the way to its disk, too."""
         by_vm = {target.vm.name: task for target, task in given}
         for machine, targets in self._by_server([target for target, _ in given]):
-            files = []
+            files = {}
             for target in targets:
                 task = by_vm[target.vm.name]
-                text = tasks.render(task).encode()
-                files.append(File(text, tasks.task_path(target.vm.name, services.WWW)))
+                files[tasks.task_path(target.vm.name, services.WWW)] = tasks.render(task)
                 if task.boot == "reboot":
-                    files.append(self._disk_script(target.vm))
+                    files |= self._disk_script(target.vm)
             self._put(machine, files, {target.vm: by_vm[target.vm.name].id for target in targets})
 
     def prepare_reboot(self, order: RebootOrder) -> None:
         """Set what VMs boot next, and remove the tasks that they would begin again."""
         for machine, targets in self._by_server(order.vms):
-            files = [tasks.task_path(target.vm.name, services.WWW) for target in targets]
             none = dict.fromkeys(target.vm for target in targets)
-            if order.into == "disk":
-                self._put(machine, [self._disk_script(target.vm) for target in targets], none)
-                self._remove(machine, files)
-            else:
-                self._put(machine, [], none)
-                scripts = [services.vm_script_path(target.vm) for target in targets]
-                self._remove(machine, [*scripts, *files])
+            over = [tasks.task_path(target.vm.name, services.WWW) for target in targets]
+            scripts: dict[str, str] = {}
+            for target in targets:
+                if order.into == "disk":
+                    scripts |= self._disk_script(target.vm)
+                else:
+                    over.append(services.vm_script_path(target.vm))
+            self._put(machine, scripts, none, over)
 
-    def _announcements(self, machine: ServiceMachine, tasks_now: Mapping[VM, TaskId | None]) -> list[File]:
+    def _announcements(
+        self, machine: ServiceMachine, tasks_now: Mapping[VM, TaskId | None]
+    ) -> dict[str, str]:
         """What hosts of light guests read instead of a file for each; ``tasks_now``: what has changed."""
         changed: dict[str, dict[str, TaskId]] = {}
         for vm, task in tasks_now.items() if self._announces else ():
@@ -70,16 +71,16 @@ class TaskServer:
             if task is not None:
                 known[vm.name] = task
             changed[vm.host] = known
-        return [
-            File(tasks.announcement(known).encode(), tasks.announcement_path(host, services.WWW))
+        return {
+            tasks.announcement_path(host, services.WWW): tasks.announcement(known)
             for host, known in changed.items()
-        ]
+        }
 
-    def _disk_script(self, vm: VM) -> File:
+    def _disk_script(self, vm: VM) -> dict[str, str]:
         """The VM's own iPXE script with which it boots from its disk."""
         address = self._layout.address("http", vm.site, vm.index)
         script = services.ipxe_script(services.Netboot(self._layout, ()), address, profile="disk")
-        return File(script.encode(), services.vm_script_path(vm))
+        return {services.vm_script_path(vm): script}
 
     def _by_server(self, targets: Sequence[Target]) -> list[tuple[ServiceMachine, list[Target]]]:
         """The HTTP servers, each with the VMs that it serves."""
@@ -90,26 +91,18 @@ class TaskServer:
         return list(found.values())
 
     def _put(
-        self, machine: ServiceMachine, files: Sequence[File], tasks_now: Mapping[VM, TaskId | None]
+        self,
+        machine: ServiceMachine,
+        files: Mapping[str, str],
+        tasks_now: Mapping[VM, TaskId | None],
+        over: Sequence[str] = (),
     ) -> None:
-        """Put files, and announce the tasks that VMs have now."""
+        """Put files (path → content), announce the tasks that VMs have now, remove what is over."""
         # one thread at a time: an announcement must not be replaced by an earlier one
         with self._locks[machine.host.name]:
-            every = [*files, *self._announcements(machine, tasks_now)]
-            if not every:
-                return
-            host = machine.host.address
+            every = {**files, **self._announcements(machine, tasks_now)}
+            document = protocol.document(protocol.files(every, remove=over))
             timeout = self._context.spec.timeouts.command
-            result = self._context.fanout.put([host], every, timeout=timeout)[host]
-        if not result.ok:
-            raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {result.reason}")
-
-    def _remove(self, machine: ServiceMachine, paths: Sequence[str]) -> None:
-        host = machine.host.address
-        command = ["xargs", "-0", "rm", "-f", "--"]  # a window of VMs is more than a command's words may be
-        names = "\0".join(paths).encode()
-        timeout = self._context.spec.timeouts.command
-        fanout = self._context.fanout
-        result = fanout.run([host], command, stdin=names, timeout=timeout, idempotent=True)[host]
-        if not result.ok:
-            raise RuntimeError(f"{machine.host.name} did not remove the VMs' files: {result.reason}")
+            (reply,) = calls.call_agents(self._context.fanout, {machine.host: document}, timeout=timeout)
+        if not reply.ok:
+            raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {reply.reason}")

@@ -42,6 +42,7 @@ __all__ = [
     "TaskFile",
     "announcement",
     "announcement_path",
+    "check_key_line",
     "read_ready",
     "render",
     "task_file",
@@ -51,8 +52,8 @@ __all__ = [
 #: What the minimal system reports in a deployment, in this order.
 STEPS = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
 
-#: Asked by ssh: which deployment runs, and from where.
-READY_COMMAND = "cat /etc/g5kvirt-environment && grep ' / ' /proc/mounts"
+#: By ssh: which deployment runs, and from where.
+READY_COMMAND = "cat /etc/g5kvirt-environment /proc/mounts"
 
 #: Pattern, and a description of what it allows.
 _ID = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits and . _ -")
@@ -164,6 +165,11 @@ def render(task: TaskFile) -> str:
     }
     quoted: Mapping[str, str] = {name: shlex.quote(value) for name, value in values.items()}
     return _template().render(id=task.id, values=quoted)
+
+
+def check_key_line(public_key: str) -> str:
+    """The line of authorized_keys with which a key may run `READY_COMMAND` and nothing else."""
+    return f'restrict,command="exec {READY_COMMAND}" {public_key}'
 
 
 def task_path(vm: str, www: str) -> str:

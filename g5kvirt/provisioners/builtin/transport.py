@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from g5kvirt.broadcast import chain, relays
@@ -28,8 +29,9 @@ TIMEOUT = 900.0  #: seconds for a host to get the image; the engine gives it up 
 class Transport:
     """Plans each kind of broadcast once and carries it out; ``report`` gets how it ended for each host.
 
-    A chain and plain HTTP hand the image on while it arrives. A tree has it on a host only as a whole, so the
-    tasks of the host's VMs are kept until then: `ready` sorts them out, and ``release`` gets what was kept.
+    The tasks of a host's VMs are kept until they can fetch the image there: `ready` sorts them out, and
+    ``release`` gets what was kept. A chain and plain HTTP hand the image on while it arrives, as soon as the
+    host's relay runs; a tree has it on a host only as a whole.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Transport:
         self._image = image
         self._report = report
         self._release = release
+        self._lost: set[str] = set()  # hosts that are gone
         self._lock = threading.Lock()
         self._plans: dict[str, chain.ChainPlan] = {}
-        self._over: set[tuple[str, str]] = set()  # (variant, host): the image is there, or will not be
+        self._open: set[tuple[str, str]] = set()  # (variant, host): its VMs may fetch, or have to give up
         self._kept: dict[tuple[str, str], list[TaskOrder]] = {}
 
     def url(self, variant: str, host: Host) -> str:
@@ -91,7 +94,7 @@ class Transport:
                 open_hosts.discard(host)
                 status: Literal["ok", "failed"] = "failed" if reason else "ok"
                 self._report(Report(host, order.step, status, time.time(), reason, order.attempt))
-                self._end(order.variant, host)
+                self._let_begin(order.variant, host)
 
         try:
             self._broadcast(order, report)
@@ -109,9 +112,8 @@ class Transport:
             if progress.ended:
                 report(progress.host, "" if progress.ok else progress.reason)
 
-        if order.variant == "tree":
-            with self._lock:  # again, after it failed: VMs must wait again
-                self._over -= {(order.variant, host) for host in wanted}
+        with self._lock:  # again, after it failed: VMs must wait again
+            self._open -= {(order.variant, host) for host in wanted}
         plan, lost = self._start(plan, order.variant)
         for host in wanted - {stop.host.name for stop in plan.stops}:
             report(host, lost[host])
@@ -129,7 +131,9 @@ class Transport:
             # A tree even for few hosts: that is the point of the comparison.
             tree = Fanout(fanout.access, tree_from=1)
             plan, lost = relays.copy_by_tree(tree, plan, self._image.path, timeout=TIMEOUT)
-        return plan, lost | (relays.start(fanout, plan) if plan.stops else {})
+        if not plan.stops:
+            return plan, lost
+        return plan, lost | relays.start(fanout, plan, on_start=partial(self._let_begin, variant))
 
     def restart_lost_relays(self, variant: str, hosts: Collection[str]) -> None:
         """Start relays again that had succeeded and are gone: they and their supervisors were killed.
@@ -152,31 +156,34 @@ class Transport:
         if gone:
             self._start(replace(plan, stops=gone), variant)
 
+    def lose(self, host: str) -> None:
+        """A host is gone: nobody waits for its relay any more."""
+        self._lost.add(host)
+
     def stop(self) -> None:
         """End the relays."""
         for plan in self._plans.values():
-            relays.stop(self._context.fanout, plan)
+            stops = tuple(stop for stop in plan.stops if stop.host.name not in self._lost)
+            relays.stop(self._context.fanout, replace(plan, stops=stops))
 
     # ---- tasks that must wait ---------------------------------------------------------------------------
 
     def ready(self, task: TaskOrder) -> TaskOrder:
         """The part of ``task`` for VMs that may begin now; the rest is kept until their hosts are ready."""
         variant = task.variants["BroadcastEnv"]
-        if variant != "tree":
-            return task
         now = []
         with self._lock:
             for target in task.vms:
                 key = (variant, target.vm.host)
-                if key in self._over:
+                if key in self._open:
                     now.append(target)
                 else:
                     self._kept.setdefault(key, []).append(replace(task, vms=(target,)))
         return replace(task, vms=tuple(now))
 
-    def _end(self, variant: str, host: str) -> None:
+    def _let_begin(self, variant: str, host: str) -> None:
         with self._lock:
-            self._over.add((variant, host))
+            self._open.add((variant, host))
             kept = self._kept.pop((variant, host), [])
         for order in merged(kept):
             self._release(order)

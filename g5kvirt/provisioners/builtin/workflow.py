@@ -197,11 +197,12 @@ def default_workflow(
     if tuple(boot) not in {(first, *rest) for first in ("kexec", "reboot") for rest in ((), ("reset",))}:
         raise ValueError(f"boot must be kexec or reboot, and reset may follow; it is {tuple(boot)}")
     booted = TimeoutRange(max(boot_seconds, 30.0), 30.0, max(3 * boot_seconds, 900.0))
-    steps = _broadcast_steps()
+    command, quick = (_patient(bounds, boot_seconds) for bounds in (_COMMAND, _QUICK))
+    steps = _broadcast_steps(quick)
     limit = bound.get("BroadcastEnv")
     broadcasts = (Variant(name, steps, retries, "SetDeploymentEnv", limit) for name in broadcast)
-    boots = _boot_variants(booted, retries, bound.get("BootNewEnv"))
-    preparation = _preparation(booted, tuple(reboots))
+    boots = _boot_variants(booted, command, quick, retries, bound.get("BootNewEnv"))
+    preparation = _preparation(booted, command, quick, tuple(reboots))
     untrusted = Variant("untrusted", preparation, retries, timeout=bound.get("SetDeploymentEnv"))
     return Workflow(
         (
@@ -217,35 +218,44 @@ _QUICK = TimeoutRange(120.0, 20.0, 600.0)
 _TRANSFER = TimeoutRange(900.0, 60.0, 3600.0)
 
 
-def _preparation(booted: TimeoutRange, reboots: tuple[RebootKind, ...]) -> tuple[MicroStep, ...]:
+def _patient(bounds: TimeoutRange, boot_seconds: float) -> TimeoutRange:
+    """Until it is measured, no step is given up sooner than a boot, which knows how many share a core."""
+    return TimeoutRange(max(bounds.first, boot_seconds), bounds.least, max(bounds.most, boot_seconds))
+
+
+def _preparation(
+    booted: TimeoutRange, command: TimeoutRange, quick: TimeoutRange, reboots: tuple[RebootKind, ...]
+) -> tuple[MicroStep, ...]:
     """Into the minimal system, and the disk made ready."""
     return (
-        MicroStep("reboot", "reboot", _COMMAND, alternatives=reboots, into="minimal", prepares=True),
+        MicroStep("reboot", "reboot", command, alternatives=reboots, into="minimal", prepares=True),
         MicroStep("minimal-system", "report", booted, again_at="reboot", prepares=True),
-        MicroStep("partition", "task", _QUICK),
-        MicroStep("format", "report", _QUICK),
+        MicroStep("partition", "task", quick),
+        MicroStep("format", "report", quick),
     )
 
 
-def _broadcast_steps() -> tuple[MicroStep, ...]:
+def _broadcast_steps(quick: TimeoutRange) -> tuple[MicroStep, ...]:
     """The image to the hosts and onto the disk."""
     return (
         MicroStep("broadcast", "broadcast", _TRANSFER, retries=1, early=True),
         MicroStep("image", "report", _TRANSFER),
-        MicroStep("postinstall", "report", _QUICK),
-        MicroStep("bootloader", "report", _QUICK),
+        MicroStep("postinstall", "report", quick),
+        MicroStep("bootloader", "report", quick),
         MicroStep("sync", "report", TimeoutRange(300.0, 30.0, 900.0)),
     )
 
 
-def _boot_variants(booted: TimeoutRange, retries: int, limit: float | None) -> dict[str, Variant]:
+def _boot_variants(
+    booted: TimeoutRange, command: TimeoutRange, quick: TimeoutRange, retries: int, limit: float | None
+) -> dict[str, Variant]:
     """Each way out of the minimal system into the environment."""
 
     def ready(again_at: str = "") -> MicroStep:
         return MicroStep("ready", "check", booted, again_at=again_at, delay=1.0, hint="environment")
 
-    leave = MicroStep("boot", "report", _QUICK)
-    reset = MicroStep("reset", "reboot", _COMMAND, alternatives=("hard", "relaunch"), into="disk")
+    leave = MicroStep("boot", "report", quick)
+    reset = MicroStep("reset", "reboot", command, alternatives=("hard", "relaunch"), into="disk")
     return {
         "kexec": Variant("kexec", (leave, ready()), timeout=limit),
         "reboot": Variant("reboot", (leave, ready()), timeout=limit),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import IO
 
@@ -36,7 +37,9 @@ class SSHTunnel:
         """The command that forwards the local port ``local``."""
         forward = f"127.0.0.1:{local}:localhost:{self._port}"
         words = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", forward, "--", check_host(self._host)]
-        return [*self._access.prefix(), *words]
+        # ssh takes the first value of an option; all other logins clear their forwardings
+        access = replace(self._access, options=("ClearAllForwardings=no", *self._access.options))
+        return [*access.prefix(), *words]
 
     def __enter__(self) -> str:
         with socket.socket() as probe:

@@ -7,7 +7,7 @@ import shutil
 import threading
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.remote.access import PLAIN_SHELL
+from g5kvirt.remote.access import PLAIN_LOGIN, PLAIN_SHELL
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.settings import Settings
 
@@ -20,11 +20,12 @@ _configured: list[str] = []  # the API for which execo is configured; at most on
 def _wrapper() -> list[str]:
     """The command line in front of execo's ``ssh``, which runs in the environment of this process.
 
-    A plain shell for its ProxyCommand, as `Access.environment` explains; and where setpriv(1) exists, ssh
-    ends with the thread that started it: an oarsub that outlives a killed run would reserve for nobody.
+    A plain shell for its ProxyCommand and English messages, as in `Access.environment`; and where setpriv(1)
+    exists, ssh ends with the thread that started it: an oarsub that outlives a killed run would reserve for
+    nobody.
     """
     setpriv = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    return [*setpriv, "env", f"SHELL={PLAIN_SHELL}"]
+    return [*setpriv, "env", f"SHELL={PLAIN_SHELL}", "LC_ALL=C"]
 
 
 def configure(settings: Settings, jump: str) -> None:
@@ -54,7 +55,7 @@ def configure(settings: Settings, jump: str) -> None:
     program, *options = [*_wrapper(), "ssh"]
     options += ["-F", str(settings.ssh_config)] if settings.ssh_config is not None else []
     options += ["-J", jump] if jump else []
-    options += [word for option in settings.ssh_options for word in ("-o", option)]
+    options += [word for option in (*settings.ssh_options, *PLAIN_LOGIN) for word in ("-o", option)]
     # execo's two dictionaries do not inherit from each other: both get the options.
     for params in (execo.default_connection_params, execo_g5k.default_frontend_connection_params):
         params["ssh"] = program

@@ -28,7 +28,7 @@ from g5kvirt.testbeds.grid5000 import api, calendar, connection, jobs, kadeploy,
 from g5kvirt.testbeds.grid5000.frontends import failure_reason, run_on_frontend
 from g5kvirt.testbeds.grid5000.oar import end_of_job, is_usable
 from g5kvirt.testbeds.grid5000.settings import Settings, load_settings
-from g5kvirt.testbeds.parallel import for_each
+from g5kvirt.testbeds.parallel import collect, for_each
 
 __all__ = ["Grid5000", "Settings", "open_grid5000"]
 
@@ -42,6 +42,8 @@ class Grid5000:
     """A testbed with OAR, Kadeploy3, KaVLAN and the REST reference API on every site."""
 
     simulated = False
+    world = None
+    network = ""
     guest = ""  # QEMU; whether with KVM is found out on each host
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -266,15 +268,22 @@ class Grid5000:
         A job can be unknown not only to a killed process: while OAR's server is down, oarsub prints an id and
         fails, and the job runs later.
         """
-        known, silent = sorted(set(held)), None
+        known = sorted(set(held))
+        silent: TestbedError | None = None
         timeout = self.settings.command_timeout
         # A local testbed that was created again counts its jobs from 1: an id may be another run's.
         names = for_each(lambda one: self._api_job(*one).get("name") or jobs.job_name(*one, timeout), known)
         doomed = {one for one, name in zip(known, names, strict=True) if name in (None, job_name)}
-        try:
-            doomed |= set(jobs.find(sites, job_name))
-        except TestbedError as error:  # what is known is deleted first
-            silent = error
+        # a site that does not answer keeps nobody from deleting what is known, or found at others
+        # (two commands, each with that time-out)
+        listed = collect(lambda site: jobs.find([site], job_name), list(sites), 2 * timeout + 10)
+        for site, found in listed.items():
+            if isinstance(found, TestbedError):
+                silent = silent or found
+            elif isinstance(found, Exception):
+                silent = silent or jobs.not_listed(site, str(found))
+            else:
+                doomed |= set(found)
         with ThreadPoolExecutor(max_workers=1) as pool:
             keys = pool.submit(jobs.remove_keys, doomed, timeout)
             jobs.delete(doomed, timeout, self.settings.tiny_polling_interval, self._job_info)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from g5kvirt.remote.result import classify_failure
+from g5kvirt.run.printable import printable
 
-__all__ = ["failure_reason", "output_lines", "run_on_frontend", "ssh_failure"]
+__all__ = ["failure_reason", "output_lines", "process_failure", "run_on_frontend", "ssh_failure"]
 
 
 def run_on_frontend(site: str, command: str, timeout: float) -> Any:
@@ -43,10 +46,34 @@ def ssh_failure(process: Any) -> str:
 
 
 def failure_reason(failed: Any) -> str:
-    """Why the processes of an execo ProcessesFailed failed: the last line of each."""
-    reasons = []
-    for process in failed.processes:
-        lines = output_lines(process)
-        last = lines[-1] if lines else f"exit code {process.exit_code}"
-        reasons.append(ssh_failure(process) or last)
-    return "; ".join(reasons) or "no answer"
+    """Why the processes of an execo ProcessesFailed failed; each reason once."""
+    return "; ".join(dict.fromkeys(map(process_failure, failed.processes))) or "no answer"
+
+
+def process_failure(process: Any) -> str:
+    """Why execo's finished process failed: ssh's reason, its own last line, or how it ended."""
+    lines = output_lines(process)
+    return ssh_failure(process) or (printable(lines[-1]) if lines else _end(process))
+
+
+def _end(process: Any) -> str:
+    """How a process ended that printed nothing."""
+    if getattr(process, "timeouted", False):
+        return f"no answer within {process.timeout:g} s"
+    status = process.exit_code
+    if status is None:
+        return "no answer"
+    try:
+        code = os.waitstatus_to_exitcode(status)  # execo gives what wait() gave
+    except ValueError:
+        code = status
+    if code < 0:
+        return f"ended by {_signal(-code)} before it answered"
+    return "ssh failed and did not say why" if code == 255 else f"exit code {code}"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those without a name
+        return f"signal {number}"

@@ -13,7 +13,13 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.clock import oar_date
 from g5kvirt.testbeds.base import Notify, ReservationRequest
-from g5kvirt.testbeds.grid5000.frontends import failure_reason, output_lines, run_on_frontend, ssh_failure
+from g5kvirt.testbeds.grid5000.frontends import (
+    failure_reason,
+    output_lines,
+    process_failure,
+    run_on_frontend,
+    ssh_failure,
+)
 from g5kvirt.testbeds.grid5000.oar import has_ended, is_usable, oarstat_fields, refusal_reason
 from g5kvirt.testbeds.parallel import for_each
 
@@ -26,6 +32,7 @@ __all__ = [
     "job_name",
     "key_file",
     "matches_request",
+    "not_listed",
     "oarstat",
     "remove_keys",
     "resources",
@@ -88,10 +95,10 @@ def submit(site: str, request: ReservationRequest, start: float | None) -> int:
 def _refusals(failed: Any) -> str:
     """Why oarsub refused, from the processes of an execo ProcessesFailed."""
     reasons = [
-        ssh_failure(process) or refusal_reason(output_lines(process)) or failure_reason(failed)
+        ssh_failure(process) or refusal_reason(output_lines(process)) or process_failure(process)
         for process in failed.processes
     ]
-    return "; ".join(reasons) or "no answer"
+    return "; ".join(dict.fromkeys(reasons)) or "no answer"
 
 
 # ---- finding again ----------------------------------------------------------------------------------
@@ -99,19 +106,26 @@ def _refusals(failed: Any) -> str:
 
 def find(sites: Collection[str], name: str) -> list[tuple[str, int]]:
     """(site, id) of the jobs called ``name`` on ``sites`` that have not ended. Raises TestbedError."""
+    return [one for own in for_each(lambda site: _find_at(site, name), list(sites)) for one in own]
+
+
+def not_listed(site: str, reason: str) -> TestbedError:
+    """The error for a site whose jobs are not known."""
+    return TestbedError(
+        f"the jobs that are left at {site} cannot be listed ({reason})",
+        advice="try again when its frontend and OAR answer",
+    )
+
+
+def _find_at(site: str, name: str) -> list[tuple[str, int]]:
     from execo.exception import ProcessesFailed
     from execo_g5k import get_current_oar_jobs, get_oar_job_info
 
-    if not sites:
-        return []
     try:
-        known = [(site, job) for job, site in get_current_oar_jobs(list(sites), abort_on_error=True)]
+        known = [(site, job) for job, _ in get_current_oar_jobs([site], abort_on_error=True)]
         names = for_each(lambda one: get_oar_job_info(one[1], one[0]).get("name"), known)
     except ProcessesFailed as error:
-        raise TestbedError(
-            f"the jobs that are left at {', '.join(sites)} cannot be listed ({failure_reason(error)})",
-            advice="call release() again",
-        ) from error
+        raise not_listed(site, failure_reason(error)) from error
     return [one for one, own in zip(known, names, strict=True) if own == name]
 
 
@@ -299,18 +313,30 @@ def subnetwork(
 # ---- deleting ---------------------------------------------------------------------------------------
 
 
+#: Seconds after which the deletion of a job that is still there is sent again.
+_DELETE_AGAIN = 5.0
+#: Seconds that one deletion may take: a frontend that hangs keeps the others from being told again.
+_DELETE_LIMIT = 15.0
+
+
 def delete(jobs: Iterable[tuple[str, int]], timeout: float, often: float, job_info: JobInfo = info) -> None:
     """Delete the jobs (site, id), and wait until they have ended. Raises TestbedError if one is left.
 
-    execo's oardel reports nothing, so the jobs themselves are polled: by ``job_info``, as in
-    `wait_until_running`, and finally by `info`.
+    execo's oardel reports nothing, and a frontend may be unreachable at that moment: so the jobs themselves
+    are polled, by ``job_info`` as in `wait_until_running`, and finally by `info`, and those that are left are
+    deleted again every `_DELETE_AGAIN` seconds.
     """
     from execo_g5k import oardel
 
     left = set(jobs)
-    oardel([(job, site) for site, job in sorted(left)])
-    deadline = time.monotonic() + timeout
-    while left := _not_ended(left, job_info):
+    begun = time.monotonic()
+    deadline, again = begun + timeout, begun
+    while left:
+        if time.monotonic() >= again:
+            oardel([(job, site) for site, job in sorted(left)], timeout=min(_DELETE_LIMIT, timeout))
+            again = time.monotonic() + _DELETE_AGAIN
+        if not (left := _not_ended(left, job_info)):
+            return
         if time.monotonic() > deadline:
             if not (left := _not_ended(left, info)):
                 return

@@ -10,6 +10,7 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.planning.inventories import Inventory
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
+from g5kvirt.testbeds.local.model import SwitchKind
 from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits, too_small
 from g5kvirt.testbeds.local.state import SSH_OPTIONS, State
 
@@ -18,6 +19,10 @@ __all__ = ["Local", "local", "table_finding"]
 
 class Local(Grid5000):
     """Grid'5000's driver; all its hosts share the tables of this machine's kernel."""
+
+    def __init__(self, settings: Settings, switch: SwitchKind = "plain") -> None:
+        super().__init__(settings)
+        self.network = "managed switch" if switch == "managed" else ""
 
     def inventory(self, sites: Collection[str]) -> tuple[Inventory | None, Sequence[Finding]]:
         """As that of Grid'5000, and whether these tables are large enough."""
@@ -61,7 +66,8 @@ def local(name: str | None = None) -> Local:
             charter=False,  # there is only one user, and no day or night
             polling_interval=0.5,
             tiny_polling_interval=0.25,
-        )
+        ),
+        state.description.switch,
     )
 
 

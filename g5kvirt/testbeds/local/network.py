@@ -93,6 +93,10 @@ _ROUTER = {
     "net.ipv4.neigh.default.retrans_time_ms": "500",
     "net.ipv6.conf.all.disable_ipv6": "1",
     "net.ipv6.conf.default.disable_ipv6": "1",
+    # Switches do not filter; where a kernel has br_netfilter, all frames would pass through its hooks.
+    "net.bridge.bridge-nf-call-iptables": "0",
+    "net.bridge.bridge-nf-call-ip6tables": "0",
+    "net.bridge.bridge-nf-call-arptables": "0",
 }
 
 

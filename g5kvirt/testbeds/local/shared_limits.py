@@ -20,12 +20,19 @@ from typing import Any
 from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.testbeds.local.state import RUNTIME, write
 
-__all__ = ["LIMITS", "SharedLimits", "overflow_counts", "too_small"]
+__all__ = ["LIMITS", "STOCK_ARP_TABLE", "SharedLimits", "overflow_counts", "too_small"]
 
 #: Setting → the least value with which a testbed runs. Entries and packets cost memory only while they exist.
 LIMITS: Mapping[str, int] = {
     **neighbour_tables(32_768),
     "net.core.netdev_max_backlog": 300_000,  # packets per core; 361 nodes on two cores then lost none
+}
+
+#: The ARP table as Linux has it: beyond 1,024 entries new ones are refused.
+STOCK_ARP_TABLE: Mapping[str, int] = {
+    "net.ipv4.neigh.default.gc_thresh1": 128,
+    "net.ipv4.neigh.default.gc_thresh2": 512,
+    "net.ipv4.neigh.default.gc_thresh3": 1024,
 }
 
 #: What `overflow_counts` counts, in words.
@@ -83,6 +90,21 @@ class SharedLimits:
                     with suppress(OSError):  # read-only since then: nothing that can be done about it
                         self._file(key).write_text(f"{value}\n")
             self._record.unlink(missing_ok=True)
+
+    @contextmanager
+    def other(self, values: Mapping[str, int]) -> Iterator[None]:
+        """Other values for as long as the block lasts, such as `STOCK_ARP_TABLE`: to measure what they cost.
+
+        They are those of the whole machine. Raises OSError if they cannot be set.
+        """
+        before = {key: self._file(key).read_text() for key in values}
+        try:
+            for key, value in values.items():
+                self._file(key).write_text(f"{value}\n")
+            yield
+        finally:
+            for key, text in before.items():
+                self._file(key).write_text(text)
 
     def overflows(self) -> dict[str, int]:
         """How often a table or queue was full since the first testbed was started: what → times, if any."""

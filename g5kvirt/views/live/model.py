@@ -6,6 +6,7 @@ and it stays so until the next one. The rules are those of `g5kvirt.run.state`; 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from g5kvirt.run.deployment_state import DeploymentState
 from g5kvirt.run.events import Event
 from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.state import RunState
+from g5kvirt.run.virtual_time import is_virtual
 from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, MINIMAL_SYSTEM, PLANNED
 from g5kvirt.views.palette import STATES, shown_state
@@ -66,6 +68,11 @@ class LiveModel:
         self.cells: Mapping[str, Cell] = _Cells(self.run)  #: VM → its cell, in the order of the placement
         self._changed: dict[str, None] = {}
         self._layout_version = 0
+        self._latest = 0.0
+
+    def now(self) -> float:
+        """The time by the clock of the run; that of a prediction stands still at its last event."""
+        return self._latest if is_virtual(self._latest) else time.time()
 
     @classmethod
     def of(cls, events: Iterable[Event], vms: int = 0) -> LiveModel:
@@ -77,6 +84,7 @@ class LiveModel:
 
     def take(self, event: Event) -> None:
         """Process one event."""
+        self._latest = max(self._latest, event.t)
         if (vm := self.run.take(event)) is not None:
             self._changed[vm.name] = None
         if self._layout_version != self.run.rearranged:

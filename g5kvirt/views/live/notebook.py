@@ -196,8 +196,8 @@ class _Notebook(_Threaded):
         super().__init__(source, vms)
 
     def refresh(self) -> None:
-        now = time.time()
         self._take()
+        now = self.model.now()
         if self._stale and time.monotonic() - self._renewed >= self._pause:
             self._draw(now)
         if self._widget is not None:
@@ -208,7 +208,7 @@ class _Notebook(_Threaded):
     def finish(self) -> None:
         try:
             self._take()
-            self._draw(time.time())
+            self._draw(self.model.now())
         finally:
             if self._widget is not None and self._output is not None:
                 self._widget.close()

@@ -414,10 +414,10 @@ def test_demo_of_the_slides_has_their_size_or_that_part_of_it() -> None:
     slides = demo.DEMOS["slides"]
     sites = slides.sites(4552)
     assert (len(sites), sum(sites.values())) == (6, 355)
-    assert slides.parameters(4552) == {"sizes": [500, 1000, 2000, 4552]}
+    assert slides.parameters(4552) == {"sizes": [500, 1000, 2000, 4552], "challenges": False, "windows": []}
     small = slides.sites(60)
     assert (len(small), set(small.values())) == (6, {1})
-    assert slides.parameters(60) == {"sizes": [7, 13, 26, 60]}
+    assert slides.parameters(60) == {"sizes": [7, 13, 26, 60], "challenges": True}
     assert all(16 * sum(slides.sites(vms).values()) >= vms for vms in range(1, 4553)), "room for all"
     for name, one in demo.DEMOS.items():
         known = notebooks.parameters_of(notebooks.find(name))
@@ -427,9 +427,9 @@ def test_demo_of_the_slides_has_their_size_or_that_part_of_it() -> None:
 def test_demo_without_memory_begins_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(demo, "available_memory", lambda: 7000 << 20)
-    with pytest.raises(errors.MachineError, match=r"need 14,111 MiB .* 7,000 are available") as caught:
+    with pytest.raises(errors.MachineError, match=r"need 15,932 MiB .* 7,000 are available") as caught:
         demo.demonstrate(Console(file=io.StringIO()), tmp_path / "runs", 4552, demo="slides")
-    assert caught.value.advice == "use --vms 2258"
+    assert caught.value.advice == "use --vms 2000"
     assert not (tmp_path / "runs").exists()
 
 

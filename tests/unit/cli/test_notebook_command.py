@@ -64,6 +64,10 @@ def test_parameters_are_checked_and_parsed_as_python() -> None:
         "name": None,
         "testbed": "local:x",
     }
+    # papermill would hand a tuple to the notebook as a string
+    assert notebooks.values([("windows", "[(5, 1.0), {'a': (2,)}]")], FOLDER / "slides.ipynb") == {
+        "windows": [[5, 1.0], {"a": [2]}]
+    }
     with pytest.raises(SpecError, match=r"scalability\.ipynb has no parameter 'vm': did you mean 'vms'\?"):
         notebooks.values([("vm", "32")], path)
 

@@ -53,6 +53,18 @@ def test_overdue_vm_is_powered_on_again_and_then_fails_at_its_last_step() -> Non
     assert b.finished
 
 
+def test_the_last_ones_of_a_crowd_have_the_patience_of_the_crowd() -> None:
+    b = BootTracker(vms(10), SlotWindow(10), lambda in_flight, attempt: 10.0 * in_flight, 2)
+    b.due(0.0)
+    for vm in vms(9):
+        b.powered_on(vm.name, 1, 0.0)
+        b.reached(vm.name, "minimal-system", 50.0)
+    b.powered_on("vm-10", 1, 0.0)
+    assert b.in_flight == 1
+    assert b.overdue(99.0) == [], "it shared everything with nine others until now"
+    assert [late.vm.name for late in b.overdue(101.0)] == ["vm-10"]
+
+
 def test_late_milestone_of_an_earlier_attempt_does_not_count() -> None:
     b = tracker(1)
     b.due(0.0)
@@ -118,6 +130,27 @@ def test_a_late_answer_of_a_host_changes_nothing() -> None:
     assert b.refused("vm-1", 2, "too late") is None
     assert b.due(15.0) == []
     assert b.finished
+
+
+def test_report_that_is_faster_than_the_answer_to_the_power_on_loses_neither() -> None:
+    b = tracker(1)
+    b.reached("vm-1", "dhcp", 9.5)  # it was running before it was asked to
+    b.due(10.0)
+    assert b.reached("vm-1", "minimal-system", 10.2)
+    assert b.count("up") == 1
+    assert not b.finished, "when it was powered on is not known"
+    assert [(r.step, r.t) for r in b.powered_on("vm-1", 1, 9.0)] == [("dhcp", 9.5)]
+    assert b.finished
+    assert b.boots["vm-1"].start == 9.0
+
+
+def test_vm_that_is_up_does_not_wait_for_the_answer_of_a_host_that_has_none() -> None:
+    b = tracker(1)
+    b.due(10.0)
+    assert b.reached("vm-1", "minimal-system", 12.0)
+    assert b.refused("vm-1", 1, "unreachable") is None
+    assert b.finished
+    assert b.count("up") == 1
 
 
 @given(

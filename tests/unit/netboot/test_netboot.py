@@ -82,7 +82,16 @@ def test_only_a_lonely_dhcp_server_is_authoritative() -> None:
 def test_dhcp_stops_at_its_time_and_http_continues() -> None:
     plan = dataclasses.replace(netboot(), until=1e9)
     orders = [order for machine in plan.layout.machines for order in nb.services(plan, machine)]
-    assert {(o["name"], o["until"]) for o in orders} == {("dnsmasq", 1e9), ("nginx", None)}
+    assert {(o["name"], o["until"]) for o in orders} == {("dnsmasq", 1e9), ("dns", None), ("nginx", None)}
+
+
+def test_dhcp_has_no_names_to_keep_and_dns_no_leases() -> None:
+    plan = netboot()
+    machine = plan.layout.machines[0]
+    assert "port=0" in nb.dnsmasq_conf(plan, machine).splitlines()
+    names = nb.dns_conf(plan, machine).splitlines()
+    assert not [line for line in names if line.startswith(("dhcp", "port", "enable-"))]
+    assert "addn-hosts=/var/lib/g5kvirt/dns-hosts" in names
 
 
 def test_dhcp_answers_vms_only() -> None:
@@ -176,7 +185,7 @@ def test_vm_with_its_own_profile() -> None:
 def test_services_follow_the_roles_and_fit_into_json() -> None:
     plan = netboot()
     names = [[order["name"] for order in nb.services(plan, m)] for m in plan.layout.machines]
-    assert names == [["dnsmasq"], ["nginx"], ["nginx"], ["dnsmasq", "nginx"]]
+    assert names == [["dnsmasq", "dns"], ["nginx"], ["nginx"], ["dnsmasq", "dns", "nginx"]]
     for machine in plan.layout.machines:
         orders = nb.services(plan, machine)
         assert json.loads(json.dumps(orders)) == orders

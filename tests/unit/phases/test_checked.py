@@ -195,7 +195,7 @@ def test_command_check_exit_codes(
 ) -> None:
     bad = (Finding(what, "", "problem", "bad", "is bad", "repair it") for what in problems)
     findings = (Finding("x", "", "ok", "ok", ""), *bad)
-    monkeypatch.setattr(phase, "check", lambda *_: Preflight(findings, None))
+    monkeypatch.setattr(phase, "check", lambda *_, **__: Preflight(findings, None))
     monkeypatch.setattr("g5kvirt.testbeds.open_testbed", lambda word: SimpleNamespace(name=word))
     spec = tmp_path / "spec.yaml"
     spec.write_text("{sites: {nancy: 1}, vms: 1}")

@@ -58,7 +58,7 @@ class Machines:
         self.context: Any = SimpleNamespace(
             spec=Spec(sites={"nancy": 2}, vms=3000),
             journal=SimpleNamespace(append=self.append, extend=self.extend),
-            testbed=SimpleNamespace(package_proxy=None),
+            testbed=SimpleNamespace(package_proxy=None, world=None),
             fanout=None,
         )
         monkeypatch.setattr(calls, "call_agents", self.answer)

@@ -17,6 +17,7 @@ import pytest
 from fakestream import FakeStream, fake_stream
 from runmaker import run_events
 
+from g5kvirt import Experiment
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
 from g5kvirt.inventory import GIB, VM, Facts, Host
@@ -24,12 +25,16 @@ from g5kvirt.netboot import log_tail
 from g5kvirt.phases import launch as phase
 from g5kvirt.phases.launch import launch
 from g5kvirt.planning.cluster import ClusterState
+from g5kvirt.planning.inventories import Inventory
 from g5kvirt.planning.services import ServiceLayout, ServiceMachine
 from g5kvirt.remote import Result
 from g5kvirt.run import directory
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
+from g5kvirt.simulation.world import Faults
 from g5kvirt.spec.spec import Spec
+from g5kvirt.testbeds import open_testbed
+from g5kvirt.testbeds.simulated.driver import Simulated
 
 HEAD = Host("head.rennes.grid5000.fr", "rennes", "h", 4, GIB, address="head")
 CARRIER = Host("paradent-1.rennes.grid5000.fr", "rennes", "p", 4, GIB, address="paradent-1")
@@ -108,7 +113,7 @@ def launched(
     monkeypatch.setattr(phase, "cluster_state", lambda *_: cluster)
     monkeypatch.setattr(log_tail, "Stream", fake)
     monkeypatch.setattr(Context, "access", None)
-    testbed: Any = SimpleNamespace(real_cores=None, guest="")
+    testbed: Any = SimpleNamespace(real_cores=None, guest="", world=None)
     with closing(Journal.open(run.journal)) as journal:
         for event in run_events(4):
             if event.phase != "launch":
@@ -135,10 +140,11 @@ def test_every_vm_is_powered_on_and_reports_in(tmp_path: Path, monkeypatch: pyte
             f"vm-{i}" for i in range(1, 5)
         }
     services = [e.step for e in events if e.kind == "service" and e.status == "ok"]
-    assert services == ["dnsmasq", "nginx"]
+    assert services == ["dnsmasq", "dns", "nginx"]
     # the first power-on goes before the services learn of the VMs, and all of it is one request a host
     assert [(host, op) for host, op, _ in machines.operations] == [
         ("paradent-1", "start"),
+        ("head", "serve"),
         ("head", "serve"),
         ("head", "serve"),
     ]
@@ -172,3 +178,44 @@ def test_launch_that_brings_up_no_vm_raises_the_first_reason(
     assert (found.phase, found.step) == ("launch", "power-on")
     assert "none of 4 VMs came up, first vm-1 on paradent-1" in str(found)
     assert "no tap" in str(found)
+
+
+def test_logs_that_cannot_be_followed_leave_no_vm_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise PhaseError("the logs of head cannot be followed: refused", phase="launch", step="logs")
+
+    monkeypatch.setattr(phase, "boot_all", broken)
+    found, events, _ = launched(tmp_path, monkeypatch)
+    assert isinstance(found, PhaseError)
+    ends = {e.subject: dict(e.detail) for e in events if (e.step, e.status) == ("launch", "failed")}
+    assert sorted(ends) == ["vm-1", "vm-2", "vm-3", "vm-4"]
+    assert all(end["reason"] == "the logs of head cannot be followed: refused" for end in ends.values())
+
+
+def test_a_repeated_launch_tries_again_what_was_given_up(tmp_path: Path) -> None:
+    bed = open_testbed("simulated:2013")
+    assert isinstance(bed, Simulated)
+    faulty = Simulated(Inventory("x", bed.machines()), bed.world.calibration, faults=Faults(vms=0.4), seed=3)
+    spec = Spec(sites={"nancy": 3}, vms=20, timeouts={"boot_attempts": 1})
+    exp = Experiment(spec, testbed=faulty, name="again", runs=tmp_path)
+    for step in (exp.reserve, exp.deploy, exp.configure, exp.place, exp.launch):
+        step()
+    first = exp.frames.account
+    assert 0 < first.failed < 20
+    dead = [name for name, guest in faulty.world.guests.items() if guest.dead]
+    faulty.world.guests[dead[0]].dead = False
+    assert exp.launch().tries == 2
+    second = exp.frames.account
+    assert (second.up, second.failed) == (first.up + 1, first.failed - 1)
+    assert second.requested == second.up + second.failed == 20
+    for name in dead:
+        faulty.world.guests[name].dead = False
+    exp.launch()
+    assert exp.frames.account.up == 20
+    before = len(exp.journal)
+    assert exp.launch().tries == 3
+    assert len(exp.journal) == before, "nothing is left to do"
+    exp.measure()
+    assert exp.measure().summary.deployed == 20

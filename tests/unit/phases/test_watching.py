@@ -32,6 +32,9 @@ class Bed:
 
     name = "bed"
     polling_interval = 0.0
+    world = None
+    network = ""
+    simulated = False
     real_cores = None
 
     def __init__(self) -> None:

@@ -8,8 +8,9 @@ from typing import Any, get_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from g5kvirt.errors import PhaseError
 from g5kvirt.inventory import GIB, Host
-from g5kvirt.planning.forecast import Forecast, with_selected_sites
+from g5kvirt.planning.forecast import Forecast, PhaseEstimate, with_selected_sites
 from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.planning.preflight import Code, Finding, Preflight, filter_by_properties, names, preflight
 from g5kvirt.spec.spec import Spec
@@ -35,9 +36,14 @@ GRID = Inventory(
 )
 
 
+def expect(forecast: Forecast) -> list[PhaseEstimate]:
+    """Six minutes and a half."""
+    return [PhaseEstimate("deploy", 279.0, "assumed"), PhaseEstimate("measure", 111.0, "assumed")]
+
+
 def look(inventory: Inventory | None = GRID, real_cores: int | None = None, **asked: Any) -> Preflight:
     spec = Spec(**({"sites": {"nancy": 2, "rennes": 2}, "vms": 16} | asked))
-    return preflight(spec, inventory, real_cores=real_cores)
+    return preflight(spec, inventory, real_cores=real_cores, expect=expect)
 
 
 def finding(found: Preflight, what: str, subject: str = "") -> Finding:
@@ -176,14 +182,25 @@ def test_first_site_must_have_a_global_kavlan() -> None:
 
 
 def test_walltime_is_compared_with_the_expected_time() -> None:
-    # Kadeploy3's own example (279 s), services (60 s assumed), boots and a deployment
     short = finding(look(walltime=300), "walltime")
     assert short.status == "problem"
     assert short.advice == 'request more, such as walltime="0:13:00"'
     assert finding(look(walltime="0:10:00"), "walltime").status == "warning"
     assert finding(look(walltime="1:00:00"), "walltime").status == "ok"
-    light = look(walltime=300, guest="light")
-    assert (finding(light, "walltime").code, light.plan.expected) == ("no-estimate", ())
+    assert "mini on all VMs; assumed" in finding(look(), "walltime").message
+    assert "light on all VMs" in finding(look(guest="light"), "walltime").message
+    unknown = finding(preflight(Spec(sites={"nancy": 1}, vms=1), GRID), "walltime")
+    assert (unknown.status, unknown.code) == ("unknown", "no-estimate")
+
+
+def test_what_cannot_be_predicted_has_no_expected_time() -> None:
+    def fails(_: Forecast) -> list[PhaseEstimate]:
+        raise PhaseError("no VM came up", phase="launch")
+
+    found = preflight(Spec(sites={"nancy": 1}, vms=1), GRID, expect=fails)
+    assert finding(found, "walltime").message == "the expected time is not known: no VM came up"
+    assert found.plan is not None
+    assert found.plan.expected == ()
 
 
 def test_job_names_must_fit_into_oar() -> None:

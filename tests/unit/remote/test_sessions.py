@@ -37,17 +37,24 @@ class FakeAccess:
     """Runs commands on this machine; counts them."""
 
     login_timeout = 20.0
+    key = None
 
     def __init__(self) -> None:
         self.logins: list[str] = []
         self.before: dict[str, str] = {}  #: shell text that a host runs first
+        self.filters: dict[str, str] = {}  #: shell text through which its answers pass
 
     def argv(self, host: str, command: str) -> list[str]:
         self.logins.append(host)
+        if host in self.filters:
+            command = f"({command}) | {{ {self.filters[host]}; }}"
         return ["sh", "-c", f"{self.before.get(host, '')}\n{command}"]
 
     def environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin"}
+
+    def forwarding(self, agent: object) -> FakeAccess:
+        return self
 
 
 @pytest.fixture
@@ -130,6 +137,14 @@ def test_call_that_takes_too_long_is_killed_on_its_host(
     assert not mark.exists(), "what it had started is killed, too"
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     assert call(sessions, timeout=0.2, a=stubborn)["a"].reason == "timed out: ended after 0.2 s"
+
+
+def test_host_decides_whether_a_call_timed_out(make: Callable[..., Sessions], access: FakeAccess) -> None:
+    access.filters["a"] = "read -r ready; echo $ready; sleep 0.4; cat"  # "begun" is seen late
+    sessions = make()
+    late = call(sessions, timeout=0.5, a="import time; time.sleep(60)")["a"]
+    assert late.reason == "timed out: ended after 0.5 s"
+    assert call(sessions, timeout=0.1, b="code = 124")["b"].reason == "exit code 124"
 
 
 def test_process_that_a_call_detaches_is_not_waited_for(make: Callable[..., Sessions]) -> None:
@@ -215,7 +230,7 @@ def test_slow_installation_is_no_slow_login(access: FakeAccess, tmp_path: Path) 
 def test_more_connections_than_may_be_open_are_not_kept(
     make: Callable[..., Sessions], access: FakeAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("g5kvirt.remote.connections.raise_limit", lambda: 12)
+    monkeypatch.setattr("g5kvirt.remote.multiplexer.raise_limit", lambda: 12)
     sessions = make()
     for _ in range(2):
         assert all(r.ok for r in call(sessions, **{f"h{i}": "print(1)" for i in range(4)}).values())
@@ -316,7 +331,54 @@ def test_calls_at_once_to_one_host_do_not_wait_for_each_other(
         thread.join()
     assert [r.text for r in results] == ["1\n"] * 3
     assert time.monotonic() - start < 2.5
-    assert len(access.logins) == 3
+    assert access.logins == ["a"], "one connection serves all"
+
+
+def test_thread_that_cannot_be_started_fails_its_call_alone(
+    make: Callable[..., Sessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions, start = make(), threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no thread")))
+    with pytest.raises(RuntimeError, match="no thread"):
+        call(sessions, a="print(1)")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert call(sessions, a="print(1)")["a"].text == "1\n"
+
+
+def test_failure_of_the_connections_thread_reaches_all_calls(
+    make: Callable[..., Sessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = make()
+    assert call(sessions, a="print(1)")["a"].ok
+    failures: list[str] = []
+
+    def run() -> None:
+        try:
+            call(sessions, a="import time; time.sleep(20)", b="print(2)")
+        except ZeroDivisionError:
+            failures.append("told")
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    monkeypatch.setattr(sessions._connections, "_look", lambda: 1 // 0)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(15)
+    assert failures == ["told"] * 3
+    monkeypatch.undo()
+    assert call(sessions, a="print(3)")["a"].text == "3\n"
+
+
+def test_connection_that_ends_by_itself_is_told_and_one_that_is_closed_is_not(
+    access: FakeAccess, make: Callable[..., Sessions]
+) -> None:
+    lost: list[str] = []
+    sessions = Sessions(cast(Access, access), make().program, window=1, attempts=1, lost=[lost.append])
+    kill = "import os; os.system(f'(sleep 0.2; kill -9 {os.getppid()}) >/dev/null 2>&1 &')"
+    assert all(r.ok for r in call(sessions, a=kill, b="print(1)").values())
+    time.sleep(0.8)
+    sessions.close()
+    assert lost == ["a"]
 
 
 def test_missing_agent_is_requested_and_sent(access: FakeAccess, tmp_path: Path) -> None:

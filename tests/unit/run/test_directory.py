@@ -25,6 +25,17 @@ def test_created_run_is_found(tmp_path: Path) -> None:
     assert [p.name for p in run.path.iterdir()] == ["run.json"], "no temporary file stays behind"
 
 
+def test_a_reader_learns_the_testbed_and_its_network(tmp_path: Path) -> None:
+    plain = directory.create(tmp_path, "plain", {"testbed": "local:bed", "network": ""})
+    managed = directory.create(tmp_path, "managed", {"testbed": "local:bed", "network": "managed switch"})
+    older = directory.create(tmp_path, "older", {"testbed": "local:bed"})
+    assert [run.testbed for run in (plain, managed, older)] == [
+        "local:bed",
+        "local:bed (managed switch)",
+        "local:bed",
+    ]
+
+
 def test_existing_name_is_refused(tmp_path: Path) -> None:
     directory.create(tmp_path, "one", {"spec": 1})
     with pytest.raises(RunError, match="already a run 'one'"):

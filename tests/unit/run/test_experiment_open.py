@@ -31,6 +31,8 @@ class Refusing:
     name = "refusing"
     simulated = False
     guest = ""
+    world = None
+    network = ""
     real_cores = None
 
     def __init__(self) -> None:

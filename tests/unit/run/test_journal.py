@@ -7,6 +7,7 @@ import fcntl
 import inspect
 import json
 import logging
+import lzma
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import RunError
+from g5kvirt.run.directory import find
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal, read_events
 
@@ -329,22 +331,28 @@ def test_interrupted_write_leaves_the_journal_unchanged(
     assert [(e.step, e.status) for e in read_events(path)] == steps
 
 
-def test_raising_listener_releases_the_lock(tmp_path: Path) -> None:
+def test_a_raising_listener_harms_neither_the_run_nor_other_listeners(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "journal.jsonl"
     journal, other = Journal.open(path), Journal.open(path)
+    seen: list[str] = []
 
     def refuse(*_: object) -> None:
-        raise ArithmeticError
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     leave = journal.subscribe(refuse)
+    journal.subscribe(lambda event: seen.append(event.step))
     other.append("place", "one", "run", "r", "ok")
-    with pytest.raises(ArithmeticError), journal.held():
-        pass
+    with journal.held():
+        journal.append("place", "two", "run", "r", "ok")
+    assert seen == ["one", "two"]
+    assert "the run goes on" in caplog.text
     leave()
-    other.append("place", "two", "run", "r", "ok")
+    other.append("place", "three", "run", "r", "ok")
     with journal.held():
         pass
-    assert len(journal) == 2
+    assert len(journal) == 3
 
 
 def test_file_system_without_locks(
@@ -399,3 +407,48 @@ def test_interrupt_releases_the_lock(tmp_path: Path) -> None:
         other.append("place", "two", "run", "r", "ok")
     assert at > 100, "it was interrupted"
     assert len(journal) == len(other) == len(read_events(path))
+
+
+def test_compressed_journal_is_read_and_never_written(tmp_path: Path) -> None:
+    plain = tmp_path / "journal.jsonl"
+    events = [Event("launch", "power-on", "vm", f"vm-{n}", "ok", float(n)) for n in range(2000)]
+    Journal.open(plain).extend(events)
+    packed = tmp_path / "journal.jsonl.xz"
+    packed.write_bytes(lzma.compress(plain.read_bytes()))
+    document = json.dumps({"name": tmp_path.name, "created": 1.0})
+    (tmp_path / "run.json").write_text(document)
+    assert find(tmp_path.parent, tmp_path.name).journal == plain, "what can be written comes first"
+    plain.unlink()
+    assert find(tmp_path.parent, tmp_path.name).journal == packed
+    journal = Journal.open(packed)
+    assert list(journal) == events
+    assert journal.refresh() == 0
+    with pytest.raises(RunError, match="compressed recording: this run can only be read"):
+        journal.extend(events[:1])
+    assert list(Journal.open(packed)) == events
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: d[:-40], "not complete"),
+        (lambda d: b"x" + d, "is damaged"),
+        (lambda d: d + d, "something behind its end"),
+    ],
+)
+def test_damaged_compressed_journal_is_an_error(
+    tmp_path: Path, damage: Callable[[bytes], bytes], reason: str
+) -> None:
+    packed = tmp_path / "journal.jsonl.xz"
+    line = Event("launch", "power-on", "vm", "vm-1", "ok", 1.0).to_json() + "\n"
+    packed.write_bytes(damage(lzma.compress(line.encode() * 1000)))
+    with pytest.raises(RunError, match=reason):
+        Journal.open(packed)
+
+
+def test_compressed_journal_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("g5kvirt.run.lines._LARGEST", 1000)
+    packed = tmp_path / "journal.jsonl.xz"
+    packed.write_bytes(lzma.compress(b"x" * 5000))
+    with pytest.raises(RunError, match="larger than"):
+        Journal.open(packed)

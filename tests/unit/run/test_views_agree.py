@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from measuremaker import deploy_events, measure_events
 from runmaker import T0, run_events
 
+from g5kvirt.run.directory import find
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.recovery import missing_ends
@@ -189,8 +190,9 @@ def test_account_adds_up_for_any_journal(events: list[Event], planned: bool) -> 
     "run", sorted(path.parent.name for path in (ROOT / "data" / "runs").glob("*/run.json"))
 )
 def test_views_agree_on_recorded_runs(run: str) -> None:
-    events = read_events(ROOT / "data" / "runs" / run / "journal.jsonl")
-    for cut in {len(events), len(events) // 2, len(events) // 3, 60}:
+    events = read_events(find(ROOT / "data" / "runs", run).journal)
+    small = len(events) < 10_000
+    for cut in {len(events), len(events) // 2, len(events) // 3, 60} if small else {len(events)}:
         check_agreement(events[:cut])
 
 

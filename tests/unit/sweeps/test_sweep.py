@@ -361,7 +361,7 @@ def test_cluster_of_a_killed_process_is_released(tmp_path: Path) -> None:
 
 
 def test_new_cluster_before_the_walltime_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1e9]
+    now = [1.7e9]
     monkeypatch.setattr(time, "time", lambda: now[0])
     measured = Fake.measure
 

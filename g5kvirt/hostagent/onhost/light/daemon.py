@@ -120,7 +120,8 @@ class Daemon:
     def _start(self, vms: list[Record], bridge: str) -> list[tuple[str, Any]]:
         """All namespaces, all links in one call of ip, then every guest is powered on."""
         new = [vm for vm in vms if vm["name"] not in self._guests]
-        links = [(vm["tap"], vm["mac"], self._home.create()) for vm in new]
+        with self._home.small_tables():
+            links = [(vm["tap"], vm["mac"], self._home.create()) for vm in new]
         try:
             self._home.connect(links, bridge)
         except EXPECTED_ERRORS as error:

@@ -16,20 +16,19 @@ from .root import kill_processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..records import Record
     from .announcements import Announcements
     from .image import ImageStore
     from .loop import Loop
     from .netns import Home
     from .root import Root
+    from .task import Sink
 
 #: Seconds that the firmware waits for an address, and for a file, before it starts over.
 PATIENCE = 60.0
 FILE_PATIENCE = 300.0
 SSH_PORT = 22
-LOOK = 0.5  #: seconds between two looks for a task
+LOOK = 0.5  #: seconds until a task is looked at again that was not as announced
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -95,8 +94,8 @@ class Guest:
         with contextlib.suppress(OSError), open(f"{self.place}.serial", "a", encoding="utf-8") as file:
             file.write(f"[{time.monotonic() - self.start:12.6f}] {line}\n")
 
-    async def fetch(self, url: str, sink: Callable[[bytes], object], patience: float = FILE_PATIENCE) -> None:
-        """A file, piece by piece into ``sink``. Raises OSError."""
+    async def fetch(self, url: str, sink: Sink, patience: float = FILE_PATIENCE) -> None:
+        """A file, piece by piece into ``sink``, which keeps none of them. Raises OSError."""
         deadline = time.monotonic() + patience
         if url.startswith("tftp://"):
             server, _, path = url[7:].partition("/")
@@ -106,9 +105,9 @@ class Guest:
 
     async def read(self, url: str, patience: float = FILE_PATIENCE) -> str:
         """A small file. Raises OSError."""
-        pieces: list[bytes] = []
-        await self.fetch(url, pieces.append, patience)
-        return b"".join(pieces).decode("utf-8", "replace")
+        text = bytearray()
+        await self.fetch(url, text.extend, patience)
+        return text.decode("utf-8", "replace")
 
     async def report(self, server: str, step: str, **values: object) -> None:
         """Tell the server, until it has heard it."""
@@ -167,19 +166,17 @@ class Guest:
         address = f"{self.uptime:.2f}"
         await self.report(server, "minimal-system", up_kernel=kernel, up_address=address)
         self.log("minimal system")
-        last = ""
+        host, last = str(self.vm["host"]), ""
         while True:
-            await sleep(LOOK)
-            given = self.announcements.task(server, str(self.vm["host"]), self.name, poll)
-            if not given or given == last:
-                continue
+            given = await self.announcements.next_task(server, host, self.name, poll, last)
             try:
                 text = await self.read(f"{server}/task/{self.name}", patience=30.0)
+                here = task.read_task(text)["deployment"]
             except OSError as error:  # taken back
                 self.log(str(error))
-                continue
-            here = task.read_task(text)["deployment"]
+                here = ""
             if here != given or here == last:  # what was read of the announcements is older
+                await sleep(LOOK)
                 continue
             last = here
             self.log(f"task {here}")
@@ -260,5 +257,5 @@ def quote(text: str) -> str:
     return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in text.encode())
 
 
-def _discard(data: bytes) -> None:
+def _discard(data: bytes | memoryview) -> None:
     """A kernel has no machine here that could run it."""

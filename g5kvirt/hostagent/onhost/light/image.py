@@ -62,7 +62,7 @@ class Writer:
         self._aside = f"{store.directory(sha256)}.new"
         self._open: IO[bytes] = open(self._file, "wb", buffering=0)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """The next piece."""
         self._open.write(data)
 

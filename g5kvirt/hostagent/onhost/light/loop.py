@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from typing import Any
 
-    Wait = tuple[int | None, int, float]  #: descriptor, events, deadline of the monotonic clock
+    #: Descriptor or signal, events, deadline of the monotonic clock
+    Wait = tuple["int | Signal | None", int, float]
 
 LONGEST_PAUSE = 60.0  #: seconds between two looks at the clock
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
@@ -39,15 +40,28 @@ def sleep(seconds: float) -> Generator[Wait, None, None]:
         pass
 
 
+class Signal:
+    """Something for which tasks wait."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Task, None] = {}
+
+    @types.coroutine
+    def wait(self, deadline: float) -> Generator[Wait, None, None]:
+        """Until `Loop.fire`. Raises TimeoutError at ``deadline``, by the monotonic clock."""
+        yield self, 0, deadline
+
+
 class Task:
     """A coroutine that runs; `done` when it has ended."""
 
-    __slots__ = ("coroutine", "done", "fd", "turn")
+    __slots__ = ("coroutine", "done", "fd", "signal", "turn")
 
     def __init__(self, coroutine: Coroutine[Wait, None, None]) -> None:
         self.coroutine = coroutine
         self.done = False
         self.fd: int | None = None
+        self.signal: Signal | None = None
         self.turn = 0  # of its waits: a timer of an earlier one is ignored
 
 
@@ -75,6 +89,12 @@ class Loop:
             if not task.done:
                 task.done = True
                 task.coroutine.close()
+
+    def fire(self, signal: Signal) -> None:
+        """All that wait for ``signal`` go on in the next round."""
+        for task in list(signal.waiting):
+            self._leave(task)
+            self._new.append(task)
 
     def run(self, running: Callable[[], bool]) -> None:
         """Run while ``running()``, which is looked at after every event."""
@@ -116,7 +136,10 @@ class Loop:
             traceback.print_exc()
             return
         fd, events, deadline = request
-        if fd is not None:
+        if isinstance(fd, Signal):
+            fd.waiting[task] = None
+            task.signal = fd
+        elif fd is not None:
             try:
                 self._epoll.register(fd, events)
             except OSError as problem:  # closed, or another task waits for it
@@ -124,12 +147,17 @@ class Loop:
                 return
             self._waiting[fd] = task
             task.fd = fd
+        if deadline == float("inf"):
+            return
         self._number += 1
         heapq.heappush(self._timers, (deadline, self._number, task.turn, task))
 
     def _leave(self, task: Task) -> None:
         """Take a task out of its wait."""
         task.turn += 1
+        if task.signal is not None:
+            task.signal.waiting.pop(task)
+            task.signal = None
         if task.fd is not None:
             del self._waiting[task.fd]
             self._epoll.unregister(task.fd)

@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 
-from ..processes import is_alive
+from ..processes import detach, is_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..records import Record, Results
-    from .daemon import Daemon
 
 KIND = "light"
 #: What ps shows for the process of a host's light guests.
@@ -82,9 +80,7 @@ def _ensure_daemon(home: str) -> None:
         return
     from .daemon import Daemon  # only here: hosts of VMs do without
 
-    pid = os.fork()
-    if pid == 0:
-        _become_daemon(home, Daemon)
+    pid = detach(lambda: Daemon(home).run(), f"{home}/light/log", COMMAND_NAME)
     deadline = time.monotonic() + START_LIMIT
     while not _answers(home):
         if os.waitpid(pid, os.WNOHANG)[0]:
@@ -94,27 +90,6 @@ def _ensure_daemon(home: str) -> None:
             os.waitpid(pid, 0)
             raise OSError(f"the process of the light guests does not answer within {START_LIMIT:g} s")
         time.sleep(0.005)
-
-
-def _become_daemon(home: str, kind: type[Daemon]) -> None:
-    """The process of the light guests, detached. A fork: Python anew would cost a host 50 ms of a core."""
-    try:
-        os.setsid()
-        os.chdir("/")
-        log = os.open(f"{home}/light/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-            os.dup2(descriptor, target)
-        os.closerange(3, 1024)  # the host's lock is one of them
-        with open("/proc/self/comm", "w", encoding="ascii") as name:
-            name.write(COMMAND_NAME)
-        kind(home).run()
-    except BaseException:  # noqa: BLE001  nothing may go on as if it were the operation
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def _answers(home: str) -> bool:

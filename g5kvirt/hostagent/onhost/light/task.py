@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from .image import ImageStore, Writer
 
+    Sink = Callable[[bytes | memoryview], object]
+
     class Guest(Protocol):
         """What a task needs of the guest that does it."""
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
         async def report(self, server: str, step: str, **values: object) -> None: ...
 
-        async def fetch(self, url: str, sink: Callable[[bytes], object], patience: float) -> None: ...
+        async def fetch(self, url: str, sink: Sink, patience: float) -> None: ...
 
 
 TRIES = 4
@@ -71,7 +73,7 @@ async def perform(guest: Guest, text: str) -> Root | None:
         await done("boot")
     except TaskError as failure:
         permanent = {"permanent": 1} if failure.permanent else {}
-        await done(failure.step, "failed", reason=str(failure)[:300], **permanent)
+        await done(failure.step, "failed", reason=str(failure)[:150], **permanent)
         return None
     return root
 
@@ -103,7 +105,7 @@ async def _fetch(guest: Guest, values: dict[str, str]) -> int:
 async def _fetch_once(guest: Guest, values: dict[str, str], writer: Writer | None) -> None:
     digest = hashlib.sha256()
 
-    def take(data: bytes) -> None:
+    def take(data: bytes | memoryview) -> None:
         digest.update(data)
         if writer is not None:
             writer.write(data)

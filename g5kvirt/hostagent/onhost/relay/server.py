@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: time since the last byte: hundreds of relays that wait for those before them may share one processor.
 FETCH_TICK = 0.005
 TICK = 0.1
+IDLE_TICK = 2.0  #: when all is here and nobody wants it
 CONNECTIONS = 1024  #: at once
 
 
@@ -90,6 +91,8 @@ class Relay:
 
     def pause(self) -> float:
         """Seconds until the clock has to be looked at again."""
+        if self.ended is not None and not self.clients:
+            return IDLE_TICK
         if self.arrived is not None:
             return TICK
         return min(TICK, max(FETCH_TICK, (self.now - self.fetch.arrivals.last) / 10))

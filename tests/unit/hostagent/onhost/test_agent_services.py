@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,29 @@ def test_service_runs_is_unchanged_restarts_and_ends(home: Path, tmp_path: Path)
     assert call(home, protocol.stop_service())[0].unchanged
 
 
-def test_killed_service_is_started_again(home: Path, tmp_path: Path) -> None:
-    order = service(tmp_path / "c", "", ["sh", "-c", "echo up; exec sleep 100"], ready_log="up")
+def relay(tmp_path: Path) -> dict[str, Any]:
+    """The order for a relay that has its image already."""
+    image = tmp_path / "image"
+    image.write_bytes(b"image")
+    job = {
+        "host": "h-1",
+        "sha256": hashlib.sha256(b"image").hexdigest(),
+        "size": 5,
+        "token": "0" * 16,
+        "source": str(image),
+    }
+    command = ["python3", "-I", "-S", str(agent_copy.directory()), "relay", "run", str(tmp_path / "c")]
+    return service(tmp_path / "c", json.dumps(job), command, ready_log='"state": "ok"')
+
+
+@pytest.mark.parametrize("kind", ["program", "relay"])
+def test_killed_service_is_started_again(home: Path, tmp_path: Path, kind: str) -> None:
+    program = service(tmp_path / "c", "", ["sh", "-c", "echo up; exec sleep 100"], ready_log="up")
+    order = program if kind == "program" else relay(tmp_path)
     (started,) = call(home, order)
+    assert started.ok, started.reason
+    name = Path(f"/proc/{started.detail['child']}/comm").read_text().strip()
+    assert name == ("sleep" if kind == "program" else "g5kvirt-s"), "a relay is a fork, not another Python"
     os.kill(started.detail["child"], signal.SIGKILL)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -86,8 +108,10 @@ def test_service_keeps_running_when_a_newer_agent_arrives(home: Path, tmp_path: 
 def test_service_ends_when_its_time_is_over_and_is_not_started_again(home: Path, tmp_path: Path) -> None:
     command = ["sh", "-c", "echo up; exec sleep 100"]
     (tmp_path / "spec.json").write_text(json.dumps({"command": command, "until": time.time()}))
-    supervised = agent_copy.argv("supervise", str(tmp_path))
-    assert subprocess.run(supervised, timeout=60, check=False).returncode == 0
+    program = "from onhost.supervisor import supervise; supervise(sys.argv[2], lambda _: None)"
+    words = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {program}"]
+    done = subprocess.run([*words, str(agent_copy.directory()), str(tmp_path)], timeout=60, check=False)
+    assert done.returncode == 0
     state = json.loads((tmp_path / "state.json").read_text())
     assert state["starts"] == 1
     assert start_time(state["child"]) is None
@@ -101,6 +125,13 @@ def test_service_ends_when_its_time_is_over_and_is_not_started_again(home: Path,
     (started,) = call(home, order)
     assert started.ok, started.reason
     assert call(home, order)[0].unchanged
+
+
+def test_program_that_fails_at_once_is_not_started_again_and_again(home: Path, tmp_path: Path) -> None:
+    command = ["sh", "-c", f"echo x >>{tmp_path}/starts; exit 1"]
+    call(home, service(tmp_path / "c", "", command, ready_log="up", limit=2.0))
+    call(home, protocol.stop_service())
+    assert len((tmp_path / "starts").read_text().split()) <= 5, "after 0.2, 0.4, 0.8 and 1.6 s"
 
 
 def test_refused_configuration_changes_nothing(home: Path, tmp_path: Path) -> None:

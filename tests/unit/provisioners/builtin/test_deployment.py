@@ -335,11 +335,27 @@ def test_guest_that_reports_a_failed_boot_is_not_waited_for() -> None:
     assert reboots(d.orders(12.0)) == [("vm-1", "hard", "disk", 2)]
 
 
-def test_a_silent_vm_in_its_task_is_reset_hard() -> None:
-    d = deployment()
+@pytest.mark.parametrize(("boot", "patience"), [(100.0, 120.0), (400.0, 400.0)])
+def test_a_silent_vm_in_its_task_is_reset_hard(boot: float, patience: float) -> None:
+    d = deployment(workflow=default_workflow(boot_seconds=boot))
     to_task(d)
     say(d, "partition", t=2.0, attempt=1)
-    assert reboots(d.orders(2.0 + 120.0)) == [("vm-1", "hard", "minimal", 2)]
+    assert reboots(d.orders(2.0 + patience - 1.0)) == []
+    assert reboots(d.orders(2.0 + patience)) == [("vm-1", "hard", "minimal", 2)]
+
+
+def test_vms_of_a_host_that_is_gone_fail_wherever_they_are_and_others_go_on() -> None:
+    d = deployment(6, hosts=3)
+    d.orders(1.0)
+    say(d, "reboot", "minimal-system", t=2.0, vm="vm-1", attempt=1)
+    assert d.receive(Report("h-1", "host", "failed", 3.0, "its host h-1 is gone (no answer)"), 3.0)
+    assert not d.receive(Report("h-1", "host", "failed", 4.0, "its host h-1 is gone (no answer)"), 4.0)
+    found = {o.vm.name: (o.state, o.reason) for o in d.outcomes if o.vm.host == "h-1"}
+    assert found == dict.fromkeys(("vm-1", "vm-4"), ("failed", "its host h-1 is gone (no answer)"))
+    assert {o.state for o in d.outcomes if o.vm.host != "h-1"} == {"open"}
+    assert not d.receive(Report("vm-1", "partition", "ok", 5.0, "", 1), 5.0)
+    ends = [(e.subject, e.status) for e in d.events() if e.step == "deployment" and e.kind == "vm"]
+    assert sorted(ends) == [("vm-1", "failed"), ("vm-4", "failed")]
 
 
 def test_kexec_that_leads_nowhere_is_followed_by_a_reset_to_the_disk() -> None:

@@ -6,6 +6,8 @@ The seams are `Fanout` (one fake for hosts and VMs) and the connection that a lo
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +21,6 @@ import pytest
 from fakestream import FakeStream, fake_stream
 from measuremaker import vms
 
-from g5kvirt.hostagent import protocol
 from g5kvirt.images.environments import Environment, Image
 from g5kvirt.inventory import GIB, VM, Facts, Host
 from g5kvirt.netboot import log_tail, services
@@ -28,13 +29,13 @@ from g5kvirt.planning.services import ServiceLayout, ServiceMachine
 from g5kvirt.provisioners.builtin import tasks
 from g5kvirt.provisioners.builtin.driver import MachineDriver
 from g5kvirt.provisioners.builtin.orders import CheckOrder, RebootOrder, Report, Target, TaskOrder
-from g5kvirt.remote import File, Result
+from g5kvirt.remote import Result
 
-AT_ONCE = 24
+AT_ONCE = 40
 HEAD = Host("head.rennes.grid5000.fr", "rennes", "h", 4, GIB, address="head")
 VARIANTS = {"SetDeploymentEnv": "untrusted", "BroadcastEnv": "http", "BootNewEnv": "kexec"}
 IMAGE = Image(Environment("mini", "/image"), Path("/image"), "a" * 64, 1000)
-KEY = "ssh-ed25519 AAAA me@here"
+KEYS = {"id_ed25519": "ssh-ed25519 AAAA me@here", "check": "ssh-rsa BBBB check"}
 AHEAD = 100.0  #: seconds that the service machine's clock is ahead
 
 Answer = Callable[[str, Sequence[str], Any], str]  #: host, command, its input → its output
@@ -49,35 +50,62 @@ class Machines:
 
     def __init__(self, answer: Answer = lambda *_: "") -> None:
         self.answer = answer
-        self.puts: list[dict[str, bytes]] = []
+        self.puts: list[dict[str, str]] = []
+        self.removed: list[str] = []
+        self.lose: Callable[[str], object] = lambda host: None
         self.ran: list[tuple[str, Sequence[str]]] = []
         self.given_up = ""
         self.may_put = threading.Event()
         self.may_put.set()
         self.putting = threading.Event()
 
-    def put(self, hosts: Sequence[str], files: Sequence[File], **_: Any) -> dict[str, Result]:
-        self.putting.set()
-        assert self.may_put.wait(60)
-        self.puts.append(
-            {file.target: bytes(file.source) for file in files if isinstance(file.source, bytes)}
-        )
-        return {host: _result(host) for host in hosts}
-
     def run(
         self, hosts: Iterable[str], command: Sequence[str], *, stdin: Any = None, **_: Any
     ) -> Mapping[str, Result]:
         names = list(hosts)
+        for document in stdin.values() if isinstance(stdin, Mapping) else ():
+            for request in json.loads(document)["requests"]:
+                if request["op"] == "files":
+                    self.putting.set()
+                    assert self.may_put.wait(60)
+                    self.puts.append({item["path"]: item["content"] for item in request["files"]})
+                    self.removed += request["remove"]
         self.ran += [(name, command) for name in names]
         return {name: _result(name, self.answer(name, command, stdin)) for name in names}
 
-    def give_up(self, why: str) -> None:
-        self.given_up = why
+    def on_lost(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        self.lose = listener
+        return lambda: None
 
     @property
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, str]:
         """Path → content, of all that was put."""
         return {path: data for files in self.puts for path, data in files.items()}
+
+
+class Guests:
+    """VMs that run commands through `Machines`; the size of each call is in `calls`."""
+
+    def __init__(self, machines: Machines) -> None:
+        self.machines = machines
+        self.calls: list[int] = []
+        self.may_run = threading.Event()
+        self.may_run.set()
+
+    def run(
+        self, names: Sequence[str], command: Sequence[str], *, on_result: Any = None, **_: Any
+    ) -> Mapping[str, Result]:
+        assert self.may_run.wait(60)
+        self.calls.append(len(names))
+        results = {}
+        for name in names:
+            results[name] = _result(name, self.machines.answer(name, command, None))
+            if on_result is not None:
+                on_result(results[name])
+        return results
+
+    def give_up(self, why: str) -> None:
+        self.machines.given_up = why
 
 
 def _result(host: str, output: str = "") -> Result:
@@ -104,17 +132,28 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
 
 
 @contextmanager
-def driving(machines: Machines, known: Sequence[VM], guest: str = "vm") -> Iterator[MachineDriver]:
+def driving(
+    machines: Machines, known: Sequence[VM], guest: str = "vm", guests: Guests | None = None
+) -> Iterator[MachineDriver]:
+    keys = Path(tempfile.mkdtemp())
+    for name, text in KEYS.items():
+        (keys / f"{name}.pub").write_text(f"{text}\n")
     timeouts = SimpleNamespace(command=60.0)
     context: Any = SimpleNamespace(
         fanout=machines,
         access=None,
-        checks_at_once=AT_ONCE,
+        key=str(keys / "id_ed25519"),
+        check_key=keys / "check",
         spec=SimpleNamespace(timeouts=timeouts, guest=guest),
     )
-    fanout: Any = machines
-    with MachineDriver(context, cluster(known), "d1", known, IMAGE, KEY, fanout) as driver:
-        yield driver
+    reached: Any = guests or Guests(machines)
+    try:
+        with MachineDriver(context, cluster(known), "d1", known, IMAGE, reached) as driver:
+            for host in {vm.host for vm in known}:  # their relays run
+                driver._transport._let_begin(VARIANTS["BroadcastEnv"], host)
+            yield driver
+    finally:
+        shutil.rmtree(keys)
 
 
 def reports(driver: MachineDriver, number: int) -> list[Report]:
@@ -165,9 +204,11 @@ def test_a_task_file_names_the_deployment_and_the_attempt() -> None:
     with driving(machines, [vm]) as driver:
         driver.execute(TaskOrder((Target(vm, 3),), "partition", VARIANTS))
         until(driver, lambda: bool(machines.files))
-    text = machines.files[tasks.task_path("vm-1", services.WWW)].decode()
+    text = machines.files[tasks.task_path("vm-1", services.WWW)]
     assert text.splitlines()[0] == "# d1.3"
     assert "server=http://10.144.0.1\n" in text
+    assert KEYS["id_ed25519"] in text
+    assert 'restrict,command="exec cat /etc/g5kvirt-environment /proc/mounts" ssh-rsa BBBB check' in text
 
 
 def test_hosts_of_light_guests_read_one_announcement_instead_of_a_file_for_each() -> None:
@@ -178,29 +219,28 @@ def test_hosts_of_light_guests_read_one_announcement_instead_of_a_file_for_each(
             driver.execute(TaskOrder((Target(vm, number),), "partition", VARIANTS))
         until(driver, lambda: len([p for p in machines.files if "@" not in p]) == 6)
     for host, file in path.items():
-        lines = machines.files[file].decode().splitlines()
+        lines = machines.files[file].splitlines()
         assert sorted(lines) == sorted(
             f"{vm.name} d1.{number}" for number, vm in enumerate(known, 1) if vm.host == host
         )
     with driving(machines, known, "light") as driver:
         execute(driver, RebootOrder((Target(known[0], 9),), "reboot", "hard", "minimal"))
-    assert machines.files[path[known[0].host]] == b"", "taken back"
+    assert machines.files[path[known[0].host]] == "", "taken back"
 
 
-def test_concurrent_checks_are_limited_by_their_window() -> None:
-    together, known = threading.Barrier(AT_ONCE), vms(AT_ONCE)
-
-    def answer(*_: Any) -> str:
-        together.wait(60)
-        return ""
-
-    with driving(Machines(answer), known) as driver:
+def test_checks_that_wait_go_together() -> None:
+    known, machines = vms(AT_ONCE), Machines()
+    guests = Guests(machines)
+    guests.may_run.clear()
+    with driving(machines, known, guests=guests) as driver:
         for vm in known:
             driver.execute(CheckOrder((Target(vm, 1),), "ready"))
+        time.sleep(0.2)
+        guests.may_run.set()
         found = reports(driver, AT_ONCE)
     assert {report.subject for report in found} == {vm.name for vm in known}
-    # each waited for all the others, and none for ever
-    assert not any("Barrier" in report.reason for report in found)
+    assert sum(guests.calls) == AT_ONCE
+    assert len(guests.calls) < AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -238,11 +278,28 @@ def test_an_error_becomes_the_reason_of_every_vm_of_the_order() -> None:
     }
 
 
+def test_host_that_lets_nobody_in_any_more_is_reported_and_another_is_not() -> None:
+    known = vms(4, hosts=2)
+    gone, back = dict.fromkeys(vm.host for vm in known)
+
+    def answer(host: str, *_: Any) -> str:
+        return "nonsense" if host == gone else ""
+
+    machines = Machines(answer)
+    with driving(machines, known) as driver:
+        for host in ("head.of.another", back, gone):
+            machines.lose(host)
+        (report,) = reports(driver, 1)
+    assert (report.subject, report.step, report.status) == (gone, "host", "failed")
+    assert report.reason.startswith(f"its host {gone} is gone")
+    assert "another" not in {host for host, _ in machines.ran}
+
+
 def test_hard_reboot_removes_the_tasks_and_sends_one_request_per_host() -> None:
     def answer(host: str, command: Sequence[str], stdin: Any) -> str:
-        if tuple(command) != protocol.COMMAND:
-            return ""
         (request,) = json.loads(stdin[host])["requests"]
+        if request["op"] == "files":
+            return ""
         lines = [
             {"op": "power", "subject": name, "status": "ok", "t": 1.0, "detail": {}}
             for name in request["names"]
@@ -255,7 +312,8 @@ def test_hard_reboot_removes_the_tasks_and_sends_one_request_per_host() -> None:
         order = RebootOrder(tuple(Target(vm, 2) for vm in known), "reboot", "hard", "minimal")
         found = {report.subject: report.reason for report in execute(driver, order)}
     assert found == {"vm-1": "", "vm-2": "", "vm-3": "", "vm-4": "no answer"}
-    assert [host for host, _ in machines.ran[:3]] == ["head", known[0].host, known[1].host]
+    assert [host for host, _ in machines.ran] == ["head", known[0].host, known[1].host]
+    assert tasks.task_path("vm-4", services.WWW) in machines.removed
 
 
 def access_line(vm: VM, query: str) -> str:

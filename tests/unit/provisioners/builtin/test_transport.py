@@ -66,7 +66,7 @@ class Lab:
         **_: Any,
     ) -> dict[str, Result]:
         names = list(hosts)
-        if on_line is not None:
+        if "watch" in command:
             return {host: self.watched(host, on_line) for host in names}
         text = stdin if isinstance(stdin, bytes) else next(iter(stdin.values()))
         (request,) = json.loads(text)["requests"]
@@ -75,7 +75,10 @@ class Lab:
         # on the first host the relay runs, on the second it is gone
         states = {host: "running" if host == HOSTS[0].address else "unknown" for host in names}
         answer = {"op": request["op"], "subject": "relay", "status": "ok", "t": 1.0}
-        return {host: result(host, answer | {"detail": {"state": states[host]}}) for host in names}
+        answers = {host: answer | {"detail": {"state": states[host]}} for host in names}
+        for host in names if on_line is not None else ():
+            on_line(host, json.dumps(answers[host]), 1.0)
+        return {host: result(host, answers[host]) for host in names}
 
     def watched(self, host: str, on_line: Callable[[str, str, float], None]) -> Result:
         """What a relay reports at its end."""
@@ -110,18 +113,23 @@ def order(variant: str, attempt: int = 1) -> BroadcastOrder:
 
 
 @pytest.mark.parametrize("variant", ["chain", "http"])
-def test_streaming_broadcast_lets_every_vm_begin_at_once(
+def test_streaming_broadcast_lets_vms_begin_once_the_relay_of_their_host_runs(
     monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
     lab = Lab(monkeypatch, h2="full")
-    given = task(variant, "vm-0", "vm-1")
-    assert lab.transport.ready(given) == given
+    assert lab.transport.ready(task(variant, "vm-0", "vm-1")).vms == ()
+    before: list[int] = []
+    report = lab.transport._report
+    monkeypatch.setattr(lab.transport, "_report", lambda one: (before.append(len(lab.released)), report(one)))
     lab.transport.execute(order(variant))
     assert [(w.subject, w.status, w.reason) for w in lab.reports] == [
         (HOSTS[0].name, "ok", ""),
         (HOSTS[1].name, "failed", "full"),
     ]
-    assert lab.released == []
+    assert before == [2, 2], "both were let go before any host had the whole image"
+    assert {t.vm.name for one in lab.released for t in one.vms} == {"vm-0", "vm-1"}
+    later = task(variant, "vm-2")
+    assert lab.transport.ready(later) == later
 
 
 def test_tree_keeps_the_tasks_until_the_host_is_done(

@@ -106,6 +106,9 @@ def test_timeout_has_a_default_until_enough_durations_are_measured() -> None:
         meter.record(20.0, 10)
     assert meter.timeout(10) == 100.0
     meter.record(20.0, 10)
+    assert meter.timeout(9) == pytest.approx(4 * 20.0, rel=0.2)
+    assert meter.timeout(10) == 100.0, "fewer than a third: those of a crowd that are quickest"
+    meter.record(20.0, 10)
     assert meter.timeout(10) == pytest.approx(4 * 20.0, rel=0.2)
     assert meter.timeout(40) == pytest.approx(4 * meter.timeout(10))  # four times as many share the machine
     assert meter.timeout(1) == meter.timeout(10)  # fewer than when it was measured: no less patience

@@ -122,7 +122,7 @@ def context(folder: Path, machines: Machines, **more: Any) -> Iterator[Context]:
     (run.path / "ssh").mkdir(exist_ok=True)
     for name, text in {"id_ed25519": "secret", "id_ed25519.pub": "ssh-ed25519 BBBB run\n"}.items():
         (run.path / "ssh" / name).write_text(text)
-    testbed: Any = SimpleNamespace(access=lambda _: None, package_proxy=None, real_cores=4)
+    testbed: Any = SimpleNamespace(access=lambda _: None, package_proxy=None, real_cores=4, world=None)
     with closing(Journal.open(run.journal)) as journal:
         made = Context(spec, testbed, run, journal)
         made.__dict__["fanout"] = machines

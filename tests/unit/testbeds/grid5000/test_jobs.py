@@ -16,7 +16,7 @@ from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds.base import ReservationRequest
-from g5kvirt.testbeds.grid5000 import jobs
+from g5kvirt.testbeds.grid5000 import frontends, jobs
 from g5kvirt.testbeds.grid5000.jobs import (
     matches_request,
     polling_delay,
@@ -261,3 +261,47 @@ def test_subnetwork_is_read_from_parameters_or_addresses() -> None:
     addresses = [(str(ip), "mac") for ip in IPv4Network("10.144.8.0/21").hosts()]
     assert subnetwork("nancy", addresses, {}) == SubNetwork("nancy", IPv4Network("10.144.8.0/21"))
     assert subnetwork("nancy", [], {}) is None
+
+
+def test_a_deletion_that_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frontend's sshd that is dead for a moment loses oardel, which says nothing."""
+    sent: list[list[tuple[int, str]]] = []
+
+    def oardel(specs: list[tuple[int, str]], timeout: float) -> None:
+        assert 0 < timeout <= 20
+        sent.append(specs)
+
+    def info(site: str, job: int) -> dict[str, str]:
+        reached = len(sent) >= 2 if site == "nancy" else bool(sent)
+        return {"state": "Terminated" if reached else "Running"}
+
+    monkeypatch.setattr("execo_g5k.oardel", oardel)
+    monkeypatch.setattr(jobs, "_DELETE_AGAIN", 0.05)
+    jobs.delete([("nancy", 1), ("rennes", 2)], 20, 0.01, info)
+    assert sent == [[(1, "nancy"), (2, "rennes")], [(1, "nancy")]]
+    jobs.delete([], 20, 0.01, info)
+    assert len(sent) == 2
+
+
+@pytest.mark.parametrize(
+    ("process", "reason"),
+    [
+        ({"exit_code": 65280}, "ssh failed and did not say why"),
+        ({"exit_code": 255}, "ssh failed and did not say why"),
+        ({"exit_code": 256}, "exit code 1"),
+        ({"exit_code": 15}, "ended by SIGTERM before it answered"),
+        ({"exit_code": 35}, "ended by signal 35 before it answered"),
+        ({"exit_code": 15, "timeouted": True, "timeout": 30}, "no answer within 30 s"),
+        ({"exit_code": None}, "no answer"),
+        ({"exit_code": 256, "stderr": "\nNo such job\x1b[1m\n"}, r"No such job\x1b[1m"),
+        (
+            {"exit_code": 255, "stderr": "ssh: connect to host f port 22: Connection refused\n"},
+            "Connection refused",
+        ),
+    ],
+)
+def test_how_a_process_failed_is_told_in_words(process: dict[str, Any], reason: str) -> None:
+    one = SimpleNamespace(**({"stdout": "", "stderr": ""} | process))
+    assert reason in frontends.process_failure(one)
+    assert frontends.failure_reason(SimpleNamespace(processes=[one, one])).count(reason) == 1
+    assert frontends.failure_reason(SimpleNamespace(processes=[])) == "no answer"

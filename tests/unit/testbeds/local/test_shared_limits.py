@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from g5kvirt.testbeds.local.driver import table_finding
-from g5kvirt.testbeds.local.shared_limits import DROPPED, FULL, LIMITS, SharedLimits, overflow_counts
+from g5kvirt.testbeds.local.shared_limits import (
+    DROPPED,
+    FULL,
+    LIMITS,
+    STOCK_ARP_TABLE,
+    SharedLimits,
+    overflow_counts,
+)
 
 BACKLOG, ARP = "net.core.netdev_max_backlog", "net.ipv4.neigh.default.gc_thresh3"
 
@@ -59,6 +66,19 @@ def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
     machine.file(ARP).write_text("4096\n")
     machine.limits.restore()
     assert (machine.value(BACKLOG), machine.value(ARP)) == (500_000, 4096)
+
+
+def test_other_sizes_last_as_long_as_their_block(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, **dict.fromkeys(STOCK_ARP_TABLE, 4096))
+
+    def deploy() -> None:
+        with machine.limits.other(STOCK_ARP_TABLE):
+            assert {key: machine.value(key) for key in STOCK_ARP_TABLE} == STOCK_ARP_TABLE
+            raise ValueError("a deployment that fails")
+
+    with pytest.raises(ValueError, match="a deployment"):
+        deploy()
+    assert {machine.value(key) for key in STOCK_ARP_TABLE} == {4096}
 
 
 def test_settings_that_do_not_exist_are_left_out(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from g5kvirt.hostagent.onhost.light import http, tftp
-from g5kvirt.hostagent.onhost.light.loop import READABLE, Cancelled, Loop, ready, sleep
+from g5kvirt.hostagent.onhost.light.loop import READABLE, Cancelled, Loop, Signal, ready, sleep
 from g5kvirt.hostagent.onhost.light.netns import Home
 
 
@@ -45,6 +45,34 @@ def run(coroutine: Any, limit: float = 20.0) -> Any:
     if isinstance(found[0], Exception):
         raise found[0]
     return found[0]
+
+
+def test_a_signal_wakes_all_that_wait_and_no_longer_those_that_gave_up() -> None:
+    loop, signal, order = Loop(), Signal(), []
+
+    async def wait(name: str, seconds: float) -> None:
+        try:
+            await signal.wait(time.monotonic() + seconds)
+            order.append(name)
+        except TimeoutError:
+            order.append(f"{name} in vain")
+
+    async def fire() -> None:
+        await sleep(0.05)
+        loop.cancel(cancelled)
+        loop.fire(signal)
+        loop.fire(signal)
+        await sleep(0.05)
+        order.append("end")
+
+    for name, seconds in (("one", 5.0), ("short", 0.01), ("two", float("inf"))):
+        loop.spawn(wait(name, seconds))
+    cancelled = loop.spawn(wait("cancelled", 5.0))
+    loop.spawn(fire())
+    end = time.monotonic() + 5
+    loop.run(lambda: order[-1:] != ["end"] and time.monotonic() < end)
+    assert order == ["short in vain", "one", "two", "end"]
+    assert not signal.waiting
 
 
 def test_waits_end_at_their_deadline_and_tasks_run_side_by_side() -> None:
@@ -135,16 +163,16 @@ def web(answer: bytes) -> Iterator[str]:
         thread.join(5)
 
 
-def fetch(url: str, sink: Callable[[bytes], object]) -> Any:
+def fetch(url: str, sink: Callable[[memoryview], object]) -> Any:
     return http.get(HOME, 0, url, sink, time.monotonic() + 10)
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 5\r\n", b""])
 def test_a_file_is_fetched(head: bytes) -> None:
-    pieces: list[bytes] = []
+    file = bytearray()
     with web(b"HTTP/1.1 200 OK\r\n" + head + b"\r\nhello") as url:
-        assert run(fetch(url, pieces.append)) == 5
-    assert b"".join(pieces) == b"hello"
+        assert run(fetch(url, file.extend)) == 5
+    assert file == b"hello"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""What the parsers of all commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["command_parser", "print_help", "runs_option"]
+
+
+def command_parser(
+    sub: argparse._SubParsersAction[argparse.ArgumentParser] | None, name: str, summary: str, epilog: str
+) -> argparse.ArgumentParser:
+    """A parser whose help keeps its line breaks, as the whole program or as one of its commands."""
+    form = argparse.RawDescriptionHelpFormatter
+    if sub is None:
+        return argparse.ArgumentParser(prog=name, description=summary, epilog=epilog, formatter_class=form)
+    described = summary[0].upper() + summary[1:] + "."
+    return sub.add_parser(name, help=summary, description=described, epilog=epilog, formatter_class=form)
+
+
+def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
+    """What a command does that has only sub-commands."""
+    parser.print_help()
+    return 0
+
+
+def runs_option(parser: argparse.ArgumentParser) -> None:
+    """``--runs``."""
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="directory that holds the runs (default: runs)",
+    )

@@ -1,0 +1,1 @@
+"""The simulated testbed: no machine, a prediction."""

@@ -1,0 +1,62 @@
+"""A person's ssh configuration does not change what our logins do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from g5kvirt.provisioners.kadeploy3.ssh_tunnel import SSHTunnel
+from g5kvirt.remote.access import Access
+
+HOSTILE = """
+Host *
+  RemoteCommand tmux attach
+  RequestTTY force
+  PermitLocalCommand yes
+  LocalCommand touch /tmp/never
+  LocalForward 8888 localhost:8888
+  RemoteForward 9999 localhost:22
+  DynamicForward 1080
+  ExitOnForwardFailure yes
+  ForwardX11 yes
+  ControlMaster auto
+  ControlPath /tmp/%C
+  ControlPersist yes
+  BatchMode no
+  StrictHostKeyChecking ask
+  User somebody
+"""
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
+def test_no_command_forwarding_or_shared_connection_of_the_users_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(HOSTILE)
+    access = Access(ssh_config=config)
+    done = subprocess.run(
+        [*access.prefix(), "-G", "--", "host"], capture_output=True, text=True, check=True, timeout=30
+    )
+    found = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+    assert found.get("remotecommand", "none") == "none"
+    assert "localforward" not in found
+    assert "remoteforward" not in found
+    assert "dynamicforward" not in found
+    assert found["permitlocalcommand"] == "no"
+    assert found["requesttty"] in ("no", "false")
+    assert found["controlmaster"] in ("no", "false")
+    assert found.get("controlpath", "none") == "none"
+    assert found["batchmode"] == "yes"
+    assert found["forwardx11"] == "no"
+    assert found["user"] == "root"
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
+def test_a_tunnel_keeps_its_own_forwarding() -> None:
+    words = SSHTunnel(Access(), "host", 25300).argv(12345)
+    done = subprocess.run(
+        [words[0], "-G", *words[1:]], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "localforward [127.0.0.1]:12345 [localhost]:25300" in done.stdout.splitlines()

@@ -1,0 +1,65 @@
+"""Prediction and looking at runs work on macOS and Windows; the rest says in a sentence what it needs.
+
+The systems themselves are not there: what they do not have is taken away (`other_system`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "support" / "other_system.py"
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.parametrize("system", ["macos", "windows"])
+
+
+def run(system: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "small.yaml").write_text("{sites: {nancy: 2}, vms: 6}")
+    return subprocess.run(
+        [sys.executable, SCRIPT, system, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(ROOT), "HOME": str(folder), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        ("predict small.yaml --vary windows.boot=1,none", "deployment on 6 VMs"),
+        ("check small.yaml --inventory 2013", "predicted by the calibration grid5000"),
+        ("run small.yaml --testbed simulated:2026 --name one", "prediction"),
+        (f"show {ROOT}/data/runs/http", "deployed 8 of 8 VMs"),
+        (f"calibrate {ROOT}/data/runs/http -o mine.yaml", "mine.yaml"),
+        ("runs", "there are no runs"),
+        ("--help", "predict"),
+    ],
+)
+def test_works_without_linux(system: str, words: str, output: str, tmp_path: Path) -> None:
+    done = run(system, tmp_path, *words.split())
+    assert done.returncode == 0, done.stderr
+    assert output in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", ["local up", "local status", "demo", "doctor", "run small.yaml --testbed local"]
+)
+def test_the_local_testbed_says_that_it_needs_linux(system: str, words: str, tmp_path: Path) -> None:
+    done = run(system, tmp_path, *words.split())
+    assert done.returncode == 3, done.stderr
+    name = {"macos": "Darwin", "windows": "Windows"}[system]
+    assert f"g5kvirt: the local testbed needs root on Linux, and this is {name}: " in done.stderr
+
+
+def test_grid5000_needs_a_system_that_execo_knows(system: str, tmp_path: Path) -> None:
+    done = run(system, tmp_path, "check", "small.yaml", "--testbed", "grid5000")
+    assert done.returncode == 3
+    sentence = "Grid'5000 is driven from Linux or macOS, and this is Windows"
+    assert (sentence in done.stderr) == (system == "windows")
