@@ -18,8 +18,9 @@ from g5kvirt.context import Context
 from g5kvirt.guests import consoles
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.host_watch import HostWatch
 from g5kvirt.inventory import VM, Host
-from g5kvirt.netboot.boot_loop import BootReport, PoweredOn, PowerOn
+from g5kvirt.netboot.boot_loop import BootReport, HostGone, PoweredOn, PowerOn
 from g5kvirt.netboot.bootlog import BootLog
 from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.planning.cluster import ClusterState
@@ -58,6 +59,8 @@ class MachineBoots:
         # Few at a time: a batch is one connection per host, and batches wait for each other's sshd.
         self._pool = ThreadPoolExecutor(max_workers=4)
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
+        watched = [*self._hosts.values(), *(machine.host for machine in self._cluster.layout.machines)]
+        self._stack.enter_context(HostWatch(self._context.fanout, watched, self._host_gone))
         if not self._has_firmware:
             self._register()
         return self
@@ -128,6 +131,12 @@ class MachineBoots:
                 self._inbox.put(lambda: [report])
 
         return read
+
+    def _host_gone(self, host: Host, reason: str) -> None:
+        for log_tail in self._log_tails:
+            log_tail.host_gone(host, reason)
+        gone = HostGone(host.name, time.time(), reason)
+        self._inbox.put(lambda: [gone])
 
     def _document(self, host: Host, orders: Sequence[PowerOn]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""

@@ -13,7 +13,7 @@ from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import Status
 
-__all__ = ["TICK", "BootDriver", "BootReport", "PowerOn", "PoweredOn", "boot_all"]
+__all__ = ["TICK", "BootDriver", "BootReport", "HostGone", "PowerOn", "PoweredOn", "boot_all"]
 
 #: Seconds between two looks at the clock while nothing is reported.
 TICK = 0.25
@@ -39,7 +39,16 @@ class PoweredOn:
     reason: str = ""
 
 
-BootReport = PoweredOn | Milestone
+@dataclass(frozen=True, slots=True)
+class HostGone:
+    """A host is gone, and its VMs with it."""
+
+    host: str
+    t: float
+    reason: str
+
+
+BootReport = PoweredOn | Milestone | HostGone
 
 
 class BootDriver(Protocol):
@@ -93,6 +102,9 @@ def _take(tracker: BootTracker, journal: _Recorder, report: BootReport) -> None:
         if tracker.reached(report.vm, report.step, report.t, report.detail):
             attempt = tracker.boots[report.vm].attempt
             journal.record(report.vm, attempt, report.step, "ok", report.t, report.detail)
+    elif isinstance(report, HostGone):
+        for lost in tracker.host_gone(report.host, report.reason):
+            journal.setback(lost, report.t)
     elif report.reason:
         journal.record(report.vm, report.attempt, "power-on", "failed", report.t, {"reason": report.reason})
         if boot := tracker.refused(report.vm, report.attempt, report.reason):

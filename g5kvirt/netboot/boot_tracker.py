@@ -178,6 +178,16 @@ class BootTracker:
             return None
         return self._again_or_failed(boot, reason)
 
+    def host_gone(self, host: str, reason: str) -> list[TrackedBoot]:
+        """A host is lost: those of its VMs that are not up have failed, and are returned."""
+        lost = [b for b in self.boots.values() if b.vm.host == host and b.state not in ("up", "failed")]
+        for boot in lost:
+            if boot.state == "waiting":
+                self._waiting.remove(boot.vm.name)
+            self._give_up(boot, reason)
+        self._unanswered -= {boot.vm.name for boot in self.boots.values() if boot.vm.host == host}
+        return lost
+
     def overdue(self, now: float) -> list[TrackedBoot]:
         """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
         present = self.in_flight
@@ -195,16 +205,20 @@ class BootTracker:
         ]
 
     def _again_or_failed(self, boot: TrackedBoot, reason: str) -> TrackedBoot:
-        boot.reason = reason
         self._unanswered.discard(boot.vm.name)
         if boot.attempt >= self._attempts:
-            self._close(boot, "failed")
+            self._give_up(boot, reason)
         else:
+            boot.reason = reason
             self._in_flight.pop(boot.vm.name, None)
             boot.state = "waiting"
             boot.start = 0.0
             self._waiting.append(boot.vm.name)
         return boot
+
+    def _give_up(self, boot: TrackedBoot, reason: str) -> None:
+        boot.reason = reason
+        self._close(boot, "failed")
 
     def _close(self, boot: TrackedBoot, state: State) -> None:
         boot.state = state

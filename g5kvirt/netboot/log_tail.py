@@ -8,6 +8,7 @@ from types import TracebackType
 
 from g5kvirt.errors import PhaseError
 from g5kvirt.hostagent import protocol
+from g5kvirt.inventory import Host
 from g5kvirt.netboot import services
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.remote import Access, Stream
@@ -41,6 +42,7 @@ class LogTail:
         self._tries = 0
         self._reconnect_at = 0.0
         self._stream: Stream | None = None
+        self._gone = ""
 
     def __enter__(self) -> LogTail:
         self._connect()
@@ -52,23 +54,32 @@ class LogTail:
         if self._stream is not None:
             self._stream.close()
 
+    def host_gone(self, host: Host, reason: str) -> None:
+        """If that is the service machine, the next `keep_alive` raises."""
+        if host == self._machine.host:
+            self._gone = reason
+
     def keep_alive(self) -> None:
-        """Connect again if the connection broke. Raises PhaseError after too many that brought no line."""
+        """Connect again if the connection broke.
+
+        Raises PhaseError after too many connections that brought no line, or if the machine is gone.
+        """
+        if self._gone:
+            raise self._lost(self._gone)
         if self._stream is None or self._stream.alive:
             return
         if self._stream.error is not None:
             raise self._stream.error
         if self._reconnect_at == 0.0:
             if self._tries >= TRIES:
-                raise self._lost(self._stream)
+                raise self._lost(self._stream.result.reason if self._stream.result else "no answer")
             self._reconnect_at = time.monotonic() + min(8.0, PAUSE * 2**self._tries)
             self._tries += 1
         elif time.monotonic() >= self._reconnect_at:
             self._connect()
 
-    def _lost(self, stream: Stream) -> PhaseError:
+    def _lost(self, reason: str) -> PhaseError:
         name = self._machine.host.name
-        reason = stream.result.reason if stream.result else "no answer"
         return PhaseError(
             f"the logs of {name} can no longer be read ({reason}), so the progress of the VMs is unknown",
             advice=f"call {self._phase}() again once {name} is reachable",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
 
-__all__ = ["OPTIONS", "PLAIN_LOGIN", "PLAIN_SHELL", "Access", "SshIdentity", "check_host"]
+__all__ = ["OPTIONS", "PLAIN_LOGIN", "PLAIN_SHELL", "SILENCE", "Access", "SshIdentity", "check_host"]
 
 #: For the ProxyCommand of every ssh that we start; see `Access.environment`.
 PLAIN_SHELL = "/bin/sh"
@@ -46,6 +46,11 @@ OPTIONS = (
     "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
 )
+
+#: For connections that are kept, by which a lost host is noticed: it has to answer every few seconds.
+_WATCHED = ("ServerAliveInterval=4", "ServerAliveCountMax=3")
+#: Seconds after which such a connection to a silent host has ended.
+SILENCE = 16.0
 
 
 def check_host(host: str) -> str:
@@ -94,6 +99,10 @@ class Access:
     def forwarding(self, agent: Path | None) -> Access:
         """A copy with which hosts may use an ssh agent: that of a socket, or the user's."""
         return replace(self, agent=agent, options=(*self.options, f"ForwardAgent={agent or 'yes'}"))
+
+    def watching(self) -> Access:
+        """A copy whose connections end after `SILENCE` seconds in which the host does not answer."""
+        return replace(self, options=(*self.options, *_WATCHED))
 
     @property
     def login_timeout(self) -> float:

@@ -14,7 +14,9 @@ from itertools import count
 from typing import Any, Literal
 
 from g5kvirt.remote.access import Access
+from g5kvirt.remote.envelope import KILL_AFTER
 from g5kvirt.remote.processes import spawn
+from g5kvirt.remote.window import REPLY_SECONDS
 
 __all__ = ["Call", "Connection", "Program", "Update", "raise_limit"]
 
@@ -90,6 +92,17 @@ class Connection:
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError(f"{lines[0][:80]!r} is no message")
         return messages
+
+    def deadline(self, call: Call, login_timeout: float) -> tuple[float, str]:
+        """When to give up a call that waits here, and the reason to report then."""
+        if call.begun is not None:
+            limit = call.limit + KILL_AFTER + REPLY_SECONDS
+            return call.begun + limit, f"timed out: still running after {limit:g} s"
+        if self.installing:
+            return self.waiting_since + call.limit, f"timed out: not installed within {call.limit:g} s"
+        if call.sent is not None:
+            return call.sent + login_timeout, f"unreachable: no answer within {login_timeout:g} s"
+        return self.waiting_since + login_timeout, f"unreachable: no login within {login_timeout:g} s"
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ class Fanout:
         sessions = self._sessions.get(program)
         if sessions is None:
             made = Sessions(
-                self._forwarding(),
+                self._forwarding().watching(),
                 program,
                 window=self.window,
                 attempts=self.attempts,
@@ -196,6 +196,12 @@ class Fanout:
         though nobody closed it; returns a function that unsubscribes it."""
         self._lost_listeners.append(listener)
         return lambda: self._lost_listeners.remove(listener)
+
+    def abandon(self, host: str, reason: str) -> None:
+        """A host is gone: what `call` waits for there ends with ``reason``. Later calls try it again."""
+        with self._lock:
+            for sessions in self._sessions.values():
+                sessions.abandon(host, reason)
 
     def close(self) -> None:
         """Close the connections that `call` has kept."""

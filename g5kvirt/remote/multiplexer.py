@@ -15,10 +15,8 @@ from typing import Any
 
 from g5kvirt.remote.access import Access
 from g5kvirt.remote.connections import Call, Connection, Program, raise_limit
-from g5kvirt.remote.envelope import KILL_AFTER
 from g5kvirt.remote.processes import terminate
 from g5kvirt.remote.result import Failure, classify_failure, exit_reason, last_line, retry_delay
-from g5kvirt.remote.window import REPLY_SECONDS
 
 __all__ = ["Multiplexer"]
 
@@ -74,6 +72,11 @@ class Multiplexer:
     def cancel(self, calls: Iterable[Call]) -> None:
         """Nobody waits for these any more."""
         self._post(lambda: self._cancel(list(calls)))
+
+    def abandon(self, host: str, reason: str) -> None:
+        """End all calls of ``host``, and its connection, with ``reason``."""
+        if self.is_running:
+            self._post(lambda: self._abandon(host, reason))
 
     def close(self) -> None:
         """Close all connections that no call uses."""
@@ -263,22 +266,10 @@ class Multiplexer:
         self._looked = now
         for connection, calls in list(self._calls.items()):
             for call in list(calls.values()):
-                deadline, reason = self._deadline(connection, call)
+                deadline, reason = connection.deadline(call, self.access.login_timeout)
                 if now >= deadline:
                     self._give_up(connection, call, reason)
                     break
-
-    def _deadline(self, connection: Connection, call: Call) -> tuple[float, str]:
-        """When to give a host up, and the reason to report then."""
-        if call.begun is not None:
-            limit = call.limit + KILL_AFTER + REPLY_SECONDS
-            return call.begun + limit, f"timed out: still running after {limit:g} s"
-        if connection.installing:
-            return connection.waiting_since + call.limit, f"timed out: not installed within {call.limit:g} s"
-        limit = self.access.login_timeout
-        if call.sent is not None:
-            return call.sent + limit, f"unreachable: no answer within {limit:g} s"
-        return connection.waiting_since + limit, f"unreachable: no login within {limit:g} s"
 
     def _give_up(self, connection: Connection, call: Call, reason: str) -> None:
         """A host is silent: the call has failed, and the connection with it."""
@@ -367,6 +358,13 @@ class Multiplexer:
                 self._send(connection, json.dumps({"id": call.number, "cancel": True}).encode() + b"\n")
             elif not self._calls[connection]:  # nobody needs that login
                 self._forget(connection)
+
+    def _abandon(self, host: str, reason: str) -> None:
+        if host in self._connections:
+            self._drop(self._connections[host], reason)
+        for call in (*self._waiting, *(one for _, _, one in self._retries)):  # both skip what is over
+            if call.host == host:
+                call.tell("end", reason=reason)
 
     def _close(self, closed: threading.Event) -> None:
         for connection in [one for one, calls in self._calls.items() if not calls]:

@@ -82,6 +82,10 @@ class Sessions:
         calls = [Call(host, text, timeout, idempotent, updates) for host, text in texts.items()]
         return _Round(self._connections, calls, updates, on_line).run(window or self.window, given_up)
 
+    def abandon(self, host: str, reason: str) -> None:
+        """End all calls of a host, with ``reason``."""
+        self._connections.abandon(host, reason)
+
     def close(self) -> None:
         """Close all connections that are not in use; a later call opens new ones."""
         self._connections.close()

@@ -21,6 +21,7 @@ from g5kvirt.errors import reason_of
 from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.host_watch import HostWatch
 from g5kvirt.images.environments import Image
 from g5kvirt.inventory import VM, Host
 from g5kvirt.netboot.bootlog import BootLog, Milestone
@@ -45,9 +46,6 @@ from g5kvirt.provisioners.events import PHASE
 from g5kvirt.remote import Result
 
 __all__ = ["MachineDriver"]
-
-#: Seconds that a host whose connection has ended has to let us in again.
-_HOST_PATIENCE = 20.0
 
 #: Calls of hosts for checks at once: one VM that does not answer holds up the call that it is in.
 _CHECK_CALLS = 16
@@ -87,7 +85,9 @@ class MachineDriver:
         self._waiting_checks: queue.SimpleQueue[CheckOrder] = queue.SimpleQueue()
         self._hosts = {host.name: host for host in cluster.hosts}
         used = {vm.host for vm in vms}
-        self._by_address = {host.address: host for host in cluster.hosts if host.name in used}
+        service_machines = [machine.host for machine in cluster.layout.machines]
+        watched = [*(host for host in cluster.hosts if host.name in used), *service_machines]
+        self._watch = HostWatch(context.fanout, watched, self._host_gone)
         self._log = BootLog(vms)
         self._task_server = TaskServer(context, cluster)
         self._transport = Transport(context, cluster, vms, image, self._reports.put, self._submit_task)
@@ -100,7 +100,7 @@ class MachineDriver:
         self._stack.callback(self._transport.stop)
         for pool in (self._pool, self._checks):
             self._stack.callback(pool.shutdown, cancel_futures=True)
-        self._stack.callback(self._context.fanout.on_lost(self._connection_lost))
+        self._stack.enter_context(self._watch)
         for machine in self._cluster.layout.machines:
             if "http" in machine.roles:
                 log_tail = LogTail(self._context.access, machine, self._reader(machine.host), phase=PHASE)
@@ -168,27 +168,11 @@ class MachineDriver:
                 reason = f"{type(error).__name__}: {error}"
                 self._report(target, order.step, reason, turn=isinstance(order, CheckOrder))
 
-    def _connection_lost(self, address: str) -> None:
-        host = self._by_address.get(address)
-        if host is not None:
-            with suppress(RuntimeError):  # the deployment has just ended, and the pool with it
-                self._pool.submit(self._look_after, host)
-
-    def _look_after(self, host: Host) -> None:
-        """A connection to a host has ended: if it lets nobody in any more, its VMs are lost with it."""
-        begun = time.monotonic()
-
-        def given_up() -> str:
-            return "no answer" if time.monotonic() - begun > _HOST_PATIENCE else ""
-
-        document = {host: protocol.document()}
-        (reply,) = calls.call_agents(
-            self._context.fanout, document, timeout=_HOST_PATIENCE, given_up=given_up
-        )
-        if not reply.ok:
-            self._transport.lose(host.name)
-            reason = f"its host {host.name} is gone ({reply.reason})"
-            self._reports.put(Report(host.name, HOST_GONE, "failed", time.time(), reason))
+    def _host_gone(self, host: Host, reason: str) -> None:
+        for log_tail in self._log_tails:
+            log_tail.host_gone(host, reason)
+        self._transport.lose(host.name)
+        self._reports.put(Report(host.name, HOST_GONE, "failed", time.time(), reason))
 
     # ---- power --------------------------------------------------------------------------------------
 

@@ -306,8 +306,9 @@ class Grid5000:
         """Deploy with each site's Kadeploy3, all sites at once; the failed ones once more."""
         from execo_g5k import Deployment
 
+        deadline = time.monotonic() + timeout
         key_file = jobs.key_file(*min(reservation.jobs.items()))
-        refused = self._put_key(reservation, public_key, key_file)
+        refused = self._put_key(reservation, public_key, key_file, timeout)
         nodes: dict[str, list[str]] = {}
         for host in reservation.hosts:
             nodes.setdefault(host.site, []).append(host.name)
@@ -318,7 +319,8 @@ class Grid5000:
 
         # Kadeploy's own result decides which to try again; `configure` finds out which are reachable.
         reachable = {site: names for site, names in nodes.items() if site not in refused}
-        failed = kadeploy.deploy(reachable, make, tries=tries, timeout=timeout)
+        rest = max(1.0, deadline - time.monotonic())
+        failed = kadeploy.deploy(reachable, make, tries=tries, timeout=rest)
         failed |= {name: why for site, why in refused.items() for name in nodes.get(site, ())}
         for host in reservation.hosts:
             detail = {"environment": environment}
@@ -335,7 +337,9 @@ class Grid5000:
             failed,
         )
 
-    def _put_key(self, reservation: Reservation, public_key: str, name: str) -> dict[str, str]:
+    def _put_key(
+        self, reservation: Reservation, public_key: str, name: str, timeout: float
+    ) -> dict[str, str]:
         """Put the run's public key on every frontend for ``kadeploy3 -k``; site → why that failed."""
         from execo.exception import ProcessesFailed
 
@@ -343,7 +347,7 @@ class Grid5000:
         refused = {}
 
         def put(site: str) -> None:
-            process = run_on_frontend(site, command, self.settings.command_timeout)
+            process = run_on_frontend(site, command, min(timeout, self.settings.command_timeout))
             if not process.ok:
                 reason = failure_reason(ProcessesFailed([process]))
                 refused[site] = (

@@ -23,6 +23,11 @@ _HEADING = re.compile(r"(successful|failed) on nodes")
 #: What it prints of nodes as soon as they are done: one, or several as ``gros-[1-3,7].nancy.grid5000.fr``.
 _DONE = re.compile(r"End of deployment for (\S+(?:, \S+)*) after \d")
 
+#: Seconds: less is not worth a second try.
+_SHORTEST_TRY = 5.0
+#: Seconds that a client may take to end after its time-out.
+_KILLED_WITHIN = 3.0
+
 
 def deploy(
     nodes: Mapping[str, Sequence[str]], make: Callable[[Sequence[str]], Any], *, tries: int, timeout: float
@@ -30,24 +35,28 @@ def deploy(
     """Deploy ``nodes`` (site → names) on all sites at once; those that fail once more, up to ``tries`` times.
 
     ``make`` makes execo_g5k's Deployment for some nodes of a site. Returns the nodes that were not deployed,
-    each with the reason. A try takes at most ``timeout`` seconds; of a site whose client is killed then,
-    those that it had reported as done count as deployed: one machine that hangs does not affect the others.
-    Whatever happens, no client is left running.
+    each with the reason. All tries together take at most ``timeout`` seconds; of a site whose client is
+    killed then, those that it had reported as done count as deployed: one machine that hangs does not affect
+    the others. Whatever happens, no client is left running.
     """
     from execo_g5k import Kadeployer
 
     left = {site: list(names) for site, names in nodes.items()}
     failed: dict[str, str] = {}
-    for _ in range(tries):
+    deadline = time.monotonic() + timeout
+    for number in range(tries):
+        seconds = deadline - time.monotonic()
         left = {site: names for site, names in left.items() if names}
+        if not left or (number and seconds < _SHORTEST_TRY):
+            break
         kadeployers = {site: Kadeployer(make(names)) for site, names in left.items()}
         try:
             for kadeployer in kadeployers.values():
                 for process in kadeployer.processes:
-                    process.timeout = timeout
+                    process.timeout = seconds
                 kadeployer.start()
             for kadeployer in kadeployers.values():
-                kadeployer.wait()
+                kadeployer.wait(max(0.1, deadline + _KILLED_WITHIN - time.monotonic()))
         finally:
             _end(kadeployers.values())
         for site, kadeployer in kadeployers.items():
@@ -80,7 +89,7 @@ def _reasons(processes: Sequence[Any], names: Sequence[str], timeout: float) -> 
         lines = output_lines(process)
         last = last or (lines[-1][:200] if lines else "")
         if process.timeouted:
-            last = f"its site's Kadeploy3 did not finish within {timeout:g} s"
+            last = f"its site's Kadeploy3 did not finish within {timeout:.0f} s"
     return {name: known.get(name) or last or "its site's Kadeploy3 gave no reason" for name in names}
 
 

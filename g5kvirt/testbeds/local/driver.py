@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.inventory import Reservation
 from g5kvirt.planning.inventories import Inventory
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
-from g5kvirt.testbeds.local.model import SwitchKind
 from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits, too_small
 from g5kvirt.testbeds.local.state import SSH_OPTIONS, State
 
@@ -18,11 +19,34 @@ __all__ = ["Local", "local", "table_finding"]
 
 
 class Local(Grid5000):
-    """Grid'5000's driver; all its hosts share the tables of this machine's kernel."""
+    """Grid'5000's driver; all its hosts share the tables of this machine's kernel.
 
-    def __init__(self, settings: Settings, switch: SwitchKind = "plain") -> None:
+    Unlike Grid'5000, it may be stopped under an experiment (``g5kvirt local down``), with all that ran on it.
+    """
+
+    def __init__(self, settings: Settings, state: State) -> None:
         super().__init__(settings)
-        self.network = "managed switch" if switch == "managed" else ""
+        self._state = state
+        self.network = "managed switch" if state.description.switch == "managed" else ""
+
+    @property
+    def _stopped(self) -> str:
+        """Why nothing on it answers any more; empty while it is up."""
+        return "" if self._state.alive else f"the local testbed {self._state.name!r} was stopped"
+
+    def ended(self, reservation: Reservation) -> str:
+        """As on Grid'5000; with the testbed, its jobs have ended too."""
+        return self._stopped or super().ended(reservation) or self._stopped
+
+    def release(self, held: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
+        """As on Grid'5000; nothing is left to release of a testbed that was stopped."""
+        if not self._stopped:
+            super().release(held, job_name, sites)
+
+    def _job_info(self, site: str, job: int) -> Mapping[str, Any]:
+        if self._stopped:
+            raise TestbedError(self._stopped, advice="start it again: g5kvirt local up")
+        return super()._job_info(site, job)
 
     def inventory(self, sites: Collection[str]) -> tuple[Inventory | None, Sequence[Finding]]:
         """As that of Grid'5000, and whether these tables are large enough."""
@@ -67,7 +91,7 @@ def local(name: str | None = None) -> Local:
             polling_interval=0.5,
             tiny_polling_interval=0.25,
         ),
-        state.description.switch,
+        state,
     )
 
 

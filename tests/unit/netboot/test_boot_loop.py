@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from g5kvirt.inventory import VM
-from g5kvirt.netboot.boot_loop import BootReport, PoweredOn, PowerOn, boot_all
+from g5kvirt.netboot.boot_loop import BootReport, HostGone, PoweredOn, PowerOn, boot_all
 from g5kvirt.netboot.boot_tracker import BootTracker
 from g5kvirt.netboot.bootlog import Milestone
 from g5kvirt.planning.windows import SlotWindow
@@ -44,3 +44,21 @@ def test_what_was_taken_before_an_interrupt_is_in_the_journal() -> None:
         ("vm-1", "power-on", "ok"),
         ("vm-1", "minimal-system", "ok"),
     ], "what the tracker takes for up is up for the next call, too"
+
+
+class Gone(Interrupted):
+    """A driver whose host dies."""
+
+    def receive(self, timeout: float) -> Iterator[BootReport]:
+        yield PoweredOn("vm-1", 1, 1.0)
+        yield HostGone("h", 3.0, "its host h is gone (no answer)")
+
+
+def test_host_that_is_gone_ends_the_boots_of_its_vms_with_that_reason() -> None:
+    tracker = BootTracker(VMS, SlotWindow(2), lambda in_flight, attempt: 60.0, 3)
+    written = list[Event]()
+    boot_all(tracker, Gone(), clock=lambda: 1.0, write=written.extend)
+    ends = [(e.subject, e.step, e.status, e.t, e.detail["reason"]) for e in written[3:]]
+    assert ends == [
+        (name, "launch", "failed", 3.0, "its host h is gone (no answer)") for name in ("vm-1", "vm-2")
+    ], written[3:]

@@ -101,6 +101,27 @@ def test_a_milestone_counts_only_once_and_only_of_our_vms() -> None:
     assert not b.reached("vm-99", "dhcp", 2.0)
 
 
+def test_vms_of_a_host_that_is_gone_fail_wherever_they_are() -> None:
+    b = BootTracker(vms(12), SlotWindow(9), lambda in_flight, attempt: 10.0, 2)
+    b.due(0.0)
+    b.powered_on("vm-1", 1, 0.0)
+    for name in ("vm-4", "vm-7"):
+        b.reached(name, "minimal-system", 1.0)
+    b.powered_on("vm-4", 1, 0.5)  # vm-7's host will never tell
+    lost = b.host_gone("h-1", "its host is gone")
+    assert [(boot.vm.name, boot.attempt, boot.reason) for boot in lost] == [
+        ("vm-1", 1, "its host is gone"),
+        ("vm-10", 0, "its host is gone"),
+    ]
+    assert (b.count("up"), b.count("failed"), b.in_flight) == (2, 2, 6)
+    assert [boot.vm.name for boot in b.due(2.0)] == ["vm-11", "vm-12"]
+    for name in b.boots:
+        b.powered_on(name, 1, 2.0)
+        b.reached(name, "minimal-system", 3.0)
+    assert b.finished
+    assert b.host_gone("h-1", "once more") == []
+
+
 def test_a_vm_that_is_up_already_is_not_started() -> None:
     b = tracker(2)
     b.already_up("vm-1")

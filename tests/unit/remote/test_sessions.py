@@ -56,6 +56,9 @@ class FakeAccess:
     def forwarding(self, agent: object) -> FakeAccess:
         return self
 
+    def watching(self) -> FakeAccess:
+        return self
+
 
 @pytest.fixture
 def access() -> FakeAccess:
@@ -280,6 +283,28 @@ def test_giving_up_ends_all_that_is_left(make: Callable[..., Sessions]) -> None:
     )
     assert {r.reason for r in results.values()} == {"given up: the testbed is gone"}
     assert time.monotonic() - start < 5
+
+
+def test_abandoned_host_ends_its_calls_and_no_others(
+    make: Callable[..., Sessions], access: FakeAccess
+) -> None:
+    access.before["refuses"] = "echo 'Connection refused' >&2; exit 255"  # will be tried again in a while
+    access.before["slow"] = "sleep 60"
+    sessions = make(attempts=9)
+    hosts = ("running", "refuses", "slow")
+
+    def abandon() -> None:
+        for host in hosts:
+            sessions.abandon(host, f"{host} is gone")
+
+    timer, start = threading.Timer(1.0, abandon), time.monotonic()
+    timer.start()
+    wait = "import time; time.sleep(60)"
+    results = call(sessions, running=wait, refuses=wait, slow=wait, other="import time; time.sleep(3)")
+    assert {host: results[host].reason for host in hosts} == {host: f"{host} is gone" for host in hosts}
+    assert results["other"].ok
+    assert time.monotonic() - start < 20
+    timer.join()
 
 
 def test_lines_are_passed_on_as_they_come(make: Callable[..., Sessions], tmp_path: Path) -> None:

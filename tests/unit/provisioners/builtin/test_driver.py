@@ -21,6 +21,7 @@ import pytest
 from fakestream import FakeStream, fake_stream
 from measuremaker import vms
 
+from g5kvirt.errors import PhaseError
 from g5kvirt.images.environments import Environment, Image
 from g5kvirt.inventory import GIB, VM, Facts, Host
 from g5kvirt.netboot import log_tail, services
@@ -52,6 +53,7 @@ class Machines:
         self.answer = answer
         self.puts: list[dict[str, str]] = []
         self.removed: list[str] = []
+        self.abandoned: list[str] = []
         self.lose: Callable[[str], object] = lambda host: None
         self.ran: list[tuple[str, Sequence[str]]] = []
         self.given_up = ""
@@ -76,6 +78,9 @@ class Machines:
     def on_lost(self, listener: Callable[[str], object]) -> Callable[[], None]:
         self.lose = listener
         return lambda: None
+
+    def abandon(self, host: str, reason: str) -> None:
+        self.abandoned.append(host)
 
     @property
     def files(self) -> dict[str, str]:
@@ -293,6 +298,15 @@ def test_host_that_lets_nobody_in_any_more_is_reported_and_another_is_not() -> N
     assert (report.subject, report.step, report.status) == (gone, "host", "failed")
     assert report.reason.startswith(f"its host {gone} is gone")
     assert "another" not in {host for host, _ in machines.ran}
+    assert machines.abandoned == [gone]
+
+
+def test_service_machine_that_is_gone_ends_the_deployment_with_its_name(streams: list[FakeStream]) -> None:
+    machines = Machines(lambda host, *_: "nonsense" if host == HEAD.address else "")
+    with driving(machines, vms(1)) as driver:
+        machines.lose(HEAD.address)
+        with pytest.raises(PhaseError, match=f"the logs of {HEAD.name} can no longer be read .*is gone"):
+            reports(driver, 2)
 
 
 def test_hard_reboot_removes_the_tasks_and_sends_one_request_per_host() -> None:
