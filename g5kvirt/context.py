@@ -17,8 +17,10 @@ from g5kvirt.planning.windows import check_window_size
 from g5kvirt.remote import Access, Fanout, jumps
 from g5kvirt.remote.fanout import TREE_FROM
 from g5kvirt.run.directory import Run
+from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.keys import make_key
+from g5kvirt.run.recovery import deployment_ends
 from g5kvirt.run.vocabulary import Kind
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed
@@ -129,6 +131,10 @@ class Context:
         try:
             yield result
         except BaseException as error:
-            self.journal.append(phase, step, kind, name, "failed", t=self.now(), reason=reason_of(error))
+            reason = reason_of(error)
+            end = Event(phase, step, kind, name, "failed", self.now(), detail={"reason": reason})
+            # together with those of deployments whose own could not be written: all of them, or none
+            ends = deployment_ends(self.journal.state, reason) if end.is_phase else []
+            self.journal.extend([*ends, end])
             raise
         self.journal.append(phase, step, kind, name, "ok", t=self.now(), **result)

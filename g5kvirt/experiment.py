@@ -39,6 +39,7 @@ from g5kvirt.views import live
 from g5kvirt.views.check_result import CheckResult
 from g5kvirt.views.html import experiment_html
 from g5kvirt.views.measure_result import MeasureResult
+from g5kvirt.views.output_table import OutputTable
 from g5kvirt.views.phase_result import PhaseResult
 from g5kvirt.views.trace import trace
 
@@ -261,7 +262,7 @@ class Experiment:
                 f"run {self.name!r} is a prediction: there are no VMs that could run a command",
                 advice='use testbed "local" or "grid5000"',
             )
-        return pd.DataFrame(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
+        return OutputTable(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
 
     def release(self) -> None:
         """Give the machines back. Harmless when there is nothing to give back.

@@ -11,6 +11,7 @@ from g5kvirt.netboot.boot_tracker import BootTracker, TrackedBoot
 from g5kvirt.netboot.bootlog import Milestone
 from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
+from g5kvirt.run.outbox import Outbox
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["TICK", "BootDriver", "BootReport", "HostGone", "PowerOn", "PoweredOn", "boot_all"]
@@ -119,7 +120,7 @@ class _Recorder:
     """The events of a launch, written a batch at a time."""
 
     def __init__(self, write: Callable[[Sequence[Event]], object]) -> None:
-        self._write = write
+        self._outbox = Outbox(write)
         self._events: list[Event] = []
 
     def record(
@@ -139,6 +140,5 @@ class _Recorder:
         self._events.append(make(boot.vm.name, now, boot.attempt, boot.at, boot.reason))
 
     def flush(self) -> None:
-        if self._events:
-            events, self._events = self._events, []
-            self._write(events)
+        events, self._events = self._events, []
+        self._outbox.send(events)

@@ -12,7 +12,7 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
 from g5kvirt.run.vocabulary import UNFINISHED
 
-__all__ = ["CUT_SHORT", "missing_ends"]
+__all__ = ["CUT_SHORT", "deployment_ends", "missing_ends"]
 
 #: The reason that is recorded for everything a killed process had not finished.
 CUT_SHORT = "cut short: the process that ran it ended"
@@ -26,19 +26,25 @@ def missing_ends(state: RunState) -> list[Event]:
     """
     open_ = list(state.spans.open)
     wholes = [e for e in open_ if e.is_phase or e.is_release]
-    ends = []
+    ends = deployment_ends(state, CUT_SHORT) if wholes else []
     for whole in wholes:
         for start in (e for e in open_ if e.phase == whole.phase and e.t >= whole.t and e not in wholes):
-            if is_whole_deployment(start):
-                name = start.deployment or start.subject  # as `RunState` reads it
-                ends += _deployment_ends(start, state.deployments[name], state.latest)
-            else:
-                ends.append(_failed(start, state.latest, **_kept(start, "deployment", "variant")))
-    return [*ends, *(_failed(whole, state.latest) for whole in wholes)]
+            if not is_whole_deployment(start):
+                kept = _kept(start, "deployment", "variant")
+                ends.append(_failed(start, state.latest, CUT_SHORT, **kept))
+    return [*ends, *(_failed(whole, state.latest, CUT_SHORT) for whole in wholes)]
 
 
-def _deployment_ends(start: Event, deployment: DeploymentState, latest: float) -> list[Event]:
-    """The ends of a deployment: one for each VM that has none, and one for the whole."""
+def deployment_ends(state: RunState, reason: str) -> list[Event]:
+    """The ends of deployments that have none: one for each VM without one, and one for the whole."""
+    ends = []
+    for start in filter(is_whole_deployment, state.spans.open):
+        name = start.deployment or start.subject  # as `RunState` reads it
+        ends += _deployment_ends(start, state.deployments[name], state.latest, reason)
+    return ends
+
+
+def _deployment_ends(start: Event, deployment: DeploymentState, latest: float, reason: str) -> list[Event]:
     ends = []
     names = dict.fromkeys([*deployment.planned, *deployment.vms])
     for name in names:
@@ -48,14 +54,16 @@ def _deployment_ends(start: Event, deployment: DeploymentState, latest: float) -
             continue
         macro, at = _next_step(start.detail.get("workflow") or {}, last)
         end = replace(start, kind="vm", subject=name, attempt=last.attempt if last else 1)
-        ends.append(_failed(end, latest, deployment=deployment.name, said="", macro=macro, at=at))
+        ends.append(_failed(end, latest, reason, deployment=deployment.name, said="", macro=macro, at=at))
     done = deployment.deployed
-    whole = _failed(start, latest, deployment=deployment.name, deployed=done, failed=len(names) - done)
+    whole = _failed(
+        start, latest, reason, deployment=deployment.name, deployed=done, failed=len(names) - done
+    )
     return [*ends, replace(whole, status="ok") if done else whole]
 
 
-def _failed(start: Event, latest: float, **detail: Any) -> Event:
-    return replace(start, status="failed", t=max(latest, start.t), detail={**detail, "reason": CUT_SHORT})
+def _failed(start: Event, latest: float, reason: str, **detail: Any) -> Event:
+    return replace(start, status="failed", t=max(latest, start.t), detail={**detail, "reason": reason})
 
 
 def _kept(event: Event, *names: str) -> dict[str, Any]:

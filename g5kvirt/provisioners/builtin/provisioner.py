@@ -31,6 +31,7 @@ from g5kvirt.provisioners.events import PHASE, build_progress
 from g5kvirt.provisioners.outcome import Outcome
 from g5kvirt.provisioners.transfer import image_servers
 from g5kvirt.remote import File
+from g5kvirt.run.outbox import Outbox
 
 __all__ = ["BuiltinProvisioner", "put_image"]
 
@@ -75,14 +76,14 @@ class _Installer:
 
     def deploy(self, request: DeploymentRequest) -> list[Outcome]:
         """One deployment by the built-in workflow."""
-        context, journal = self.context, self.context.journal
-        deployment = self._deployment(request)
+        context = self.context
+        deployment, outbox = self._deployment(request), Outbox(context.journal.extend)
         try:
             with self._driver(request) as driver:
-                return drive(deployment, driver, clock=context.now, write=journal.extend)
+                return drive(deployment, driver, clock=context.now, write=outbox.send)
         except BaseException as error:  # an interrupt too: every VM has an end in the journal
             deployment.stop(context.now(), reason_of(error))
-            journal.extend(deployment.events())
+            outbox.send(deployment.events())
             raise
 
     def _driver(self, request: DeploymentRequest) -> AbstractContextManager[Driver]:
