@@ -44,5 +44,5 @@ class Guest(Protocol):
     def minimal_system(self, progress: ProgressCallback) -> MinimalSystem:
         """The files that it boots, from the cache or built into it. Raises MachineError."""
 
-    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[tuple[str, str]]) -> Request:
-        """The host agent's request that starts VMs, given by name and MAC address, on ``host``."""
+    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> Request:
+        """The host agent's request that starts these VMs on ``host``."""

@@ -141,7 +141,7 @@ class MachineBoots:
     def _document(self, host: Host, orders: Sequence[PowerOn]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
         again = [order.vm.name for order in orders if order.attempt > 1]
-        vms = [(order.vm.name, order.vm.mac) for order in orders]
+        vms = [order.vm for order in orders]
         spec, facts = self._context.spec, self._cluster.facts[host.name]
         start = GUESTS[spec.guest].start_request(spec, host.name, facts, vms)
         return protocol.document(*([protocol.stop(again)] if again else []), start)

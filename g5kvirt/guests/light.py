@@ -41,8 +41,6 @@ class Light:
         """Stand-ins for kernel and initrd: nothing runs them."""
         return stand_in.build()
 
-    def start_request(
-        self, spec: Spec, host: str, facts: Facts, vms: Iterable[tuple[str, str]]
-    ) -> protocol.Request:
+    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> protocol.Request:
         """Sizes do not matter: it takes what it needs."""
-        return protocol.start_light([protocol.vm(name, mac) for name, mac in vms], host)
+        return protocol.start_light([protocol.vm(vm.name, vm.mac) for vm in vms], host)

@@ -25,7 +25,7 @@ class Qemu:
         "kvm": "virtual machines (QEMU, KVM)",
         "tcg": "virtual machines (QEMU, emulated)",
     }
-    programs: tuple[str, ...] = ("ip", "qemu-system-x86_64")
+    programs: tuple[str, ...] = ("ip", "qemu-system-x86_64", "nft")
     root = "/dev/vd"
     has_kernel = True
     boot_bytes = 15.4e6  # Debian's kernel, 14.2 MB, and our initrd
@@ -43,12 +43,11 @@ class Qemu:
         """Debian's kernel and an initramfs with the agent."""
         return minimal.build(progress=progress)
 
-    def start_request(
-        self, spec: Spec, host: str, facts: Facts, vms: Iterable[tuple[str, str]]
-    ) -> protocol.Request:
+    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> protocol.Request:
         """Memory, disk and cores are those of ``Spec.vm``."""
+        secured = spec.vm.port_security
         return protocol.start(
-            [protocol.vm(name, mac) for name, mac in vms],
+            [protocol.vm(vm.name, vm.mac, **({"ip": str(vm.ip)} if secured else {})) for vm in vms],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,

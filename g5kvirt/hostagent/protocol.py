@@ -127,10 +127,14 @@ def prepare(
     addresses: Sequence[str] = (),
     sysctls: Mapping[str, str | int] | None = None,
     ramdisk: int = 0,
+    consoles: int = 0,
 ) -> Request:
-    """Bridge over ``nic`` (default: the one of the default route), addresses, settings, RAM disk (bytes)."""
+    """Bridge over ``nic`` (default: the one of the default route), addresses, settings.
+
+    ``ramdisk`` and ``consoles``: bytes of memory for disks and for serial consoles.
+    """
     request: Request = {"op": "prepare", "bridge": bridge, "addresses": list(addresses)}
-    return {**request, "nic": nic, "sysctls": dict(sysctls or {}), "ramdisk": ramdisk}
+    return {**request, "nic": nic, "sysctls": dict(sysctls or {}), "ramdisk": ramdisk, "consoles": consoles}
 
 
 def vm(name: str, mac: str, **settings: Any) -> Request:

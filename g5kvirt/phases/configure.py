@@ -187,6 +187,7 @@ def _prepare(context: Context, cluster: ClusterState, machines: Sequence[Host]) 
     def document(host: Host, kvm_known: Mapping[str, str]) -> bytes:
         machine = serving.get(host.name)
         own = f"{cluster.addresses.get(host.name)}/{cluster.layout.network.prefixlen}"
+        ramdisk, consoles = (0, 0) if machine else _memory_for(context, host)
         return protocol.document(
             protocol.facts(
                 packages.needed(context.spec.guest, machine.roles if machine else ()), kvm_known=kvm_known
@@ -194,7 +195,8 @@ def _prepare(context: Context, cluster: ClusterState, machines: Sequence[Host]) 
             protocol.prepare(
                 addresses=services.extra_addresses(plan, machine) if machine else [own],
                 sysctls=sysctls,
-                ramdisk=0 if machine else _ramdisk(context, host),
+                ramdisk=ramdisk,
+                consoles=consoles,
             ),
         )
 
@@ -229,10 +231,10 @@ def _answer(reply: calls.AgentReply, what: str) -> protocol.Answer:
     return next(a for a in reply.answers if what in (a.op, a.subject))
 
 
-def _ramdisk(context: Context, host: Host) -> int:
-    """Bytes: the disks of as many VMs as the host may ever carry, and room for their consoles."""
+def _memory_for(context: Context, host: Host) -> tuple[int, int]:
+    """Bytes for the disks and the consoles of as many VMs as the host may ever carry."""
     vms = capacity(host.cores, host.memory, context.spec.capacity, context.spec.vm)
-    return (vms * (context.spec.vm.disk + 4) + 64) * MIB
+    return (vms * context.spec.vm.disk + 32) * MIB, (vms * 4 + 32) * MIB
 
 
 def _journal_facts(context: Context, reply: calls.AgentReply, settings: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ PACKAGES: Mapping[str, str] = {
     "dnsmasq": "dnsmasq-base",
     "nginx": "nginx",
     "tar": "tar",
+    "nft": "nftables",
 }
 
 #: What a service machine runs in each of its roles.

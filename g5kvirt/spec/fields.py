@@ -22,6 +22,7 @@ __all__ = [
     "check_fields",
     "checked_by",
     "choice",
+    "flag",
     "is_whole",
     "keys",
     "optional",
@@ -95,6 +96,13 @@ def whole(name: str, value: object, minimum: int, maximum: int, unit: str = "") 
     if number > maximum:
         wrong(name, f"a whole number{of}, at most {maximum}", value)
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """A truth value."""
+    if not isinstance(value, bool):
+        wrong(name, "true or false", value)
+    return value
 
 
 def seconds(name: str, value: object, minimum: float) -> float:

@@ -22,6 +22,7 @@ from g5kvirt.spec.fields import (
     check_fields,
     checked_by,
     choice,
+    flag,
     keys,
     optional,
     part,
@@ -68,6 +69,9 @@ class VMSpec:
     cores: int = field(default=1, metadata=checked_by(whole, 1, 4096))
     #: MiB, on a RAM disk of the host
     disk: int = field(default=512, metadata=checked_by(whole, 0, MAX_MIB, "MiB"))
+    #: whether its host drops frames that it sends from another MAC or IP address than its own; False for
+    #: bridges inside of VMs
+    port_security: bool = field(default=True, metadata=checked_by(flag))
 
     def __post_init__(self) -> None:
         check_fields(self, "vm")

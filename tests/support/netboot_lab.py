@@ -146,7 +146,7 @@ class Lab:
             self.service.write(f"{nb.WWW}/{name}", getattr(self.minimal, name).read_bytes())
         answers += self.service.agent(*nb.services(self.netboot, self.machine))
         for host in self.hosts:
-            answers += host.agent(hostagent.prepare(ramdisk=512 << 20))
+            answers += host.agent(hostagent.prepare(ramdisk=512 << 20, consoles=16 << 20))
         return answers
 
     def start(self, boot: str = "rom", vms: Sequence[VM] | None = None) -> dict[str, Answer]:

@@ -61,7 +61,7 @@ def test_vms_netboot_report_and_leave_nothing(lab: Lab) -> None:
     assert all(a.unchanged for a in lab.start().values())
     seen = lab.milestones(PATIENCE)
     for name, steps in seen.items():
-        assert set(steps) == set(MILESTONES), lab.hosts[0].read(f"{HOME}/ram/{name}.serial")
+        assert set(steps) == set(MILESTONES), lab.hosts[0].read(f"{HOME}/consoles/{name}.serial")
         times = [started[name].detail["power_on"], *(steps[step].t for step in MILESTONES)]
         assert times == sorted(times)
         assert before < times[0]

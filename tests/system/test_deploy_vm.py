@@ -74,7 +74,7 @@ class Bench:
             time.sleep(0.25)
         raise AssertionError(
             f"{vm} {deployment}: no {step} but {list(seen)}\n"
-            f"{self.lab.hosts[0].read(f'{HOME}/ram/{vm}.serial')}"
+            f"{self.lab.hosts[0].read(f'{HOME}/consoles/{vm}.serial')}"
         )
 
     def ssh(self, vm: str, command: str, key: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -112,7 +112,7 @@ class Bench:
                 assert identity is not None, done.stdout
                 return identity
             time.sleep(0.5)
-        raise AssertionError(f"{vm}: no ssh\n{self.lab.hosts[0].read(f'{HOME}/ram/{vm}.serial')}")
+        raise AssertionError(f"{vm}: no ssh\n{self.lab.hosts[0].read(f'{HOME}/consoles/{vm}.serial')}")
 
     def profile(self, vm: str, profile: str) -> None:
         """Which way the VM takes when it netboots next."""

@@ -1,4 +1,4 @@
-"""The ``prepare`` operation: bridge, addresses, kernel settings and RAM disk of a host."""
+"""The ``prepare`` operation: bridge, addresses, kernel settings and RAM disks of a host."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .records import Record, Results
 
+#: Part of the request → where it is mounted. Consoles have a place of their own, so that a VM that writes
+#: without end takes no room from the disks.
+MOUNTS = {"ramdisk": "ram", "consoles": "consoles"}
+
 
 def prepare(request: Record, home: str) -> Results:
-    """Bridge, extra addresses, kernel settings, RAM disk: one answer for each, in this order."""
+    """Bridge, extra addresses, kernel settings, RAM disks: one answer for each, in this order."""
     if "bridge" in request:
         yield attempt("bridge", create_bridge, home, request["bridge"], request.get("nic"))
     if request.get("addresses"):
         yield attempt("addresses", add_addresses, request.get("bridge", "br0"), request["addresses"])
     if request.get("sysctls"):
         yield attempt("sysctls", set_sysctls, request["sysctls"])
-    if request.get("ramdisk"):
-        yield attempt("ramdisk", mount_ramdisk, home, int(request["ramdisk"]))
+    for name in ("ramdisk", "consoles"):
+        if request.get(name):
+            yield attempt(name, mount_tmpfs, home, MOUNTS[name], int(request[name]))
 
 
 def set_sysctls(wanted: Record) -> Record:
@@ -49,15 +54,18 @@ def set_sysctls(wanted: Record) -> Record:
     return {"unchanged": "set" not in results.values(), "keys": results}
 
 
-def mount_ramdisk(home: str, size: int) -> Record:
-    """A tmpfs of ``size`` bytes for disks and serial consoles; an existing one is resized if need be."""
-    path = f"{home}/ram"
-    os.makedirs(path, mode=0o700, exist_ok=True)
+def mount_tmpfs(home: str, name: str, size: int) -> Record:
+    """A tmpfs of ``size`` bytes below ``home``; an existing one is resized if need be.
+
+    The user of the VMs may enter it, and list nothing.
+    """
+    path = f"{home}/{name}"
+    os.makedirs(path, mode=0o711, exist_ok=True)
     mounted = os.path.ismount(path)
     if mounted:
         figures = os.statvfs(path)
         if abs(figures.f_blocks * figures.f_frsize - size) < 1 << 20:
             return {"unchanged": True, "path": path, "size": size}
-    options = f"{'remount,' * mounted}size={size},mode=700,nosuid,nodev"
+    options = f"{'remount,' * mounted}size={size},mode=711,nosuid,nodev"
     run_checked(["mount", "-t", "tmpfs", "-o", options, "g5kvirt", path])
     return {"path": path, "size": size, "resized": mounted}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 
+from . import port_security
 from .bridge import remove_bridge
+from .prepare import MOUNTS
 from .processes import run_checked
 from .services import stop_service
 from .vms import stop
@@ -21,8 +23,10 @@ def teardown(request: Record, home: str) -> Results:
         for subject, result in function({}, home):
             if isinstance(result, Exception):
                 yield subject, result
-    if os.path.ismount(f"{home}/ram"):
-        run_checked(["umount", "-l", f"{home}/ram"])
+    for name in MOUNTS.values():
+        if os.path.ismount(f"{home}/{name}"):
+            run_checked(["umount", "-l", f"{home}/{name}"])
+    port_security.remove()
     restored = remove_bridge(home)
     for path in request.get("directories", []):
         shutil.rmtree(path, ignore_errors=True)

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 
+from . import port_security
 from .interfaces import create_taps, interface_names
 from .light import operations as light
 from .processes import EXPECTED_ERRORS, attempt, is_alive, run, terminate
-from .qemu import known_vms, qemu_argv, vm_paths
+from .qemu import USER, known_vms, qemu_argv, vm_paths
 from .qmp import execute_on
 from .records import check_name, load_record, read_text, requested_names, tail, write_text
 from .startup import start_qemus
@@ -35,6 +37,8 @@ def start(request: Record, home: str) -> Results:
                 raise ValueError(f"{subject} is there twice in the request")
             if not MAC.fullmatch(vm["mac"]):
                 raise ValueError(f"{vm['mac']!r} is no MAC address (lower case, colons)")
+            if "ip" in vm:
+                socket.inet_aton(vm["ip"])  # OSError
             vm["tap"] = "v" + vm["mac"].replace(":", "")
             record = load_record(vm_paths(home, subject)["json"])
             if not is_alive(record):
@@ -59,7 +63,8 @@ def start(request: Record, home: str) -> Results:
         yield from light.start(home, guests, bridge)
     machines = [vm for vm in accepted if vm.get("kind") != light.KIND]
     if machines:
-        create_taps([vm["tap"] for vm in machines], bridge)
+        create_taps([vm["tap"] for vm in machines], bridge, USER)
+        port_security.enforce(machines)
         yield from start_qemus(home, machines, float(request.get("limit", 20.0)), fresh=True)
 
 
@@ -159,5 +164,5 @@ def power(request: Record, home: str) -> Results:
                 again.append(record["vm"])
         except EXPECTED_ERRORS as error:
             yield name, error
-    create_taps([vm["tap"] for vm in again], request.get("bridge", "br0"))
+    create_taps([vm["tap"] for vm in again], request.get("bridge", "br0"), USER)
     yield from start_qemus(home, again, 20.0, fresh=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 import pytest
 
+from g5kvirt.errors import SpecError
 from g5kvirt.guests.registry import GUESTS
-from g5kvirt.inventory import GIB, MIB, Facts
+from g5kvirt.inventory import GIB, MIB, VM, Facts
 from g5kvirt.spec.spec import Spec
 from g5kvirt.views.palette import guest_description
 
@@ -28,11 +31,22 @@ def test_one_emulated_host_makes_a_run_an_emulated_one() -> None:
 @pytest.mark.parametrize("kind", GUESTS)
 def test_start_request_has_every_vm(kind: str) -> None:
     spec = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 160, "cores": 2})
-    request = GUESTS[kind].start_request(
-        spec, "h-1", KVM, [("vm-1", "52:54:00:00:00:01"), ("vm-2", "52:54:00:00:00:02")]
-    )
+    vms = [
+        VM(i, f"vm-{i}", "h-1", "nancy", IPv4Address(f"10.0.0.{i}"), f"52:54:00:00:00:0{i}") for i in (1, 2)
+    ]
+    request = GUESTS[kind].start_request(spec, "h-1", KVM, vms)
     assert [vm["name"] for vm in request["vms"]] == ["vm-1", "vm-2"]
     size = {"memory": 160 * MIB, "cores": 2}
     assert (
         request["defaults"] == {"kind": "light", "host": "h-1"} or size.items() <= request["defaults"].items()
     )
+
+
+def test_hosts_know_which_addresses_a_vm_may_use_unless_that_is_switched_off() -> None:
+    vms = [VM(1, "vm-1", "h-1", "nancy", IPv4Address("10.0.0.1"), "52:54:00:00:00:01")]
+    for secured, found in ((True, "10.0.0.1"), (False, None)):
+        spec = Spec(sites={"nancy": 1}, vms=1, vm={"port_security": secured})
+        (vm,) = GUESTS["vm"].start_request(spec, "h-1", KVM, vms)["vms"]
+        assert vm.get("ip") == found
+    with pytest.raises(SpecError, match="port_security must be true or false, not 'no'"):
+        Spec(sites={"nancy": 1}, vms=1, vm={"port_security": "no"})

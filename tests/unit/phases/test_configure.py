@@ -115,7 +115,7 @@ def test_every_machine_is_prepared_and_missing_packages_are_installed(
         sizes = [v for k, v in prepare["sysctls"].items() if "ipv4" in k]
         assert sizes == [4096, 8192, 16384], "room for 3,000 VMs and three machines, on every machine"
         assert facts["programs"] == (
-            ["ip", "dnsmasq", "nginx"] if host == lab.service else ["ip", "qemu-system-x86_64"]
+            ["ip", "dnsmasq", "nginx"] if host == lab.service else ["ip", "qemu-system-x86_64", "nft"]
         )
         assert bool(prepare["ramdisk"]) == (host != lab.service)
     without = lab.hosts[1].name

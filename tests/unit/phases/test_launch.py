@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -49,6 +49,9 @@ class Machines:
         self.bad = bad
         self.operations: list[tuple[str, str, tuple[str, ...]]] = []  # host, operation, subjects
         self.started: list[str] = []
+
+    def on_lost(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        return lambda: None
 
     def run(self, hosts: Iterable[str], _: Sequence[str], *, stdin: Any, **__: Any) -> dict[str, Result]:
         return {host: self._answer(host, json.loads(stdin[host])["requests"]) for host in hosts}

@@ -129,7 +129,12 @@ def test_specifications_of_published_runs_are_read_and_written_as_they_are() -> 
     for file in RUNS:
         document = json.loads(file.read_text(encoding="utf-8"))["spec"]
         # what a specification has had since then has its default
-        newer = {"guest": "vm", **document, "timeouts": {"netboot_attempts": 8, **document["timeouts"]}}
+        newer = {
+            "guest": "vm",
+            **document,
+            "timeouts": {"netboot_attempts": 8, **document["timeouts"]},
+            "vm": {**document["vm"], "port_security": True},
+        }
         assert Spec.from_dict(document).to_dict() == newer
 
 

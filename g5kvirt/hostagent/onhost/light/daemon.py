@@ -131,12 +131,12 @@ class Daemon:
         answers: list[tuple[str, Any]] = []
         for vm, (_, _, ns) in zip(new, links):  # noqa: B905  Python 3.9
             name = vm["name"]
-            place = f"{self._directory}/ram/{name}"
             guest = Guest(
                 vm,
                 ns,
                 bridge,
-                place,
+                f"{self._directory}/ram/{name}",
+                f"{self._directory}/consoles/{name}.serial",
                 home=self._home,
                 loop=self._loop,
                 images=self._images,

@@ -46,6 +46,7 @@ class Guest:
         ns: int,
         bridge: str,
         place: str,
+        console: str,
         *,
         home: Home,
         loop: Loop,
@@ -62,6 +63,7 @@ class Guest:
         self.images = images
         self.announcements = announcements
         self.place = place  #: path without extension for what it writes
+        self.console = console  #: file
         self.root: Root | None = None  #: what was deployed
         self.start = time.monotonic()
         self.sessions: set[int] = set()
@@ -91,7 +93,7 @@ class Guest:
     def log(self, line: str) -> None:
         """A line of its console."""
         # a full disk ends no guest
-        with contextlib.suppress(OSError), open(f"{self.place}.serial", "a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), open(self.console, "a", encoding="utf-8") as file:
             file.write(f"[{time.monotonic() - self.start:12.6f}] {line}\n")
 
     async def fetch(self, url: str, sink: Sink, patience: float = FILE_PATIENCE) -> None:

@@ -34,7 +34,8 @@ def test_qemu_boots_from_the_network_first_and_keeps_its_monitor_private() -> No
     text = " ".join(argv)
     assert f"virtio-net-pci,netdev=net0,mac={MAC},bootindex=1" in text
     assert "virtio-blk-pci,drive=disk0,bootindex=2" in text
-    assert "-qmp unix:/run/x/vms/vm-1.qmp,server=on,wait=off" in text
+    assert "-chardev socket,id=monitor,fd=3,server=on,wait=off -mon chardev=monitor,mode=control" in text
+    assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in text
     assert "tcp" not in text
     assert "-m 112M" in text
     assert "-accel tcg,thread=single,tb-size=32 -cpu qemu64,+rdrand" in text

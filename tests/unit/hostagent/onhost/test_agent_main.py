@@ -54,7 +54,7 @@ def test_facts_are_those_of_this_machine(home: Path) -> None:
     assert facts.memory > 1 << 28
     assert abs(facts.clock_offset) < 2
     assert answer.detail["missing"] == ["no-such-program"]
-    assert oct((home).stat().st_mode)[-3:] == "700"
+    assert oct((home).stat().st_mode)[-3:] == "711", "entered by QEMU's user, listed by nobody"
 
 
 def test_sysctls_that_do_not_exist_are_absent_not_failed(home: Path) -> None:
@@ -69,9 +69,9 @@ def test_sysctls_that_do_not_exist_are_absent_not_failed(home: Path) -> None:
 
 
 def test_console_reads_the_end_and_a_missing_one_hides_no_other(home: Path) -> None:
-    (home / "ram").mkdir(parents=True)
-    (home / "ram" / "vm-1.serial").write_bytes(b"x" * 100_000 + "é".encode() + b"the end\r\n")
-    (home / "ram" / "vm-2.serial").write_bytes(b"")
+    (home / "consoles").mkdir(parents=True)
+    (home / "consoles" / "vm-1.serial").write_bytes(b"x" * 100_000 + "é".encode() + b"the end\r\n")
+    (home / "consoles" / "vm-2.serial").write_bytes(b"")
     first, second, third = call(home, protocol.console(["vm-1", "vm-2", "vm-3"], 10))
     assert first.detail["text"] == "\ufffdthe end\r\n"
     assert second.detail["text"] == ""

@@ -1,0 +1,59 @@
+"""What a VM may send: frames from its own MAC and IP address only, and no answers of a DHCP server.
+
+The services know a VM by its address, and the bridge by its MAC. Without this a VM could report the steps of
+another, or draw its traffic.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from .processes import run_checked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .records import Record
+
+TABLE = "bridge g5kvirt"
+
+#: Taps are called ``v`` and the MAC address. The sets stay as they are: VMs may be running.
+RULES = f"""
+add table {TABLE}
+add set {TABLE} macs {{ typeof iifname . ether saddr; }}
+add set {TABLE} addresses {{ typeof iifname . ip saddr; }}
+add chain {TABLE} vms
+flush chain {TABLE} vms
+add rule {TABLE} vms iifname . ether saddr != @macs drop
+add rule {TABLE} vms ether type arp arp saddr ip != 0.0.0.0 iifname . arp saddr ip != @addresses drop
+add rule {TABLE} vms ether type ip udp sport 67 udp dport 68 drop
+add rule {TABLE} vms ether type ip ip saddr != 0.0.0.0 iifname . ip saddr != @addresses drop
+add rule {TABLE} vms icmpv6 type nd-router-advert drop
+add chain {TABLE} prerouting {{ type filter hook prerouting priority -300; policy accept; }}
+flush chain {TABLE} prerouting
+add rule {TABLE} prerouting iifname "v*" jump vms
+"""
+
+
+def enforce(vms: Iterable[Record]) -> None:
+    """Let VMs, whose taps exist, use the addresses that are theirs, and no others.
+
+    One call for all of a request; VMs that run already keep their entries. Raises OSError where the host's
+    nftables lack something.
+    """
+    known = [(f'"{vm["tap"]}"', vm["mac"], vm["ip"]) for vm in vms if "ip" in vm]
+    if known:
+        macs = ", ".join(f"{tap} . {mac}" for tap, mac, _ in known)
+        addresses = ", ".join(f"{tap} . {ip}" for tap, _, ip in known)
+        elements = f"add element {TABLE} macs {{ {macs} }}\nadd element {TABLE} addresses {{ {addresses} }}\n"
+        try:
+            run_checked(["nft", "-f", "-"], RULES + elements)
+        except OSError as error:
+            raise OSError(f"{error}; without nftables, set port_security of the VMs to false") from error
+
+
+def remove() -> None:
+    """The host as it was before. Raises OSError."""
+    if shutil.which("nft"):
+        run_checked(["nft", "-f", "-"], f"add table {TABLE}\ndelete table {TABLE}\n")
