@@ -153,7 +153,7 @@ class Lab:
         """Power on, one round trip a host."""
         answers: dict[str, Answer] = {}
         for host in self.hosts:
-            own = [hostagent.vm(v.name, v.mac) for v in vms or self.vms if v.host == host.name]
+            own = [hostagent.vm(v.name, v.mac, ip=str(v.ip)) for v in vms or self.vms if v.host == host.name]
             iso = str(self.minimal.iso) if boot == "iso" else None
             request = hostagent.start(own, memory=112 << 20, disk=64 << 20, boot=boot, iso=iso)  # type: ignore[arg-type]
             answers |= {a.subject: a for a in host.agent(request)}

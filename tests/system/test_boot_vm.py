@@ -12,6 +12,7 @@ from netboot_lab import HOME, Lab, missing
 from g5kvirt.errors import MachineError
 from g5kvirt.hostagent import protocol
 from g5kvirt.hostagent.onhost.facts import probe_guest_runs
+from g5kvirt.hostagent.onhost.qemu import USER
 from g5kvirt.images import minimal
 from g5kvirt.netboot import services as nb
 from g5kvirt.netboot.boot_tracker import MILESTONES
@@ -59,6 +60,13 @@ def test_vms_netboot_report_and_leave_nothing(lab: Lab) -> None:
     started = lab.start()
     assert [a.reason for a in started.values() if not a.ok] == []
     assert all(a.unchanged for a in lab.start().values())
+    for answer in started.values():
+        status = lab.hosts[0].run("cat", f"/proc/{answer.detail['pid']}/status")
+        facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert facts["Uid"].split() == facts["Gid"].split() == [str(USER)] * 4
+        assert (facts["Seccomp"], facts["CapEff"].strip("0"), facts["Groups"].strip()) == ("2", "", "")
+    monitor = lab.hosts[0].run("stat", "-c", "%U %A", f"{HOME}/vms/vm-1.qmp", f"{HOME}/vms").split()
+    assert (monitor[0], monitor[2:]) == ("root", ["root", "drwx------"]), "nobody else gets to the monitors"
     seen = lab.milestones(PATIENCE)
     for name, steps in seen.items():
         assert set(steps) == set(MILESTONES), lab.hosts[0].read(f"{HOME}/consoles/{name}.serial")
@@ -79,11 +87,11 @@ def test_vms_netboot_report_and_leave_nothing(lab: Lab) -> None:
     # a task is done once and reported, the service's processes may be killed meanwhile
     (nginx,) = lab.service.agent(protocol.services(["nginx"]))
     lab.service.run("kill", "-9", str(nginx.detail["child"]))
-    lab.service.write(f"{nb.WWW}/task/vm-1", b"# 1\nreport greeting\n")
-    again = lab.milestones(PATIENCE, until=lambda s: "greeting" in s["vm-1"])
-    assert "greeting" in again["vm-1"]
+    lab.service.write(f"{nb.WWW}/task/vm-1", b"# 1\nreport image\n")
+    again = lab.milestones(PATIENCE, until=lambda s: "image" in s["vm-1"])
+    assert "image" in again["vm-1"]
     time.sleep(5)
-    assert lab.service.read(nb.ACCESS_LOG).count("step=greeting") == 1
+    assert lab.service.read(nb.ACCESS_LOG).count("step=image") == 1
 
     # all goes, the host has its address back
     stopped = lab.hosts[0].agent(protocol.stop())
@@ -120,7 +128,7 @@ def test_a_vm_boots_from_the_iso_and_again_after_a_power_cycle(lab: Lab) -> None
 @pytest.mark.parametrize("lab", [{"vms": 1, "protocol": "tftp"}], indirect=True)
 def test_tftp_netboot_begins(lab: Lab) -> None:
     """The kernel alone takes a minute by TFTP under emulation: the script is proof enough."""
-    lab.start()
+    assert [a.reason for a in lab.start().values() if not a.ok] == []
     seen = lab.milestones(PATIENCE, until=lambda s: "script" in s["vm-1"])
     assert list(seen["vm-1"]) == ["dhcp", "script"]
 

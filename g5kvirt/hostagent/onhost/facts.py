@@ -13,7 +13,7 @@ import time
 
 from . import clock
 from .processes import run
-from .qemu import QEMU, escape_commas
+from .qemu import QEMU
 from .records import load_record, read_text, write_text
 
 TYPE_CHECKING = False
@@ -75,6 +75,11 @@ def kvm_works(home: str, limit: float, tried: dict[str, str]) -> tuple[bool, str
         write_text(path, json.dumps(known))
     tried[boot] = known["reason"]
     return known["kvm"], known["reason"]
+
+
+def escape_commas(path: str) -> str:
+    """QEMU reads a comma in a value as its end unless it is doubled."""
+    return path.replace(",", ",,")
 
 
 def probe_guest_runs(accel: str, home: str, limit: float) -> tuple[bool, str]:

@@ -22,14 +22,11 @@ def interface_names() -> set[str]:
     return {line.partition(":")[0].strip() for line in read_text("/proc/self/net/dev").splitlines()[2:]}
 
 
-def create_taps(taps: list[str], bridge: str, user: int) -> None:
-    """All taps of a host in one ``ip -batch``; one that fails does not stop the others (QEMU will say so).
-
-    ``user`` is the one that may open them.
-    """
+def create_taps(taps: list[str], bridge: str) -> None:
+    """All taps of a host in one ``ip -batch``; one that fails does not stop the others (QEMU will say so)."""
     here = interface_names()
     missing = [tap for tap in taps if tap not in here]
-    lines = [f"tuntap add dev {tap} mode tap user {user}" for tap in missing]
+    lines = [f"tuntap add dev {tap} mode tap" for tap in missing]
     lines += [f"link set {tap} addrgenmode none master {bridge} up" for tap in missing]
     if missing:
         run(["ip", "-force", "-batch", "-"], "\n".join(lines) + "\n")

@@ -174,8 +174,8 @@ def carry_out(text: str, input_is_open: bool = False) -> int:
     if any(r.get("op") == "follow" for r in requests):
         stream(requests, input_is_open)
         return 0
-    os.makedirs(home, mode=0o711, exist_ok=True)
-    os.chmod(home, 0o711)  # noqa: S103  QEMU, which is another user, gets to its disk; nobody may list it
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    os.chmod(home, 0o700)
     lock = contextlib.nullcontext() if UNLOCKED.issuperset(r.get("op") for r in requests) else locked(home)
     with lock:
         for request in requests:

@@ -55,17 +55,14 @@ def set_sysctls(wanted: Record) -> Record:
 
 
 def mount_tmpfs(home: str, name: str, size: int) -> Record:
-    """A tmpfs of ``size`` bytes below ``home``; an existing one is resized if need be.
-
-    The user of the VMs may enter it, and list nothing.
-    """
+    """A tmpfs of ``size`` bytes below ``home``; an existing one is resized if need be."""
     path = f"{home}/{name}"
-    os.makedirs(path, mode=0o711, exist_ok=True)
+    os.makedirs(path, mode=0o700, exist_ok=True)
     mounted = os.path.ismount(path)
     if mounted:
         figures = os.statvfs(path)
         if abs(figures.f_blocks * figures.f_frsize - size) < 1 << 20:
             return {"unchanged": True, "path": path, "size": size}
-    options = f"{'remount,' * mounted}size={size},mode=711,nosuid,nodev"
+    options = f"{'remount,' * mounted}size={size},mode=700,nosuid,nodev"
     run_checked(["mount", "-t", "tmpfs", "-o", options, "g5kvirt", path])
     return {"path": path, "size": size, "resized": mounted}

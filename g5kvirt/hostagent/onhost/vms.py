@@ -13,7 +13,7 @@ from . import port_security
 from .interfaces import create_taps, interface_names
 from .light import operations as light
 from .processes import EXPECTED_ERRORS, attempt, is_alive, run, terminate
-from .qemu import USER, known_vms, qemu_argv, vm_paths
+from .qemu import known_vms, qemu_argv, vm_paths
 from .qmp import execute_on
 from .records import check_name, load_record, read_text, requested_names, tail, write_text
 from .startup import start_qemus
@@ -43,7 +43,9 @@ def start(request: Record, home: str) -> Results:
             record = load_record(vm_paths(home, subject)["json"])
             if not is_alive(record):
                 if vm.get("kind") != light.KIND:
-                    qemu_argv(home, vm)  # raises if the request makes no sense
+                    qemu_argv(
+                        vm, dict.fromkeys(("monitor", "tap"), 0)
+                    )  # raises if the request makes no sense
                 accepted.append(vm)
             elif light.is_light(record) and record.get("off"):
                 yield from light.power(home, "on", [subject])
@@ -63,7 +65,7 @@ def start(request: Record, home: str) -> Results:
         yield from light.start(home, guests, bridge)
     machines = [vm for vm in accepted if vm.get("kind") != light.KIND]
     if machines:
-        create_taps([vm["tap"] for vm in machines], bridge, USER)
+        create_taps([vm["tap"] for vm in machines], bridge)
         port_security.enforce(machines)
         yield from start_qemus(home, machines, float(request.get("limit", 20.0)), fresh=True)
 
@@ -164,5 +166,5 @@ def power(request: Record, home: str) -> Results:
                 again.append(record["vm"])
         except EXPECTED_ERRORS as error:
             yield name, error
-    create_taps([vm["tap"] for vm in again], request.get("bridge", "br0"), USER)
+    create_taps([vm["tap"] for vm in again], request.get("bridge", "br0"))
     yield from start_qemus(home, again, 20.0, fresh=False)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from agreement import check_agreement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuremaker import deploy_events, measure_events
@@ -25,86 +22,10 @@ from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import BOOT_STEPS, PHASES
 from g5kvirt.views.live.model import LiveModel
-from g5kvirt.views.measure_result import MeasureResult
-from g5kvirt.views.measure_tables import sizes_table
-from g5kvirt.views.phase_result import PhaseResult
-from g5kvirt.views.tables import boot_table, durations_table, map_table, timeline_table
-from g5kvirt.views.trace import trace_events
 
 ROOT = Path(__file__).parents[3]
 BAD = {"vm-2": ("image", 1, "SHA-256 is wrong"), "vm-3": ("partition", 99, "no disk")}
 VMS = 4
-
-
-def check_agreement(events: Sequence[Event]) -> None:
-    """Every number that more than one view shows is the same in all of them."""
-    frames = Frames(events)
-    live = LiveModel.of(events, VMS)
-    account, vms = frames.account, frames.vms
-    # launch: account, table of VMs, table of hosts, live view, table of boots
-    by_state = Counter(vms["state"])
-    assert account.requested == account.up + account.failed + account.unfinished == len(vms)
-    assert (account.up, account.failed) == (by_state["up"], by_state["failed"])
-    assert live.up == account.up == sum(cell.up for cell in live.cells.values())
-    placed = vms[vms["host"] != ""]
-    assert (frames.hosts["up"].sum(), frames.hosts["vms"].sum()) == (
-        (placed["state"] == "up").sum(),
-        len(placed),
-    )
-    boots = boot_table(frames).set_index("name")
-    total = durations_table(frames).query("step == 'total'").set_index("name")["seconds"]
-    for row in vms.itertuples():
-        assert math.isnan(row.t_minimal_system) == (row.name not in total.index)
-        if row.name in total.index:
-            assert total[row.name] == pytest.approx(row.t_minimal_system)
-        assert (row.state == "failed") == (not math.isnan(boots.loc[row.name, "gave_up"]))
-        last = live.run.vms[row.name].boot
-        assert row.power_on == (math.nan if last is None else last.power_on) or math.isnan(row.power_on)
-    # live view: counts, cells
-    assert sum(live.counts.values()) == live.total
-    assert Counter(cell.state for cell in live.cells.values()) <= Counter(live.counts)
-    # measure: tables, summary, live view, map
-    known = frames.measurements
-    summary, table = known.summary(), known.vms
-    outcomes = Counter(table["outcome"])
-    assert (summary.deployed, summary.failed) == (outcomes["deployed"], outcomes["failed"])
-    assert summary.requested == summary.deployed + summary.failed + summary.unfinished
-    assert known.deployments["deployed"].sum() == summary.deployed == sizes_table(known)["deployed"].sum()
-    if live.deployment is not None:
-        row = known.deployments.set_index("deployment").loc[live.deployment.name]
-        assert (row["deployed"], row["failed"]) == (live.deployment.deployed, live.deployment.failed)
-    on_map = map_table(frames).query("name != ''").set_index("name")["state"]
-    for name, outcome in table.groupby("vm")["outcome"].last().items():
-        assert name not in on_map.index or on_map[name] == outcome
-    # phases: table, card, timeline, live view
-    timeline = timeline_table(frames)
-    for row in frames.phases.itertuples():
-        phase = live.phases[row.phase]
-        card: Any = (
-            MeasureResult(frames, run="r", testbed="t")
-            if row.phase == "measure"
-            else PhaseResult(row.phase, frames, run="r", testbed="t")
-        )
-        assert row.tries == card.tries == len(phase.tries)
-        assert same(row.duration, card.seconds)
-        assert same(row.duration, phase.seconds())
-        bars = timeline[(timeline["phase"] == row.phase) & (timeline["part"] == "")]
-        assert len(bars) == row.tries
-        if not math.isnan(row.duration) and all(not math.isnan(one.end) for one in phase.tries):
-            assert bars["duration"].sum() == pytest.approx(row.duration, abs=1e-6)
-    # the trace is made of the same boots and deployments
-    slices = [e for e in trace_events(events) if e["ph"] == "X"]
-    assert json.dumps(slices, allow_nan=False)
-    boots_drawn = sum((e["name"], e["args"].get("phase")) == ("boot", "launch") for e in slices)
-    assert boots_drawn == sum(len(vm.boots) for vm in frames.state.vms.values())
-    # what a killed process left open has its end afterwards
-    whole = RunState.of([*events, *missing_ends(frames.state)])
-    assert missing_ends(whole) == []
-    assert all(phase.state != "running" for phase in whole.phases.values())
-
-
-def same(a: float, b: float) -> bool:
-    return (math.isnan(a) and math.isnan(b)) or a == pytest.approx(b, abs=1e-6)
 
 
 def killed(events: Sequence[Event], at: float) -> list[Event]:
@@ -153,8 +74,8 @@ def journals(draw: st.DrawFn) -> list[Event]:
 @settings(max_examples=40)
 @given(events=journals(), cut=st.floats(0, 1))
 def test_views_agree_after_any_prefix(events: list[Event], cut: float) -> None:
-    check_agreement(events[: round(cut * len(events))])
-    check_agreement(events)
+    check_agreement(events[: round(cut * len(events))], VMS)
+    check_agreement(events, VMS)
 
 
 anything = st.builds(
@@ -193,7 +114,7 @@ def test_views_agree_on_recorded_runs(run: str) -> None:
     events = read_events(find(ROOT / "data" / "runs", run).journal)
     small = len(events) < 10_000
     for cut in {len(events), len(events) // 2, len(events) // 3, 60} if small else {len(events)}:
-        check_agreement(events[:cut])
+        check_agreement(events[:cut], VMS)
 
 
 def test_incremental_state_equals_full_state() -> None:

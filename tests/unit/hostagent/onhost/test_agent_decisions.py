@@ -30,7 +30,7 @@ def test_check_name_lets_only_safe_names_through(name: str) -> None:
 
 def test_qemu_boots_from_the_network_first_and_keeps_its_monitor_private() -> None:
     vm = {"name": "vm-1", "mac": MAC, "tap": "v1", "memory": 112 << 20, "disk": 1 << 30}
-    argv = qemu_argv("/run/x", vm)
+    argv = qemu_argv(vm, {"monitor": 3, "tap": 4, "serial": 5, "disk": 6})
     text = " ".join(argv)
     assert f"virtio-net-pci,netdev=net0,mac={MAC},bootindex=1" in text
     assert "virtio-blk-pci,drive=disk0,bootindex=2" in text
@@ -39,10 +39,16 @@ def test_qemu_boots_from_the_network_first_and_keeps_its_monitor_private() -> No
     assert "tcp" not in text
     assert "-m 112M" in text
     assert "-accel tcg,thread=single,tb-size=32 -cpu qemu64,+rdrand" in text
-    kvm = " ".join(qemu_argv("/run/x", {**vm, "accel": "kvm", "disk": 0, "boot": "iso", "iso": "/a,b.iso"}))
+    assert "-netdev tap,id=net0,fd=4" in text
+    assert "-add-fd fd=6,set=2" in text
+    assert "cache=unsafe,discard=unmap,file=/dev/fdset/2" in text
+    assert "-add-fd fd=5,set=1 " in text
+    assert "-serial file:/dev/fdset/1" in text
+    own = {**vm, "accel": "kvm", "disk": 0, "boot": "iso", "iso": "/a,b.iso"}
+    kvm = " ".join(qemu_argv(own, {"monitor": 3, "tap": 4, "serial": 5, "iso": 7}))
     assert "-accel kvm -cpu host" in kvm
     assert "rdrand" not in kvm
-    assert "file=/a,,b.iso" in kvm
+    assert "readonly=on,format=raw,file=/dev/fdset/3" in kvm
     assert "ide-cd,drive=cd0,bootindex=1" in kvm
     assert "virtio-blk" not in kvm
 
