@@ -24,7 +24,7 @@ __all__ = ["NOTICED_WITHIN", "HostWatch"]
 log = logging.getLogger(__name__)
 
 #: Seconds that a host whose connection has ended has to let us in again.
-PATIENCE = 10.0
+PATIENCE = 8.0
 #: Seconds in which hosts that are lost together are collected, to be called together.
 COLLECTING = 0.5
 

@@ -14,6 +14,8 @@ from localbed import MARKS, Job, children, command_line, kavlan, on, ssh, wait
 from g5kvirt.guests.ssh import configuration
 from g5kvirt.inventory import Host
 from g5kvirt.remote import Access, Fanout, jumps
+from g5kvirt.testbeds.local import layers
+from g5kvirt.testbeds.local.capabilities import BASIC, NAMESPACES, NETWORK
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = MARKS
@@ -135,6 +137,10 @@ def test_node_looks_as_described_and_hides_the_machine(bed: State) -> None:
         assert on(bed, node, "ls -A /root").split() == [".ssh"]
         assert on(bed, node, "ls /dev | grep -c '^vd\\|^sd\\|^loop' || true").strip() == "0"
         assert on(bed, node, "cut -d: -f2 /etc/shadow | sort -u").split() == ["*"]
+        assert on(bed, node, "find /etc -type f ! -perm -o=r ! -name 'ssh_host_*_key'").split() == [
+            "/etc/shadow"
+        ]
+        assert on(bed, node, "ls -A /opt /var/backups /var/mail | grep -v : | xargs").strip() == ""
         assert int(on(bed, node, "ps -e | wc -l")) < 12
         for program in ("qemu-system-x86_64", "dnsmasq", "nginx", "taktuk", "nft", "busybox", "python3"):
             on(bed, node, f"command -v {program}")
@@ -143,6 +149,39 @@ def test_node_looks_as_described_and_hides_the_machine(bed: State) -> None:
         found = on(bed, node, f"for n in {' '.join(names)}; do getent ahostsv4 $n | head -n 1; done").split()
         assert found[::3] == [str(address) for address in names.values()]
         assert ssh(bed, node, "getent hosts debian.org").returncode != 0
+
+
+def test_root_of_a_node_and_users_of_a_frontend_have_the_privileges_that_they_need(bed: State) -> None:
+    with Job(bed, "nancy", "{type='kavlan-global'}/vlan=1+nodes=1") as job:
+        vlan = int(on(bed, "nancy.grid5000.fr", f"kavlan -j {job.id} -V").split()[0])
+        [node] = job.nodes
+        job.deploy([node], f"--vlan {vlan}")
+        inside = kavlan(node, vlan)
+        bounds = int(on(bed, inside, "sed -n 's/^CapBnd:\\s*//p' /proc/self/status"), 16)
+        status = Path("/proc/self/status").read_text()
+        ours = int(next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16)
+        wanted = {n for n in BASIC | NETWORK | NAMESPACES if ours >> n & 1}  # what this machine itself has
+        assert {n for n in range(64) if bounds >> n & 1} == wanted
+        for refused in (
+            "echo x > /proc/sys/kernel/core_pattern",  # a program that the machine would run as root
+            "test -s /proc/kcore",
+            "mknod /tmp/disk b 8 0",
+            "date -s 2020-01-01",
+        ):
+            assert ssh(bed, inside, refused).returncode != 0, refused
+        on(bed, inside, "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        gateway = bed.description.vlan("nancy", vlan).gateway
+        opened = f"timeout 3 bash -c 'echo > /dev/tcp/{gateway}/%d'"
+        assert ssh(bed, inside, opened % 22).returncode == 0
+        for port in (6666, 6667, 5432):
+            assert ssh(bed, inside, opened % port).returncode != 0, f"port {port} is OAR's own"
+    frontend = "nancy.grid5000.fr"
+    assert on(bed, frontend, "id -u; id -g").split() == [str(layers.USER_ID)] * 2
+    assert "Peer authentication failed" in ssh(bed, frontend, "psql -U postgres -d oar -c ''").stderr
+    command = "PGPASSWORD=oar psql -h 127.0.0.1 -U oar -d oar -c 'select 1'"
+    assert "password authentication failed" in ssh(bed, frontend, command).stderr
+    assert "1" in on(bed, frontend, "PGPASSWORD=read psql -h 127.0.0.1 -U oarreader -d oar -c 'select 1'")
+    assert ssh(bed, frontend, "cat /etc/oar/oar.conf").returncode != 0
 
 
 def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ mounts, hostname and files, then serves its control socket. The init restarts it
 reaps all other processes, and exits when the other end of the control socket is closed.
 
 A container sees the operating system of this machine (`/usr`, `/etc`, `/var`, …) below the layer, which it
-cannot change because writes go to its own tmpfs. Everything personal is hidden: `/root`, `/home`, `/tmp`,
-`/run`, `/mnt`, unusual directories of `/`, ssh host keys, password hashes, disks in `/dev`.
+cannot change because writes go to its own tmpfs. Everything personal is hidden: `/root`, `/home`, `/opt`,
+`/tmp`, `/run`, `/mnt`, unusual directories of `/`, backups, mails and logs in `/var`, disks in `/dev`, and
+what only root may read in `/etc`: ssh host keys, passwords. The kernel's settings but those of the network
+are read-only.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -23,18 +26,20 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from g5kvirt.testbeds.local import namespaces as ns
 
-__all__ = ["PATH", "ContainerSpec", "close_all_but", "run"]
+__all__ = ["PATH", "ContainerSpec", "close_all_but", "run", "secrets_of_the_machine"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_VISIBLE = {"bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "srv", "usr", "var"}
+_VISIBLE = {"bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "srv", "usr", "var"}
+_PRIVATE = ("var/backups", "var/log", "var/mail", "var/spool/cron")  #: of this machine
 _FRESH = {"dev", "proc", "sys", "run", "tmp"}
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "net/tun", "kvm", "vhost-net", "fuse")
 _RESTART_PAUSE = 0.5  # seconds between a service's end and its next start
@@ -58,9 +63,10 @@ class ContainerSpec:
     ] = ()  #: name, command, user; started with the network
     ports: Sequence[int] = ()  #: TCP ports on which the services listen when they are ready
     commands: Sequence[tuple[str, ...]] = ()  #: run once before the services
+    capabilities: Collection[int] = ()  #: that its root has
 
     def to_plain(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "capabilities": sorted(self.capabilities)}
 
 
 def run(plain: Mapping[str, Any], control: socket.socket) -> NoReturn:
@@ -125,6 +131,7 @@ class _Init:
         ns.process_name("init")
         _set_up_mounts(self.spec)
         ns.set_hostname(self.spec.name)
+        ns.keep_capabilities(self.spec.capabilities)
         os.environ.clear()
         os.environ.update(PATH=PATH, LANG="C.UTF-8", HOME="/root")
         _send(self.control, {"mounted": True})
@@ -221,14 +228,20 @@ def _set_up_mounts(spec: ContainerSpec) -> None:
     ns.private_mounts()
     mount_point = Path(spec.mount_point)
     ns.mount("tmpfs", mount_point, "tmpfs", data="mode=755")
-    for name in ("upper", "work", "root", "proc", "void"):
+    for name in ("upper", "work", "root", "proc", "settings"):
         (mount_point / name).mkdir()
     root = mount_point / "root"
     options = f"lowerdir={spec.layer}:/,upperdir={mount_point}/upper,workdir={mount_point}/work"
     ns.mount("overlay", root, "overlay", data=options)
-    _hide(root)
+    _hide(root, Path(spec.layer))
     _set_up_devices(root / "dev")
     ns.mount("proc", root / "proc", "proc", ns.MS_NOSUID | ns.MS_NODEV)
+    ns.mount("proc", mount_point / "settings", "proc")
+    ns.bind(mount_point / "settings/sys", root / "proc/sys", read_only=True)
+    ns.bind(mount_point / "settings/sys/net", root / "proc/sys/net")
+    for name in ("sysrq-trigger", "kcore", "keys"):
+        if (root / "proc" / name).exists():
+            ns.bind("/dev/null", root / "proc" / name, read_only=True)
     ns.mount("sysfs", root / "sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV)
     ns.mount("tmpfs", root / "run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     ns.mount("tmpfs", root / "tmp", "tmpfs", ns.MS_NODEV, "mode=1777")
@@ -267,8 +280,8 @@ def _bind(source: Path, target: Path, *, read_only: bool) -> None:
     ns.bind(source, target, read_only=read_only)
 
 
-def _hide(root: Path) -> None:
-    """Hide everything but the operating system of this machine."""
+def _hide(root: Path, layer: Path) -> None:
+    """Hide everything but the operating system of this machine; what is in ``layer`` stays."""
     for entry in root.iterdir():
         name = entry.name
         if name in _VISIBLE or entry.is_symlink():
@@ -279,13 +292,51 @@ def _hide(root: Path) -> None:
             ns.mount("tmpfs", entry, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755,size=25%")
     (root / "root").chmod(0o700)
     ns.mount("tmpfs", root / "var/tmp", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=1777")
+    for name in _PRIVATE:
+        if (root / name).is_dir():
+            ns.mount("tmpfs", root / name, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
+            _copy_tree(layer / name, root / name)
+    users = [line.partition(":")[0] for line in (root / "etc/shadow").read_text().splitlines() if ":" in line]
+    for secret in secrets_of_the_machine():
+        if not (layer / secret).exists():
+            (root / secret).unlink(missing_ok=True)
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
     shadow = root / "etc/shadow"
-    users = [line.partition(":")[0] for line in shadow.read_text().splitlines() if ":" in line]
+    shadow.unlink(missing_ok=True)
+    shadow.touch(0o600)
     shadow.write_text(
         "".join(f"{user}:*:19000:0:99999:7:::\n" for user in users)
     )  # no password, but not locked
+
+
+@cache
+def secrets_of_the_machine() -> tuple[Path, ...]:
+    """The files of /etc that not everybody may read, relative to ``/``.
+
+    They are looked for once, before containers are forked.
+    """
+    found = []
+    for folder, _, names in os.walk("/etc"):
+        for path in (Path(folder, name) for name in names):
+            if not path.is_symlink() and not path.stat().st_mode & stat.S_IROTH:
+                found.append(path.relative_to("/"))
+    return tuple(found)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """The content of a directory, with owners and modes; of one that does not exist, nothing."""
+    for entry in source.iterdir() if source.is_dir() else ():
+        copy = target / entry.name
+        if entry.is_dir() and not entry.is_symlink():
+            copy.mkdir()
+            _copy_tree(entry, copy)
+        else:
+            shutil.copyfile(entry, copy, follow_symlinks=False)
+        status = entry.lstat()
+        os.chown(copy, status.st_uid, status.st_gid, follow_symlinks=False)
+        if not entry.is_symlink():
+            copy.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _set_up_devices(dev: Path) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "postgresql",
         "openssh-server",
         "iproute2",
+        "nftables",
         "procps",
         "tzdata",
         "python3",
@@ -87,7 +89,6 @@ _HOST_PACKAGES = (
 )
 
 _OAR_CONF = {
-    "DB_BASE_PASSWD": "oar",
     "DB_BASE_PASSWD_RO": "oar_ro",
     "SERVER_HOSTNAME": "127.0.0.1",
     "FINAUD_FREQUENCY": "0",
@@ -108,6 +109,24 @@ unix_socket_directories = '/run/postgresql'
 jit = off
 autovacuum_naptime = 60
 """
+# Users of the frontend have no business in the database: by its socket it lets in the testbed's own
+# processes, by TCP those who know a password.
+_POSTGRESQL_USERS = """\
+local all all peer map=testbed
+host all all 127.0.0.1/32 scram-sha-256
+"""
+_POSTGRESQL_NAMES = """\
+testbed root postgres
+testbed root oar_ro
+testbed postgres postgres
+"""
+#: Of the user on the frontends: no person and no service here has it (https://systemd.io/UIDS-GIDS).
+USER_ID = 61_001
+#: What the packages have changed, with what this machine had in it: passwords, and all it ever installed.
+_OF_THE_MACHINE = (
+    *("etc/shadow-", "etc/gshadow", "etc/gshadow-", "etc/passwd-", "etc/group-", "etc/.pwd.lock"),
+    *("var/log/dpkg.log", "var/log/alternatives.log"),
+)
 _BUILD_TIMEOUT = 1200.0  # seconds; packages are downloaded over a network of unknown speed
 
 
@@ -245,6 +264,8 @@ def _build_image(layer: str, image: Path) -> None:
     _chroot(root, ["apt-get", "clean"])
     for name in ("var/lib/apt/lists", "var/cache/apt", "var/log/apt", "run", "tmp", "root", "home", "mnt"):
         shutil.rmtree(work / "upper" / name, ignore_errors=True)
+    for name in _OF_THE_MACHINE:
+        (work / "upper" / name).unlink(missing_ok=True)
     partial = image.with_suffix(f".{time.time_ns()}.part")
     squash = ["mksquashfs", str(work / "upper"), str(partial), "-noappend", "-no-progress", "-quiet"]
     try:
@@ -269,9 +290,12 @@ def _set_up_site(root: Path) -> None:
     zone.unlink(missing_ok=True)
     zone.symlink_to("/usr/share/zoneinfo/Europe/Paris")  # execo reads OAR's dates in this zone
     (root / "etc/timezone").write_text("Europe/Paris\n")
-    _chroot(root, ["useradd", "--home-dir", "/home/g5k", "-s", "/bin/bash", "-p", "*", "g5k"])
+    number = str(USER_ID)
+    _chroot(root, ["groupadd", "-g", number, "g5k"])
+    user = ["useradd", "--home-dir", "/home/g5k", "-s", "/bin/bash", "-p", "*", "-u", number, "-g", number]
+    _chroot(root, [*user, "g5k"])
     conf = root / "etc/oar/oar.conf"
-    conf.write_text(oar_conf(conf.read_text()))
+    conf.write_text(oar_conf(conf.read_text(), secrets.token_urlsafe(16)))
     binaries = sorted((root / "usr/lib/postgresql").iterdir())[-1] / "bin"
     (root / "usr/lib/postgresql/current").symlink_to(binaries.parent.name)
     data, run = root / "srv/pg", root / "run/postgresql"
@@ -279,34 +303,26 @@ def _set_up_site(root: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         _chroot(root, ["chown", "postgres:", f"/{directory.relative_to(root)}"])
     program = "/usr/lib/postgresql/current/bin"
-    initdb = [
-        f"{program}/initdb",
-        "-D",
-        "/srv/pg",
-        "-A",
-        "trust",
-        "-U",
-        "postgres",
-        "--no-sync",
-        "--locale=C.UTF-8",
-    ]
-    _chroot(root, [*initdb], "postgres:postgres")
+    initdb = [f"{program}/initdb", "-D", "/srv/pg", "--auth-local=peer", "--auth-host=scram-sha-256"]
+    _chroot(root, [*initdb, "-U", "postgres", "--no-sync", "--locale=C.UTF-8"], "postgres:postgres")
     with (data / "postgresql.conf").open("a") as file:
         file.write(_POSTGRESQL)
+    (data / "pg_hba.conf").write_text(_POSTGRESQL_USERS)
+    (data / "pg_ident.conf").write_text(_POSTGRESQL_NAMES)
     control = [f"{program}/pg_ctl", "-D", "/srv/pg", "-w", "-t", "60"]
     _chroot(root, [*control, "-l", "/srv/pg/log", "start"], "postgres:postgres")
     try:
         _chroot(root, ["oar-database", "--create", "--db-is-local", "-y"])
-        psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", "127.0.0.1", "-d", "oar"]
+        psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "oar"]
         _chroot(root, [*psql, "-c", oarsql.schema()])
     finally:
         _chroot(root, [*control, "-m", "fast", "stop"], "postgres:postgres")
 
 
-def oar_conf(text: str) -> str:
-    """The packaged configuration file of OAR with our settings."""
+def oar_conf(text: str, password: str) -> str:
+    """The packaged configuration file of OAR with our settings; ``password``: of the database's owner."""
     lines = []
-    remaining = dict(_OAR_CONF)
+    remaining = {"DB_BASE_PASSWD": password, **_OAR_CONF}
     for line in text.splitlines():
         key = line.lstrip("# ").partition("=")[0]
         if not line.startswith("#") and key in _OAR_CONF_OFF:

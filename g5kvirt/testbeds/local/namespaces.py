@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "bind",
     "die_with_parent",
     "is_listening",
+    "keep_capabilities",
     "mount",
     "pivot_root",
     "private_mounts",
@@ -59,6 +60,7 @@ MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_CAPBSET_DROP = 24
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # the C library has no function for it
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -145,6 +147,14 @@ def set_hostname(name: str) -> None:
 def die_with_parent(signal: int) -> None:
     """Send ``signal`` to this process when the thread that started it ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+
+
+def keep_capabilities(numbers: Collection[int]) -> None:
+    """Programs that this process executes from now on have at most these capabilities, as root too."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for number in range(last + 1):
+        if number not in numbers:
+            _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), f"prctl of capability {number}")
 
 
 def process_name(name: str) -> None:

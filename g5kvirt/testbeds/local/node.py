@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from g5kvirt.testbeds.local import sshd
+from g5kvirt.testbeds.local.capabilities import BASIC, NAMESPACES, NETWORK
 from g5kvirt.testbeds.local.container import ContainerSpec
 from g5kvirt.testbeds.local.model import NodeDescription
 
@@ -47,6 +48,7 @@ def container_spec(
             "cpuinfo": cpuinfo(Path("/proc/cpuinfo").read_text(), node.cores),
         },
         commands=(sshd.HOST_KEY,),
+        capabilities=BASIC | NETWORK | NAMESPACES,
         services=(("sshd", ("/usr/sbin/sshd", "-D", "-e"), "root"),),
         ports=(22,),
     )

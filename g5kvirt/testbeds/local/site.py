@@ -8,6 +8,7 @@ from pathlib import Path
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local import network, oarsql, sshd
+from g5kvirt.testbeds.local.capabilities import BASIC, NETWORK
 from g5kvirt.testbeds.local.container import ContainerSpec
 from g5kvirt.testbeds.local.model import SiteDescription
 from g5kvirt.testbeds.local.oardb import connector
@@ -25,6 +26,12 @@ __all__ = [
 COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets")  #: commands on the frontend, besides those of OAR
 USER = "g5k"
 _ALMIGHTY_PORT = 6666
+
+#: Almighty and OAR's sshd listen on all addresses, also in KaVLANs; only OAR connects to them, from here.
+_OWN_PORTS = (
+    "add chain inet local in { type filter hook input priority 0; };"
+    ' add rule inet local in iifname != "lo" tcp dport { 6666, 6667 } reject with tcp reset'
+)
 
 
 def container_spec(
@@ -60,7 +67,12 @@ def container_spec(
         binds=((str(hosts), "/etc/hosts"),),
         shares=((str(sockets), "/run/g5k"),),
         owners={f"/home/{USER}": USER, "/run/postgresql": "postgres", "/run/oar": "oar"},
-        commands=(("sysctl", "-q", "-e", "-w", *sysctl), sshd.HOST_KEY),
+        commands=(
+            ("sysctl", "-q", "-e", "-w", *sysctl),
+            ("nft", f"add table inet local; {_OWN_PORTS}"),
+            sshd.HOST_KEY,
+        ),
+        capabilities=BASIC | NETWORK,
         services=(
             ("postgres", ("/usr/lib/postgresql/current/bin/postgres", "-D", "/srv/pg"), "postgres"),
             ("sshd", ("/usr/sbin/sshd", "-D", "-e"), "root"),

@@ -133,6 +133,7 @@ def init(daemon: Callable[[Spawner], int]) -> NoReturn:
         finally:
             os._exit(code)
     theirs.close()
+    container.secrets_of_the_machine()
     container.close_all_but(ours.fileno())  # sockets and pipes that only the daemon needs
     wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)

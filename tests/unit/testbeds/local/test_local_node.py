@@ -100,11 +100,11 @@ def test_site_has_the_commands_and_the_key() -> None:
 
 
 def test_oar_conf_changes_only_our_settings() -> None:
-    lines = layers.oar_conf(OAR_CONF).splitlines()
-    assert 'DB_BASE_PASSWD="oar"' in lines
+    lines = layers.oar_conf(OAR_CONF, "secret").splitlines()
+    assert 'DB_BASE_PASSWD="secret"' in lines
     assert 'DB_BASE_PASSWD=""' not in lines
     assert 'CPUSET_PATH="/oar"' in lines
     assert '#LOG_LEVEL="3"' in lines
     assert '#PINGCHECKER_SENTINELLE_SCRIPT_COMMAND="x"' in lines
     assert 'FINAUD_FREQUENCY="0"' in lines  # was not there
-    assert layers.oar_conf(layers.oar_conf(OAR_CONF)) == layers.oar_conf(OAR_CONF)
+    assert layers.oar_conf(layers.oar_conf(OAR_CONF, "x"), "x") == layers.oar_conf(OAR_CONF, "x")
