@@ -19,8 +19,9 @@ from g5kvirt.guests import consoles
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.hostagent.host_watch import HostWatch
+from g5kvirt.hostagent.vm_watch import VMWatch
 from g5kvirt.inventory import VM, Host
-from g5kvirt.netboot.boot_loop import BootReport, HostGone, PoweredOn, PowerOn
+from g5kvirt.netboot.boot_loop import BootReport, HostGone, PoweredOn, PowerOn, VMGone
 from g5kvirt.netboot.bootlog import BootLog
 from g5kvirt.netboot.log_tail import LogTail
 from g5kvirt.planning.cluster import ClusterState
@@ -44,6 +45,7 @@ class MachineBoots:
     ) -> None:
         self._context = context
         self._cluster = cluster
+        self._vms = vms
         self._register = register
         self._has_firmware = GUESTS[context.spec.guest].has_kernel
         self._hosts = {host.name: host for host in cluster.hosts}
@@ -61,6 +63,9 @@ class MachineBoots:
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         watched = [*self._hosts.values(), *(machine.host for machine in self._cluster.layout.machines)]
         self._stack.enter_context(HostWatch(self._context.fanout, watched, self._host_gone))
+        self._stack.enter_context(
+            VMWatch(self._context.fanout, self._hosts.values(), self._vms, self._vm_gone)
+        )
         if not self._has_firmware:
             self._register()
         return self
@@ -138,6 +143,10 @@ class MachineBoots:
         gone = HostGone(host.name, time.time(), reason)
         self._inbox.put(lambda: [gone])
 
+    def _vm_gone(self, vm: str, reason: str, t: float) -> None:
+        gone = VMGone(vm, t, reason)
+        self._inbox.put(lambda: [gone])
+
     def _document(self, host: Host, orders: Sequence[PowerOn]) -> bytes:
         """One round trip for all VMs of a host; a VM that had its chance before is stopped first."""
         again = [order.vm.name for order in orders if order.attempt > 1]
@@ -170,5 +179,9 @@ class MachineBoots:
         names: dict[Host, list[str]] = {}
         for vm in dead:
             names.setdefault(self._hosts[vm.host], []).append(vm.name)
-        documents = {host: protocol.document(protocol.stop(own)) for host, own in names.items()}
+        documents = {
+            host: protocol.document(protocol.stop(own))
+            for host, own in names.items()
+            if not self._context.fanout.is_gone(host.address)
+        }
         calls.call_agents(self._context.fanout, documents, timeout=self._context.spec.timeouts.command)

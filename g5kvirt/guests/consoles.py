@@ -27,15 +27,16 @@ def fetch(
     """Keep the end of each VM's console in the run's ``consoles/`` and record that in the journal.
 
     It goes to ``consoles/DEPLOYMENT/VM.txt``, outside a deployment to ``consoles/PHASE/VM.txt``. One request
-    per host. A VM that wrote nothing leaves no file. A host that does not answer, or a VM without a console,
-    costs a line in the journal and nothing else.
+    per host, and none to a host that is gone. A VM that wrote nothing leaves no file. A host that does not
+    answer, or a VM without a console, costs a line in the journal and nothing else.
     """
     if not vms:
         return
     by_name = {host.name: host for host in hosts}
     names: dict[Host, list[str]] = {}
     for vm in vms:
-        names.setdefault(by_name[vm.host], []).append(vm.name)
+        if not context.fanout.is_gone(by_name[vm.host].address):
+            names.setdefault(by_name[vm.host], []).append(vm.name)
     documents = {host: protocol.document(protocol.console(own, SIZE)) for host, own in names.items()}
     label = deployment or phase
     events = []

@@ -14,7 +14,7 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.outbox import Outbox
 from g5kvirt.run.vocabulary import Status
 
-__all__ = ["TICK", "BootDriver", "BootReport", "HostGone", "PowerOn", "PoweredOn", "boot_all"]
+__all__ = ["TICK", "BootDriver", "BootReport", "HostGone", "PowerOn", "PoweredOn", "VMGone", "boot_all"]
 
 #: Seconds between two looks at the clock while nothing is reported.
 TICK = 0.25
@@ -49,7 +49,16 @@ class HostGone:
     reason: str
 
 
-BootReport = PoweredOn | Milestone | HostGone
+@dataclass(frozen=True, slots=True)
+class VMGone:
+    """The process of a VM has ended; that was seen at ``t``."""
+
+    vm: str
+    t: float
+    reason: str
+
+
+BootReport = PoweredOn | Milestone | HostGone | VMGone
 
 
 class BootDriver(Protocol):
@@ -106,6 +115,9 @@ def _take(tracker: BootTracker, journal: _Recorder, report: BootReport) -> None:
     elif isinstance(report, HostGone):
         for lost in tracker.host_gone(report.host, report.reason):
             journal.setback(lost, report.t)
+    elif isinstance(report, VMGone):
+        if dead := tracker.vm_gone(report.vm, report.t, report.reason):
+            journal.setback(dead, report.t)
     elif report.reason:
         journal.record(report.vm, report.attempt, "power-on", "failed", report.t, {"reason": report.reason})
         if boot := tracker.refused(report.vm, report.attempt, report.reason):

@@ -188,6 +188,16 @@ class BootTracker:
         self._unanswered -= {boot.vm.name for boot in self.boots.values() if boot.vm.host == host}
         return lost
 
+    def vm_gone(self, name: str, t: float, reason: str) -> TrackedBoot | None:
+        """A VM's process had ended at ``t``: it goes back into the queue, or fails.
+
+        None if that changes nothing: it is up or failed, or has been powered on since.
+        """
+        boot = self.boots[name]
+        if boot.state != "booting" or t < boot.start:
+            return None
+        return self._again_or_failed(boot, reason)
+
     def overdue(self, now: float) -> list[TrackedBoot]:
         """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
         present = self.in_flight

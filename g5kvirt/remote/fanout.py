@@ -62,6 +62,7 @@ class Fanout:
         self._lock = threading.Lock()
         self._sessions: dict[Program, Sessions] = {}
         self._lost_listeners: list[Callable[[str], object]] = []
+        self._gone: set[str] = set()
         self._agent: KeyAgent | None = None
         self._no_agent = False
 
@@ -160,7 +161,7 @@ class Fanout:
             )
             with self._lock:  # another thread's may be there by now
                 sessions = self._sessions.setdefault(program, made)
-        return sessions.call(
+        results = sessions.call(
             texts,
             timeout=timeout,
             idempotent=idempotent,
@@ -168,6 +169,8 @@ class Fanout:
             given_up=lambda: self.given_up or given_up(),
             window=window,
         )
+        self._gone -= {host for host, result in results.items() if result.ok}
+        return results
 
     def _forwarding(self) -> Access:
         """Our access, with our key at the service of the hosts; without, where there is no ssh-agent."""
@@ -200,8 +203,13 @@ class Fanout:
     def abandon(self, host: str, reason: str) -> None:
         """A host is gone: what `call` waits for there ends with ``reason``. Later calls try it again."""
         with self._lock:
+            self._gone.add(host)
             for sessions in self._sessions.values():
                 sessions.abandon(host, reason)
+
+    def is_gone(self, host: str) -> bool:
+        """Whether it was abandoned, and no `call` has reached it since: what can be left out is."""
+        return host in self._gone
 
     def close(self) -> None:
         """Close the connections that `call` has kept."""

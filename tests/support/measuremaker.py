@@ -40,6 +40,9 @@ class Machines:
 
     keeps_connections = False
 
+    def is_gone(self, host: str) -> bool:
+        return False
+
     now: float
     seed: int
     bad: dict[str, tuple[str, int, str]] = field(default_factory=dict)

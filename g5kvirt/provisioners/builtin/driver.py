@@ -22,6 +22,7 @@ from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.hostagent.host_watch import HostWatch
+from g5kvirt.hostagent.vm_watch import VMWatch
 from g5kvirt.images.environments import Image
 from g5kvirt.inventory import VM, Host
 from g5kvirt.netboot.bootlog import BootLog, Milestone
@@ -31,6 +32,7 @@ from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.provisioners.builtin import tasks
 from g5kvirt.provisioners.builtin.orders import (
     HOST_GONE,
+    VM_GONE,
     BroadcastOrder,
     CheckOrder,
     Order,
@@ -87,7 +89,8 @@ class MachineDriver:
         used = {vm.host for vm in vms}
         service_machines = [machine.host for machine in cluster.layout.machines]
         watched = [*(host for host in cluster.hosts if host.name in used), *service_machines]
-        self._watch = HostWatch(context.fanout, watched, self._host_gone)
+        self._host_watch = HostWatch(context.fanout, watched, self._host_gone)
+        self._vm_watch = VMWatch(context.fanout, cluster.hosts, vms, self._vm_gone)
         self._log = BootLog(vms)
         self._task_server = TaskServer(context, cluster)
         self._transport = Transport(context, cluster, vms, image, self._reports.put, self._submit_task)
@@ -100,7 +103,8 @@ class MachineDriver:
         self._stack.callback(self._transport.stop)
         for pool in (self._pool, self._checks):
             self._stack.callback(pool.shutdown, cancel_futures=True)
-        self._stack.enter_context(self._watch)
+        self._stack.enter_context(self._host_watch)
+        self._stack.enter_context(self._vm_watch)
         for machine in self._cluster.layout.machines:
             if "http" in machine.roles:
                 log_tail = LogTail(self._context.access, machine, self._reader(machine.host), phase=PHASE)
@@ -173,6 +177,9 @@ class MachineDriver:
             log_tail.host_gone(host, reason)
         self._transport.lose(host.name)
         self._reports.put(Report(host.name, HOST_GONE, "failed", time.time(), reason))
+
+    def _vm_gone(self, vm: str, reason: str, t: float) -> None:
+        self._reports.put(Report(vm, VM_GONE, "failed", t, reason))
 
     # ---- power --------------------------------------------------------------------------------------
 

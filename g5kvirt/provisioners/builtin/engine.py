@@ -8,7 +8,7 @@ from typing import Any
 from g5kvirt.inventory import VM
 from g5kvirt.planning.windows import Window
 from g5kvirt.provisioners.builtin import dispatch, expiry
-from g5kvirt.provisioners.builtin.orders import HOST_GONE, Order, Report
+from g5kvirt.provisioners.builtin.orders import HOST_GONE, VM_GONE, Order, Report
 from g5kvirt.provisioners.builtin.positions import Position, VMProgress
 from g5kvirt.provisioners.builtin.reports import interpret
 from g5kvirt.provisioners.builtin.state import WorkflowState
@@ -95,6 +95,8 @@ class Deployment:
             return self._receive_about_host(report, now)
         if not self._started:
             return False
+        if report.step == VM_GONE:
+            return self._restart_if_dead(progress, report, now)
         meaning, later = interpret(self._state, progress, report)
         if meaning == "nothing":
             return False
@@ -167,6 +169,17 @@ class Deployment:
             self._state.request_check(progress)
         else:
             self._end_step(progress, report, t, now, measured=False, verified=verified)
+
+    def _restart_if_dead(self, progress: VMProgress, report: Report, now: float) -> bool:
+        """A VM's process had ended at ``report.t``: nothing comes of its step any more, unless it has begun
+        since, or is the one that starts a process."""
+        if progress.state != "open" or progress.position.step.act == "reboot":
+            return False
+        if report.t < progress.step_start:
+            return False
+        progress.last_report, progress.last_report_time = _summary(report), report.t
+        self._transitions.fail(progress, now, now, _reason(report), silent=True)
+        return True
 
     def _receive_about_host(self, report: Report, now: float) -> bool:
         if report.step == HOST_GONE:

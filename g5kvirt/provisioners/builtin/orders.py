@@ -11,6 +11,7 @@ from g5kvirt.provisioners.builtin.workflow import Into, RebootKind
 
 __all__ = [
     "HOST_GONE",
+    "VM_GONE",
     "BroadcastOrder",
     "CheckOrder",
     "Order",
@@ -87,11 +88,13 @@ Order = RebootOrder | TaskOrder | BroadcastOrder | CheckOrder
 
 #: The step of a report that a host is gone, and its VMs with it.
 HOST_GONE = "host"
+#: The step of a report that the process of a VM has ended.
+VM_GONE = "vm"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A VM or a host has ended a step; or a host has failed at `HOST_GONE`.
+    """A VM or a host has ended a step; or a host has failed at `HOST_GONE`, a VM at `VM_GONE`.
 
     ``t``: seconds since the epoch when it happened, by the same clock as ``now``. ``attempt`` and ``turn``
     are those of the order it answers; None where that is unknown. ``permanent``: it failed, and would fail

@@ -32,6 +32,9 @@ class Fanout:
 
     keeps_connections = False
 
+    def is_gone(self, host: str) -> bool:
+        return False
+
     def run(self, hosts: Iterable[str], command: object, *, stdin: Mapping[str, bytes], **_: Any) -> Any:
         assert sorted(hosts) == sorted(stdin) == ["h-1", "h-2"]
         (request,) = json.loads(stdin["h-1"])["requests"]

@@ -122,6 +122,22 @@ def test_vms_of_a_host_that_is_gone_fail_wherever_they_are() -> None:
     assert b.host_gone("h-1", "once more") == []
 
 
+def test_vm_whose_process_has_ended_is_powered_on_again_and_then_fails() -> None:
+    b = tracker(1)
+    b.due(0.0)
+    assert b.vm_gone("vm-1", 0.5, "it has ended") is None, "its power-on is under way"
+    b.powered_on("vm-1", 1, 1.0)
+    assert b.vm_gone("vm-1", 0.5, "it has ended") is None, "that was before"
+    (again,) = filter(None, [b.vm_gone("vm-1", 2.0, "it has ended")])
+    assert again.state == "waiting"
+    b.due(3.0)
+    b.powered_on("vm-1", 2, 3.0)
+    (dead,) = filter(None, [b.vm_gone("vm-1", 4.0, "it has ended")])
+    assert (dead.state, dead.reason) == ("failed", "it has ended")
+    assert b.finished
+    assert b.vm_gone("vm-1", 5.0, "it has ended") is None
+
+
 def test_a_vm_that_is_up_already_is_not_started() -> None:
     b = tracker(2)
     b.already_up("vm-1")

@@ -45,6 +45,9 @@ class Machines:
 
     keeps_connections = False
 
+    def is_gone(self, host: str) -> bool:
+        return False
+
     def __init__(self, bad: Sequence[str]) -> None:
         self.bad = bad
         self.operations: list[tuple[str, str, tuple[str, ...]]] = []  # host, operation, subjects

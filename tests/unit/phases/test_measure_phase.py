@@ -90,7 +90,9 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
         monkeypatch.setattr(phase, "cluster_state", lambda *_: cluster)
         testbed: Any = SimpleNamespace(world=None, simulated=False)
         made = Context(spec, testbed, run, journal)
-        made.__dict__["fanout"] = SimpleNamespace(run=no_console, keeps_connections=False)
+        made.__dict__["fanout"] = SimpleNamespace(
+            run=no_console, keeps_connections=False, is_gone=lambda host: False
+        )
         yield made
 
 

@@ -422,6 +422,19 @@ def test_missing_agent_is_requested_and_sent(access: FakeAccess, tmp_path: Path)
     sessions.close()
 
 
+def test_host_counts_as_gone_until_a_call_reaches_it(
+    access: FakeAccess, make: Callable[..., Sessions]
+) -> None:
+    fanout = Fanout(cast(Access, access))
+    fanout.abandon("a", "it was silent")
+    assert (fanout.is_gone("a"), fanout.is_gone("b")) == (True, False)
+    program = make().program
+    results = fanout.call(program, {"a": b"print(1)"}, timeout=20, idempotent=True)
+    assert results["a"].ok
+    assert not fanout.is_gone("a")
+    fanout.close()
+
+
 def test_release_closes_what_the_fanout_has_kept(access: FakeAccess, make: Callable[..., Sessions]) -> None:
     access.jump = ""  # type: ignore[attr-defined]
     fanout = Fanout(cast(Access, access))

@@ -358,6 +358,18 @@ def test_vms_of_a_host_that_is_gone_fail_wherever_they_are_and_others_go_on() ->
     assert sorted(ends) == [("vm-1", "failed"), ("vm-4", "failed")]
 
 
+def test_vm_whose_process_has_ended_is_reset_hard_at_once() -> None:
+    d = deployment()
+    to_task(d)
+    d.orders(3.0)
+    reason = "its process on h-1 has ended: killed"
+    assert not d.receive(Report("vm-1", "vm", "failed", 0.5, reason), 3.0), "the step has begun since"
+    assert d.receive(Report("vm-1", "vm", "failed", 2.0, reason), 3.0)
+    assert [(kind, attempt) for _, kind, _, attempt in reboots(d.orders(3.0))] == [("hard", 2)]
+    assert not d.receive(Report("vm-1", "vm", "failed", 4.0, reason), 4.0), "its process is being started"
+    assert reason in {e.reason for e in d.events()}
+
+
 def test_kexec_that_leads_nowhere_is_followed_by_a_reset_to_the_disk() -> None:
     d = deployment(workflow=default_workflow(boot_seconds=100))
     to_ready(d)

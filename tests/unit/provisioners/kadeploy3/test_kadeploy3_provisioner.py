@@ -51,6 +51,9 @@ class Machines:
 
     keeps_connections = False
 
+    def is_gone(self, host: str) -> bool:
+        return False
+
     access = None
 
     def __init__(self) -> None:
