@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g5kvirt.run.printable import printable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["command_parser", "print_help", "runs_option"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose messages show control characters of what was typed, and send none. Its commands are alike."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        super()._print_message(printable(message, "\n\t"), file)
 
 
 def command_parser(
@@ -14,7 +27,7 @@ def command_parser(
     """A parser whose help keeps its line breaks, as the whole program or as one of its commands."""
     form = argparse.RawDescriptionHelpFormatter
     if sub is None:
-        return argparse.ArgumentParser(prog=name, description=summary, epilog=epilog, formatter_class=form)
+        return _Parser(prog=name, description=summary, epilog=epilog, formatter_class=form)
     described = summary[0].upper() + summary[1:] + "."
     return sub.add_parser(name, help=summary, description=described, epilog=epilog, formatter_class=form)
 

@@ -41,6 +41,7 @@ exit codes:
   2    the request is invalid, names something that does not exist, or does not fit; nothing was touched
   3    this machine or the testbed is unable to do it
   70   a bug in g5kvirt
+  74   a file or directory that cannot be read or written
   130  interrupted (Ctrl-C); reserved machines have been given back
   143  terminated (SIGTERM); reserved machines have been given back
 """

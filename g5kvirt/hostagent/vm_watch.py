@@ -26,8 +26,8 @@ class VMWatch:
     """Calls ``gone(vm, reason, t)``, in a thread of its own, for VMs whose process has ended.
 
     ``hosts``: all that VMs are on. ``t``: when the host was called, by our clock: what has begun since is not
-    meant. A VM that stays dead is reported at each look. Hosts that do not answer are left to `HostWatch`, and
-    where no connections are kept (through jump hosts) nothing is watched. A context manager.
+    meant. A VM that stays dead is reported at each look. Hosts that do not answer are left to `HostWatch`,
+    and where no connections are kept (through jump hosts) nothing is watched. A context manager.
     """
 
     def __init__(

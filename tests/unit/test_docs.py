@@ -14,7 +14,12 @@ import pytest
 from g5kvirt.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 #: In a block of code or in backticks: ``g5kvirt local up --name x``.
 _COMMAND = re.compile(r"(?:`|^ {4,})g5kvirt ((?:local )?[a-z]+)([^`\n#]*)", re.MULTILINE)
 

@@ -18,7 +18,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "g5kvirt"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "data/runs/README.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "data/README.md", "data/runs/README.md")
+    ),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TOP = {".ci", "benchmarks", "data", "docs", "g5kvirt", "notebooks", "tests"}

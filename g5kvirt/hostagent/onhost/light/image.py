@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"]}
 #: Seconds to unpack an image.
 LIMIT = 300.0
+#: Bytes that an image may have unpacked: a small archive may hold very much of nothing.
+MOST = 2 << 30
 
 
 class ImageStore:
@@ -77,9 +79,12 @@ class Writer:
             )
         try:
             deadline = time.monotonic() + LIMIT
+            before = self._free()
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     return f"not unpacked within {LIMIT:g} s"
+                if before - self._free() > MOST:
+                    return f"it unpacks to more than {MOST >> 20} MiB, which a host keeps in its memory"
                 await sleep(0.01)
             message = tail(said).splitlines()
         finally:
@@ -90,6 +95,11 @@ class Writer:
             return message[-1] if message else f"tar ended with {process.returncode}"
         os.rename(self._aside, self._store.directory(self._sha256))
         return ""
+
+    def _free(self) -> int:
+        """Bytes that are free where it is unpacked."""
+        there = os.statvfs(self._aside)
+        return there.f_bfree * there.f_frsize
 
     def close(self) -> None:
         """Nothing but a complete image stays."""

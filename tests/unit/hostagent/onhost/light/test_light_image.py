@@ -1,0 +1,90 @@
+"""Images of light guests: what an archive can do to its host, which is nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from g5kvirt.hostagent.onhost.light import image
+from g5kvirt.hostagent.onhost.light.image import ImageStore
+from g5kvirt.hostagent.onhost.light.loop import Loop
+
+SHA = "ab" * 32
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return data.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, target, mode
+    info.uid, info.gid = os.getuid(), os.getgid()
+    return info
+
+
+def unpack(place: Path, data: bytes) -> tuple[str, Path]:
+    """Why it failed, or "", and where the image is."""
+    store = ImageStore(str(place))
+    writer = store.writer(SHA)
+    assert writer is not None
+    writer.write(data)
+    results: list[str] = []
+
+    async def run() -> None:
+        results.append(await writer.unpack("none"))
+
+    loop = Loop()
+    loop.spawn(run())
+    end = time.monotonic() + 20
+    loop.run(lambda: not results and time.monotonic() < end)
+    writer.close()
+    return results[0], Path(store.directory(SHA))
+
+
+def test_members_that_lead_out_of_the_image_stay_inside_or_are_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    inside = tmp_path / "images"
+    data = archive(
+        (member("bin/sh"), b"#!"),
+        (member("../victim"), b"evil"),
+        (member(str(victim)), b"evil"),
+        (member("link", tarfile.SYMTYPE, str(tmp_path)), b""),
+        (member("link/victim"), b"evil"),
+        (member("hard", tarfile.LNKTYPE, "../../victim"), b""),
+    )
+    reason, root = unpack(inside, data)
+    assert victim.read_text() == "mine"
+    assert victim.stat().st_nlink == 1
+    assert reason or (root / "bin/sh").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "victim"]
+
+
+def test_setuid_files_are_out_of_reach_of_other_users(tmp_path: Path) -> None:
+    reason, root = unpack(tmp_path / "images", archive((member("bin/su", mode=0o4755), b"#!")))
+    assert not reason
+    assert root.joinpath("bin/su").stat().st_mode & stat.S_ISUID, "the guest may have what it wants"
+    assert stat.S_IMODE(root.parent.stat().st_mode) == 0o700
+
+
+def test_an_archive_that_unpacks_to_very_much_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image, "MOST", 1 << 20)
+    many = archive(*((member(f"f{i}"), os.urandom(1 << 20)) for i in range(200)))
+    reason, root = unpack(tmp_path / "images", many)
+    assert "unpacks to more than 1 MiB" in reason
+    assert not root.exists()
+    assert list(root.parent.iterdir()) == [], "nothing of it stays"
