@@ -73,6 +73,7 @@ class MachineBoots:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._log.warn_of_refused()
         with self._stack:
             if error is None:
                 for ending in (*([self._registered] if self._registered else []), *self._stopping):

@@ -83,6 +83,11 @@ class BootLog:
         self._by_ip = {str(vm.ip): vm.name for vm in machines}
         self.refused = 0  #: reports that were none: see `g5kvirt.netboot.reports`
 
+    def warn_of_refused(self) -> None:
+        """Log how many reports were refused, if any were: a VM may be up to something."""
+        if self.refused:
+            log.warning("%d reports of VMs were refused: they are no reports that we know", self.refused)
+
     def read(self, line: str) -> Milestone | None:
         """The milestone that a line shows; None if it shows none, or is about a VM that is not ours."""
         return self._access(line) if line.startswith("{") else self._dnsmasq(line)

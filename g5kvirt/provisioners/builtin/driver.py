@@ -114,6 +114,7 @@ class MachineDriver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._log.warn_of_refused()
         if error is not None:  # else the pool would wait for what is no longer needed
             self._guests.give_up(reason_of(error))
             self._transport.stop()

@@ -115,7 +115,8 @@ def test_printable_text_is_printable_and_otherwise_unchanged(text: str) -> None:
     assert printable("a\n\tb\x1b", "\n\t") == "a\n\tb\\x1b"
 
 
-def test_ten_thousand_mangled_reports_give_only_events_that_fit() -> None:
+@pytest.mark.parametrize("number", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_mangled_reports_give_only_events_that_fit(number: int) -> None:
     """Nothing raises, each event is of a step that VMs report, and its values are short."""
     draw = random.Random(13)
     good = "step=image&name=vm-1&up=9.1&deployment=d1.2&status=failed&reason=No%20space&permanent=1"
@@ -135,7 +136,7 @@ def test_ten_thousand_mangled_reports_give_only_events_that_fit() -> None:
     ]
     log = BootLog([vm(1)])
     events = 0
-    for _ in range(10_000):
+    for _ in range(number):
         text = list(good)
         for _ in range(draw.randint(0, 4)):
             at = draw.randrange(len(text))
@@ -148,5 +149,5 @@ def test_ten_thousand_mangled_reports_give_only_events_that_fit() -> None:
             assert seen.reason.isprintable()
             assert all(len(str(value)) <= 1300 for value in seen.detail.values())
             assert seen.task is None or 0 <= seen.task.attempt < 10**6
-    assert log.refused == 10_000 - events
-    assert 500 < events < 9_500
+    assert log.refused == number - events
+    assert number / 20 < events < number * 0.95
