@@ -7,6 +7,7 @@ reached and a reason; one that is slow or dead never holds up the others.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,9 @@ class BootTracker:
     """All VMs of a launch, in the order in which they are to start.
 
     ``timeout(in_flight, attempt)``: seconds to wait for a VM, after which it is powered on again, at most
-    ``attempts`` times in all. ``in_flight``: the VMs on their way when it was powered on, or now, whichever
-    are more: the last ones of a crowd have shared cores and links with all of it.
+    ``attempts`` times in all; more if more are in flight. ``in_flight``: the VMs on their way when it was
+    powered on, or now, whichever are more: the last ones of a crowd have shared cores and links with all of
+    it.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class BootTracker:
         self._unanswered: set[str] = set()  # whose host has not said when it was powered on
         self._open = len(self.boots)
         self._last_batch: float | None = None
+        self._earliest = math.inf  # no VM is overdue before: thousands need not be looked at twice a second
 
     @property
     def finished(self) -> bool:
@@ -116,9 +119,15 @@ class BootTracker:
             self._unanswered.add(boot.vm.name)
         for boot in batch:
             boot.crowd = self.in_flight
+            self._expect(boot)
         if batch:
             self._last_batch = now
         return batch
+
+    def _expect(self, boot: TrackedBoot) -> None:
+        """It may be overdue from some time on; later, if more are in flight by then."""
+        patience = self._timeout(boot.crowd, boot.attempt)
+        self._earliest = min(self._earliest, (boot.start or boot.requested) + patience)
 
     def powered_on(self, name: str, attempt: int, t: float) -> list[Reached]:
         """The VM's QEMU process of this attempt started at ``t``; an earlier one's late answer is ignored.
@@ -130,6 +139,7 @@ class BootTracker:
             return []
         self._unanswered.discard(name)
         boot.start = t
+        self._expect(boot)
         early, boot.early = boot.early, []
         if boot.state == "up":  # its report was faster than the answer of its host
             known = [r for r in early if r.step not in boot.milestones and r.t >= t - CLOCK_SLACK]
@@ -200,6 +210,9 @@ class BootTracker:
 
     def overdue(self, now: float) -> list[TrackedBoot]:
         """The VMs that were waited for too long: each is in the queue again (``waiting``) or ``failed``."""
+        if now <= self._earliest:
+            return []
+        self._earliest = math.inf
         present = self.in_flight
         patience: dict[tuple[int, int], float] = {}
         late = []
@@ -209,6 +222,8 @@ class BootTracker:
                 patience[key] = self._timeout(max(boot.crowd, present), boot.attempt)
             if now - (boot.start or boot.requested) > patience[key]:
                 late.append((boot, patience[key]))
+            else:
+                self._expect(boot)
         return [
             self._again_or_failed(boot, f"nothing after {boot.at} within {seconds:.0f} s")
             for boot, seconds in late
