@@ -77,6 +77,7 @@ _PATTERNS: tuple[tuple[str, Failure], ...] = (
     ("connection closed", "refused"),
     ("kex_exchange_identification", "refused"),
     ("exceeded maxstartups", "refused"),
+    ("proxy dialer did not pass back", "refused"),  # nobody listens behind a proxy with ProxyUseFdpass
     ("not allowed at this time", "refused"),
 )
 

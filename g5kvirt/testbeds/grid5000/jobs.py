@@ -317,6 +317,8 @@ def subnetwork(
 _DELETE_AGAIN = 5.0
 #: Seconds that one deletion may take: a frontend that hangs keeps the others from being told again.
 _DELETE_LIMIT = 15.0
+#: Seconds in which a site must have said anything about a job, for it to be waited for any longer.
+_SILENT_LIMIT = 30.0
 
 
 def delete(jobs: Iterable[tuple[str, int]], timeout: float, often: float, job_info: JobInfo = info) -> None:
@@ -324,32 +326,41 @@ def delete(jobs: Iterable[tuple[str, int]], timeout: float, often: float, job_in
 
     execo's oardel reports nothing, and a frontend may be unreachable at that moment: so the jobs themselves
     are polled, by ``job_info`` as in `wait_until_running`, and finally by `info`, and those that are left are
-    deleted again every `_DELETE_AGAIN` seconds.
+    deleted again every `_DELETE_AGAIN` seconds. A site that does not answer at all is waited for only
+    `_SILENT_LIMIT` seconds.
     """
     from execo_g5k import oardel
 
     left = set(jobs)
     begun = time.monotonic()
     deadline, again = begun + timeout, begun
+    last_answer = dict.fromkeys(left, begun)
     while left:
         if time.monotonic() >= again:
             oardel([(job, site) for site, job in sorted(left)], timeout=min(_DELETE_LIMIT, timeout))
             again = time.monotonic() + _DELETE_AGAIN
-        if not (left := _not_ended(left, job_info)):
-            return
-        if time.monotonic() > deadline:
-            if not (left := _not_ended(left, info)):
+        infos = _infos(left, job_info)
+        now = time.monotonic()
+        last_answer |= {one: now for one, found in infos.items() if found}
+        left = _not_ended(infos)
+        if left and (now > deadline or all(now - last_answer[one] > _SILENT_LIMIT for one in left)):
+            if not (left := _not_ended(_infos(left, info))):
                 return
             names = ", ".join(f"{job} at {site}" for site, job in sorted(left))
             raise TestbedError(f"these jobs could not be deleted: {names}", advice="call release() again")
-        time.sleep(often)
+        if left:
+            time.sleep(often)
 
 
-def _not_ended(jobs: Collection[tuple[str, int]], job_info: JobInfo) -> set[tuple[str, int]]:
-    """Those that have not ended, as far as known."""
+def _infos(jobs: Collection[tuple[str, int]], job_info: JobInfo) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """What is known of each job; empty for one whose site does not answer."""
     ordered = sorted(jobs)
-    infos = for_each(lambda one: job_info(*one), ordered)
-    return {one for one, now in zip(ordered, infos, strict=True) if not has_ended(str(now.get("state", "")))}
+    return dict(zip(ordered, for_each(lambda one: job_info(*one), ordered), strict=True))
+
+
+def _not_ended(infos: Mapping[tuple[str, int], Mapping[str, Any]]) -> set[tuple[str, int]]:
+    """Those that have not ended, as far as known."""
+    return {one for one, found in infos.items() if not has_ended(str(found.get("state", "")))}
 
 
 def key_file(site: str, job: int) -> str:

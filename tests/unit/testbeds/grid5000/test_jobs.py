@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from types import SimpleNamespace
@@ -305,3 +306,21 @@ def test_how_a_process_failed_is_told_in_words(process: dict[str, Any], reason: 
     assert reason in frontends.process_failure(one)
     assert frontends.failure_reason(SimpleNamespace(processes=[one, one])).count(reason) == 1
     assert frontends.failure_reason(SimpleNamespace(processes=[])) == "no answer"
+
+
+def test_site_that_never_answers_is_not_waited_for_as_long_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_SILENT_LIMIT", 0.5)
+    asked: list[set[tuple[int, str]]] = []
+    monkeypatch.setattr("execo_g5k.oardel", lambda which, **_: asked.append(set(which)))
+    begun = time.monotonic()
+
+    def state(site: str, job: int) -> dict[str, str]:
+        if site == "rennes":
+            return {}
+        return {"state": "Running" if time.monotonic() - begun < 1.0 else "Error"}
+
+    monkeypatch.setattr(jobs, "info", state)
+    with pytest.raises(TestbedError, match="these jobs could not be deleted: 2 at rennes"):
+        jobs.delete([("nancy", 1), ("rennes", 2)], 60.0, 0.05, state)
+    assert 1.0 < time.monotonic() - begun < 5.0, "nancy's job was waited for"
+    assert asked[0] == {(1, "nancy"), (2, "rennes")}
