@@ -247,9 +247,14 @@ def wait_until_running(
 
 
 def _late(site: str, job: int, state: str, predicted: float | None) -> TestbedError:
+    if not state:
+        return TestbedError(
+            f"whether job {job} at {site} has started is not known: neither its API nor its frontend answers",
+            advice="try again when the site is up, or request others",
+        )
     when = "" if predicted is None else f", expected at {oar_date(predicted)} in Paris"
     return TestbedError(
-        f"job {job} at {site} did not start in time ({state or 'no answer'}{when})",
+        f"job {job} at {site} did not start in time ({state}{when})",
         advice="its machines or its KaVLAN are in use; request fewer machines, put another site first, raise"
         ' timeouts.reserve, or use start="first"',
     )
