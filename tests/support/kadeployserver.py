@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,6 +99,7 @@ class Kadeploy:
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.hold = threading.Event()  # requests for deployments wait for it
         self.hold.set()
+        self.hangs_up = False  # on a client that wants a deployment, which it starts nevertheless
         self.lock = threading.RLock()
 
     # ---- a deployment's course ------------------------------------------------------------------------
@@ -373,6 +375,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise TroubleError(-500, "---- RuntimeError ----")
             if (self.command, path) == ("POST", ["deployment"]) and not self.kadeploy.hold.wait(20):
                 return
+            if self.kadeploy.hangs_up and (self.command, path) == ("POST", ["deployment"]):
+                self.connection.shutdown(socket.SHUT_RDWR)
             with self.kadeploy.lock:
                 result = self.kadeploy.answer(
                     self.command, path, self.headers.get("X-Kadeploy-User", ""), asked

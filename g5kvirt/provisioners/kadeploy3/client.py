@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.provisioners.kadeploy3.records import (
@@ -66,6 +67,8 @@ _NO_OPERATION, _EXISTS, _NO_CHANGE = 1, 10, 14
 
 #: Seconds between two looks for a deployment whose request was not answered in time.
 _LOOK_PAUSE = 2.0
+#: Seconds of looking where the connection broke: the server itself may be down.
+_BROKEN_LOOK = 30.0
 
 
 class RefusedError(TestbedError):
@@ -120,7 +123,7 @@ class KadeployClient:
         node that is back. ``timeout``: seconds; many nodes take minutes
         (`g5kvirt.provisioners.kadeploy3.splitting.post_seconds`). The server starts a deployment even if
         nobody waits for its answer any more, and lists it only then: after a time-out it is looked for as
-        long again, and ended.
+        long again, after a broken connection for half a minute, and ended.
         """
         body: dict[str, Any] = {
             "nodes": list(nodes),
@@ -135,9 +138,10 @@ class KadeployClient:
         try:
             answer = self._request("POST", "/deployment", body=body, timeout=timeout)
         except TestbedError as error:
-            if not isinstance(error.__cause__, requests.Timeout):
-                raise
-            self._stop_late(nodes, timeout)
+            if isinstance(error.__cause__, requests.ReadTimeout):
+                self._stop_late(nodes, timeout)
+            elif isinstance(error.__cause__, requests.ConnectionError) and _was_sent(error.__cause__):
+                self._stop_late(nodes, min(timeout, _BROKEN_LOOK))
             raise
         try:
             return str(answer["wid"])
@@ -201,7 +205,7 @@ class KadeployClient:
                 log.debug("%s", error)  # it is busy with that very request, perhaps
             if time.monotonic() >= deadline:
                 log.warning(
-                    "Kadeploy3 lists no deployment of a request that it did not answer within %.0f s; "
+                    "Kadeploy3 lists no deployment of a request that it did not answer, after %.0f s more; "
                     "if it starts one, the next deployment ends it",
                     seconds,
                 )
@@ -266,6 +270,14 @@ class KadeployClient:
         text = " ".join(answer.text.split())[:300]
         why = f"{ERRORS[code]}: {text}" if code in ERRORS else f"status {answer.status_code}: {text}"
         return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code, answer.status_code)
+
+
+def _was_sent(error: requests.ConnectionError) -> bool:
+    """Whether a request may have reached the server before its connection broke."""
+    if isinstance(error, requests.ConnectTimeout):
+        return False
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return not isinstance(reason, NewConnectionError)
 
 
 def _nodes_of(about: Mapping[str, Any]) -> set[str]:

@@ -137,6 +137,23 @@ def test_a_deployment_that_the_server_lists_after_the_time_out_is_ended(
     assert kadeploy.workflows == {}
 
 
+def test_a_deployment_whose_connection_broke_is_ended(client: KadeployClient, kadeploy: Kadeploy) -> None:
+    client.grant()
+    client.register(DEBIAN)
+    kadeploy.hangs_up = True
+    with pytest.raises(TestbedError, match="ConnectionError"):
+        client.deploy(NODES, "debian", timeout=10)
+    assert len(kadeploy.log) == 1
+    assert kadeploy.workflows == {}
+
+
+def test_a_server_that_is_down_is_not_searched() -> None:
+    start = time.monotonic()
+    with pytest.raises(TestbedError, match="ConnectionError"):
+        KadeployClient("http://127.0.0.1:9").deploy(NODES, "debian", timeout=20)
+    assert time.monotonic() - start < 5
+
+
 def test_a_deployment_that_is_never_listed_is_looked_for_within_bounds(
     client: KadeployClient, kadeploy: Kadeploy, caplog: pytest.LogCaptureFixture
 ) -> None:
