@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import shutil
 import stat
+import subprocess
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -13,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from g5kvirt.errors import SpecError
+from g5kvirt.images import zstd
 
 __all__ = ["check_archive", "file_size", "sha256_of", "unpacked_size"]
 
 _MODES: Mapping[str, Literal["r:", "r:gz", "r:bz2", "r:xz"]]
-_MODES = {"none": "r:", "gzip": "r:gz", "bzip2": "r:bz2", "xz": "r:xz"}
+_MODES = {"none": "r:", "gzip": "r:gz", "bzip2": "r:bz2", "xz": "r:xz"}  # zstd: `_check_zstd`
 
 #: Bytes: a larger gzip archive is not unpacked only to find out how much is in it.
 _LARGE = 1 << 30
@@ -45,17 +48,41 @@ def check_archive(path: Path, name: str, compression: str) -> None:
     Raises SpecError.
     """
     try:
-        with tarfile.open(path, _MODES[compression]) as archive:
-            if archive.next() is None:
-                raise tarfile.ReadError("there is no file in it")
+        if compression == "zstd":
+            _check_zstd(path)
+        else:
+            with tarfile.open(path, _MODES[compression]) as archive:
+                _check_first(archive)
     except PermissionError as error:
         raise _unreadable(path, name, error) from error
-    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+    except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         format_name = "tar archive" if compression == "none" else f"tar archive in {compression}"
         raise SpecError(
             f"the image of {name} is not a {format_name} ({path}: {error})",
             advice="correct image.compression in its description, or create the archive again",
         ) from error
+
+
+def _check_first(archive: tarfile.TarFile) -> None:
+    if archive.next() is None:
+        raise tarfile.ReadError("there is no file in it")
+
+
+def _check_zstd(path: Path) -> None:
+    """As `check_archive`; what is inside is looked at only where this machine has the program zstd."""
+    zstd.content_size(path)
+    program = shutil.which("zstd")
+    if program is None:
+        return
+    with subprocess.Popen(
+        [program, "-d", "-c", "-q", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                _check_first(archive)
+        finally:
+            process.kill()  # the rest is not wanted
 
 
 def sha256_of(path: Path, name: str) -> str:
@@ -72,15 +99,25 @@ def unpacked_size(path: Path, compression: str) -> int:
     size = path.stat().st_size
     if compression == "none":
         return size
+    if compression == "zstd":
+        try:
+            return zstd.content_size(path)
+        except (OSError, ValueError) as error:
+            raise _corrupt(path, compression, error) from error
     if compression != "gzip" or size >= _LARGE:
         return 0
     try:
         with gzip.open(path) as file:
             return sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
     except (OSError, EOFError, zlib.error) as error:
-        raise SpecError(
-            f"the image {path} is corrupt, gzip cannot read it ({error})", advice="create the archive again"
-        ) from error
+        raise _corrupt(path, compression, error) from error
+
+
+def _corrupt(path: Path, compression: str, error: Exception) -> SpecError:
+    return SpecError(
+        f"the image {path} is corrupt, {compression} cannot read it ({error})",
+        advice="create the archive again",
+    )
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> SpecError:

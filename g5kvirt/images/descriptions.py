@@ -4,13 +4,14 @@
 
     name: mine
     description: Debian with my software
-    image: {file: mine.tar.gz, kind: tar, compression: gzip, sha256: 1f2e…}
+    image: {file: mine.tar.zst, kind: tar, compression: zstd, sha256: 1f2e…}
     boot: {kernel: /vmlinuz, initrd: /initrd.img, kernel_params: console=ttyS0}
     filesystem: ext4
 
 ``image.file`` is a path, relative to the description's own directory, or an ``http(s)://`` URL, which needs
 ``sha256``. A file's SHA-256 is computed, and compared if one is given. ``image.unpacked`` (bytes) lets a disk
-that is too small be found before anything is written; it is computed where that is cheap.
+that is too small be found before anything is written; it is computed where that is cheap. Keys of Kadeploy3's
+that change nothing here are accepted; one that would have to change something is refused by name.
 """
 
 from __future__ import annotations
@@ -29,12 +30,25 @@ from g5kvirt.spec.yaml_files import load_yaml
 __all__ = ["ARGUMENTS", "COMPRESSIONS", "FILE", "FILESYSTEMS", "NAME", "SHA256", "Environment", "load"]
 
 #: What the minimal system can unpack, and the file systems that it can make and boot from (`guest/deploy`).
-COMPRESSIONS = ("none", "gzip", "bzip2", "xz")
+COMPRESSIONS = ("none", "gzip", "bzip2", "xz", "zstd")
 FILESYSTEMS = ("ext4", "ext3", "ext2")
 
 #: Keys of Kadeploy3 without effect on a deployment here; any other key must be one of ours.
-_IGNORED = {"alias", "arch", "author", "destructive", "os", "partition_type", "version", "visibility"}
-_KEYS = {"name", "description", "image", "boot", "filesystem", *_IGNORED}
+_IGNORED = {"alias", "author", "destructive", "os", "partition_type", "version", "visibility"}
+#: Keys of Kadeploy3 that are honoured only if they demand nothing: key → why not otherwise, and what to do.
+_REFUSED = {
+    "preinstall": ("VMs run no preinstall", "leave the key out; the disk of a VM is prepared here"),
+    "postinstalls": (
+        "VMs run no postinstalls, which set up a site's physical machines",
+        "leave the key out, and put what the image needs of them into the image",
+    ),
+    "multipart": (
+        "the disk of a VM has one partition",
+        "make one archive with everything, and leave out multipart",
+    ),
+}
+_ARCHITECTURES = ("x86_64",)
+_KEYS = {"name", "description", "image", "boot", "filesystem", "arch", *_IGNORED, *_REFUSED}
 _IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
 _BOOT_KEYS = {"kernel", "initrd", "kernel_params"}
 
@@ -85,6 +99,10 @@ def _environment(data: object, folder: Path) -> Environment:
         fields, "boot", _BOOT_KEYS
     )
     choice("image.kind", image.get("kind", "tar"), ("tar",))
+    choice("arch", fields.get("arch") or _ARCHITECTURES[0], _ARCHITECTURES)
+    for key, (why, advice) in _REFUSED.items():
+        if fields.get(key):
+            raise SpecError(f"{key} cannot be honoured: {why}", advice=advice)
     sha256 = str(image.get("sha256") or "").lower()
     initrd, arguments = boot.get("initrd"), boot["kernel_params"]
     return Environment(

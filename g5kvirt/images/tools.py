@@ -1,6 +1,7 @@
 """What a deployment needs besides the minimal system: one archive, fetched when a deployment begins.
 
-This keeps netboots small. From Debian packages: mke2fs, kexec, extlinux with its boot record, and the
+This keeps netboots small, and a second archive for images in zstd, which busybox cannot unpack, keeps other
+deployments small. From Debian packages: mke2fs, kexec, extlinux with its boot record, and the
 libraries that they need; and `guest/deploy`, the procedure itself. ext4 is built into Debian's cloud kernel,
 so the archive holds no drivers and fits every kernel. Same packages, same bytes.
 """
@@ -12,7 +13,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,7 @@ from g5kvirt.images import cache as build_cache
 from g5kvirt.images import packages
 from g5kvirt.images.cache import ProgressCallback, no_progress
 
-__all__ = ["FILES", "Tools", "archive", "build"]
+__all__ = ["FILES", "ZSTD_FILES", "Tools", "archive", "build", "build_zstd"]
 
 _RECIPE = 1
 _LIB = "lib/x86_64-linux-gnu"
@@ -44,10 +45,18 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "extlinux": ("usr/bin/extlinux", "usr/lib/EXTLINUX/mbr.bin"),
 }
 
+#: What unpacks images in zstd, on top of `FILES`.
+ZSTD_FILES: Mapping[str, tuple[str, ...]] = {
+    "zstd": ("usr/bin/zstd",),
+    "zlib1g": (f"{_LIB}/libz.so.1",),
+    "liblzma5": (f"{_LIB}/liblzma.so.5",),
+    "liblz4-1": (f"{_LIB}/liblz4.so.1",),
+}
+
 
 @dataclass(frozen=True)
 class Tools:
-    """The archive (gzipped tar) and where it comes from."""
+    """An archive (gzipped tar) and where it comes from."""
 
     archive: Path
     manifest: Mapping[str, Any]  #: package → version, and the SHA-256 of the archive
@@ -61,19 +70,40 @@ def build(
     ``refresh`` rebuilds it. Raises MachineError if packages cannot be fetched or have unexpected contents.
     """
     procedure = resources.files("g5kvirt.images").joinpath("guest", "deploy").read_text(encoding="utf-8")
-    recipe = json.dumps([_RECIPE, dict(FILES), procedure])
+    message = "deployment tools: fetching e2fsprogs, kexec-tools and extlinux from Debian"
+    return _build(FILES, {"deploy": procedure.encode()}, cache, lambda: progress(message), refresh=refresh)
+
+
+def build_zstd(
+    cache: Path | None = None, progress: ProgressCallback = no_progress, *, refresh: bool = False
+) -> Tools:
+    """What images in zstd need besides; as `build`."""
+    message = "deployment tools: fetching zstd from Debian"
+    return _build(ZSTD_FILES, {}, cache, lambda: progress(message), refresh=refresh)
+
+
+def _build(
+    wanted: Mapping[str, tuple[str, ...]],
+    own: Mapping[str, bytes],
+    cache: Path | None,
+    begin: Callable[[], object],
+    *,
+    refresh: bool,
+) -> Tools:
+    texts = [content.decode() for content in own.values()]
+    recipe = json.dumps([_RECIPE, dict(wanted), *texts])
     directory = build_cache.build_directory("tools", recipe, cache=cache)
 
     def write(work: Path) -> dict[str, Any]:
-        progress("deployment tools: fetching e2fsprogs, kexec-tools and extlinux from Debian")
-        fetched = packages.fetch(FILES, work)
+        begin()
+        fetched = packages.fetch(wanted, work)
         files: dict[str, bytes] = {}
         for name, package in fetched.items():
-            files |= packages.members(package, FILES[name])
+            files |= packages.members(package, wanted[name])
         versions = {name: packages.version(package) for name, package in fetched.items()}
         for package in fetched.values():
             package.unlink()
-        data = gzip.compress(archive(files, procedure), 9, mtime=0)
+        data = gzip.compress(archive({**files, **own}), 9, mtime=0)
         (work / "tools").write_bytes(data)
         return {"packages": versions, "sha256": {"tools": hashlib.sha256(data).hexdigest()}}
 
@@ -81,12 +111,12 @@ def build(
     return Tools(directory / "tools", build_cache.manifest(directory))
 
 
-def archive(files: Mapping[str, bytes], procedure: str) -> bytes:
+def archive(files: Mapping[str, bytes]) -> bytes:
     """The tar archive of programs and libraries, to be unpacked at the root of the minimal system."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         made: set[str] = set()
-        for path, data in sorted({**files, "deploy": procedure.encode()}.items()):
+        for path, data in sorted(files.items()):
             for parent in [p.as_posix() for p in reversed(Path(path).parents)][1:]:
                 if parent not in made:
                     made.add(parent)

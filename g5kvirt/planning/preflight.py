@@ -65,6 +65,7 @@ Code = Literal[
     "unknown-site",
     "unknown-cluster",
     "unknown-environment",  # Kadeploy3 does not have the host environment
+    "ambiguous-environment",  # it has several for these machines
     "too-few",  # fewer machines than needed
     "too-small",  # the hosts have no room for the VMs
     "depends-on-machines",  # there is room on some of the machines that OAR may give, not on others

@@ -18,6 +18,7 @@ from typing import Any, Literal, Never, Self
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import MIB
 from g5kvirt.spec.clock import MIN_WALLTIME, format_walltime, parse_start, parse_walltime, start_seconds
+from g5kvirt.spec.environment_name import environment_name
 from g5kvirt.spec.fields import (
     check_fields,
     checked_by,
@@ -202,7 +203,7 @@ class Spec:
     project: str | None  #: OAR's project for the accounting of the jobs
     walltime: int  #: seconds
     start: str  #: ``"now"``, ``"first"`` (first common slot), or a date in Paris: ``"2026-12-01 19:00"``
-    host_environment: str  #: Kadeploy3 environment of the machines; registered on each site
+    host_environment: str  #: Kadeploy3 environment of the machines on each site: name@user:version%arch
     vm: VMSpec  #: the size of every VM, see `VMSpec`
     capacity: CapacityRule  #: how many VMs a host may carry, see `CapacityRule`
     #: how VMs are placed: ``"balanced"`` (each host the same share of its capacity), ``"packed"`` (as few
@@ -262,7 +263,7 @@ class Spec:
             project=optional(word, "project", project),
             walltime=parse_walltime(walltime),
             start=parse_start(start),
-            host_environment=word("host_environment", host_environment),
+            host_environment=environment_name("host_environment", host_environment),
             vm=part(VMSpec, "vm", vm),
             capacity=part(CapacityRule, "capacity", capacity),
             placement=word("placement", placement),

@@ -258,9 +258,9 @@ def test_refused_deployment_is_the_reason_of_every_node(
 def test_deployment_that_hangs_is_ended_in_time(frontends: Frontends, driver: Grid5000) -> None:
     frontends.say("nancy", "kadeploy3", pause=60)
     frontends.say("nancy", "umask 077")
-    names, failed = deployed(driver, timeout=0.5, nancy=1)
+    names, failed = deployed(driver, timeout=1, nancy=1)
     assert names == []
-    assert set(failed.values()) == {"its site's Kadeploy3 did not finish within 0.5 s"}
+    assert set(failed.values()) == {"its site's Kadeploy3 did not finish within 1 s"}
     assert not frontends.left
 
 
@@ -272,7 +272,7 @@ def test_machine_that_hangs_does_not_affect_the_others(frontends: Frontends, dri
     assert names == ["graphene-1.nancy.grid5000.fr"]
     assert failed == {"graphene-2.nancy.grid5000.fr": "its site's Kadeploy3 did not finish within 3 s"}
     asked = [command for _, command in frontends.calls if "kadeploy3" in command]
-    assert ["graphene-1." in command for command in asked] == [True, False], "done, and not done again"
+    assert len(asked) == 1, "both tries share the time, and none was left"
     assert not frontends.left
 
 

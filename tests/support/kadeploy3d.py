@@ -8,6 +8,7 @@ and ssh. Sets of nodes are not split: who fails once has failed. Only for tests.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -286,6 +287,8 @@ class Real(Kadeploy):
 
 
 def main() -> None:
+    # the real one writes its log where this says; without it, where it may not write
+    (Path(os.environ["KADEPLOY3_LOG_DIR"]) / "server.log").write_text("here\n")
     real = Real()
     handler = type("OurHandler", (Handler,), {"kadeploy": real})
     server = ThreadingHTTPServer(("127.0.0.1", int(value(real.conf, "kadeploy_server"))), handler)

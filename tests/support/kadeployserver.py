@@ -1,10 +1,10 @@
 """A small Kadeploy3 server without nodes: its REST API over real HTTP, deployments by a clock that the test
 turns.
 
-Paths, answers, refusals and logs are those of Kadeploy 3.3; what its nodes do is said by the test. A
-deployment's whole course is worked out when it begins, the way Kadeploy3 goes: sets of nodes split after
-each step into those that are well and those that are not; these try again, or the next variant, or have
-failed.
+Paths, answers, refusals and logs are those of Kadeploy 3.3; what its nodes do is said by the test. As the
+real one does, it starts a deployment whose client has gone, and lists it only then. A deployment's whole
+course is worked out when it begins, the way Kadeploy3 goes: sets of nodes split after each step into those
+that are well and those that are not; these try again, or the next variant, or have failed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -98,6 +99,7 @@ class Kadeploy:
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.hold = threading.Event()  # requests for deployments wait for it
         self.hold.set()
+        self.hangs_up = False  # on a client that wants a deployment, which it starts nevertheless
         self.lock = threading.RLock()
 
     # ---- a deployment's course ------------------------------------------------------------------------
@@ -300,6 +302,8 @@ class Kadeploy:
 
     def _workflow(self, method: str, wid: str, rest: list[str]) -> Any:
         w = self.workflows.get(wid)
+        if w is None and method == "DELETE":
+            raise TroubleError(-405, "Method Not Allowed")
         if w is None:
             raise TroubleError(1, "Invalid workflow ID")
         if method == "DELETE" and not rest:
@@ -371,6 +375,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise TroubleError(-500, "---- RuntimeError ----")
             if (self.command, path) == ("POST", ["deployment"]) and not self.kadeploy.hold.wait(20):
                 return
+            if self.kadeploy.hangs_up and (self.command, path) == ("POST", ["deployment"]):
+                self.connection.shutdown(socket.SHUT_RDWR)
             with self.kadeploy.lock:
                 result = self.kadeploy.answer(
                     self.command, path, self.headers.get("X-Kadeploy-User", ""), asked
@@ -378,6 +384,10 @@ class Handler(BaseHTTPRequestHandler):
         except TroubleError as trouble:
             self._refuse(trouble)
             return
+        with suppress(ConnectionError):  # its client has gone
+            self._succeed(result)
+
+    def _succeed(self, result: Any) -> None:
         if isinstance(result, bytes):
             self._send(200, result, "text/csv", {"Content-Encoding": "gzip"})
         elif isinstance(result, str) or result is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import io
+import shutil
 import subprocess
 import tarfile
 import time
@@ -192,6 +194,26 @@ def test_failed_deployment_reports_why_and_can_be_repeated(bench: Bench) -> None
     assert seen["image"].reason.endswith(f", not {'0' * 64}")
     assert seen["image"].permanent
     assert set(seen) == {"partition", "format", "image"}
+
+
+def test_an_image_in_zstd_is_deployed(bench: Bench) -> None:
+    """With the tools of an earlier deployment there already: the program for zstd is fetched by itself."""
+    if shutil.which("zstd") is None:
+        pytest.skip("zstd is missing: install it")
+    lab = bench.lab
+    plain = bench.image.path.read_bytes()
+    if bench.image.environment.compression == "gzip":
+        plain = gzip.decompress(plain)
+    argv = ["zstd", "-19", "-c", "-q"]
+    packed = subprocess.run(argv, input=plain, capture_output=True, check=True, timeout=120).stdout
+    sha256 = hashlib.sha256(packed).hexdigest()
+    lab.service.write(f"{nb.WWW}/tools-zstd", tools.build_zstd().archive.read_bytes())
+    lab.service.write(f"{nb.WWW}/{sha256}", packed)
+    bench.deploy("vm-1", "z", image=f"{SERVER}/{sha256}", sha256=sha256, compression="zstd")
+    seen = bench.until("vm-1", "z", "environment")
+    assert [m.reason for m in seen.values() if m.status != "ok"] == []
+    assert bench.ready("vm-1") == tasks.Identity("mini", sha256, TaskId("z", 1), "/dev/vda1")
+    lab.hosts[0].agent(protocol.power("reset"))  # back to the minimal system, for the next test
 
 
 def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:

@@ -33,6 +33,8 @@ STUBS = {
 echo "$@" >> /run/apt-get
 case " $* " in *" install "*) ;; *) exit 0 ;; esac
 grep -qxF '{REPOSITORY}' /etc/apt/sources.list.d/g5kvirt-kadeploy3.list || exit 1
+# the package's service does not start on its sample configuration, and the installation fails with it
+sh /usr/sbin/policy-rc.d kadeploy start; test $? = 101 || exit 100
 id deploy || useradd --system --user-group --no-create-home --home-dir {LIB} --shell /bin/sh deploy || exit 1
 mkdir -p /etc/kadeploy3 /etc/mysql/mariadb.conf.d
 echo 3.3.7 > /etc/kadeploy3/version && touch /run/installed
@@ -81,6 +83,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     rows = exp.run(LOOK)
     said = {"html": result._repr_html_(), "deployed": dict(zip(rows["vm"], rows["out"]))}
     exp.figures.save(exp.path / "figures")
+    said["policy"] = ask("ls /usr/sbin/policy-rc.d 2> /dev/null || true")
     server = "pgrep -f '^python3 .*kadeploy3d.py'; cat /run/apt-get /run/systemctl"
     said["server"] = [ask(server)]
     def interrupt():
@@ -112,6 +115,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     assert "<" in said["html"]
     for name in ("vm-1", "vm-2"):
         assert said["deployed"][name].split()[1:3] == [name, "/dev/vda1"]
+    assert said["policy"] == "", "services start again once the packages are installed"
     assert said["interrupted"]
     assert said["server"][0] == said["server"][1], "the server was made, and started, once"
     assert json.loads(said["left"]) == [], "what was interrupted was ended there, too"

@@ -50,21 +50,25 @@ class BuiltinProvisioner:
     ) -> Installer:
         """Put the image and the deployment tools on the service machines. Raises PhaseError."""
         if context.testbed.world is None:
-            archive = tools.build(progress=build_progress(context.journal, context.run.name)).archive
-            put_image(context, cluster.layout.machines, image, File(archive, f"{services.WWW}/tools"))
+            progress = build_progress(context.journal, context.run.name)
+            archives = [File(tools.build(progress=progress).archive, f"{services.WWW}/tools")]
+            if image.environment.compression == "zstd":
+                archive = tools.build_zstd(progress=progress).archive
+                archives.append(File(archive, f"{services.WWW}/tools-zstd"))
+            put_image(context, cluster.layout.machines, image, archives)
         return _Installer(context, cluster, image, broadcast)
 
 
-def put_image(context: Context, machines: Sequence[ServiceMachine], image: Image, archive: File) -> None:
+def put_image(
+    context: Context, machines: Sequence[ServiceMachine], image: Image, archives: Sequence[File]
+) -> None:
     """Put the image on each site's head of the broadcast, and the deployment tools on every HTTP server."""
     servers = [m.host for m in machines if "http" in m.roles]
     heads = [m.host for m in image_servers(machines).values()]
     path = f"{services.WWW}/{IMAGES}/{image.sha256}"
     limit = context.spec.timeouts.command
-    for hosts, file, step in ((heads, File(image.path, path), "image"), (servers, archive, "tools")):
-        calls.send_files(
-            context.fanout, context.journal, hosts, [file], step=step, phase=PHASE, timeout=limit
-        )
+    for hosts, files, step in ((heads, [File(image.path, path)], "image"), (servers, archives, "tools")):
+        calls.send_files(context.fanout, context.journal, hosts, files, step=step, phase=PHASE, timeout=limit)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The file only sets variables; the procedure is `guest/deploy`, in the archive of `images.tools`. Both ends:
 
-- the server puts the file at ``WWW/task/VM-NAME`` (`task_path`) and the tools at ``WWW/tools``;
+- the server puts the file at ``WWW/task/VM-NAME`` (`task_path`) and the tools at ``WWW/tools``, for an image
+  in zstd also those at ``WWW/tools-zstd``;
 - the agent looks there every few seconds; a file whose first line it has done already (in this boot) is left
   alone, so every attempt of every deployment has an id of its own (`TaskId`);
 - each of `STEPS` is reported by ``GET /report?step=…&deployment=…&status=ok`` or ``…status=failed&reason=…``,
@@ -99,7 +100,7 @@ class TaskFile:
     arguments: str = field(default="console=ttyS0", metadata=checked_by(text, *ARGUMENTS))
     #: bytes; 0 if not known
     least_disk: int = field(default=0, metadata=checked_by(whole, 0, 1 << 60, "bytes"))
-    #: where the tools are, by default on the server
+    #: where the tools are, by default on the server; those for zstd have ``-zstd`` behind it
     tools: str | None = field(default=None, metadata=checked_by(text, *_URL))
     disk: str = field(default="/dev/vda", metadata=checked_by(text, "/dev/[a-z]+", "a disk like /dev/vda"))
     #: seconds for one attempt to fetch the image

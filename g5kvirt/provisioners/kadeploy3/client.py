@@ -5,17 +5,21 @@ The user is named in a header: the server trusts every client, which is why it l
 machine only (`g5kvirt.provisioners.kadeploy3.ssh_tunnel.SSHTunnel`).
 
 Source: the API specification of Kadeploy 3.3. A refusal has status 400, a number in
-``X-Application-Error-Code`` and its reason as text; bodies may have 1 MiB.
+``X-Application-Error-Code`` and its reason as text; bodies may have 1 MiB. A real server (3.3.11) answers 405
+without a number where a workflow that is gone is to be deleted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.provisioners.kadeploy3.records import (
@@ -31,6 +35,8 @@ from g5kvirt.provisioners.kadeploy3.records import (
 )
 
 __all__ = ["ERRORS", "MOST_BODY", "KadeployClient", "RefusedError"]
+
+log = logging.getLogger(__name__)
 
 #: Bytes that a request may have.
 MOST_BODY = 1 << 20
@@ -57,15 +63,22 @@ ERRORS: Mapping[int, str] = {
     22: "its cache is full",
     30: "the environment on the nodes is marked as destructive",
 }
-_EXISTS, _NO_CHANGE = 10, 14
+_NO_OPERATION, _EXISTS, _NO_CHANGE = 1, 10, 14
+
+#: Seconds between two looks for a deployment whose request was not answered in time.
+_LOOK_PAUSE = 2.0
+#: Seconds of looking where the connection broke: the server itself may be down.
+_BROKEN_LOOK = 30.0
 
 
 class RefusedError(TestbedError):
-    """Kadeploy3 refused a request; ``code`` is its number for why (`ERRORS`), -1 if it gave none."""
+    """Kadeploy3 refused a request; ``code`` is its number for why (`ERRORS`), -1 if it gave none; ``status``
+    that of HTTP."""
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, code: int, status: int = requests.codes.bad_request) -> None:
         super().__init__(message)
         self.code = code
+        self.status = status
 
 
 class KadeployClient:
@@ -108,8 +121,9 @@ class KadeployClient:
         ``authorized_keys``: a file of the server's machine for root on the nodes. ``profile``: what the
         nodes netboot afterwards, "" for Kadeploy3's own. ``verbose``: up to 5, where its log names each
         node that is back. ``timeout``: seconds; many nodes take minutes
-        (`g5kvirt.provisioners.kadeploy3.splitting.post_seconds`). Where the answer does not come in time the
-        server drops the request; if a deployment was started nevertheless, it is ended here.
+        (`g5kvirt.provisioners.kadeploy3.splitting.post_seconds`). The server starts a deployment even if
+        nobody waits for its answer any more, and lists it only then: after a time-out it is looked for as
+        long again, after a broken connection for half a minute, and ended.
         """
         body: dict[str, Any] = {
             "nodes": list(nodes),
@@ -124,9 +138,10 @@ class KadeployClient:
         try:
             answer = self._request("POST", "/deployment", body=body, timeout=timeout)
         except TestbedError as error:
-            if not isinstance(error.__cause__, requests.Timeout):
-                raise
-            self._stop_those_of(set(nodes))
+            if isinstance(error.__cause__, requests.ReadTimeout):
+                self._stop_late(nodes, timeout)
+            elif isinstance(error.__cause__, requests.ConnectionError) and _was_sent(error.__cause__):
+                self._stop_late(nodes, min(timeout, _BROKEN_LOOK))
             raise
         try:
             return str(answer["wid"])
@@ -162,16 +177,40 @@ class KadeployClient:
 
     def stop(self, wid: str) -> None:
         """End a deployment that runs, or forget one that is done; nothing happens if there is none."""
-        self._request_unless(1, "DELETE", f"/deployment/{quote(wid, safe='')}")
+        try:
+            self._request_unless(_NO_OPERATION, "DELETE", f"/deployment/{quote(wid, safe='')}")
+        except RefusedError as refusal:
+            if refusal.status not in (requests.codes.not_found, requests.codes.method_not_allowed):
+                raise
+
+    def stop_those_of(self, nodes: Collection[str]) -> list[str]:
+        """End our deployments that have a node of ``nodes``; returns their ids."""
+        wanted, stopped = set(nodes), []
+        answer = self._request("GET", "/deployment")
+        for about in answer if isinstance(answer, list) else ():
+            if about.get("user") == self.user and wanted & _nodes_of(about):
+                stopped.append(str(about.get("wid") or about.get("id")))
+                self.stop(stopped[-1])
+        return stopped
 
     # ------------------------------------------------------------------------------------------ requests
-    def _stop_those_of(self, nodes: set[str]) -> None:
-        """End our deployments that have a node of ``nodes``."""
-        for about in self._request("GET", "/deployment"):
-            named = about.get("nodes") or {}
-            lists = named.values() if isinstance(named, Mapping) else [named]
-            if about.get("user") == self.user and any(nodes & set(names) for names in lists):
-                self.stop(str(about.get("wid") or about.get("id")))
+    def _stop_late(self, nodes: Sequence[str], seconds: float) -> None:
+        """End the deployment of a request that was not answered in time, as soon as the server lists it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if self.stop_those_of(nodes):
+                    return
+            except TestbedError as error:
+                log.debug("%s", error)  # it is busy with that very request, perhaps
+            if time.monotonic() >= deadline:
+                log.warning(
+                    "Kadeploy3 lists no deployment of a request that it did not answer, after %.0f s more; "
+                    "if it starts one, the next deployment ends it",
+                    seconds,
+                )
+                return
+            time.sleep(min(_LOOK_PAUSE, seconds / 4))
 
     def _request_unless(self, code: int, method: str, path: str, **more: Any) -> None:
         try:
@@ -230,4 +269,19 @@ class KadeployClient:
         code = int(number) if number.isdecimal() else -1
         text = " ".join(answer.text.split())[:300]
         why = f"{ERRORS[code]}: {text}" if code in ERRORS else f"status {answer.status_code}: {text}"
-        return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code)
+        return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code, answer.status_code)
+
+
+def _was_sent(error: requests.ConnectionError) -> bool:
+    """Whether a request may have reached the server before its connection broke."""
+    if isinstance(error, requests.ConnectTimeout):
+        return False
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return not isinstance(reason, NewConnectionError)
+
+
+def _nodes_of(about: Mapping[str, Any]) -> set[str]:
+    """The nodes of a deployment as the server lists it; before it has sorted them they are one list."""
+    named = about.get("nodes") or {}
+    lists = named.values() if isinstance(named, Mapping) else [named]
+    return {str(name) for names in lists for name in names or ()}

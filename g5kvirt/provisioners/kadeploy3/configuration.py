@@ -236,7 +236,7 @@ def render(server: Server, cluster: NodeCluster, addresses: Mapping[str, str]) -
 
 @cache
 def shell_file(name: str) -> str:
-    """A script that comes with this package: ``partition``, ``bootloader``, ``power``."""
+    """A script of this package: ``partition``, ``bootloader``, ``power``, ``without-services``."""
     return (resources.files("g5kvirt.provisioners.kadeploy3") / "files" / name).read_text(encoding="utf-8")
 
 

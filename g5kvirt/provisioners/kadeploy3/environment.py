@@ -33,10 +33,12 @@ def describe(environment: Environment, path: str, *, version: int = 1) -> dict[s
     for its database.
     """
     if environment.compression not in COMPRESSIONS:
+        packed = environment.compression != "none"
+        how = f"compressed with {environment.compression}" if packed else "not compressed"
         raise SpecError(
-            f"Kadeploy3 deploys images compressed with {', '.join(COMPRESSIONS)} only, and that of "
-            f"{environment.name} is not compressed",
-            advice="compress it and set image.compression in its description",
+            f"Kadeploy3 3.3 deploys images compressed with {', '.join(COMPRESSIONS)} only, and that of "
+            f"{environment.name} is {how}",
+            advice="compress it with one of them and set image.compression in its description",
         )
     for what, text, most in (
         ("the name", environment.name, 60),

@@ -44,6 +44,7 @@ class _NodeProgress:
     macro_start: float = 0.0
     last_event: float = 0.0  #: when what was recorded last happened: nothing goes back before it
     step_failed: bool = False  #: the step at ``position`` was recorded as failed
+    step_failed_at: float = 0.0  #: when it was seen to fail there; 0 if it did not
     back: float = 0.0  #: when it was last logged to be back
     last_report: str = ""
     reason: str = ""
@@ -112,6 +113,8 @@ class EventMapper(DeploymentEvents):
             # for one that was not seen in its last macro-step the statistics have more
             if state.state == "ok" and instance(node.position[0])[0] == MACROS[-1]:
                 self._deployed(node, ended, begun)
+            elif state.state == "ko" and node.position[0] and not node.step_failed:
+                self._step_failed(node, now)
             return
         if seen == node.position:
             if state.state == "ko" and not node.step_failed:
@@ -167,6 +170,16 @@ class EventMapper(DeploymentEvents):
 
     # ---- how it ends --------------------------------------------------------------------------------
 
+    def failed_for_good(self, now: float, nodes: Iterable[str]) -> None:
+        """These nodes have failed while others go on: they end when they were seen to fail.
+
+        One whose reason is not known yet, or whose failing was not seen, is left to `end`.
+        """
+        for name in nodes:
+            node = self._nodes.get(name)
+            if node is not None and node.state == "open" and node.step_failed and node.reason:
+                self._failed(node, now, None, "")
+
     def end(
         self,
         now: float,
@@ -202,7 +215,7 @@ class EventMapper(DeploymentEvents):
         """It ends here: VMs that are not done have failed."""
         for node in self._nodes.values():
             if node.state == "open":
-                node.reason = ""
+                node.reason, node.step_failed_at = "", 0.0
                 self._failed(node, now, None, why)
         self._close(now, self._nodes)
 
@@ -241,6 +254,7 @@ class EventMapper(DeploymentEvents):
                 self._macro(node, name, "start", t, source="statistics")
                 t = max(t, min(t + seconds, now))
                 self._macro(node, name, "failed" if failed else "ok", t, source="statistics")
+                node.step_failed_at = t if failed else 0.0
         node.position, node.step_start = ("", ""), t
 
     def _deployed(self, node: _NodeProgress, t: float, begun: Mapping[str, float]) -> None:
@@ -253,7 +267,8 @@ class EventMapper(DeploymentEvents):
         self._end(node, "deployed", t, {})
 
     def _failed(self, node: _NodeProgress, t: float, row: StatisticsRow | None, why: str) -> None:
-        t = max(t, node.step_start)
+        # it is over for a node when it failed, not when the last of the others was done
+        t = max(node.step_failed_at or t, node.step_start)
         macro, micro, message = row.failed_at if row is not None else ("", "", "")
         macro, micro = (instance(macro)[0], micro) if macro else ("", "")
         reason = message or _message(node.reason) or why or _NO_REASON
@@ -291,7 +306,8 @@ class EventMapper(DeploymentEvents):
 
     @staticmethod
     def _place(node: _NodeProgress, macro: str, micro: str, t: float) -> None:
-        node.position, node.step_start, node.step_failed = (macro, micro), max(t, node.last_event), False
+        node.position, node.step_start = (macro, micro), max(t, node.last_event)
+        node.step_failed, node.step_failed_at = False, 0.0
 
     def _begin_macro(self, node: _NodeProgress, name: str, t: float) -> None:
         node.macro_attempt, node.macro_start = node.attempt, max(t, node.last_event)
@@ -321,7 +337,7 @@ class EventMapper(DeploymentEvents):
             self._step(node, "ok", t)
 
     def _step_failed(self, node: _NodeProgress, t: float) -> None:
-        node.step_failed = True
+        node.step_failed, node.step_failed_at = True, t
         if node.position[1]:
             self._step(node, "failed", t, reason=_message(node.reason) or _NO_REASON)
 

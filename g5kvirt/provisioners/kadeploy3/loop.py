@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _POLL_PAUSE, _STATUS_PAUSE = 4.0, 20.0
 #: Seconds without any answer after which a part is given up.
 _MAX_SILENCE = 120.0
+#: Seconds that an end waits for a request that is under way, to end what it started.
+_SUBMIT_END = 20.0
 
 
 @dataclass
@@ -59,7 +61,8 @@ def drive(
 ) -> list[Outcome]:
     """Deploy all ``parts``; ``request`` are the arguments of `Client.deploy` besides nodes and timeout.
 
-    ``events`` has begun. A part that is refused, gets lost, or is not done within ``limit`` seconds ends as
+    ``events`` has begun. What an earlier, interrupted call may have left running on these nodes is ended
+    first. A part that is refused, gets lost, or is not done within ``limit`` seconds ends as
     failed VMs; the others go on. ``tick``: seconds between two polls at the least.
     """
     loop = _Loop(client, events, parts, request, clock, tick)
@@ -96,16 +99,23 @@ class _Loop:
         self._client, self._events, self._parts = client, events, parts
         self._request, self._clock, self._tick = request, clock, tick
         self._submitted: queue.SimpleQueue[tuple[DeploymentPart, str, str]] = queue.SimpleQueue()
+        self._submitter = threading.Thread(
+            target=self._submit_all, name="submitting to Kadeploy3", daemon=True
+        )
         self._stopped = threading.Event()
         self._lock = threading.Lock()  # between a part that is submitted and our giving up
 
     # ---- requests -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Submit the parts in a thread. It is a daemon: if we end, the server drops its request."""
-        threading.Thread(target=self._submit_all, name="submitting to Kadeploy3", daemon=True).start()
+        """Submit the parts in a thread; a daemon, so that nothing waits long for a slow server."""
+        self._submitter.start()
 
     def _submit_all(self) -> None:
+        try:
+            self._client.stop_those_of([name for part in self._parts for name in part.nodes])
+        except TestbedError as error:
+            log.warning("%s", error)  # the requests will say more
         for part in self._parts:
             if self._stopped.is_set():
                 return
@@ -162,6 +172,7 @@ class _Loop:
         now = self._clock()
         part.next_status = now + max(10 * self._tick, _STATUS_PAUSE * (now - began))
         if not status.done:
+            self._events.failed_for_good(now, status.ko)
             return
         # the last lines come when all is over
         self._events.poll(now, self._client.states(part.wid), self._client.log(part.wid))
@@ -194,6 +205,9 @@ class _Loop:
                 self._stop_deployment(part.wid)
             part.over = True
         self._events.stop(self._clock(), why)
+        if self._submitter.is_alive():
+            # the server starts what was requested, even if nobody hears its answer
+            self._submitter.join(_SUBMIT_END)
 
     def _stop_deployment(self, wid: str) -> None:
         try:

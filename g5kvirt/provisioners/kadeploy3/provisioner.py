@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,16 @@ from g5kvirt.provisioners.kadeploy3.ssh_tunnel import SSHTunnel
 from g5kvirt.provisioners.outcome import Outcome
 from g5kvirt.remote import File
 
-__all__ = ["KEXEC_MEMORY", "VARIANTS", "Kadeploy3Installer", "Kadeploy3Provisioner", "timing"]
+__all__ = [
+    "KEXEC_MEMORY",
+    "VARIANTS",
+    "Kadeploy3Installer",
+    "Kadeploy3Provisioner",
+    "timing",
+    "unreachable",
+]
+
+log = logging.getLogger(__name__)
 
 #: Our kinds of broadcast → Kadeploy3's, in the order in which it tries them. Kascade and Kastafior are
 #: programs of their own, which Debian does not have.
@@ -59,6 +69,13 @@ VARIANTS: Mapping[chain.Kind, tuple[str, ...]] = {"chain": ("Chain", "Tree"), "t
 #: MiB with which a VM can start what was deployed by kexec out of the deployment environment, which is in its
 #: memory all the time. Measured with Debian's cloud kernel and ``mini``: 192 is enough, 160 is not.
 KEXEC_MEMORY = 192
+
+_UNREACHABLE = "Unreachable after the reboot"
+#: Without `Kernel#timeout`, which Ruby 3 does not have, every test of a port fails at once and silently.
+_RUBY_HINT = (
+    "Kadeploy3 reached no VM after its reboot: if they are up (their consoles tell), it runs unpatched on"
+    " Ruby 3, for which version 3.3 is not written; see ruby --version on %s"
+)
 
 #: Below nginx's root on the server's machine.
 FOLDER = "kadeploy3"
@@ -114,7 +131,7 @@ class Kadeploy3Installer:
         with tunnel as url:
             about = {"server": machine.name, "version": self.program, "parts": len(parts)}
             events.start(time.time(), {**request.about, "kadeploy3": about})
-            return drive(
+            outcomes = drive(
                 KadeployClient(url, self.server.user),
                 events,
                 parts,
@@ -129,6 +146,9 @@ class Kadeploy3Installer:
                 write=self.context.journal.extend,
                 limit=max_duration(self.nodes) + sum(part.timeout for part in parts),
             )
+        if unreachable(outcomes):
+            log.warning(_RUBY_HINT, machine.name)
+        return outcomes
 
     def _parts(self, vms: Sequence[VM]) -> list[DeploymentPart]:
         node_names = {node.vm.name: node.name for node in self.nodes.nodes}
@@ -140,6 +160,11 @@ class Kadeploy3Installer:
             )
             for part in split(vms, parts_for(len(vms), configured, self.transfer))
         ]
+
+
+def unreachable(outcomes: Sequence[Outcome]) -> bool:
+    """Whether every VM failed because Kadeploy3 did not reach it after a reboot."""
+    return bool(outcomes) and all(o.state == "failed" and _UNREACHABLE in o.reason for o in outcomes)
 
 
 def timing(context: Context, vms: int, largest: int, boot_seconds: float) -> Timing:

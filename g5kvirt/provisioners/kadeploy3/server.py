@@ -28,12 +28,15 @@ from g5kvirt.provisioners.kadeploy3.configuration import (
     NodeCluster,
     Server,
     render,
+    shell_file,
 )
 
 __all__ = ["PACKAGES", "Command", "FileContent", "Packages", "SetupStep", "schema", "service", "setup_steps"]
 
 PACKAGES = ("kadeploy", "kadeploy-client", "mariadb-server", "taktuk", "openssh-client")
 USER = "deploy"
+#: Runs a command while no service of a package is started (`files/without-services`).
+_WITHOUT_SERVICES = "/usr/local/sbin/g5kvirt-without-services"
 _MARIADB = "/etc/mysql/mariadb.conf.d/90-g5kvirt-kadeploy3.cnf"
 #: Succeeds if all packages named are installed.
 _INSTALLED = (
@@ -167,7 +170,7 @@ def service(server: Server, limit: float = 120.0) -> dict[str, Any]:
         "kadeploy3d",
         command=[
             *("runuser", "-u", USER, "--"),
-            *("env", f"KADEPLOY3_CONFIG_DIR={ETC}", f"KADEPLOY3_LOGDIR={LOGS}"),
+            *("env", f"KADEPLOY3_CONFIG_DIR={ETC}", f"KADEPLOY3_LOG_DIR={LOGS}"),
             *("ssh-agent", "sh", "-c", with_key, "sh", KEY),
             *("kadeploy3d", "--no-stdout-redirect", "--no-stderr-redirect", "--no-dh-seeds"),
         ],
@@ -191,13 +194,18 @@ def _install(packages: Packages) -> SetupStep:
         raise SpecError("the packages' source must be one line of sources.list")
     apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options)
     source = FileContent("/etc/apt/sources.list.d/g5kvirt-kadeploy3.list", packages.source + "\n")
+    script = FileContent(_WITHOUT_SERVICES, shell_file("without-services"), 0o755)
     return SetupStep(
         "packages",
-        (source,) if packages.source else (),
+        (script, source) if packages.source else (script,),
         (
             Command((*apt, "update"), timeout=300),
             Command(
-                (*apt, "install", "--yes", "--no-install-recommends", "--", *packages.names), timeout=900
+                (
+                    *(_WITHOUT_SERVICES, *apt),
+                    *("install", "--yes", "--no-install-recommends", "--", *packages.names),
+                ),
+                timeout=900,
             ),
         ),
         unless=Command(("sh", "-c", _INSTALLED, "sh", *packages.names)),

@@ -13,15 +13,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from g5kvirt.run.printable import printable
 from g5kvirt.testbeds.grid5000.frontends import output_lines
 
 __all__ = ["deploy", "deployed_nodes", "failure_reasons"]
 
-#: A node that failed, as Kadeploy3's client lists them; the reason may be missing.
-_FAILED = re.compile(r"^([a-z]+\d*-\d+\.\w+\.grid5000\.fr)(?: \((.*)\))?\s*$")
-_HEADING = re.compile(r"(successful|failed) on nodes")
+_NODE = r"[a-z][a-z0-9-]*-\d+\.[a-z0-9-]+\.grid5000\.fr"
+#: A node that failed, as Kadeploy3's client lists them: ``NODE (Macro-micro: reason)``. The reason may be
+#: missing, and may hold newlines and parentheses of its own.
+_FAILED = re.compile(rf"({_NODE})(?:\s+\((.*))?")
+_HEADING = re.compile(r"The \w+ (is successful|failed) on nodes$")
 #: What it prints of nodes as soon as they are done: one, or several as ``gros-[1-3,7].nancy.grid5000.fr``.
 _DONE = re.compile(r"End of deployment for (\S+(?:, \S+)*) after \d")
+
+#: Numbers of nodes inside the brackets. Of a range that no cluster has, no more are listed.
+_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
+_LARGEST_CLUSTER = 1000
+_LONGEST_REASON = 300
 
 #: Seconds: less is not worth a second try.
 _SHORTEST_TRY = 5.0
@@ -101,21 +109,40 @@ def deployed_nodes(text: str) -> set[str]:
             head, _, rest = word.partition("[")
             numbers, _, tail = rest.partition("]")
             for part in numbers.split(","):
-                first, _, last = part.partition("-")
-                if first.isdecimal() and (last or first).isdecimal():
-                    found |= {f"{head}{number}{tail}" for number in range(int(first), int(last or first) + 1)}
+                if bounds := _RANGE.fullmatch(part):
+                    first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+                    last = min(last, first + _LARGEST_CLUSTER)
+                    found |= {f"{head}{number}{tail}" for number in range(first, last + 1)}
                 else:
                     found.add(word)
     return found
 
 
 def failure_reasons(text: str) -> dict[str, str]:
-    """The nodes that Kadeploy3's client lists as failed, each with the reason it gives, or ``""``."""
-    found: dict[str, str] = {}
+    """The nodes that Kadeploy3's client lists as failed, each with the reason it gives, on one line, or
+    ``""``."""
+    listed: list[tuple[str, list[str]]] = []
     failing = False
-    for line in text.splitlines():
+    for line in map(str.strip, text.splitlines()):
         if heading := _HEADING.search(line):
             failing = heading[1] == "failed"
-        elif failing and (node := _FAILED.match(line.strip())):
-            found[node[1]] = node[2] or ""
-    return found
+        elif failing and (node := _FAILED.fullmatch(line)):
+            listed.append((node[1], [] if node[2] is None else [node[2]]))
+        elif failing and listed and listed[-1][1]:
+            listed[-1][1].append(line)
+    return {name: _reason(lines) for name, lines in listed}
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """What stands before the closing parenthesis of a reason; ``lines`` may go on behind it."""
+    depth, ends = 1, []
+    for number, line in enumerate(lines):
+        depth += line.count("(") - line.count(")")
+        if line.endswith(")"):
+            ends.append(number)
+            if depth <= 0:
+                break
+    # if they never balance, the last that may be it; without any, the list was cut short
+    end = ends[-1] if ends else 0
+    words = " ".join(lines[: end + 1]).removesuffix(")" if ends else "").split()
+    return printable(" ".join(words))[:_LONGEST_REASON]

@@ -15,7 +15,7 @@ from datetime import datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from g5kvirt.errors import G5kvirtError
+from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.planning.inventories import LARGEST, Inventory, Machine, natural_order, parse_machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote.result import classify_failure
@@ -24,6 +24,7 @@ from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import api
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
+from g5kvirt.testbeds.grid5000.host_environments import AmbiguousError, choose, listed
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
 from g5kvirt.testbeds.grid5000.scheduling import SchedulingSource, charter_check, first_start
 from g5kvirt.testbeds.parallel import call_within, collect
@@ -192,10 +193,10 @@ def start_finding(request: ReservationRequest, first: float | Exception | None, 
 
 _LOGGED_IN, _NO_KAENV, _EXIT_CODE = "g5kvirt-there", "g5kvirt-no-kaenv3", "g5kvirt-code"
 #: One connection per site: does the login work, and does its Kadeploy3 have the environment (the user's own,
-#: or a public one)?
+#: or a public one, unless its name says whose)?
 _COMMAND = (
     f"echo {_LOGGED_IN}; if command -v kaenv3 >/dev/null; then"
-    " {{ kaenv3 -p {name} || kaenv3 -u deploy -p {name}; }} 2>&1;"
+    " {{ {lookup}; }} 2>&1;"
     f" echo {_EXIT_CODE} $?; else echo {_NO_KAENV}; fi"
 )
 #: Kadeploy3's messages for an environment that it does not have, unlike those for other failures.
@@ -208,7 +209,10 @@ _KEY_ADVICE = (
 
 def find_environment(environment: str, sites: Sequence[str]) -> list[Finding]:
     """Whether each site's frontend can be reached, accepts the ssh key, and has the host environment."""
-    command = _COMMAND.format(name=shlex.quote(environment))
+    lookup = f"kaenv3 -p {shlex.quote(environment)}"
+    if "@" not in environment:
+        lookup += f" || kaenv3 -u deploy -p {shlex.quote(environment)}"
+    command = _COMMAND.format(lookup=lookup)
     answers = collect(lambda s: run_on_frontend(s, command, FRONTEND_LIMIT), sites, FRONTEND_LIMIT + 10)
     findings: list[Finding] = []
     for site, process in answers.items():
@@ -228,7 +232,7 @@ def find_environment(environment: str, sites: Sequence[str]) -> list[Finding]:
 
 def frontend_findings(site: str, environment: str, out: str, err: str) -> list[Finding]:
     """What a frontend's answer to `_COMMAND` means: its output, and what ssh reported. Pure."""
-    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in out.splitlines() if line.strip()]  # YAML's margin has a meaning
     if _LOGGED_IN not in lines:
         return _unreachable(site, environment, [*lines, *(line.strip() for line in err.splitlines())])
     reached = Finding("frontend", site, "ok", "ok", "answers")
@@ -261,11 +265,18 @@ def _environment(site: str, name: str, lines: Sequence[str]) -> Finding:
         message = f"{name}: not checked, the frontend has no kaenv3"
         return Finding(what, site, "unknown", "not-checked", message)
     codes = [line.partition(" ")[2] for line in lines if line.startswith(_EXIT_CODE)]
-    if codes and codes[-1] == "0" and any(line.startswith("name:") for line in lines):
-        return Finding(what, site, "ok", "ok", f"Kadeploy3 has {name}")
+    if codes and codes[-1] == "0" and (found := listed(lines)):
+        try:
+            chosen = choose(name, found)
+        except AmbiguousError as error:
+            return Finding(what, site, "warning", "ambiguous-environment", error.message, error.advice)
+        except SpecError as error:
+            return Finding(what, site, "problem", "unknown-environment", error.message, error.advice)
+        which = f" ({chosen})" if len(found) > 1 else ""
+        return Finding(what, site, "ok", "ok", f"Kadeploy3 has {name}{which}")
     if not codes:
         return Finding(what, site, "unknown", "not-checked", f"{name}: kaenv3 did not answer in time")
-    errors = (line.removeprefix("[ERROR] ") for line in lines if not line.startswith(_EXIT_CODE))
+    errors = (line.strip().removeprefix("[ERROR] ") for line in lines if not line.startswith(_EXIT_CODE))
     reason = next(errors, "no reason given")[:150]
     # The environment's own name may be one of the words.
     without_name = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "", reason)

@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from g5kvirt.errors import G5kvirtError
+from g5kvirt.spec.environment_name import read_name
 from g5kvirt.testbeds.local.model import Description, NodeDescription
 from g5kvirt.testbeds.local.oardb import Job
 from g5kvirt.testbeds.local.permissions import (
@@ -53,6 +54,7 @@ _WAITING = ("Waiting", "Hold", "toAckReservation", "toLaunch")
 _RANGE = re.compile(r"([^\[\]]*)\[([0-9,-]+)\]([^\[\]]*)")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _PUBLIC = "deploy"  #: owner of the public environments
+_VERSION, _ARCH = "1", "x86_64"  #: of all of them
 
 Write = Callable[[str], None]
 
@@ -132,7 +134,8 @@ class Frontend:
         try:
             out(f"Deployment #D-{uuid.uuid4()} started\n")
             if claimed:
-                out(f"Launching a deployment on {', '.join(node.fqdn for node in claimed)}\n")
+                names = ", ".join(node.fqdn for node in claimed)
+                out(f"Launching a deployment of {environment}:{_VERSION} on {names}\n")
             started = time.monotonic()
 
             def deploy(node: NodeDescription) -> None:
@@ -163,13 +166,13 @@ class Frontend:
         if file is not None:
             return _environment_name(file)
         known = [environment.name for environment in self._description.environments]
-        owner = options.get("env-user", _PUBLIC)
-        if name not in known or owner != _PUBLIC:
+        found = _registered(str(name), options.get("env-user"))
+        if found not in known:
             raise RequestRefusedError(
-                f"Invalid environment specification: the environment {name} of {owner} does not exist; "
-                f"{_PUBLIC} has {', '.join(known)}"
+                f"Invalid environment specification: the environment {name} of "
+                f"{options.get('env-user', _PUBLIC)} does not exist; {_PUBLIC} has {', '.join(known)}"
             )
-        return str(name)
+        return found
 
     def _nodes(self, options: Mapping[str, Any]) -> list[NodeDescription]:
         names = expand(options.get("machine") or [])
@@ -214,10 +217,12 @@ class Frontend:
             out(f"{'Name':<{width}}  User    Description\n")
             out("".join(f"{e.name:<{width}}  {_PUBLIC}  {e.description}\n" for e in known.values()))
             return {"exit": 0}
-        name, owner = options["print"], options.get("env-user", _PUBLIC)
-        if name not in known or owner != _PUBLIC:
-            raise RequestRefusedError(f"The environment {name} of {owner} does not exist")
-        plain = {"name": name, "description": known[name].description, "os": "linux", "visibility": "public"}
+        name, owner = str(options["print"]), options.get("env-user")
+        found = _registered(name, owner)
+        if found not in known:
+            raise RequestRefusedError(f"The environment {name} of {owner or _PUBLIC} does not exist")
+        plain = {"name": found, "version": int(_VERSION), "arch": _ARCH}
+        plain |= {"description": known[found].description, "os": "linux", "visibility": "public"}
         out("---\n" + yaml.safe_dump(plain, sort_keys=False))
         return {"exit": 0}
 
@@ -281,6 +286,14 @@ def _parse_id(text: object, kind: str) -> int:
     if not str(text).isdecimal():
         raise RequestRefusedError(f"{text} is not a {kind} id")
     return int(str(text))
+
+
+def _registered(requested: str, owner: str | None) -> str:
+    """The name in ``name@user:version%arch`` if an environment registered here may have the rest, else ""."""
+    name = read_name(requested)
+    if name is None or (owner or name.user or _PUBLIC) != _PUBLIC or name.user not in ("", _PUBLIC):
+        return ""
+    return name.name if name.version in ("", _VERSION) and name.arch in ("", _ARCH) else ""
 
 
 def _environment_name(text: str) -> str:

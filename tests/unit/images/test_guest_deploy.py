@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from zstdmaker import stored
 
 from g5kvirt.inventory import VM
 from g5kvirt.netboot.bootlog import BootLog, Milestone
@@ -135,6 +136,18 @@ def test_image_is_unpacked(guest: Guest) -> None:
     report = guest.run("install_image")
     assert (report.step, report.status, report.detail["tries"]) == ("image", "ok", "1")
     assert (guest.target / "boot/vmlinuz").read_bytes() == b"kernel"
+
+
+@pytest.mark.skipif(not Path("/usr/bin/zstd").exists(), reason="needs Debian's zstd")
+def test_image_in_zstd_is_unpacked(guest: Guest) -> None:
+    packed = stored(guest.image)
+    (guest.folder / "image.tar").write_bytes(packed)
+    guest.task |= {"compression": "zstd", "sha256": hashlib.sha256(packed).hexdigest()}
+    assert guest.run("install_image").status == "ok"
+    assert (guest.target / "boot/vmlinuz").read_bytes() == b"kernel"
+    (guest.folder / "image.tar").write_bytes(packed[:-9])
+    guest.task["sha256"] = hashlib.sha256(packed[:-9]).hexdigest()
+    assert guest.run("install_image").reason.startswith("zstd: ")
 
 
 def test_wrong_checksum_is_permanent(guest: Guest) -> None:

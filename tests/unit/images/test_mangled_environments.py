@@ -25,6 +25,8 @@ GOOD: dict[str, Any] = {
     "description": "my software",
     "alias": "own",
     "arch": "x86_64",
+    "multipart": False,
+    "postinstalls": [],
     "image": {"file": "mine.tgz", "kind": "tar", "compression": "gzip", "sha256": "1f" * 32, "unpacked": 10},
     "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "kernel_params": "quiet"},
     "filesystem": "ext3",

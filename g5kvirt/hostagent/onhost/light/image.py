@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
 
-_FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"]}
+_FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"], "zstd": ["--zstd"]}
 #: Seconds to unpack an image.
 LIMIT = 300.0
 #: Bytes that an image may have unpacked: a small archive may hold very much of nothing.
@@ -70,6 +70,8 @@ class Writer:
 
     async def unpack(self, compression: str) -> str:
         """Unpack what was written; returns why that failed, empty if it did not."""
+        if compression == "zstd" and shutil.which("zstd") is None:  # tar calls it
+            return "the host has no zstd: install that package, or compress the image with gzip"
         os.makedirs(self._aside)
         argv = ["tar", "-x", "--numeric-owner", *_FLAGS[compression], "-f", self._file, "-C", self._aside]
         said = f"{self._file}.said"

@@ -168,14 +168,44 @@ def test_escaped_reasons_arrive_unescaped(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------ archives
 def test_the_tools_are_the_same_every_time_and_their_folders_come_first() -> None:
-    files = {"sbin/mke2fs": b"m", "lib/x86_64-linux-gnu/libc.so.6": b"c"}
-    data = tools.archive(files, "procedure")
-    assert data == tools.archive(dict(reversed(files.items())), "procedure")
+    files = {"sbin/mke2fs": b"m", "lib/x86_64-linux-gnu/libc.so.6": b"c", "deploy": b"procedure"}
+    data = tools.archive(files)
+    assert data == tools.archive(dict(reversed(files.items())))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         names = tar.getnames()
         assert [m.mode for m in tar.getmembers() if m.isreg()] == [0o755] * 3
-    assert {"deploy", *files} <= set(names)
+    assert {*files} <= set(names)
     assert all(p in names[:i] for i, n in enumerate(names) if (p := n.rpartition("/")[0]))
+
+
+@pytest.mark.parametrize("fails", [0, 1, 9])
+@pytest.mark.parametrize(("compression", "wanted"), [("gzip", ["tools"]), ("zstd", ["tools", "tools-zstd"])])
+def test_tools_are_fetched_once_and_those_for_zstd_only_where_needed(
+    tmp_path: Path, compression: str, wanted: list[str], fails: int
+) -> None:
+    script = tasks.render(dataclasses.replace(TASK, compression=compression))
+    script = script.replace(". /deploy", "").replace("/deploy", f"{tmp_path}/deploy")
+    script = script.replace("/usr/bin/zstd", f"{tmp_path}/zstd")
+    script = script.replace("/tmp/tools.said", f"{tmp_path}/said")
+    stubs = f"""
+report() {{ echo "$2" >> {tmp_path}/reports; }}
+sleep() {{ :; }}
+timeout() {{ echo "$6" >> {tmp_path}/fetched; [ $(wc -l < {tmp_path}/fetched) -gt {fails} ] && echo "$6"; }}
+tar() {{
+    read -r url
+    touch {tmp_path}/deploy
+    case $url in *zstd) touch {tmp_path}/zstd ;; esac
+    [ -n "$url" ]
+}}
+"""
+    for _ in range(2):
+        subprocess.run(["bash", "-c", f"{stubs}\n{script}"], check=False, timeout=20, capture_output=True)
+    fetched = [url.rpartition("/")[2] for url in (tmp_path / "fetched").read_text().split()]
+    if fails == 9:
+        assert fetched[:4] == ["tools"] * 4
+        assert "could%20not%20be%20fetched" in (tmp_path / "reports").read_text().splitlines()[0]
+    else:
+        assert fetched == ["tools"] * fails + wanted
 
 
 def test_mini_has_what_its_scripts_call() -> None:

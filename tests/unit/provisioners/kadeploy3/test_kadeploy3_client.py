@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -120,6 +122,53 @@ def test_a_request_that_takes_too_long_leaves_no_deployment_behind(
         client.deploy(NODES[:2], "debian", timeout=0.2)
     assert other in kadeploy.workflows
     assert begun not in kadeploy.workflows
+
+
+def test_a_deployment_that_the_server_lists_after_the_time_out_is_ended(
+    client: KadeployClient, kadeploy: Kadeploy
+) -> None:
+    client.grant()
+    client.register(DEBIAN)
+    kadeploy.hold.clear()
+    threading.Timer(1.2, kadeploy.hold.set).start()
+    with pytest.raises(TestbedError, match="Timeout"):
+        client.deploy(NODES, "debian", timeout=0.8)
+    assert len(kadeploy.log) == 1, "the server started it, though nobody waited any more"
+    assert kadeploy.workflows == {}
+
+
+def test_a_deployment_whose_connection_broke_is_ended(client: KadeployClient, kadeploy: Kadeploy) -> None:
+    client.grant()
+    client.register(DEBIAN)
+    kadeploy.hangs_up = True
+    with pytest.raises(TestbedError, match="ConnectionError"):
+        client.deploy(NODES, "debian", timeout=10)
+    assert len(kadeploy.log) == 1
+    assert kadeploy.workflows == {}
+
+
+def test_a_server_that_is_down_is_not_searched() -> None:
+    start = time.monotonic()
+    with pytest.raises(TestbedError, match="ConnectionError"):
+        KadeployClient("http://127.0.0.1:9").deploy(NODES, "debian", timeout=20)
+    assert time.monotonic() - start < 5
+
+
+def test_a_deployment_that_is_never_listed_is_looked_for_within_bounds(
+    client: KadeployClient, kadeploy: Kadeploy, caplog: pytest.LogCaptureFixture
+) -> None:
+    kadeploy.hold.clear()
+    start = time.monotonic()
+    with pytest.raises(TestbedError, match="Timeout"):
+        client.deploy(NODES, "debian", timeout=0.5)
+    assert time.monotonic() - start < 5
+    assert "lists no deployment" in caplog.text
+
+
+def test_other_refusals_to_stop_are_raised(client: KadeployClient, kadeploy: Kadeploy) -> None:
+    kadeploy.deaf = {"/D-1"}
+    with pytest.raises(RefusedError, match="status 500"):
+        client.stop("D-1")
 
 
 def test_unreachable_server_raises_where_to_look() -> None:

@@ -243,5 +243,7 @@ def test_environment_is_described_as_kadeploy3_does() -> None:
     assert version_of("00000ff" + 57 * "0") == 255
     with pytest.raises(SpecError, match="compress it"):
         describe(replace(known, compression="none"), "/i")
+    with pytest.raises(SpecError, match="that of debian is compressed with zstd"):
+        describe(replace(known, compression="zstd"), "/i")
     with pytest.raises(SpecError, match="255 characters"):
         describe(replace(known, kernel_arguments="x" * 256), "/i")

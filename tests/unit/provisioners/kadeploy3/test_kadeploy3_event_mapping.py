@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from kadeployserver import SECONDS, Kadeploy, serving
 
 from g5kvirt.images.environments import Environment
 from g5kvirt.provisioners.builtin.engine import Outcome
+from g5kvirt.provisioners.kadeploy3 import loop
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient
 from g5kvirt.provisioners.kadeploy3.configuration import Node
 from g5kvirt.provisioners.kadeploy3.environment import describe
@@ -203,6 +205,39 @@ def test_a_vm_that_fails_always_ends_with_kadeploys_own_reason(bed: Bed) -> None
     assert bed.events[-1].detail["failed"] == 1
 
 
+def test_a_vm_that_failed_for_good_ended_then_and_not_with_the_others(bed: Bed) -> None:
+    bed.breaks(3, "SetDeploymentEnvUntrusted", "reboot", "it refuses")
+    bed.run(tick=1.0)
+    ends = {e.subject: e.t - bed.begun for e in bed.events if (e.step, e.kind) == ("deployment", "vm")}
+    lost = bed.nodes[2].vm.name
+    # switch_pxe and reboot, twice: its time is over when the second try fails
+    assert ends[lost] == pytest.approx(2 * (1 + 16) + 0.5, abs=1.1)
+    assert min(t for name, t in ends.items() if name != lost) > 150
+    order = [e.subject for e in bed.events if (e.step, e.kind) == ("deployment", "vm")]
+    assert order[0] == lost, "it is written as soon as it is known, too"
+
+
+@pytest.mark.parametrize("sight", [NodeState("BroadcastEnvChain", "sync", "ko"), NodeState("", "", "ko")])
+def test_failing_that_is_known_at_the_end_only_is_dated_back(sight: NodeState) -> None:
+    (node,) = cluster(1).nodes
+    mapper = EventMapper("d1", [node])
+    mapper.start(0.0, {})
+    mapper.poll(10.0, {node.name: NodeState("BroadcastEnvChain", "sync", "ok")}, [])
+    mapper.poll(20.0, {node.name: sight}, [])
+    mapper.failed_for_good(25.0, [node.name, "node-unknown"])  # no reason yet: the statistics have one
+    assert not mapper.finished
+    mapper.end(90.0, [node.name], [], [], "lost")
+    (end,) = [e for e in mapper.take() if (e.step, e.kind) == ("deployment", "vm")]
+    assert (end.t, end.detail["reason"]) == (20.0, "lost")
+
+
+def test_a_deployment_left_by_an_earlier_process_is_ended_first(bed: Bed) -> None:
+    left = bed.client.deploy([bed.nodes[0].name], "debian")
+    assert {o.state for o in bed.run()} == {"deployed"}
+    deleted = [path for method, path, _ in bed.kadeploy.requests if method == "DELETE"]
+    assert deleted[0].endswith(left)
+
+
 def test_kexec_that_fails_is_followed_by_a_hard_reboot(bed: Bed) -> None:
     bed.breaks(1, "BootNewEnvKexec", "kexec", "no memory")
     assert {o.state for o in bed.run()} == {"deployed"}
@@ -272,7 +307,10 @@ def test_an_interrupt_ends_what_runs_and_accounts_for_every_vm(bed: Bed) -> None
     assert bed.events[-1].detail == {"deployment": "d1", "deployed": 0, "failed": 6}
 
 
-def test_a_request_that_is_answered_after_the_end_leaves_nothing_behind(bed: Bed) -> None:
+def test_a_request_that_is_answered_after_the_end_leaves_nothing_behind(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SUBMIT_END", 0.01)
     bed.kadeploy.hold.clear()
     outcomes = bed_that_waits_no_longer(bed)
     assert {o.state for o in outcomes} == {"failed"}
@@ -283,19 +321,34 @@ def test_a_request_that_is_answered_after_the_end_leaves_nothing_behind(bed: Bed
         time.sleep(0.01)
 
 
+def test_the_end_waits_a_while_for_a_request_that_is_under_way(bed: Bed) -> None:
+    bed.kadeploy.hold.clear()
+    threading.Timer(0.5, bed.kadeploy.hold.set).start()
+    bed_that_waits_no_longer(bed)
+    assert len(bed.kadeploy.log) == 1
+    assert bed.kadeploy.workflows == {}, "it was ended before we left, with the way to the server still open"
+
+
 def bed_that_waits_no_longer(bed: Bed) -> list[Outcome]:
     """The limit is over before the first request is answered."""
     mapper = EventMapper("d1", bed.nodes)
     mapper.start(0.0, {})
     parts = [DeploymentPart(tuple(n.name for n in bed.nodes), timeout=20.0)]
     now = iter(range(10_000))
+
+    def sleep(_: float) -> None:
+        deadline = time.monotonic() + 20
+        while not any(asked[:2] == ("POST", "/deployment") for asked in bed.kadeploy.requests):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     return drive(
         bed.client,
         mapper,
         parts,
         {"environment": "debian"},
         clock=lambda: float(next(now)),
-        sleep=lambda _: None,
+        sleep=sleep,
         write=bed.events.extend,
         limit=5.0,
     )

@@ -297,6 +297,24 @@ def test_deployment_writes_the_events_common_to_all_provisioners(
         assert kadeploy.workflows == {}, "the server may forget it"
 
 
+@pytest.mark.parametrize("reached", [0, 1])
+def test_vms_that_are_all_unreachable_raise_the_question_of_ruby(
+    tmp_path: Path,
+    image: environments.Image,
+    kadeploy: Kadeploy,
+    caplog: pytest.LogCaptureFixture,
+    reached: int,
+) -> None:
+    with context(tmp_path, Machines()) as made:
+        installer = prepared(made, image)
+        for node in installer.nodes.nodes[reached:]:
+            place = (node.name, "SetDeploymentEnvUntrusted", "wait_reboot")
+            kadeploy.bad[place] = [9, "Unreachable after the reboot"]
+        outcomes = installer.deploy(DeploymentRequest("d1", VMS, {"vms": [vm.name for vm in VMS]}))
+    assert sum(o.state == "failed" for o in outcomes) == len(VMS) - reached
+    assert ("Ruby 3" in caplog.text) == (reached == 0)
+
+
 def test_an_interrupt_ends_it_on_the_server_too(
     tmp_path: Path, image: environments.Image, kadeploy: Kadeploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,26 @@ def test_packages_that_are_not_plain_names_are_refused(packages: Packages) -> No
         steps(packages)
 
 
+@pytest.mark.parametrize("own", ["", "#!/bin/sh\nexit 104\n", "# of g5kvirt, while packages are installed"])
+@pytest.mark.parametrize("code", [0, 100])
+def test_services_do_not_start_while_packages_are_installed(tmp_path: Path, own: str, code: int) -> None:
+    policy, log = tmp_path / "policy-rc.d", tmp_path / "log"
+    if own:
+        policy.write_text(own, encoding="utf-8")
+    (step,) = [step for step in steps() if step.name == "packages"]
+    path, script = next((c.path, c.text) for c in step.files if "without-services" in c.path)
+    assert step.commands[-1].argv[:2] == (path, "env")
+    script = script.replace("/usr/sbin/policy-rc.d", str(policy))
+    command = f'sh {policy}; echo "$? $1" > {log}; exit {code}'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", "sh", "-c", command, "sh", "a b"], timeout=20, check=False
+    )
+    assert done.returncode == code
+    foreign = "exit 104" in own
+    assert log.read_text(encoding="utf-8") == ("104 a b\n" if foreign else "101 a b\n")
+    assert policy.exists() == foreign, "what the machine had is kept, what was ours is removed"
+
+
 @pytest.mark.parametrize("name", ["partition", "bootloader"])
 def test_scripts_of_the_nodes_are_shell(name: str, tmp_path: Path) -> None:
     script = tmp_path / name

@@ -9,6 +9,8 @@ from typing import Any
 
 import execo_g5k
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from g5kvirt.testbeds.grid5000 import kadeploy
 
@@ -91,3 +93,97 @@ def test_second_try_has_what_is_left(client: type[Client], monkeypatch: pytest.M
     first, second = (one.process.timeout for one in client.made)
     assert (first, second) == (pytest.approx(6.5, abs=0.3), pytest.approx(5.5, abs=0.3))
     assert took < 7
+
+
+# ---- what the client prints -------------------------------------------------------------------------------
+
+NODE = st.builds(
+    "{}-{}.{}.grid5000.fr".format,
+    st.sampled_from(["gros", "dahu", "abacus12", "x5-beta"]),
+    st.integers(1, 130),
+    st.sampled_from(["nancy", "grenoble"]),
+)
+#: What may stand in a reason: parentheses that match, newlines, nothing like the client's own lines.
+REASON = st.lists(
+    st.sampled_from(
+        ["the node is", "(code 1)", "\n", " ", "mkfs: no space", "\r\n", "\n\n", "stderr: a, b", "(x (y))\n"]
+    ),
+    max_size=6,
+).map("".join)
+REAL = """Deployment #D-9a87115b started
+Launching a deployment of debian12-min:2024091117 on gros-[1-2].nancy.grid5000.fr
+Performing a Deploy[SetDeploymentEnvUntrusted] step
+  End of deployment for gros-1.nancy.grid5000.fr after 268s
+The deployment is successful on nodes
+gros-1.nancy.grid5000.fr
+The deployment failed on nodes
+gros-2.nancy.grid5000.fr (BroadcastEnvKascade-send_environment: KASCADE-ERROR: 3
+stderr: tar (child): short read
+)
+Connection to nancy.grid5000.fr closed.
+"""
+
+
+def test_a_reason_may_go_over_several_lines() -> None:
+    assert kadeploy.failure_reasons(REAL) == {
+        "gros-2.nancy.grid5000.fr": "BroadcastEnvKascade-send_environment: KASCADE-ERROR: 3 "
+        "stderr: tar (child): short read"
+    }
+    assert kadeploy.deployed_nodes(REAL) == {"gros-1.nancy.grid5000.fr"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("(a-b: it hung :( )", "a-b: it hung :("),
+        ("(a-b: cut in the\nmiddle", "a-b: cut in the"),
+        ("(a-b: 1) or\n2)\nMore, later", "a-b: 1) or 2"),
+        ("(a-b: \x1b[31mred\x1b[0m)", r"a-b: \x1b[31mred\x1b[0m"),
+        ("()", ""),
+        ("", ""),
+        ("(" + "long " * 1000 + ")", ("long " * 1000)[:300]),
+    ],
+)
+def test_reasons_with_odd_parentheses_are_read_as_far_as_they_go(text: str, reason: str) -> None:
+    lines = f"The deployment failed on nodes\n{NAMES[0]} {text}\n"
+    assert kadeploy.failure_reasons(lines) == {NAMES[0]: reason}
+
+
+@given(st.dictionaries(NODE, REASON, max_size=6), st.sets(NODE), st.sampled_from(["\n", "\r\n"]))
+def test_every_reason_is_read_back(failed: dict[str, str], done: set[str], newline: str) -> None:
+    text = "\n".join(
+        [
+            "The deployment is successful on nodes",
+            *done,
+            "The deployment failed on nodes",
+            *(f"{name} (Macro-micro: {reason})" for name, reason in failed.items()),
+            "",
+        ]
+    ).replace("\n", newline)
+    found = kadeploy.failure_reasons(text)
+    assert list(found) == list(failed)
+    for name, reason in failed.items():
+        expected = " ".join(f"Macro-micro: {reason}".split())
+        assert expected.startswith(found[name])
+        # a line inside a reason may look like its end
+        assert found[name] == expected or ")" in reason
+
+
+@given(st.lists(st.one_of(st.sampled_from(REAL.splitlines(keepends=True)), st.text(max_size=30))), st.data())
+def test_mangled_output_is_read_without_an_error(pieces: list[str], data: st.DataObject) -> None:
+    text = "".join(pieces)
+    if text:
+        cut = data.draw(st.integers(0, len(text)))
+        text = text[cut:] + text[:cut]
+    known = {"gros-1.nancy.grid5000.fr", "gros-2.nancy.grid5000.fr"}
+    reasons = kadeploy.failure_reasons(text)
+    assert all(reason.isprintable() and len(reason) <= 300 for reason in reasons.values())
+    assert set(reasons) <= known | {name for name in reasons if "grid5000.fr" in name}
+    kadeploy.deployed_nodes(text)
+
+
+def test_ranges_that_no_cluster_has_cost_nothing() -> None:
+    endless = "End of deployment for gros-[1-999999].nancy.grid5000.fr after 3s\n"
+    assert len(kadeploy.deployed_nodes(endless)) == 1001
+    digits = f"End of deployment for gros-[{'9' * 5000}-²].nancy.grid5000.fr after 3s\n"
+    assert len(kadeploy.deployed_nodes(digits)) == 1

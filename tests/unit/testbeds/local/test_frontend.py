@@ -332,7 +332,16 @@ def test_environments_are_listed_and_printed(bed: Bed) -> None:
         done = bed.run("kaenv3", *words)
         assert (done.returncode, done.stderr) == (0, "")
         assert yaml.safe_load(done.stdout)["name"] == "debian12-min"
-    for words in (["-p", "nothere"], ["-u", "g5k", "-p", "debian12-min"], [], ["-l", "-p", "debian12-min"]):
+    whole = bed.run("kaenv3", "-p", "debian12-min@deploy:1%x86_64").stdout
+    assert {"version": 1, "arch": "x86_64"}.items() <= yaml.safe_load(whole).items()
+    others = ("debian12-min@g5k", "debian12-min:2", "debian12-min%aarch64", "-x")
+    for words in (
+        *(["-p", other] for other in others),
+        ["-p", "nothere"],
+        ["-u", "g5k", "-p", "debian12-min"],
+        [],
+        ["-l", "-p", "debian12-min"],
+    ):
         done = bed.run("kaenv3", *words)
         assert (done.returncode, done.stdout) == (1, "")
         assert "[ERROR]" in done.stderr

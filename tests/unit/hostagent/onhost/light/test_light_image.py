@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import time
 from pathlib import Path
 
 import pytest
+from zstdmaker import stored
 
 from g5kvirt.hostagent.onhost.light import image
 from g5kvirt.hostagent.onhost.light.image import ImageStore
-from g5kvirt.hostagent.onhost.light.loop import Loop
+from g5kvirt.hostagent.onhost.light.loop import Loop, sleep
 
 SHA = "ab" * 32
 
@@ -34,7 +36,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int
     return info
 
 
-def unpack(place: Path, data: bytes) -> tuple[str, Path]:
+def unpack(place: Path, data: bytes, compression: str = "none") -> tuple[str, Path]:
     """Why it failed, or "", and where the image is."""
     store = ImageStore(str(place))
     writer = store.writer(SHA)
@@ -43,7 +45,8 @@ def unpack(place: Path, data: bytes) -> tuple[str, Path]:
     results: list[str] = []
 
     async def run() -> None:
-        results.append(await writer.unpack("none"))
+        results.append(await writer.unpack(compression))
+        await sleep(0.01)  # an event, after which the loop looks whether it is done
 
     loop = Loop()
     loop.spawn(run())
@@ -51,6 +54,21 @@ def unpack(place: Path, data: bytes) -> tuple[str, Path]:
     loop.run(lambda: not results and time.monotonic() < end)
     writer.close()
     return results[0], Path(store.directory(SHA))
+
+
+def test_an_image_in_zstd_is_unpacked(tmp_path: Path) -> None:
+    if shutil.which("zstd") is None:
+        pytest.skip("needs the program zstd")
+    reason, root = unpack(tmp_path / "images", stored(archive((member("etc/name"), b"vm"))), "zstd")
+    assert reason == ""
+    assert (root / "etc/name").read_bytes() == b"vm"
+
+
+def test_a_host_without_zstd_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason, root = unpack(tmp_path / "images", b"", "zstd")
+    assert "the host has no zstd: install that package" in reason
+    assert not root.exists()
 
 
 def test_members_that_lead_out_of_the_image_stay_inside_or_are_refused(tmp_path: Path) -> None:
