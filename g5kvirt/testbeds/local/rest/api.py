@@ -42,7 +42,7 @@ class Api:
             methods = self._methods(parts[1], parts[2:])
         document = self._documents.get("/".join(parts))
         if document is not None:
-            methods = {"GET": lambda _: Answer(document), **(methods or {})}
+            methods = {**(methods or {}), "GET": lambda _: Answer(document)}
         if methods is None:
             raise HttpError(HTTPStatus.NOT_FOUND, f"there is no document at {path}")
         if method not in methods:
@@ -93,8 +93,8 @@ class Api:
                 return {"GET": partial(vlans.one_node, site, name)}
             case ["vlans", "users"]:
                 return {"GET": partial(vlans.all_users, site)}
-            case ["vlans", vlan]:  # as execo moves nodes
-                return {"POST": partial(vlans.move, site, vlan)}
+            case ["vlans", vlan]:  # POST: as execo moves nodes
+                return {"GET": partial(vlans.get, site, vlan), "POST": partial(vlans.move, site, vlan)}
             case ["vlans", vlan, "nodes"]:
                 return {"GET": partial(vlans.nodes, site, vlan), "POST": partial(vlans.move, site, vlan)}
             case ["vlans", vlan, "users"]:

@@ -46,6 +46,12 @@ class Vlans:
             }
         )
 
+    def get(self, site: str, vlan: str, request: Request) -> Answer:
+        """The production network, which is not among the documents of the KaVLANs. Raises HttpError."""
+        uid = self._name(site, vlan)
+        links = [reference.link("sites", site, "vlans", uid), reference.link("sites", site, rel="parent")]
+        return Answer({"uid": uid, "type": "default", "links": links})
+
     def all_nodes(self, site: str, request: Request) -> Answer:
         """All nodes of a site, each with its vlan."""
         nodes = self._services.description.site(site).nodes

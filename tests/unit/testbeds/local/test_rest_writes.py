@@ -313,6 +313,9 @@ def test_nodes_of_a_vlan(bed: Bed, body: Any) -> None:
         return [item["uid"] for item in bed.ask("GET", f"vlans/{vlan}/nodes", 200).json()["items"]]
 
     assert uids("4") == []
+    assert bed.ask("GET", "vlans/4", 200).json()["type"] == "kavlan"
+    assert bed.ask("GET", "vlans/DEFAULT", 200).json()["uid"] == "DEFAULT"
+    bed.ask("GET", "vlans/99", 404)
     answer = bed.ask("POST", "vlans/4/nodes", 200, json=body).json()
     assert answer[INTERFACE]["status"] == "success"
     assert (uids("4"), INTERFACE in uids("DEFAULT"), len(uids("DEFAULT"))) == ([INTERFACE], False, 2)
