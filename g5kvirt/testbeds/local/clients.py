@@ -59,7 +59,8 @@ class Clients:
             ("password", f"in {self.python_grid5000}"),
             ("ssh", f"ssh -F {state.ssh_config} {site.fqdn}"),
             ("python-grid5000", f'Grid5000.from_yaml("{self.python_grid5000}")'),
-            ("execo, enoslib", f"HOME={self.directory} NO_PROXY=127.0.0.1 python3 SCRIPT"),
+            ("execo", f"HOME={self.directory} NO_PROXY=127.0.0.1 python3 SCRIPT"),
+            ("enoslib", f'the same, with ANSIBLE_SSH_ARGS="-F {state.ssh_config}"'),
         )
         return "\n".join(f"{label:<16} {value}" for label, value in rows)
 
