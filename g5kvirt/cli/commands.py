@@ -29,6 +29,7 @@ __all__ = [
     "check",
     "demo",
     "doctor",
+    "local_clients",
     "local_down",
     "local_status",
     "local_up",
@@ -91,6 +92,14 @@ def local_status(arguments: argparse.Namespace) -> int:
                 status = str(lifecycle.status(name=other))
                 console.print(status, style="dim", markup=False, highlight=False, soft_wrap=True)
     return 0 if found.state == "up" else MachineError.exit_code
+
+
+def local_clients(arguments: argparse.Namespace) -> int:
+    """Write and name what other programs need to use the local testbed."""
+    from g5kvirt.testbeds.local.clients import write_configurations
+
+    print(write_configurations(arguments.name))
+    return 0
 
 
 def local_down(arguments: argparse.Namespace) -> int:

@@ -304,7 +304,7 @@ def _notebook(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``local up|status|down``."""
+    """``local up|status|clients|down``."""
     from g5kvirt.cli import commands
 
     local = command_parser(
@@ -342,7 +342,14 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "Needs root. Also stops the testbeds of demos that were killed.",
     )
     down.set_defaults(do=commands.local_down)
-    for verb in (up, status, down):
+    clients = command_parser(
+        verbs,
+        "clients",
+        "write what python-grid5000, enoslib and execo need to use it, and say where",
+        "Needs root. The files hold the testbed's password; they are removed with it.",
+    )
+    clients.set_defaults(do=commands.local_clients)
+    for verb in (up, status, clients, down):
         which = down.add_mutually_exclusive_group() if verb is down else verb
         which.add_argument("--name", metavar="NAME", help="name of the testbed (default: local)")
         if verb is down:

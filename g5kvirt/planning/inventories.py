@@ -17,7 +17,16 @@ from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, MIB, Host
 from g5kvirt.spec.spec import Spec, suggest
 
-__all__ = ["TABLES", "Inventory", "Machine", "exclusion_reason", "natural_order", "parse_machine", "table"]
+__all__ = [
+    "TABLES",
+    "Inventory",
+    "Machine",
+    "exclusion_reason",
+    "is_exotic",
+    "natural_order",
+    "parse_machine",
+    "table",
+]
 
 #: Year of a table → the column with the number of nodes of a cluster.
 TABLES = {"2013": "nodes_2013_02_15", "2026": "nodes"}
@@ -79,6 +88,11 @@ def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) ->
     return None
 
 
+def is_exotic(row: Mapping[str, Any]) -> bool:
+    """Whether OAR gives a resource only to jobs of the type "exotic", which ours never are."""
+    return str(row.get("exotic") or "NO").upper() == "YES"
+
+
 def parse_machine(
     site: str, cluster: str, node: Mapping[str, Any], properties: Mapping[str, Any] | None = None
 ) -> Machine:
@@ -103,7 +117,7 @@ def parse_machine(
         deploy=bool(jobs["deploy"]) if "deploy" in jobs else None,
         kavlan=None if kavlan is None else bool(kavlan),
         x86=None if platform is None else platform == "x86_64",
-        exotic=bool(node.get("exotic")),
+        exotic=bool(node.get("exotic")) or is_exotic(properties or {}),
         queues=None if queues is None else tuple(queues),
         state=None if properties is None else str(properties.get("state") or "") or None,
         properties=properties or {},

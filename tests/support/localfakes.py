@@ -10,7 +10,7 @@ from typing import Any
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local.model import NodeDescription
-from g5kvirt.testbeds.local.oardb import AssignedResources, Job
+from g5kvirt.testbeds.local.oardb import AssignedResources, Job, JobFilter
 
 
 def job(
@@ -43,7 +43,9 @@ def job(
         stop=0,
         walltime=3600,
         assigned=AssignedResources(
-            tuple(node for node in nodes for _ in range(2)), vlans, tuple(map(IPv4Network, subnets))
+            tuple(f"{node}/{core}" for node in nodes for core in range(2)),
+            vlans,
+            tuple(map(IPv4Network, subnets)),
         ),
     )
 
@@ -66,6 +68,24 @@ class FakeDatabase:
         if self.down:
             raise TestbedError("OAR's database does not respond")
         return next((known for known in self.known if known.id == job), None)
+
+    def job_page(self, chosen: JobFilter, offset: int, limit: int) -> tuple[list[Job], int]:
+        if self.down:
+            raise TestbedError("OAR's database does not respond")
+        states = None if chosen.states is None else {state.lower() for state in chosen.states}
+        found = [
+            job
+            for job in sorted(self.known, key=lambda job: -job.id)
+            if (states is None or job.state.lower() in states)
+            and all(
+                getattr(chosen, key) in (None, getattr(job, key))
+                for key in ("user", "name", "queue", "project")
+            )
+        ]
+        return found[offset:][:limit], len(found)
+
+    def events(self, job: int) -> list[dict[str, Any]]:
+        return [{"uid": 1, "type": "FRAG_JOB_REQUEST", "created_at": 5, "description": f"of {job}"}]
 
     def resources(self) -> list[dict[str, Any]]:
         return self.rows
@@ -92,3 +112,6 @@ class FakeMachines:
         if node.uid in self.broken:
             raise OSError("no such device")
         self.vlans[node.uid] = vlan
+
+    def vlan_of(self, node: NodeDescription) -> int | None:
+        return self.vlans.get(node.uid)

@@ -7,7 +7,7 @@ shown by tests/contract/test_execo_faults.py:
 - its SQL way ignores ``api_uri`` and is taken as soon as psycopg2 can be imported;
 - a site that does not answer, a job that ends while it is being read and a KaVLAN that no router lists make
   the whole site vanish from the result, with only a warning in the log;
-- all jobs are requested at once, with a thread and a connection each;
+- all jobs are requested at once, with a thread and a connection each, and no more than 500 are seen;
 - sub-networks are missing; KaVLANs are the routers', not those that the site's OAR gives;
 - ``free`` is wrong where one of two jobs on a machine lies within the other;
 - ``compute_slots`` counts routed KaVLANs, not global ones, as soon as there is one site only;
@@ -17,6 +17,7 @@ shown by tests/contract/test_execo_faults.py:
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.inventories import SMALLEST
 from g5kvirt.planning.properties import matching_machines
 from g5kvirt.testbeds.grid5000 import api
+from g5kvirt.testbeds.grid5000.job_lists import job_pages, resources_known
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
 from g5kvirt.testbeds.parallel import for_each
 
@@ -38,6 +40,9 @@ HORIZON = 28 * 86400.0  #: seconds to look ahead, as far as OAR's users plan
 _MAX_REQUESTS = 16  #: at a time
 _GRACE = 121  #: seconds that execo adds to the end of each job for OAR's own cleanup
 _lock = threading.Lock()  # execo's planning has its reader in a module's variable
+
+#: execo's request for a site's jobs, of which the API would answer only a part.
+_JOB_LIST = re.compile(r"/sites/(?P<site>[\w-]+)/jobs\?limit=\d+&state=(?P<states>[\w,]+)")
 
 Intervals = list[tuple[float, float]]  #: from, to
 
@@ -63,12 +68,24 @@ class Reader:
     def _request(self, path: str) -> Any:
         from execo_g5k.api_utils import APIException
 
+        if listed := _JOB_LIST.fullmatch(path):
+            return self._list(listed["site"], listed["states"])
         try:
             return self._get(path)
         except APIException as error:
             if _is_job(path) and error.response is not None and error.response.status_code == 404:
                 return {}
             raise
+
+    def _list(self, site: str, states: str) -> dict[str, Any]:
+        """All jobs of a site in these states; what the list says of a job is not requested once more."""
+        items: list[dict[str, Any]] = []
+        for page in job_pages(self._get, site, {"state": states}):
+            items += page
+            for job in page:
+                if resources_known(job):
+                    self._documents.setdefault(f"/sites/{site}/jobs/{job['uid']}", job)
+        return {"items": items}
 
     def resources(self, site: str) -> list[dict[str, Any]]:
         """All resources of the site's OAR."""
@@ -106,8 +123,8 @@ def calendar(
 ) -> Calendar:
     """The calendars of ``sites`` from ``start`` (default: now) on.
 
-    Machines that OAR does not give to jobs (dead, suspected, in maintenance, absent) are not in it. Raises
-    TestbedError if a site does not answer.
+    Machines that OAR does not give to our jobs (dead, suspected, in maintenance, absent, exotic) are not in
+    it. Raises TestbedError if a site does not answer.
     """
     from execo_g5k import planning
 

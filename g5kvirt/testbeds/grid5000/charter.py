@@ -12,16 +12,16 @@ where psycopg2 does, and its ``get_next_charter_period`` mistakes the machine's 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
-from urllib.parse import quote
+from typing import Any
 
 from g5kvirt.inventory import Host
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.grid5000 import api
+from g5kvirt.testbeds.grid5000.job_lists import cores_by_host, job_pages, resources_known
 
 __all__ = [
     "QUOTA",
@@ -46,7 +46,10 @@ Usage = Mapping[str, Mapping[date, float]]  #: cluster → day → core-seconds 
 Working = Callable[[date], bool]
 JobUse = tuple[float, float, Mapping[str, int]]  #: what a job uses: from, to, cores on each cluster
 
-_COUNTED = "waiting,launching,running,terminated,error"
+_ACTIVE, _ENDED = "waiting,launching,running", "terminated,error"
+#: seconds before the time in question in which a job that lies in it was submitted at the latest: OAR's
+#: calendar is four weeks long, and so is the longest job
+_MEMORY = 60 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -183,16 +186,27 @@ def user_jobs(site: str, user: str, start: float, end: float, hosts: Mapping[str
     ``hosts``: all of the site's machines by name. Raises TestbedError.
     """
     found: list[JobUse] = []
-    query = f"/sites/{site}/jobs?limit=10000&user={quote(user)}&state={_COUNTED}"
-    for item in api.get(query)["items"]:
+    all_cores = {name: host.cores for name, host in hosts.items()}
+    for item in _listed(site, user, start):
         begin = float(item.get("started_at") or item.get("scheduled_at") or 0)
         over = float(item.get("stopped_at") or begin + float(item.get("walltime") or 0))
         if item.get("queue") == "besteffort" or not begin or over <= start or begin >= end:
             continue
-        job = api.get(f"/sites/{site}/jobs/{item['uid']}")
-        names = (job.get("resources_by_type") or {}).get("cores") or [
-            name for name in job.get("assigned_nodes", ()) if name in hosts for _ in range(hosts[name].cores)
-        ]
-        cores = Counter(hosts[name].cluster for name in names if name in hosts)
+        job = item if resources_known(item) else api.get(f"/sites/{site}/jobs/{item['uid']}")
+        cores: dict[str, int] = {}
+        for name, number in cores_by_host(job, all_cores).items():
+            if name in hosts:
+                cores[hosts[name].cluster] = cores.get(hosts[name].cluster, 0) + number
         found.append((begin, over, cores))
     return found
+
+
+def _listed(site: str, user: str, start: float) -> Iterator[Mapping[str, Any]]:
+    """The user's jobs, newest first; of those that have ended only those that can lie after ``start``."""
+    active = [job for page in job_pages(api.get, site, {"user": user, "state": _ACTIVE}) for job in page]
+    yield from active
+    listed = {job["uid"] for job in active}
+    for page in job_pages(api.get, site, {"user": user, "state": _ENDED}):
+        yield from (job for job in page if job["uid"] not in listed)  # it has ended just now
+        if all(float(item.get("submitted_at") or start) < start - _MEMORY for item in page):
+            return

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
-from g5kvirt.planning.inventories import LARGEST, SMALLEST
+from g5kvirt.planning.inventories import LARGEST, SMALLEST, is_exotic
 
 __all__ = ["RESOURCES", "Resources", "parse_resources", "state_of"]
 
@@ -20,7 +20,7 @@ class Resources:
     """The resources of a site's OAR."""
 
     properties: Mapping[str, Mapping[str, Any]]  #: machine → properties of its first core, with `state_of`
-    usable: frozenset[str]  #: the machines that OAR may give to jobs
+    usable: frozenset[str]  #: the machines that OAR may give to jobs of the usual types
     vlans: frozenset[int]  #: the global KaVLANs that it may give
     subnets: frozenset[IPv4Network]  #: the smallest sub-networks that it may give
     vlan_count: int | None  #: global KaVLANs in any state; None if the list has no KaVLANs at all
@@ -40,7 +40,7 @@ def parse_resources(rows: Iterable[Mapping[str, Any]], now: float) -> Resources:
         alive = state == "Alive"
         if kind == "default" and name:
             properties.setdefault(str(name), {**row, "state": state})
-            usable[str(name)] = usable.get(str(name), True) and alive
+            usable[str(name)] = usable.get(str(name), True) and alive and not is_exotic(row)
         elif kind == "subnet":
             slashes |= {p for p in range(LARGEST, SMALLEST + 1) if row.get(f"slash_{p}") is not None}
             if alive and row.get("subnet_address"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Reservation
@@ -82,7 +82,7 @@ def local(name: str | None = None) -> Local:
         Settings(
             name="local",
             real_cores=len(os.sched_getaffinity(0)),
-            api_uri=_with_credentials(state.api_uri, state.api_user, state.api_password),
+            api_uri=state.authenticated_uri,
             cache=state.directory / "execo-cache",  # removed with the testbed that it describes
             ssh_config=state.ssh_config,
             ssh_options=SSH_OPTIONS,
@@ -93,13 +93,6 @@ def local(name: str | None = None) -> Local:
         ),
         state,
     )
-
-
-def _with_credentials(uri: str, user: str, password: str) -> str:
-    """execo reads passwords only from a keyring or a terminal; from the URL it passes them on unchanged."""
-    parts = urlsplit(uri)
-    host = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
-    return urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
 
 
 def _no_proxy(host: str) -> None:

@@ -48,6 +48,7 @@ class Machines:
         self._router = router  # site name → its container
         self._containers: dict[str, Container] = {}
         self._cabled: set[str] = set()
+        self._vlan_of: dict[str, int | None] = {}
         self._dirty: set[str] = set()
         self._generations: defaultdict[str, int] = defaultdict(int)
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
@@ -89,11 +90,16 @@ class Machines:
             network.apply(
                 network.move(node, vlan, managed=self._switch is not None), self._router(node.site).pid
             )
+            self._vlan_of[node.fqdn] = vlan
             self._plug(node, vlan, container)
             if not Path(f"/proc/{container.pid}/root/sys/class/net/eth0/master").exists():
                 network.apply(
                     network.configure_node(self._description, node, vlan, first=False), container.pid
                 )
+
+    def vlan_of(self, node: NodeDescription) -> int | None:
+        """The KaVLAN in which the node is, or was before it was powered off; None: production."""
+        return self._vlan_of.get(node.fqdn)
 
     def dirty(self, site: str) -> dict[str, int]:
         """Nodes of ``site`` that have been deployed, moved or have died since they were started → generation.
@@ -176,6 +182,7 @@ class Machines:
             self._containers[one.fqdn] = container
             started.append((one, container))
         self._cabled.update(one.fqdn for one in nodes)
+        self._vlan_of.update((one.fqdn, vlan) for one in nodes)
         network.apply(
             network.attach(
                 [(one, container.pid) for one, container in started],

@@ -20,7 +20,7 @@ import pg8000.native
 
 from g5kvirt.errors import TestbedError
 
-__all__ = ["ACTIVE", "AssignedResources", "Database", "Job", "connector", "parse_jobs"]
+__all__ = ["ACTIVE", "AssignedResources", "Database", "Job", "JobFilter", "connector", "parse_jobs"]
 
 TIMEOUT = 10.0  #: seconds to wait for a connection, and for the result of a query
 _IDLE = 4  #: idle connections kept for later queries
@@ -33,14 +33,38 @@ ACTIVE = ("toLaunch", "Launching", "Running", "Suspended", "Resuming", "Finishin
 class AssignedResources:
     """The resources that a job has, or will have."""
 
-    cores: tuple[str, ...] = ()  #: name of the node, once for each core
+    cores: tuple[str, ...] = ()  #: ``NODE/CPUSET`` of each core, in the order of OAR's resources
     vlans: tuple[int, ...] = ()
     subnets: tuple[IPv4Network, ...] = ()
+    disks: tuple[str, ...] = ()  #: ``DISK.NODE`` of each reserved disk
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Names of the nodes, sorted."""
-        return tuple(sorted(set(self.cores)))
+        """Names of the nodes, in the order of OAR's resources: the head node is the first."""
+        return tuple(dict.fromkeys(core.partition("/")[0] for core in self.cores))
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs to list; None: any."""
+
+    states: tuple[str, ...] | None = None  #: OAR's, in any letter case
+    user: str | None = None
+    name: str | None = None
+    queue: str | None = None
+    project: str | None = None
+
+    def conditions(self) -> dict[str, tuple[str, object]]:
+        """Parameter of a query → its SQL condition on ``jobs j``, and its value."""
+        columns = {"user": "job_user", "name": "job_name", "queue": "queue_name", "project": "project"}
+        found: dict[str, tuple[str, object]] = {}
+        for key, column in columns.items():
+            if (value := getattr(self, key)) is not None:
+                found[key] = (f"j.{column} = :{key}", value)
+        if self.states is not None:
+            states = [state.lower() for state in self.states]
+            found["states"] = ("lower(j.state) = ANY(CAST(:states AS varchar[]))", states)
+        return found
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,7 @@ class Job:
     stop: int
     walltime: int
     assigned: AssignedResources
+    exit_code: int | None = None  #: of its command, as wait(2) reports it; None: not known yet
 
     @property
     def deploy(self) -> bool:
@@ -75,15 +100,17 @@ class Job:
 # One row for each moldable description of a job; `_select_moldable` takes the one that runs or will run.
 _JOBS = """
 SELECT j.job_id, j.job_user, j.job_name, j.project, j.queue_name, j.state, j.job_type, j.command,
-       j.properties, j.launching_directory, j.message, j.submission_time, j.start_time,
-       j.stop_time, j.assigned_moldable_job, m.moldable_id, m.moldable_walltime, g.start_time AS scheduled,
+       j.properties, j.launching_directory, j.message, j.exit_code, j.submission_time,
+       j.start_time, j.stop_time, j.assigned_moldable_job, m.moldable_id, m.moldable_walltime,
+       g.start_time AS scheduled,
        ARRAY(SELECT t.type FROM job_types t WHERE t.job_id = j.job_id ORDER BY t.job_type_id) AS types
 FROM jobs j
 JOIN moldable_job_descriptions m ON m.moldable_job_id = j.job_id
 LEFT JOIN gantt_jobs_predictions g ON g.moldable_job_id = m.moldable_id
 """
 _ASSIGNED = """
-SELECT a.moldable_job_id, r.resource_id, r.type, r.network_address, r.vlan, r.subnet_address, r.subnet_prefix
+SELECT a.moldable_job_id, r.type, r.network_address, r.cpuset, r.vlan, r.subnet_address, r.subnet_prefix,
+       to_jsonb(r)->>'disk' AS disk, to_jsonb(r)->>'host' AS host
 FROM (SELECT moldable_job_id, resource_id FROM assigned_resources
       WHERE moldable_job_id = ANY(CAST(:ids AS integer[]))
       UNION
@@ -126,14 +153,17 @@ def _assigned(rows: Iterable[Row]) -> AssignedResources:
     cores: list[str] = []
     vlans: list[int] = []
     subnets: list[IPv4Network] = []
+    disks: list[str] = []
     for row in rows:
         if row["type"] == "default":
-            cores.append(row["network_address"])
+            cores.append(f"{row['network_address']}/{row['cpuset']}")
         elif row["type"].startswith("kavlan"):
             vlans.append(int(row["vlan"]))
         elif row["type"] == "subnet":
             subnets.append(IPv4Network(f"{row['subnet_address']}/{row['subnet_prefix']}"))
-    return AssignedResources(tuple(cores), tuple(sorted(vlans)), tuple(sorted(subnets)))
+        elif row["type"] == "disk":  # "sda.gros-1" of the host gros-1.nancy.grid5000.fr
+            disks.append(f"{str(row['disk']).partition('.')[0]}.{row['host']}")
+    return AssignedResources(tuple(cores), tuple(sorted(vlans)), tuple(sorted(subnets)), tuple(disks))
 
 
 def parse_jobs(rows: Iterable[Row], assigned: Iterable[Row]) -> list[Job]:
@@ -159,6 +189,7 @@ def parse_jobs(rows: Iterable[Row], assigned: Iterable[Row]) -> list[Job]:
             stop=row["stop_time"],
             walltime=row["moldable_walltime"],
             assigned=_assigned(resources.get(row["moldable_id"], ())),
+            exit_code=row["exit_code"],
         )
         for row in _select_rows(rows)
     ]
@@ -196,12 +227,23 @@ class Database:
 
     def jobs(self, states: Iterable[str], user: str | None = None) -> list[Job]:
         """Jobs in these states (in any letter case), of ``user`` or of all users, ordered by id."""
-        where = "lower(j.state) = ANY(CAST(:states AS varchar[]))"
-        values: dict[str, Any] = {"states": [state.lower() for state in states]}
-        if user is not None:
-            where += " AND j.job_user = :user"
-            values["user"] = user
-        return self._jobs(where, values)
+        found = JobFilter(states=tuple(states), user=user).conditions()
+        where = " AND ".join(condition for condition, _ in found.values())
+        return self._jobs(where, {key: value for key, (_, value) in found.items()})
+
+    def job_page(self, chosen: JobFilter, offset: int, limit: int) -> tuple[list[Job], int]:
+        """At most ``limit`` of the jobs that ``chosen`` admits, newest first; and how many those are."""
+        found = chosen.conditions()
+        where = " AND ".join(["true", *(condition for condition, _ in found.values())])
+        values = {key: value for key, (_, value) in found.items()}
+        (total,) = self._rows(f"SELECT count(*) AS jobs FROM jobs j WHERE {where}", **values)  # noqa: S608
+        page = f"SELECT j.job_id FROM jobs j WHERE {where} ORDER BY j.job_id DESC"  # noqa: S608 - see above
+        ids = [
+            row["job_id"]
+            for row in self._rows(f"{page} LIMIT :limit OFFSET :offset", **values, limit=limit, offset=offset)
+        ]
+        jobs = self._jobs("j.job_id = ANY(CAST(:ids AS integer[]))", {"ids": ids}) if ids else []
+        return jobs[::-1], int(total["jobs"])
 
     def job(self, job: int) -> Job | None:
         """The job with this id; None if there is none."""
@@ -209,6 +251,14 @@ class Database:
             return None
         jobs = self._jobs("j.job_id = :id", {"id": job})
         return jobs[0] if jobs else None
+
+    def events(self, job: int) -> list[dict[str, Any]]:
+        """What happened to a job, oldest first: ``uid``, ``type``, ``created_at``, ``description``."""
+        return self._rows(
+            """SELECT event_id AS uid, type, date AS created_at, description FROM event_logs
+               WHERE job_id = :id ORDER BY date, event_id""",
+            id=job,
+        )
 
     def active_jobs(self) -> list[Job]:
         """Jobs that have their resources now; a node in none of them is free."""

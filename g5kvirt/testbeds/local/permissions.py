@@ -43,6 +43,9 @@ class NodeControl(Protocol):
     def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
         """Move the node to the vlan (None: production) without any other change."""
 
+    def vlan_of(self, node: NodeDescription) -> int | None:
+        """The vlan in which the node is; None: production."""
+
 
 class JobReader(Protocol):
     """Queries on the jobs of a site."""

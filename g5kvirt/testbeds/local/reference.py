@@ -68,6 +68,7 @@ def documents(description: Description) -> dict[str, Document]:
         add([_router(site)], *at, "network_equipments")
         vlans = [{"uid": str(v.id), "type": _oar_type(v.kind), "network": str(v.network)} for v in site.vlans]
         add(vlans, *at, "vlans")
+        add([_dns(site)], *at, "servers")
     add(_backbone(description), "network_equipments")
     by_path[""] = {
         "uid": "grid5000",
@@ -83,6 +84,9 @@ def _oar_type(kind: str) -> str:
 
 
 def _site(site: SiteDescription) -> Document:
+    networks = {"default": {"network": str(site.network), "gateway": str(site.gateway)}}
+    for vlan in site.vlans:
+        networks[str(vlan.id)] = {"network": str(vlan.network), "gateway": str(vlan.gateway)}
     return {
         "uid": site.name,
         "type": "site",
@@ -90,7 +94,19 @@ def _site(site: SiteDescription) -> Document:
         "production": True,
         "frontend_ip": str(site.gateway),
         "g5ksubnet": {"network": str(site.subnet_network), "gateway": str(site.subnet_gateway)},
+        "kavlans": networks,
+        # enoslib numbers its networks by it, although there is no IPv6 here
+        "ipv6": {"site_index": site.index},
         "compute_nodes": len(site.nodes),
+    }
+
+
+def _dns(site: SiteDescription) -> Document:
+    return {
+        "uid": "dns",
+        "type": "server",
+        "kind": "virtual",
+        "network_adapters": {"default": {"ip": str(site.gateway)}},
     }
 
 

@@ -16,6 +16,7 @@ from g5kvirt.testbeds.local.description import from_plain
 from g5kvirt.testbeds.local.machines import ContainerPaths, Machines
 from g5kvirt.testbeds.local.model import SiteDescription
 from g5kvirt.testbeds.local.oardb import Database, connector
+from g5kvirt.testbeds.local.site_commands import SiteCommands
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 
 __all__ = ["LocalTestbed"]
@@ -49,6 +50,7 @@ class LocalTestbed:
         )
         self._sites: dict[str, Container] = {}
         self._databases: dict[str, Database] = {}
+        self._frontends: dict[str, frontend.Frontend] = {}
         self._machines = Machines(self.description, spawner, self._paths, self._sites.__getitem__)
         (private / "alive").mkdir()
 
@@ -76,6 +78,13 @@ class LocalTestbed:
             self._databases.__getitem__,
             password,
             machines=self._machines,
+            commands=SiteCommands(
+                self.description,
+                Path(self._config["directory"]),
+                self._private,
+                lambda name: self._sites[name].pid,
+            ),
+            frontends=self._frontends.__getitem__,
             user=user,
         )
         for one in self.description.sites:
@@ -126,6 +135,7 @@ class LocalTestbed:
         database = Database(connector(site.database_socket(container)))
         self._databases[one.name] = database
         handler = frontend.Frontend(one.name, self.description, self._databases.__getitem__, self._machines)
+        self._frontends[one.name] = handler
         frontend.serve(
             self._private / "sockets" / one.name / "socket",
             handler.handle,

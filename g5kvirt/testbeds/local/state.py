@@ -7,6 +7,7 @@
 ``id_ed25519``     private key of the user
 ``lock``           held while the testbed is being started or stopped
 ``log/``           logs of its processes
+``clients/``       configurations for other programs, see `clients`
 =================  ===============================================================================
 """
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.paths import RUNTIME
@@ -115,6 +117,16 @@ class State:
     def alive(self) -> bool:
         """Whether the init still runs."""
         return ns.start_time(self.pid) == self.start_time
+
+    @property
+    def authenticated_uri(self) -> str:
+        """The API's address with user and password, for execo.
+
+        It reads passwords only from a keyring or a terminal; those in the address it passes on unchanged.
+        """
+        parts = urlsplit(self.api_uri)
+        login = f"{quote(self.api_user, safe='')}:{quote(self.api_password, safe='')}"
+        return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
 
     @property
     def directory(self) -> Path:

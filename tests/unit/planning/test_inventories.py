@@ -70,6 +70,22 @@ def test_exclusion_reason_of_a_machine(change: dict[str, Any], why: str | None) 
     assert exclusion_reason(replace(ABLE, **change), SPEC) == why
 
 
+@pytest.mark.parametrize(
+    ("node", "properties", "exotic"),
+    [
+        ({}, None, False),
+        ({"exotic": True}, None, True),
+        ({"exotic": False}, {"exotic": "NO"}, False),
+        ({"exotic": False}, {"exotic": "YES"}, True),  # only OAR says so
+    ],
+)
+def test_exotic_by_the_reference_api_or_oar(
+    node: dict[str, Any], properties: dict[str, Any] | None, exotic: bool
+) -> None:
+    plain = {"uid": "a-1", "architecture": {"nb_cores": 4}, "main_memory": {"ram_size": 1 << 30}}
+    assert parse_machine("nancy", "a", {**plain, **node}, properties).exotic is exotic
+
+
 def test_exclusion_depends_on_the_queue_and_on_emulation() -> None:
     production = Spec(sites={"nancy": 1}, vms=1, queue="production")
     assert exclusion_reason(ABLE, production) == "not in the queue production"

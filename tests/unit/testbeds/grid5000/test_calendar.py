@@ -7,6 +7,7 @@ import time
 from ipaddress import IPv4Network
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -29,8 +30,10 @@ def test_machines_that_oar_gives_to_no_job_are_not_usable() -> None:
         host("repaired", maintenance="YES"),
         host("away", state="Absent", available_upto=0),
         host("asleep", state="Absent", available_upto=2**31 - 1),
+        host("exotic", exotic="YES"),  # for jobs of that type, which ours never are
+        host("usual", exotic="NO"),
     ]
-    assert parse_resources(rows, NOW).usable == {"a", "asleep"}
+    assert parse_resources(rows, NOW).usable == {"a", "asleep", "usual"}
 
 
 def test_busy_times_of_kavlans_and_subnetworks() -> None:
@@ -103,3 +106,31 @@ def test_reader_gives_an_empty_document_for_a_job_that_is_gone() -> None:
     for path in ("/sites/nancy/jobs/8", "/sites/nancy/clusters"):
         with pytest.raises(api_utils.APIException):
             reader(path)
+
+
+def test_reader_pages_through_a_sites_jobs_and_requests_none_that_the_list_describes() -> None:
+    pytest.importorskip("execo_g5k", reason="execo is not installed")
+    all_jobs: list[dict[str, Any]] = [
+        {"uid": n, "links": [], "assigned_nodes": ["a"], "resources_by_type": {"cores": ["a/0"]}}
+        for n in range(1300, 0, -1)
+    ]
+    all_jobs[0].pop("assigned_nodes")  # as an older API describes it
+    paths: list[str] = []
+
+    def get(path: str) -> dict[str, Any]:
+        paths.append(path)
+        if "?" not in path:
+            return {"asked": path}
+        query = dict(parse_qsl(path.partition("?")[2]))
+        assert query["state"] == "waiting,launching,running"
+        offset = int(query["offset"])
+        return {"items": all_jobs[offset:][:500], "total": 1300}
+
+    reader = Reader(get)
+    found = reader("/sites/nancy/jobs?limit=1073741824&state=waiting,launching,running")
+    assert [job["uid"] for job in found["items"]] == list(range(1300, 0, -1))
+    assert len(paths) == 3
+    assert reader("/sites/nancy/jobs/7")["assigned_nodes"] == ["a"]
+    assert reader("/sites/nancy/jobs/1300") == {"asked": "/sites/nancy/jobs/1300"}
+    assert len(paths) == 4
+    assert len(list(reader.jobs("nancy"))) == 1300

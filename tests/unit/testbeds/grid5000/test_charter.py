@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -114,35 +115,92 @@ def test_usage_by_day_adds_up() -> None:
     }
 
 
-def test_user_jobs_reads_those_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recorded answers: a job that ran, one that waits, one of another day, one that does not count."""
+def api_of(
+    monkeypatch: pytest.MonkeyPatch, jobs: list[dict[str, Any]], details: dict[str, Any] | None = None
+) -> list[str]:
+    """An API with these jobs, newest first, 500 at a time; returns the paths that it is asked for."""
     api_utils = pytest.importorskip("execo_g5k.api_utils", reason="execo is not installed")
-    day = at("2026-11-23 00:00")
-    jobs: list[dict[str, Any]] = [
-        {"uid": 1, "started_at": day + 3600, "stopped_at": day + 7200, "walltime": 9000, "queue": "default"},
-        {"uid": 2, "started_at": 0, "scheduled_at": day + 40000, "walltime": 3600, "queue": "default"},
-        {"uid": 3, "started_at": day - 90000, "stopped_at": day - 80000, "queue": "default"},
-        {"uid": 4, "started_at": day + 3600, "walltime": 3600, "queue": "besteffort"},
-        {"uid": 5, "started_at": 0, "scheduled_at": None, "walltime": 3600, "queue": "default"},
-    ]
-    details = {
-        "1": {"resources_by_type": {"cores": ["a-1", "a-1", "b-1"]}, "assigned_nodes": ["a-1", "b-1"]},
-        "2": {"resources_by_type": {}, "assigned_nodes": ["a-1", "gone-1"]},
-    }
-    paths = []
+    paths: list[str] = []
 
-    def get(path: str) -> dict[str, Any]:
+    def get(path: str) -> Any:
         paths.append(path)
-        return {"items": jobs} if "?" in path else details[path.rpartition("/")[2]]
+        if "?" not in path:
+            return (details or {})[path.rpartition("/")[2]]
+        query = dict(parse_qsl(path.partition("?")[2]))
+        found = [job for job in jobs if job.get("state", "running") in query["state"].split(",")]
+        offset = int(query["offset"])
+        return {"items": found[offset:][: min(500, int(query["limit"]))], "total": len(found)}
 
     monkeypatch.setattr(api_utils, "get_resource_attributes", get)
-    hosts = {"a-1": Host("a-1", "s", "a", 4, 1), "b-1": Host("b-1", "s", "b", 8, 1)}
-    assert user_jobs("nancy", "jo doe", day, day + 86400, hosts) == [
-        (day + 3600, day + 7200, {"a": 2, "b": 1}),
-        (day + 40000, day + 43600, {"a": 4}),
+    return paths
+
+
+HOSTS = {"a-1": Host("a-1", "s", "a", 4, 1), "b-1": Host("b-1", "s", "b", 8, 1)}
+
+
+@pytest.mark.parametrize(
+    "cores", [["a-1/0", "a-1/7", "b-1/0"], ["a-1", "a-1", "b-1"]], ids=["host/cpuset", "older: host"]
+)
+def test_user_jobs_reads_those_that_count(monkeypatch: pytest.MonkeyPatch, cores: list[str]) -> None:
+    """A job that ran, one that waits, one of another day, some that do not count; as an older API lists."""
+    day = at("2026-11-23 00:00")
+    jobs: list[dict[str, Any]] = [
+        {"uid": 5, "started_at": 0, "scheduled_at": None, "walltime": 3600, "queue": "default"},
+        {"uid": 4, "started_at": day + 3600, "walltime": 3600, "queue": "besteffort"},
+        {"uid": 3, "started_at": day - 90000, "stopped_at": day - 80000, "queue": "default"},
+        {"uid": 2, "started_at": 0, "scheduled_at": day + 40000, "walltime": 3600, "queue": "default"},
+        {"uid": 1, "started_at": day + 3600, "stopped_at": day + 7200, "walltime": 9000, "queue": "default"},
     ]
-    assert "user=jo%20doe" in paths[0]
-    assert len(paths) == 3
+    details = {
+        "1": {"resources_by_type": {"cores": cores}, "assigned_nodes": ["a-1", "b-1"]},
+        "2": {"resources_by_type": {}, "assigned_nodes": ["a-1", "gone-1"]},
+    }
+    paths = api_of(monkeypatch, jobs, details)
+    assert user_jobs("nancy", "jo doe", day, day + 86400, HOSTS) == [
+        (day + 40000, day + 43600, {"a": 4}),
+        (day + 3600, day + 7200, {"a": 2, "b": 1}),
+    ]
+    assert "user=jo+doe" in paths[0]
+    assert len(paths) == 4  # two lists, two jobs
+
+
+def test_user_jobs_pages_through_many_jobs_and_asks_for_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    day = at("2026-11-23 00:00")
+    jobs = [
+        {
+            "uid": number,
+            "state": "running" if number > 1100 else "terminated",
+            "started_at": day + 3600,
+            "stopped_at": day + 7200,
+            "submitted_at": day,
+            "resources_by_type": {"cores": ["a-1/0"]},
+            "assigned_nodes": ["a-1"],
+        }
+        for number in range(1201, 0, -1)
+    ]
+    paths = api_of(monkeypatch, jobs)
+    assert user_jobs("nancy", "jo", day, day + 86400, HOSTS) == [(day + 3600, day + 7200, {"a": 1})] * 1201
+    assert len(paths) == 1 + 3
+
+
+def test_user_jobs_does_not_read_a_history_of_years(monkeypatch: pytest.MonkeyPatch) -> None:
+    day = at("2026-11-23 00:00")
+    jobs = [
+        {
+            "uid": number,
+            "state": "terminated",
+            "started_at": t,
+            "stopped_at": t + 60,
+            "submitted_at": t,
+            "resources_by_type": {"cores": ["b-1/3"]},
+            "assigned_nodes": ["b-1"],
+        }
+        for number in range(5000, 0, -1)
+        if (t := day - (5000 - number) * 86400)
+    ]
+    paths = api_of(monkeypatch, jobs)
+    assert user_jobs("nancy", "jo", day - 3600, day + 86400, HOSTS) == [(day, day + 60, {"b": 1})]
+    assert len(paths) <= 4
 
 
 def test_french_holidays() -> None:

@@ -6,7 +6,7 @@ import pg8000.exceptions
 import pytest
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local.oardb import Database, connector, parse_jobs
+from g5kvirt.testbeds.local.oardb import Database, JobFilter, connector, parse_jobs
 
 
 class Connection:
@@ -86,6 +86,7 @@ def test_jobs_are_assembled_from_database_rows() -> None:
         "message": "",
         "submission_time": 90,
         "stop_time": 0,
+        "exit_code": None,
         "types": ["deploy", "origin=execo"],
     }
     running = {**common, "job_id": 7, "state": "Running", "start_time": 100, "assigned_moldable_job": 12}
@@ -98,8 +99,10 @@ def test_jobs_are_assembled_from_database_rows() -> None:
             {**waiting, "moldable_id": 14, "moldable_walltime": 70, "scheduled": 500},
         ],
         [
-            {"moldable_job_id": 12, "type": "default", "network_address": "a"},
-            {"moldable_job_id": 12, "type": "default", "network_address": "a"},
+            {"moldable_job_id": 12, "type": "default", "network_address": "b", "cpuset": "1"},
+            {"moldable_job_id": 12, "type": "default", "network_address": "a", "cpuset": "0"},
+            {"moldable_job_id": 12, "type": "default", "network_address": "b", "cpuset": "0"},
+            {"moldable_job_id": 12, "type": "disk", "disk": "sda.b", "host": "b.nancy.grid5000.fr"},
             {"moldable_job_id": 12, "type": "kavlan-global", "network_address": "", "vlan": "14"},
             {
                 "moldable_job_id": 12,
@@ -113,8 +116,42 @@ def test_jobs_are_assembled_from_database_rows() -> None:
     first, second = found
     assert (first.id, first.walltime, first.scheduled, first.assigned.nodes) == (5, 70, 500, ())
     assert (second.id, second.walltime, second.start) == (7, 60, 100)
-    assert second.assigned.cores == ("a", "a")
-    assert second.assigned.nodes == ("a",)
+    assert second.assigned.cores == ("b/1", "a/0", "b/0")
+    assert second.assigned.nodes == ("b", "a")  # in OAR's order, the head node first
+    assert second.assigned.disks == ("sda.b.nancy.grid5000.fr",)
+    assert (first.exit_code, second.exit_code) == (None, None)
     assert second.assigned.vlans == (14,)
     assert [str(subnet) for subnet in second.assigned.subnets] == ["10.144.0.0/22"]
     assert second.deploy
+
+
+def test_a_filter_passes_every_value_as_a_parameter() -> None:
+    chosen = JobFilter(states=("Running", "toLaunch"), user="o'neill", name="x; DROP TABLE jobs", queue="q")
+    found = chosen.conditions()
+    assert {key: value for key, (_, value) in found.items()} == {
+        "states": ["running", "tolaunch"],
+        "user": "o'neill",
+        "name": "x; DROP TABLE jobs",
+        "queue": "q",
+    }
+    assert not any(str(value) in condition for condition, value in found.values() if isinstance(value, list))
+    assert all("DROP" not in condition and f":{key}" in condition for key, (condition, _) in found.items())
+    assert JobFilter().conditions() == {}
+
+
+def test_a_page_of_jobs_is_newest_first() -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Pages(Database):
+        def _rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
+            asked.append((sql, values))
+            return [{"jobs": 7}] if "count" in sql else [{"job_id": 9}, {"job_id": 4}]
+
+        def _jobs(self, where: str, values: Any) -> list[Any]:
+            return sorted(values["ids"])
+
+    jobs, total = Pages(lambda: None).job_page(JobFilter(user="jo"), 5, 2)
+    assert (jobs, total) == ([9, 4], 7)
+    (_, first), (sql, second) = asked
+    assert (first, second) == ({"user": "jo"}, {"user": "jo", "limit": 2, "offset": 5})
+    assert "ORDER BY j.job_id DESC LIMIT :limit OFFSET :offset" in sql

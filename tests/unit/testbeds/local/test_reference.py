@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_address, ip_network
 
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.reference import documents
@@ -62,3 +63,15 @@ def test_backbone_joins_all_sites_with_their_rates() -> None:
     for end in ends:
         (port,) = end["linecards"][0]["ports"]
         assert (port["uid"], port["rate"], port["latency"]) == (hub["uid"], 2 * 10**9, 0.004)
+
+
+def test_a_site_lists_its_networks_and_its_dns() -> None:
+    d = make({"nancy": 1, "lyon": 1})
+    found = documents(d)
+    networks = found["sites/nancy"]["kavlans"]
+    assert sorted(networks) == sorted(["default", *map(str, range(1, 10)), "14"])
+    for name, network in networks.items():
+        assert ip_address(network["gateway"]) in ip_network(network["network"]), name
+    assert networks["14"]["network"] == found["sites/nancy/vlans/14"]["network"]
+    dns = found["sites/nancy/servers/dns"]["network_adapters"]["default"]["ip"]
+    assert dns == str(d.names()["dns.nancy.grid5000.fr"])

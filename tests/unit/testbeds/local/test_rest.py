@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,22 +91,61 @@ def test_jobs_by_state_user_and_page(bed: Bed) -> None:
     def uids(query: str = "") -> list[int]:
         return [item["uid"] for item in bed.get(f"sites/nancy/jobs{query}")["items"]]
 
-    assert uids() == [1, 2, 3]  # toLaunch is a kind of launching
-    assert uids("?limit=1073741824&state=waiting,launching,running") == [1, 2, 3]
+    assert uids() == [4, 3, 2, 1]  # in any state, newest first
+    # toLaunch is a kind of launching
+    assert uids("?limit=1073741824&state=waiting,launching,running") == [3, 2, 1]
     assert uids("?state=terminated") == [4]
     assert uids("?user=eve") == [2]
     assert uids("?name=job3") == [3]
+    assert uids("?queue=besteffort") == []
+    assert uids("?project=default&user=g5k&state=running") == [1]
     page = bed.get("sites/nancy/jobs?limit=1&offset=1")
-    assert ([item["uid"] for item in page["items"]], page["total"], page["offset"]) == ([2], 3, 1)
+    assert ([item["uid"] for item in page["items"]], page["total"], page["offset"]) == ([3], 4, 1)
     bed.get("sites/nancy/jobs?limit=many", 400)
     assert bed.get("sites/rennes/jobs")["items"] == []
+
+
+def test_a_list_has_fifty_jobs_and_at_most_five_hundred(bed: Bed) -> None:
+    bed.databases["rennes"].known = [job(number) for number in range(1, 621)]
+    for query, first, length in (
+        ("", 620, 50),
+        ("?limit=1073741824", 620, 500),
+        ("?limit=500&offset=500", 120, 120),
+        ("?offset=-3&limit=2", 620, 2),
+    ):
+        page = bed.get(f"sites/rennes/jobs{query}")
+        assert (page["items"][0]["uid"], len(page["items"]), page["total"]) == (first, length, 620)
+
+
+def test_a_list_has_resources_on_request(bed: Bed) -> None:
+    plain = bed.get("sites/nancy/jobs?state=running")["items"][0]
+    assert not {"assigned_nodes", "resources_by_type", "events"} & set(plain)
+    full = bed.get("sites/nancy/jobs?state=running&resources=yes")["items"][0]
+    assert full == plain | {
+        "assigned_nodes": [NODE],
+        "resources_by_type": bed.get("sites/nancy/jobs/1")["resources_by_type"],
+    }
+
+
+def test_what_is_not_known_of_a_job_is_left_out(bed: Bed) -> None:
+    bed.databases["nancy"].known.append(
+        replace(job(7, state="Waiting", start=0), name="", command="", scheduled=0)
+    )
+    found = bed.get("sites/nancy/jobs/7")
+    assert not {"name", "command", "scheduled_at", "stopped_at", "exit_code"} & set(found)
+    assert None not in found.values()
+    assert (found["started_at"], found["resources_by_type"], found["assigned_nodes"]) == (0, {}, [])
+    bed.databases["nancy"].known[-1] = replace(job(7, state="Error"), stop=1_700_000_100, exit_code=256)
+    ended = bed.get("sites/nancy/jobs/7")
+    assert (ended["stopped_at"], ended["exit_code"], ended["state"]) == (1_700_000_100, 256, "error")
+    assert ended["events"][0]["type"] == "FRAG_JOB_REQUEST"
 
 
 def test_job_lists_its_resources(bed: Bed) -> None:
     found = bed.get("sites/nancy/jobs/1")
     assert found["assigned_nodes"] == [NODE]
     assert found["resources_by_type"] == {
-        "cores": [NODE, NODE],
+        "cores": [f"{NODE}/0", f"{NODE}/1"],
         "vlans": ["4", "14"],
         "subnets": ["10.144.4.0/22"],
     }
@@ -149,8 +189,37 @@ def test_invalid_bodies_are_rejected(bed: Bed, body: str) -> None:
 
 
 def test_other_posts_are_rejected(bed: Bed) -> None:
-    bed.post("sites/nancy/jobs", {}, 404)
+    bed.post("sites/nancy/nothing", {}, 404)
     bed.post("sites/lyon/vlans/4", {"nodes": [INTERFACE]}, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "sites", "GET"),
+        ("PUT", "sites/nancy/jobs", "GET, POST"),
+        ("DELETE", "sites/nancy/jobs", "GET, POST"),
+        ("PATCH", "sites/nancy/vlans/4", "GET, POST"),
+        ("POST", "sites/nancy/jobs/1", "DELETE, GET"),
+        ("OPTIONS", "sites/nancy/status", "GET"),
+    ],
+)
+def test_an_unsupported_method_is_answered_in_json(bed: Bed, method: str, path: str, allowed: str) -> None:
+    answer = bed.session.request(method, f"{bed.uri}/{path}", timeout=10)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert (answer.json()["code"], answer.json()["title"]) == (405, "Method Not Allowed")
+    assert method in answer.json()["message"]
+
+
+def test_errors_of_http_itself_are_json_too(bed: Bed) -> None:
+    answer = bed.session.request("BREW", f"{bed.uri}/sites", timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (501, 501)
+    head = bed.session.head(f"{bed.uri}/sites", timeout=10)
+    assert (head.status_code, head.content) == (405, b"")
+    large = bed.session.post(f"{bed.uri}/sites/nancy/jobs", data=b"x" * ((1 << 20) + 1), timeout=10)
+    assert large.status_code == 413
+    assert bed.get("sites/nowhere", 404)["title"] == "Not Found"
 
 
 def test_database_down_is_503_on_its_site_only(bed: Bed) -> None:
