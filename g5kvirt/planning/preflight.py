@@ -79,6 +79,7 @@ Code = Literal[
     # access
     "unusable",  # the testbed from this process, or the host environment by Kadeploy3
     "unreachable",  # the frontend
+    "noise",  # the frontend's login shell prints words of its own around every answer
     "key-refused",  # the frontend does not accept the ssh key
     # this machine
     "exists",  # there is already a run of that name
