@@ -56,7 +56,7 @@ def answer_of(process: Any) -> Answer:
 def _failure(process: Any, answer: Answer) -> str:
     """Why a command failed: its own last line, ssh's reason, how it ended, or what came instead."""
     if answer.code is not None:
-        return answer.last or f"exit code {answer.code}"
+        return answer.last or f"it printed nothing, exit code {answer.code}"
     if why := ssh_failure(process):
         return why
     if getattr(process, "timeouted", False):

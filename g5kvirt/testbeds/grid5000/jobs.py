@@ -15,7 +15,7 @@ from typing import Any
 from g5kvirt.errors import TestbedError
 from g5kvirt.spec.clock import oar_date
 from g5kvirt.testbeds.base import Notify, ReservationRequest
-from g5kvirt.testbeds.grid5000.answers import Answer, unreadable
+from g5kvirt.testbeds.grid5000.answers import Answer, quoted, unreadable
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.granted import Allocation, allocation
 from g5kvirt.testbeds.grid5000.oar import (
@@ -97,9 +97,12 @@ def submit(site: str, request: ReservationRequest, start: float | None) -> int:
     if answer.ok and job is not None:
         return job
     of = f" (properties: {request.properties})" if request.properties else ""
-    why = answer.failure or unreadable(answer)
+    why = answer.failure
     if answer.code is not None:
-        why = refusal_reason([line.strip() for line in answer.lines]) or why
+        why = refusal_reason([line.strip() for line in answer.lines])
+        why = why or (
+            f"it gave no reason, only {quoted(answer.lines)}" if answer.lines else "it printed nothing"
+        )
     raise TestbedError(f"OAR at {site} refused the job: {why}{of}")
 
 

@@ -139,12 +139,15 @@ def _reason(state: str, events: list[tuple[str, str, str]], fields: Mapping[str,
 
 # ---- why a job was refused ---------------------------------------------------------------------------
 
-#: Lines that oarsub prints whether it accepts a job or not, or in addition to the reason. Grid'5000's own
-#: begins its remarks about a request with "# ", where OAR 2.5.9 has "[ADMISSION RULE]" or nothing.
+#: What begins a remark of the admission rules, which come with refused jobs and with accepted ones: OAR 2.5.9
+#: has the first form, Grid'5000 the others.
+_REMARK = re.compile(r"\s*(?:# *)?(?:\[ADMISSION[ _]RULES?\] *|# *)", re.IGNORECASE)
+#: A remark that is more than that: a rule refuses the job, or OAR its date.
+_REFUSING = re.compile(r"error\b|.*--> *KO\b", re.IGNORECASE)
+#: Other lines that oarsub prints whether it accepts a job or not, or in addition to the reason.
 _NOT_A_REASON = re.compile(
-    r"\[ADMISSION RULE\] (Modify|Automatically|Set)|OAR_JOB_ID=|(# )?(Reservation mode|Generate a job key)"
-    r"|(\[ERROR\] )?Oarsub failed|LINE \d+:|[\s^)]*$|Pseudo-terminal"
-    r"|# (Filtering|Set|Warning|Include|Advance reservation request)"
+    r"OAR_(JOB|ARRAY)_ID=|Reservation mode|Generate a job key|Import job key"
+    r"|(\[ERROR\] )?Oarsub failed|LINE \d+:|[\s^)]*$|Pseudo-terminal|Connection to "
 )
 
 
@@ -152,16 +155,20 @@ def refusal_reason(lines: Sequence[str]) -> str:
     """Why oarsub refused a job, from the lines that it printed; empty if none of them is a reason.
 
     That is not the last line: after a request that PostgreSQL or the resources refuse comes the advice to
-    verify its syntax, and PostgreSQL's reason takes several lines. Where some lines are marked as
-    remarks, "# ", and others are not, it is the first of the others.
+    verify its syntax, and PostgreSQL's reason takes several lines. And it is no remark of an admission rule,
+    unless that says that it is an error: such a one comes first.
     """
-    candidates = [line for line in lines if not _NOT_A_REASON.match(line)]
-    candidates.sort(key=lambda line: line.startswith("# "))
-    return _without_prefix(candidates[0]) if candidates else ""
+    refusing, plain = [], []
+    for line in lines:
+        text = _REMARK.sub("", line, count=1) if (remark := _REMARK.match(line)) else line
+        if _REFUSING.match(text):
+            refusing.append(text)
+        elif not remark and not _NOT_A_REASON.match(line):
+            plain.append(text)
+    return _without_prefix([*refusing, *plain][0]) if refusing or plain else ""
 
 
 def _without_prefix(line: str) -> str:
-    line = line.removeprefix("# ")
-    line = re.sub(r"^\[ADMISSION RULE\] ?(Error: ?)?|^Bad resource request \(ERROR: *|^ERROR *: *", "", line)
+    line = re.sub(r"^Bad resource request \(ERROR: *|^ERROR *: *", "", line, flags=re.IGNORECASE)
     line = re.sub(r"^Reservation not valid --> KO \((.*)\)$", r"not at that time: \1", line)
     return line.strip().rstrip(".")

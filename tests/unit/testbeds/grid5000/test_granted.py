@@ -165,3 +165,15 @@ def test_vlans_machines_and_subnetworks_as_printed() -> None:
     for read, lines in bad:
         with pytest.raises(ValueError, match=r"no |bits|mask"):
             read(lines)
+
+
+def test_refusal_gives_the_reason_that_counts_or_what_was_printed(monkeypatch: Patch) -> None:
+    install(monkeypatch, connection)
+    remarks = ["# Set walltime", "[ADMISSION_RULE] Modify"]
+    monkeypatch.setitem(CLEAN, "oarsub", ([*remarks, "There are not enough resources.", "# Filtering"], 1))
+    with pytest.raises(TestbedError, match="nancy refused the job: There are not enough resources"):
+        jobs.submit("nancy", REQUEST, None)
+    monkeypatch.setitem(CLEAN, "oarsub", (remarks, 3))
+    words = 'it gave no reason, only "# Set walltime / .ADMISSION_RULE. Modify"'
+    with pytest.raises(TestbedError, match=words):
+        jobs.submit("nancy", REQUEST, None)
