@@ -236,8 +236,11 @@ def _unsuitable(forecast: Forecast, site: str) -> Iterator[Finding]:
     """Might OAR give machines that cannot carry VMs?"""
     queue = forecast.spec.queue or "default"
     # Those that OAR itself withholds from such a job do not matter.
+    exotic = "exotic" in forecast.spec.job_types
     eligible = [
-        m for m in forecast.candidates[site] if not m.exotic and (m.queues is None or queue in m.queues)
+        m
+        for m in forecast.candidates[site]
+        if (exotic or not m.exotic) and (m.queues is None or queue in m.queues)
     ]
     bad = sorted({m.host.cluster for m in eligible if forecast.exclusion_reason(m) is not None})
     if bad and forecast.fit[site]:

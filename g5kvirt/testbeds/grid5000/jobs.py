@@ -14,6 +14,7 @@ from typing import Any
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.spec.clock import oar_date
+from g5kvirt.spec.spec import JOB_TYPES
 from g5kvirt.testbeds.base import Notify, ReservationRequest
 from g5kvirt.testbeds.grid5000.answers import Answer, quoted, unreadable
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
@@ -79,7 +80,7 @@ def submission(request: ReservationRequest, site: str, start: float | None) -> A
     return OarSubmission(
         resources=resources(request, site),
         walltime=int(request.walltime),
-        job_type="deploy",
+        job_type=["deploy", *request.job_types],
         name=request.job_name,
         queue=request.queue,
         project=request.project,
@@ -147,6 +148,11 @@ def matches_request(printed: str, request: ReservationRequest, site: str) -> boo
         if value is not None:
             wanted.append(f" {option} {value} ")
         elif f" {option} " in submitted:
+            return False
+    for kind in JOB_TYPES:
+        if kind in request.job_types:
+            wanted.append(f" -t {kind} ")
+        elif f" -t {kind} " in submitted:
             return False
     if not isinstance(request.start, str):
         wanted.append(f" -r {oar_date(request.start)} ")

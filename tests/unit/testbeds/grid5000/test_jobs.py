@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,6 +114,15 @@ def test_properties_with_shell_or_sql_syntax_are_refused(properties: str) -> Non
         Spec(sites={"nancy": 2}, vms=1, properties=properties)
 
 
+def test_job_types_are_submitted_besides_deploy() -> None:
+    oar = pytest.importorskip("execo_g5k.oar", reason="execo is not installed")
+    words = shlex.split(
+        oar.get_oarsub_commandline(submission(request(job_types=("exotic", "night")), "nancy", None))
+    )
+    types = {value for option, value in pairwise(words) if option == "-t"}
+    assert types == {"deploy", "exotic", "night", "origin=execo"}
+
+
 # ---- finding again ----------------------------------------------------------------------------------
 
 
@@ -122,6 +132,8 @@ def test_job_with_the_same_command_line_is_found() -> None:
     assert matches_request(PRINTED, request(start=DATE), "nancy")
     assert matches_request(PRINTED, request(start="first"), "nancy")
     assert matches_request(PRINTED.replace("Waiting", "Running"), request(), "nancy")
+    typed = PRINTED.replace("-t deploy", "-t exotic -t deploy -t night")
+    assert matches_request(typed, request(job_types=("exotic", "night")), "nancy")
     queued = PRINTED.replace(" -r ", " -q production --project p -r ")
     assert matches_request(queued, request(queue="production", project="p"), "nancy")
 
@@ -139,6 +151,9 @@ def test_job_with_the_same_command_line_is_found() -> None:
         (("", ""), {"queue": "production"}),
         (("-t deploy", "-q production -t deploy"), {}),
         (("", ""), {"project": "p"}),
+        (("", ""), {"job_types": ("exotic",)}),
+        (("-t deploy", "-t deploy -t night"), {"job_types": ("exotic", "night")}),
+        (("-t deploy", "-t deploy -t exotic"), {}),
         (("", ""), {"vlan_site": "rennes"}),
         (("", ""), {"properties": "memnode > 1"}),
         (("", ""), {"machines": {"nancy": 2}}),
