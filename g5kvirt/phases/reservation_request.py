@@ -39,6 +39,7 @@ def request_for(spec: Spec, name: str) -> ReservationRequest:
         properties=spec.properties or "",
         queue=spec.queue,
         project=spec.project,
+        job_types=spec.job_types,
         start=fixed if date is None else date,
     )
 

@@ -81,7 +81,7 @@ def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) ->
         return "cannot virtualize"
     if machine.kavlan is False:
         return "cannot join a KaVLAN"
-    if machine.exotic:
+    if machine.exotic and "exotic" not in spec.job_types:
         return "exotic"
     if machine.queues is not None and (spec.queue or "default") not in machine.queues:
         return f"not in the queue {spec.queue or 'default'}"

@@ -80,6 +80,7 @@ Code = Literal[
     # access
     "unusable",  # the testbed from this process, or the host environment by Kadeploy3
     "unreachable",  # the frontend
+    "noise",  # the frontend's login shell prints words of its own around every answer
     "key-refused",  # the frontend does not accept the ssh key
     # this machine
     "exists",  # there is already a run of that name
@@ -236,8 +237,11 @@ def _unsuitable(forecast: Forecast, site: str) -> Iterator[Finding]:
     """Might OAR give machines that cannot carry VMs?"""
     queue = forecast.spec.queue or "default"
     # Those that OAR itself withholds from such a job do not matter.
+    exotic = "exotic" in forecast.spec.job_types
     eligible = [
-        m for m in forecast.candidates[site] if not m.exotic and (m.queues is None or queue in m.queues)
+        m
+        for m in forecast.candidates[site]
+        if (exotic or not m.exotic) and (m.queues is None or queue in m.queues)
     ]
     bad = sorted({m.host.cluster for m in eligible if forecast.exclusion_reason(m) is not None})
     if bad and forecast.fit[site]:

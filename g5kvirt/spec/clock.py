@@ -17,6 +17,7 @@ __all__ = [
     "check_start",
     "format_walltime",
     "oar_date",
+    "oar_seconds",
     "parse_start",
     "parse_walltime",
     "start_seconds",
@@ -109,6 +110,14 @@ def start_seconds(start: str) -> float | None:
 def oar_date(t: float) -> str:
     """A time (seconds since the epoch) as OAR's commands read and print it: local time in Paris."""
     return datetime.fromtimestamp(int(t), PARIS).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def oar_seconds(date: str) -> float | None:
+    """The reverse: seconds since the epoch of a date that OAR printed; None if it is none."""
+    try:
+        return datetime.strptime(date, "%Y-%m-%d %H:%M:%S").replace(tzinfo=PARIS).timestamp()
+    except ValueError:
+        return None
 
 
 def check_start(start: float | None) -> None:

@@ -10,7 +10,7 @@ because it takes more types than the fields have: a walltime as text, parts as d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Never, Self
@@ -39,6 +39,7 @@ from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
 from g5kvirt.spec.yaml_files import load_yaml
 
 __all__ = [
+    "JOB_TYPES",
     "MAX_VMS",
     "MIN_WALLTIME",
     "CapacityRule",
@@ -57,6 +58,8 @@ MAX_MIB = 1 << 30  #: a pebibyte of memory or disk
 
 _SOURCE = re.compile(r"(deb( \[[^\]\r\n]{1,200}\])? \S{1,500}( \S{1,100}){1,20})?")
 _SOURCE_EXAMPLE = "a line of sources.list such as 'deb [trusted=yes] http://packages.example/kadeploy ./'"
+#: OAR's types of jobs that may be requested; ``deploy`` is always one of a run's job.
+JOB_TYPES = ("exotic", "day", "night", "destructive")
 #: What a filter on OAR's properties may hold: it is written into a command between double quotes.
 _FILTER = re.compile(r"(?=.*[^ ])[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
 
@@ -201,6 +204,9 @@ class Spec:
     properties: str | None  #: condition on machines, as for ``oarsub -p``: ``"memnode >= 16384"``
     queue: str | None  #: OAR's queue; None: the site's default
     project: str | None  #: OAR's project for the accounting of the jobs
+    #: OAR's types for the jobs, as for ``oarsub -t``, besides ``deploy``: any of ``"exotic"`` (machines that
+    #: OAR gives to nobody else), ``"day"`` or ``"night"``, ``"destructive"``
+    job_types: tuple[str, ...]
     walltime: int  #: seconds
     start: str  #: ``"now"``, ``"first"`` (first common slot), or a date in Paris: ``"2026-12-01 19:00"``
     host_environment: str  #: Kadeploy3 environment of the machines on each site: name@user:version%arch
@@ -230,6 +236,7 @@ class Spec:
         properties: str | None = None,
         queue: str | None = None,
         project: str | None = None,
+        job_types: Sequence[str] = (),
         walltime: int | str = "1:00:00",
         start: str = "now",
         host_environment: str = "debian12-min",
@@ -246,8 +253,7 @@ class Spec:
         job_name: str = "g5kvirt",
         **unknown: Never,
     ) -> None:
-        if unknown:
-            keys(unknown, _known_keys(type(self)), "the specification")
+        keys(unknown, _known_keys(type(self)), "the specification")
         where = read_sites(sites, hosts)
         store(
             self,
@@ -261,6 +267,7 @@ class Spec:
             properties=optional(_properties, "properties", properties),
             queue=optional(word, "queue", queue),
             project=optional(word, "project", project),
+            job_types=_job_types("job_types", job_types),
             walltime=parse_walltime(walltime),
             start=parse_start(start),
             host_environment=environment_name("host_environment", host_environment),
@@ -327,12 +334,27 @@ class Spec:
         count = plain.pop("site_count")
         plain["sites"] = dict(plain["sites"]) or count
         plain["walltime"] = format_walltime(self.walltime)
+        plain["job_types"] = list(self.job_types)
+        if not self.job_types:  # a specification without them is written as ever
+            del plain["job_types"]
         return plain
 
 
 def _known_keys(kind: type[Spec]) -> list[str]:
     """What a specification may say."""
     return [f.name for f in fields(kind) if f.name != "site_count"]
+
+
+def _job_types(name: str, value: object) -> tuple[str, ...]:
+    """Each type once, in the order of `JOB_TYPES`."""
+    if value is not None and not isinstance(value, list | tuple):
+        wrong(name, f"a list of types such as ['exotic'], out of {', '.join(JOB_TYPES)}", value)
+    given = [choice(name, item, JOB_TYPES) for item in value or ()]
+    if {"day", "night"} <= set(given):
+        raise SpecError(
+            "no job can be of both types 'day' and 'night'", advice="leave one of them out of job_types"
+        )
+    return tuple(kind for kind in JOB_TYPES if kind in given)
 
 
 def _properties(name: str, value: object) -> str:

@@ -33,6 +33,7 @@ class ReservationRequest:
     properties: str = ""  #: what machines must have, as OAR writes it: ``memnode >= 16384``
     queue: str | None = None  #: OAR's queue; None: the site's own choice
     project: str | None = None  #: OAR's project
+    job_types: tuple[str, ...] = ()  #: OAR's types for the jobs, besides ``deploy``
     #: as soon as possible, in the first slot common to all sites, or seconds since the epoch
     start: float | Literal["now", "first"] = "now"
     #: (site, job) of earlier tries, which may be used again; None: this is the first try

@@ -25,17 +25,30 @@ from g5kvirt.testbeds.grid5000.oar import has_ended
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
-SSH = """#!/usr/bin/python3 -IS
-import json, os, re, sys, time
+#: It runs the script of `answers.marked` with what is recorded in place of the command.
+SSH = r"""#!/usr/bin/python3 -IS
+import json, os, re, shlex, subprocess, sys, time
 here = os.path.dirname(os.path.abspath(__file__))
 host, command = sys.argv[-2:]
+script = re.sub(r"\\0([0-7]{3})", lambda found: chr(int(found[1], 8)), shlex.split(command)[-1])
+marked = re.search(r"\( (.*) \)(?= 3>&-|; code=)", script, re.S)
+command = marked[1] if marked else command
 with open(here + "/calls", "a") as calls:
-    calls.write(json.dumps([host, command, os.getpid()]) + "\\n")
+    calls.write(json.dumps([host, command, os.getpid()]) + "\n")
 for site, pattern, text, code, pause in json.load(open(here + "/answers")):
     if host.startswith(site) and re.search(pattern, command):
-        sys.stdout.write(text)
+        if code == 255:
+            sys.stderr.write(text)
+            sys.exit(code)
+        if marked:
+            script = script[: marked.start(1)] + "cat; exit %d" % code + script[marked.end(1) :]
+            done = subprocess.run(["sh", "-c", script], input=text.encode(), stdout=subprocess.PIPE)
+            text, code = done.stdout.decode(), 0
+        head, end, rest = text.partition("g5kvirt-end:")
+        sys.stdout.write(head)
         sys.stdout.flush()
         time.sleep(pause)
+        sys.stdout.write(end + rest)
         sys.exit(code)
 sys.exit("nobody recorded this: " + command)
 """
@@ -116,14 +129,15 @@ def ignore(*_: object) -> None:
     [
         ("oarstat-running", ""),
         ("oarstat-deleted", "job 1 at nancy ended at 2026-11-22 20:01:21 (it was deleted by g5k)"),
-        ("oarstat-walltime", "job 1 at nancy ended at 2026-11-22 20:02:17 (its walltime of 0:0:10 was over)"),
+        ("oarstat-walltime", "job 3 at nancy ended at 2026-11-22 20:02:17 (its walltime of 0:0:10 was over)"),
     ],
 )
 def test_ended_reads_oarstat_while_the_api_is_down(
     frontends: Frontends, driver: Grid5000, recorded: str, clause: str
 ) -> None:
-    frontends.say("nancy", "oarstat -fj 1", recorded)
-    assert driver.ended(reservation(nancy=1)) == clause
+    job = 3 if recorded == "oarstat-walltime" else 1
+    frontends.say("nancy", f"oarstat -fj {job}", recorded)
+    assert driver.ended(reservation(nancy=job)) == clause
 
 
 def test_ended_uses_the_frontend_only_for_jobs_that_the_api_does_not_call_alive(
@@ -131,7 +145,8 @@ def test_ended_uses_the_frontend_only_for_jobs_that_the_api_does_not_call_alive(
 ) -> None:
     states = {"sites/nancy/jobs/1": "running", "sites/rennes/jobs/2": "error"}
     monkeypatch.setattr(api, "get", lambda path: {"state": states[path]})
-    frontends.say("rennes", "oarstat -fj 2", "oarstat-deleted")
+    text = (RECORDED / "oarstat-deleted.txt").read_text().replace("Job_Id: 1", "id: 2")
+    frontends.put("rennes", "oarstat -fj 2", text)
     assert driver.ended(reservation(nancy=1, rennes=2)).startswith("job 2 at rennes ended")
     assert [site for site, _ in frontends.calls] == ["rennes"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,6 +111,33 @@ def test_nodes_without_a_job_are_not_deployed(bed: State) -> None:
     done = ssh(bed, "nancy.grid5000.fr", command)
     assert "is successful on nodes" not in done.stdout
     assert ssh(bed, "graphene-1.nancy.grid5000.fr", "true").returncode == 255
+
+
+def test_shorthand_that_users_type_on_a_frontend(bed: State) -> None:
+    """On real OAR: a bare cluster, a start now, the nodes of the job's own shell."""
+    front = "nancy.grid5000.fr"
+    refused = ssh(bed, front, "oarsub -p nowhere -l nodes=1,walltime=0:10:0 -t deploy 'sleep 60' 2>&1").stdout
+    assert "not enough resources" in refused
+    assert "Bad resource request" not in refused, "it was no condition for PostgreSQL"
+    kadeploy = "kadeploy3 debian12-min > deployed 2>&1; kaenv3 >> deployed; touch done; sleep 600"
+    asked = f"rm -f done; oarsub -r now -p graphene -l nodes=1,walltime=0:10:0 -t deploy '{kadeploy}'"
+    printed = on(bed, front, asked)
+    found = re.search(r"^OAR_JOB_ID=(\d+)", printed, re.M)
+    assert found, printed
+    try:
+        wait(lambda: ssh(bed, front, "test -e done").returncode == 0, timeout=120)
+        text = on(bed, front, "cat deployed")
+        assert "is successful on nodes" in text, text
+        assert "Minimal" in text or "minimal" in text
+    finally:
+        on(bed, front, f"oardel {found[1]}; rm -f deployed done")
+        wait(lambda: f"\n{found[1]} " not in on(bed, front, "oarstat"))
+
+
+def test_oarwalltime_lengthens_a_job(bed: State) -> None:
+    with Job(bed, "nancy", "nodes=1") as job:
+        on(bed, "nancy.grid5000.fr", f"oarwalltime {job.id} +0:5:0")
+        wait(lambda: "walltime = 0:35:0" in on(bed, "nancy.grid5000.fr", f"oarstat -fj {job.id}"))
 
 
 def test_deployment_cleans_a_node_and_so_does_the_end_of_the_job(bed: State) -> None:

@@ -66,7 +66,6 @@ def configure(settings: Settings, jump: str) -> None:
     configuration["polling_interval"] = settings.polling_interval
     configuration["tiny_polling_interval"] = settings.tiny_polling_interval
     configuration["default_timeout"] = settings.command_timeout
-    configuration["kadeploy3_options"] = "-d"  # the key is the run's own, given with each deployment
     if settings.api_uri is not None:
         configuration["api_uri"] = settings.api_uri
     if settings.cache is not None:

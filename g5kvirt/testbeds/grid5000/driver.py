@@ -25,7 +25,7 @@ from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access, jumps
 from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest
 from g5kvirt.testbeds.grid5000 import api, calendar, connection, jobs, kadeploy, preflight, scheduling
-from g5kvirt.testbeds.grid5000.frontends import failure_reason, run_on_frontend
+from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.oar import end_of_job, is_usable
 from g5kvirt.testbeds.grid5000.settings import Settings, load_settings
 from g5kvirt.testbeds.parallel import collect, for_each
@@ -203,8 +203,8 @@ class Grid5000:
         timeout = self.settings.command_timeout
         printed = for_each(lambda one: jobs.oarstat(*one, timeout), there)
         held: dict[str, int] = {}
-        for (site, job), text in zip(there, printed, strict=True):
-            if site not in held and jobs.matches_request(text or "", request, site):
+        for (site, job), answer in zip(there, printed, strict=True):
+            if site not in held and jobs.matches_request(answer.text, request, site):
                 held[site] = job
         if len(held) < len(sites):
             held = {}
@@ -234,12 +234,14 @@ class Grid5000:
         doubtful = [one for one, fine in zip(held, alive, strict=True) if not fine]
         timeout = min(_STATE_TIMEOUT, self.settings.command_timeout)
         printed = for_each(lambda one: jobs.oarstat(*one, timeout), doubtful)
-        for (site, job), text in zip(doubtful, printed, strict=True):
-            if end := end_of_job(site, job, text or ""):
+        for (site, job), answer in zip(doubtful, printed, strict=True):
+            if end := end_of_job(site, job, answer.text if answer.ok else ""):
                 return end
-        if silent := [site for (site, _), text in zip(doubtful, printed, strict=True) if not text]:
+        silent = {s: a for (s, _), a in zip(doubtful, printed, strict=True) if not (a.ok and a.lines)}
+        if silent:
+            why = next((f" ({answer.failure})" for answer in silent.values() if answer.failure), "")
             raise TestbedError(
-                f"the state of the jobs at {', '.join(silent)} is not known",
+                f"the state of the jobs at {', '.join(silent)} is not known{why}",
                 advice="check that the frontend and the API are up",
             )
         return ""
@@ -304,8 +306,6 @@ class Grid5000:
         timeout: float = 900.0,
     ) -> Deployed:
         """Deploy with each site's Kadeploy3, all sites at once; the failed ones once more."""
-        from execo_g5k import Deployment
-
         deadline = time.monotonic() + timeout
         key_file = jobs.key_file(*min(reservation.jobs.items()))
         refused = self._put_key(reservation, public_key, key_file, timeout)
@@ -313,14 +313,13 @@ class Grid5000:
         for host in reservation.hosts:
             nodes.setdefault(host.site, []).append(host.name)
 
-        def make(names: Sequence[str]) -> Any:
-            options = f"-k {shlex.quote(key_file)}"
-            return Deployment(names, env_name=environment, vlan=reservation.vlan, other_options=options)
+        def command(names: Sequence[str]) -> str:
+            return kadeploy.command_line(names, environment, reservation.vlan, key_file)
 
         # Kadeploy's own result decides which to try again; `configure` finds out which are reachable.
         reachable = {site: names for site, names in nodes.items() if site not in refused}
         rest = max(1.0, deadline - time.monotonic())
-        failed = kadeploy.deploy(reachable, make, tries=tries, timeout=rest)
+        failed = kadeploy.deploy(reachable, command, tries=tries, timeout=rest)
         failed |= {name: why for site, why in refused.items() for name in nodes.get(site, ())}
         for host in reservation.hosts:
             detail = {"environment": environment}
@@ -341,18 +340,14 @@ class Grid5000:
         self, reservation: Reservation, public_key: str, name: str, timeout: float
     ) -> dict[str, str]:
         """Put the run's public key on every frontend for ``kadeploy3 -k``; site → why that failed."""
-        from execo.exception import ProcessesFailed
-
         command = f"umask 077; printf '%s\\n' {shlex.quote(public_key.strip())} > {shlex.quote(name)}"
         refused = {}
 
         def put(site: str) -> None:
-            process = run_on_frontend(site, command, min(timeout, self.settings.command_timeout))
-            if not process.ok:
-                reason = failure_reason(ProcessesFailed([process]))
-                refused[site] = (
-                    f"the run's public key could not be copied to the frontend of {site} ({reason})"
-                )
+            answer = run_on_frontend(site, command, min(timeout, self.settings.command_timeout))
+            if not answer.ok:
+                why = answer.failure
+                refused[site] = f"the run's public key could not be copied to the frontend of {site} ({why})"
 
         for_each(put, list(reservation.jobs))
         return refused

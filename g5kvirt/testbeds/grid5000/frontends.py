@@ -1,25 +1,41 @@
-"""Commands on a site's frontend, by execo, and why one failed."""
+"""Commands on a site's frontend, over execo's connections: what they answered, and why one failed."""
 
 from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 from g5kvirt.remote.result import classify_failure
 from g5kvirt.run.printable import printable
+from g5kvirt.testbeds.grid5000.answers import Answer, marked, read_answer, unreadable
 
-__all__ = ["failure_reason", "output_lines", "process_failure", "run_on_frontend", "ssh_failure"]
+__all__ = ["answer_of", "run_on_frontend", "ssh_failure", "start_on_frontend"]
 
 
-def run_on_frontend(site: str, command: str, timeout: float) -> Any:
-    """Run a shell command on a site's frontend, at most ``timeout`` seconds; execo's finished process."""
+def run_on_frontend(site: str, command: str, timeout: float | None = None) -> Answer:
+    """The answer to a shell command on a site's frontend, after at most ``timeout`` seconds.
+
+    ``timeout``: None for that of all commands (``default_timeout`` of execo_g5k). Whatever goes wrong is in
+    the answer, as its ``failure``.
+    """
+    from execo_g5k.config import g5k_configuration
+
+    seconds = float(g5k_configuration["default_timeout"] if timeout is None else timeout)
+    process = start_on_frontend(site, command, seconds)
+    process.wait()
+    return answer_of(process)
+
+
+def start_on_frontend(site: str, command: str, timeout: float, *, live: bool = False) -> Any:
+    """Start a command of `marked` on a site's frontend: execo's process, which `answer_of` reads."""
     import execo
     from execo_g5k import default_frontend_connection_params
     from execo_g5k.utils import get_frontend_host
 
     process = execo.SshProcess(
-        command,
+        marked(command, live=live),
         get_frontend_host(site),
         connection_params=default_frontend_connection_params,
         timeout=timeout,
@@ -27,39 +43,50 @@ def run_on_frontend(site: str, command: str, timeout: float) -> Any:
         nolog_timeout=True,
         nolog_exit_code=True,
     )
-    process.run()
+    process.start()
     return process
 
 
-def output_lines(process: Any) -> list[str]:
-    """The lines that execo's finished process printed, stripped, without empty ones."""
-    text = f"{process.stdout}\n{process.stderr}"
-    # "Connection to … closed" is ssh's own and not the program's.
-    return [w for line in text.splitlines() if (w := line.strip()) and not w.startswith("Connection to ")]
+def answer_of(process: Any) -> Answer:
+    """The answer in what a process of `start_on_frontend` has printed; ``failure`` says why it is none."""
+    answer = read_answer(str(process.stdout))
+    return answer if answer.ok else replace(answer, failure=_failure(process, answer))
+
+
+def _failure(process: Any, answer: Answer) -> str:
+    """Why a command failed: its own last line, ssh's reason, how it ended, or what came instead."""
+    if answer.code is not None:
+        return answer.last or f"it printed nothing, exit code {answer.code}"
+    if why := ssh_failure(process):
+        return why
+    if getattr(process, "timeouted", False):
+        return f"no answer within {process.timeout:g} s"
+    errors = [line for word in str(process.stderr).splitlines() if (line := word.strip()) and not _own(line)]
+    if answer.lines or answer.errors or answer.noise:
+        return printable(errors[-1]) if errors and _ssh_failed(process) else unreadable(answer)
+    return printable(errors[-1]) if errors else _end(process)
+
+
+def _own(line: str) -> bool:
+    """Whether a line is ssh's own and no failure."""
+    return line.startswith(("Connection to ", "Warning: Permanently added", "Shared connection to "))
 
 
 def ssh_failure(process: Any) -> str:
     """Why ssh could not connect; empty if it did, or if that is not known."""
-    kind, reason = classify_failure(f"{process.stdout}\n{process.stderr}".encode())
-    failed = process.exit_code in (255, 255 << 8)  # execo gives what wait() gave
-    return reason if failed and kind != "other" else ""
+    for printed in (process.stderr, process.stdout) if _ssh_failed(process) else ():
+        kind, reason = classify_failure(str(printed).encode(errors="replace"))
+        if kind != "other":
+            return reason
+    return ""
 
 
-def failure_reason(failed: Any) -> str:
-    """Why the processes of an execo ProcessesFailed failed; each reason once."""
-    return "; ".join(dict.fromkeys(map(process_failure, failed.processes))) or "no answer"
-
-
-def process_failure(process: Any) -> str:
-    """Why execo's finished process failed: ssh's reason, its own last line, or how it ended."""
-    lines = output_lines(process)
-    return ssh_failure(process) or (printable(lines[-1]) if lines else _end(process))
+def _ssh_failed(process: Any) -> bool:
+    return process.exit_code in (255, 255 << 8)  # execo gives what wait() gave
 
 
 def _end(process: Any) -> str:
     """How a process ended that printed nothing."""
-    if getattr(process, "timeouted", False):
-        return f"no answer within {process.timeout:g} s"
     status = process.exit_code
     if status is None:
         return "no answer"
@@ -69,7 +96,9 @@ def _end(process: Any) -> str:
         code = status
     if code < 0:
         return f"ended by {_signal(-code)} before it answered"
-    return "ssh failed and did not say why" if code == 255 else f"exit code {code}"
+    if code == 255:
+        return "ssh failed and did not say why"
+    return f"exit code {code}" if code else "no answer"
 
 
 def _signal(number: int) -> str:

@@ -1,26 +1,34 @@
-"""OAR's jobs, by execo_g5k: submitted, found again, waited for, read and deleted."""
+"""OAR's jobs: submitted, found again, waited for and deleted, by commands on the frontends.
+
+Over execo's connections, but not with execo_g5k's readers: those take every word or number that comes over a
+connection for the answer, also what a login shell and its start-up files print.
+"""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.clock import oar_date
+from g5kvirt.spec.spec import JOB_TYPES
 from g5kvirt.testbeds.base import Notify, ReservationRequest
-from g5kvirt.testbeds.grid5000.frontends import (
-    failure_reason,
-    output_lines,
-    process_failure,
-    run_on_frontend,
-    ssh_failure,
+from g5kvirt.testbeds.grid5000.answers import Answer, quoted, unreadable
+from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
+from g5kvirt.testbeds.grid5000.granted import Allocation, allocation
+from g5kvirt.testbeds.grid5000.oar import (
+    has_ended,
+    is_about,
+    is_usable,
+    listed_jobs,
+    oarstat_fields,
+    oarstat_info,
+    refusal_reason,
+    submitted_job,
 )
-from g5kvirt.testbeds.grid5000.oar import has_ended, is_usable, oarstat_fields, refusal_reason
 from g5kvirt.testbeds.parallel import for_each
 
 __all__ = [
@@ -36,6 +44,7 @@ __all__ = [
     "oarstat",
     "remove_keys",
     "resources",
+    "submission",
     "submit",
     "wait_until_running",
 ]
@@ -71,7 +80,7 @@ def submission(request: ReservationRequest, site: str, start: float | None) -> A
     return OarSubmission(
         resources=resources(request, site),
         walltime=int(request.walltime),
-        job_type="deploy",
+        job_type=["deploy", *request.job_types],
         name=request.job_name,
         queue=request.queue,
         project=request.project,
@@ -81,24 +90,21 @@ def submission(request: ReservationRequest, site: str, start: float | None) -> A
 
 def submit(site: str, request: ReservationRequest, start: float | None) -> int:
     """Submit the job for one site; its id. Raises TestbedError with OAR's reason if it is refused."""
-    from execo.exception import ProcessesFailed
-    from execo_g5k import oarsub
+    from execo_g5k.oar import get_oarsub_commandline
 
-    try:
-        [(job, _)] = oarsub([(submission(request, site, start), site)], abort_on_error=True)
-    except ProcessesFailed as error:
-        of = f" (properties: {request.properties})" if request.properties else ""
-        raise TestbedError(f"OAR at {site} refused the job: {_refusals(error)}{of}") from error
-    return int(job)
-
-
-def _refusals(failed: Any) -> str:
-    """Why oarsub refused, from the processes of an execo ProcessesFailed."""
-    reasons = [
-        ssh_failure(process) or refusal_reason(output_lines(process)) or process_failure(process)
-        for process in failed.processes
-    ]
-    return "; ".join(dict.fromkeys(reasons)) or "no answer"
+    # Its remarks and its reasons are told apart by their words: their streams differ.
+    answer = run_on_frontend(site, f"{get_oarsub_commandline(submission(request, site, start))} 2>&1")
+    job = submitted_job(answer.lines)
+    if answer.ok and job is not None:
+        return job
+    of = f" (properties: {request.properties})" if request.properties else ""
+    why = answer.failure
+    if answer.code is not None:
+        why = refusal_reason([line.strip() for line in answer.lines])
+        why = why or (
+            f"it gave no reason, only {quoted(answer.lines)}" if answer.lines else "it printed nothing"
+        )
+    raise TestbedError(f"OAR at {site} refused the job: {why}{of}")
 
 
 # ---- finding again ----------------------------------------------------------------------------------
@@ -118,15 +124,15 @@ def not_listed(site: str, reason: str) -> TestbedError:
 
 
 def _find_at(site: str, name: str) -> list[tuple[str, int]]:
-    from execo.exception import ProcessesFailed
-    from execo_g5k import get_current_oar_jobs, get_oar_job_info
-
-    try:
-        known = [(site, job) for job, _ in get_current_oar_jobs([site], abort_on_error=True)]
-        names = for_each(lambda one: get_oar_job_info(one[1], one[0]).get("name"), known)
-    except ProcessesFailed as error:
-        raise not_listed(site, failure_reason(error)) from error
-    return [one for one, own in zip(known, names, strict=True) if own == name]
+    listing = run_on_frontend(site, "oarstat -u")
+    known = listed_jobs(listing.lines) if listing.ok else None
+    if known is None:
+        raise not_listed(site, listing.failure or unreadable(listing))
+    printed = for_each(lambda job: oarstat(site, job), known)
+    if silent := [answer.failure for answer in printed if not answer.ok]:
+        raise not_listed(site, silent[0])
+    names = [oarstat_fields(answer.text).get("name") for answer in printed]
+    return [(site, job) for job, own in zip(known, names, strict=True) if own == name]
 
 
 def matches_request(printed: str, request: ReservationRequest, site: str) -> bool:
@@ -143,6 +149,11 @@ def matches_request(printed: str, request: ReservationRequest, site: str) -> boo
             wanted.append(f" {option} {value} ")
         elif f" {option} " in submitted:
             return False
+    for kind in JOB_TYPES:
+        if kind in request.job_types:
+            wanted.append(f" -t {kind} ")
+        elif f" -t {kind} " in submitted:
+            return False
     if not isinstance(request.start, str):
         wanted.append(f" -r {oar_date(request.start)} ")
     usable = is_usable(found.get("state", ""))
@@ -154,29 +165,27 @@ def _hms(seconds: int) -> tuple[int, int, int]:
     return seconds // 3600, seconds // 60 % 60, seconds % 60
 
 
-def oarstat(site: str, job: int, timeout: float) -> str | None:
-    """What ``oarstat -f`` prints about a job, "" if there is none; None if the frontend does not answer."""
-    process = run_on_frontend(site, f"oarstat -fj {int(job)}", timeout)
-    return str(process.stdout) if process.ok else None
+def oarstat(site: str, job: int, timeout: float | None = None) -> Answer:
+    """What ``oarstat -f`` prints about a job, nothing if there is none; not ok if that cannot be read."""
+    answer = run_on_frontend(site, f"oarstat -fj {int(job)}", timeout)
+    if answer.ok and not is_about(answer.text, job):
+        return replace(answer, code=None, failure=unreadable(answer))
+    return answer
 
 
 def job_name(site: str, job: int, timeout: float) -> str | None:
     """The name of a job; "" if the site's OAR has no such job, None if the frontend does not answer."""
-    printed = oarstat(site, job, timeout)
-    return None if printed is None else oarstat_fields(printed).get("name", "")
+    answer = oarstat(site, job, timeout)
+    return oarstat_fields(answer.text).get("name", "") if answer.ok else None
 
 
 # ---- waiting ----------------------------------------------------------------------------------------
 
 
 def info(site: str, job: int) -> Mapping[str, Any]:
-    """What execo reads of ``oarstat``; empty if the frontend does not answer in time."""
-    from execo_g5k import get_oar_job_info
-
-    found: dict[str, Any] = get_oar_job_info(
-        job, site, nolog_exit_code=True, nolog_timeout=True, nolog_error=True
-    )
-    return found
+    """What `oarstat_info` reads of ``oarstat``; only ``failure`` if there is no good answer in time."""
+    answer = oarstat(site, job)
+    return oarstat_info(answer.text) if answer.ok else {"failure": answer.failure}
 
 
 JobInfo = Callable[[str, int], Mapping[str, Any]]  #: (site, job) → what `info` gives
@@ -240,16 +249,19 @@ def wait_until_running(
         now = time.time()
         if now >= deadline:
             site, job = next(iter(waiting.items()))
-            raise _late(site, job, str(found[site].get("state", "")), predicted.get(site))
+            raise _late(site, job, found[site], predicted.get(site))
         starts = [predicted[site] for site in waiting if site in predicted]
         delay = polling_delay(starts if len(starts) == len(waiting) else [], now, often, seldom)
         time.sleep(max(0.05, min(delay if fixed else min(delay, seldom), deadline - now)))
 
 
-def _late(site: str, job: int, state: str, predicted: float | None) -> TestbedError:
+def _late(site: str, job: int, found: Mapping[str, Any], predicted: float | None) -> TestbedError:
+    state = found.get("state")
     if not state:
+        failure = f" ({found['failure']})" if found.get("failure") else ""
         return TestbedError(
-            f"whether job {job} at {site} has started is not known: neither its API nor its frontend answers",
+            f"whether job {job} at {site} has started is not known: neither its API nor its frontend"
+            f" answers{failure}",
             advice="try again when the site is up, or request others",
         )
     when = "" if predicted is None else f", expected at {oar_date(predicted)} in Paris"
@@ -258,61 +270,6 @@ def _late(site: str, job: int, state: str, predicted: float | None) -> TestbedEr
         advice="its machines or its KaVLAN are in use; request fewer machines, put another site first, raise"
         ' timeouts.reserve, or use start="first"',
     )
-
-
-# ---- what a job was given ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """What a job was given."""
-
-    names: tuple[str, ...]  #: of the machines
-    subnetwork: SubNetwork | None
-    vlan: int | None
-
-
-def allocation(site: str, job: int, with_vlan: bool) -> Allocation:
-    """What a running job was given. Raises TestbedError if that cannot be read, or has no KaVLAN."""
-    from execo.exception import ProcessesFailed
-    from execo_g5k import get_oar_job_kavlan, get_oar_job_nodes, get_oar_job_subnets
-
-    readers: list[Callable[[int, str], Any]] = [get_oar_job_nodes, get_oar_job_subnets]
-    if with_vlan:
-        readers.append(get_oar_job_kavlan)
-    try:
-        nodes, (addresses, parameters), *more = for_each(lambda read: read(job, site), readers)
-    except ProcessesFailed as error:
-        raise TestbedError(
-            f"what job {job} at {site} was given cannot be read ({failure_reason(error)})",
-            advice="call reserve() again",
-        ) from error
-    vlans = more[0] if more else []
-    if with_vlan and not vlans:
-        raise TestbedError(
-            f"job {job} at {site} runs, but has no KaVLAN", advice="ask the site, or put another one first"
-        )
-    return Allocation(
-        tuple(node.address for node in nodes),
-        subnetwork(site, addresses, parameters),
-        vlans[0] if vlans else None,
-    )
-
-
-def subnetwork(
-    site: str, addresses: Sequence[tuple[str, str]], parameters: Mapping[str, str]
-) -> SubNetwork | None:
-    """A job's sub-network, from the output of ``g5k-subnets``."""
-    if "ip_prefix" in parameters:
-        network = IPv4Network(parameters["ip_prefix"])
-    elif addresses:
-        numbers = [int(IPv4Address(ip)) for ip, _ in addresses]
-        low, high = min(numbers), max(numbers)
-        network = IPv4Network((low, 32)).supernet(new_prefix=32 - (low ^ high).bit_length())
-    else:
-        return None
-    gateway = parameters.get("gateway")
-    return SubNetwork(site, network, IPv4Address(gateway) if gateway else None)
 
 
 # ---- deleting ---------------------------------------------------------------------------------------
@@ -329,36 +286,50 @@ _SILENT_LIMIT = 30.0
 def delete(jobs: Iterable[tuple[str, int]], timeout: float, often: float, job_info: JobInfo = info) -> None:
     """Delete the jobs (site, id), and wait until they have ended. Raises TestbedError if one is left.
 
-    execo's oardel reports nothing, and a frontend may be unreachable at that moment: so the jobs themselves
+    oardel may be lost on its way, and a frontend may be unreachable at that moment: so the jobs themselves
     are polled, by ``job_info`` as in `wait_until_running`, and finally by `info`, and those that are left are
     deleted again every `_DELETE_AGAIN` seconds. A site that does not answer at all is waited for only
     `_SILENT_LIMIT` seconds.
     """
-    from execo_g5k import oardel
-
     left = set(jobs)
     begun = time.monotonic()
     deadline, again = begun + timeout, begun
     last_answer = dict.fromkeys(left, begun)
+    refused: Mapping[str, str] = {}
     while left:
         if time.monotonic() >= again:
-            oardel([(job, site) for site, job in sorted(left)], timeout=min(_DELETE_LIMIT, timeout))
+            refused = _oardel(left, min(_DELETE_LIMIT, timeout))
             again = time.monotonic() + _DELETE_AGAIN
         infos = _infos(left, job_info)
         now = time.monotonic()
-        last_answer |= {one: now for one, found in infos.items() if found}
+        last_answer |= {one: now for one, found in infos.items() if found.get("state")}
         left = _not_ended(infos)
         if left and (now > deadline or all(now - last_answer[one] > _SILENT_LIMIT for one in left)):
             if not (left := _not_ended(_infos(left, info))):
                 return
             names = ", ".join(f"{job} at {site}" for site, job in sorted(left))
-            raise TestbedError(f"these jobs could not be deleted: {names}", advice="call release() again")
+            reasons = [why for site, why in sorted(refused.items()) if why and site in dict(left)]
+            why = f" ({reasons[0]})" if reasons else ""
+            raise TestbedError(
+                f"these jobs could not be deleted: {names}{why}", advice="call release() again"
+            )
         if left:
             time.sleep(often)
 
 
+def _oardel(jobs: Collection[tuple[str, int]], timeout: float) -> Mapping[str, str]:
+    """Ask OAR to delete the jobs; site → why that failed. It also fails for a job that has just ended."""
+    sites = sorted({site for site, _ in jobs})
+
+    def ask(site: str) -> str:
+        numbers = " ".join(str(int(job)) for where, job in sorted(jobs) if where == site)
+        return run_on_frontend(site, f"oardel {numbers}", timeout).failure
+
+    return dict(zip(sites, for_each(ask, sites), strict=True))
+
+
 def _infos(jobs: Collection[tuple[str, int]], job_info: JobInfo) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """What is known of each job; empty for one whose site does not answer."""
+    """What is known of each job; no state for one whose site does not answer."""
     ordered = sorted(jobs)
     return dict(zip(ordered, for_each(lambda one: job_info(*one), ordered), strict=True))
 

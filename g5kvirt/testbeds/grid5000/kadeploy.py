@@ -1,22 +1,23 @@
-"""Deploys hosts with the Kadeploy3 of each site, through execo_g5k's `Kadeployer`.
+"""Deploys hosts with the Kadeploy3 of each site, over execo's connections.
 
-Not through its `deploy`: that reads the output of all sites with one parser, which takes a node's line for
-success or failure by the heading that any site printed last; its time-out does not reach the processes; and
-its handlers of output do not get whole lines. So here each site has a `Kadeployer` of its own, with its
-time-out, and why a node failed is read from what its site's Kadeploy3 printed.
+Not with execo_g5k's `Kadeployer` and `deploy`: those read the output of all sites with one parser, which
+takes a node's line for success or failure by the heading that any site printed last; the time-out does not
+reach the processes; and what a login shell prints counts as Kadeploy3's. So here each site has a client of
+its own, with its time-out, and which nodes failed and why is read from what that printed (`answers.py`).
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from g5kvirt.run.printable import printable
-from g5kvirt.testbeds.grid5000.frontends import output_lines
+from g5kvirt.testbeds.grid5000.frontends import answer_of, start_on_frontend
 
-__all__ = ["deploy", "deployed_nodes", "failure_reasons"]
+__all__ = ["command_line", "deploy", "deployed_nodes", "failure_reasons", "listed_nodes"]
 
 _NODE = r"[a-z][a-z0-9-]*-\d+\.[a-z0-9-]+\.grid5000\.fr"
 #: A node that failed, as Kadeploy3's client lists them: ``NODE (Macro-micro: reason)``. The reason may be
@@ -37,18 +38,28 @@ _SHORTEST_TRY = 5.0
 _KILLED_WITHIN = 3.0
 
 
+def command_line(names: Sequence[str], environment: str, vlan: int | None, key_file: str) -> str:
+    """How Kadeploy3's client is called; ``key_file``: the public key, a file in the home on the frontend."""
+    words = ["kadeploy3", "-d", "-e", environment]
+    words += [] if vlan is None else ["--vlan", str(vlan)]
+    words += ["-k", key_file, *(word for name in names for word in ("-m", name))]
+    return shlex.join(words)
+
+
 def deploy(
-    nodes: Mapping[str, Sequence[str]], make: Callable[[Sequence[str]], Any], *, tries: int, timeout: float
+    nodes: Mapping[str, Sequence[str]],
+    command: Callable[[Sequence[str]], str],
+    *,
+    tries: int,
+    timeout: float,
 ) -> dict[str, str]:
     """Deploy ``nodes`` (site → names) on all sites at once; those that fail once more, up to ``tries`` times.
 
-    ``make`` makes execo_g5k's Deployment for some nodes of a site. Returns the nodes that were not deployed,
-    each with the reason. All tries together take at most ``timeout`` seconds; of a site whose client is
-    killed then, those that it had reported as done count as deployed: one machine that hangs does not affect
-    the others. Whatever happens, no client is left running.
+    ``command``: the command line for some nodes of a site. Returns the nodes that were not deployed, each
+    with the reason. All tries together take at most ``timeout`` seconds; of a site whose client is killed
+    then, those that it had reported as done count as deployed: one machine that hangs does not affect the
+    others. Whatever happens, no client is left running.
     """
-    from execo_g5k import Kadeployer
-
     left = {site: list(names) for site, names in nodes.items()}
     failed: dict[str, str] = {}
     deadline = time.monotonic() + timeout
@@ -57,48 +68,62 @@ def deploy(
         left = {site: names for site, names in left.items() if names}
         if not left or (number and seconds < _SHORTEST_TRY):
             break
-        kadeployers = {site: Kadeployer(make(names)) for site, names in left.items()}
+        clients: dict[str, Any] = {}
         try:
-            for kadeployer in kadeployers.values():
-                for process in kadeployer.processes:
-                    process.timeout = seconds
-                kadeployer.start()
-            for kadeployer in kadeployers.values():
-                kadeployer.wait(max(0.1, deadline + _KILLED_WITHIN - time.monotonic()))
+            for site, names in left.items():
+                clients[site] = start_on_frontend(site, command(names), seconds, live=True)
+            for client in clients.values():
+                client.wait(max(0.1, deadline + _KILLED_WITHIN - time.monotonic()))
         finally:
-            _end(kadeployers.values())
-        for site, kadeployer in kadeployers.items():
-            done = set(kadeployer.deployed_hosts) - set(kadeployer.undeployed_hosts)
-            for process in kadeployer.processes:
-                if process.timeouted:  # it had no time for its list
-                    done |= deployed_nodes(process.stdout)
+            _end(clients.values())
+        for site, client in clients.items():
+            done, reasons = _results(client, left[site], timeout)
             left[site] = [name for name in left[site] if name not in done]
             failed = {name: reason for name, reason in failed.items() if name not in done}
-            failed |= _reasons(kadeployer.processes, left[site], timeout)
+            failed |= {name: reasons[name] for name in left[site]}
     return failed
 
 
-def _end(kadeployers: Any) -> None:
+def _end(clients: Any) -> None:
     """Kill the clients that still run after an interrupt; the frontends then end their deployments."""
-    running = [process for k in kadeployers for process in k.processes if process.running]
-    for process in running:
-        process.kill()
+    running = [client for client in clients if client.running]
+    for client in running:
+        client.kill()
     deadline = time.monotonic() + 5
-    for process in running:
-        process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    for client in running:
+        client.wait(timeout=max(0.1, deadline - time.monotonic()))
 
 
-def _reasons(processes: Sequence[Any], names: Sequence[str], timeout: float) -> dict[str, str]:
-    """The reason of each node that was not deployed, from what its site's Kadeploy3 printed."""
-    known: dict[str, str] = {}
-    last = ""
-    for process in processes:
-        known |= failure_reasons(process.stdout)
-        lines = output_lines(process)
-        last = last or (lines[-1][:200] if lines else "")
-        if process.timeouted:
-            last = f"its site's Kadeploy3 did not finish within {timeout:.0f} s"
-    return {name: known.get(name) or last or "its site's Kadeploy3 gave no reason" for name in names}
+def _results(client: Any, names: Sequence[str], timeout: float) -> tuple[set[str], dict[str, str]]:
+    """Which nodes a site's client has deployed, and for each the reason why not, should it not be."""
+    answer = answer_of(client)
+    done, known = listed_nodes(answer.lines)
+    if client.timeouted:  # it had no time for its list
+        done |= deployed_nodes(answer.text) - set(known)
+        why = f"its site's Kadeploy3 did not finish within {timeout:.0f} s"
+    elif answer.code is None:
+        why = answer.failure
+    else:
+        why = answer.last[:200] or "its site's Kadeploy3 gave no reason"
+    return done, {name: known.get(name) or why for name in names}
+
+
+def listed_nodes(lines: Sequence[str]) -> tuple[set[str], dict[str, str]]:
+    """The nodes that Kadeploy3's client lists in the end: deployed; failed, each with its reason."""
+    done: set[str] = set()
+    failed: list[tuple[str, list[str]]] = []
+    heading = ""
+    for line in map(str.strip, lines):
+        if found := _HEADING.search(line):
+            heading = found[1]
+        elif heading == "is successful" and re.fullmatch(_NODE, line):
+            done.add(line)
+        elif heading == "failed" and (node := _FAILED.fullmatch(line)):
+            failed.append((node[1], [] if node[2] is None else [node[2]]))
+        elif heading == "failed" and failed and failed[-1][1]:
+            failed[-1][1].append(line)
+    reasons = {name: _reason(own) for name, own in failed}
+    return done - set(reasons), reasons
 
 
 def deployed_nodes(text: str) -> set[str]:
@@ -121,16 +146,7 @@ def deployed_nodes(text: str) -> set[str]:
 def failure_reasons(text: str) -> dict[str, str]:
     """The nodes that Kadeploy3's client lists as failed, each with the reason it gives, on one line, or
     ``""``."""
-    listed: list[tuple[str, list[str]]] = []
-    failing = False
-    for line in map(str.strip, text.splitlines()):
-        if heading := _HEADING.search(line):
-            failing = heading[1] == "failed"
-        elif failing and (node := _FAILED.fullmatch(line)):
-            listed.append((node[1], [] if node[2] is None else [node[2]]))
-        elif failing and listed and listed[-1][1]:
-            listed[-1][1].append(line)
-    return {name: _reason(lines) for name, lines in listed}
+    return listed_nodes(text.splitlines())[1]
 
 
 def _reason(lines: Sequence[str]) -> str:

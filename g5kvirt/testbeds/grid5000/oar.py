@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["STATES", "end_of_job", "has_ended", "is_usable", "oarstat_fields", "refusal_reason"]
+from g5kvirt.spec.clock import oar_seconds
+
+__all__ = [
+    "STATES",
+    "end_of_job",
+    "has_ended",
+    "is_about",
+    "is_usable",
+    "listed_jobs",
+    "oarstat_fields",
+    "oarstat_info",
+    "refusal_reason",
+    "submitted_job",
+]
 
 #: Every state of a job in OAR, and what it means here. "usable": it runs, or will start by itself. "blocked":
 #: it continues only when it is resumed. "ended": it has no machines any more, nor will have; while a job
@@ -40,6 +53,51 @@ def is_usable(state: str) -> bool:
 def oarstat_fields(printed: str) -> dict[str, str]:
     """The fields that ``oarstat -f`` printed of one job, by their names."""
     return dict(re.findall(r"^ *(\w+) = (.*?)\s*$", printed, re.MULTILINE))
+
+
+_HEADER = re.compile(r"^\s*(?:Job_Id|id): *(\d+)\s*$", re.MULTILINE)  #: of 2.5.9, and of Grid'5000's own
+
+
+def is_about(printed: str, job: int) -> bool:
+    """Whether this is what ``oarstat -fj`` prints about job ``job``, or nothing: OAR knows no such job."""
+    if not printed.strip():
+        return True
+    header = _HEADER.search(printed)
+    return "state" in oarstat_fields(printed) and (header is None or int(header[1]) == job)
+
+
+def oarstat_info(printed: str) -> dict[str, Any]:
+    """``name``, ``state`` and ``start_date`` (seconds since the epoch) by ``oarstat -fj``, as far as known.
+
+    ``scheduled_start`` is OAR's present prediction.
+    """
+    fields = oarstat_fields(printed)
+    found: dict[str, Any] = {key: fields[key] for key in ("name", "state") if key in fields}
+    for key, names in (
+        ("start_date", ("startTime", "start_time")),
+        ("scheduled_start", ("scheduledStart", "scheduled_start")),
+    ):
+        for name in names:
+            if (t := oar_seconds(fields.get(name, ""))) is not None:
+                found[key] = t
+    return found
+
+
+_ROW = re.compile(r"\s*([0-9]+)\s+\S")
+_TABLE = re.compile(r"\s*(Job[ _]?id\b|---)", re.IGNORECASE)
+
+
+def listed_jobs(lines: Sequence[str]) -> list[int] | None:
+    """The ids of the table that ``oarstat -u`` prints; None if this is no such table."""
+    found = [int(row[1]) for line in lines if (row := _ROW.match(line))]
+    table = found or any(_TABLE.match(line) for line in lines)
+    return found if table or not any(line.strip() for line in lines) else None
+
+
+def submitted_job(lines: Sequence[str]) -> int | None:
+    """The id that oarsub printed; None if it printed none."""
+    found = (re.fullmatch(r"OAR_JOB_ID=(\d+)\s*", line.strip(), re.ASCII) for line in lines)
+    return next((int(match[1]) for match in found if match), None)
 
 
 # ---- how a job ended ---------------------------------------------------------------------------------
@@ -81,12 +139,15 @@ def _reason(state: str, events: list[tuple[str, str, str]], fields: Mapping[str,
 
 # ---- why a job was refused ---------------------------------------------------------------------------
 
-#: Lines that oarsub prints whether it accepts a job or not, or in addition to the reason. Grid'5000's own
-#: begins its remarks about a request with "# ", where OAR 2.5.9 has "[ADMISSION RULE]" or nothing.
+#: What begins a remark of the admission rules, which come with refused jobs and with accepted ones: OAR 2.5.9
+#: has the first form, Grid'5000 the others.
+_REMARK = re.compile(r"\s*(?:# *)?(?:\[ADMISSION[ _]RULES?\] *|# *)", re.IGNORECASE)
+#: A remark that is more than that: a rule refuses the job, or OAR its date.
+_REFUSING = re.compile(r"error\b|.*--> *KO\b", re.IGNORECASE)
+#: Other lines that oarsub prints whether it accepts a job or not, or in addition to the reason.
 _NOT_A_REASON = re.compile(
-    r"\[ADMISSION RULE\] (Modify|Automatically|Set)|OAR_JOB_ID=|(# )?(Reservation mode|Generate a job key)"
-    r"|(\[ERROR\] )?Oarsub failed|LINE \d+:|[\s^)]*$|Pseudo-terminal"
-    r"|# (Filtering|Set|Warning|Include|Advance reservation request)"
+    r"OAR_(JOB|ARRAY)_ID=|Reservation mode|Generate a job key|Import job key"
+    r"|(\[ERROR\] )?Oarsub failed|LINE \d+:|[\s^)]*$|Pseudo-terminal|Connection to "
 )
 
 
@@ -94,16 +155,20 @@ def refusal_reason(lines: Sequence[str]) -> str:
     """Why oarsub refused a job, from the lines that it printed; empty if none of them is a reason.
 
     That is not the last line: after a request that PostgreSQL or the resources refuse comes the advice to
-    verify its syntax, and PostgreSQL's reason takes several lines. Where some lines are marked as
-    remarks, "# ", and others are not, it is the first of the others.
+    verify its syntax, and PostgreSQL's reason takes several lines. And it is no remark of an admission rule,
+    unless that says that it is an error: such a one comes first.
     """
-    candidates = [line for line in lines if not _NOT_A_REASON.match(line)]
-    candidates.sort(key=lambda line: line.startswith("# "))
-    return _without_prefix(candidates[0]) if candidates else ""
+    refusing, plain = [], []
+    for line in lines:
+        text = _REMARK.sub("", line, count=1) if (remark := _REMARK.match(line)) else line
+        if _REFUSING.match(text):
+            refusing.append(text)
+        elif not remark and not _NOT_A_REASON.match(line):
+            plain.append(text)
+    return _without_prefix([*refusing, *plain][0]) if refusing or plain else ""
 
 
 def _without_prefix(line: str) -> str:
-    line = line.removeprefix("# ")
-    line = re.sub(r"^\[ADMISSION RULE\] ?(Error: ?)?|^Bad resource request \(ERROR: *|^ERROR *: *", "", line)
+    line = re.sub(r"^Bad resource request \(ERROR: *|^ERROR *: *", "", line, flags=re.IGNORECASE)
     line = re.sub(r"^Reservation not valid --> KO \((.*)\)$", r"not at that time: \1", line)
     return line.strip().rstrip(".")

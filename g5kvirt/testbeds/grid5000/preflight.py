@@ -19,9 +19,11 @@ from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.planning.inventories import LARGEST, Inventory, Machine, natural_order, parse_machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote.result import classify_failure
+from g5kvirt.run.printable import printable
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import api
+from g5kvirt.testbeds.grid5000.answers import Answer, quoted, unreadable
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.host_environments import AmbiguousError, choose, listed
@@ -191,13 +193,12 @@ def start_finding(request: ReservationRequest, first: float | Exception | None, 
 
 # ---- frontends -----------------------------------------------------------------------------------------
 
-_LOGGED_IN, _NO_KAENV, _EXIT_CODE = "g5kvirt-there", "g5kvirt-no-kaenv3", "g5kvirt-code"
+_SHELL, _NO_KAENV = "g5kvirt-shell", "g5kvirt-no-kaenv3"
 #: One connection per site: does the login work, and does its Kadeploy3 have the environment (the user's own,
 #: or a public one, unless its name says whose)?
 _COMMAND = (
-    f"echo {_LOGGED_IN}; if command -v kaenv3 >/dev/null; then"
-    " {{ {lookup}; }} 2>&1;"
-    f" echo {_EXIT_CODE} $?; else echo {_NO_KAENV}; fi"
+    f'echo "{_SHELL} ${{{{SHELL##*/}}}}"; if command -v kaenv3 >/dev/null; then'
+    f" {{{{ {{lookup}}; }}}} 2>&1; else echo {_NO_KAENV}; fi"
 )
 #: Kadeploy3's messages for an environment that it does not have, unlike those for other failures.
 _NO_SUCH_ENVIRONMENT = re.compile(r"not exist|n't exist|no such|not found|unknown", re.IGNORECASE)
@@ -215,34 +216,38 @@ def find_environment(environment: str, sites: Sequence[str]) -> list[Finding]:
     command = _COMMAND.format(lookup=lookup)
     answers = collect(lambda s: run_on_frontend(s, command, FRONTEND_LIMIT), sites, FRONTEND_LIMIT + 10)
     findings: list[Finding] = []
-    for site, process in answers.items():
-        if isinstance(process, Exception):
-            findings += frontend_findings(site, environment, "", api.error_summary(process))
-        else:
-            findings += frontend_findings(site, environment, str(process.stdout), str(process.stderr))
+    for site, answer in answers.items():
+        if isinstance(answer, Exception):
+            answer = Answer(failure=api.error_summary(answer))
+        findings += frontend_findings(site, environment, answer)
     if not any(finding.what == "ssh key" for finding in findings):
         findings.append(
             Finding("ssh key", "", "ok", "ok", "yours is accepted")
             if any(finding.what == "frontend" and finding.status == "ok" for finding in findings)
             else Finding("ssh key", "", "unknown", "not-tried", "no frontend could be reached to try it")
         )
-    order = ("frontend", "ssh key", "environment")
+    order = ("frontend", "login shell", "ssh key", "environment")
     return sorted(findings, key=lambda finding: order.index(finding.what))
 
 
-def frontend_findings(site: str, environment: str, out: str, err: str) -> list[Finding]:
-    """What a frontend's answer to `_COMMAND` means: its output, and what ssh reported. Pure."""
-    lines = [line.rstrip() for line in out.splitlines() if line.strip()]  # YAML's margin has a meaning
-    if _LOGGED_IN not in lines:
-        return _unreachable(site, environment, [*lines, *(line.strip() for line in err.splitlines())])
-    reached = Finding("frontend", site, "ok", "ok", "answers")
-    return [reached, _environment(site, environment, lines[lines.index(_LOGGED_IN) + 1 :])]
+def frontend_findings(site: str, environment: str, answer: Answer) -> list[Finding]:
+    """What a frontend's answer to `_COMMAND` means. Pure."""
+    first, *lines = answer.lines or ("",)
+    if not first.startswith(_SHELL):
+        return _unreachable(site, environment, answer)
+    shell = printable(first.removeprefix(_SHELL).strip()) or "sh"
+    findings = [Finding("frontend", site, "ok", "ok", f"answers, login shell {shell}")]
+    if answer.noise:
+        message = f"{shell} prints words of its own around each answer, which are left out: "
+        advice = "let its start-up files (.bashrc, .profile) print nothing unless the shell is interactive"
+        message += quoted(answer.noise)
+        findings.append(Finding("login shell", site, "warning", "noise", message, advice))
+    return [*findings, _environment(site, environment, lines, answer)]
 
 
-def _unreachable(site: str, environment: str, lines: Sequence[str]) -> list[Finding]:
+def _unreachable(site: str, environment: str, answer: Answer) -> list[Finding]:
     """For a frontend on which the command did not run."""
-    reasons = [line for line in lines if line and "Warning:" not in line]
-    reason = reasons[-1] if reasons else f"no answer within {FRONTEND_LIMIT:g} s"
+    reason = answer.failure or unreadable(answer)
     message = f"{environment}: not checked, the frontend could not be reached"
     unknown = Finding("environment", site, "unknown", "not-checked", message)
     if classify_failure(reason.encode())[0] == "key":
@@ -252,20 +257,22 @@ def _unreachable(site: str, environment: str, lines: Sequence[str]) -> list[Find
             unknown,
         ]
     advice = f"try ssh {site}.grid5000.fr; if it is down, use another site"
+    how = "cannot be reached"
+    if answer.lines or answer.noise:  # something is there, and sent other words than ours
+        how, advice = "does not run our commands", f"try ssh {site}.grid5000.fr true: it should print nothing"
     return [
-        Finding("frontend", site, "problem", "unreachable", f"cannot be reached ({reason})", advice),
+        Finding("frontend", site, "problem", "unreachable", f"{how} ({reason})", advice),
         unknown,
     ]
 
 
-def _environment(site: str, name: str, lines: Sequence[str]) -> Finding:
-    """What kaenv3 answered: the lines after the login."""
+def _environment(site: str, name: str, lines: Sequence[str], answer: Answer) -> Finding:
+    """What kaenv3 answered: ``lines``, at the end of ``answer``."""
     what = "environment"
     if _NO_KAENV in lines:
         message = f"{name}: not checked, the frontend has no kaenv3"
         return Finding(what, site, "unknown", "not-checked", message)
-    codes = [line.partition(" ")[2] for line in lines if line.startswith(_EXIT_CODE)]
-    if codes and codes[-1] == "0" and (found := listed(lines)):
+    if answer.ok and (found := listed(lines)):
         try:
             chosen = choose(name, found)
         except AmbiguousError as error:
@@ -274,10 +281,10 @@ def _environment(site: str, name: str, lines: Sequence[str]) -> Finding:
             return Finding(what, site, "problem", "unknown-environment", error.message, error.advice)
         which = f" ({chosen})" if len(found) > 1 else ""
         return Finding(what, site, "ok", "ok", f"Kadeploy3 has {name}{which}")
-    if not codes:
+    if answer.code is None:
         return Finding(what, site, "unknown", "not-checked", f"{name}: kaenv3 did not answer in time")
-    errors = (line.strip().removeprefix("[ERROR] ") for line in lines if not line.startswith(_EXIT_CODE))
-    reason = next(errors, "no reason given")[:150]
+    said = (words for line in lines if (words := printable(line.strip()).removeprefix("[ERROR] ")))
+    reason = next(said, "no reason given")[:150]
     # The environment's own name may be one of the words.
     without_name = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "", reason)
     missing = _NO_SUCH_ENVIRONMENT.search(without_name)

@@ -36,6 +36,7 @@ from g5kvirt.testbeds.local.permissions import (
     NodeControl,
     RequestRefusedError,
     deployable,
+    expand,
     find_node,
     move,
     run_parallel,
@@ -51,38 +52,12 @@ log = logging.getLogger(__name__)
 _MAX_REQUEST = 1 << 20
 _REQUEST_TIMEOUT = 30  #: seconds a client may take to send its request
 _WAITING = ("Waiting", "Hold", "toAckReservation", "toLaunch")
-_RANGE = re.compile(r"([^\[\]]*)\[([0-9,-]+)\]([^\[\]]*)")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_KAVLAN_ACTIONS = ("show-vlan-id", "set-vlan", "get-nodelist", "enable-dhcp", "disable-dhcp")
 _PUBLIC = "deploy"  #: owner of the public environments
 _VERSION, _ARCH = "1", "x86_64"  #: of all of them
 
 Write = Callable[[str], None]
-
-
-def expand(patterns: Sequence[str]) -> list[str]:
-    """The distinct node names of patterns such as ``graphene-[1-3,7].nancy.grid5000.fr``.
-
-    :raises RequestRefusedError: invalid brackets.
-    """
-    names: dict[str, None] = {}
-    for pattern in patterns:
-        if "[" not in pattern and "]" not in pattern:
-            names[pattern] = None
-            continue
-        match = _RANGE.fullmatch(pattern)
-        if match is None:
-            raise RequestRefusedError(f"Invalid node list: {pattern}")
-        for part in match[2].split(","):
-            first, dash, last = part.partition("-")
-            if (
-                not first.isdecimal()
-                or (dash and not last.isdecimal())
-                or int(last or first) - int(first) > 10**4
-            ):
-                raise RequestRefusedError(f"Invalid node list: {pattern}")
-            for number in range(int(first), int(last or first) + 1):
-                names[f"{match[1]}{number}{match[3]}"] = None
-    return list(names)
 
 
 class Frontend:
@@ -209,10 +184,10 @@ class Frontend:
 
     def _kaenv(self, options: Mapping[str, Any], out: Write) -> dict[str, Any]:
         """List the environments, or print one; registering any is not supported."""
-        if ("print" in options) == bool(options.get("list")):
+        if "print" in options and options.get("list"):
             raise RequestRefusedError("give either -l (list) or -p NAME (print)")
         known = {environment.name: environment for environment in self._description.environments}
-        if options.get("list"):
+        if "print" not in options:
             width = max(map(len, known))
             out(f"{'Name':<{width}}  User    Description\n")
             out("".join(f"{e.name:<{width}}  {_PUBLIC}  {e.description}\n" for e in known.values()))
@@ -229,14 +204,17 @@ class Frontend:
     # --- kavlan ---
 
     def _kavlan(self, user: str, options: Mapping[str, Any], out: Write) -> dict[str, Any]:
-        actions = [name for name in ("show-vlan-id", "set-vlan", "get-nodelist") if options.get(name)]
+        actions = [name for name in _KAVLAN_ACTIONS if options.get(name)]
         if len(actions) != 1:
             raise RequestRefusedError(
-                "give exactly one of -V (vlan ids of a job), -s (set vlan) and -l (node names in a vlan)"
+                "give exactly one of -V (vlan ids of a job), -s (set vlan), -l (node names in a vlan),"
+                " -e and -d (DHCP server on and off)"
             )
         job = self._job(options["oar-jobid"]) if "oar-jobid" in options else None
         if actions == ["set-vlan"]:
             return self._set_vlan(user, job, options, out)
+        if actions[0].endswith("-dhcp"):
+            return self._set_dhcp(user, job, options, actions == ["enable-dhcp"], out)
         if job is None:
             raise RequestRefusedError("give the job by -j or in the variable OAR_JOB_ID")
         if not job.assigned.vlans:
@@ -248,6 +226,21 @@ class Frontend:
             vlan = _parse_id(options.get("vlan-id", job.assigned.vlans[0]), "vlan")
             nodes = [self._description.node(name) for name in job.assigned.nodes]
             out("".join(f"{node.kavlan_name(vlan)}\n" for node in nodes))
+        return {"exit": 0}
+
+    def _set_dhcp(
+        self, user: str, job: Job | None, options: Mapping[str, Any], on: bool, out: Write
+    ) -> dict[str, Any]:
+        """KaVLANs have no DHCP server here: there is none to disable, and none can be enabled."""
+        if "vlan-id" not in options and not (job and job.assigned.vlans):
+            raise RequestRefusedError("give the vlan by -i, or a job that has one by -j")
+        name = str(options["vlan-id"] if "vlan-id" in options or job is None else job.assigned.vlans[0])
+        vlan = target_vlan(self._description, self._site.name, name, user, self._database)
+        if vlan is None:
+            raise RequestRefusedError("Invalid VLAN: DEFAULT is not a vlan of yours")
+        if on:
+            raise RequestRefusedError(f"vlan {vlan}: the KaVLANs of a local testbed have no DHCP server")
+        out(f"vlan {vlan}: no DHCP server is running\n")
         return {"exit": 0}
 
     def _set_vlan(self, user: str, job: Job | None, options: Mapping[str, Any], out: Write) -> dict[str, Any]:

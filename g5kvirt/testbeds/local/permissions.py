@@ -21,6 +21,7 @@ __all__ = [
     "NodeControl",
     "RequestRefusedError",
     "deployable",
+    "expand",
     "find_node",
     "move",
     "run_parallel",
@@ -29,6 +30,7 @@ __all__ = [
 
 _INTERFACE = re.compile(r"([a-z]+[0-9]*-[1-9][0-9]*)-eth0(\..+)?")
 _PARALLEL = 32  #: nodes that one command processes in parallel
+_RANGE = re.compile(r"([^\[\]]*)\[([0-9,-]+)\]([^\[\]]*)")
 _RUNNING = ("Running",)
 
 T = TypeVar("T")
@@ -126,6 +128,32 @@ def move(
         zip(moved, run_parallel(moved, lambda name: machines.set_vlan(nodes[name], vlan)), strict=True)
     )
     return {name: results[name] for name in dict.fromkeys(names)}
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The distinct node names of patterns such as ``graphene-[1-3,7].nancy.grid5000.fr``.
+
+    :raises RequestRefusedError: invalid brackets.
+    """
+    names: dict[str, None] = {}
+    for pattern in patterns:
+        if "[" not in pattern and "]" not in pattern:
+            names[pattern] = None
+            continue
+        match = _RANGE.fullmatch(pattern)
+        if match is None:
+            raise RequestRefusedError(f"Invalid node list: {pattern}")
+        for part in match[2].split(","):
+            first, dash, last = part.partition("-")
+            if (
+                not first.isdecimal()
+                or (dash and not last.isdecimal())
+                or int(last or first) - int(first) > 10**4
+            ):
+                raise RequestRefusedError(f"Invalid node list: {pattern}")
+            for number in range(int(first), int(last or first) + 1):
+                names[f"{match[1]}{number}{match[3]}"] = None
+    return list(names)
 
 
 def find_node(description: Description, site: str, name: str) -> NodeDescription:

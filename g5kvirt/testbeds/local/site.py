@@ -23,7 +23,8 @@ __all__ = [
     "trigger_scheduling",
 ]
 
-COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets")  #: commands on the frontend, besides those of OAR
+#: Commands on the frontend, besides those of OAR; oarsub only writes shorthand out and becomes OAR's own.
+COMMANDS = ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets", "oarsub")
 USER = "g5k"
 _ALMIGHTY_PORT = 6666
 
@@ -32,6 +33,10 @@ _OWN_PORTS = (
     "add chain inet local in { type filter hook input priority 0; };"
     ' add rule inet local in iifname != "lo" tcp dport { 6666, 6667 } reject with tcp reset'
 )
+
+
+#: As on Grid'5000, users may lengthen and shorten their jobs with oarwalltime, which OAR disables by default.
+_WALLTIME_CHANGES = "printf 'WALLTIME_CHANGE_ENABLED=YES\\nWALLTIME_MAX_INCREASE=-1\\n' >> /etc/oar/oar.conf"
 
 
 def container_spec(
@@ -70,6 +75,7 @@ def container_spec(
         commands=(
             ("sysctl", "-q", "-e", "-w", *sysctl),
             ("nft", f"add table inet local; {_OWN_PORTS}"),
+            ("sh", "-c", _WALLTIME_CHANGES),
             sshd.HOST_KEY,
         ),
         capabilities=BASIC | NETWORK,

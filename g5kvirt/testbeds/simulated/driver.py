@@ -126,7 +126,7 @@ class Simulated:
             found = [
                 machine.host
                 for machine in self.machines().get(site, ())
-                if _usable(machine, request.queue)
+                if _usable(machine, request)
                 and request.clusters.get(site) in (None, machine.host.cluster)
                 and (not allowed or machine.host.name in allowed[site])
             ]
@@ -181,10 +181,11 @@ class Simulated:
         )
 
 
-def _usable(machine: Machine, queue: str | None) -> bool:
+def _usable(machine: Machine, request: ReservationRequest) -> bool:
     known = (machine.deploy, machine.kavlan, machine.x86, machine.virtual)
-    open_to = machine.queues is None or (queue or "default") in machine.queues
-    return False not in known and not machine.exotic and open_to
+    open_to = machine.queues is None or (request.queue or "default") in machine.queues
+    exotic = machine.exotic and "exotic" not in request.job_types
+    return False not in known and not exotic and open_to
 
 
 def _size(host: Host) -> tuple[int, int, int]:

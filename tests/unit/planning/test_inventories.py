@@ -90,6 +90,8 @@ def test_exclusion_depends_on_the_queue_and_on_emulation() -> None:
     production = Spec(sites={"nancy": 1}, vms=1, queue="production")
     assert exclusion_reason(ABLE, production) == "not in the queue production"
     assert exclusion_reason(replace(ABLE, virtual=False), SPEC, emulated=True) is None
+    exotic = Spec(sites={"nancy": 1}, vms=1, job_types=["exotic"])
+    assert exclusion_reason(replace(ABLE, exotic=True), exotic) is None
     light = Spec(sites={"nancy": 1}, vms=1, guest="light")
     assert exclusion_reason(replace(ABLE, virtual=False), light) is None
 

@@ -87,6 +87,7 @@ GOOD = {
     "properties": st.sampled_from([None, "memnode >= 16384", "cluster = 'gros'"]),
     "queue": st.sampled_from([None, "default", "production"]),
     "project": st.sampled_from([None, "lab"]),
+    "job_types": st.sampled_from([[], ["exotic"], ["night", "destructive"]]),
     "walltime": st.sampled_from(["1:00:00", "2:30", 7200]),
     "start": st.sampled_from(["now", "first", "2026-12-01 19:00"]),
     "host_environment": st.just("debian12-min"),

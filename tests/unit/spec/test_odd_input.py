@@ -51,6 +51,7 @@ FIELDS = [
     "clusters",
     "properties",
     "queue",
+    "job_types",
     "walltime",
     "start",
     "vm",

@@ -207,6 +207,10 @@ def test_spec_copies_its_arguments() -> None:
         ({"properties": "  "}, "properties"),
         ({"queue": "a b"}, "queue"),
         ({"project": 3}, "project"),
+        ({"job_types": "exotic"}, "a list of types such as ['exotic']"),
+        ({"job_types": ["besteffort"]}, "'exotic' or 'day' or 'night' or 'destructive'"),
+        ({"job_types": [3]}, "job_types"),
+        ({"job_types": ["night", "day"]}, "both types 'day' and 'night'"),
         ({"start": "tomorrow"}, "start"),
         ({"start": "2026-13-01 10:00"}, "start"),
         ({"provisioner": "kadeploy4"}, "'kadeploy3'"),
@@ -402,3 +406,12 @@ def test_suggestions() -> None:
     assert suggest("nanci", ["nancy", "rennes"]) == "did you mean 'nancy'?"
     assert suggest("xyz", ["nancy", "rennes"]) == "known: nancy, rennes"
     assert suggest("xyz", []) == "none is known"
+
+
+def test_job_types_are_each_there_once_in_yaml_too(tmp_path: Path) -> None:
+    spec = Spec(sites={"nancy": 1}, vms=1, job_types=["night", "exotic", "night"])
+    assert spec.job_types == ("exotic", "night")
+    assert spec.to_dict()["job_types"] == ["exotic", "night"]
+    (tmp_path / "spec.yaml").write_text("{sites: {nancy: 1}, vms: 1, job_types: [night, exotic]}")
+    assert Spec.load(tmp_path / "spec.yaml") == spec == Spec.from_dict(spec.to_dict())
+    assert Spec(sites={"nancy": 1}, vms=1).job_types == ()

@@ -18,6 +18,7 @@ from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter, driver, jobs
+from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
 
@@ -100,10 +101,10 @@ class Oars:
     def find(self, sites: Collection[str], name: str) -> list[tuple[str, int]]:
         return [one for one, own in self.live.items() if own == name and one[0] in sites]
 
-    def oarstat(self, site: str, job: int, timeout: float) -> str:
+    def oarstat(self, site: str, job: int, timeout: float) -> Answer:
         words = "+".join(jobs.resources(request(), site))
         command = f"oarsub -l {words},walltime=1:0:0 -t deploy -n job sleep 1"
-        return f"name = job\nstate = Waiting\ninitial_request = {command}\n"
+        return Answer(("name = job", "state = Waiting", f"initial_request = {command}"), code=0)
 
     def job_name(self, site: str, job: int, timeout: float) -> str | None:
         return self.live.get((site, job), "")
@@ -314,8 +315,13 @@ def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytes
 def test_ended_reports_the_job_or_raises_if_the_state_is_unknown(oars: Oars) -> None:
     granted = oars.reserve()
     assert oars.bed.ended(granted) == ""
-    oars.oarstat = lambda site, job, timeout: "state = Error" if site == "rennes" else ""  # type: ignore[method-assign]
+    error, silence = Answer(("state = Error",), code=0), Answer((), code=0)
+    oars.oarstat = lambda site, job, timeout: error if site == "rennes" else silence  # type: ignore[method-assign]
     assert oars.bed.ended(granted).startswith("job 2 at rennes ended")
-    oars.oarstat = lambda site, job, timeout: ""  # type: ignore[method-assign]
-    with pytest.raises(TestbedError, match="the state of the jobs at nancy, rennes is not known"):
+    oars.oarstat = lambda site, job, timeout: silence  # type: ignore[method-assign]
+    with pytest.raises(TestbedError, match="the state of the jobs at nancy, rennes is not known: "):
+        oars.bed.ended(granted)
+    noise = Answer(noise=("Welcome",), failure='its answer cannot be read: "Welcome"')
+    oars.oarstat = lambda site, job, timeout: noise  # type: ignore[method-assign]
+    with pytest.raises(TestbedError, match='is not known \\(its answer cannot be read: "Welcome"\\)'):
         oars.bed.ended(granted)

@@ -18,8 +18,10 @@ from g5kvirt.planning.preflight import Finding
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import api, connection, preflight
+from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
+from g5kvirt.testbeds.grid5000.frontends import answer_of
 from g5kvirt.testbeds.grid5000.preflight import (
     charter_finding,
     find_environment,
@@ -29,10 +31,18 @@ from g5kvirt.testbeds.grid5000.preflight import (
 )
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, parse_resources
 
-THERE = "g5kvirt-there\r\n"
-PRINTED = "---\r\nname: debian12-min\r\nos: linux\r\ng5kvirt-code 0\r\n"
-REFUSED = "[ERROR] The environment x of deploy does not exist\r\ng5kvirt-code 1\r\n"
+THERE = "g5kvirt-out:g5kvirt-shell bash\r\n"
+PRINTED = "g5kvirt-out:---\r\ng5kvirt-out:name: debian12-min\r\ng5kvirt-out:os: linux\r\n"
+MISSING = "g5kvirt-out:[ERROR] The environment x of deploy does not exist\r\n"
+GOOD, BAD = "g5kvirt-end:0\r\n", "g5kvirt-end:1\r\n"
+REFUSED = "ssh: connect to host n port 22: Connection refused\r\n"
 CLOSED = "Connection to nancy.grid5000.fr closed.\r\n"
+
+
+def answer(out: str, err: str = "") -> Answer:
+    """What `run_on_frontend` makes of it."""
+    code = 255 if err and err != CLOSED else 0
+    return answer_of(SimpleNamespace(stdout=out, stderr=err, exit_code=code, timeouted=False, timeout=30))
 
 
 def statuses(findings: Sequence[Finding]) -> dict[str, str]:
@@ -45,13 +55,17 @@ def statuses(findings: Sequence[Finding]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("out", "err", "expected"),
     [
-        (THERE + PRINTED, CLOSED, {"frontend": "ok", "environment": "ok"}),
-        (THERE + REFUSED, CLOSED, {"frontend": "ok", "environment": "problem"}),
+        (THERE + PRINTED + GOOD, CLOSED, {"frontend": "ok", "environment": "ok"}),
+        (THERE + MISSING + BAD, CLOSED, {"frontend": "ok", "environment": "problem"}),
         # mine is not there, everybody's is
-        (THERE + REFUSED.splitlines()[0] + "\r\n" + PRINTED, "", {"frontend": "ok", "environment": "ok"}),
+        (THERE + MISSING + PRINTED + GOOD, "", {"frontend": "ok", "environment": "ok"}),
         # an exit code alone is not enough
-        (THERE + "g5kvirt-code 0\r\n", "", {"frontend": "ok", "environment": "problem"}),
-        (THERE + "g5kvirt-no-kaenv3\r\n", "", {"frontend": "ok", "environment": "unknown"}),
+        (THERE + GOOD, "", {"frontend": "ok", "environment": "problem"}),
+        (
+            THERE + "g5kvirt-out:g5kvirt-no-kaenv3\r\n" + GOOD,
+            "",
+            {"frontend": "ok", "environment": "unknown"},
+        ),
         (THERE, "", {"frontend": "ok", "environment": "unknown"}),  # cut short in kaenv3
         ("", "", {"frontend": "problem", "environment": "unknown"}),
         (
@@ -68,26 +82,42 @@ def statuses(findings: Sequence[Finding]) -> dict[str, str]:
     ],
 )
 def test_frontend_findings(out: str, err: str, expected: dict[str, str]) -> None:
-    rows = frontend_findings("nancy", "debian12-min", out, err)
+    rows = frontend_findings("nancy", "debian12-min", answer(out, err))
     assert statuses(rows) == expected
     with_advice = {row.what for row in rows if row.advice}
     assert with_advice == {what for what, status in expected.items() if status == "problem"}
 
 
 def test_frontend_findings_have_the_reason_and_a_code() -> None:
-    [_, environment] = frontend_findings("nancy", "x", THERE + REFUSED, "")
+    [_, environment] = frontend_findings("nancy", "x", answer(THERE + MISSING + BAD))
     assert environment.code == "unknown-environment"
     assert (
         "Kadeploy3 has no environment x (The environment x of deploy does not exist)" in environment.message
     )
-    down, _ = frontend_findings("nancy", "x", "", "ssh: connect to host n port 22: Connection refused\r\n")
+    down, _ = frontend_findings("nancy", "x", answer("", REFUSED))
     assert "Connection refused" in down.message
     assert "nancy.grid5000.fr" in down.advice
 
 
+def test_noisy_login_shell_is_a_warning_and_hides_nothing() -> None:
+    noise = "Welcome to \x1b[1mnancy, 12 users\r\nname: motd\r\n> "
+    out = noise + THERE + PRINTED.replace("\r\n", "\r\nmail!\r\n") + GOOD + "bye\r\n"
+    findings = frontend_findings("nancy", "debian12-min", answer(out.replace("bash", "fish"), CLOSED))
+    assert statuses(findings) == {"frontend": "ok", "login shell": "warning", "environment": "ok"}
+    assert findings[0].message == "answers, login shell fish"
+    assert r'"Welcome to \x1b[1mnancy, 12 users / name: motd / > / mail!' in findings[1].message
+    assert "print nothing" in findings[1].advice
+
+
+def test_frontend_that_runs_no_command_is_quoted() -> None:
+    [first, _] = frontend_findings("nancy", "x", answer("This account is closed.\r\n", CLOSED))
+    assert first.status == "problem"
+    assert 'does not run our commands (its answer cannot be read: "This account is closed."' in first.message
+
+
 def test_environment_named_like_an_error_is_not_taken_for_unknown() -> None:
-    out = THERE + "[ERROR] x-unknown: connection refused\r\ng5kvirt-code 1\r\n"
-    [_, environment] = frontend_findings("nancy", "x-unknown", out, "")
+    out = THERE + "g5kvirt-out:[ERROR] x-unknown: connection refused\r\n" + BAD
+    [_, environment] = frontend_findings("nancy", "x-unknown", answer(out))
     assert (environment.status, environment.code) == ("problem", "unusable")
 
 
@@ -104,7 +134,7 @@ def test_find_environment_is_parallel_and_does_not_wait_for_a_silent_frontend(
         together.wait()
         if site == "broken":
             raise OSError("no ssh here")
-        return SimpleNamespace(stdout=THERE + PRINTED, stderr="")
+        return answer(THERE + PRINTED + GOOD)
 
     monkeypatch.setattr(preflight, "run_on_frontend", run)
     monkeypatch.setattr(preflight, "FRONTEND_LIMIT", -7.0)  # and ten seconds more
@@ -123,8 +153,7 @@ def test_find_environment_is_parallel_and_does_not_wait_for_a_silent_frontend(
 
 
 def test_ssh_key_is_unknown_if_no_frontend_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = SimpleNamespace(stdout="", stderr="ssh: Connection refused")
-    monkeypatch.setattr(preflight, "run_on_frontend", lambda *_: answer)
+    monkeypatch.setattr(preflight, "run_on_frontend", lambda *_: answer("", REFUSED))
     rows = find_environment("x", ["nancy"])
     assert statuses(rows) == {"frontend": "problem", "ssh key": "unknown", "environment": "unknown"}
 

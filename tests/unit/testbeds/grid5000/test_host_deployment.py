@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
-import execo_g5k
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,34 +20,28 @@ class Client:
     failing: tuple[str, ...] = ()
     made: list[Client]
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-        self.process = SimpleNamespace(
-            timeout=None, timeouted=False, stdout="", stderr="", running=False, kill=lambda: None
-        )
-        self.processes = [self.process]
+    def __init__(self, site: str, command: str, timeout: float, *, live: bool) -> None:
+        assert live, "what a client that is killed has printed must have come"
+        self.names = command.split()
+        self.timeout, self.timeouted = timeout, False
+        self.stdout = self.stderr = ""
+        self.exit_code, self.running = 0, False
         self.made.append(self)
 
-    def start(self) -> None:
-        self.start_time = time.monotonic()
-
     def wait(self, timeout: float) -> None:
-        time.sleep(min(self.seconds, self.process.timeout, timeout))
-        self.process.timeouted = self.seconds > self.process.timeout
-
-    @property
-    def deployed_hosts(self) -> list[str]:
-        return [] if self.process.timeouted else [name for name in self.names if name not in self.failing]
-
-    @property
-    def undeployed_hosts(self) -> list[str]:
-        return [name for name in self.names if name not in self.deployed_hosts]
+        time.sleep(min(self.seconds, self.timeout, timeout))
+        self.timeouted = self.seconds > self.timeout
+        done = [name for name in self.names if name not in self.failing]
+        failed = [f"{name} (no disk)" for name in self.names if name in self.failing]
+        lines = ["The deployment is successful on nodes", *done, "The deployment failed on nodes", *failed]
+        end = [] if self.timeouted else [*lines, "g5kvirt-end:0"]
+        self.stdout = "\r\n".join(["2 users", "g5kvirt-begin:", *end, "bye", ""])
 
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> type[Client]:
     monkeypatch.setattr(Client, "made", [], raising=False)
-    monkeypatch.setattr(execo_g5k, "Kadeployer", Client)
+    monkeypatch.setattr(kadeploy, "start_on_frontend", Client)
     return Client
 
 
@@ -59,19 +49,16 @@ def deploy(timeout: float) -> tuple[dict[str, str], float]:
     """The nodes that failed, and the seconds that it took."""
     start = time.monotonic()
 
-    def make(names: Sequence[str]) -> Any:
-        return names
-
-    failed = kadeploy.deploy({"nancy": NAMES}, make, tries=2, timeout=timeout)
+    failed = kadeploy.deploy({"nancy": NAMES}, " ".join, tries=2, timeout=timeout)
     return failed, time.monotonic() - start
 
 
 def test_nodes_that_fail_are_tried_once_more(client: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "failing", NAMES[:1])
     failed, _ = deploy(60.0)
-    assert set(failed) == {NAMES[0]}
+    assert failed == {NAMES[0]: "no disk"}
     assert [list(one.names) for one in client.made] == [list(NAMES), [NAMES[0]]]
-    assert client.made[1].process.timeout == pytest.approx(60.0, abs=1.0)
+    assert client.made[1].timeout == pytest.approx(60.0, abs=1.0)
 
 
 def test_site_that_hangs_costs_the_time_out_once(
@@ -90,7 +77,7 @@ def test_second_try_has_what_is_left(client: type[Client], monkeypatch: pytest.M
     monkeypatch.setattr(client, "failing", NAMES)
     failed, took = deploy(6.5)
     assert set(failed) == set(NAMES)
-    first, second = (one.process.timeout for one in client.made)
+    first, second = (one.timeout for one in client.made)
     assert (first, second) == (pytest.approx(6.5, abs=0.3), pytest.approx(5.5, abs=0.3))
     assert took < 7
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,16 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import SpecError, TestbedError
-from g5kvirt.inventory import SubNetwork
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import frontends, jobs
+from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.jobs import (
     matches_request,
     polling_delay,
     resources,
     submission,
-    subnetwork,
 )
 
 DATE = 1795372641.0  # 2026-11-22 19:37:21 in Paris
@@ -116,6 +115,15 @@ def test_properties_with_shell_or_sql_syntax_are_refused(properties: str) -> Non
         Spec(sites={"nancy": 2}, vms=1, properties=properties)
 
 
+def test_job_types_are_submitted_besides_deploy() -> None:
+    oar = pytest.importorskip("execo_g5k.oar", reason="execo is not installed")
+    words = shlex.split(
+        oar.get_oarsub_commandline(submission(request(job_types=("exotic", "night")), "nancy", None))
+    )
+    types = {value for option, value in pairwise(words) if option == "-t"}
+    assert types == {"deploy", "exotic", "night", "origin=execo"}
+
+
 # ---- finding again ----------------------------------------------------------------------------------
 
 
@@ -125,6 +133,8 @@ def test_job_with_the_same_command_line_is_found() -> None:
     assert matches_request(PRINTED, request(start=DATE), "nancy")
     assert matches_request(PRINTED, request(start="first"), "nancy")
     assert matches_request(PRINTED.replace("Waiting", "Running"), request(), "nancy")
+    typed = PRINTED.replace("-t deploy", "-t exotic -t deploy -t night")
+    assert matches_request(typed, request(job_types=("exotic", "night")), "nancy")
     queued = PRINTED.replace(" -r ", " -q production --project p -r ")
     assert matches_request(queued, request(queue="production", project="p"), "nancy")
 
@@ -142,6 +152,9 @@ def test_job_with_the_same_command_line_is_found() -> None:
         (("", ""), {"queue": "production"}),
         (("-t deploy", "-q production -t deploy"), {}),
         (("", ""), {"project": "p"}),
+        (("", ""), {"job_types": ("exotic",)}),
+        (("-t deploy", "-t deploy -t night"), {"job_types": ("exotic", "night")}),
+        (("-t deploy", "-t deploy -t exotic"), {}),
         (("", ""), {"vlan_site": "rennes"}),
         (("", ""), {"properties": "memnode > 1"}),
         (("", ""), {"machines": {"nancy": 2}}),
@@ -250,38 +263,29 @@ def test_waiting_is_bounded_and_tolerates_missing_answers(monkeypatch: pytest.Mo
         clock.wait(1300)
 
 
-# ---- what a job was given ---------------------------------------------------------------------------
-
-
-def test_subnetwork_is_read_from_parameters_or_addresses() -> None:
-    parameters = {"ip_prefix": "10.144.4.0/22", "gateway": "10.147.255.254"}
-    assert subnetwork("nancy", [], parameters) == SubNetwork(
-        "nancy", IPv4Network("10.144.4.0/22"), IPv4Address("10.147.255.254")
-    )
-    # several parts in one job: execo gives no parameters then
-    addresses = [(str(ip), "mac") for ip in IPv4Network("10.144.8.0/21").hosts()]
-    assert subnetwork("nancy", addresses, {}) == SubNetwork("nancy", IPv4Network("10.144.8.0/21"))
-    assert subnetwork("nancy", [], {}) is None
+# ---- deleting ---------------------------------------------------------------------------------------
 
 
 def test_a_deletion_that_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frontend's sshd that is dead for a moment loses oardel, which says nothing."""
-    sent: list[list[tuple[int, str]]] = []
+    sent: list[str] = []
 
-    def oardel(specs: list[tuple[int, str]], timeout: float) -> None:
+    def run(site: str, command: str, timeout: float) -> Answer:
         assert 0 < timeout <= 20
-        sent.append(specs)
+        assert command == f"oardel {1 if site == 'nancy' else 2}"
+        sent.append(site)
+        return Answer(code=0)
 
     def info(site: str, job: int) -> dict[str, str]:
-        reached = len(sent) >= 2 if site == "nancy" else bool(sent)
+        reached = sent.count("nancy") >= 2 if site == "nancy" else bool(sent)
         return {"state": "Terminated" if reached else "Running"}
 
-    monkeypatch.setattr("execo_g5k.oardel", oardel)
+    monkeypatch.setattr(jobs, "run_on_frontend", run)
     monkeypatch.setattr(jobs, "_DELETE_AGAIN", 0.05)
     jobs.delete([("nancy", 1), ("rennes", 2)], 20, 0.01, info)
-    assert sent == [[(1, "nancy"), (2, "rennes")], [(1, "nancy")]]
+    assert sorted(sent) == ["nancy", "nancy", "rennes"]
     jobs.delete([], 20, 0.01, info)
-    assert len(sent) == 2
+    assert len(sent) == 3
 
 
 @pytest.mark.parametrize(
@@ -295,6 +299,10 @@ def test_a_deletion_that_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) 
         ({"exit_code": 15, "timeouted": True, "timeout": 30}, "no answer within 30 s"),
         ({"exit_code": None}, "no answer"),
         ({"exit_code": 256, "stderr": "\nNo such job\x1b[1m\n"}, r"No such job\x1b[1m"),
+        ({"exit_code": 0, "stdout": "g5kvirt-err:No job\x1b[1m\r\ng5kvirt-end:70\r\n"}, r"No job\x1b[1m"),
+        ({"exit_code": 0, "stdout": "Welcome\r\ng5kvirt-end:70\r\n"}, "exit code 70"),
+        ({"exit_code": 0, "stdout": "\x1b[1mWelcome\r\n2 users\r\n"}, r'read: "\x1b[1mWelcome / 2 users"'),
+        ({"exit_code": 0}, "no answer"),
         (
             {"exit_code": 255, "stderr": "ssh: connect to host f port 22: Connection refused\n"},
             "Connection refused",
@@ -303,15 +311,18 @@ def test_a_deletion_that_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_how_a_process_failed_is_told_in_words(process: dict[str, Any], reason: str) -> None:
     one = SimpleNamespace(**({"stdout": "", "stderr": ""} | process))
-    assert reason in frontends.process_failure(one)
-    assert frontends.failure_reason(SimpleNamespace(processes=[one, one])).count(reason) == 1
-    assert frontends.failure_reason(SimpleNamespace(processes=[])) == "no answer"
+    assert reason in frontends.answer_of(one).failure
 
 
 def test_site_that_never_answers_is_not_waited_for_as_long_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_SILENT_LIMIT", 0.5)
-    asked: list[set[tuple[int, str]]] = []
-    monkeypatch.setattr("execo_g5k.oardel", lambda which, **_: asked.append(set(which)))
+    deletions: list[str] = []
+
+    def run(site: str, command: str, timeout: float) -> Answer:
+        deletions.append(f"{site}: {command}")
+        return Answer(code=0) if site == "nancy" else Answer(failure="no answer")
+
+    monkeypatch.setattr(jobs, "run_on_frontend", run)
     begun = time.monotonic()
 
     def state(site: str, job: int) -> dict[str, str]:
@@ -320,7 +331,7 @@ def test_site_that_never_answers_is_not_waited_for_as_long_as_others(monkeypatch
         return {"state": "Running" if time.monotonic() - begun < 1.0 else "Error"}
 
     monkeypatch.setattr(jobs, "info", state)
-    with pytest.raises(TestbedError, match="these jobs could not be deleted: 2 at rennes"):
+    with pytest.raises(TestbedError, match=r"these jobs could not be deleted: 2 at rennes \(no answer\)"):
         jobs.delete([("nancy", 1), ("rennes", 2)], 60.0, 0.05, state)
     assert 1.0 < time.monotonic() - begun < 5.0, "nancy's job was waited for"
-    assert asked[0] == {(1, "nancy"), (2, "rennes")}
+    assert sorted(deletions) == ["nancy: oardel 1", "rennes: oardel 2"]

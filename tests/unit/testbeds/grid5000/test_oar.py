@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from g5kvirt.testbeds.grid5000.oar import STATES, end_of_job, has_ended, is_usable, refusal_reason
 
@@ -74,12 +76,36 @@ def test_end_of_job_agrees_with_has_ended(state: str) -> None:
             "not at that time: This reservation could run at 2026-11-22 19:47:23",
         ),
         ("# Some remark.\nWhat is wrong\n", "What is wrong"),
+        (
+            "[ADMISSION_RULE] Automatically add the constraint to go on nodes\nWhat is wrong\n",
+            "What is wrong",
+        ),
+        ("# [ADMISSION RULE] Modify resource description\nWhat is wrong\nIt is\n", "What is wrong"),
+        ("# ERROR: no such project as x\nOAR_JOB_ID=-3\n", "no such project as x"),
+        ("[ADMISSION_RULE] Error : you are not in the group x.\n", "you are not in the group x"),
+        ("What else is wrong\n[ADMISSION RULE] ERROR: no queue x\n[ERROR] Oarsub failed\n", "no queue x"),
+        ("# Some remark\n[ADMISSION RULE] Set default walltime\n[ADMISSION_RULE] other\nOAR_JOB_ID=-5\n", ""),
         ("", ""),
     ],
 )
 def test_refusal_reason_is_the_line_that_has_it(printed: str, reason: str) -> None:
     lines = [line.strip() for line in printed.splitlines() if not line.startswith("Connection to ")]
     assert refusal_reason(lines) == reason
+
+
+REMARKS = st.builds(
+    "{}{}".format,
+    st.sampled_from(("[ADMISSION RULE] ", "[ADMISSION_RULE] ", "# ", "# [ADMISSION RULE] ", "#")),
+    st.sampled_from(
+        ("Modify resources", "There are not enough words", "Set walltime to 1:0:0", "Warning: late")
+    ),
+)
+
+
+@given(st.lists(REMARKS), st.lists(REMARKS))
+def test_no_remark_is_the_reason_of_a_refusal(before: list[str], after: list[str]) -> None:
+    assert refusal_reason([*before, *after]) == ""
+    assert refusal_reason([*before, "No way.", *after, "Oarsub failed: please ask"]) == "No way"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -48,7 +50,7 @@ class Bed:
         self.home = directory / "home"
         (self.home / ".ssh").mkdir(parents=True)
         (self.home / ".ssh" / "authorized_keys").write_text("ssh-ed25519 AAAA mine\n")
-        for name in ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets"):
+        for name in ("kadeploy3", "kaenv3", "kavlan", "g5k-subnets", "oarsub"):
             (directory / name).symlink_to(PROGRAM)
 
     @property
@@ -242,6 +244,54 @@ def test_vlans_of_a_job(bed: Bed) -> None:
     assert bed.run("kavlan").returncode == 1
 
 
+def test_environment_alone_deploys_the_nodes_of_the_job_s_shell(bed: Bed, tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_text(f"{GRAPHENE[0]}\n{GRAPHENE[0]}\n{GRAPHENE[1]}\n")  # one line for each core
+    done = bed.run("kadeploy3", "debian12-min", OAR_NODE_FILE=str(nodes))
+    assert sections(done.stdout) == (set(GRAPHENE[:2]), set())
+    done = bed.run("kadeploy3", "debian12-min", "-m", "graphene-3", OAR_NODE_FILE=str(nodes))
+    assert sections(done.stdout) == ({GRAPHENE[2]}, set())
+    assert "give nodes" in bed.run("kadeploy3", "debian12-min").stderr
+    assert "invalid option: twice" in bed.run("kadeploy3", "debian12-min", "twice").stderr
+    assert "cannot be read" in bed.run("kadeploy3", "debian12-min", OAR_NODE_FILE="/none").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-p", "gros", "-l", "nodes=1"], ["-p", "cluster='gros'", "-l", "nodes=1"]),
+        (["--property=gros"], ["--property=cluster='gros'"]),
+        (["-p", "cluster='gros' or x", "sleep now"], ["-p", "cluster='gros' or x", "sleep now"]),
+        (["-r", "2099-01-01 10:00:00", "now"], ["-r", "2099-01-01 10:00:00", "now"]),
+        (["-r", "now", "-n", "gros"], ["-r", None, "-n", "gros"]),
+        (["-l", "nodes=1,walltime=1", "-t", "deploy"], ["-l", "nodes=1,walltime=1", "-t", "deploy"]),
+    ],
+)
+def test_shorthand_of_oarsub_is_written_out(bed: Bed, words: list[str], expected: list[str | None]) -> None:
+    own = bed.directory / "own"
+    own.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 5\n")
+    own.chmod(0o755)
+    done = bed.run("oarsub", *words, G5K_OARSUB=str(own))
+    assert (done.returncode, done.stderr) == (5, "")
+    for got, known in zip(done.stdout.splitlines(), expected, strict=True):
+        if known is None:
+            assert abs(datetime.fromisoformat(got).timestamp() - time.time()) < 60
+        else:
+            assert got == known
+
+
+def test_dhcp_server_of_a_vlan_is_off_and_stays_off(bed: Bed) -> None:
+    done = bed.run("kavlan", "-d", "-i", "4", "-j", "1")
+    assert (done.returncode, done.stdout) == (0, "vlan 4: no DHCP server is running\n")
+    assert bed.run("kavlan", "-d", "-j", "1").returncode == 0
+    done = bed.run("kavlan", "-e", "-i", "4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "have no DHCP server" in done.stderr
+    assert "in no running job" in bed.run("kavlan", "-d", "-i", "5").stderr
+    assert "give the vlan" in bed.run("kavlan", "-d").stderr
+    assert "Invalid VLAN" in bed.run("kavlan", "-d", "-i", "DEFAULT").stderr
+
+
 def test_set_vlan_moves_nodes(bed: Bed) -> None:
     assert bed.run("kavlan", "-s", "-i", "4", "-j", "1").returncode == 0
     assert bed.machines.vlans == {"graphene-1": 4, "graphene-2": 4, "graphene-3": 4}
@@ -328,6 +378,7 @@ def test_node_patterns_are_expanded() -> None:
 
 def test_environments_are_listed_and_printed(bed: Bed) -> None:
     assert "debian12-min" in bed.run("kaenv3", "-l").stdout
+    assert bed.run("kaenv3").stdout == bed.run("kaenv3", "-l").stdout
     for words in (["-p", "debian12-min"], ["-u", "deploy", "-p", "debian12-min"]):
         done = bed.run("kaenv3", *words)
         assert (done.returncode, done.stderr) == (0, "")
@@ -339,7 +390,6 @@ def test_environments_are_listed_and_printed(bed: Bed) -> None:
         *(["-p", other] for other in others),
         ["-p", "nothere"],
         ["-u", "g5k", "-p", "debian12-min"],
-        [],
         ["-l", "-p", "debian12-min"],
     ):
         done = bed.run("kaenv3", *words)
