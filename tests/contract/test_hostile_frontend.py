@@ -32,7 +32,8 @@ RUN = """
 import contextlib, io
 from g5kvirt import cli
 from g5kvirt.testbeds.grid5000 import jobs
-exp = Experiment(Spec(sites={"nancy": 1}, vms=1, job_types=["exotic"]), testbed=testbed, name="noisy", runs=runs)
+spec = Spec(sites={"nancy": 1}, vms=1, job_types=["exotic"])
+exp = Experiment(spec, testbed=testbed, name="noisy", runs=runs)
 out = {}
 try:
     exp.reserve()
