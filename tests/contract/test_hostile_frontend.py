@@ -32,7 +32,8 @@ RUN = """
 import contextlib, io
 from g5kvirt import cli
 from g5kvirt.testbeds.grid5000 import jobs
-exp = Experiment(Spec(sites={"nancy": 1}, vms=1), testbed=testbed, name="noisy", runs=runs)
+spec = Spec(sites={"nancy": 1}, vms=1, job_types=["exotic"])
+exp = Experiment(spec, testbed=testbed, name="noisy", runs=runs)
 out = {}
 try:
     exp.reserve()
@@ -44,6 +45,7 @@ try:
     out["hosts"] = sorted(host.name for host in granted.hosts)
     out["vlan"], out["job"] = granted.vlan, job
     out["network"] = str(granted.subnetworks[0].network)
+    out["types"] = [line for line in jobs.oarstat(site, job).lines if " types = " in line]
     out["info"] = jobs.info(site, job)["state"]
     exp.deploy()
     out["deployed"] = len(exp.journal.state.deployed_hosts)
@@ -75,6 +77,7 @@ def test_run_through_a_frontend_that_prints_words_of_its_own(noisy: State, tmp_p
     assert out["vlan"] == noisy.description.site("nancy").global_vlan.id
     assert out["network"].startswith("10.144.")
     assert out["job"] == 1
+    assert "exotic" in out["types"][0]
     assert (out["info"], out["deployed"]) == ("Running", 2)
     assert out["ended"] in ("Terminated", "Error", "Finishing")
     rows = {row["what"]: row for row in out["check"]}

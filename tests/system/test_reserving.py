@@ -130,7 +130,7 @@ def test_impossible_reservation_is_one_sentence_and_leaves_no_jobs(
     day = later.date() + datetime.timedelta(days=1)
     while not french_working_days()(day):
         day += datetime.timedelta(days=1)
-    strict = type(bed)(replace(bed.settings, charter=True))
+    strict = type(bed)(replace(bed.settings, charter=True), bed._state)
     tried("charter", strict, sites={"nancy": 1}, start=f"{day} 10:00", walltime="9:00:00")
     request = request_for(Spec(sites={"nancy": 1, "rennes": 1}, vms=1), "nobody")
     first = {"both": bed.first_start(request)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from g5kvirt.errors import SpecError
 from g5kvirt.spec.environment_name import EnvironmentName, read_name
 from g5kvirt.testbeds.grid5000 import preflight
+from g5kvirt.testbeds.grid5000.answers import Answer
+from g5kvirt.testbeds.grid5000.frontends import answer_of
 from g5kvirt.testbeds.grid5000.host_environments import AmbiguousError, Listed, choose, listed
 
 #: As a frontend prints it, with another program's lines in front, and nested keys that look like ours.
@@ -42,6 +45,13 @@ arch: 'ppc64le'
 user: deploy
 """
 FOUND = [Listed("debian12-min", "2026010101", arch, "deploy") for arch in ("x86_64", "aarch64", "ppc64le")]
+
+
+def answer(lines: Sequence[str], newline: str = "\n") -> Answer:
+    """What `run_on_frontend` makes of kaenv3's lines."""
+    marked = [f"g5kvirt-out:{line}" for line in ("g5kvirt-shell bash", *lines)]
+    out = newline.join([*marked, "g5kvirt-end:0", ""])
+    return answer_of(SimpleNamespace(stdout=out, stderr="", exit_code=0, timeouted=False, timeout=30))
 
 
 def test_several_documents_are_read_with_their_own_fields_only() -> None:
@@ -109,8 +119,7 @@ def test_ambiguity_is_told_with_the_names_to_choose_from() -> None:
 def test_the_check_reports_which_one(
     name: str, text: str, status: str, code: str, words: str, newline: str
 ) -> None:
-    out = f"g5kvirt-there\n{text}g5kvirt-code 0\n".replace("\n", newline)
-    [_, found] = preflight.frontend_findings("nancy", name, out, "")
+    [_, found] = preflight.frontend_findings("nancy", name, answer(text.splitlines(), newline))
     assert (found.status, found.code) == (status, code)
     assert words in found.message
 
@@ -123,7 +132,7 @@ def test_a_name_with_its_owner_is_not_looked_for_elsewhere(
 
     def run(_: str, command: str, __: float) -> Any:
         sent.append(command)
-        return SimpleNamespace(stdout="", stderr="")
+        return Answer(failure="no answer")
 
     monkeypatch.setattr(preflight, "run_on_frontend", run)
     preflight.find_environment(name, ["nancy"])
@@ -142,5 +151,4 @@ def test_mangled_output_is_an_error_or_an_environment(lines: list[str], name: st
     found = listed(lines)
     with suppress(SpecError):
         assert choose(name, found) in found
-    text = "\n".join(["g5kvirt-there", *lines, "g5kvirt-code 0"])
-    assert preflight.frontend_findings("nancy", name, text, "")
+    assert preflight.frontend_findings("nancy", name, answer(lines))
