@@ -148,7 +148,9 @@ def _reserve(frames: Frames) -> dict[str, str]:
     }
     if granted.get("vlan") is not None:
         facts["KaVLAN"] = f"{granted['vlan']} (global, of {granted['vlan_site']})"
-    return facts | {"walltime": duration(float(granted["walltime"]))}
+    reservation = frames.state.reservation
+    assert reservation is not None  # it was granted
+    return facts | {"walltime": duration(reservation.walltime)}
 
 
 def _deploy(frames: Frames) -> dict[str, str]:

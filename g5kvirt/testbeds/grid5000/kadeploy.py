@@ -15,7 +15,7 @@ from typing import Any
 
 from g5kvirt.testbeds.grid5000.frontends import output_lines
 
-__all__ = ["deploy", "deployed_nodes", "failure_reasons"]
+__all__ = ["deploy", "deployed_nodes", "failure_reasons", "name_in_vlan"]
 
 #: A node that failed, as Kadeploy3's client lists them; the reason may be missing.
 _FAILED = re.compile(r"^([a-z]+\d*-\d+\.\w+\.grid5000\.fr)(?: \((.*)\))?\s*$")
@@ -68,6 +68,15 @@ def deploy(
             failed = {name: reason for name, reason in failed.items() if name not in done}
             failed |= _reasons(kadeployer.processes, left[site], timeout)
     return failed
+
+
+def name_in_vlan(name: str, vlan: int | None) -> str:
+    """The name of a machine inside a KaVLAN; its own for None."""
+    if vlan is None:
+        return name
+    from execo_g5k import get_kavlan_host_name
+
+    return str(get_kavlan_host_name(name, vlan))
 
 
 def _end(kadeployers: Any) -> None:

@@ -95,6 +95,8 @@ _OAR_CONF = {
     "LOG_LEVEL": "2",
     "SCHEDULER_JOB_SECURITY_TIME": "1",
     "SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "0",
+    "WALLTIME_CHANGE_ENABLED": "yes",
+    "WALLTIME_MAX_INCREASE": "-1",  # no bound but the machines' next jobs
 }
 _OAR_CONF_OFF = ("JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD", "PINGCHECKER_SENTINELLE_SCRIPT_COMMAND")
 # Commits have to survive a killed database process, but not a power failure: each commit is written
