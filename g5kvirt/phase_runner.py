@@ -36,6 +36,7 @@ from g5kvirt.spec.clock import parse_extension
 from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
+from g5kvirt.testbeds.transcript import transcript
 
 if TYPE_CHECKING:
     from g5kvirt.phases.measure import MeasureRequest
@@ -70,6 +71,8 @@ class PhaseRunner:
         self.run = run
         self.spec = spec
         self.journal = Journal.open(run.journal)
+        if testbed is not None:
+            transcript.keep_in(run.path)
         self.background: Running[Any] | None = None  #: the phase last started by `start`
         self._testbed = testbed
         self._display = display
@@ -113,6 +116,7 @@ class PhaseRunner:
     def testbed(self) -> Testbed:
         """The testbed, connected. Raises TestbedError if it no longer exists."""
         if self._testbed is None:
+            transcript.keep_in(self.run.path)
             testbed = open_testbed(self.run.document["testbed"])
             testbed.connect()
             self._testbed = testbed

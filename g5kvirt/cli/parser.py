@@ -10,6 +10,7 @@ import g5kvirt
 from g5kvirt.cli.extending import add_extend
 from g5kvirt.cli.options import command_parser, print_help, runs_option
 from g5kvirt.cli.predict_options import add_calibrate, add_predict
+from g5kvirt.cli.report import add_report
 
 __all__ = ["build_parser"]
 
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_extend,
         _release,
         _show,
+        add_report,
     ):
         add(sub)  # in the order of the help
     return parser
