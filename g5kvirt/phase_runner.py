@@ -72,7 +72,7 @@ class PhaseRunner:
         self.spec = spec
         self.journal = Journal.open(run.journal)
         if testbed is not None:
-            transcript.keep_in(run.path)
+            self._keep_transcript()
         self.background: Running[Any] | None = None  #: the phase last started by `start`
         self._testbed = testbed
         self._display = display
@@ -116,7 +116,7 @@ class PhaseRunner:
     def testbed(self) -> Testbed:
         """The testbed, connected. Raises TestbedError if it no longer exists."""
         if self._testbed is None:
-            transcript.keep_in(self.run.path)
+            self._keep_transcript()
             testbed = open_testbed(self.run.document["testbed"])
             testbed.connect()
             self._testbed = testbed
@@ -271,6 +271,7 @@ class PhaseRunner:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the process that writes the journal, in which unfinished work of a killed one is closed."""
+        self._keep_transcript()
         with self.journal.held():
             self.journal.extend(missing_ends(self.journal.state))
             inbox.take(self.run.path, self.journal)
@@ -278,6 +279,11 @@ class PhaseRunner:
                 yield
             finally:
                 inbox.take(self.run.path, self.journal)
+
+    def _keep_transcript(self) -> None:
+        """What is said to the testbed from now on belongs to this run; a prediction says nothing to any."""
+        if not self.run.predicted:
+            transcript.keep_in(self.run.path)
 
     @contextmanager
     def _displayed(self) -> Iterator[None]:

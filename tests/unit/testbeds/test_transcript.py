@@ -8,6 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import backgroundbeds  # noqa: F401  it registers a testbed
+
+from g5kvirt import Spec
+from g5kvirt.phase_runner import PhaseRunner
 from g5kvirt.testbeds import transcript as module
 from g5kvirt.testbeds.grid5000.recording import _noted, note_process
 from g5kvirt.testbeds.transcript import FILES, Transcript
@@ -104,3 +108,16 @@ def test_processes_and_requests_are_noted_without_the_password_of_the_api(tmp_pa
     assert (second["request"], second["status"]) == ("GET http://api.test/sites", 200)
     assert third["status"] == "no route"
     assert "hidden" not in (tmp_path / FILES[-1]).read_text()
+
+
+def test_transcript_follows_the_run_in_progress_and_no_prediction(tmp_path: Path) -> None:
+    spec = Spec(sites={"nancy": 1}, vms=2)
+    first = PhaseRunner.create(spec, f"bed:give@{tmp_path}", "first", tmp_path)
+    second = PhaseRunner.create(spec, f"bed:give@{tmp_path}", "second", tmp_path)
+    PhaseRunner.create(spec, "simulated:2013", "third", tmp_path)
+    say(module.transcript, "a", "1")
+    first.execute("reserve")
+    say(module.transcript, "b", "2")
+    assert [line["request"] for line in lines(second.run.path)][-1:] == ["a"]
+    assert [line["request"] for line in lines(first.run.path)][-1:] == ["b"]
+    assert not lines(tmp_path / "third")
