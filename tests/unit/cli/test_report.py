@@ -126,8 +126,14 @@ def test_nothing_is_written_without_a_yes(
 
 
 def test_names_of_machines_and_programs_are_not_taken_for_persons() -> None:
-    redaction = Redaction(["root", "g5k", "al"], hosts=["localhost"])
-    for text in ("root@graphene-1.nancy.grid5000.fr", "g5k-subnets -a", "total alive", "{'type': 'default'}"):
+    redaction = Redaction(["root", "g5k", "al"], hosts=["localhost", "vm"])
+    for text in (
+        "vm-7 of kind vm",
+        "root@graphene-1.nancy.grid5000.fr",
+        "g5k-subnets -a",
+        "total alive",
+        "{'type': 'default'}",
+    ):
         assert redaction.text(text) == text
     assert redaction.text("al: al-1") == "user-1: user-1-1"
     assert redaction.count == {"user": 2}
