@@ -264,6 +264,15 @@ class Experiment:
             )
         return OutputTable(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
 
+    def extend(self, walltime: int | str) -> Reservation:
+        """Give all jobs that much more walltime, such as ``"1:00:00"``, or none of them.
+
+        Also while a step is under way. OAR grants it as far as no other job follows on the same machines.
+        Returns the reservation with its new walltime. Raises TestbedError if a site refuses, which says where
+        a job has more time all the same; SpecError in a prediction; PhaseOrderError without a reservation.
+        """
+        return self._runner.extend(walltime)
+
     def release(self) -> None:
         """Give the machines back. Harmless when there is nothing to give back.
 

@@ -26,14 +26,17 @@ from g5kvirt.phases.reserve import check_request, release, reserve
 from g5kvirt.phases.watching import interruptible, watched
 from g5kvirt.planning.checks import check_against
 from g5kvirt.run import directory as run_directories
+from g5kvirt.run import inbox
 from g5kvirt.run.create import create_run
 from g5kvirt.run.directory import Run
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.recovery import missing_ends
 from g5kvirt.run.vocabulary import PHASES
+from g5kvirt.spec.clock import parse_extension
 from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds import Testbed, open_testbed
+from g5kvirt.testbeds.transcript import transcript
 
 if TYPE_CHECKING:
     from g5kvirt.phases.measure import MeasureRequest
@@ -68,6 +71,8 @@ class PhaseRunner:
         self.run = run
         self.spec = spec
         self.journal = Journal.open(run.journal)
+        if testbed is not None:
+            self._keep_transcript()
         self.background: Running[Any] | None = None  #: the phase last started by `start`
         self._testbed = testbed
         self._display = display
@@ -111,6 +116,7 @@ class PhaseRunner:
     def testbed(self) -> Testbed:
         """The testbed, connected. Raises TestbedError if it no longer exists."""
         if self._testbed is None:
+            self._keep_transcript()
             testbed = open_testbed(self.run.document["testbed"])
             testbed.connect()
             self._testbed = testbed
@@ -224,6 +230,22 @@ class PhaseRunner:
         self.background = running
         return running
 
+    def extend(self, walltime: int | str) -> Reservation:
+        """Give all jobs of the run that much more walltime, or none; also while a step is under way.
+
+        Raises SpecError, PhaseOrderError, and what `g5kvirt.phases.extend.extend` raises.
+        """
+        from g5kvirt.phases.extend import extend
+
+        seconds = parse_extension(walltime)
+        if self.run.predicted:
+            raise SpecError(
+                f"run {self.run.name!r} is a prediction: there is nothing to extend",
+                advice="predict with a longer walltime instead",
+            )
+        self._check_held("extend")
+        return extend(self.context, seconds)
+
     def release(self) -> None:
         """Give the machines back. Harmless when there is nothing to give back.
 
@@ -249,9 +271,19 @@ class PhaseRunner:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the process that writes the journal, in which unfinished work of a killed one is closed."""
+        self._keep_transcript()
         with self.journal.held():
             self.journal.extend(missing_ends(self.journal.state))
-            yield
+            inbox.take(self.run.path, self.journal)
+            try:
+                yield
+            finally:
+                inbox.take(self.run.path, self.journal)
+
+    def _keep_transcript(self) -> None:
+        """What is said to the testbed from now on belongs to this run; a prediction says nothing to any."""
+        if not self.run.predicted:
+            transcript.keep_in(self.run.path)
 
     @contextmanager
     def _displayed(self) -> Iterator[None]:
@@ -308,15 +340,21 @@ class PhaseRunner:
         missing = next((p for p in PHASES[: PHASES.index(phase)] if not self.journal.state.done(p)), None)
         if missing is not None:
             raise PhaseOrderError(f"{phase}() needs {missing}() first", advice=f"call {missing}()")
+        self._check_held(phase)
+
+    def _check_held(self, call: str) -> None:
+        """Raises PhaseOrderError if the machines are not reserved any more; before `reserve`, for others."""
+        if call not in PHASES and self.reservation is None:
+            raise PhaseOrderError(f"{call}() needs reserve() first", advice="call reserve()")
         if self.journal.state.released:
             raise PhaseOrderError(
                 f"run {self.run.name!r} has released its machines",
-                advice=f"create a new Experiment for {phase}()",
+                advice=f"create a new Experiment for {call}()",
             )
         if self._walltime_over:
             raise PhaseOrderError(
                 f"the walltime of run {self.run.name!r} is over",
-                advice=f"create a new Experiment, with a longer walltime if it was too short for {phase}()",
+                advice=f"create a new Experiment, with a longer walltime if it was too short for {call}()",
             )
 
 

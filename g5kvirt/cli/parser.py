@@ -7,8 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import g5kvirt
+from g5kvirt.cli.extending import add_extend
 from g5kvirt.cli.options import command_parser, print_help, runs_option
 from g5kvirt.cli.predict_options import add_calibrate, add_predict
+from g5kvirt.cli.rehearse import add_rehearse
+from g5kvirt.cli.report import add_report
 
 __all__ = ["build_parser"]
 
@@ -61,14 +64,17 @@ def build_parser() -> argparse.ArgumentParser:
         _demo,
         _local,
         _check,
+        add_rehearse,
         add_predict,
         add_calibrate,
         _run,
         _sweep,
         _notebook,
         _runs,
+        add_extend,
         _release,
         _show,
+        add_report,
     ):
         add(sub)  # in the order of the help
     return parser

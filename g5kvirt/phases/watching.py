@@ -15,7 +15,8 @@ from functools import partial
 from types import FrameType
 
 from g5kvirt.context import Context
-from g5kvirt.errors import PhaseError, Stopped, TestbedError, for_a_notebook
+from g5kvirt.errors import PhaseError, RunError, Stopped, TestbedError, for_a_notebook
+from g5kvirt.run import inbox
 
 __all__ = ["interruptible", "watched"]
 
@@ -39,6 +40,10 @@ def watched(context: Context, phase: str) -> Iterator[None]:
         return
 
     def poll() -> str:
+        try:
+            inbox.take(context.run.path, context.journal)  # such as a walltime that was extended meanwhile
+        except RunError as error:
+            log.debug("%s", error)
         try:
             return context.testbed.ended(granted)
         except TestbedError as error:

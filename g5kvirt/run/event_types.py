@@ -17,6 +17,7 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, Kind, Status
 
 __all__ = [
+    "EXTENDED",
     "boot_failed",
     "boot_retried",
     "boot_step",
@@ -25,6 +26,7 @@ __all__ = [
     "deployment_ended",
     "deployment_started",
     "deployment_statistics",
+    "extended_walltime_of",
     "facts_of",
     "failure_of",
     "guest_kind",
@@ -47,10 +49,12 @@ __all__ = [
     "vm_deployment_ended",
     "vm_result_of",
     "vms_of",
+    "walltime_extended",
     "workflow_of",
 ]
 
 _SUBMITTED = "submitted"
+EXTENDED = "extended"  #: the step of `walltime_extended`
 
 
 def _now(t: float | None) -> float:
@@ -83,6 +87,16 @@ def reservation_granted(run: str, reservation: Reservation, t: float | None = No
 def reservation_of(detail: Mapping[str, Any]) -> Reservation:
     """The reservation, from the detail of `reservation_granted`."""
     return Reservation.from_plain(detail)
+
+
+def walltime_extended(run: str, walltime: float, by: int, t: float | None = None) -> Event:
+    """All jobs were given ``by`` seconds more: ``walltime``, in seconds, is the whole one now."""
+    return Event("reserve", EXTENDED, "run", run, "ok", _now(t), 1, {"walltime": walltime, "by": by})
+
+
+def extended_walltime_of(detail: Mapping[str, Any]) -> float:
+    """The walltime, from the detail of `walltime_extended`."""
+    return float(detail["walltime"])
 
 
 def hosts_of(detail: Mapping[str, Any]) -> tuple[Host, ...]:

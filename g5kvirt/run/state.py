@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from g5kvirt.errors import RunError
@@ -23,6 +24,8 @@ from g5kvirt.inventory import VM, Facts, Host, Reservation
 from g5kvirt.run.bulk import collector_paused
 from g5kvirt.run.deployment_state import DeploymentState
 from g5kvirt.run.event_types import (
+    EXTENDED,
+    extended_walltime_of,
     facts_of,
     guest_of,
     hosts_of,
@@ -123,6 +126,8 @@ class RunState:
 
     def _take_run(self, event: Event) -> None:
         match event.phase, event.step:
+            case "reserve", "granted":
+                self._ok.pop(("reserve", EXTENDED), None)  # of jobs before these
             case "place", "plan":
                 self._arrange(event)
             case "launch", "guests":
@@ -209,9 +214,12 @@ class RunState:
 
     @property
     def reservation(self) -> Reservation | None:
-        """The reservation that the testbed granted; None before that."""
+        """The reservation that the testbed granted, with its walltime as it is now; None before that."""
         found = self.detail("reserve", "granted")
-        return None if found is None else reservation_of(found)
+        if found is None:
+            return None
+        granted, extended = reservation_of(found), self.detail("reserve", EXTENDED)
+        return granted if extended is None else replace(granted, walltime=extended_walltime_of(extended))
 
     @property
     def deployed_hosts(self) -> tuple[Host, ...]:

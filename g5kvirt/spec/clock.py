@@ -18,12 +18,14 @@ __all__ = [
     "format_walltime",
     "oar_date",
     "oar_seconds",
+    "parse_extension",
     "parse_start",
     "parse_walltime",
     "start_seconds",
 ]
 
 MIN_WALLTIME = 300  #: seconds; a shorter job ends before its hosts are deployed
+MIN_EXTENSION = 60  #: seconds
 
 PARIS = ZoneInfo("Europe/Paris")  #: the time zone of all of Grid'5000's frontends
 
@@ -35,24 +37,44 @@ def parse_walltime(value: object) -> int:
 
     Raises SpecError if it cannot be read, is shorter than `MIN_WALLTIME` or longer than a year.
     """
-    if isinstance(value, str) and (found := _CLOCK.fullmatch(value.strip())):
-        hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        total = hours * 3600 + minutes * 60 + seconds
-    elif not isinstance(value, bool) and isinstance(value, Integral):
-        total = int(value)
-    else:
-        raise SpecError(
-            f"walltime {show(value)} cannot be read",
-            advice="write hours:minutes:seconds such as '1:30:00', "
-            "hours:minutes, or a whole number of seconds",
-        )
+    total = _clock_seconds(value, "walltime")
     if total < MIN_WALLTIME:
         raise SpecError(
             f"walltime {show(value)} is too short ({show(total)} s)",
             advice=f"give at least {MIN_WALLTIME} s, because the hosts are deployed within it",
         )
+    return _at_most_a_year(total, value, "walltime")
+
+
+def parse_extension(value: object) -> int:
+    """Seconds by which a walltime is to be extended, written as `parse_walltime` reads it.
+
+    Raises SpecError if it cannot be read, is shorter than a minute or longer than a year.
+    """
+    total = _clock_seconds(value, "extension")
+    if total < MIN_EXTENSION:
+        raise SpecError(
+            f"extension {show(value)} is too short ({show(total)} s)",
+            advice="give at least a minute; a walltime can only be extended",
+        )
+    return _at_most_a_year(total, value, "extension")
+
+
+def _clock_seconds(value: object, what: str) -> int:
+    if isinstance(value, str) and (found := _CLOCK.fullmatch(value.strip())):
+        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        return int(value)
+    raise SpecError(
+        f"{what} {show(value)} cannot be read",
+        advice="write hours:minutes:seconds such as '1:30:00', hours:minutes, or a whole number of seconds",
+    )
+
+
+def _at_most_a_year(total: int, value: object, what: str) -> int:
     if total > LONGEST:
-        raise SpecError(f"walltime {show(value)} is too long", advice="give at most a year (8784:00:00)")
+        raise SpecError(f"{what} {show(value)} is too long", advice="give at most a year (8784:00:00)")
     return total
 
 

@@ -130,6 +130,13 @@ class Testbed(Protocol):
         Takes about a minute at most. Raises TestbedError if the state of the jobs cannot be read.
         """
 
+    def extend(self, reservation: Reservation, seconds: int) -> None:
+        """Give all jobs ``seconds`` more walltime, or none. Takes some minutes at most.
+
+        Raises TestbedError if a site refuses: the others' is taken back then, or the error names those that
+        have more; or if it would break the usage policy. Raises SpecError for a prediction.
+        """
+
     def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
         """Delete the jobs (site, id), and wait until they have ended. One that has ended is no error.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from g5kvirt.run.event_types import EXTENDED, extended_walltime_of
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import FAILED, MINIMAL_SYSTEM, PLANNED
 from g5kvirt.views import html
@@ -148,7 +149,9 @@ def _reserve(frames: Frames) -> dict[str, str]:
     }
     if granted.get("vlan") is not None:
         facts["KaVLAN"] = f"{granted['vlan']} (global, of {granted['vlan_site']})"
-    return facts | {"walltime": duration(float(granted["walltime"]))}
+    extended = frames.state.detail("reserve", EXTENDED)
+    walltime = granted["walltime"] if extended is None else extended_walltime_of(extended)
+    return facts | {"walltime": duration(float(walltime))}
 
 
 def _deploy(frames: Frames) -> dict[str, str]:

@@ -237,6 +237,49 @@ def test_a_frontend_is_not_reachable(grid: State, tmp_path: Path) -> None:
     sentence(text, "TestbedError", "lyon", "Connection refused")
 
 
+def test_more_walltime_for_all_or_for_none(grid: State, tmp_path: Path) -> None:
+    """Real OAR: first both sites give more; then lyon's machines are somebody's right afterwards."""
+    script = """
+    exp = Experiment(Spec(sites={"lyon": 3}, vms=1), testbed=testbed, name="more", runs=runs)
+    try:
+        exp.reserve()
+        print(exp.extend("0:20:00").walltime, exp.reservation.walltime)
+        print(*exp.reservation.jobs.values(), flush=True)
+        from pathlib import Path
+        while not Path(runs, "go").exists():
+            time.sleep(0.1)
+        exp.extend("10:00:00")
+    except G5kvirtError as error:
+        print(type(error).__name__, error)
+        print(exp.reservation.walltime)
+    finally:
+        exp.release()
+    """
+    process = start(script, grid, tmp_path)
+    assert process.stdout is not None
+    walltimes, job = process.stdout.readline().split(), process.stdout.readline().strip()
+    if walltimes != ["4800.0", "4800.0"]:
+        process.kill()
+        pytest.fail(f"{walltimes} {process.communicate()}")
+    printed = on(grid, "lyon.grid5000.fr", f"oarstat -fj {job}; oarwalltime {job}")
+    assert "walltime = 1:20:0" in printed
+    assert "Pending/unsatisfied:    0:0:0" in printed
+    after = "$(date -d '+3 hours' '+%Y-%m-%d %H:%M:%S')"
+    taken = on(
+        grid, "lyon.grid5000.fr", f"oarsub -l nodes=4,walltime=0:30:00 -t deploy -r \"{after}\" 'sleep 9'"
+    )
+    (tmp_path / "go").touch()
+    try:
+        text = end(process).strip()
+    finally:
+        on(grid, "lyon.grid5000.fr", f"oardel {taken.partition('OAR_JOB_ID=')[2].split()[0]}")
+    sentence(
+        text.splitlines()[0], "TestbedError OAR does not extend the walltime", f"job {job} at lyon", "of that"
+    )
+    assert "it ends as before" in text
+    assert text.splitlines()[1] == "4800.0"
+
+
 def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
     script = """
     from pathlib import Path

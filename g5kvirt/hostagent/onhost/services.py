@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from .records import Record, Results
 
+#: Seconds before its end at which a service's end may be put off without a restart.
+PUT_OFF = 2.0
 #: What Python runs: the directory that holds this package and ``__main__.py``.
 DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,7 +30,7 @@ def serve(request: Record, home: str) -> Results:
     """Write a service's files, let the program itself check them, keep it running under a supervisor.
 
     If a check fails, the files are put back as they were and a running service keeps running. ``until``: when
-    its supervisor ends it for good.
+    its supervisor ends it for good; to put that off does not disturb it.
     """
     name, until = check_name(request["name"]), request.get("until")
     if until is not None and time.time() >= until:
@@ -47,6 +49,9 @@ def serve(request: Record, home: str) -> Results:
     state, old_spec = load_record(f"{place}/state.json"), load_record(f"{place}/spec.json")
     since = os.path.getsize(f"{place}/log") if os.path.exists(f"{place}/log") else 0
     detail: Record = {"changed": sorted(before), "log": f"{place}/log"}
+    if is_alive(state) and only_later(old_spec, spec):
+        write_text(f"{place}/spec.json", json.dumps(spec))
+        old_spec = spec
     if is_alive(state) and old_spec == spec:
         if "restart" in changes:
             os.kill(state["pid"], signal.SIGUSR1)
@@ -62,6 +67,17 @@ def serve(request: Record, home: str) -> Results:
     wait_until_ready(place, state, since, request.get("ready", {}), float(request.get("limit", 10.0)))
     state = load_record(f"{place}/state.json")
     yield name, {"pid": state["pid"], "child": state["child"], **detail}
+
+
+def only_later(old: Record, new: Record) -> bool:
+    """Whether a service is to end later than before and nothing else: its supervisor reads that in time."""
+    before, after = old.get("until"), new.get("until")
+    return (
+        before is not None
+        and after is not None
+        and time.time() + PUT_OFF <= before < after
+        and {**old, "until": after} == new
+    )
 
 
 def write_files(items: list[Record]) -> tuple[dict[str, Any], set[str]]:

@@ -36,7 +36,7 @@ def supervise(place: str, program: Callable[[list[str]], Callable[[], int] | Non
         signal.signal(number, lambda *_: None)
     state: Record = {"pid": os.getpid(), "born": start_time(os.getpid()), "starts": 0, "last_exit": None}
     spec, pause, ending = load_record(f"{place}/spec.json"), 0.1, False
-    command, until = spec["command"], spec.get("until") or float("inf")
+    command, until = spec["command"], Deadline(f"{place}/spec.json")
     work = program(command)
     while not ending:
         began = time.monotonic()
@@ -53,20 +53,41 @@ def supervise(place: str, program: Callable[[list[str]], Callable[[], int] | Non
             ending = wait_for_restart(wake, pause, until)
 
 
-def wait_for_restart(wake: int, pause: float, until: float) -> bool:
+class Deadline:
+    """When a service ends for good: as its record says at that time, since it may be put off meanwhile."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._until = self._read()
+
+    def _read(self) -> float:
+        return float(load_record(self._path).get("until") or "inf")
+
+    def left(self) -> float:
+        """Seconds until then, as far as known."""
+        return self._until - time.time()
+
+    def over(self) -> bool:
+        """Whether it has come."""
+        if self.left() <= 0:
+            self._until = self._read()
+        return self.left() <= 0
+
+
+def wait_for_restart(wake: int, pause: float, until: Deadline) -> bool:
     """Wait ``pause`` seconds, less if a restart is requested; whether it is to end for good."""
     end = time.monotonic() + pause
-    while (left := min(end - time.monotonic(), until - time.time())) > 0:
+    while (left := min(end - time.monotonic(), until.left())) > 0:
         select.select([wake], [], [], left)
         signals = pending_signals(wake)  # SIGCHLD of what has just ended is one of them
         if signal.SIGTERM in signals:
             return True
         if signal.SIGUSR1 in signals:
             return False
-    return time.time() >= until
+    return until.over()
 
 
-def run_until_end(child: Child, wake: int, log: str, until: float) -> tuple[bool, bool]:
+def run_until_end(child: Child, wake: int, log: str, until: Deadline) -> tuple[bool, bool]:
     """Copy a child's lines into the log until it ends; at ``until`` it is as if SIGTERM had come.
 
     Returns whether it is to end for good, and whether a signal ended it.
@@ -74,11 +95,11 @@ def run_until_end(child: Child, wake: int, log: str, until: float) -> tuple[bool
     output = LoggedOutput(child.output, log)
     ending, restart, kill_at = False, False, float("inf")
     while child.poll() is None:
-        over = float("inf") if ending else until - time.time()
+        over = float("inf") if ending else until.left()
         pause = min(over, kill_at - time.monotonic(), 60.0)  # SIGCHLD ends it, too
         readable = select.select([wake, *output.pipes], [], [], max(0.0, pause))[0]
         signals = pending_signals(wake) if wake in readable else b""
-        if time.time() >= until and not ending:
+        if not ending and until.over():
             log_lines(log, ["supervisor: its time is over"])
             signals += bytes([signal.SIGTERM])
         for number in signals:

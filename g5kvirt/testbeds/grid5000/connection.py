@@ -9,7 +9,9 @@ import threading
 from g5kvirt.errors import TestbedError
 from g5kvirt.remote.access import PLAIN_LOGIN, PLAIN_SHELL
 from g5kvirt.testbeds.grid5000.api import hide_password
+from g5kvirt.testbeds.grid5000.recording import record
 from g5kvirt.testbeds.grid5000.settings import Settings
+from g5kvirt.testbeds.transcript import transcript
 
 __all__ = ["configure"]
 
@@ -72,6 +74,8 @@ def configure(settings: Settings, jump: str) -> None:
         # execo's cache does not record which API it came from and would give another testbed's answers;
         # its directory is a default argument, fixed when the module was imported.
         api_utils.get_api_data.__defaults__ = (f"{settings.cache}/",)
+    if not _configured:
+        record(transcript)
     # Failures are reported by our own errors; execo logs whole processes with their output.
     execo.log.logger.setLevel(logging.CRITICAL)
     _configured[:] = [uri]

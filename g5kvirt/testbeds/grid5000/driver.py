@@ -24,7 +24,16 @@ from g5kvirt.planning.inventories import Inventory, Machine, natural_order, pars
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access, jumps
 from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest
-from g5kvirt.testbeds.grid5000 import api, calendar, connection, jobs, kadeploy, preflight, scheduling
+from g5kvirt.testbeds.grid5000 import (
+    api,
+    calendar,
+    connection,
+    jobs,
+    kadeploy,
+    preflight,
+    scheduling,
+    walltime,
+)
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.oar import end_of_job, is_usable
 from g5kvirt.testbeds.grid5000.settings import Settings, load_settings
@@ -246,6 +255,11 @@ class Grid5000:
             )
         return ""
 
+    def extend(self, reservation: Reservation, seconds: int) -> None:
+        """By ``oarwalltime`` on the frontends, unless it would break the usage charter."""
+        scheduling.check_extension(self, reservation, seconds, self._charter_user)
+        walltime.extend(reservation.jobs, seconds, self.settings)
+
     def _job_info(self, site: str, job: int) -> Mapping[str, Any]:
         """What `jobs.info` gives, but from the API while that calls the job alive."""
         document = self._api_job(site, job)
@@ -329,7 +343,7 @@ class Grid5000:
                 notify(host.name, "ok", detail)
         return Deployed(
             tuple(
-                replace(h, address=_in_vlan(h.name, reservation.vlan))
+                replace(h, address=kadeploy.name_in_vlan(h.name, reservation.vlan))
                 for h in reservation.hosts
                 if h.name not in failed
             ),
@@ -365,14 +379,6 @@ def _hosts_of(known: Mapping[str, Host], site: str, names: Sequence[str]) -> tup
             advice="report it to the site, and exclude these machines by properties",
         )
     return tuple(sorted((known[n] for n in names), key=natural_order))
-
-
-def _in_vlan(name: str, vlan: int | None) -> str:
-    if vlan is None:
-        return name
-    from execo_g5k import get_kavlan_host_name
-
-    return str(get_kavlan_host_name(name, vlan))
 
 
 def open_grid5000(name: str) -> Grid5000:

@@ -17,7 +17,14 @@ from typing import Any
 from g5kvirt.run.printable import printable
 from g5kvirt.testbeds.grid5000.frontends import answer_of, start_on_frontend
 
-__all__ = ["command_line", "deploy", "deployed_nodes", "failure_reasons", "listed_nodes"]
+__all__ = [
+    "command_line",
+    "deploy",
+    "deployed_nodes",
+    "failure_reasons",
+    "listed_nodes",
+    "name_in_vlan",
+]
 
 _NODE = r"[a-z][a-z0-9-]*-\d+\.[a-z0-9-]+\.grid5000\.fr"
 #: A node that failed, as Kadeploy3's client lists them: ``NODE (Macro-micro: reason)``. The reason may be
@@ -82,6 +89,15 @@ def deploy(
             failed = {name: reason for name, reason in failed.items() if name not in done}
             failed |= {name: reasons[name] for name in left[site]}
     return failed
+
+
+def name_in_vlan(name: str, vlan: int | None) -> str:
+    """The name of a machine inside a KaVLAN; its own for None."""
+    if vlan is None:
+        return name
+    from execo_g5k import get_kavlan_host_name
+
+    return str(get_kavlan_host_name(name, vlan))
 
 
 def _end(clients: Any) -> None:

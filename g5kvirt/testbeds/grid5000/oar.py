@@ -124,7 +124,10 @@ def end_of_job(site: str, job: int, printed: str) -> str:
 
 
 def _reason(state: str, events: list[tuple[str, str, str]], fields: Mapping[str, str]) -> str:
-    descriptions = {kind: text for _, kind, text in events}
+    # An event of a walltime that was extended has the same type as one of a walltime that is over.
+    descriptions = {
+        kind: text for _, kind, text in events if not text.lstrip().startswith("walltime changed")
+    }
     if "WALLTIME" in descriptions:
         walltime = fields.get("walltime")
         return f"its walltime{f' of {walltime}' if walltime else ''} was over"

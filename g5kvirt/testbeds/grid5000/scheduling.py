@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.inventory import Host
+from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
 from g5kvirt.spec.clock import check_start, format_walltime
 from g5kvirt.testbeds.base import ReservationRequest
@@ -16,7 +17,7 @@ from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
 from g5kvirt.testbeds.parallel import for_each
 
-__all__ = ["SchedulingSource", "charter_check", "first_start", "reservation_date"]
+__all__ = ["SchedulingSource", "charter_check", "check_extension", "first_start", "reservation_date"]
 
 _AT_ONCE = 60.0  #: seconds: a slot that begins within them is requested without a date
 _DAY = 86400.0
@@ -111,21 +112,7 @@ def charter_check(
     The user's other jobs are read once. Raises TestbedError if they cannot be.
     """
     working = charter.french_working_days()
-
-    def used_at(site: str) -> charter.Usage:
-        by_name = {h.name: h for h in hosts[site]}
-        # The quota is that of a whole day, so the first and the last one count from morning to evening.
-        return charter.usage_by_day(
-            charter.user_jobs(site, user, since - _DAY, until + _DAY, by_name), working
-        )
-
-    try:
-        used = dict(zip(request.machines, for_each(used_at, list(request.machines)), strict=True))
-    except (KeyError, ValueError, TypeError) as error:
-        raise TestbedError(
-            f"the API's list of your jobs cannot be read ({error!r})",
-            advice="check your use of the usage charter's quota by hand (oarstat -u)",
-        ) from error
+    used = _usage(hosts, list(request.machines), user, since, until, working)
     submitted = time.time()
 
     def breach(t: float) -> charter.Breach | None:
@@ -138,3 +125,53 @@ def charter_check(
         return None
 
     return breach
+
+
+def _usage(
+    hosts: Mapping[str, Sequence[Host]],
+    sites: Sequence[str],
+    user: str,
+    since: float,
+    until: float,
+    working: charter.Working,
+) -> dict[str, charter.Usage]:
+    """What the user's jobs take of each site's quota between the two times. Raises TestbedError."""
+
+    def used_at(site: str) -> charter.Usage:
+        by_name = {h.name: h for h in hosts[site]}
+        # The quota is that of a whole day, so the first and the last one count from morning to evening.
+        return charter.usage_by_day(
+            charter.user_jobs(site, user, since - _DAY, until + _DAY, by_name), working
+        )
+
+    try:
+        return dict(zip(sites, for_each(used_at, sites), strict=True))
+    except (KeyError, ValueError, TypeError) as error:
+        raise TestbedError(
+            f"the API's list of your jobs cannot be read ({error!r})",
+            advice="check your use of the usage charter's quota by hand (oarstat -u)",
+        ) from error
+
+
+def check_extension(
+    testbed: SchedulingSource, reservation: Reservation, seconds: int, user: str | None
+) -> None:
+    """Raises TestbedError if ``seconds`` more walltime would break the usage charter.
+
+    The job itself is among the user's jobs, as it is now: only what is added counts in addition.
+    """
+    if user is None:
+        return
+    hosts, working = testbed.hosts(), charter.french_working_days()
+    end, whole = reservation.start + reservation.walltime, reservation.walltime + seconds
+    found = charter.boundary_crossing(reservation.start, whole, time.time(), working)
+    sites = list(reservation.jobs)
+    used = {} if found else _usage(hosts, sites, user, end, end + seconds, working)
+    for site in () if found else sites:
+        own = Counter(
+            host.cluster for host in reservation.hosts for _ in range(host.cores) if host.site == site
+        )
+        cores = Counter(host.cluster for host in hosts[site] for _ in range(host.cores))
+        found = found or charter.breach(site, own, cores, end, seconds, used[site], working)
+    if found:
+        raise TestbedError(f"the walltime cannot be extended: {found.message}", advice="extend it by less")

@@ -35,10 +35,6 @@ _OWN_PORTS = (
 )
 
 
-#: As on Grid'5000, users may lengthen and shorten their jobs with oarwalltime, which OAR disables by default.
-_WALLTIME_CHANGES = "printf 'WALLTIME_CHANGE_ENABLED=YES\\nWALLTIME_MAX_INCREASE=-1\\n' >> /etc/oar/oar.conf"
-
-
 def container_spec(
     site: SiteDescription,
     *,
@@ -75,7 +71,6 @@ def container_spec(
         commands=(
             ("sysctl", "-q", "-e", "-w", *sysctl),
             ("nft", f"add table inet local; {_OWN_PORTS}"),
-            ("sh", "-c", _WALLTIME_CHANGES),
             sshd.HOST_KEY,
         ),
         capabilities=BASIC | NETWORK,

@@ -170,6 +170,13 @@ class Simulated:
         """Never."""
         return ""
 
+    def extend(self, reservation: Reservation, seconds: int) -> None:
+        """Raises SpecError: nothing is reserved."""
+        raise SpecError(
+            "a prediction has reserved nothing: there is nothing to extend",
+            advice="predict with a longer walltime instead",
+        )
+
     def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
         """There is nothing to give back."""
 

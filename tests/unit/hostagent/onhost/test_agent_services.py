@@ -127,6 +127,20 @@ def test_service_ends_when_its_time_is_over_and_is_not_started_again(home: Path,
     assert call(home, order)[0].unchanged
 
 
+def test_end_of_a_service_is_put_off_without_a_restart(home: Path, tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo up; exec sleep 100"]
+    order = service(tmp_path / "c", "", command, ready_log="up", until=time.time() + 4)
+    (first,) = call(home, order)
+    later = {**order, "files": [], "check": [], "until": time.time() + 600}
+    (same,) = call(home, later)
+    assert same.unchanged
+    time.sleep(5)
+    (state,) = call(home, protocol.services())
+    assert (state.detail["state"], state.detail["child"]) == ("running", first.detail["child"])
+    sooner = {**later, "until": time.time() + 500}
+    assert call(home, sooner)[0].detail["child"] != first.detail["child"], "an earlier end is a new service"
+
+
 def test_program_that_fails_at_once_is_not_started_again_and_again(home: Path, tmp_path: Path) -> None:
     command = ["sh", "-c", f"echo x >>{tmp_path}/starts; exit 1"]
     call(home, service(tmp_path / "c", "", command, ready_log="up", limit=2.0))

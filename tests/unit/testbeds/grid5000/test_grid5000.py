@@ -17,7 +17,7 @@ from g5kvirt.inventory import Host, Reservation, SubNetwork, to_plain
 from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
-from g5kvirt.testbeds.grid5000 import charter, driver, jobs
+from g5kvirt.testbeds.grid5000 import charter, driver, jobs, walltime
 from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
@@ -310,6 +310,25 @@ def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytes
     oars.calendar = replace(oars.calendar, start=monday, end=monday + 1e6)
     start = oars.bed.first_start(request(walltime=3 * 3600))
     assert start == datetime(2099, 11, 23, 19, 0, tzinfo=PARIS).timestamp()
+
+
+def test_extension_is_refused_if_the_charter_forbids_it(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[int] = []
+    monkeypatch.setattr(walltime, "extend", lambda jobs, seconds, _: granted.append(seconds))
+    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    spent: list[tuple[float, float, Mapping[str, int]]] = []
+    monkeypatch.setattr(charter, "user_jobs", lambda *_: spent)
+    monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()
+    bed = Bed(oars, charter=True, user="me")
+    held = Reservation({"nancy": 1}, HOSTS["nancy"][:2], (), None, None, monday, 3600.0)
+    bed.extend(held, 3600)
+    with pytest.raises(TestbedError, match=r"cannot be extended: the usage charter .*: extend it by less"):
+        bed.extend(held, 5 * 3600)
+    with pytest.raises(TestbedError, match="cannot be extended"):
+        bed.extend(held, 9 * 3600)  # into the evening
+    assert granted == [3600]
+    Bed(oars).extend(held, 9 * 3600)  # where there is no charter
+    assert granted == [3600, 9 * 3600]
 
 
 def test_ended_reports_the_job_or_raises_if_the_state_is_unknown(oars: Oars) -> None:

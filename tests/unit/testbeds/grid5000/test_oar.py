@@ -127,6 +127,12 @@ def test_no_remark_is_the_reason_of_a_refusal(before: list[str], after: list[str
             "job 7 at nancy ended at 2026-12-01 19:00:00 (its walltime of 0:30:0 was over)",
         ),
         (
+            "    state = Error\n    walltime = 1:30:0\n    stopTime = 2026-12-01 19:00:00\n"
+            "2026-12-01 18:00:00> WALLTIME: walltime changed: 1:30:0 (granted: +1:0:0/pending: 0:0:0)\n"
+            "2026-12-01 18:59:57> FRAG_JOB_REQUEST:User g5k requested to frag the job 7\n",
+            "job 7 at nancy ended at 2026-12-01 19:00:00 (it was deleted by g5k)",
+        ),
+        (
             "    state = Error\n    events = \n2026-12-01 18:59:57> EXECUTE_JOB:the node crashed\n",
             "job 7 at nancy ended at 2026-12-01 18:59:57 (state Error, the node crashed)",
         ),

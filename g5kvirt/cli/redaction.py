@@ -1,0 +1,177 @@
+"""Takes out of a report what concerns a person and not the bug: names, keys, passwords, addresses. Pure.
+
+The same value has the same replacement everywhere, such as ``user-1``: what belongs together stays so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["Redaction"]
+
+_SECRET_KEY = re.compile(
+    r"pass(word|wd|phrase)?$|token|secret|credential|authorization|api_?key|private_?key", re.I
+)
+#: Fields whose value is a login.
+_LOGIN_KEY = re.compile(r"(user|user_uid|owner|login|api_username|username|logname)", re.I)
+#: Words that name no person and no machine of anybody, though a login or a host may be called so: to replace
+#: them would make a report of VMs unreadable.
+_NOBODY = frozenset(
+    [
+        "root",
+        "oar",
+        "g5k",
+        "deploy",
+        "default",
+        "nobody",
+        "true",
+        "false",
+        "none",
+        "null",
+        "admin",
+        "user",
+        "vm",
+        "vms",
+        "host",
+        "hosts",
+        "node",
+        "site",
+        "run",
+        "service",
+        "server",
+        "localhost",
+        "debian",
+        "ubuntu",
+        "grid5000",
+        "local",
+        "reserve",
+        "configure",
+        "place",
+        "launch",
+        "measure",
+    ]
+)
+
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*-----.*?(?:-----END [A-Z0-9 ]*-----|\Z)", re.S)
+_PUBLIC_KEY = re.compile(r"\b((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+) +(AAAA[A-Za-z0-9+/=]+)(?: +[^\s'\"\\]+)?")
+_URL_USER = re.compile(r"(?<=//)[^/@\s'\"]+@")
+_BEARER = re.compile(r"\b(bearer|basic) +([A-Za-z0-9._~+/=-]{6,})", re.I)
+_ASSIGNED = re.compile(
+    r"((?:pass(?:word|wd|phrase)?|[a-z_-]*token|[a-z_-]*secret|api[_-]?key|authorization)"
+    r"\\?[\"']?\s*[:=]\s*\\?[\"']?)([^\s\"'\\,;&}]+)",
+    re.I,
+)
+_EMAIL = re.compile(r"(?<![\w.+-])(?!root@)([A-Za-z0-9_.+-]+)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b")
+_HOME = re.compile(r"/(home|Users)/(?!user-\d)([^/\s\"'\\:,;]+)")
+_LOGIN_FIELD = re.compile(
+    r"(?:\\?\"(?:user|user_uid|owner|login)\\?\"\s*:\s*\\?\"|\b(?:owner|user) = |\bUser (?=\S+ requested))"
+    r"([A-Za-z_][\w.-]*)"
+)
+
+
+class Redaction:
+    """Replacements for one report. ``logins``, ``secrets``, ``hosts``: values that are known beforehand;
+    ``home``: the person's own directory."""
+
+    def __init__(
+        self,
+        logins: Iterable[str] = (),
+        secrets: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        home: str = "",
+    ) -> None:
+        self.count: Counter[str] = Counter()  #: how often something was replaced, by its kind
+        self._names: dict[tuple[str, str], str] = {}
+        self._numbers: Counter[str] = Counter()
+        self._known: dict[str, str] = {}  # value → its kind
+        self._pattern: re.Pattern[str] | None = None
+        self._home = home.rstrip("/")
+        self._secrets = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
+        for login in logins:
+            self._know("user", login)
+        for host in hosts:
+            self._know("host", host)
+            self._know("host", host.partition(".")[0])
+
+    # ---- finding names first --------------------------------------------------------------------------
+
+    def learn(self, value: Any) -> None:
+        """Find the logins in a document or a text, which are replaced wherever else they are."""
+        if isinstance(value, Mapping):
+            for key, own in value.items():
+                if isinstance(own, str) and _LOGIN_KEY.fullmatch(str(key)):
+                    self._know("user", own)
+                self.learn(own)
+        elif isinstance(value, list | tuple):
+            for own in value:
+                self.learn(own)
+        elif isinstance(value, str):
+            for login in (*_LOGIN_FIELD.findall(value), *(found[1] for found in _HOME.findall(value))):
+                self._know("user", login)
+
+    def _know(self, kind: str, value: str) -> None:
+        if value.lower() in _NOBODY or len(value) < 2:
+            return
+        if value not in self._known:
+            self._known[value] = kind
+            self._pattern = None
+
+    # ---- replacing ------------------------------------------------------------------------------------
+
+    def document(self, value: Any) -> Any:
+        """A JSON value without what concerns a person, its keys included."""
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(key)): self._replacement("secret", str(own))
+                if isinstance(own, str | int) and not isinstance(own, bool) and _SECRET_KEY.search(str(key))
+                else self.document(own)
+                for key, own in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.document(own) for own in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def line(self, text: str) -> str:
+        """A line of JSON, or whatever else it is."""
+        try:
+            return json.dumps(self.document(json.loads(text)), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return self.text(text)
+
+    def text(self, text: str) -> str:
+        """A text without what concerns a person."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, self._replacement("secret", secret))
+        text = _PEM.sub(lambda m: f"({self._replacement('key', m[0])})", text)
+        text = _PUBLIC_KEY.sub(lambda m: f"{m[1]} {self._replacement('key', m[2])}", text)
+        text = _BEARER.sub(lambda m: f"{m[1]} {self._replacement('secret', m[2])}", text)
+        text = _ASSIGNED.sub(lambda m: m[1] + self._replacement("secret", m[2]), text)
+        text = _URL_USER.sub(lambda m: f"{self._replacement('secret', m[0][:-1])}@", text)
+        text = _EMAIL.sub(lambda m: self._replacement("email", m[0]), text)
+        if self._home and self._home not in ("/", "/root"):
+            text = re.sub(
+                re.escape(self._home) + r"(?![\w.-])", lambda m: self._replacement("home", m[0]), text
+            )
+        if self._known:
+            if self._pattern is None:
+                words = sorted(self._known, key=len, reverse=True)
+                self._pattern = re.compile(
+                    rf"(?<![A-Za-z0-9_])(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9_])"
+                )
+            text = self._pattern.sub(lambda m: self._replacement(self._known[m[0]], m[0]), text)
+        return text
+
+    def _replacement(self, kind: str, value: str) -> str:
+        if re.fullmatch(r"(?:user|secret|key|email|home|host)-\d+", value):
+            return value  # it is one already
+        self.count[kind] += 1
+        name = self._names.get((kind, value))
+        if name is None:
+            self._numbers[kind] += 1
+            name = self._names[kind, value] = f"{kind}-{self._numbers[kind]}"
+        return name

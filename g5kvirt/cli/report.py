@@ -1,0 +1,164 @@
+"""``g5kvirt report``: one archive to send with a bug, without what concerns the person who sends it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import re
+import socket
+import sys
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g5kvirt.cli.options import command_parser, runs_option
+from g5kvirt.cli.redaction import Redaction
+from g5kvirt.errors import SpecError
+
+if TYPE_CHECKING:
+    from g5kvirt.run.directory import Run
+
+__all__ = ["add_report", "contents", "report"]
+
+_SECRET_VARIABLE = re.compile(r"PASS|TOKEN|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
+
+
+def add_report(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``report``."""
+    parser = command_parser(
+        sub,
+        "report",
+        "write one archive about a run, to send with a bug",
+        "It has the journal, run.json, the versions of what runs here, and what was said to the testbed and\n"
+        "answered. Logins, keys, tokens, passwords, e-mail addresses, home directories and this host's name\n"
+        "are replaced. What is in it is listed first; it is written after a yes, or with --yes.\n\n"
+        "example:\n"
+        "  g5kvirt report first -o bug.tar.gz",
+    )
+    parser.add_argument("run", metavar="RUN", help="name or directory of the run")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the archive (default: RUN-report.tar.gz)"
+    )
+    parser.add_argument("--yes", action="store_true", help="write it without asking")
+    runs_option(parser)
+    parser.set_defaults(do=report)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """List what the archive will have, ask, write it."""
+    from g5kvirt.run.directory import locate
+
+    run = locate(arguments.runs, arguments.run)
+    redaction = redaction_for(run)
+    files = contents(run, redaction)
+    path = arguments.output or Path(f"{run.name}-report.tar.gz")
+    print(f"{path} will have, of run {run.name}:")
+    for name, text in files.items():
+        print(f"  {name:18} {text.count(chr(10)):>7,} lines  {len(text.encode()):>11,} bytes")
+    replaced = ", ".join(f"{kind} {number:,} times" for kind, number in sorted(redaction.count.items()))
+    print(f"  replaced: {replaced or 'nothing'}")
+    print("It is not encrypted. Look through it before you send it: who else is named there is not known.")
+    if not arguments.yes and not _confirmed(f"write {path}? [y/N] "):
+        print("nothing is written")
+        return 1
+    _write(path, files)
+    print(f"written: {path}")
+    return 0
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise SpecError("nobody can be asked here whether to write the report", advice="call it with --yes")
+    return input(question).strip().lower() in ("y", "yes")
+
+
+def redaction_for(run: Run) -> Redaction:
+    """What is known to be replaced: of this person, this machine and its environment."""
+    logins = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "SUDO_USER")}
+    logins |= set(_configured_logins())
+    with contextlib.suppress(KeyError, OSError):  # a number without a name
+        logins.add(getpass.getuser())
+    secrets = [
+        value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= 6
+    ]
+    hosts = {platform.node(), socket.gethostname()}
+    return Redaction(logins, secrets, hosts - {""}, str(Path.home()))
+
+
+def _configured_logins() -> Iterator[str]:
+    from g5kvirt.testbeds.grid5000.settings import load_settings
+
+    try:
+        settings = load_settings()
+    except SpecError:
+        return
+    yield settings.user or ""
+    if settings.jump and "@" in settings.jump:
+        yield settings.jump.partition("@")[0]
+
+
+def contents(run: Run, redaction: Redaction) -> Mapping[str, str]:
+    """The files of the archive, by name, without what `redaction` takes out."""
+    from g5kvirt.testbeds.transcript import FILES
+
+    raw = {"run.json": json.dumps(run.document), "journal.jsonl": _journal(run)}
+    transcript = "".join(_read(run.path / name) for name in FILES)
+    if transcript:
+        raw["transcript.jsonl"] = transcript
+    raw["versions.json"] = json.dumps(versions())
+    for text in raw.values():  # all names before the first replacement
+        for line in text.splitlines():
+            try:
+                redaction.learn(json.loads(line))
+            except (ValueError, RecursionError):
+                redaction.learn(line)
+    return {
+        name: "".join(f"{redaction.line(line)}\n" for line in text.splitlines()) for name, text in raw.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """What runs here."""
+    import g5kvirt
+
+    found = {"g5kvirt": g5kvirt.__version__, "python": platform.python_version()}
+    try:
+        found["execo"] = importlib.metadata.version("execo")
+    except importlib.metadata.PackageNotFoundError:
+        found["execo"] = "not installed"
+    try:
+        found["system"] = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        found["system"] = platform.system()
+    return found | {"kernel": platform.release(), "machine": platform.machine()}
+
+
+def _journal(run: Run) -> str:
+    """The journal as it is: a damaged one, too, belongs into a report."""
+    from g5kvirt.run.lines import decompress
+
+    if run.journal.suffix == ".xz":
+        return decompress(run.journal).decode("utf-8", "replace")
+    return _read(run.journal)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _write(path: Path, files: Mapping[str, str]) -> None:
+    """A new archive that only its owner may read, in which nobody owns the files."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        for name, text in files.items():
+            data = text.encode()
+            info = tarfile.TarInfo(f"g5kvirt-report/{name}")
+            info.size, info.mode = len(data), 0o600
+            archive.addfile(info, io.BytesIO(data))

@@ -1,0 +1,139 @@
+"""A report of a run: it has what a bug needs, and nothing of the person who sends it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runmaker import run_events
+
+from g5kvirt import cli
+from g5kvirt.cli.redaction import Redaction
+
+LOGIN, OTHER, MAIL = "jdoe", "asmith", "jane.doe@inria.example"
+HOST = "janes-laptop"
+TOKEN, PASSWORD, VARIABLE = "tok_8f3kq92mzx", "hunter2-very-long", "env_9Zk2p0Qd"
+PUBLIC = "AAAAC3NzaC1lZDI1NTE5AAAAIG7Qw0nLk1cJQm2V"
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n-----END OPENSSH PRIVATE KEY-----"
+SECRETS = [LOGIN, OTHER, MAIL, "jane.doe", HOST, TOKEN, PASSWORD, VARIABLE, PUBLIC, "b3BlbnNzaC1rZXktdjEA"]
+
+#: Each as it may stand in a command, an answer, a reason.
+SENTENCES = [
+    f"job 7 of {LOGIN} at nancy: User {OTHER} requested to frag the job",
+    f"    owner = {OTHER}",
+    f"/home/{LOGIN}/runs/x: permission denied, ask {MAIL}",
+    f"umask 077; printf '%s\\n' 'ssh-ed25519 {PUBLIC} {LOGIN}@{HOST}' > .g5kvirt-nancy-1.pub",
+    PRIVATE,
+    f"curl -H 'Authorization: Bearer {TOKEN}' https://{LOGIN}:{PASSWORD}@api.grid5000.fr/",
+    f"password={PASSWORD} API_TOKEN: {TOKEN}",
+    json.dumps({"user_uid": OTHER, "password": PASSWORD, "token": TOKEN, "project": "x"}),
+    json.dumps(json.dumps({"user": OTHER, "secret": PASSWORD})),
+    f"the variable had {VARIABLE} in it on {HOST}.home.example",
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with secrets in every place."""
+    monkeypatch.setenv("USER", LOGIN)
+    monkeypatch.setenv("GITLAB_TOKEN", VARIABLE)
+    monkeypatch.setenv("HOME", f"/home/{LOGIN}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(platform, "node", lambda: f"{HOST}.home.example")
+    path = tmp_path / "runs" / "first"
+    path.mkdir(parents=True)
+    document: dict[str, Any] = {"name": "first", "created": 1_700_000_000.0, "testbed": "grid5000"}
+    document |= {"spec": {"vms": 4, "project": " ".join(SENTENCES)}, "password": PASSWORD, LOGIN: [SENTENCES]}
+    (path / "run.json").write_text(json.dumps(document))
+    events = [event.to_json() for event in run_events(4)]
+    for number, text in enumerate(SENTENCES):
+        detail = {"process": {"pid": 4, "host": HOST}, "reason": text, "token": TOKEN, "owner": OTHER}
+        event = {"t": 1e9 + number, "phase": "reserve", "step": text, "kind": "site", "subject": text}
+        events.append(json.dumps({**event, "status": "failed", "detail": detail}))
+    torn = f'{{"torn": "{LOGIN} token={TOKEN}'
+    (path / "journal.jsonl").write_text("\n".join([*events, torn]))
+    for name in ("transcript-1.jsonl", "transcript.jsonl"):
+        exchanges = [
+            {"t": 1.0, "to": f"{LOGIN}@nancy", "request": text, "status": 0, "answer": f"{text}\r\n"}
+            for text in SENTENCES
+        ]
+        (path / name).write_text("".join(json.dumps(one) + "\n" for one in exchanges))
+    (path / "ssh").mkdir()
+    (path / "ssh" / "id_ed25519").write_text(PRIVATE)
+    return path
+
+
+def archived(path: Path) -> dict[str, str]:
+    with tarfile.open(path) as archive:
+        assert {m.uname for m in archive.getmembers()} == {""}
+        return {m.name: archive.extractfile(m).read().decode() for m in archive.getmembers()}  # type: ignore[union-attr]
+
+
+def test_no_secret_of_any_place_is_in_the_archive(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bug.tar.gz"
+    assert cli.main(["report", "first", "--runs", str(run.parent), "-o", str(out), "--yes"]) == 0
+    listed = capsys.readouterr().out
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    found = archived(out)
+    assert {name.partition("/")[2] for name in found} == {
+        "run.json",
+        "journal.jsonl",
+        "transcript.jsonl",
+        "versions.json",
+    }
+    for name, text in found.items():
+        for secret in SECRETS:
+            assert secret not in text, f"{secret} in {name}: {text[max(0, text.find(secret) - 80) :][:200]}"
+        assert name.partition("/")[2] in listed
+
+
+def test_what_a_bug_needs_is_still_there(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bug.tar.gz"
+    assert cli.main(["report", "first", "--runs", str(run.parent), "-o", str(out), "--yes"]) == 0
+    found = archived(out)
+    journal = found["g5kvirt-report/journal.jsonl"].splitlines()
+    assert json.loads(journal[0]) == json.loads(run_events(4)[0].to_json())
+    assert "requested to frag the job" in found["g5kvirt-report/transcript.jsonl"]
+    versions = json.loads(found["g5kvirt-report/versions.json"])
+    assert {"g5kvirt", "python", "execo", "system", "kernel"} <= versions.keys()
+    owners = {json.loads(line)["detail"]["owner"] for line in journal if '"owner"' in line}
+    assert len(owners) == 1, "the same person has the same name everywhere"
+    assert owners.pop() in found["g5kvirt-report/transcript.jsonl"]
+
+
+def test_nothing_is_written_without_a_yes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bug.tar.gz"
+    arguments = ["report", "first", "--runs", str(run.parent), "-o", str(out)]
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert cli.main(arguments) == 2
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    assert cli.main(arguments) == 1
+    assert not out.exists()
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert cli.main(arguments) == 0
+    assert out.exists()
+
+
+def test_names_of_machines_and_programs_are_not_taken_for_persons() -> None:
+    redaction = Redaction(["root", "g5k", "al"], hosts=["localhost", "vm"])
+    for text in (
+        "vm-7 of kind vm",
+        "root@graphene-1.nancy.grid5000.fr",
+        "g5k-subnets -a",
+        "total alive",
+        "{'type': 'default'}",
+    ):
+        assert redaction.text(text) == text
+    assert redaction.text("al: al-1") == "user-1: user-1-1"
+    assert redaction.count == {"user": 2}
