@@ -1,0 +1,33 @@
+"""A fixed dozen of the cells of the table of faults, with ``-m slow``; all of them by ``python tests/faults``."""
+
+from __future__ import annotations
+
+import pytest
+from cells import Cell, play
+from localbed import MARKS
+
+pytestmark = [*MARKS, pytest.mark.slow]
+
+#: One for each victim that another test does not kill already, in a phase in which it matters.
+CELLS = (
+    Cell("host", "set-up"),
+    Cell("link", "launch"),
+    Cell("vm", "broadcast"),
+    Cell("dnsmasq", "launch"),
+    Cell("nginx", "broadcast"),
+    Cell("relay", "broadcast"),
+    Cell("postgresql", "reserve"),
+    Cell("almighty-killed", "reserve"),
+    Cell("api-stopped", "deploy"),
+    Cell("frontend-sshd", "release"),
+    Cell("site", "launch"),
+    Cell("experiment", "set-up"),
+    Cell("full-disk", "set-up"),
+)
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_what_breaks_costs_no_more_than_it_must(cell: Cell) -> None:
+    outcome = play(cell)
+    assert outcome.problems == [], outcome
