@@ -1,4 +1,4 @@
-"""A fixed dozen of the cells of the table of faults, with ``-m slow``; all of them by ``python tests/faults``."""
+"""A fixed dozen of the cells, with ``-m slow``; all of them by ``python tests/faults``."""
 
 from __future__ import annotations
 
