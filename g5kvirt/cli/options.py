@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from g5kvirt.errors import SpecError
 from g5kvirt.run.printable import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-__all__ = ["command_parser", "print_help", "runs_option"]
+__all__ = ["command_parser", "confirmed", "print_help", "runs_option"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,6 +38,13 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
     """What a command does that has only sub-commands."""
     parser.print_help()
     return 0
+
+
+def confirmed(question: str, what: str) -> bool:
+    """Whether the person at the terminal agrees to ``what``. Raises SpecError if nobody is there."""
+    if not sys.stdin.isatty():
+        raise SpecError(f"nobody can be asked here whether to {what}", advice="call it with --yes")
+    return input(question).strip().lower() in ("y", "yes")
 
 
 def runs_option(parser: argparse.ArgumentParser) -> None:

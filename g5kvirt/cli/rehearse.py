@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g5kvirt.cli.options import command_parser, runs_option
+from g5kvirt.cli.options import command_parser, confirmed, runs_option
 from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.views.formatting import count, duration
 
@@ -87,7 +86,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
         outcomes = [Outcome("check", "failed", time.monotonic() - begin, checked.verdict, _HINTS["check"])]
         return _report(experiment, outcomes)
     print(f"\n{plan_text(experiment.spec, experiment.testbed_name)}")
-    if not arguments.yes and not _confirmed("reserve this now? [y/N] "):
+    if not arguments.yes and not confirmed("reserve this now? [y/N] ", "reserve machines"):
         print("nothing is reserved")
         return 1
     outcomes = [Outcome("check", "ok", time.monotonic() - begin, checked.verdict)]
@@ -107,12 +106,6 @@ def plan_text(spec: Spec, testbed: str) -> str:
         f"  {spec.hosts + spec.services} machines ({machines}), a sub-network and a global KaVLAN,\n"
         f"  for at most {duration(spec.walltime)}. They are given back at the end, usually before that."
     )
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise SpecError("nobody can be asked here whether to reserve machines", advice="call it with --yes")
-    return input(question).strip().lower() in ("y", "yes")
 
 
 def rehearse_steps(

@@ -12,13 +12,12 @@ import os
 import platform
 import re
 import socket
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g5kvirt.cli.options import command_parser, runs_option
+from g5kvirt.cli.options import command_parser, confirmed, runs_option
 from g5kvirt.cli.redaction import Redaction
 from g5kvirt.errors import SpecError
 
@@ -65,18 +64,12 @@ def report(arguments: argparse.Namespace) -> int:
     replaced = ", ".join(f"{kind} {number:,} times" for kind, number in sorted(redaction.count.items()))
     print(f"  replaced: {replaced or 'nothing'}")
     print("It is not encrypted. Look through it before you send it: who else is named there is not known.")
-    if not arguments.yes and not _confirmed(f"write {path}? [y/N] "):
+    if not arguments.yes and not confirmed(f"write {path}? [y/N] ", "write the report"):
         print("nothing is written")
         return 1
     _write(path, files)
     print(f"written: {path}")
     return 0
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise SpecError("nobody can be asked here whether to write the report", advice="call it with --yes")
-    return input(question).strip().lower() in ("y", "yes")
 
 
 def redaction_for(run: Run) -> Redaction:

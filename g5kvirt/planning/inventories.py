@@ -89,7 +89,7 @@ def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) ->
 
 
 def is_exotic(row: Mapping[str, Any]) -> bool:
-    """Whether OAR gives a resource only to jobs of the type "exotic", which ours never are."""
+    """Whether OAR gives a resource only to jobs of the type "exotic"."""
     return str(row.get("exotic") or "NO").upper() == "YES"
 
 

@@ -28,6 +28,10 @@ class EnvironmentName:
     version: str = ""
     arch: str = ""
 
+    def __str__(self) -> str:
+        user, version = self.user and f"@{self.user}", self.version and f":{self.version}"
+        return f"{self.name}{user}{version}" + (self.arch and f"%{self.arch}")
+
 
 def environment_name(field: str, value: object) -> str:
     """A field of the specification that names an environment. Raises SpecError for anything else."""

@@ -55,6 +55,11 @@ sys.exit("nobody recorded this: " + command)
 REFUSED = "ssh: connect to host rennes.grid5000.fr port 22: Connection refused\n"
 
 
+def failure_reasons(text: str) -> dict[str, str]:
+    """The nodes that Kadeploy3's client lists as failed, each with the reason."""
+    return kadeploy.listed_nodes(text.splitlines())[1]
+
+
 class Frontends:
     """What they answer, and the commands that they were sent."""
 
@@ -320,12 +325,12 @@ def test_deployed_nodes_are_read_while_the_client_runs() -> None:
 
 def test_failure_reasons_are_read_from_the_client_s_list() -> None:
     name = "paradent-1.rennes.grid5000.fr"
-    assert kadeploy.failure_reasons(f"The deployment is successful on nodes\r\n{name}\r\n") == {}
-    assert kadeploy.failure_reasons(f"The deployment failed on nodes\r\n{name}\r\n") == {name: ""}
+    assert failure_reasons(f"The deployment is successful on nodes\r\n{name}\r\n") == {}
+    assert failure_reasons(f"The deployment failed on nodes\r\n{name}\r\n") == {name: ""}
     text = (
         f"The deployment failed on nodes\n{name} (no (more) disk)\nThe deployment is successful on nodes\nx\n"
     )
-    assert kadeploy.failure_reasons(text) == {name: "no (more) disk"}
+    assert failure_reasons(text) == {name: "no (more) disk"}
 
 
 # ---- giving back ---------------------------------------------------------------------------------------

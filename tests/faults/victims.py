@@ -10,23 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localbed import below, command_line
+from localbed import below, command_line, process_name
 
 from g5kvirt.testbeds.local import network
 from g5kvirt.testbeds.local.model import NodeDescription
 from g5kvirt.testbeds.local.state import State
 
-__all__ = ["VICTIMS", "Scene", "comm"]
+__all__ = ["VICTIMS", "Scene"]
 
 Mend = Callable[[], object]
-
-
-def comm(pid: int) -> str:
-    """What ps shows for a process; empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 @dataclass
@@ -49,7 +41,7 @@ class Scene:
         for pid in below(self.state.pid):
             file = Path(f"/proc/{pid}/root/etc/hostname")
             with suppress(OSError):
-                if comm(pid) == "init" and file.read_text().strip() == name:
+                if process_name(pid) == "init" and file.read_text().strip() == name:
                     return pid
         raise AssertionError(f"there is no container {name}")
 
@@ -58,7 +50,7 @@ class Scene:
         return [
             pid
             for pid in below(within or self.state.pid)
-            if (not name or comm(pid) == name) and command_line(pid).startswith(command)
+            if (not name or process_name(pid) == name) and command_line(pid).startswith(command)
         ]
 
     def signal(self, number: signal.Signals, pids: list[int]) -> None:

@@ -75,6 +75,14 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def process_name(pid: int) -> str:
+    """What ps shows for ``pid``, empty if it has exited."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def nothing_left(name: str) -> bool:
     """Whether testbed ``name`` has no process, directory or mount."""
     gone = not lifecycle._processes(directory(name)) and not directory(name).exists()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, below, temporary_testbed, wait
+from localbed import MARKS, below, process_name, temporary_testbed, wait
 from scripts import LAUNCHED, answer, start
 
 from g5kvirt.run.deployment_tables import Measurements
@@ -33,14 +33,6 @@ def small() -> Iterator[State]:
 def light_processes(state: State) -> list[int]:
     """The processes that hold light guests, one per host."""
     return [pid for pid in below(state.pid) if process_name(pid) == "g5kvirt-light"]
-
-
-def process_name(pid: int) -> str:
-    """What ps shows; empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, below, command_line, on, temporary_testbed, wait
+from localbed import MARKS, below, command_line, on, process_name, temporary_testbed, wait
 from scripts import LAUNCHED, start
 
 from g5kvirt.run.deployment_tables import Measurements
@@ -68,21 +68,13 @@ def qemu(vm: str) -> str:
 
 def relays(state: State) -> list[tuple[int, int]]:
     """The host agents that keep a relay running, each with its relay."""
-    agents = [pid for pid in below(state.pid) if comm(pid) == "g5kvirt-service"]
+    agents = [pid for pid in below(state.pid) if process_name(pid) == "g5kvirt-service"]
     families = [below(pid) for pid in agents]
     return [
         (family[0], family[1])
         for family in families
-        if len(family) > 1 and comm(family[1]) == "g5kvirt-relay"
+        if len(family) > 1 and process_name(family[1]) == "g5kvirt-relay"
     ]
-
-
-def comm(pid: int) -> str:
-    """What ps shows for a process."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:  # it has ended
-        return ""
 
 
 def at(deployment: str, subject: str, step: str) -> Callable[[Event], bool]:

@@ -1,4 +1,4 @@
-"""The driver of Grid'5000, written only against execo_g5k.
+"""The driver of Grid'5000: its API and its frontends' commands, over execo's connections.
 
 The local testbed is driven by this same code: it answers the same commands and the same API, and only
 the `Settings` differ (where the API is, how ssh gets there, how often to poll).

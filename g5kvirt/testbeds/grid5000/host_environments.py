@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from g5kvirt.errors import SpecError
 from g5kvirt.spec.environment_name import EnvironmentName, read_name
 
-__all__ = ["ARCHITECTURE", "AmbiguousError", "Listed", "choose", "listed"]
+__all__ = ["ARCHITECTURE", "AmbiguousError", "choose", "listed"]
 
 #: Of all machines that can be hosts: the VMs are of this architecture, and planning leaves others out.
 ARCHITECTURE = "x86_64"
@@ -24,21 +23,7 @@ class AmbiguousError(SpecError):
     """More than one environment may be meant: Kadeploy3 would choose."""
 
 
-@dataclass(frozen=True)
-class Listed:
-    """One environment that kaenv3 printed; "" for what it did not print of it."""
-
-    name: str
-    version: str = ""
-    arch: str = ""
-    user: str = ""
-
-    def __str__(self) -> str:
-        user, version = self.user and f"@{self.user}", self.version and f":{self.version}"
-        return f"{self.name}{user}{version}" + (self.arch and f"%{self.arch}")
-
-
-def listed(lines: Iterable[str]) -> list[Listed]:
+def listed(lines: Iterable[str]) -> list[EnvironmentName]:
     """The environments in kaenv3's output: YAML documents, of which only these fields matter."""
     lines = [line.rstrip() for line in lines]
     found: list[dict[str, str]] = [{}]
@@ -50,10 +35,12 @@ def listed(lines: Iterable[str]) -> list[Listed]:
             if field[1] in found[-1]:  # older ones print no line between two documents
                 found.append({})
             found[-1][field[1]] = field[2].strip("'\" ")
-    return [Listed(**document) for document in found if "name" in document]
+    return [EnvironmentName(**document) for document in found if "name" in document]
 
 
-def choose(requested: str, found: Sequence[Listed], architecture: str = ARCHITECTURE) -> Listed:
+def choose(
+    requested: str, found: Sequence[EnvironmentName], architecture: str = ARCHITECTURE
+) -> EnvironmentName:
     """The environment that ``requested``, as `read_name` reads it, means on hosts of an architecture.
 
     Raises SpecError if there is none for them, AmbiguousError if there is more than one.

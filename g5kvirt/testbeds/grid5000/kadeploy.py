@@ -21,7 +21,6 @@ __all__ = [
     "command_line",
     "deploy",
     "deployed_nodes",
-    "failure_reasons",
     "listed_nodes",
     "name_in_vlan",
 ]
@@ -125,7 +124,8 @@ def _results(client: Any, names: Sequence[str], timeout: float) -> tuple[set[str
 
 
 def listed_nodes(lines: Sequence[str]) -> tuple[set[str], dict[str, str]]:
-    """The nodes that Kadeploy3's client lists in the end: deployed; failed, each with its reason."""
+    """The nodes that Kadeploy3's client lists in the end: deployed; failed, each with its reason on one line,
+    or ``""``."""
     done: set[str] = set()
     failed: list[tuple[str, list[str]]] = []
     heading = ""
@@ -157,12 +157,6 @@ def deployed_nodes(text: str) -> set[str]:
                 else:
                     found.add(word)
     return found
-
-
-def failure_reasons(text: str) -> dict[str, str]:
-    """The nodes that Kadeploy3's client lists as failed, each with the reason it gives, on one line, or
-    ``""``."""
-    return listed_nodes(text.splitlines())[1]
 
 
 def _reason(lines: Sequence[str]) -> str:

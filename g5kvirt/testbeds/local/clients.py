@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local.state import State, option, write
+from g5kvirt.testbeds.local.state import State, write
 
 __all__ = ["Clients", "configurations", "write_configurations"]
 
@@ -81,12 +81,7 @@ def configurations(state: State) -> dict[str, str]:
 
 def write_configurations(name: str | None = None) -> Clients:
     """Write the configurations for testbed ``name``. Raises TestbedError if it is not up."""
-    state = State.load(name)
-    if not state.alive:
-        raise TestbedError(
-            f"the testbed {state.name!r} has ended",
-            advice=f"start it again: g5kvirt local up{option(state.name)}",
-        )
+    state = State.running(name)
     clients = Clients(state, state.directory / "clients")
     try:
         clients.directory.mkdir(mode=0o700, exist_ok=True)

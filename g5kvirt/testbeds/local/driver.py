@@ -74,9 +74,7 @@ def table_finding(current: Mapping[str, int], overflows: Mapping[str, int]) -> F
 
 def local(name: str | None = None) -> Local:
     """The local testbed ``name`` (default: the user's own). Raises TestbedError if it is not up."""
-    state = State.load(name or None)
-    if not state.alive:
-        raise TestbedError(f"the testbed {state.name!r} has ended", advice="start it again: g5kvirt local up")
+    state = State.running(name or None)
     _no_proxy(urlsplit(state.api_uri).hostname or "")
     return Local(
         Settings(

@@ -107,6 +107,17 @@ class State:
         plain["plain"] = plain.pop("description")
         return cls(**plain)
 
+    @classmethod
+    def running(cls, name: str | None = None) -> State:
+        """The state of a testbed whose processes run. Raises TestbedError for any other."""
+        state = cls.load(name)
+        if not state.alive:
+            raise TestbedError(
+                f"the testbed {state.name!r} has ended",
+                advice=f"start it again: g5kvirt local up{option(state.name)}",
+            )
+        return state
+
     def to_plain(self) -> dict[str, Any]:
         """The contents of state.json."""
         plain = {key: getattr(self, key) for key in self.__dataclass_fields__}

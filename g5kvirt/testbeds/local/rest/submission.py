@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from g5kvirt.spec.clock import oar_date
-from g5kvirt.testbeds.grid5000.oar import refusal_reason
+from g5kvirt.testbeds.grid5000 import oar
 from g5kvirt.testbeds.local.rest.http import HttpError
 
 __all__ = ["oarsub", "oarwalltime", "submitted_job", "walltime_document"]
@@ -82,11 +82,12 @@ def oarsub(body: Mapping[str, Any]) -> list[str]:
 
 def submitted_job(code: int, printed: str) -> int:
     """The id of the job that oarsub submitted. Raises HttpError with OAR's reason."""
-    found = re.search(r"^OAR_JOB_ID=(\d+)", printed, re.MULTILINE)
-    if code or found is None:
-        reason = refusal_reason(printed.splitlines()) or f"oarsub ended with code {code}"
+    lines = printed.splitlines()
+    job = oar.submitted_job(lines)
+    if code or job is None:
+        reason = oar.refusal_reason(lines) or f"oarsub ended with code {code}"
         raise _bad(f"OAR refused the job: {reason}")
-    return int(found[1])
+    return job
 
 
 def oarwalltime(job: int, body: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,11 @@ from g5kvirt.testbeds.grid5000 import kadeploy
 NAMES = ("gros-1.nancy.grid5000.fr", "gros-2.nancy.grid5000.fr")
 
 
+def failure_reasons(text: str) -> dict[str, str]:
+    """The nodes that Kadeploy3's client lists as failed, each with the reason."""
+    return kadeploy.listed_nodes(text.splitlines())[1]
+
+
 class Client:
     """Kadeploy3's client: it takes ``seconds``, or until its time-out, and deploys all but ``failing``."""
 
@@ -112,7 +117,7 @@ Connection to nancy.grid5000.fr closed.
 
 
 def test_a_reason_may_go_over_several_lines() -> None:
-    assert kadeploy.failure_reasons(REAL) == {
+    assert failure_reasons(REAL) == {
         "gros-2.nancy.grid5000.fr": "BroadcastEnvKascade-send_environment: KASCADE-ERROR: 3 "
         "stderr: tar (child): short read"
     }
@@ -133,7 +138,7 @@ def test_a_reason_may_go_over_several_lines() -> None:
 )
 def test_reasons_with_odd_parentheses_are_read_as_far_as_they_go(text: str, reason: str) -> None:
     lines = f"The deployment failed on nodes\n{NAMES[0]} {text}\n"
-    assert kadeploy.failure_reasons(lines) == {NAMES[0]: reason}
+    assert failure_reasons(lines) == {NAMES[0]: reason}
 
 
 @given(st.dictionaries(NODE, REASON, max_size=6), st.sets(NODE), st.sampled_from(["\n", "\r\n"]))
@@ -147,7 +152,7 @@ def test_every_reason_is_read_back(failed: dict[str, str], done: set[str], newli
             "",
         ]
     ).replace("\n", newline)
-    found = kadeploy.failure_reasons(text)
+    found = failure_reasons(text)
     assert list(found) == list(failed)
     for name, reason in failed.items():
         expected = " ".join(f"Macro-micro: {reason}".split())
@@ -163,7 +168,7 @@ def test_mangled_output_is_read_without_an_error(pieces: list[str], data: st.Dat
         cut = data.draw(st.integers(0, len(text)))
         text = text[cut:] + text[:cut]
     known = {"gros-1.nancy.grid5000.fr", "gros-2.nancy.grid5000.fr"}
-    reasons = kadeploy.failure_reasons(text)
+    reasons = failure_reasons(text)
     assert all(reason.isprintable() and len(reason) <= 300 for reason in reasons.values())
     assert set(reasons) <= known | {name for name in reasons if "grid5000.fr" in name}
     kadeploy.deployed_nodes(text)

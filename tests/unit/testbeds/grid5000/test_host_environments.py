@@ -16,7 +16,7 @@ from g5kvirt.spec.environment_name import EnvironmentName, read_name
 from g5kvirt.testbeds.grid5000 import preflight
 from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.frontends import answer_of
-from g5kvirt.testbeds.grid5000.host_environments import AmbiguousError, Listed, choose, listed
+from g5kvirt.testbeds.grid5000.host_environments import AmbiguousError, choose, listed
 
 #: As a frontend prints it, with another program's lines in front, and nested keys that look like ours.
 PRINTED = """version: of the day
@@ -44,7 +44,9 @@ version: 2026010101
 arch: 'ppc64le'
 user: deploy
 """
-FOUND = [Listed("debian12-min", "2026010101", arch, "deploy") for arch in ("x86_64", "aarch64", "ppc64le")]
+FOUND = [
+    EnvironmentName("debian12-min", "deploy", "2026010101", arch) for arch in ("x86_64", "aarch64", "ppc64le")
+]
 
 
 def answer(lines: Sequence[str], newline: str = "\n") -> Answer:
@@ -74,8 +76,8 @@ def test_the_one_for_the_hosts_architecture_is_chosen(name: str) -> None:
 
 
 def test_an_environment_without_an_architecture_is_for_all() -> None:
-    assert choose("mine", [Listed("mine")]) == Listed("mine")
-    assert choose("mine%aarch64", [Listed("mine")], "aarch64") == Listed("mine")
+    assert choose("mine", [EnvironmentName("mine")]) == EnvironmentName("mine")
+    assert choose("mine%aarch64", [EnvironmentName("mine")], "aarch64") == EnvironmentName("mine")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_an_environment_without_an_architecture_is_for_all() -> None:
         ("a", [], "a does not exist"),
     ],
 )
-def test_none_that_fits_is_an_error(name: str, found: list[Listed], message: str) -> None:
+def test_none_that_fits_is_an_error(name: str, found: list[EnvironmentName], message: str) -> None:
     with pytest.raises(SpecError) as error:
         choose(name, found)
     assert error.value.message == message
@@ -97,7 +99,10 @@ def test_none_that_fits_is_an_error(name: str, found: list[Listed], message: str
 
 def test_ambiguity_is_told_with_the_names_to_choose_from() -> None:
     with pytest.raises(AmbiguousError) as error:
-        choose("a", [Listed("a", "1", "x86_64"), Listed("a", "2", "x86_64"), *FOUND[1:]])
+        choose(
+            "a",
+            [EnvironmentName("a", "", "1", "x86_64"), EnvironmentName("a", "", "2", "x86_64"), *FOUND[1:]],
+        )
     assert error.value.message == "a may be any of 2 environments for x86_64: a:1%x86_64, a:2%x86_64"
 
 
