@@ -56,19 +56,33 @@ _NOBODY = frozenset(
     ]
 )
 
-_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*-----.*?(?:-----END [A-Z0-9 ]*-----|\Z)", re.S)
-_PUBLIC_KEY = re.compile(r"\b((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+) +(AAAA[A-Za-z0-9+/=]+)(?: +[^\s'\"\\]+)?")
-_URL_USER = re.compile(r"(?<=//)[^/@\s'\"]+@")
-_BEARER = re.compile(r"\b(bearer|basic) +([A-Za-z0-9._~+/=-]{6,})", re.I)
+# A text may have been quoted for JSON, for printf(1) or for a URL, more than once: what stands between two
+# words, and before one, may be an escape.
+_GAP = r"(?:\s|%20)"
+_QUOTE = r"(?:\\0(?:042|047|134)|[\\\"']|%(?:22|27|5C))"
+_BEGIN = (
+    r"(?:(?<![A-Za-z0-9_.+-])|(?<=\\[bfnrt])|(?<=\\0[0-7]{3})|(?<=\\x[0-9A-Fa-f]{2})"
+    r"|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
+)
+
+_PEM = re.compile(r"-----BEGIN[A-Z0-9 %]*-----.*?(?:-----END[A-Z0-9 %]*-----|\Z)", re.S)
+_PUBLIC_KEY = re.compile(
+    rf"((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+){_GAP}+(AAAA[A-Za-z0-9+/=]+)(?:{_GAP}+[^\s'\"\\%]+)?"
+)
+_URL_USER = re.compile(r"(?<=//)[^/@\s'\"]+?(?=@|%40)")
+_BEARER = re.compile(rf"(bearer|basic){_GAP}+([A-Za-z0-9._~+/=-]{{6,}})", re.I)
 _ASSIGNED = re.compile(
     r"((?:pass(?:word|wd|phrase)?|[a-z_-]*token|[a-z_-]*secret|api[_-]?key|authorization)"
-    r"\\?[\"']?\s*[:=]\s*\\?[\"']?)([^\s\"'\\,;&}]+)",
+    rf"{_QUOTE}*{_GAP}*(?:[:=]|%3[AD]){_GAP}*{_QUOTE}*)([^\s\"'\\,;&}}%]+)",
     re.I,
 )
-_EMAIL = re.compile(r"(?<![\w.+-])(?!root@)([A-Za-z0-9_.+-]+)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b")
-_HOME = re.compile(r"/(home|Users)/(?!user-\d)([^/\s\"'\\:,;]+)")
+_EMAIL = re.compile(
+    _BEGIN + r"(?!root@)([A-Za-z0-9_.+-]+)(?:@|%40)((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?![A-Za-z0-9-])"
+)
+_HOME = re.compile(r"/(home|Users)/(?!user-\d)([^/\s\"'\\:,;%]+)")
 _LOGIN_FIELD = re.compile(
-    r"(?:\\?\"(?:user|user_uid|owner|login)\\?\"\s*:\s*\\?\"|\b(?:owner|user) = |\bUser (?=\S+ requested))"
+    rf"(?:{_QUOTE}+(?:user|user_uid|owner|login){_QUOTE}+{_GAP}*(?::|%3A){_GAP}*{_QUOTE}+"
+    rf"|(?:owner|user){_GAP}(?:=|%3D){_GAP}|\bUser{_GAP}(?=\S+{_GAP}requested))"
     r"([A-Za-z_][\w.-]*)"
 )
 
@@ -151,7 +165,7 @@ class Redaction:
         text = _PUBLIC_KEY.sub(lambda m: f"{m[1]} {self._replacement('key', m[2])}", text)
         text = _BEARER.sub(lambda m: f"{m[1]} {self._replacement('secret', m[2])}", text)
         text = _ASSIGNED.sub(lambda m: m[1] + self._replacement("secret", m[2]), text)
-        text = _URL_USER.sub(lambda m: f"{self._replacement('secret', m[0][:-1])}@", text)
+        text = _URL_USER.sub(lambda m: self._replacement("secret", m[0]), text)
         text = _EMAIL.sub(lambda m: self._replacement("email", m[0]), text)
         if self._home and self._home not in ("/", "/root"):
             text = re.sub(
@@ -161,7 +175,7 @@ class Redaction:
             if self._pattern is None:
                 words = sorted(self._known, key=len, reverse=True)
                 self._pattern = re.compile(
-                    rf"(?<![A-Za-z0-9_])(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9_])"
+                    rf"(?:(?<![A-Za-z0-9_])|{_BEGIN})(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9_])"
                 )
             text = self._pattern.sub(lambda m: self._replacement(self._known[m[0]], m[0]), text)
         return text

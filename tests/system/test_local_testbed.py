@@ -46,7 +46,7 @@ from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 testbed, site = open_testbed("local:" + sys.argv[1]), "nancy.grid5000.fr"
 testbed.connect()
 access = replace(testbed.access(sys.argv[2]), user="g5k")
-print(run_on_frontend("nancy", "hostname", 30).stdout.strip())
+print(run_on_frontend("nancy", "hostname", 30).text.strip())
 print(Fanout(access).run([site], ["hostname"], timeout=30)[site].text.strip())
 print(Fanout(access, tree_from=1).run([site], ["hostname"], timeout=30)[site].text.strip())
 written = ["ssh", "-F", str(access.ssh_config), site, "hostname"]

@@ -43,6 +43,7 @@ def start_on_frontend(site: str, command: str, timeout: float, *, live: bool = F
         nolog_timeout=True,
         nolog_exit_code=True,
     )
+    process.unmarked_command = command  # what a transcript shows
     process.start()
     return process
 

@@ -43,7 +43,7 @@ def note_process(transcript: Transcript, process: Any) -> None:
     if isinstance(code, int) and code > 255:  # execo gives what wait() gave
         status = os.waitstatus_to_exitcode(code)
     answer = f"{process.stdout}{process.stderr}"
-    request = str(process.remote_cmd)
+    request = str(getattr(process, "unmarked_command", process.remote_cmd))
     transcript.note(str(process.host.address), request, answer, begin=begin, end=end, status=status)
 
 

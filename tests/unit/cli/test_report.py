@@ -8,12 +8,14 @@ import stat
 import tarfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from runmaker import run_events
 
 from g5kvirt import cli
 from g5kvirt.cli.redaction import Redaction
+from g5kvirt.testbeds.grid5000.answers import marked
 
 LOGIN, OTHER, MAIL = "jdoe", "asmith", "jane.doe@inria.example"
 HOST = "janes-laptop"
@@ -35,6 +37,9 @@ SENTENCES = [
     json.dumps(json.dumps({"user": OTHER, "secret": PASSWORD})),
     f"the variable had {VARIABLE} in it on {HOST}.home.example",
 ]
+
+
+SENTENCES += [f"{sentence} {marked(sentence)} {quote(sentence)}" for sentence in SENTENCES]
 
 
 @pytest.fixture
