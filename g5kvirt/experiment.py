@@ -39,12 +39,11 @@ from g5kvirt.views import live
 from g5kvirt.views.check_result import CheckResult
 from g5kvirt.views.html import experiment_html
 from g5kvirt.views.measure_result import MeasureResult
-from g5kvirt.views.output_table import OutputTable
 from g5kvirt.views.phase_result import PhaseResult
 from g5kvirt.views.trace import trace
+from g5kvirt.vm_access import VMAccess
 
 if TYPE_CHECKING:
-    from g5kvirt.context import Context
     from g5kvirt.prediction import Prediction
     from g5kvirt.views.figures import Figures
 
@@ -61,7 +60,7 @@ class MeasureArguments(TypedDict, total=False):
     folder: str | Path
 
 
-class Experiment:
+class Experiment(VMAccess):
     """One run of the experiment on one testbed.
 
     ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of `g5kvirt.testbeds.base.Testbed`.
@@ -239,31 +238,6 @@ class Experiment:
 
         return pd.DataFrame([asdict(one) for one in known(environment_folders(folder))])
 
-    def ssh_config(self) -> Path:
-        """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM.
-
-        Hosts, service machines and frontends go by their full names: ``graphene-3.nancy.grid5000.fr``.
-        """
-        from g5kvirt.guests.ssh import ssh_config
-
-        return ssh_config(self._context, self.journal.state.placed_vms)
-
-    def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
-        """Run a shell command on all deployed VMs, or on ``vms``; one row per VM, in their order.
-
-        Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
-        unless ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
-        PhaseOrderError where none is deployed, and after `release`; SpecError in a prediction.
-        """
-        from g5kvirt.guests.run import COLUMNS, run_on
-
-        if self._runner.run.predicted:
-            raise SpecError(
-                f"run {self.name!r} is a prediction: there are no VMs that could run a command",
-                advice='use testbed "local" or "grid5000"',
-            )
-        return OutputTable(run_on(self._context, command, vms, timeout), columns=list(COLUMNS))
-
     def extend(self, walltime: int | str) -> Reservation:
         """Give all jobs that much more walltime, such as ``"1:00:00"``, or none of them.
 
@@ -350,10 +324,6 @@ class Experiment:
         return experiment_html(self.name, self.testbed_name, frames.guest, frames)
 
     # ---- inside -----------------------------------------------------------------------------------
-
-    @property
-    def _context(self) -> Context:
-        return self._runner.context
 
     @property
     def _frames(self) -> Frames:
