@@ -6,7 +6,7 @@ from pathlib import Path
 
 from g5kvirt.testbeds.local import sshd
 from g5kvirt.testbeds.local.capabilities import BASIC, NAMESPACES, NETWORK
-from g5kvirt.testbeds.local.container import ContainerSpec
+from g5kvirt.testbeds.local.container_spec import ContainerSpec
 from g5kvirt.testbeds.local.model import NodeDescription
 
 __all__ = ["container_spec", "cpuinfo", "meminfo"]

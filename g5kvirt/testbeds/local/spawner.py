@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local import container
-from g5kvirt.testbeds.local.container import ContainerSpec
+from g5kvirt.testbeds.local import container, root_file_system
+from g5kvirt.testbeds.local.container_spec import ContainerSpec
 
 __all__ = ["Container", "Spawner", "init"]
 
@@ -133,7 +133,7 @@ def init(daemon: Callable[[Spawner], int]) -> NoReturn:
         finally:
             os._exit(code)
     theirs.close()
-    container.secrets_of_the_machine()
+    root_file_system.secrets_of_the_machine()
     container.close_all_but(ours.fileno())  # sockets and pipes that only the daemon needs
     wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)

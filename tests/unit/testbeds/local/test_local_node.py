@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.testbeds.local import layers, node, site
-from g5kvirt.testbeds.local.container import ContainerSpec
+from g5kvirt.testbeds.local.container_spec import ContainerSpec
 from g5kvirt.testbeds.local.description import make
 
 MEMINFO = """\
