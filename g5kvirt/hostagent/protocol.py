@@ -81,11 +81,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Line:
-    """A line that was appended to a followed file; ``offset`` is where the next one begins."""
+    """A line that was appended to a followed file; the next one begins at ``offset`` of file ``inode``."""
 
     file: str
     offset: int
     text: str
+    inode: int = 0
 
 
 def document(*requests: Request, home: str = HOME) -> bytes:
@@ -211,10 +212,12 @@ def serve(
     ready_tcp: tuple[str, int] | None = None,
     limit: float = 15.0,
     until: float | None = None,
+    rotated: Sequence[str] = (),
 ) -> Request:
     """Keep ``command`` running; ready when it logs ``ready_log`` or listens, within ``limit`` seconds.
 
-    ``until``: when the host ends it, in seconds since the epoch.
+    ``until``: when the host ends it, in seconds since the epoch. ``rotated``: logs that it writes itself and
+    opens again at SIGUSR1; each is put aside as ``LOG.1`` when it is long.
     """
     ready: Request = {"tcp": list(ready_tcp)} if ready_tcp else {"log": ready_log}
     return {
@@ -227,6 +230,7 @@ def serve(
         "ready": ready,
         "limit": limit,
         "until": until,
+        "rotated": list(rotated),
     }
 
 
@@ -256,9 +260,14 @@ def files(contents: Mapping[str, str], *, remove: Iterable[str] = ()) -> Request
     return {"op": "files", "files": items, "remove": list(remove)}
 
 
-def follow(files: Mapping[str, int], poll: float = 0.05) -> Request:
-    """Stream what is appended to files (path → offset to begin at) until the reader is gone."""
-    return {"op": "follow", "files": dict(files), "poll": poll}
+def follow(
+    files: Mapping[str, int], poll: float = 0.05, *, inodes: Mapping[str, int] | None = None
+) -> Request:
+    """Stream what is appended to files (path → offset to begin at) until the reader is gone.
+
+    ``inodes``: path → the file in which that offset is, if it has been put aside since.
+    """
+    return {"op": "follow", "files": dict(files), "poll": poll, "inodes": dict(inodes or {})}
 
 
 def ssh(
@@ -314,7 +323,7 @@ def parse_line(line: str) -> Line | None:
     """Read one line of a `follow` stream; None if it is a heartbeat. Raises TestbedError if it is neither."""
     try:
         d = json.loads(line)
-        return Line(d["file"], int(d["offset"]), d["line"]) if "line" in d else None
+        return Line(d["file"], int(d["offset"]), d["line"], int(d["inode"])) if "line" in d else None
     except (ValueError, KeyError, TypeError) as error:
         raise TestbedError(
             f"the host agent's output {line[:120]!r} is not a line of a followed file"

@@ -297,6 +297,7 @@ def services(netboot: Netboot, machine: ServiceMachine) -> list[dict[str, Any]]:
                 check=[["nginx", "-t", "-q", "-c", conf]],
                 files=[hostagent.file(conf, nginx_conf(netboot, machine), change="reload"), *scripts],
                 directories=[ROOT, netboot.www, f"{netboot.www}/vm", f"{netboot.www}/task", f"{ROOT}/tmp"],
+                rotated=[ACCESS_LOG],
                 ready_tcp=(str(next(iter(machine.addresses.values()))), netboot.port),
             )
         )

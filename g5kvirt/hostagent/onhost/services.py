@@ -45,7 +45,7 @@ def serve(request: Record, home: str) -> Results:
     if reason:
         restore_files(before)
         raise OSError(reason)
-    spec = {"command": request["command"], "until": until}
+    spec = {"command": request["command"], "until": until, "rotated": request.get("rotated", [])}
     state, old_spec = load_record(f"{place}/state.json"), load_record(f"{place}/spec.json")
     since = os.path.getsize(f"{place}/log") if os.path.exists(f"{place}/log") else 0
     detail: Record = {"changed": sorted(before), "log": f"{place}/log"}

@@ -14,11 +14,13 @@ from .records import load_record, write_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from .records import Record
 
 LOG_LIMIT = 32 << 20  #: bytes of a service's log before it is put aside (one older piece is kept)
+OWN_LOG_LIMIT = 128 << 20  #: the same for a log that the service writes itself
+OWN_LOG_PAUSE = 10.0  #: seconds between two looks at it
 END_LIMIT = 5.0  #: seconds between SIGTERM and SIGKILL
 
 
@@ -43,7 +45,7 @@ def supervise(place: str, program: Callable[[list[str]], Callable[[], int] | Non
         child = Child([f"g5kvirt-{os.path.basename(place)}"[:15]], work) if work else Child(command)
         state.update(child=child.pid, child_born=start_time(child.pid), starts=state["starts"] + 1)
         write_text(f"{place}/state.json", json.dumps(state))
-        ending, restart = run_until_end(child, wake, f"{place}/log", until)
+        ending, restart = run_until_end(child, wake, f"{place}/log", until, spec.get("rotated", []))
         kill_group(child.pid)
         state["last_exit"] = child.returncode
         pause = 0.1 if restart or time.monotonic() - began > 10 else min(5.0, pause * 2)
@@ -87,16 +89,20 @@ def wait_for_restart(wake: int, pause: float, until: Deadline) -> bool:
     return until.over()
 
 
-def run_until_end(child: Child, wake: int, log: str, until: Deadline) -> tuple[bool, bool]:
+def run_until_end(
+    child: Child, wake: int, log: str, until: Deadline, rotated: Sequence[str]
+) -> tuple[bool, bool]:
     """Copy a child's lines into the log until it ends; at ``until`` it is as if SIGTERM had come.
 
-    Returns whether it is to end for good, and whether a signal ended it.
+    ``rotated``: logs that it writes itself. Returns whether it is to end for good, and whether a signal
+    ended it.
     """
     output = LoggedOutput(child.output, log)
     ending, restart, kill_at = False, False, float("inf")
     while child.poll() is None:
         over = float("inf") if ending else until.left()
-        pause = min(over, kill_at - time.monotonic(), 60.0)  # SIGCHLD ends it, too
+        longest = OWN_LOG_PAUSE if rotated else 60.0  # SIGCHLD ends it, too
+        pause = min(over, kill_at - time.monotonic(), longest)
         readable = select.select([wake, *output.pipes], [], [], max(0.0, pause))[0]
         signals = pending_signals(wake) if wake in readable else b""
         if not ending and until.over():
@@ -111,11 +117,21 @@ def run_until_end(child: Child, wake: int, log: str, until: Deadline) -> tuple[b
                 child.send(signal.SIGTERM)
         if child.output in readable:
             output.copy()
+        if put_aside(rotated):
+            child.send(signal.SIGUSR1)
         if time.monotonic() > kill_at:
             child.send(signal.SIGKILL)
     output.drain()
     child.close()
     return ending, restart
+
+
+def put_aside(logs: Iterable[str]) -> bool:
+    """Rename the logs that are long, each to ``LOG.1``; whether there was one."""
+    long = [path for path in logs if os.path.exists(path) and os.path.getsize(path) > OWN_LOG_LIMIT]
+    for path in long:
+        os.replace(path, f"{path}.1")
+    return bool(long)
 
 
 class LoggedOutput:

@@ -10,6 +10,7 @@ from pathlib import Path
 import agent_copy
 
 from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.onhost.follow import LINGER, Followed
 
 
 def test_follow_streams_lines_from_an_offset_and_ends_with_its_input(tmp_path: Path) -> None:
@@ -31,18 +32,61 @@ def test_follow_streams_lines_from_an_offset_and_ends_with_its_input(tmp_path: P
             if found := protocol.parse_line(process.stdout.readline()):
                 return found
 
-    assert line() == protocol.Line(str(log), 8, "new")
+    inode = log.stat().st_ino
+    assert line() == protocol.Line(str(log), 8, "new", inode)
     with log.open("a") as file:
         file.write("to")
         file.flush()
         time.sleep(0.05)
         file.write("rn\n")
-    assert line() == protocol.Line(str(log), 13, "torn")
+    assert line() == protocol.Line(str(log), 13, "torn", inode)
     later.write_text("é\n")
-    assert line() == protocol.Line(str(later), 3, "é")
+    assert line() == protocol.Line(str(later), 3, "é", later.stat().st_ino)
     log.rename(tmp_path / "log.1")
     log.write_text("anew\n")
-    assert line() == protocol.Line(str(log), 5, "anew")
+    with (tmp_path / "log.1").open("a") as file:
+        file.write("late\n")
+    assert line() == protocol.Line(str(log), 18, "late", inode)
+    assert line() == protocol.Line(str(log), 5, "anew", log.stat().st_ino)
     process.stdin.close()
     assert process.wait(10) == 0
     process.stdout.close()
+
+
+def everything(*files: Followed) -> list[str]:
+    """The lines until no file gives any for longer than a replaced one is read."""
+    found: list[str] = []
+    quiet = time.monotonic()
+    while time.monotonic() - quiet < LINGER + 0.3:
+        new = [line["line"] for file in files for line in file.appended()]
+        found += new
+        if new:
+            quiet = time.monotonic()
+        time.sleep(0.01)
+    return found
+
+
+def test_what_was_put_aside_is_read_first(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "log.1").write_text("one\ntwo\n")
+    log.write_text("three\n")
+    assert everything(Followed(str(log), 0, None)) == ["one", "two", "three"]
+
+
+def test_a_reader_goes_on_in_the_piece_where_it_was(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\ntwo\n")
+    inode = log.stat().st_ino
+    log.rename(tmp_path / "log.1")
+    log.write_text("three\n")
+    assert everything(Followed(str(log), 4, inode)) == ["two", "three"]
+    assert everything(Followed(str(log), 3, 1)) == ["one", "two", "three"], "that file is gone: all there is"
+
+
+def test_an_emptied_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\ntwo\n")
+    file = Followed(str(log), 0, None)
+    assert [line["line"] for line in file.appended()] == ["one", "two"]
+    log.write_text("new\n")
+    assert everything(file) == ["new"]

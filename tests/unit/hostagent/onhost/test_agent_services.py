@@ -17,6 +17,8 @@ import pytest
 from agent_calls import call
 
 from g5kvirt.hostagent import bundle, protocol
+from g5kvirt.hostagent.onhost import supervisor
+from g5kvirt.hostagent.onhost.child import Child
 from g5kvirt.hostagent.onhost.processes import start_time
 
 
@@ -165,3 +167,43 @@ def test_service_that_is_not_ready_gives_the_end_of_its_log(home: Path, tmp_path
     (answer,) = call(home, order)
     assert not answer.ok
     assert "cannot bind" in answer.reason
+
+
+#: A program that writes its own log, and opens it again at SIGUSR1 as nginx does.
+OWN_LOG = """
+import signal, sys, time
+log = open(sys.argv[1], "a", buffering=1)
+def reopen(*_):
+    global log
+    log = open(sys.argv[1], "a", buffering=1)
+signal.signal(signal.SIGUSR1, reopen)
+for number in range(int(sys.argv[2])):
+    log.write(f"line {number}\\n")
+    time.sleep(0.01)
+"""
+
+
+def test_a_log_that_a_service_writes_itself_has_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "access.log"
+    monkeypatch.setattr(supervisor, "OWN_LOG_LIMIT", 400)
+    monkeypatch.setattr(supervisor, "OWN_LOG_PAUSE", 0.05)
+    child = Child([sys.executable, "-c", OWN_LOG, str(own), "100"])
+    wake, waker = os.pipe()
+    os.set_blocking(wake, False)
+    try:
+        until = supervisor.Deadline(str(tmp_path / "none"))
+        assert supervisor.run_until_end(child, wake, str(tmp_path / "log"), until, [str(own)]) == (
+            False,
+            False,
+        )
+    finally:
+        os.close(wake)
+        os.close(waker)
+    older = Path(f"{own}.1").read_text().splitlines()
+    newer = own.read_text().splitlines()
+    assert 0 < own.stat().st_size < 800
+    assert older + newer == [f"line {number}" for number in range(100)][-len(older + newer) :], (
+        "no line is lost"
+    )
