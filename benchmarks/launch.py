@@ -47,7 +47,7 @@ def experiment(sites: dict[str, int], vms: int, testbed: str, runs: str) -> Expe
 def cpu_seconds(exp: Experiment) -> float:
     """CPU seconds of all QEMU processes of an experiment."""
     cluster = cluster_state(exp.spec, exp.journal.state)
-    results = exp._context.fanout.run(
+    results = exp._runner.context.fanout.run(
         [h.address for h in cluster.hosts],
         protocol.COMMAND,
         stdin=protocol.document(protocol.status()),

@@ -43,7 +43,7 @@ try:
     exp.deploy()
     hosts = [host.address for host in exp.journal.state.deployed_hosts]
     mute = "printf '#!/bin/sh\\nsleep 300\\n' > /usr/local/bin/python3; chmod 755 /usr/local/bin/python3"
-    assert all(r.ok for r in exp._context.fanout.run(hosts, ["sh", "-c", mute], timeout=60).values())
+    assert all(r.ok for r in exp._runner.context.fanout.run(hosts, ["sh", "-c", mute], timeout=60).values())
     PREPARE
     exp.configure()
 except G5kvirtError as error:

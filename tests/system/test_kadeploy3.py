@@ -70,7 +70,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     from g5kvirt.planning.cluster import cluster_state
     from g5kvirt.remote import File
     head = cluster_state(exp.spec, exp.journal.state).layout.machines[0].host.address
-    fanout = exp._context.fanout
+    fanout = exp._runner.context.fanout
     def ask(command):
         result = fanout.run([head], ["sh", "-c", command], timeout=60)[head]
         assert result.ok, result

@@ -101,7 +101,7 @@ def test_guests_die_with_their_process_and_those_of_other_hosts_stay(small: Stat
     from g5kvirt.hostagent import calls, protocol
     from g5kvirt.planning.cluster import cluster_state
     cluster = cluster_state(exp.spec, exp.journal.state)
-    fanout = exp._context.fanout
+    fanout = exp._runner.context.fanout
     def ask(request):
         documents = dict.fromkeys(cluster.hosts, protocol.document(request))
         replies = calls.call_agents(fanout, documents, timeout=60)

@@ -36,13 +36,13 @@ from g5kvirt.phases.launch import launch
 from g5kvirt.netboot import services as netboot
 
 def run(exp, host, command):
-    done = exp._context.fanout.run([host.address], ["sh", "-c", command], timeout=30)[host.address]
+    done = exp._runner.context.fanout.run([host.address], ["sh", "-c", command], timeout=30)[host.address]
     assert done.ok, (host.name, command, done)
     return done.stdout.decode()
 
 def ask(exp, hosts, *requests):
     document = hostagent.document(*requests)
-    heard = agents.call_agents(exp._context.fanout, {h: document for h in hosts}, timeout=30)
+    heard = agents.call_agents(exp._runner.context.fanout, {h: document for h in hosts}, timeout=30)
     assert all(h.ok for h in heard), heard
     return {h.host.name: h.answers for h in heard}
 
@@ -176,7 +176,7 @@ def test_http_of_two_sites_killed_amid_the_kernel(grid: State, tmp_path: Path) -
         keys = ("state", "pid", "child", "starts")
         return {(h, a.op, a.subject): [a.detail.get(k) for k in keys] for h in heard for a in heard[h]}
     def repeat(step):
-        before, found = look(), step(exp._context)
+        before, found = look(), step(exp._runner.context)
         after = look()
         changed.extend([k, before[k], after[k]] for k in before if before[k] != after.get(k))
         return found

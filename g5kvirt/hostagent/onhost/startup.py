@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import time
 
-from .processes import EXPECTED_ERRORS
+from . import niceness
+from .processes import EXPECTED_ERRORS, detach, start_time
 from .qemu import spawn_qemu, vm_paths
 from .qmp import execute, has_greeted, receive, send
 from .records import load_record, tail, write_text
@@ -67,6 +67,7 @@ def resume_all(home: str, ready: dict[str, Started]) -> Results:
                     sent[name] = time.time()
                 except EXPECTED_ERRORS as error:
                     failed[name] = error
+    make_nice(home, [ready[name] for name in sent if name not in failed])
     for name in list(ready):
         vm, process, connection, spawned = ready.pop(name)
         path = vm_paths(home, name)["json"]
@@ -85,17 +86,28 @@ def resume_all(home: str, ready: dict[str, Started]) -> Results:
 def open_monitor(vm: Record, process: subprocess.Popen[bytes], connection: socket.socket) -> None:
     """Open the monitor, and make an emulated guest nice: sshd, dnsmasq and nginx need the cores too.
 
-    Only now, so that QEMU itself has come up at full speed. Nice values of sessions weigh against each
-    other by their autogroup, where the kernel has that.
+    Only now, so that QEMU itself has come up at full speed.
     """
     connection.settimeout(5.0)
     execute(connection, "qmp_capabilities")
-    nice = int(vm.get("nice", 0))
-    for thread in os.listdir(f"/proc/{process.pid}/task") if nice else []:
-        os.setpriority(os.PRIO_PROCESS, int(thread), nice)
-    if nice and os.path.exists(f"/proc/{process.pid}/autogroup"):
-        with open(f"/proc/{process.pid}/autogroup", "w", encoding="ascii") as group:
-            group.write(str(nice))
+    if nice := int(vm.get("nice", 0)):
+        niceness.set_threads(process.pid, nice)
+
+
+def make_nice(home: str, running: list[Started]) -> None:
+    """The sessions of emulated guests; in the background where that takes a while."""
+    later: dict[int, list[Record]] = {}
+    for vm, process, _, _ in running:
+        nice, record = int(vm.get("nice", 0)), {"pid": process.pid, "born": start_time(process.pid)}
+        if nice and (later or not niceness.set_session(process.pid, nice)):
+            later.setdefault(nice, []).append(record)
+
+    def work() -> None:
+        for nice, processes in later.items():
+            niceness.set_sessions(processes, nice)
+
+    if later:
+        detach(work, f"{home}/niceness.log", "g5kvirt-nice")
 
 
 def send_cont(_vm: Record, _process: subprocess.Popen[bytes], connection: socket.socket) -> None:

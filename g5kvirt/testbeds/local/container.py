@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pwd
+import resource
 import select
 import signal
 import socket
@@ -24,12 +25,14 @@ from typing import Any, NoReturn
 
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local import root_file_system
+from g5kvirt.testbeds.local.capabilities import NAMESPACES
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
 
 __all__ = ["PATH", "close_all_but", "run"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+_EVERY_PRIORITY = 99  #: at least: of 40 nice values, and of 99 real-time priorities
 _RESTART_PAUSE = 0.5  # seconds between a service's end and its next start
 
 
@@ -41,18 +44,22 @@ def run(plain: Mapping[str, Any], control: socket.socket) -> NoReturn:
         output = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        ns.unshare(ns.ALL)
-        parent_exit, parent_alive = os.pipe()
+        if NAMESPACES.issubset(spec.capabilities):
+            _allow_priorities()
+        ns.unshare(ns.NEWNS | ns.NEWPID)
+        theirs, ours = socket.socketpair()
         child = os.fork()
         if child:
+            theirs.close()
+            if ours.recv(1):  # it is in a user namespace, and waits for its map
+                ns.map_same_users(child)
             _send(control, {"pid": child})
             os._exit(0)
-        os.close(parent_alive)
-        os.read(parent_exit, 1)  # returns when the parent has exited, so that the pid is the first message
-        os.close(parent_exit)
+        ours.close()
+        mounting = _enter_namespaces(spec, control, theirs)
         status = 0
         os.setsid()
-        _Init(spec, control).main()
+        _Init(spec, control, mounting).main()
     except BaseException as error:  # noqa: BLE001 - the last handler: every error is reported
         status = 1
         traceback.print_exc()
@@ -60,6 +67,57 @@ def run(plain: Mapping[str, Any], control: socket.socket) -> NoReturn:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _allow_priorities() -> None:
+    """Root of the container may prefer a process, as root of a machine may, in a user namespace too."""
+    for limit in (resource.RLIMIT_NICE, resource.RLIMIT_RTPRIO):
+        with contextlib.suppress(OSError, ValueError):  # this machine's own root may not either
+            resource.setrlimit(limit, (_EVERY_PRIORITY, _EVERY_PRIORITY))
+
+
+def _enter_namespaces(spec: ContainerSpec, control: socket.socket, parent: socket.socket) -> int:
+    """Enter all namespaces but that of mounts, and let ``parent`` exit, which sends the pid.
+
+    With a user namespace, where the kernel has them: what root of the container may do ends at the namespaces
+    that belong to it. User ids are the same inside, since the files of this machine and of layers keep their
+    owners. Devices and the overlay can only be mounted by root of the machine: a process that stays outside
+    does that; its pid is returned.
+    """
+    go, gone = os.pipe()
+    mounting = os.fork()
+    if mounting == 0:
+        try:
+            os.close(gone)
+            parent.close()
+            os.read(go, 1)  # until the other one has no more use for the machine's files
+            root_file_system.set_up(spec)
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 - the last handler: every error is reported
+            traceback.print_exc()
+            _send(control, {"error": f"{error}"})
+        finally:
+            sys.stderr.flush()
+            os._exit(1)
+    os.close(go)
+    os.chdir("/")
+    spaces = ns.NEWNET | ns.NEWIPC | ns.NEWUTS
+    try:
+        ns.unshare(spaces | ns.NEWUSER)
+    except OSError as error:
+        print(f"init: no user namespace: {error}", file=sys.stderr, flush=True)
+        ns.unshare(spaces)
+        confined = False
+    else:
+        parent.send(b"u")
+        confined = True
+    parent.shutdown(socket.SHUT_WR)
+    parent.recv(1)  # returns when the parent has exited, so that the pid is the first message
+    parent.close()
+    if confined:  # control groups go by user ids alone, which are the machine's
+        Path("/proc/sys/user/max_cgroup_namespaces").write_text("0")
+    os.close(gone)
+    return mounting
 
 
 def close_all_but(kept: int) -> None:
@@ -80,9 +138,10 @@ def _send(control: socket.socket, message: Mapping[str, Any]) -> None:
 class _Init:
     """Process 1 of a container."""
 
-    def __init__(self, spec: ContainerSpec, control: socket.socket) -> None:
+    def __init__(self, spec: ContainerSpec, control: socket.socket, mounting: int) -> None:
         self.spec = spec
         self.control = control
+        self.mounting = mounting
         self.services: dict[int, tuple[str, Sequence[str], str]] = {}  # pid → service
         self.restarts: list[tuple[float, tuple[str, Sequence[str], str]]] = []  # time of the restart, service
         self.wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -93,7 +152,10 @@ class _Init:
 
     def main(self) -> None:
         ns.process_name("init")
-        root_file_system.set_up(self.spec)
+        if os.waitpid(self.mounting, 0)[1]:
+            os._exit(1)  # it has sent the reason
+        ns.unshare(ns.NEWNS)
+        ns.mount("sysfs", "/sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV | ns.MS_RDONLY)  # of this network
         ns.set_hostname(self.spec.name)
         ns.keep_capabilities(self.spec.capabilities)
         os.environ.clear()

@@ -26,11 +26,13 @@ __all__ = [
     "NEWNET",
     "NEWNS",
     "NEWPID",
+    "NEWUSER",
     "NEWUTS",
     "bind",
     "die_with_parent",
     "is_listening",
     "keep_capabilities",
+    "map_same_users",
     "mount",
     "pivot_root",
     "private_mounts",
@@ -45,6 +47,7 @@ __all__ = [
 NEWNS = 0x00020000
 NEWUTS = 0x04000000
 NEWIPC = 0x08000000
+NEWUSER = 0x10000000
 NEWPID = 0x20000000
 NEWNET = 0x40000000
 ALL = NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET
@@ -87,6 +90,14 @@ def unshare(flags: int) -> None:
 def setns(fd: int, flags: int = 0) -> None:
     """Move the calling thread into the namespace of ``fd`` (an open ``/proc/PID/ns/…``)."""
     _check(_libc.setns(fd, flags), "setns")
+
+
+def map_same_users(pid: int) -> None:
+    """The user and group ids in the new user namespace of process ``pid`` are those out here, all of them."""
+    for kind in ("uid_map", "gid_map"):
+        ours = [line.split() for line in Path(f"/proc/self/{kind}").read_text().splitlines()]
+        lines = [f"{first} {first} {count}\n" for first, _, count in ours]
+        Path(f"/proc/{pid}/{kind}").write_text("".join(lines))
 
 
 def mount(

@@ -46,7 +46,10 @@ def set_up(spec: ContainerSpec) -> None:
     for name in ("sysrq-trigger", "kcore", "keys"):
         if (root / "proc" / name).exists():
             ns.bind("/dev/null", root / "proc" / name, read_only=True)
-    ns.mount("sysfs", root / "sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV)
+    for name in ("acpi", "bus", "fs", "irq", "mtrr", "scsi"):  # that root may write, by its user id alone
+        if (root / "proc" / name).exists():
+            ns.bind(root / "proc" / name, root / "proc" / name, read_only=True)
+    ns.mount("sysfs", root / "sys", "sysfs", ns.MS_NOSUID | ns.MS_NODEV | ns.MS_RDONLY)
     ns.mount("tmpfs", root / "run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     ns.mount("tmpfs", root / "tmp", "tmpfs", ns.MS_NODEV, "mode=1777")
     for name in ("lock", "sshd"):

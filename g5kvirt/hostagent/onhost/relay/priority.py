@@ -6,6 +6,9 @@ import os
 import resource
 import signal
 
+from ..niceness import set_sessions
+from ..processes import start_time
+
 NICENESS = -10  #: of ours among processes; that of VMs is 0
 REALTIME_LIMIT = 0.3  #: seconds that a process of real time may keep a processor without a pause
 
@@ -37,9 +40,8 @@ class Priority:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
             if os.getsid(0) == os.getpid():
-                with open("/proc/self/autogroup", "w", encoding="ascii") as file:
-                    file.write(str(NICENESS))
-        except OSError:  # we are not root, or the kernel knows no such thing
+                set_sessions([{"pid": os.getpid(), "born": start_time(os.getpid())}], NICENESS, patience=1.0)
+        except OSError:  # we are not root
             pass
         signal.signal(signal.SIGXCPU, self.on_overrun)
         resource.setrlimit(

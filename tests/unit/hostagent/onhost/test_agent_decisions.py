@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.hostagent.onhost import facts
+from g5kvirt.hostagent.onhost import facts, niceness
 from g5kvirt.hostagent.onhost.bridge import assign_commands, without_metrics
 from g5kvirt.hostagent.onhost.facts import describe_end
 from g5kvirt.hostagent.onhost.packages import apt_error
+from g5kvirt.hostagent.onhost.processes import start_time
 from g5kvirt.hostagent.onhost.qemu import qemu_argv
 from g5kvirt.hostagent.onhost.records import check_name
 
@@ -125,3 +127,36 @@ def test_kvm_is_not_tried_again_on_a_kernel_where_another_host_tried_it(
     assert facts.kvm_works(str(tmp_path / "two"), 3.0, {boot: ""}) == (True, "")
     assert facts.kvm_works(str(tmp_path / "one"), 3.0, {}) == (False, "it hangs"), "its own record"
     assert (tmp_path / "probes").read_text() == "kvm"
+
+
+def test_a_session_whose_turn_has_not_come_gets_its_nice_value_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user namespace the kernel takes ten of these a second, and answers EAGAIN to others."""
+    child = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    try:
+        record = {"pid": child.pid, "born": start_time(child.pid)}
+        answers = [False, False, True, True]
+        taken: list[int] = []
+
+        def set_session(pid: int, nice: int) -> bool:
+            taken.append(nice)
+            return answers.pop(0)
+
+        monkeypatch.setattr(niceness, "set_session", set_session)
+        niceness.set_sessions([record], 10)
+        assert taken == [10, 10, 10]
+        niceness.set_sessions([{**record, "born": 1}], 10)
+        assert len(taken) == 3, "another process has its pid now"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_busy_kernel_is_told_from_one_without_autogroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "write could not complete without blocking")
+
+    monkeypatch.setattr(niceness, "open", refused, raising=False)
+    monkeypatch.setattr(niceness.os.path, "exists", lambda _: True)
+    assert niceness.set_session(1, 10) is False
+    monkeypatch.setattr(niceness.os.path, "exists", lambda _: False)
+    assert niceness.set_session(1, 10) is True
