@@ -40,6 +40,8 @@ _LONGEST_REASON = 300
 
 #: Seconds: less is not worth a second try.
 _SHORTEST_TRY = 5.0
+#: Seconds from try to try: a frontend whose sshd is being restarted takes connections again by then.
+_BETWEEN_TRIES = 2.0
 #: Seconds that a client may take to end after its time-out.
 _KILLED_WITHIN = 3.0
 
@@ -68,9 +70,13 @@ def deploy(
     """
     left = {site: list(names) for site, names in nodes.items()}
     failed: dict[str, str] = {}
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     for number in range(tries):
-        seconds = deadline - time.monotonic()
+        if number:
+            time.sleep(max(0.0, min(began + _BETWEEN_TRIES, deadline) - time.monotonic()))
+        began = time.monotonic()
+        seconds = deadline - began
         left = {site: names for site, names in left.items() if names}
         if not left or (number and seconds < _SHORTEST_TRY):
             break

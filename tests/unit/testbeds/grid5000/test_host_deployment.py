@@ -63,7 +63,9 @@ def test_nodes_that_fail_are_tried_once_more(client: type[Client], monkeypatch: 
     failed, _ = deploy(60.0)
     assert failed == {NAMES[0]: "no disk"}
     assert [list(one.names) for one in client.made] == [list(NAMES), [NAMES[0]]]
-    assert client.made[1].timeout == pytest.approx(60.0, abs=1.0)
+    assert client.made[1].timeout == pytest.approx(58.0, abs=0.5), (
+        "2 s after the first: sshd may be restarting"
+    )
 
 
 def test_site_that_hangs_costs_the_time_out_once(
@@ -80,11 +82,11 @@ def test_site_that_hangs_costs_the_time_out_once(
 def test_second_try_has_what_is_left(client: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "seconds", 1.0)
     monkeypatch.setattr(client, "failing", NAMES)
-    failed, took = deploy(6.5)
+    failed, took = deploy(7.5)
     assert set(failed) == set(NAMES)
     first, second = (one.timeout for one in client.made)
-    assert (first, second) == (pytest.approx(6.5, abs=0.3), pytest.approx(5.5, abs=0.3))
-    assert took < 7
+    assert (first, second) == (pytest.approx(7.5, abs=0.3), pytest.approx(5.5, abs=0.3))
+    assert took < 8
 
 
 # ---- what the client prints -------------------------------------------------------------------------------
