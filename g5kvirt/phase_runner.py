@@ -93,7 +93,7 @@ class PhaseRunner:
                 f"a prediction is made with the built-in provisioner only, not with {spec.provisioner!r}",
                 advice="leave provisioner out of the specification",
             )
-        shown = testbed if isinstance(testbed, str) else opened.name
+        shown = testbed if isinstance(testbed, str) and not opened.simulated else opened.name
         about = {"network": opened.network, "real_cores": opened.real_cores}
         run = create_run(runs, name, spec, shown, about | ({"prediction": True} if opened.simulated else {}))
         runner = cls(run, spec, opened, display)

@@ -30,7 +30,11 @@ def add_predict(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     predict.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the specification")
     predict.add_argument(
-        "--inventory", choices=sorted(TABLES), default="2013", help="machines of that year (default: 2013)"
+        "--inventory",
+        default="2013",
+        metavar="MACHINES",
+        help=f"Grid'5000 of {' or '.join(sorted(TABLES))}, a testbed's description (YAML), or a run"
+        " (its directory) for the machines that it had (default: 2013)",
     )
     predict.add_argument(
         "--measure", type=commands.sizes, default=[], metavar="N,…", help="VMs to deploy on (default: all)"
@@ -39,7 +43,9 @@ def add_predict(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     predict.add_argument(
         "--vary", action="append", default=[], metavar="KEY=V,…", help="predict once for each of these values"
     )
-    predict.add_argument("--calibration", metavar="FILE", help="durations (default: those for Grid'5000)")
+    predict.add_argument(
+        "--calibration", metavar="FILE", help="durations (default: those for these machines)"
+    )
     predict.add_argument(
         "--summary",
         action="store_true",

@@ -30,12 +30,12 @@ def predict(arguments: argparse.Namespace) -> int:
     from g5kvirt.phases.reservation_request import with_sites
     from g5kvirt.planning.checks import check_against
     from g5kvirt.spec.spec import Spec
-    from g5kvirt.testbeds.simulated.driver import simulated
+    from g5kvirt.testbeds.simulated.driver import simulated, with_calibration
     from g5kvirt.views.compare import compare
 
     console = Console(stderr=arguments.json)
     spec = Spec.load(arguments.spec)
-    where = arguments.inventory + (f"/{arguments.calibration}" if arguments.calibration else "")
+    where = with_calibration(arguments.inventory, arguments.calibration)
     combinations = _combinations(spec, arguments)
     for one in combinations:  # all of them, before the first takes its time
         testbed = simulated(where)

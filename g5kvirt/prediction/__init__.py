@@ -12,7 +12,7 @@ a model's.
 from g5kvirt.prediction.calibrating import calibrate
 from g5kvirt.prediction.expected import expected_times
 from g5kvirt.prediction.predicting import predict, predict_run, simulate
-from g5kvirt.prediction.recorded import inventory_of
 from g5kvirt.prediction.result import Prediction
+from g5kvirt.testbeds.simulated.recorded import inventory_of
 
 __all__ = ["Prediction", "calibrate", "expected_times", "inventory_of", "predict", "predict_run", "simulate"]

@@ -12,7 +12,6 @@ from typing import Any
 from g5kvirt.errors import RunError
 from g5kvirt.phases.measure import MeasureRequest
 from g5kvirt.prediction.predicting import simulate
-from g5kvirt.prediction.recorded import inventory_of, on_given_machines, shared_cores
 from g5kvirt.run.deployment_state import DeploymentState
 from g5kvirt.run.directory import Run, locate
 from g5kvirt.run.journal import read_events
@@ -20,6 +19,7 @@ from g5kvirt.simulation.calibration import Calibration, StepTime
 from g5kvirt.simulation.fit import RunTimes, fit
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds.simulated.driver import Simulated
+from g5kvirt.testbeds.simulated.recorded import inventory_of, on_given_machines, shared_cores
 
 __all__ = ["calibrate"]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from g5kvirt.errors import SpecError
 from g5kvirt.planning.forecast import SMALLEST, Forecast, PhaseEstimate
 from g5kvirt.prediction.predicting import calibration_for, predict
-from g5kvirt.prediction.recorded import inventory_of, on_given_machines
 from g5kvirt.prediction.sample import sample
 from g5kvirt.testbeds.simulated.driver import Simulated
+from g5kvirt.testbeds.simulated.recorded import inventory_of, on_given_machines
 
 __all__ = ["expected_times"]
 

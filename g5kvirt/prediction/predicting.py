@@ -11,7 +11,6 @@ from pathlib import Path
 from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner
 from g5kvirt.phases.measure import check_sizes, known_image
 from g5kvirt.planning.inventories import Inventory
-from g5kvirt.prediction.recorded import inventory_of, on_given_machines, shared_cores
 from g5kvirt.prediction.result import Prediction
 from g5kvirt.prediction.sample import Sample, sample
 from g5kvirt.run.bulk import collector_paused
@@ -20,6 +19,8 @@ from g5kvirt.simulation.calibration import Calibration
 from g5kvirt.spec.fields import wrong
 from g5kvirt.spec.spec import Spec
 from g5kvirt.testbeds.simulated.driver import Simulated
+from g5kvirt.testbeds.simulated.recorded import inventory_of, on_given_machines, shared_cores
+from g5kvirt.testbeds.simulated.sources import calibration_name
 
 __all__ = ["calibration_for", "predict", "predict_run", "simulate"]
 
@@ -98,8 +99,7 @@ def predict_run(
 
 def calibration_for(guest: str, *, shared: bool) -> Calibration:
     """The shipped one for guests of this kind on hosts that share one machine, or on real ones."""
-    own = {"light": "local-light", "vm": "local-emulated"}[guest]
-    return calibrations.load(own if shared else "grid5000")
+    return calibrations.load(calibration_name(guest, shared=shared))
 
 
 def _simulated_like(runner: PhaseRunner, calibration: str) -> Simulated:

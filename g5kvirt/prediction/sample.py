@@ -16,9 +16,9 @@ from g5kvirt.phases.reservation_request import request_for, with_sites
 from g5kvirt.planning.checks import check_against
 from g5kvirt.planning.forecast import room
 from g5kvirt.planning.services import services_per_site
-from g5kvirt.prediction.recorded import inventory_of
 from g5kvirt.spec.spec import Spec, Windows
 from g5kvirt.testbeds.simulated.driver import Simulated
+from g5kvirt.testbeds.simulated.recorded import inventory_of
 
 __all__ = ["VMS", "Sample", "sample"]
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from g5kvirt.errors import CapacityError, SpecError, TestbedError
 from g5kvirt.inventory import GIB, MIB, Host, Reservation, SubNetwork
 from g5kvirt.planning.availability import Calendar, SiteCalendar
-from g5kvirt.planning.inventories import TABLES, Inventory, Machine, table
+from g5kvirt.planning.inventories import TABLES, Inventory, Machine
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.planning.properties import matching_machines
 from g5kvirt.remote import Access
@@ -16,11 +16,10 @@ from g5kvirt.simulation import calibration as calibrations
 from g5kvirt.simulation.calibration import Calibration
 from g5kvirt.simulation.world import Faults, World
 from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest
+from g5kvirt.testbeds.simulated.sources import Source, source
 
-__all__ = ["Simulated", "simulated"]
+__all__ = ["Simulated", "simulated", "with_calibration"]
 
-#: The calibration for the machines of a table.
-_DEFAULT = "grid5000"
 #: Any number: there is one KaVLAN.
 _VLAN = 14
 _SITES_NETWORK = 10 << 24  #: 10.0.0.0, of which each site has a /16
@@ -212,15 +211,25 @@ def _subnetworks(prefixes: Mapping[str, int]) -> tuple[SubNetwork, ...]:
 
 
 def simulated(name: str) -> Simulated:
-    """``simulated:2013``, ``simulated:2026``; ``simulated:2013/FILE`` with a calibration of one's own.
+    """``simulated:2013``, ``simulated:2026``, ``simulated:FILE`` or ``simulated:RUN`` (see `source`).
 
-    Raises SpecError for another name, and for a calibration that does not exist.
+    With a calibration of one's own: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. Raises SpecError for
+    another name, and for a calibration that does not exist.
     """
-    year, _, calibration = (name or "2013").partition("/")
+    found, calibration = _parts(name or "2013")
+    durations = calibrations.load(calibration or found.calibration)
+    full = f"simulated:{with_calibration(found.name, calibration)}"
+    return Simulated(found.inventory, durations, name=full, real_cores=found.real_cores)
+
+
+def with_calibration(machines: str, calibration: str | None) -> str:
+    """The argument of `simulated` for machines and a calibration of one's own, if there is one."""
+    return f"{machines}{'/' if machines in TABLES else '//'}{calibration}" if calibration else machines
+
+
+def _parts(name: str) -> tuple[Source, str]:
+    year, _, calibration = name.partition("/")
     if year not in TABLES:
-        raise SpecError(
-            f"there is no simulated testbed {name!r}",
-            advice=f"use simulated:{' or simulated:'.join(TABLES)}",
-        )
-    full = f"simulated:{year}" + (f"/{calibration}" if calibration else "")
-    return Simulated(table(year), calibrations.load(calibration or _DEFAULT), name=full)
+        name, _, calibration = name.partition("//")
+        return source(name), calibration
+    return source(year), calibration

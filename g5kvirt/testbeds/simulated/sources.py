@@ -1,0 +1,84 @@
+"""Where the machines of a simulated testbed come from: a table, a description, a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from g5kvirt.errors import RunError, SpecError
+from g5kvirt.inventory import Host
+from g5kvirt.planning.inventories import TABLES, Inventory, table
+from g5kvirt.run.directory import Run, locate
+from g5kvirt.run.journal import read_events
+from g5kvirt.run.state import RunState
+from g5kvirt.testbeds.local.description import load
+from g5kvirt.testbeds.simulated.recorded import inventory_of, shared_cores
+
+__all__ = ["Source", "calibration_name", "source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Machines, and what a prediction on them starts from."""
+
+    name: str  #: the year of a table, or an absolute path
+    inventory: Inventory
+    calibration: str = "grid5000"
+    real_cores: int | None = None  #: that all of them share; None: each has its own
+
+
+def source(name: str) -> Source:
+    """The machines of a table (``2013``, ``2026``), of a testbed's description (a YAML file, as for the local
+    testbed, whose machines are taken for real ones), or those that a run (a directory) had reserved.
+
+    Raises SpecError.
+    """
+    if name in TABLES:
+        return Source(name, table(name))
+    path = Path(name).expanduser()
+    try:
+        if (path / "run.json").is_file():
+            return _run(path.resolve())
+        if path.is_file():
+            return _description(path.resolve())
+    except OSError as error:
+        raise SpecError(f"{name!r} cannot be read: {error.strerror or error}") from error
+    raise SpecError(
+        f"there is no simulated testbed {name!r}",
+        advice=f"use {' or '.join(TABLES)}, a testbed's description (a YAML file), or the directory of a run",
+    )
+
+
+def calibration_name(guest: str, *, shared: bool) -> str:
+    """The shipped one for guests of this kind on hosts that share one machine, or on real ones."""
+    return {"light": "local-light", "vm": "local-emulated"}[guest] if shared else "grid5000"
+
+
+def _description(path: Path) -> Source:
+    hosts = [
+        Host(node.fqdn, node.site, node.cluster, node.cores, node.memory, nic_rate=node.nic_rate)
+        for node in load(path).nodes
+    ]
+    return Source(str(path), inventory_of(hosts, f"machines of {path.name}"))
+
+
+def _run(path: Path) -> Source:
+    try:
+        run = locate(path.parent, str(path))
+        state = RunState()
+        for event in read_events(run.journal):
+            state.take(event)
+        granted = state.reservation
+    except RunError as error:
+        raise SpecError(f"the machines of {path} are unknown: {error.message}") from error
+    if granted is None:
+        raise SpecError(f"run {path.name!r} has reserved no machines")
+    cores = shared_cores(run.document)
+    inventory = inventory_of(granted.hosts, f"machines of run {path.name}")
+    return Source(str(path), inventory, calibration_name(_guest(run), shared=cores is not None), cores)
+
+
+def _guest(run: Run) -> str:
+    spec: Any = run.document.get("spec")
+    return "light" if isinstance(spec, dict) and spec.get("guest") == "light" else "vm"
