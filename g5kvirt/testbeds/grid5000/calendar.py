@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from typing import Any
@@ -119,12 +119,18 @@ def _patched_planning() -> Iterator[Reader]:
 
 
 def calendar(
-    sites: Sequence[str], queue: str | None = None, start: float | None = None, horizon: float = HORIZON
+    sites: Sequence[str],
+    queue: str | None = None,
+    job_types: Collection[str] = (),
+    *,
+    start: float | None = None,
+    horizon: float = HORIZON,
 ) -> Calendar:
     """The calendars of ``sites`` from ``start`` (default: now) on.
 
-    Machines that OAR does not give to our jobs (dead, suspected, in maintenance, absent, exotic) are not in
-    it. Raises TestbedError if a site does not answer.
+    Machines that OAR does not give to our jobs are not in it: dead, suspected, in maintenance, absent, not
+    for deployment, and exotic ones unless the jobs are of that type (``job_types``, besides ``deploy``).
+    Raises TestbedError if a site does not answer.
     """
     from execo_g5k import planning
 
@@ -142,7 +148,11 @@ def calendar(
                     advice="check that its API is up, try again, or leave the site out",
                 )
             calendars = dict(
-                zip(sites, for_each(lambda s: _site(reader, s, found[s], begin), sites), strict=True)
+                zip(
+                    sites,
+                    for_each(lambda s: _site(reader, s, found[s], begin, job_types), sites),
+                    strict=True,
+                )
             )
         except TestbedError:
             raise
@@ -154,9 +164,11 @@ def calendar(
     return Calendar(begin, end, calendars)
 
 
-def _site(reader: Reader, site: str, found: Mapping[str, Any], now: float) -> SiteCalendar:
+def _site(
+    reader: Reader, site: str, found: Mapping[str, Any], now: float, job_types: Collection[str]
+) -> SiteCalendar:
     """A site's calendar, from execo's planning of its machines and OAR's resources."""
-    resources = parse_resources(reader.resources(site), now)
+    resources = parse_resources(reader.resources(site), now, job_types)
     vlans, subnets = busy_times(resources, list(reader.jobs(site)))
     hosts = {
         str(name): [(float(a), float(b)) for a, b in times["busy"]]

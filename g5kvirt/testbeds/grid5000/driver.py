@@ -109,9 +109,11 @@ class Grid5000:
         """The machines that meet a condition on OAR's properties, by the REST API's copy of them."""
         return calendar.machines_with_properties(list(sites), properties)
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar:
         """Machines, KaVLANs and sub-networks with the jobs that hold them, for four weeks from now on."""
-        return calendar.calendar(list(sites), queue)
+        return calendar.calendar(list(sites), queue, job_types)
 
     # ---- before anything is reserved ----------------------------------------------------------------
 

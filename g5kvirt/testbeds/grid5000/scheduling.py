@@ -28,7 +28,9 @@ class SchedulingSource(Protocol):
 
     def hosts(self) -> Mapping[str, Sequence[Host]]: ...
     def select(self, properties: str, sites: Sequence[str]) -> Mapping[str, Collection[str]]: ...
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar: ...
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar: ...
 
 
 # In all of these, ``user`` is the login whose use of the charter counts; None: there is no charter.
@@ -65,7 +67,7 @@ def _calendar_and_needs(
     testbed: SchedulingSource, request: ReservationRequest
 ) -> tuple[Calendar, dict[str, Need]]:
     sites = list(request.machines)
-    calendar = testbed.calendar(sites, request.queue)
+    calendar = testbed.calendar(sites, request.queue, request.job_types)
     matching = testbed.select(request.properties, sites) if request.properties else {}
     hosts = testbed.hosts() if request.clusters else {}
     needs = {}

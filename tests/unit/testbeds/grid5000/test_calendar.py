@@ -30,10 +30,14 @@ def test_machines_that_oar_gives_to_no_job_are_not_usable() -> None:
         host("repaired", maintenance="YES"),
         host("away", state="Absent", available_upto=0),
         host("asleep", state="Absent", available_upto=2**31 - 1),
-        host("exotic", exotic="YES"),  # for jobs of that type, which ours never are
-        host("usual", exotic="NO"),
+        host("exotic", exotic="YES"),  # for jobs of that type only
+        host("usual", exotic="NO", deploy="YES"),
+        host("never-deployed", exotic="YES", deploy="NO"),
     ]
-    assert parse_resources(rows, NOW).usable == {"a", "asleep", "usual"}
+    usual = {"a", "asleep", "usual"}
+    assert parse_resources(rows, NOW).usable == usual
+    assert parse_resources(rows, NOW, ("day", "destructive")).usable == usual
+    assert parse_resources(rows, NOW, ("exotic", "night")).usable == {*usual, "exotic"}
 
 
 def test_busy_times_of_kavlans_and_subnetworks() -> None:
