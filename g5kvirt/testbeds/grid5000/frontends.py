@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from g5kvirt.remote.result import classify_failure
-from g5kvirt.run.printable import printable
+from g5kvirt.run.printable import short
 from g5kvirt.testbeds.grid5000.answers import Answer, marked, read_answer, unreadable
 
 __all__ = ["answer_of", "run_on_frontend", "ssh_failure", "start_on_frontend"]
@@ -64,8 +64,8 @@ def _failure(process: Any, answer: Answer) -> str:
         return f"no answer within {process.timeout:g} s"
     errors = [line for word in str(process.stderr).splitlines() if (line := word.strip()) and not _own(line)]
     if answer.lines or answer.errors or answer.noise:
-        return printable(errors[-1]) if errors and _ssh_failed(process) else unreadable(answer)
-    return printable(errors[-1]) if errors else _end(process)
+        return short(errors[-1]) if errors and _ssh_failed(process) else unreadable(answer)
+    return short(errors[-1]) if errors else _end(process)
 
 
 def _own(line: str) -> bool:

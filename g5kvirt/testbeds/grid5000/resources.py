@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from g5kvirt.planning.inventories import LARGEST, SMALLEST, is_exotic
+from g5kvirt.testbeds.grid5000 import documents
 
 __all__ = ["RESOURCES", "Resources", "parse_resources", "state_of"]
 
@@ -32,7 +33,8 @@ def parse_resources(
 ) -> Resources:
     """Read OAR's list (a row for each core, KaVLAN or /22) as of ``now``, seconds since the epoch.
 
-    ``job_types``: those of the jobs for which machines are usable or not, besides ``deploy``.
+    ``job_types``: those of the jobs for which machines are usable or not, besides ``deploy``. Raises
+    ValueError for a KaVLAN or sub-network that is none.
     """
     properties: dict[str, Mapping[str, Any]] = {}
     usable: dict[str, bool] = {}
@@ -49,11 +51,12 @@ def parse_resources(
         elif kind == "subnet":
             slashes |= {p for p in range(LARGEST, SMALLEST + 1) if row.get(f"slash_{p}") is not None}
             if alive and row.get("subnet_address"):
-                subnets.add(IPv4Network(f"{row['subnet_address']}/{row.get('subnet_prefix') or SMALLEST}"))
+                prefix = documents.number(row.get("subnet_prefix") or SMALLEST, "subnet_prefix")
+                subnets.add(IPv4Network(f"{row['subnet_address']}/{prefix}"))
         elif kind.startswith("kavlan"):
             any_vlan = True
             if kind == "kavlan-global" and row.get("vlan") is not None:
-                vlans[int(row["vlan"])] = alive
+                vlans[documents.number(row["vlan"], "vlan")] = alive
     return Resources(
         properties,
         usable=frozenset(name for name, good in usable.items() if good),
@@ -78,5 +81,10 @@ def state_of(row: Mapping[str, Any], now: float) -> str:
     """
     if str(row.get("maintenance") or "NO").upper() == "YES":
         return "in maintenance"
-    state, until = str(row.get("state") or "unknown"), str(row.get("available_upto") or "0")
-    return "Alive" if state == "Absent" and until.isdecimal() and int(until) > now else state
+    state, until = str(row.get("state") or "unknown"), row.get("available_upto") or 0
+    if state == "Absent" and isinstance(until, int | float | str):
+        try:
+            return "Alive" if float(until) > now else state
+        except (ValueError, OverflowError):
+            return state
+    return state

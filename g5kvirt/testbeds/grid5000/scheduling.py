@@ -11,6 +11,7 @@ from typing import Protocol
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
+from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import check_start, format_walltime
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter
@@ -148,9 +149,9 @@ def _usage(
 
     try:
         return dict(zip(sites, for_each(used_at, sites), strict=True))
-    except (KeyError, ValueError, TypeError) as error:
+    except ValueError as error:
         raise TestbedError(
-            f"the API's list of your jobs cannot be read ({error!r})",
+            f"the API's list of your jobs cannot be read ({short(str(error))})",
             advice="check your use of the usage charter's quota by hand (oarstat -u)",
         ) from error
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import format_walltime
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.settings import Settings
@@ -23,7 +24,10 @@ __all__ = ["Change", "extend", "parse_change"]
 #: or why there is no answer.
 Oarwalltime = Callable[[str, Sequence[str]], tuple[bool, str]]
 
-_FIELD = re.compile(r"^\s*(Current walltime|Pending/unsatisfied):\s*([+-]?)(\d+):(\d+):(\d+)", re.MULTILINE)
+_FIELD = re.compile(
+    r"^\s*(Current walltime|Pending/unsatisfied):\s*([+-]?)([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})\b",
+    re.MULTILINE,
+)
 _POLL = 1.0  #: seconds between two looks at a request that is pending
 _TRIES = 3  #: how often to take back what OAR may be granting at that moment
 
@@ -154,7 +158,7 @@ def _signed(seconds: int) -> str:
 def _sentence(printed: str) -> str:
     """The last line that OAR printed, as a part of a sentence."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "no answer"
+    return short(lines[-1]).rstrip(".") if lines else "no answer"
 
 
 def _refusal(
