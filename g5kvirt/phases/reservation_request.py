@@ -66,7 +66,7 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
     everything = select_sites(
         spec, hosts, condition=such.strip()
     )  # what can never fit is refused without reading calendars
-    calendar = testbed.calendar(list(hosts), spec.queue)
+    calendar = testbed.calendar(list(hosts), spec.queue, spec.job_types)
     date = spec.start_seconds
     if spec.start == "first":
         for t in candidate_starts(calendar):

@@ -15,6 +15,7 @@ from typing import Any
 from g5kvirt import data_tables
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, MIB, Host
+from g5kvirt.run.printable import short
 from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "is_exotic",
     "natural_order",
     "parse_machine",
+    "read_machines",
     "table",
 ]
+
+_NAME = re.compile(r"(?=.{1,200}$)[A-Za-z0-9][A-Za-z0-9-]*(\.[A-Za-z0-9-]+)*")
 
 #: Year of a table → the column with the number of nodes of a cluster.
 TABLES = {"2013": "nodes_2013_02_15", "2026": "nodes"}
@@ -96,21 +100,27 @@ def is_exotic(row: Mapping[str, Any]) -> bool:
 def parse_machine(
     site: str, cluster: str, node: Mapping[str, Any], properties: Mapping[str, Any] | None = None
 ) -> Machine:
-    """A machine from its document in the reference API, and its properties in OAR (of one of its cores)."""
-    jobs: Mapping[str, Any] = node.get("supported_job_types") or {}
-    cards = [c for c in node.get("network_adapters", ()) if c.get("mounted") and not c.get("management")]
+    """A machine from its document in the reference API, and its properties in OAR (of one of its cores).
+
+    Raises ValueError, with a clause that says what is wrong, for a document that describes no machine.
+    """
+    jobs, architecture = _section(node, "supported_job_types"), _section(node, "architecture")
+    cards = [c for c in _adapters(node) if c.get("mounted") and not c.get("management")]
     nic: Mapping[str, Any] = cards[0] if cards else {}
-    kavlan = nic.get("kavlan")
-    platform = (node.get("architecture") or {}).get("platform_type")
-    queues = jobs.get("queues")
+    name = nic.get("network_address") or f"{node.get('uid')}.{site}.grid5000.fr"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"its name is {short(repr(name), 80)}")
+    kavlan, platform, queues = nic.get("kavlan"), architecture.get("platform_type"), jobs.get("queues")
+    if queues is not None and not isinstance(queues, list):
+        raise ValueError(f"its queues are {short(repr(queues), 80)}")
     return Machine(
         Host(
-            name=nic.get("network_address") or f"{node['uid']}.{site}.grid5000.fr",
+            name=name,
             site=site,
             cluster=cluster,
-            cores=int(node["architecture"]["nb_cores"]),
-            memory=int(node["main_memory"]["ram_size"]),
-            nic_rate=float(nic.get("rate") or 1e9),
+            cores=int(_number(architecture, "nb_cores", 1 << 20)),
+            memory=int(_number(_section(node, "main_memory"), "ram_size", 1 << 60)),
+            nic_rate=float(_number(nic, "rate", 10**15) if nic.get("rate") else 1e9),
             switch=str(nic.get("switch") or ""),
         ),
         virtual=_has_virtualization(jobs.get("virtual")) if "virtual" in jobs else None,
@@ -118,10 +128,58 @@ def parse_machine(
         kavlan=None if kavlan is None else bool(kavlan),
         x86=None if platform is None else platform == "x86_64",
         exotic=bool(node.get("exotic")) or is_exotic(properties or {}),
-        queues=None if queues is None else tuple(queues),
+        queues=None if queues is None else tuple(map(str, queues)),
         state=None if properties is None else str(properties.get("state") or "") or None,
         properties=properties or {},
     )
+
+
+def _section(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = node.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"its {name} is {short(repr(found), 80)}")
+    return found
+
+
+def _adapters(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = node.get("network_adapters") or []
+    if not isinstance(found, list) or not all(isinstance(card, Mapping) for card in found):
+        raise ValueError(f"its network_adapters is {short(repr(found), 80)}")
+    return found
+
+
+def _number(section: Mapping[str, Any], name: str, limit: int) -> float:
+    """A number above 0 and below ``limit``; older documents have some as text."""
+    found = section.get(name)
+    try:
+        number = float(found) if isinstance(found, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        number = 0.0
+    if not 1 <= number < limit:
+        raise ValueError(f"its {name} is {'missing' if found is None else short(repr(found), 80)}")
+    return number
+
+
+def read_machines(
+    site: str,
+    nodes: Mapping[str, Sequence[Mapping[str, Any]]],
+    properties: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[tuple[Machine, ...], list[tuple[str, str]]]:
+    """A site's machines in their order, and those that cannot be read, as (name, why).
+
+    ``nodes``: cluster → documents of the reference API. ``properties``: machine → those in OAR. One machine
+    that is described wrongly costs no other.
+    """
+    machines, unreadable = [], []
+    for cluster, documents in nodes.items():
+        for node in documents:
+            try:
+                machine = parse_machine(site, cluster, node)
+                known = (properties or {}).get(machine.host.name)
+                machines.append(parse_machine(site, cluster, node, known) if known else machine)
+            except ValueError as error:
+                unreadable.append((short(str(node.get("uid")), 60), short(str(error))))
+    return tuple(sorted(machines, key=lambda machine: natural_order(machine.host))), unreadable
 
 
 def natural_order(host: Host) -> tuple[str, int]:

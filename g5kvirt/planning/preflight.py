@@ -91,6 +91,7 @@ Code = Literal[
     "overflows",  # such a table was full
     # not known
     "no-answer",  # the API did not answer
+    "unreadable",  # what it says of a machine makes no sense
     "machines-unknown",
     "properties-unknown",
     "subnetworks-unknown",

@@ -6,6 +6,7 @@ same result for columns, numbers, strings and the usual operators.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -15,15 +16,20 @@ from g5kvirt.errors import SpecError
 
 __all__ = ["matching_machines"]
 
+_COLUMN = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+
 
 def matching_machines(rows: Sequence[Mapping[str, Any]], condition: str, site: str = "") -> set[str]:
     """Names of the machines among OAR's resources (``rows``) that meet an SQL ``condition``.
 
     ``site`` is only for the message of the error. Raises SpecError if the condition cannot be evaluated.
     """
-    machines = [row for row in rows if row.get("type") == "default"]
-    names = sorted({str(name) for row in machines for name in row})
-    if not names:
+    machines = [row for row in rows if row.get("type") == "default" and row.get("network_address")]
+    # SQL does not tell upper case from lower; what is no word cannot stand in a condition
+    names = sorted(
+        {name.lower(): name for row in machines for name in row if _COLUMN.fullmatch(name)}.values()
+    )
+    if not machines:
         return set()
     columns = ", ".join(f'"{name}" {_column_type([row.get(name) for row in machines])}' for name in names)
     with closing(sqlite3.connect(":memory:")) as database:
@@ -54,7 +60,9 @@ def _column_type(values: Iterable[Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, int | float | str) else str(value)
+    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63):
+        return value
+    return str(value).encode(errors="replace").decode()
 
 
 def _read_only(action: int, *_: object) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["printable", "short"]
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -17,3 +17,9 @@ def printable(text: str, kept: str = "") -> str:
         c if c.isprintable() or c in kept else c.encode("unicode_escape", "backslashreplace").decode()
         for c in text
     )
+
+
+def short(text: str, longest: int = 200) -> str:
+    """``text`` as a part of a sentence: on one line, printable, at most ``longest`` characters."""
+    whole = printable(" ".join(text.split()))
+    return whole if len(whole) <= longest else f"{whole[: longest - 1]}…"

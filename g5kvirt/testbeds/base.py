@@ -95,7 +95,9 @@ class Testbed(Protocol):
     def select(self, properties: str, sites: Sequence[str]) -> Mapping[str, Collection[str]]:
         """Site → names of its machines with these OAR properties. Raises SpecError, TestbedError."""
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar:
         """What the sites have and when it is in use, from now on. Raises TestbedError."""
 
     def first_start(self, request: ReservationRequest) -> float | None:

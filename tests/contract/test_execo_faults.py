@@ -56,6 +56,10 @@ out['ours'] = {
     'with a network': when(600, nancy=dict(machines=1, prefix=22)),
     'nested': when(600, nancy=dict(machines=1, among=['graphene-1.nancy.grid5000.fr'])),
 }
+out['rennes'] = [
+    sorted(ours.calendar(['rennes'], job_types=types, start=float(NOW)).sites['rennes'].hosts)
+    for types in ([], ['night'], ['exotic'])
+]
 out['put back'] = planning.get_resource_attributes is api_utils.get_resource_attributes
 
 # with a database's client at hand, REST is no way any more
@@ -98,6 +102,7 @@ class Faulty(Bed):
         ]
         # graphene-4 is dead already; OAR suspects the third
         nancy.rows[2]["state"] = "Suspected"
+        self.databases["rennes"].rows[1]["exotic"] = "YES"
         # a KaVLAN that the site's router does not list, which another site's job may well hold
         self.databases["rennes"].known = [job(4, vlans=(99,), start=self.now)]
         lyon = Vanishing(rows=self.databases["lyon"].rows)
@@ -161,6 +166,10 @@ def test_a_machine_is_free_while_a_longer_job_holds_it(out: Any) -> None:
 def test_suspected_machines_are_thought_to_be_free(out: Any) -> None:
     assert out["ours"]["hosts"] == NANCY[:2]
     assert out["any"] == 1, "the suspected one: the first is taken, and the second is in five minutes"
+
+
+def test_exotic_machines_are_free_for_jobs_of_that_type_only(out: Any) -> None:
+    assert [len(hosts) for hosts in out["rennes"]] == [1, 1, 2]
 
 
 def test_a_kavlan_leaves_a_plus(out: Any) -> None:

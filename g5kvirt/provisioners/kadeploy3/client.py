@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ from g5kvirt.provisioners.kadeploy3.records import (
     read_statistics,
     read_status,
 )
+from g5kvirt.run.printable import short
 
 __all__ = ["ERRORS", "MOST_BODY", "KadeployClient", "RefusedError"]
 
@@ -92,7 +94,7 @@ class KadeployClient:
 
     def version(self) -> str:
         """The server's version, such as ``3.3.1.stable``."""
-        return str(self._request("GET", "/version")).strip()
+        return short(str(self._request("GET", "/version")), 60)
 
     def grant(self, user: str | None = None) -> None:
         """Let ``user`` (default: our own) deploy on all nodes; nothing happens if that is so already."""
@@ -147,7 +149,7 @@ class KadeployClient:
             return str(answer["wid"])
         except (KeyError, TypeError) as error:
             raise TestbedError(
-                f"Kadeploy3 started a deployment without giving its id: {str(answer)[:80]!r}"
+                f"Kadeploy3 started a deployment without giving its id: {short(repr(answer), 80)}"
             ) from error
 
     def status(self, wid: str) -> WorkflowStatus:
@@ -188,6 +190,8 @@ class KadeployClient:
         wanted, stopped = set(nodes), []
         answer = self._request("GET", "/deployment")
         for about in answer if isinstance(answer, list) else ():
+            if not isinstance(about, Mapping):
+                continue
             if about.get("user") == self.user and wanted & _nodes_of(about):
                 stopped.append(str(about.get("wid") or about.get("id")))
                 self.stop(stopped[-1])
@@ -259,15 +263,15 @@ class KadeployClient:
         if answer.headers.get("Content-Type", "").startswith("application/json"):
             try:
                 return answer.json()
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise TestbedError(f"Kadeploy3 answered {method} {path} with broken JSON") from error
         return answer.text
 
     @staticmethod
     def _refusal(method: str, path: str, answer: requests.Response) -> RefusedError:
         number = answer.headers.get("X-Application-Error-Code", "")
-        code = int(number) if number.isdecimal() else -1
-        text = " ".join(answer.text.split())[:300]
+        code = int(number) if re.fullmatch("[0-9]{1,4}", number) else -1
+        text = short(answer.text, 300)
         why = f"{ERRORS[code]}: {text}" if code in ERRORS else f"status {answer.status_code}: {text}"
         return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code, answer.status_code)
 
@@ -284,4 +288,4 @@ def _nodes_of(about: Mapping[str, Any]) -> set[str]:
     """The nodes of a deployment as the server lists it; before it has sorted them they are one list."""
     named = about.get("nodes") or {}
     lists = named.values() if isinstance(named, Mapping) else [named]
-    return {str(name) for names in lists for name in names or ()}
+    return {str(name) for names in lists if isinstance(names, list) for name in names}

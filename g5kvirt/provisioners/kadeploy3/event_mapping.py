@@ -21,6 +21,7 @@ from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState, Statistic
 from g5kvirt.provisioners.kadeploy3.steps import MACROS, WAITS, instance, order, step_name, workflow
 from g5kvirt.provisioners.outcome import Outcome, OutcomeState
 from g5kvirt.run import event_types
+from g5kvirt.run.printable import short
 from g5kvirt.run.vocabulary import Status
 
 __all__ = ["EventMapper"]
@@ -271,7 +272,7 @@ class EventMapper(DeploymentEvents):
         t = max(node.step_failed_at or t, node.step_start)
         macro, micro, message = row.failed_at if row is not None else ("", "", "")
         macro, micro = (instance(macro)[0], micro) if macro else ("", "")
-        reason = message or _message(node.reason) or why or _NO_REASON
+        reason = short(message, 300) or _message(node.reason) or why or _NO_REASON
         node.reason = reason
         if node.position[0]:
             if not node.step_failed:
@@ -369,4 +370,4 @@ def _ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:
 def _message(error: str) -> str:
     """``SetDeploymentEnvUntrusted-reboot: it refuses`` → ``it refuses``."""
     found = re.fullmatch(r"[A-Za-z]+-[A-Za-z0-9_]+: ?(.*)", error, re.DOTALL)
-    return (found[1] if found else error).strip()
+    return short(found[1] if found else error, 300)

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.run.printable import short
 
 __all__ = [
     "STATISTICS",
@@ -82,11 +83,15 @@ def read_states(answer: Any) -> dict[str, NodeState]:
         return {}
     try:
         return {
-            str(node): NodeState(*(str(state.get(key) or "") for key in ("macro", "micro", "state", "error")))
+            str(node): NodeState(
+                *(short(str(state.get(key) or ""), 300) for key in ("macro", "micro", "state", "error"))
+            )
             for node, state in answer.items()
         }
     except AttributeError as error:
-        raise TestbedError(f"Kadeploy3 answered {str(answer)[:80]!r} where states were expected") from error
+        raise TestbedError(
+            f"Kadeploy3 answered {short(repr(answer), 80)} where states were expected"
+        ) from error
 
 
 def read_status(answer: Any) -> WorkflowStatus:
@@ -98,11 +103,11 @@ def read_status(answer: Any) -> WorkflowStatus:
         return WorkflowStatus(bool(answer["done"]), bool(answer["error"]), *lists)
     except (AttributeError, KeyError, TypeError) as error:
         raise TestbedError(
-            f"Kadeploy3 answered {str(answer)[:80]!r} where a workflow was expected"
+            f"Kadeploy3 answered {short(repr(answer), 80)} where a workflow was expected"
         ) from error
 
 
-_LINE = re.compile(r"(\d+\.\d+)\|(?:\[(?:[^\].]*\.)?(\w+)\] )?(.*)")
+_LINE = re.compile(r"([0-9]{1,10}\.[0-9]{1,9})\|(?:\[(?:[^\].]*\.)?(\w+)\] )?(.*)")
 
 
 def read_log(text: str) -> list[LogLine]:
@@ -131,21 +136,28 @@ def read_statistics(text: str) -> list[StatisticsRow]:
     starts = [found.start() for found in _ROW.finditer(text)]
     pieces = [text[a:b] for a, b in pairwise([*starts, len(text)])]
     if not pieces and text.strip():
-        raise TestbedError(f"Kadeploy3 answered {text[:80]!r} where statistics were expected")
+        raise TestbedError(f"Kadeploy3 answered {short(repr(text), 80)} where statistics were expected")
     return [_row(piece.strip("\n")) for piece in pieces]
 
 
 def _row(line: str) -> StatisticsRow:
     words = line.split(",", len(STATISTICS) - 1)
     try:
-        numbers = [int(word or 0) for word in words[5:12]]
+        numbers = [_whole(word) for word in words[5:12]]
         wid, node, one, two, three = words[:5]
         r1, r2, r3, d1, d2, d3, start = numbers
         success, error = words[12:]
     except ValueError as problem:
         raise TestbedError(
-            f"Kadeploy3's statistics hold a line that cannot be read: {line[:120]!r}"
+            f"Kadeploy3's statistics hold a line that cannot be read: {short(repr(line), 120)}"
         ) from problem
     return StatisticsRow(
         wid, node, (one, two, three), (r1, r2, r3), (d1, d2, d3), start, success == "true", error
     )
+
+
+def _whole(word: str) -> int:
+    """A whole number; 0 for none. Raises ValueError."""
+    if word and not re.fullmatch("[0-9]{1,10}", word):
+        raise ValueError("no number")
+    return int(word or 0)

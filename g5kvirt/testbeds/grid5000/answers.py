@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from g5kvirt.run.printable import printable
+from g5kvirt.run.printable import short
 
 __all__ = ["Answer", "marked", "quoted", "read_answer", "unreadable"]
 
@@ -53,9 +53,9 @@ class Answer:
 
     @property
     def last(self) -> str:
-        """The last line that says something, of standard error if there is one; printable."""
+        """The last line that says something, of standard error if there is one; printable and short."""
         said = [line.strip() for line in (*self.lines, *self.errors) if line.strip()]
-        return printable(said[-1]) if said else ""
+        return short(said[-1]) if said else ""
 
 
 def marked(command: str, *, live: bool = False) -> str:
@@ -100,8 +100,8 @@ def _trimmed(lines: Sequence[str]) -> tuple[str, ...]:
 
 def quoted(lines: Sequence[str]) -> str:
     """Lines of an answer as an error shows them: in quotes, printable, cut."""
-    text = printable(" / ".join(words for line in lines if (words := " ".join(line.split()))))
-    return f'"{text[:_QUOTED]}…"' if len(text) > _QUOTED else f'"{text}"'
+    text = " / ".join(words for line in lines if (words := " ".join(line.split())))
+    return f'"{short(text, _QUOTED)}"'
 
 
 def unreadable(answer: Answer, what: str = "its answer") -> str:

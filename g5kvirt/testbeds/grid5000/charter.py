@@ -20,7 +20,7 @@ from typing import Any
 
 from g5kvirt.inventory import Host
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.testbeds.grid5000 import api
+from g5kvirt.testbeds.grid5000 import api, documents
 from g5kvirt.testbeds.grid5000.job_lists import cores_by_host, job_pages, resources_known
 
 __all__ = [
@@ -192,13 +192,18 @@ def user_jobs(site: str, user: str, start: float, end: float, hosts: Mapping[str
         over = float(item.get("stopped_at") or begin + float(item.get("walltime") or 0))
         if item.get("queue") == "besteffort" or not begin or over <= start or begin >= end:
             continue
-        job = item if resources_known(item) else api.get(f"/sites/{site}/jobs/{item['uid']}")
+        job = item if resources_known(item) else _described(f"/sites/{site}/jobs/{item['uid']}")
         cores: dict[str, int] = {}
         for name, number in cores_by_host(job, all_cores).items():
             if name in hosts:
                 cores[hosts[name].cluster] = cores.get(hosts[name].cluster, 0) + number
         found.append((begin, over, cores))
     return found
+
+
+def _described(path: str) -> Mapping[str, Any]:
+    document = api.get(path)
+    return api.read(path, lambda: documents.check_job(document))
 
 
 def _listed(site: str, user: str, start: float) -> Iterator[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar
-from g5kvirt.planning.inventories import Inventory, Machine, natural_order, parse_machine
+from g5kvirt.planning.inventories import Inventory, Machine, natural_order, read_machines
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote import Access, jumps
 from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest
@@ -28,6 +28,7 @@ from g5kvirt.testbeds.grid5000 import (
     api,
     calendar,
     connection,
+    documents,
     jobs,
     kadeploy,
     preflight,
@@ -91,15 +92,16 @@ class Grid5000:
 
     def machines(self) -> Mapping[str, Sequence[Machine]]:
         """Every machine of every site, in the order of cluster and number, from the reference API."""
-        sites = [item["uid"] for item in api.get("sites")["items"]]
+        sites = api.uids("sites")
         return dict(zip(sites, for_each(self._machines_of, sites), strict=True))
 
     def _machines_of(self, site: str) -> tuple[Machine, ...]:
-        found = []
-        for cluster in api.get(f"sites/{site}/clusters")["items"]:
-            for node in api.get(f"sites/{site}/clusters/{cluster['uid']}/nodes")["items"]:
-                found.append(parse_machine(site, cluster["uid"], node))
-        return tuple(sorted(found, key=lambda machine: natural_order(machine.host)))
+        clusters = api.uids(f"sites/{site}/clusters")
+        nodes = {name: api.items(f"sites/{site}/clusters/{name}/nodes") for name in clusters}
+        machines, unreadable = read_machines(site, nodes)
+        for why in unreadable:
+            log.warning("%s at %s is left out: %s", *why, site)
+        return machines
 
     def hosts(self) -> Mapping[str, Sequence[Host]]:
         """The same machines as hosts."""
@@ -109,9 +111,11 @@ class Grid5000:
         """The machines that meet a condition on OAR's properties, by the REST API's copy of them."""
         return calendar.machines_with_properties(list(sites), properties)
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar:
         """Machines, KaVLANs and sub-networks with the jobs that hold them, for four weeks from now on."""
-        return calendar.calendar(list(sites), queue)
+        return calendar.calendar(list(sites), queue, job_types)
 
     # ---- before anything is reserved ----------------------------------------------------------------
 
@@ -271,8 +275,10 @@ class Grid5000:
 
     def _api_job(self, site: str, job: int) -> Mapping[str, Any]:
         """The API's document of a job; empty if it does not answer."""
+        path = f"sites/{site}/jobs/{job}"
         try:
-            return api.get(f"sites/{site}/jobs/{job}")
+            document = api.get(path)
+            return api.read(path, lambda: documents.check_job(document))
         except TestbedError as error:
             log.debug("%s", error)
             return {}

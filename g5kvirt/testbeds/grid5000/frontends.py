@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from g5kvirt.remote.result import classify_failure
-from g5kvirt.run.printable import printable
+from g5kvirt.run.printable import short
 from g5kvirt.testbeds.grid5000.answers import Answer, marked, read_answer, unreadable
 
-__all__ = ["answer_of", "run_on_frontend", "ssh_failure", "start_on_frontend"]
+__all__ = ["answer_of", "exit_code", "run_on_frontend", "ssh_failure", "start_on_frontend"]
 
 
 def run_on_frontend(site: str, command: str, timeout: float | None = None) -> Answer:
@@ -64,8 +64,8 @@ def _failure(process: Any, answer: Answer) -> str:
         return f"no answer within {process.timeout:g} s"
     errors = [line for word in str(process.stderr).splitlines() if (line := word.strip()) and not _own(line)]
     if answer.lines or answer.errors or answer.noise:
-        return printable(errors[-1]) if errors and _ssh_failed(process) else unreadable(answer)
-    return printable(errors[-1]) if errors else _end(process)
+        return short(errors[-1]) if errors and _ssh_failed(process) else unreadable(answer)
+    return short(errors[-1]) if errors else _end(process)
 
 
 def _own(line: str) -> bool:
@@ -83,18 +83,26 @@ def ssh_failure(process: Any) -> str:
 
 
 def _ssh_failed(process: Any) -> bool:
-    return process.exit_code in (255, 255 << 8)  # execo gives what wait() gave
+    return exit_code(process) == 255
+
+
+def exit_code(process: Any) -> int | None:
+    """The exit code of one of execo's processes, negative for a signal; None if it has not ended.
+
+    execo gives what wait() gave, or the code itself.
+    """
+    status: int | None = process.exit_code
+    try:
+        return None if status is None else os.waitstatus_to_exitcode(status)
+    except ValueError:
+        return status
 
 
 def _end(process: Any) -> str:
     """How a process ended that printed nothing."""
-    status = process.exit_code
-    if status is None:
+    code = exit_code(process)
+    if code is None:
         return "no answer"
-    try:
-        code = os.waitstatus_to_exitcode(status)  # execo gives what wait() gave
-    except ValueError:
-        code = status
     if code < 0:
         return f"ended by {_signal(-code)} before it answered"
     if code == 255:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from g5kvirt.testbeds.grid5000 import documents
+
 __all__ = ["PAGE", "cores_by_host", "job_pages", "resources_known"]
 
 PAGE = 500  #: jobs in one answer, whatever a larger limit says
@@ -20,14 +22,17 @@ def job_pages(
 ) -> Iterator[list[dict[str, Any]]]:
     """The site's jobs that meet ``conditions`` (``state``, ``user`` …), page after page; each job once.
 
-    Asks for their resources too (see `resources_known`); ``get`` reads a document and may raise.
+    Asks for their resources too (see `resources_known`); ``get`` reads a document and may raise. Raises
+    ValueError for what is no list of jobs.
     """
     seen: set[str] = set()
     offset = 0
     while True:
         query = urlencode({"limit": PAGE, "offset": offset, "resources": "yes", **conditions}, safe=",")
         answer = get(f"/sites/{site}/jobs?{query}")
-        items = list(answer["items"])
+        items = [documents.check_job(item) for item in documents.items(answer)]
+        for item in items:
+            documents.number(item.get("uid"), "uid")
         new = [item for item in items if str(item["uid"]) not in seen]
         if not new:  # the end; or the API ignores the offset
             return

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import oar_date
 from g5kvirt.spec.spec import JOB_TYPES
 from g5kvirt.testbeds.base import Notify, ReservationRequest
@@ -266,7 +267,7 @@ def _late(site: str, job: int, found: Mapping[str, Any], predicted: float | None
         )
     when = "" if predicted is None else f", expected at {oar_date(predicted)} in Paris"
     return TestbedError(
-        f"job {job} at {site} did not start in time ({state}{when})",
+        f"job {job} at {site} did not start in time ({short(str(state))}{when})",
         advice="its machines or its KaVLAN are in use; request fewer machines, put another site first, raise"
         ' timeouts.reserve, or use start="first"',
     )

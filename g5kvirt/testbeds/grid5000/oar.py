@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import oar_seconds
 
 __all__ = [
@@ -55,7 +56,7 @@ def oarstat_fields(printed: str) -> dict[str, str]:
     return dict(re.findall(r"^ *(\w+) = (.*?)\s*$", printed, re.MULTILINE))
 
 
-_HEADER = re.compile(r"^\s*(?:Job_Id|id): *(\d+)\s*$", re.MULTILINE)  #: of 2.5.9, and of Grid'5000's own
+_HEADER = re.compile(r"^\s*(?:Job_Id|id): *(\S+)\s*$", re.MULTILINE)  #: of 2.5.9, and of Grid'5000's own
 
 
 def is_about(printed: str, job: int) -> bool:
@@ -63,7 +64,7 @@ def is_about(printed: str, job: int) -> bool:
     if not printed.strip():
         return True
     header = _HEADER.search(printed)
-    return "state" in oarstat_fields(printed) and (header is None or int(header[1]) == job)
+    return "state" in oarstat_fields(printed) and (header is None or header[1] == str(job))
 
 
 def oarstat_info(printed: str) -> dict[str, Any]:
@@ -84,19 +85,23 @@ def oarstat_info(printed: str) -> dict[str, Any]:
 
 
 _ROW = re.compile(r"\s*([0-9]+)\s+\S")
+_ID = re.compile("[0-9]{1,18}")
 _TABLE = re.compile(r"\s*(Job[ _]?id\b|---)", re.IGNORECASE)
 
 
 def listed_jobs(lines: Sequence[str]) -> list[int] | None:
     """The ids of the table that ``oarstat -u`` prints; None if this is no such table."""
-    found = [int(row[1]) for line in lines if (row := _ROW.match(line))]
+    ids = [row[1] for line in lines if (row := _ROW.match(line))]
+    if not all(map(_ID.fullmatch, ids)):
+        return None
+    found = [int(job) for job in ids]
     table = found or any(_TABLE.match(line) for line in lines)
     return found if table or not any(line.strip() for line in lines) else None
 
 
 def submitted_job(lines: Sequence[str]) -> int | None:
     """The id that oarsub printed; None if it printed none."""
-    found = (re.fullmatch(r"OAR_JOB_ID=(\d+)\s*", line.strip(), re.ASCII) for line in lines)
+    found = (re.fullmatch(rf"OAR_JOB_ID=({_ID.pattern})", line.strip()) for line in lines)
     return next((int(match[1]) for match in found if match), None)
 
 
@@ -120,7 +125,8 @@ def end_of_job(site: str, job: int, printed: str) -> str:
     # OAR 2.5.9 prints stopTime, Grid'5000's own stop_time.
     stop = fields.get("stopTime") or fields.get("stop_time")
     when = stop or (events[-1][0] if events else "")
-    return f"job {job} at {site} ended{f' at {when}' if when else ''} ({_reason(state, events, fields)})"
+    why = short(_reason(state, events, fields))
+    return f"job {job} at {site} ended{f' at {short(when, 40)}' if when else ''} ({why})"
 
 
 def _reason(state: str, events: list[tuple[str, str, str]], fields: Mapping[str, str]) -> str:
@@ -168,7 +174,7 @@ def refusal_reason(lines: Sequence[str]) -> str:
             refusing.append(text)
         elif not remark and not _NOT_A_REASON.match(line):
             plain.append(text)
-    return _without_prefix([*refusing, *plain][0]) if refusing or plain else ""
+    return short(_without_prefix([*refusing, *plain][0])) if refusing or plain else ""
 
 
 def _without_prefix(line: str) -> str:

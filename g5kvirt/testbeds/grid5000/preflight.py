@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Network
-from typing import Any
 
 from g5kvirt.errors import G5kvirtError, SpecError
-from g5kvirt.planning.inventories import LARGEST, Inventory, Machine, natural_order, parse_machine
+from g5kvirt.planning.inventories import LARGEST, Inventory, Machine, read_machines
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote.result import classify_failure
 from g5kvirt.run.printable import printable
@@ -52,23 +51,26 @@ def inventory(name: str, sites: Collection[str]) -> tuple[Inventory | None, list
     """What exists on ``sites`` (empty: on all), and how the API answered; None if it did not."""
     begun = time.monotonic()
     try:
-        known = [item["uid"] for item in api.get("sites")["items"]]
+        known = api.uids("sites")
     except Exception as error:  # noqa: BLE001 - whatever it is becomes the finding
         return None, [_api_problem("", error)]
     wanted = [site for site in known if not sites or site in sites]
-    clusters = collect(
-        lambda s: [c["uid"] for c in api.get(f"sites/{s}/clusters")["items"]], wanted, API_LIMIT
-    )
+    clusters = collect(lambda s: api.uids(f"sites/{s}/clusters"), wanted, API_LIMIT)
     pairs = [(s, c) for s, own in clusters.items() if not isinstance(own, Exception) for c in own]
-    nodes = collect(lambda p: api.get(f"sites/{p[0]}/clusters/{p[1]}/nodes")["items"], pairs, API_LIMIT)
+    nodes = collect(lambda p: api.items(f"sites/{p[0]}/clusters/{p[1]}/nodes"), pairs, API_LIMIT)
     oar = collect(_resources, wanted, API_LIMIT)
 
     failed: dict[str, Exception] = {s: e for s, e in clusters.items() if isinstance(e, Exception)}
     failed |= {site: e for (site, _), e in nodes.items() if isinstance(e, Exception)}
     good = [site for site in wanted if site not in failed]
     resources = {s: r for s, r in oar.items() if isinstance(r, Resources) and s in good}
-    machines = {site: tuple(_machines(site, nodes, resources.get(site))) for site in good}
-    findings = []
+    machines, findings = {}, []
+    for site in good:
+        own = {c: found for (s, c), found in nodes.items() if s == site and not isinstance(found, Exception)}
+        machines[site], unreadable = read_machines(
+            site, own, resources[site].properties if site in resources else None
+        )
+        findings += [_unreadable(site, *why) for why in unreadable]
     if good or not wanted:
         count, took = sum(map(len, machines.values())), time.monotonic() - begun
         where = ", ".join(good) if 0 < len(good) < 5 else f"{len(good)} sites"
@@ -99,16 +101,23 @@ def _api_problem(site: str, error: Exception) -> Finding:
     return Finding("API", site, "problem", "no-answer", _reason(error), advice)
 
 
+def _unreadable(site: str, name: str, why: str) -> Finding:
+    advice = "report it to the site; the machine is left out until then"
+    return Finding("API", site, "warning", "unreadable", f"{name} cannot be read: {why}", advice)
+
+
 def _reason(error: Exception) -> str:
     return error.message if isinstance(error, G5kvirtError) else f"no answer ({api.error_summary(error)})"
 
 
 def _resources(site: str) -> Resources:
-    found = parse_resources(api.get(RESOURCES.format(site))["items"], time.time())
+    path = RESOURCES.format(site)
+    rows = api.items(path)
+    found = api.read(path, lambda: parse_resources(rows, time.time()))
     if found.largest is not None:
         return found
-    pool = (api.get(f"sites/{site}").get("g5ksubnet") or {}).get("network")
-    return replace(found, largest=_prefix(pool))
+    pool = api.get(f"sites/{site}").get("g5ksubnet")
+    return replace(found, largest=_prefix(pool.get("network") if isinstance(pool, dict) else None))
 
 
 def _prefix(pool: object) -> int | None:
@@ -117,18 +126,6 @@ def _prefix(pool: object) -> int | None:
         return max(LARGEST, IPv4Network(str(pool)).prefixlen) if pool else None
     except ValueError:
         return None
-
-
-def _machines(
-    site: str, nodes: Mapping[tuple[str, str], Any], resources: Resources | None
-) -> Iterable[Machine]:
-    known = resources.properties if resources else {}
-    found = []
-    for (where, cluster), items in nodes.items():
-        for node in items if where == site else ():
-            machine = parse_machine(site, cluster, node)
-            found.append(parse_machine(site, cluster, node, known.get(machine.host.name)))
-    return sorted(found, key=lambda machine: natural_order(machine.host))
 
 
 # ---- the request ---------------------------------------------------------------------------------------

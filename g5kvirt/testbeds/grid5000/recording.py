@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
 from g5kvirt.testbeds.grid5000.api import error_summary, hide_password
+from g5kvirt.testbeds.grid5000.frontends import exit_code
 from g5kvirt.testbeds.transcript import Transcript
 
 __all__ = ["record"]
@@ -38,10 +38,7 @@ def record(transcript: Transcript) -> None:
 def note_process(transcript: Transcript, process: Any) -> None:
     """One of execo's ssh processes that has ended."""
     begin, end = process.start_date or time.time(), process.end_date or time.time()
-    code = process.exit_code
-    status: int | str | None = "timed out" if process.timeouted else code
-    if isinstance(code, int) and code > 255:  # execo gives what wait() gave
-        status = os.waitstatus_to_exitcode(code)
+    status = "timed out" if process.timeouted else exit_code(process)
     answer = f"{process.stdout}{process.stderr}"
     request = str(getattr(process, "unmarked_command", process.remote_cmd))
     transcript.note(str(process.host.address), request, answer, begin=begin, end=end, status=status)

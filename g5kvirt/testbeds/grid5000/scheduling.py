@@ -11,6 +11,7 @@ from typing import Protocol
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
+from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import check_start, format_walltime
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter
@@ -28,7 +29,9 @@ class SchedulingSource(Protocol):
 
     def hosts(self) -> Mapping[str, Sequence[Host]]: ...
     def select(self, properties: str, sites: Sequence[str]) -> Mapping[str, Collection[str]]: ...
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar: ...
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar: ...
 
 
 # In all of these, ``user`` is the login whose use of the charter counts; None: there is no charter.
@@ -65,7 +68,7 @@ def _calendar_and_needs(
     testbed: SchedulingSource, request: ReservationRequest
 ) -> tuple[Calendar, dict[str, Need]]:
     sites = list(request.machines)
-    calendar = testbed.calendar(sites, request.queue)
+    calendar = testbed.calendar(sites, request.queue, request.job_types)
     matching = testbed.select(request.properties, sites) if request.properties else {}
     hosts = testbed.hosts() if request.clusters else {}
     needs = {}
@@ -146,9 +149,9 @@ def _usage(
 
     try:
         return dict(zip(sites, for_each(used_at, sites), strict=True))
-    except (KeyError, ValueError, TypeError) as error:
+    except ValueError as error:
         raise TestbedError(
-            f"the API's list of your jobs cannot be read ({error!r})",
+            f"the API's list of your jobs cannot be read ({short(str(error))})",
             advice="check your use of the usage charter's quota by hand (oarstat -u)",
         ) from error
 

@@ -12,18 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import format_walltime
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.settings import Settings
 from g5kvirt.testbeds.parallel import for_each
 
-__all__ = ["Change", "extend", "parse_change"]
+__all__ = ["Change", "extend", "fields", "parse_change"]
 
 #: Runs ``oarwalltime`` with these arguments on a site's frontend: whether it succeeded, and what it printed,
 #: or why there is no answer.
 Oarwalltime = Callable[[str, Sequence[str]], tuple[bool, str]]
 
-_FIELD = re.compile(r"^\s*(Current walltime|Pending/unsatisfied):\s*([+-]?)(\d+):(\d+):(\d+)", re.MULTILINE)
+_FIELD = re.compile(r"^ *([\w/ ]+?): +(\S+)", re.MULTILINE)
+_DURATION = re.compile(r"([+-]?)([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 _POLL = 1.0  #: seconds between two looks at a request that is pending
 _TRIES = 3  #: how often to take back what OAR may be granting at that moment
 
@@ -36,15 +38,23 @@ class Change:
     pending: int  #: what was requested and is not granted; negative for a reduction
 
 
+def fields(printed: str) -> dict[str, str]:
+    """What ``oarwalltime JOB`` prints, by its own labels: ``"Current walltime": "1:40:7"``."""
+    return dict(_FIELD.findall(printed))
+
+
 def parse_change(printed: str) -> Change | None:
     """The state of a job's walltime; None if that is not what was printed, as of a job that does not run."""
-    found = {
-        name: (-1 if sign == "-" else 1) * (int(h) * 3600 + int(m) * 60 + int(s))
-        for name, sign, h, m, s in _FIELD.findall(printed)
-    }
-    if len(found) < 2:
-        return None
-    return Change(found["Current walltime"], found["Pending/unsatisfied"])
+    found = fields(printed)
+    durations = [
+        _DURATION.fullmatch(found.get(label, "")) for label in ("Current walltime", "Pending/unsatisfied")
+    ]
+    seconds = [
+        (-1 if one[1] == "-" else 1) * (int(one[2]) * 3600 + int(one[3]) * 60 + int(one[4]))
+        for one in durations
+        if one is not None
+    ]
+    return Change(*seconds) if len(seconds) == 2 else None
 
 
 def extend(jobs: Mapping[str, int], seconds: int, settings: Settings) -> None:
@@ -154,7 +164,7 @@ def _signed(seconds: int) -> str:
 def _sentence(printed: str) -> str:
     """The last line that OAR printed, as a part of a sentence."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "no answer"
+    return short(lines[-1]).rstrip(".") if lines else "no answer"
 
 
 def _refusal(

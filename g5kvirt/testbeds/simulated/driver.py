@@ -100,12 +100,20 @@ class Simulated:
             for site in sites
         }
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar:
         """Nothing is in use."""
-        now, hosts = self.world.now(), self.hosts()
+        now, machines = self.world.now(), self.machines()
         own = {
             site: SiteCalendar(
-                {host.name: () for host in hosts[site]}, {_VLAN: ()}, {IPv4Network((_SITES_NETWORK, 16)): ()}
+                {
+                    machine.host.name: ()
+                    for machine in machines[site]
+                    if "exotic" in job_types or not machine.exotic
+                },
+                {_VLAN: ()},
+                {IPv4Network((_SITES_NETWORK, 16)): ()},
             )
             for site in sites
         }

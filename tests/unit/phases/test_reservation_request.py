@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -59,8 +59,10 @@ class Bed:
         self.calls.append(properties)
         return {site: {h.name for h in HOSTS[site] if site in properties} for site in sites}
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
-        self.calls.append(f"calendar of {queue}")
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar:
+        self.calls.append(f"calendar of {queue} {list(job_types)}")
         return self.known
 
 
@@ -77,7 +79,9 @@ def test_given_sites_are_kept() -> None:
 
 def test_sites_free_now_are_selected() -> None:
     assert chosen(Bed()) == {"lyon": 2}
-    assert chosen(Bed(busy={"lyon": 100, "nancy": 100}), queue="production") == {"rennes": 2}
+    bed = Bed(busy={"lyon": 100, "nancy": 100})
+    assert chosen(bed, queue="production", job_types=["exotic"]) == {"rennes": 2}
+    assert bed.calls == ["calendar of production ['exotic']"]
 
 
 def test_busy_sites_are_selected_if_none_is_free_now() -> None:

@@ -9,7 +9,14 @@ import pytest
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import GIB, Host
-from g5kvirt.planning.inventories import Machine, exclusion_reason, natural_order, parse_machine, table
+from g5kvirt.planning.inventories import (
+    Machine,
+    exclusion_reason,
+    natural_order,
+    parse_machine,
+    read_machines,
+    table,
+)
 from g5kvirt.spec.spec import Spec
 
 HOST = Host("gros-1.nancy.grid5000.fr", "nancy", "gros", 18, 96 * GIB)
@@ -145,3 +152,21 @@ def test_parse_machine_uses_the_mounted_card() -> None:
     assert read().kavlan is None
     assert read(architecture={"nb_cores": 4, "platform_type": "aarch64"}).x86 is False
     assert parse_machine("nancy", "graphene", NODE, {"state": "Suspected"}).state == "Suspected"
+
+
+def test_a_machine_that_is_described_wrongly_costs_no_other() -> None:
+    good = {"uid": "a-2", "architecture": {"nb_cores": 4}, "main_memory": {"ram_size": 1 << 34}}
+    bad = [
+        {**good, "uid": "a-10", "architecture": {}},
+        {**good, "uid": "a 11"},
+        {**good, "uid": "a-12", "main_memory": {"ram_size": "much"}},
+        {**good, "uid": "a-13", "network_adapters": {"eth0": {}}},
+    ]
+    machines, unreadable = read_machines("nancy", {"a": [*bad, good]})
+    assert [machine.host.name for machine in machines] == ["a-2.nancy.grid5000.fr"]
+    assert unreadable == [
+        ("a-10", "its nb_cores is missing"),
+        ("a 11", "its name is 'a 11.nancy.grid5000.fr'"),
+        ("a-12", "its ram_size is 'much'"),
+        ("a-13", "its network_adapters is {'eth0': {}}"),
+    ]

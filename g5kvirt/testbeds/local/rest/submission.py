@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from g5kvirt.spec.clock import oar_date
-from g5kvirt.testbeds.grid5000 import oar
+from g5kvirt.testbeds.grid5000 import oar, walltime
 from g5kvirt.testbeds.local.rest.http import HttpError
 
 __all__ = ["oarsub", "oarwalltime", "submitted_job", "walltime_document"]
@@ -104,8 +104,5 @@ def oarwalltime(job: int, body: Mapping[str, Any]) -> list[str]:
 
 def walltime_document(job: int, printed: str) -> dict[str, Any]:
     """What ``oarwalltime JOB`` says about the job's walltime."""
-    found: dict[str, Any] = {"uid": job}
-    for label, value in re.findall(r"^ *([\w/ ]+?): +(\S+)", printed, re.MULTILINE):
-        if label in _STATUS:
-            found[_STATUS[label]] = value
-    return found
+    found = walltime.fields(printed)
+    return {"uid": job, **{_STATUS[label]: value for label, value in found.items() if label in _STATUS}}

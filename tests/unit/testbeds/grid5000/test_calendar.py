@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from g5kvirt.testbeds.grid5000.calendar import Reader, busy_times
-from g5kvirt.testbeds.grid5000.resources import parse_resources
+from g5kvirt.testbeds.grid5000.resources import RESOURCES, parse_resources
 
 NOW = 1_800_000_000.0
 
@@ -30,10 +30,14 @@ def test_machines_that_oar_gives_to_no_job_are_not_usable() -> None:
         host("repaired", maintenance="YES"),
         host("away", state="Absent", available_upto=0),
         host("asleep", state="Absent", available_upto=2**31 - 1),
-        host("exotic", exotic="YES"),  # for jobs of that type, which ours never are
-        host("usual", exotic="NO"),
+        host("exotic", exotic="YES"),  # for jobs of that type only
+        host("usual", exotic="NO", deploy="YES"),
+        host("never-deployed", exotic="YES", deploy="NO"),
     ]
-    assert parse_resources(rows, NOW).usable == {"a", "asleep", "usual"}
+    usual = {"a", "asleep", "usual"}
+    assert parse_resources(rows, NOW).usable == usual
+    assert parse_resources(rows, NOW, ("day", "destructive")).usable == usual
+    assert parse_resources(rows, NOW, ("exotic", "night")).usable == {*usual, "exotic"}
 
 
 def test_busy_times_of_kavlans_and_subnetworks() -> None:
@@ -131,6 +135,29 @@ def test_reader_pages_through_a_sites_jobs_and_requests_none_that_the_list_descr
     assert [job["uid"] for job in found["items"]] == list(range(1300, 0, -1))
     assert len(paths) == 3
     assert reader("/sites/nancy/jobs/7")["assigned_nodes"] == ["a"]
-    assert reader("/sites/nancy/jobs/1300") == {"asked": "/sites/nancy/jobs/1300"}
+    assert reader("/sites/nancy/jobs/1300")["asked"] == "/sites/nancy/jobs/1300"
     assert len(paths) == 4
     assert len(list(reader.jobs("nancy"))) == 1300
+
+
+def test_reader_fills_in_what_the_api_leaves_out_and_refuses_what_is_none() -> None:
+    """execo's planning leaves out a job without ``started_at``, and a site with a resource without state."""
+    pytest.importorskip("execo_g5k", reason="execo is not installed")
+    documents: dict[str, Any] = {
+        "/sites/nancy/jobs/1": {"scheduled_at": 500, "started_at": None, "walltime": 60},
+        "/sites/nancy/jobs/2": {"scheduled_at": "soon"},
+        RESOURCES.format("nancy"): {"items": [{"network_address": "a", "type": "default"}]},
+    }
+    reader = Reader(documents.__getitem__)
+    assert reader("/sites/nancy/jobs/1") | {
+        "started_at": 0,
+        "scheduled_at": 500,
+        "assigned_nodes": [],
+    } == reader("/sites/nancy/jobs/1")
+    assert (
+        reader.resources("nancy")[0] | {"state": "unknown", "maintenance": "NO"}
+        == reader.resources("nancy")[0]
+    )
+    with pytest.raises(ValueError, match="scheduled_at is 'soon'"):
+        reader("/sites/nancy/jobs/2")
+    assert list(reader.problems) == ["/sites/nancy/jobs/2"]

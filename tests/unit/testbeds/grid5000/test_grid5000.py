@@ -61,7 +61,9 @@ class Bed(Grid5000):
     def hosts(self) -> Mapping[str, Sequence[Host]]:
         return HOSTS
 
-    def calendar(self, sites: Sequence[str], queue: str | None = None) -> Calendar:
+    def calendar(
+        self, sites: Sequence[str], queue: str | None = None, job_types: Collection[str] = ()
+    ) -> Calendar:
         return self.oars.calendar
 
     def _api_job(self, site: str, job: int) -> Mapping[str, Any]:

@@ -312,16 +312,17 @@ def test_charter_finding(answer: Any, status: str, advice: str) -> None:
 
 
 class Sites:
-    """A testbed whose one machine is free."""
+    """A testbed with one machine for all jobs and an exotic one, both free."""
 
     def hosts(self) -> Any:
-        return {"nancy": [Host("a-1", "nancy", "a", 4, GIB)]}
+        return {"nancy": [Host(f"a-{n}", "nancy", "a", 4, GIB) for n in (1, 2)]}
 
     def select(self, properties: str, sites: Any) -> Any:
         raise AssertionError("no properties")
 
-    def calendar(self, sites: Any, queue: str | None = None) -> Calendar:
-        return Calendar(time.time(), time.time() + 1e6, {"nancy": SiteCalendar({"a-1": []})})
+    def calendar(self, sites: Any, queue: str | None = None, job_types: Any = ()) -> Calendar:
+        names = ["a-1", *(["a-2"] if "exotic" in job_types else [])]
+        return Calendar(time.time(), time.time() + 1e6, {"nancy": SiteCalendar(dict.fromkeys(names, ()))})
 
 
 def test_preflight_of_a_testbed_without_charter_only_looks_for_a_slot() -> None:
@@ -329,6 +330,8 @@ def test_preflight_of_a_testbed_without_charter_only_looks_for_a_slot() -> None:
     assert statuses(findings) == {"usage charter": "ok", "start": "ok"}
     too_many = preflight.preflight(Sites(), ReservationRequest({"nancy": 2}, {}, 3600, "x"), None)
     assert statuses(too_many) == {"usage charter": "ok", "start": "warning"}
+    exotic = ReservationRequest({"nancy": 2}, {}, 3600, "x", job_types=("exotic",))
+    assert statuses(preflight.preflight(Sites(), exotic, None)) == {"usage charter": "ok", "start": "ok"}
 
 
 def test_a_silent_api_does_not_keep_the_frontends_from_being_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.testbeds.grid5000.oar import STATES, end_of_job, has_ended, is_usable, refusal_reason
+from g5kvirt.testbeds.grid5000.oar import (
+    STATES,
+    end_of_job,
+    has_ended,
+    is_about,
+    is_usable,
+    listed_jobs,
+    refusal_reason,
+    submitted_job,
+)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +149,10 @@ def test_no_remark_is_the_reason_of_a_refusal(before: list[str], after: list[str
 )
 def test_end_of_job_has_the_time_and_the_reason(printed: str, clause: str) -> None:
     assert end_of_job("nancy", 7, printed) == clause
+
+
+def test_a_number_with_thousands_of_digits_is_no_job() -> None:
+    long = "9" * 5000
+    assert not is_about(f"id: {long}\n    state = Running\n", 1)
+    assert listed_jobs([f"{long} name user R"]) is None
+    assert submitted_job([f"OAR_JOB_ID={long}"]) is None
