@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from g5kvirt.hostagent.protocol import Request
@@ -44,5 +45,10 @@ class Guest(Protocol):
     def minimal_system(self, progress: ProgressCallback) -> MinimalSystem:
         """The files that it boots, from the cache or built into it. Raises MachineError."""
 
-    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> Request:
-        """The host agent's request that starts these VMs on ``host``."""
+    def start_request(
+        self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM], dhcp_servers: Iterable[IPv4Address] = ()
+    ) -> Request:
+        """The host agent's request that starts these VMs on ``host``.
+
+        ``dhcp_servers``: the run's own; no other may answer the VMs.
+        """

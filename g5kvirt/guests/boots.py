@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from ipaddress import IPv4Address
 from types import TracebackType
 
 from g5kvirt.context import Context
@@ -36,17 +37,24 @@ class MachineBoots:
     """A `g5kvirt.netboot.boot_loop.BootDriver` over the machines of a run; a context manager.
 
     ``register`` makes the VMs known to the services. The first power-on goes before it, where a firmware
-    takes longer until it requests an address, and repeats that. Streams and threads have ended when it is
-    left; what went wrong with the services is raised by `receive`, or then.
+    takes longer until it requests an address, and repeats that. ``dhcp_servers``: see
+    `Guest.start_request`. Streams and threads have ended when it is left; what went wrong with the services
+    is raised by `receive`, or then.
     """
 
     def __init__(
-        self, context: Context, cluster: ClusterState, vms: Sequence[VM], register: Callable[[], None]
+        self,
+        context: Context,
+        cluster: ClusterState,
+        vms: Sequence[VM],
+        register: Callable[[], None],
+        dhcp_servers: Sequence[IPv4Address] = (),
     ) -> None:
         self._context = context
         self._cluster = cluster
         self._vms = vms
         self._register = register
+        self._dhcp_servers = dhcp_servers
         self._has_firmware = GUESTS[context.spec.guest].has_kernel
         self._hosts = {host.name: host for host in cluster.hosts}
         self._log = BootLog(vms)
@@ -153,7 +161,7 @@ class MachineBoots:
         again = [order.vm.name for order in orders if order.attempt > 1]
         vms = [order.vm for order in orders]
         spec, facts = self._context.spec, self._cluster.facts[host.name]
-        start = GUESTS[spec.guest].start_request(spec, host.name, facts, vms)
+        start = GUESTS[spec.guest].start_request(spec, host.name, facts, vms, self._dhcp_servers)
         return protocol.document(*([protocol.stop(again)] if again else []), start)
 
     def _answers(

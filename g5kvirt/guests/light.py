@@ -7,6 +7,7 @@ so many VMs. What they do is in `g5kvirt.hostagent.onhost.light`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address
 
 from g5kvirt.hostagent import protocol
 from g5kvirt.images import stand_in
@@ -41,6 +42,8 @@ class Light:
         """Stand-ins for kernel and initrd: nothing runs them."""
         return stand_in.build()
 
-    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> protocol.Request:
-        """Sizes do not matter: it takes what it needs."""
+    def start_request(
+        self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM], dhcp_servers: Iterable[IPv4Address] = ()
+    ) -> protocol.Request:
+        """Sizes do not matter: it takes what it needs. Broadcasts, such as a refusal by DHCP, reach none."""
         return protocol.start_light([protocol.vm(vm.name, vm.mac) for vm in vms], host)

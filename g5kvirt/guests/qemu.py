@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address
 
 from g5kvirt.hostagent import protocol
 from g5kvirt.images import minimal
@@ -43,8 +44,10 @@ class Qemu:
         """Debian's kernel and an initramfs with the agent."""
         return minimal.build(progress=progress)
 
-    def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> protocol.Request:
-        """Memory, disk and cores are those of ``Spec.vm``."""
+    def start_request(
+        self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM], dhcp_servers: Iterable[IPv4Address] = ()
+    ) -> protocol.Request:
+        """Memory, disk and cores are those of ``Spec.vm``; what they may send and receive too."""
         secured = spec.vm.port_security
         return protocol.start(
             [protocol.vm(vm.name, vm.mac, **({"ip": str(vm.ip)} if secured else {})) for vm in vms],
@@ -54,4 +57,5 @@ class Qemu:
             kvm=facts.kvm,
             boot=spec.boot,
             iso=ISO if spec.boot == "iso" else None,
+            dhcp_servers=map(str, dhcp_servers) if secured else (),
         )

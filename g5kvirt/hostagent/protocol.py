@@ -155,13 +155,18 @@ def start(
     tb_size: int = 32,
     nice: int = 5,
     bridge: str = "br0",
+    dhcp_servers: Iterable[str] = (),
 ) -> Request:
-    """Power VMs on (sizes in bytes; ``tb_size``, the emulator's translation cache, in MiB)."""
+    """Power VMs on (sizes in bytes; ``tb_size``, the emulator's translation cache, in MiB).
+
+    ``dhcp_servers``: addresses from which DHCP reaches those of them that have an ``ip``; none: from all.
+    """
     defaults: Request = {"memory": memory, "disk": disk, "cores": cores, "boot": boot}
     if iso:
         defaults["iso"] = iso
     defaults |= {"accel": "kvm"} if kvm else {"accel": "tcg", "tb_size": tb_size, "nice": nice}
-    return {"op": "start", "bridge": bridge, "defaults": defaults, "vms": list(vms)}
+    request = {"op": "start", "bridge": bridge, "defaults": defaults, "vms": list(vms)}
+    return request | {"dhcp_servers": list(dhcp_servers)}
 
 
 def start_light(vms: Iterable[Request], host: str, *, bridge: str = "br0") -> Request:

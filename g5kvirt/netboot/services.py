@@ -30,6 +30,7 @@ __all__ = [
     "WWW",
     "Netboot",
     "dhcp_hosts",
+    "dhcp_servers",
     "dns_conf",
     "dns_hosts",
     "dnsmasq_conf",
@@ -134,6 +135,16 @@ def dhcp_hosts(netboot: Netboot, machine: ServiceMachine) -> str:
         tag = _server_tag(netboot.layout.address("http", vm.site, vm.index))
         lines.append(f"{vm.mac},set:{vm.site},set:{tag},{vm.ip},{vm.name}\n")
     return "".join(lines)
+
+
+def dhcp_servers(netboot: Netboot) -> list[IPv4Address]:
+    """The addresses from which VMs are answered by DHCP: a machine's own too, from which it broadcasts."""
+    found: list[IPv4Address] = []
+    for machine in netboot.layout.machines:
+        if "dhcp" in machine.roles:
+            own = netboot.hosts.get(machine.host.name)
+            found += [*machine.addresses.values(), *([] if own is None else [own])]
+    return list(dict.fromkeys(found))
 
 
 def dns_hosts(netboot: Netboot, machine: ServiceMachine) -> str:

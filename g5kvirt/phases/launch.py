@@ -17,6 +17,7 @@ from g5kvirt.guests.registry import GUESTS
 from g5kvirt.inventory import VM
 from g5kvirt.netboot.boot_loop import BootDriver, boot_all
 from g5kvirt.netboot.boot_tracker import BootTracker
+from g5kvirt.netboot.services import dhcp_servers
 from g5kvirt.netboot.simulated_boots import SimulatedBoots
 from g5kvirt.phases.configure import boot_plan, serve
 from g5kvirt.planning.cluster import ClusterState, cluster_state
@@ -78,7 +79,13 @@ def _driver(context: Context, cluster: ClusterState, vms: Sequence[VM]) -> Abstr
     configured = context.journal.state.detail("configure")
     assert configured is not None  # the order of the phases sees to it
     plan = boot_plan(context, cluster, tuple(vms), configured["addresses"])
-    return MachineBoots(context, cluster, vms, lambda: serve(context, cluster, plan, phase="launch"))
+    return MachineBoots(
+        context,
+        cluster,
+        vms,
+        lambda: serve(context, cluster, plan, phase="launch"),
+        dhcp_servers(plan),
+    )
 
 
 def _fail_all(context: Context, tracker: BootTracker, reason: str) -> None:

@@ -98,6 +98,7 @@ class FakeMachines:
     broken: set[str] = field(default_factory=set)
     deployed: dict[str, tuple[str, int | None, str]] = field(default_factory=dict)
     vlans: dict[str, int | None] = field(default_factory=dict)
+    dhcp: dict[tuple[str, int], bool] = field(default_factory=dict)
     #: every deployment waits until this many run, which shows that they run in parallel
     together: threading.Barrier | None = None
 
@@ -112,6 +113,9 @@ class FakeMachines:
         if node.uid in self.broken:
             raise OSError("no such device")
         self.vlans[node.uid] = vlan
+
+    def set_dhcp(self, site: str, vlan: int, on: bool) -> None:
+        self.dhcp[site, vlan] = on
 
     def vlan_of(self, node: NodeDescription) -> int | None:
         return self.vlans.get(node.uid)

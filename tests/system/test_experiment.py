@@ -10,14 +10,16 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dhcpwatch import DhcpWatch, Sent
 from localbed import MARKS, below, command_line, nothing_left, on, temporary_testbed, wait
 from scripts import LAUNCHED, answer, end, start
 
+from g5kvirt.hostagent.onhost.light import dhcp
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
@@ -44,6 +46,15 @@ def guests(state: State) -> list[int]:
 
 def jobs(state: State) -> str:
     return "".join(on(state, f"{site}.grid5000.fr", "oarstat") for site in ("nancy", "rennes"))
+
+
+def only_the_runs_own_dhcp_reached_vms(messages: Collection[Sent], other: str) -> None:
+    """``other``: the KaVLAN's own server. Its refusals reach the hosts of VMs, but no VM."""
+    to_vms = [m for m in messages if m.out and re.fullmatch("v[0-9a-f]{12}", m.interface)]
+    assert {m.kind for m in to_vms} == {dhcp.OFFER, dhcp.ACK}
+    assert len({m.interface for m in to_vms}) == 3
+    assert other not in {m.server for m in to_vms}
+    assert Sent("eth0", out=False, kind=dhcp.NAK, server=other) in messages
 
 
 def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
@@ -75,7 +86,11 @@ def test_five_steps_with_real_vms(grid: State, tmp_path: Path) -> None:
         exp.release()
     print(json.dumps({"said": said, "figures": [str(f) for f in figures]}))
     """
-    found = answer(start(script, grid, tmp_path))
+    with DhcpWatch(grid.pid) as watch:
+        found = answer(start(script, grid, tmp_path))
+    only_the_runs_own_dhcp_reached_vms(
+        watch.messages, str(grid.description.site("nancy").global_vlan.gateway)
+    )
     order, taken = found["said"]
     assert "needs reserve() first: call reserve()" in order
     assert "already a run 'whole'" in taken

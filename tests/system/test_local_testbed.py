@@ -229,6 +229,18 @@ def test_root_of_a_node_and_users_of_a_frontend_have_the_privileges_that_they_ne
     assert ssh(bed, frontend, "cat /etc/oar/oar.conf").returncode != 0
 
 
+def own_lease(bed: State, node: str, address: str, job: int) -> None:
+    """A node gets its address from the DHCP server of its KaVLAN, on another site, unless that is off."""
+    hook = "printf '#!/bin/sh\\necho $1 $ip $serverid\\n' >/tmp/lease; chmod +x /tmp/lease;"
+    client = f"{hook} busybox udhcpc -f -n -q -t 2 -T 1 -i eth0 -s /tmp/lease"
+    gateway = bed.description.site("nancy").global_vlan.gateway
+    assert f"bound {address} {gateway}" in on(bed, node, client)
+    on(bed, "nancy.grid5000.fr", f"kavlan -d -j {job}")
+    assert "bound" not in ssh(bed, node, client).stdout
+    on(bed, "nancy.grid5000.fr", f"kavlan -e -j {job}")
+    assert f"bound {address} {gateway}" in on(bed, node, client)
+
+
 def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State, tmp_path: Path) -> None:
     with (
         Job(bed, "nancy", "{type='kavlan-global'}/vlan=1+nodes=1") as here,
@@ -240,6 +252,7 @@ def test_global_vlan_joins_sites_and_a_local_one_does_not(bed: State, tmp_path: 
         there.deploy([two], f"--vlan {vlan}")
         first, second = kavlan(one, vlan), kavlan(two, vlan)
         assert "0% packet loss" in on(bed, first, f"ping -c 2 -W 5 {second}")
+        own_lease(bed, second, str(bed.description.kavlan_ip(bed.description.node(two), vlan)), here.id)
         # The same network: no router in between, so the neighbour's own hardware address is known.
         assert bed.description.node(two).mac in on(bed, first, "ip neigh show dev eth0")
         assert "0% packet loss" in on(bed, second, "ping -c 1 -W 5 -M do -s 1472 " + first)

@@ -1,4 +1,4 @@
-"""What a VM can send: frames from its own addresses, past real nftables. Runs in the node layer."""
+"""What a VM can send and receive, past real nftables. Runs in the node layer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ pytestmark = [
 
 #: One packet by hand: DHCP's offer needs a port that ping does not use.
 OFFER = """
-import socket
+import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("", 67)); s.sendto(b"offer", ("10.0.0.12", 68))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+s.bind(("", 67)); s.sendto(b"offer", (sys.argv[1], 68))
 """
 RECEIVE = """
 import socket, sys
@@ -51,11 +52,22 @@ class Bridge:
             vm.run("ip", "addr", "add", f"10.0.0.1{n}/24", "dev", "eth0")
             vm.run("ip", "link", "set", "eth0", "up")
 
-    def enforce(self) -> None:
+    def connect(self, port: str, address: str) -> Machine:
+        """Another machine in the host's network, behind a port that is not a VM's."""
+        machine = Machine("other")
+        outside = ["nsenter", "-t", str(self.host.pid), "-n", "ip", "link", "add", port, "type", "veth"]
+        machine_run([*outside, "peer", "name", "eth0", "netns", str(machine.pid)])
+        self.host.run("ip", "link", "set", port, "master", "br0", "up")
+        machine.run("ip", "addr", "add", f"{address}/24", "brd", "+", "dev", "eth0")
+        machine.run("ip", "link", "set", "eth0", "up")
+        return machine
+
+    def enforce(self, *dhcp_servers: str) -> None:
         vms = [{"tap": f"v52540000000{n}", "mac": f"{MAC}{n}", "ip": f"10.0.0.1{n}"} for n in self.vms]
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            f"from g5kvirt.hostagent.onhost import port_security\nport_security.enforce({vms!r})"
+            "from g5kvirt.hostagent.onhost import port_security\n"
+            f"port_security.enforce({vms!r}, {dhcp_servers!r})"
         )
         self.host.run(sys.executable, "-c", code)
 
@@ -101,14 +113,32 @@ def test_a_vm_sends_from_its_own_addresses_only(bridge: Bridge) -> None:
     assert bridge.reaches("10.0.0.1")
 
 
-@pytest.mark.parametrize("enforced", [False, True])
-def test_a_vm_is_no_dhcp_server(bridge: Bridge, enforced: bool) -> None:
-    if enforced:
-        bridge.enforce()
-
+def received(bridge: Bridge, sender: Machine, destination: str = "10.0.0.12") -> str:
+    """What vm-2 gets if ``sender`` sends it a DHCP server's message."""
     argv = bridge.vms[2].argv(sys.executable, "-c", RECEIVE)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == "ready\n"
-        bridge.vms[1].run(sys.executable, "-c", OFFER)
-        assert receiver.stdout.read().strip() == ("nothing" if enforced else "offer")
+        sender.run(sys.executable, "-c", OFFER, destination)
+        return receiver.stdout.read().strip()
+
+
+@pytest.mark.parametrize("enforced", [False, True])
+def test_a_vm_is_no_dhcp_server(bridge: Bridge, enforced: bool) -> None:
+    if enforced:
+        bridge.enforce()
+    assert received(bridge, bridge.vms[1]) == ("nothing" if enforced else "offer")
+
+
+@pytest.mark.parametrize("destination", ["10.0.0.12", "10.0.0.255"])
+def test_only_the_runs_own_dhcp_servers_reach_a_vm(bridge: Bridge, destination: str) -> None:
+    other = bridge.connect("eth1", "10.0.0.21")
+    try:
+        bridge.enforce()
+        assert received(bridge, other, destination) == "offer", "of any, as none is known"
+        bridge.enforce("10.0.0.20")
+        assert received(bridge, other, destination) == "nothing"
+        bridge.enforce("10.0.0.20", "10.0.0.21")
+        assert received(bridge, other, destination) == "offer"
+    finally:
+        other.close()

@@ -2,6 +2,9 @@
 
 The services know a VM by its address, and the bridge by its MAC. Without this a VM could report the steps of
 another, or draw its traffic.
+
+What a VM may receive: answers of the run's own DHCP servers only. A KaVLAN has a server of the testbed's,
+which refuses by a broadcast (DHCPNAK) each address that ours offer, as it is not of the KaVLAN's network.
 """
 
 from __future__ import annotations
@@ -35,18 +38,29 @@ flush chain {TABLE} prerouting
 add rule {TABLE} prerouting iifname "v*" jump vms
 """
 
+#: A chain for what is passed on to VMs: what the host itself gets by DHCP is not concerned.
+DHCP_RULES = f"""
+add set {TABLE} dhcp_servers {{ type ipv4_addr; }}
+add chain {TABLE} forward {{ type filter hook forward priority -300; policy accept; }}
+flush chain {TABLE} forward
+add rule {TABLE} forward oifname "v*" ether type ip udp sport 67 udp dport 68 ip saddr != @dhcp_servers drop
+"""
 
-def enforce(vms: Iterable[Record]) -> None:
+
+def enforce(vms: Iterable[Record], dhcp_servers: Iterable[str] = ()) -> None:
     """Let VMs, whose taps exist, use the addresses that are theirs, and no others.
 
-    One call for all of a request; VMs that run already keep their entries. Raises OSError where the host's
-    nftables lack something.
+    ``dhcp_servers``: IPv4 addresses from which DHCP reaches VMs; without any, from all. One call for all VMs
+    of a request; VMs that run already keep their entries. Raises OSError where the host's nftables lack
+    something.
     """
     known = [(f'"{vm["tap"]}"', vm["mac"], vm["ip"]) for vm in vms if "ip" in vm]
     if known:
         macs = ", ".join(f"{tap} . {mac}" for tap, mac, _ in known)
         addresses = ", ".join(f"{tap} . {ip}" for tap, _, ip in known)
         elements = f"add element {TABLE} macs {{ {macs} }}\nadd element {TABLE} addresses {{ {addresses} }}\n"
+        if servers := ", ".join(dhcp_servers):
+            elements += f"{DHCP_RULES}add element {TABLE} dhcp_servers {{ {servers} }}\n"
         try:
             run_checked(["nft", "-f", "-"], RULES + elements)
         except OSError as error:

@@ -28,6 +28,7 @@ MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 def start(request: Record, home: str) -> Results:
     """VMs in one round trip: taps in one batch, disks, all QEMUs at once, each one's QMP must answer."""
     accepted: list[Record] = []
+    servers = [socket.inet_ntoa(socket.inet_aton(s)) for s in request.get("dhcp_servers", [])]
     for item in request["vms"]:
         vm = {**request.get("defaults", {}), **item}
         subject = str(vm.get("name"))
@@ -66,7 +67,7 @@ def start(request: Record, home: str) -> Results:
     machines = [vm for vm in accepted if vm.get("kind") != light.KIND]
     if machines:
         create_taps([vm["tap"] for vm in machines], bridge)
-        port_security.enforce(machines)
+        port_security.enforce(machines, servers)
         yield from start_qemus(home, machines, float(request.get("limit", 20.0)), fresh=True)
 
 

@@ -161,7 +161,11 @@ class _Init:
         os.environ.clear()
         os.environ.update(PATH=PATH, LANG="C.UTF-8", HOME="/root")
         _send(self.control, {"mounted": True})
-        handlers: dict[str, Callable[[Any], None]] = {"start": self._start_all, "service": self._service}
+        handlers: dict[str, Callable[[Any], None]] = {
+            "start": self._start_all,
+            "service": self._service,
+            "stop": self._stop,
+        }
         while True:
             pause = max(0.0, min(at for at, _ in self.restarts) - time.monotonic()) if self.restarts else None
             ready, _, _ = select.select([self.control.fileno(), self.wake], [], [], pause)
@@ -193,6 +197,15 @@ class _Init:
     def _service(self, service: Any) -> None:
         name, command, user = service
         self.services[_spawn(command, user)] = (name, command, user)
+
+    def _stop(self, name: str) -> None:
+        """End a service for good; one that does not run is left so."""
+        self.restarts = [item for item in self.restarts if item[1][0] != name]
+        for pid in [pid for pid, service in self.services.items() if service[0] == name]:
+            del self.services[pid]
+            _kill_session(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     def _reap(self) -> None:
         while True:

@@ -231,16 +231,15 @@ class Frontend:
     def _set_dhcp(
         self, user: str, job: Job | None, options: Mapping[str, Any], on: bool, out: Write
     ) -> dict[str, Any]:
-        """KaVLANs have no DHCP server here: there is none to disable, and none can be enabled."""
+        """Start or stop the DHCP server of a vlan."""
         if "vlan-id" not in options and not (job and job.assigned.vlans):
             raise RequestRefusedError("give the vlan by -i, or a job that has one by -j")
         name = str(options["vlan-id"] if "vlan-id" in options or job is None else job.assigned.vlans[0])
         vlan = target_vlan(self._description, self._site.name, name, user, self._database)
         if vlan is None:
             raise RequestRefusedError("Invalid VLAN: DEFAULT is not a vlan of yours")
-        if on:
-            raise RequestRefusedError(f"vlan {vlan}: the KaVLANs of a local testbed have no DHCP server")
-        out(f"vlan {vlan}: no DHCP server is running\n")
+        self._machines.set_dhcp(self._site.name, vlan, on)
+        out(f"vlan {vlan}: the DHCP server is {'on' if on else 'off'}\n")
         return {"exit": 0}
 
     def _set_vlan(self, user: str, job: Job | None, options: Mapping[str, Any], out: Write) -> dict[str, Any]:

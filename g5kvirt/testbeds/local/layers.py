@@ -4,7 +4,7 @@ A layer is a squashfs image between the (empty) upper layer of a container and t
 the files that Debian packages would have added to this machine, which remains unchanged.
 
 =======  ==========================================================================================
-site     OAR 2.5 with PostgreSQL, its database created (schema, properties), sshd
+site     OAR 2.5 with PostgreSQL, its database created (schema, properties), sshd, ISC dhcpd
 node     the host environment: sshd, QEMU, iPXE, dnsmasq, nginx, TakTuk, busybox, nftables
 =======  ==========================================================================================
 
@@ -43,6 +43,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "oar-user",
         "oar-user-pgsql",
         "oar-node",
+        "isc-dhcp-server",
         "postgresql",
         "openssh-server",
         "iproute2",

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import network, node
-from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
+from g5kvirt.testbeds.local.dhcpd import DhcpServers
+from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription, Vlan
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 from g5kvirt.testbeds.local.switch import Switch
 
@@ -54,6 +55,7 @@ class Machines:
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._vlans: set[tuple[str, int]] = set()
         self._vlans_lock = threading.Lock()
+        self._dhcp = DhcpServers(description, router)
         self._switch: Switch | None = None
         if description.switch == "managed":
             self._switch = Switch()
@@ -73,8 +75,12 @@ class Machines:
     def clean(self, node: NodeDescription, generation: int) -> None:
         """Deploy the standard environment in production, unless redeployed since ``generation``."""
         with self._locks[node.fqdn]:
-            if self._generations[node.fqdn] == generation:
-                self._start((node,), None, None, "")
+            if self._generations[node.fqdn] != generation:
+                return
+            left = self._vlan_of.get(node.fqdn)
+            self._start((node,), None, None, "")
+        if left is not None:
+            self._reset_dhcp(self._description.vlan(node.site, left))
 
     def set_vlan(self, node: NodeDescription, vlan: int | None) -> None:
         """Move the node to ``vlan`` and set the address of its interface there.
@@ -96,6 +102,27 @@ class Machines:
                 network.apply(
                     network.configure_node(self._description, node, vlan, first=False), container.pid
                 )
+
+    def set_dhcp(self, site: str, vlan: int, on: bool) -> None:
+        """Start or stop the DHCP server of a KaVLAN of ``site``, or a global one.
+
+        A stopped one is back once all nodes have been cleaned out of its KaVLAN.
+        """
+        self._ensure_vlan(self._description.site(site), vlan)
+        kavlan = self._description.vlan(site, vlan)
+        if on:
+            self._dhcp.start(kavlan)
+        else:
+            self._dhcp.stop(kavlan)
+
+    def _reset_dhcp(self, vlan: Vlan) -> None:
+        """Start the DHCP server of a KaVLAN that nobody is in any more, for those who get it next."""
+        here = self._description.vlan
+        if not any(
+            in_one == vlan.id and here(self._description.node(name).site, vlan.id) == vlan
+            for name, in_one in list(self._vlan_of.items())
+        ):
+            self._dhcp.start(vlan)
 
     def vlan_of(self, node: NodeDescription) -> int | None:
         """The KaVLAN in which the node is, or was before it was powered off; None: production."""
@@ -200,7 +227,7 @@ class Machines:
             container.expect("done")
 
     def _ensure_vlan(self, site: SiteDescription, vlan: int | None) -> None:
-        """Create missing bridges of a KaVLAN: on this site, and on the site of its gateway."""
+        """Create missing bridges of a KaVLAN: here, and on the site of its gateway, with its DHCP server."""
         if vlan is None:
             return
         try:
@@ -213,6 +240,8 @@ class Machines:
                     one = self._description.site(name)
                     network.apply(network.vlan_bridge(self._description, one, kavlan), self._router(name).pid)
                     self._vlans.add((name, vlan))
+                    if name == kavlan.site:
+                        self._dhcp.start(kavlan)
             if self._switch is not None:
                 router, bridge = self._router(kavlan.site).pid, network.bridge_name(vlan)
                 self._switch.add_vlan((kavlan.site, vlan), kavlan.gateway.packed, router, bridge)

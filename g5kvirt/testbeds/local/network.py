@@ -281,7 +281,7 @@ def has_netem() -> bool:
 
 
 @contextmanager
-def socket_inside(pid: int, family: int, kind: int) -> Iterator[socket.socket]:
+def socket_inside(pid: int, family: int, kind: int, protocol: int = 0) -> Iterator[socket.socket]:
     """A new socket in the network namespace of process ``pid``, closed if what is done with it here fails."""
     with ExitStack() as opened:
         theirs, ours = (os.open(f"/proc/{who}/ns/net", os.O_RDONLY) for who in (pid, "thread-self"))
@@ -289,7 +289,7 @@ def socket_inside(pid: int, family: int, kind: int) -> Iterator[socket.socket]:
         opened.callback(os.close, ours)
         ns.setns(theirs, ns.NEWNET)  # a socket stays in the namespace in which it was created
         try:
-            link = socket.socket(family, kind)
+            link = socket.socket(family, kind, protocol)
         finally:
             ns.setns(ours, ns.NEWNET)
     try:

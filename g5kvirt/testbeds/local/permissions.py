@@ -48,6 +48,9 @@ class NodeControl(Protocol):
     def vlan_of(self, node: NodeDescription) -> int | None:
         """The vlan in which the node is; None: production."""
 
+    def set_dhcp(self, site: str, vlan: int, on: bool) -> None:
+        """Start or stop the DHCP server of a vlan of the site, or a global one."""
+
 
 class JobReader(Protocol):
     """Queries on the jobs of a site."""

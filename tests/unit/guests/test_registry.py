@@ -46,7 +46,9 @@ def test_hosts_know_which_addresses_a_vm_may_use_unless_that_is_switched_off() -
     vms = [VM(1, "vm-1", "h-1", "nancy", IPv4Address("10.0.0.1"), "52:54:00:00:00:01")]
     for secured, found in ((True, "10.0.0.1"), (False, None)):
         spec = Spec(sites={"nancy": 1}, vms=1, vm={"port_security": secured})
-        (vm,) = GUESTS["vm"].start_request(spec, "h-1", KVM, vms)["vms"]
+        request = GUESTS["vm"].start_request(spec, "h-1", KVM, vms, [IPv4Address("10.0.0.9")])
+        (vm,) = request["vms"]
         assert vm.get("ip") == found
+        assert request["dhcp_servers"] == (["10.0.0.9"] if secured else [])
     with pytest.raises(SpecError, match="port_security must be true or false, not 'no'"):
         Spec(sites={"nancy": 1}, vms=1, vm={"port_security": "no"})

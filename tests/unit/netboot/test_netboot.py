@@ -100,6 +100,20 @@ def test_dhcp_answers_vms_only() -> None:
         assert "dhcp-ignore=tag:!known" in nb.dnsmasq_conf(plan, machine).splitlines()
 
 
+def test_dhcp_reaches_vms_from_every_address_of_their_servers_and_no_other() -> None:
+    plan = netboot()
+    servers = [m for m in plan.layout.machines if "dhcp" in m.roles]
+    plan = dataclasses.replace(
+        plan, hosts={m.host.name: IPv4Address(f"10.9.0.{i}") for i, m in enumerate(servers)}
+    )
+    found = nb.dhcp_servers(plan)
+    assert len(found) == len(set(found))
+    assert set(found) == {*plan.hosts.values(), *(a for m in servers for a in m.addresses.values())}
+    others = {a for m in plan.layout.machines if m not in servers for a in m.addresses.values()}
+    assert others
+    assert others.isdisjoint(found)
+
+
 def test_dns_knows_vms_hosts_and_services() -> None:
     plan = dataclasses.replace(netboot(2), hosts={"h-1.nancy.grid5000.fr": IPv4Address("10.9.0.1")})
     text = nb.dns_hosts(plan, plan.layout.machines[0])

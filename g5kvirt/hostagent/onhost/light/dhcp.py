@@ -107,6 +107,7 @@ async def lease(home: Home, ns: int, interface: str, mac: str, *, ipxe: bool, de
     xid = int.from_bytes(os.urandom(4), "big")
     extra = _IPXE if ipxe else b""
     message, expected, wait = frame(own, xid, DISCOVER, extra), OFFER, FIRST_WAIT
+    chosen = b""  # the server whose offer is taken: another's refusal does not count
     with _open(home, ns, interface) as link:
         while True:
             try:
@@ -114,25 +115,28 @@ async def lease(home: Home, ns: int, interface: str, mac: str, *, ipxe: bool, de
             except OSError:  # the queue is full: as if it had been lost on its way
                 pass
             until = min(deadline, time.monotonic() + wait)
-            answer = await _answer(link, own, xid, expected, until)
+            answer = await _answer(link, own, xid, expected, chosen, until)
             if answer is None:
                 if time.monotonic() >= deadline:
                     raise TimeoutError("no DHCP server answered")
                 wait = min(2 * wait, LONGEST_WAIT)
             elif answer[0] == OFFER:
                 given = answer[1]
-                chosen = b"\x32\x04" + socket.inet_aton(given.address) + b"\x36\x04" + given.server
-                message, expected, wait = frame(own, xid, REQUEST, chosen + extra), ACK, FIRST_WAIT
+                chosen = given.server
+                words = b"\x32\x04" + socket.inet_aton(given.address) + b"\x36\x04" + chosen
+                message, expected, wait = frame(own, xid, REQUEST, words + extra), ACK, FIRST_WAIT
             elif answer[0] == ACK:
                 return answer[1]
             else:
                 message, expected, wait = frame(own, xid, DISCOVER, extra), OFFER, FIRST_WAIT
+                chosen = b""
 
 
 async def _answer(
-    link: socket.socket, mac: bytes, xid: int, expected: int, until: float
+    link: socket.socket, mac: bytes, xid: int, expected: int, chosen: bytes, until: float
 ) -> tuple[int, Lease] | None:
-    """The next answer that is expected, or a refusal; None if there is none in time."""
+    """The next answer that is expected, of the ``chosen`` server if there is one, or its refusal; None if
+    there is none in time."""
     while True:
         try:
             await ready(link.fileno(), READABLE, until)
@@ -142,5 +146,7 @@ async def _answer(
             found = parse(link.recv(2048), mac, xid)
         except BlockingIOError:
             continue
-        if found is not None and found[0] in (expected, NAK):
+        if found is None or (chosen and found[1].server != chosen):
+            continue
+        if found[0] == expected or (found[0] == NAK and chosen):
             return found

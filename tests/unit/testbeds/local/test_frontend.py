@@ -280,13 +280,13 @@ def test_shorthand_of_oarsub_is_written_out(bed: Bed, words: list[str], expected
             assert got == known
 
 
-def test_dhcp_server_of_a_vlan_is_off_and_stays_off(bed: Bed) -> None:
+def test_dhcp_server_of_a_vlan_is_switched_off_and_on(bed: Bed) -> None:
     done = bed.run("kavlan", "-d", "-i", "4", "-j", "1")
-    assert (done.returncode, done.stdout) == (0, "vlan 4: no DHCP server is running\n")
-    assert bed.run("kavlan", "-d", "-j", "1").returncode == 0
-    done = bed.run("kavlan", "-e", "-i", "4")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "have no DHCP server" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "vlan 4: the DHCP server is off\n")
+    assert bed.machines.dhcp == {("nancy", 4): False}
+    done = bed.run("kavlan", "-e", "-j", "1")
+    assert (done.returncode, done.stdout) == (0, "vlan 4: the DHCP server is on\n")
+    assert bed.machines.dhcp == {("nancy", 4): True}
     assert "in no running job" in bed.run("kavlan", "-d", "-i", "5").stderr
     assert "give the vlan" in bed.run("kavlan", "-d").stderr
     assert "Invalid VLAN" in bed.run("kavlan", "-d", "-i", "DEFAULT").stderr

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local import network
+from g5kvirt.testbeds.local import dhcpd, network
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
 from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.machines import ContainerPaths, Machines
@@ -22,6 +22,7 @@ GLOBAL = BED.site("nancy").global_vlan.id
 class FakeContainer:
     def __init__(self, spec: ContainerSpec, pid: int, fails: bool) -> None:
         self.spec, self.pid, self.alive, self.fails = spec, pid, True, fails
+        self.called: list[dict[str, Any]] = []
 
     def expect(self, key: str, timeout: float = 0) -> Any:
         if self.fails:
@@ -30,6 +31,9 @@ class FakeContainer:
 
     def send(self, **_: Any) -> None:
         pass
+
+    def call(self, timeout: float = 0, **message: Any) -> None:
+        self.called.append(message)
 
     def kill(self, timeout: float = 0) -> None:
         self.alive = False
@@ -48,12 +52,13 @@ class FakeSpawner:
 class World:
     """Machines over fakes; ``lines`` are the commands for ip, ``alive`` the running containers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.spawner = FakeSpawner()
         self.lines: list[str] = []
         monkeypatch.setattr(network, "apply", lambda batch, *_, **__: self.lines.extend(batch.ip))
+        monkeypatch.setattr(dhcpd, "_folder", lambda container: folder)
         here = Path("/x")
-        routers = {
+        self.routers = routers = {
             site.name: FakeContainer(ContainerSpec(site.name, "", "", ""), 10 + i, False)
             for i, site in enumerate(BED.sites)
         }
@@ -76,8 +81,14 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    return World(monkeypatch, tmp_path)
+
+
+def dhcp_calls(world: World, site: str) -> list[str]:
+    """What the container of a site was told about DHCP servers: their names, "-" before those to stop."""
+    calls = world.routers[site].called
+    return [f"-{call['stop']}" if "stop" in call else call["service"][0] for call in calls]
 
 
 def test_new_nodes_are_clean_and_have_no_authorized_keys(world: World) -> None:
@@ -154,3 +165,36 @@ def test_node_that_fails_to_start_is_stopped(world: World) -> None:
         world.machines.deploy(ONE, "debian12-min", None, "")
     assert list(world.machines.dirty("nancy")) == [ONE.fqdn]
     assert sorted(container.spec.name for container in world.alive) == sorted([TWO.uid, THREE.uid])
+
+
+def test_a_kavlan_has_one_dhcp_server_on_the_site_of_its_gateway(world: World, tmp_path: Path) -> None:
+    for node in (THREE, ONE, TWO):
+        world.machines.deploy(node, "debian12-min", GLOBAL, "")
+    world.machines.deploy(THREE, "debian12-min", 4, "")
+    assert dhcp_calls(world, "nancy") == [f"dhcpd vlan{GLOBAL}"]
+    assert dhcp_calls(world, "rennes") == ["dhcpd vlan4"]
+    _, command, user = world.routers["nancy"].called[0]["service"]
+    assert command[-1] == f"vlan{GLOBAL}", "it listens there only"
+    assert user == "root"
+    assert (tmp_path / f"vlan{GLOBAL}.leases").read_text() == ""
+
+
+def test_dhcp_server_that_was_switched_off_is_back_when_the_kavlan_is_empty(world: World) -> None:
+    server = f"dhcpd vlan{GLOBAL}"
+    for node in (ONE, THREE):
+        world.machines.deploy(node, "debian12-min", GLOBAL, "")
+    world.machines.set_dhcp("rennes", GLOBAL, on=False)
+    world.machines.set_dhcp("rennes", GLOBAL, on=False)
+    world.machines.deploy(ONE, "debian12-min", GLOBAL, "")
+    world.machines.clean(ONE, world.machines.dirty("nancy")[ONE.fqdn])
+    assert dhcp_calls(world, "nancy") == [server, f"-{server}"], "there is still a node"
+    world.machines.clean(THREE, world.machines.dirty("rennes")[THREE.fqdn])
+    assert dhcp_calls(world, "nancy") == [server, f"-{server}", server]
+    world.machines.set_dhcp("nancy", GLOBAL, on=True)
+    assert dhcp_calls(world, "nancy")[3:] == []
+
+
+def test_dhcp_server_can_be_switched_off_before_the_first_node_comes(world: World) -> None:
+    world.machines.set_dhcp("nancy", 4, on=False)
+    world.machines.deploy(ONE, "debian12-min", 4, "")
+    assert dhcp_calls(world, "nancy") == ["dhcpd vlan4", "-dhcpd vlan4"]

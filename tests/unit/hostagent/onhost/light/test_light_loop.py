@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from g5kvirt.hostagent.onhost.light import http, tftp
+from g5kvirt.hostagent.onhost.light import dhcp, http, tftp
 from g5kvirt.hostagent.onhost.light.loop import READABLE, Cancelled, Loop, Signal, ready, sleep
 from g5kvirt.hostagent.onhost.light.netns import Home
 
@@ -204,3 +205,40 @@ def test_tftp_block_size_is_what_the_server_agrees_to() -> None:
     for bad in (b"\0\6blksize\x000\0", b"\0\6blksize\x00x\0", b"\0\6blksize\x0065000\0"):
         with pytest.raises(http.TransferError, match="block size"):
             tftp.block_size(bad)
+
+
+def dhcp_answer(request: bytes, kind: int, server: str) -> bytes:
+    """What a server sends after ``request``, which names its own address as the guest's, to be told apart."""
+    mac, (xid,) = request[6:12], struct.unpack("!I", request[46:50])
+    address = socket.inet_aton(server)
+    frame = bytearray(dhcp.frame(mac, xid, kind, b"\x36\x04" + address))
+    frame[34:38], frame[58:62] = b"\0\x43\0\x44", address
+    return bytes(frame)
+
+
+@pytest.mark.parametrize("kinds", [[dhcp.OFFER, dhcp.ACK], [dhcp.OFFER, dhcp.NAK, dhcp.OFFER, dhcp.ACK]])
+def test_dhcp_takes_a_refusal_from_the_chosen_server_only(
+    monkeypatch: pytest.MonkeyPatch, kinds: list[int]
+) -> None:
+    """``kinds``: what the chosen server answers; another one, which is faster, always refuses."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    theirs.settimeout(10)
+    monkeypatch.setattr(dhcp, "_open", lambda *_: ours)
+    requests: list[int] = []
+
+    def serve() -> None:
+        for kind in kinds:
+            data = theirs.recv(2048)
+            requests.append(data[42 + 242])
+            theirs.send(dhcp_answer(data, dhcp.NAK, "10.9.0.1"))
+            theirs.send(dhcp_answer(data, kind, "10.0.0.1"))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    mac, end = "02:00:00:00:00:01", time.monotonic() + 10
+    with theirs:
+        lease = run(dhcp.lease(HOME, 0, "eth0", mac, ipxe=False, deadline=end))
+        thread.join(10)
+    assert lease.address == "10.0.0.1"
+    assert requests == [dhcp.DISCOVER, dhcp.REQUEST] * (len(kinds) // 2)
