@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from g5kvirt.views.compare import compare
 
 
+def __dir__() -> list[str]:
+    # For completion, since `__getattr__` names nothing.
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import g5kvirt` costs nothing: execo starts a thread and a process on import.
+    if name in __all__:
+        from g5kvirt.errors import show_briefly
+
+        show_briefly()
     if name == "Experiment":
         from g5kvirt.experiment import Experiment
 

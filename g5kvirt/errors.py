@@ -18,14 +18,18 @@ input.
 `Stopped` is not one of them: it is an interrupt with a reason.
 
 A notebook shows each as its sentence and the lines of the cell that met it; ``%debug`` and
-``traceback.print_last()`` still show the way through g5kvirt.
+``traceback.print_last()`` still show the way through g5kvirt. A script that ends by one shows its own lines
+and the sentence; with ``G5KVIRT_DEBUG=1`` in its environment also the way through g5kvirt.
 """
 
 from __future__ import annotations
 
 import copyreg
 import linecache
+import os
+import sys
 import traceback
+from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -40,6 +44,7 @@ __all__ = [
     "TestbedError",
     "for_a_notebook",
     "reason_of",
+    "show_briefly",
 ]
 
 
@@ -141,6 +146,34 @@ def for_a_notebook(error: BaseException) -> list[str]:
                 f"  line {number}{where}: {linecache.getline(file, number, frame.f_globals).strip()}"
             )
     return lines
+
+
+def show_briefly() -> None:
+    """From now on an error of ours that ends a script is shown by the script's own lines and its sentence.
+
+    Any other goes to the hook that was there before, so do all where ``G5KVIRT_DEBUG`` is set.
+    """
+    if sys.excepthook is not _excepthook:
+        _hooks.append(sys.excepthook)
+        sys.excepthook = _excepthook
+
+
+#: Those that `show_briefly` has replaced, the latest last.
+_hooks: list[Any] = []
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, G5kvirtError) or os.environ.get("G5KVIRT_DEBUG"):
+        _hooks[-1](kind, error, trace)
+        return
+    own = []
+    for frame, number in traceback.walk_tb(trace):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]:
+            break
+        own.append((frame, number))
+    lines = traceback.StackSummary.extract(iter(own)).format()
+    head = ["Traceback (most recent call last):\n"] * bool(lines)
+    print("".join([*head, *lines, f"{kind.__name__}: {error}"]), file=sys.stderr)
 
 
 def reason_of(error: BaseException) -> str:

@@ -34,6 +34,7 @@ from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec, suggest
+from g5kvirt.termination import exit_on_signals
 from g5kvirt.testbeds import Testbed
 from g5kvirt.views import live
 from g5kvirt.views.check_result import CheckResult
@@ -257,13 +258,19 @@ class Experiment(VMAccess):
         self._runner.release()
 
     def __enter__(self) -> Experiment:
+        """Until the block ends, SIGTERM and a closed terminal end the process by way of its end, too."""
+        self._signals = exit_on_signals()
+        self._signals.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
-        self.journal.close()
+        try:
+            self.release()
+            self.journal.close()
+        finally:
+            self._signals.__exit__(None, None, None)
 
     # ---- what happened ----------------------------------------------------------------------------
 

@@ -94,12 +94,9 @@ class ChainPlan:
     token: str = field(repr=False)
     store: str = STORE
     limits: Mapping[str, float] = field(default_factory=dict)  #: see relay.limits
-
-    @property
-    def service(self) -> str:
-        """The relay's name among a host's services: always the same, so that a later broadcast replaces one
-        that was left behind, and its port is free."""
-        return "relay"
+    #: the relay's name among a host's services: the same for all broadcasts to one port, so that a later one
+    #: replaces one that was left behind, and its port is free
+    service: str = "relay"
 
     @property
     def state(self) -> str:
@@ -143,11 +140,13 @@ def chain(
     port: int = PORT,
     store: str = STORE,
     limits: Mapping[str, float] | None = None,
+    service: str = "relay",
 ) -> ChainPlan:
     """Plan a chain. ``head_url``: the complete image on any HTTP server that supports ranges (nginx on
     a service machine, for example). ``heads``: site → (name, URL) of one there, where a site has its
     own: the first of its hosts takes the image from it, so that nothing comes from another site; if it is
-    gone, from the site before. ``open_at``: host's name → its address in the VM network. Nothing is touched.
+    gone, from the site before. ``open_at``: host's name → its address in the VM network. ``service``: the
+    relays' name, with a ``port`` of its own. Nothing is touched.
 
     Raises SpecError for a head URL that relays cannot use, an unknown limit, or no host.
     """
@@ -169,7 +168,7 @@ def chain(
         )
         for n, host in enumerate(line)
     )
-    return ChainPlan("chain", image, stops, secrets.token_hex(16), store, dict(limits or {}))
+    return ChainPlan("chain", image, stops, secrets.token_hex(16), store, dict(limits or {}), service)
 
 
 def _before(

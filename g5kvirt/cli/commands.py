@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from g5kvirt.cli.console import Console
+from g5kvirt.cli.documents import print_json, run_document, run_events, run_vms
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError, TestbedError
 from g5kvirt.inventory import to_plain
 from g5kvirt.views.formatting import count, duration
 
 if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
-    from g5kvirt.run.events import Event
     from g5kvirt.testbeds.local.description import Description
 
 __all__ = [
@@ -52,7 +51,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     if arguments.json:
         findings = probes.examine()
-        print(json.dumps(probes.report(findings), indent=2, ensure_ascii=False))
+        print_json(probes.report(findings))
     else:
         console = _console()
         with _working(console, "probing this machine …"):
@@ -85,6 +84,9 @@ def local_status(arguments: argparse.Namespace) -> int:
 
     console = Console()
     found = lifecycle.status(name=arguments.name)
+    if getattr(arguments, "json", False):  # `local up` ends with the status as well
+        print_json(asdict(found))
+        return 0 if found.state == "up" else MachineError.exit_code
     _print(console, found)
     if arguments.name is None:
         for other in lifecycle.testbed_names():
@@ -179,12 +181,8 @@ def check(arguments: argparse.Namespace) -> int:
                 spec, open_testbed(where), arguments.runs, arguments.name, expect=expected_times
             )
     if arguments.json:
-        document = {
-            "ok": found.ok,
-            "findings": [asdict(one) for one in found.findings],
-            "plan": to_plain(found.plan),
-        }
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        findings = [asdict(one) for one in found.findings]
+        print_json({"ok": found.ok, "findings": findings, "plan": to_plain(found.plan)})
     else:
         result = CheckResult(found, of=str(arguments.spec), testbed=where)
         _print(console, result)
@@ -235,11 +233,14 @@ def runs(arguments: argparse.Namespace) -> int:
         table.add_column(title, justify="right" if title == "VMs up" else "left")
     folders = [arguments.runs, *(path for path in arguments.runs.glob("*") if path.is_dir())]
     found = sorted((run for folder in folders for run in list_runs(folder)), key=lambda run: run.created)
+    if arguments.json:
+        print_json([run_document(one, time.time()) for one in found])
+        return 0
     for one in found:
-        vms = _vms(one)
+        vms = run_vms(one)
         about = (str(one.path.relative_to(arguments.runs)), _date(one.created), one.testbed)
         try:
-            events = _events(one)
+            events = run_events(one)
             progress = LiveModel.of(events, vms)
         except G5kvirtError as error:
             table.add_row(*about, f"– of {vms:,}", str(error), "")
@@ -261,16 +262,28 @@ def show(arguments: argparse.Namespace) -> int:
 
     console = _console()
     one = _find(arguments)
-    events = _events(one)
-    model = LiveModel.of(events, _vms(one))
-    console.print(run_text(one.name, one.testbed, model, model.now()))
+    events = run_events(one)
+    if arguments.json:
+        document = run_document(one, time.time())
+    else:
+        model = LiveModel.of(events, run_vms(one))
+        console.print(run_text(one.name, one.testbed, model, model.now()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures
 
-        _print_saved(console, one.path, Figures.open(one.path).save(one.path / "figures"))
+        saved = Figures.open(one.path).save(one.path / "figures")
+        if arguments.json:
+            document["figures"] = list(map(str, saved))
+        else:
+            _print_saved(console, one.path, saved)
     if arguments.tables:
-        for table in Frames(events).export(one.path / "tables"):
+        tables = Frames(events).export(one.path / "tables")
+        if arguments.json:
+            document["tables"] = list(map(str, tables))
+        for table in () if arguments.json else tables:
             _print(console, f"table    {table}")
+    if arguments.json:
+        print_json(document)
     return 0
 
 
@@ -330,19 +343,6 @@ def _find(arguments: argparse.Namespace) -> Run:
     from g5kvirt.run.directory import locate
 
     return locate(arguments.runs, arguments.run)
-
-
-def _events(one: Run) -> list[Event]:
-    """The events of a run; an experiment that was only created or checked has none yet."""
-    from g5kvirt.run.journal import read_events
-
-    return read_events(one.journal) if one.journal.exists() else []
-
-
-def _vms(one: Run) -> int:
-    spec = one.document.get("spec")
-    vms = spec.get("vms") if isinstance(spec, Mapping) else None
-    return vms if isinstance(vms, int) else 0
 
 
 def _date(seconds: float) -> str:

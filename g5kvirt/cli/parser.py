@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import g5kvirt
+from g5kvirt.cli.completing import add_completion
 from g5kvirt.cli.extending import add_extend
 from g5kvirt.cli.options import command_parser, print_help, runs_option
 from g5kvirt.cli.predict_options import add_calibrate, add_predict
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         _release,
         _show,
         add_report,
+        add_completion,
     ):
         add(sub)  # in the order of the help
     return parser
@@ -119,6 +121,7 @@ def _runs(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from g5kvirt.cli import commands
 
     runs = command_parser(sub, "runs", "list all runs, oldest first, and the machines they still hold", "")
+    runs.add_argument("--json", action="store_true", help="print them as JSON")
     runs_option(runs)
     runs.set_defaults(do=commands.runs)
 
@@ -146,6 +149,7 @@ def _show(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     show.add_argument("run", metavar="RUN", help="name or directory of the run")
     show.add_argument("--figures", action="store_true", help="save all figures in RUN/figures")
     show.add_argument("--tables", action="store_true", help="save all tables in RUN/tables, as CSV")
+    show.add_argument("--json", action="store_true", help="print the state, and files, as JSON")
     runs_option(show)
     show.set_defaults(do=commands.show)
 
@@ -340,6 +344,7 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     up.set_defaults(do=commands.local_up)
     status = command_parser(verbs, "status", "show whether it is up (exit code 3 if not)", "")
+    status.add_argument("--json", action="store_true", help="print it as JSON")
     status.set_defaults(do=commands.local_status)
     down = command_parser(
         verbs,

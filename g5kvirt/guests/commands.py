@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from g5kvirt.remote.envelope import KILL_AFTER, Capture, new_token, script
 from g5kvirt.remote.result import Failure, classify_failure, exit_reason, retry_delay
 from g5kvirt.remote.window import make_result
 
-__all__ = ["GuestCommands"]
+__all__ = ["GuestCommands", "HostFiles"]
 
 #: Logins of one host at once, at most.
 AT_ONCE = 8
@@ -48,6 +49,20 @@ _SSH_OPTIONS = (
 _SSH_FAILED = 255
 
 OnResult = Callable[[Result], object]
+
+
+@dataclass(frozen=True)
+class HostFiles:
+    """Files in the place of a command's input and output.
+
+    ``input``: path on every host of what each command reads, and ``here`` the same file on this machine, for
+    VMs that only this machine can reach. ``output``: a directory of every host, where the standard output of
+    each of its VMs becomes a file of the VM's name; from other VMs it comes in the result.
+    """
+
+    input: str | None = None
+    here: Path | None = None
+    output: str | None = None
 
 
 class GuestCommands:
@@ -79,24 +94,25 @@ class GuestCommands:
         key: Path | None = None,
         attempts: int = ATTEMPTS,
         on_result: OnResult | None = None,
+        files: HostFiles = HostFiles(),
     ) -> dict[str, Result]:
         """Run a command (arguments) on VMs; one result for each, as those of `Fanout.run`.
 
         ``timeout``: seconds that it may take on a VM. ``idempotent``: it may run twice. ``key``: for VMs that
         let this key in for that one command. ``attempts``: how often a host logs in, if that fails; besides,
         it waits a few seconds for a VM that refuses connections. ``on_result`` gets each result as it comes,
-        in this thread.
+        in this thread. ``files``: what takes the place of its input and output.
         """
         token = "" if key is not None else new_token()
         round_ = _Round(self._vms, token, timeout, on_result, idempotent, attempts)
         waiting = list(names)
         while waiting:
-            self._call_hosts(round_, waiting, argv, key, idempotent)
+            self._call_hosts(round_, waiting, argv, key, idempotent, files)
             waiting, delay = round_.take_retries()
             if waiting:
                 time.sleep(delay)
         if round_.beyond_hosts:
-            self._run_directly(round_, argv, timeout, idempotent)
+            self._run_directly(round_, argv, timeout, idempotent, files)
         return {name: round_.results[name] for name in names}
 
     def _call_hosts(
@@ -106,6 +122,7 @@ class GuestCommands:
         argv: Sequence[str],
         key: Path | None,
         idempotent: bool,
+        files: HostFiles,
     ) -> None:
         by_host: dict[Host, dict[str, str]] = {}
         for name in names:
@@ -119,6 +136,8 @@ class GuestCommands:
             "limit": limit,
             "key": None if key is None else key.read_text(encoding="ascii"),
             "at_once": at_once,
+            "input": files.input,
+            "output": files.output,
         }
         documents = {
             host: protocol.document(protocol.ssh(guests, command, **request))
@@ -142,13 +161,17 @@ class GuestCommands:
         cores = self._context.testbed.real_cores
         return AT_ONCE if cores is None else max(1, min(AT_ONCE, HOST_CHECKS_PER_CORE * cores // hosts))
 
-    def _run_directly(self, round_: _Round, argv: Sequence[str], timeout: float, idempotent: bool) -> None:
+    def _run_directly(
+        self, round_: _Round, argv: Sequence[str], timeout: float, idempotent: bool, files: HostFiles
+    ) -> None:
         if self._direct is None:
             access = vm_access(self._context, list(self._vms.values()))
             self._direct = Fanout(access, window=self._context.checks_at_once, tree_from=None)
             if self._given_up:
                 self._direct.give_up(self._given_up)
-        results = self._direct.run(round_.beyond_hosts, argv, timeout=timeout, idempotent=idempotent)
+        results = self._direct.run(
+            round_.beyond_hosts, argv, stdin=files.here, timeout=timeout, idempotent=idempotent
+        )
         for result in results.values():
             round_.add(result)
 

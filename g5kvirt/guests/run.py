@@ -10,7 +10,7 @@ from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.inventory import VM
 from g5kvirt.spec.fields import LONGEST, show, suggest
 
-__all__ = ["COLUMNS", "run_on"]
+__all__ = ["COLUMNS", "check_command", "check_timeout", "chosen_names", "chosen_vms", "run_on"]
 
 #: Bytes of a command: more, the kernel does not take as one argument.
 LONGEST_COMMAND = 100_000
@@ -27,15 +27,11 @@ def run_on(
     Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
     none is deployed, and after `release`.
     """
-    check_command(command, timeout)
-    vms = {vm.name: vm for vm in context.journal.state.placed_vms}
-    chosen = list(context.journal.state.deployed_vms) if names is None else chosen_names(names, vms)
-    if context.journal.state.released:
-        raise PhaseOrderError(f"run {context.run.name!r} has released its machines, and its VMs with them")
-    if not chosen and names is None:
-        raise PhaseOrderError("run() goes to deployed VMs, and there are none", advice="call measure() first")
-    own = [vms[name] for name in chosen]
-    results = GuestCommands(context, own).run(chosen, ["sh", "-c", command], timeout=timeout)
+    check_command(command)
+    check_timeout(timeout)
+    vms = chosen_vms(context, names, "run")
+    chosen = [vm.name for vm in vms]
+    results = GuestCommands(context, vms).run(chosen, ["sh", "-c", command], timeout=timeout)
     return [
         {
             "vm": name,
@@ -50,17 +46,38 @@ def run_on(
     ]
 
 
-def check_command(command: object, timeout: object) -> None:
-    """Raises SpecError for what cannot be run, or not for that long (in seconds)."""
+def check_command(command: object) -> None:
+    """Raises SpecError for what cannot be run."""
     if not isinstance(command, str) or not command.strip():
         raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
     if "\0" in command or len(command.encode(errors="surrogateescape")) > LONGEST_COMMAND:
         raise SpecError(
             f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes",
-            advice="put a longer one into a file",
+            advice="put a longer one into a file, and the file onto the VMs by put()",
         )
+
+
+def check_timeout(timeout: object) -> None:
+    """Raises SpecError for what is no time limit in seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST:
         raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
+
+
+def chosen_vms(context: Context, names: Sequence[str] | None, call: str) -> list[VM]:
+    """The VMs that a user's ``call`` goes to: those of ``names``, or all whose last deployment succeeded.
+
+    Raises SpecError for unknown names; PhaseOrderError where none is deployed, and after `release`.
+    """
+    state = context.journal.state
+    vms = {vm.name: vm for vm in state.placed_vms}
+    chosen = list(state.deployed_vms) if names is None else chosen_names(names, vms)
+    if state.released:
+        raise PhaseOrderError(f"run {context.run.name!r} has released its machines, and its VMs with them")
+    if not chosen and names is None:
+        raise PhaseOrderError(
+            f"{call}() goes to deployed VMs, and there are none", advice="call measure() first"
+        )
+    return [vms[name] for name in chosen]
 
 
 def chosen_names(names: object, vms: Mapping[str, VM]) -> list[str]:

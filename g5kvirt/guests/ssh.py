@@ -6,7 +6,7 @@ machine and the testbed are the testbed's, a VM is reached through its own host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from g5kvirt.context import Context
@@ -14,7 +14,7 @@ from g5kvirt.inventory import VM, Host
 from g5kvirt.remote import Access
 from g5kvirt.remote.access import OPTIONS
 
-__all__ = ["configuration", "ssh_config", "vm_access"]
+__all__ = ["configuration", "named_config", "ssh_config", "vm_access"]
 
 #: Left out: an interactive login needs a terminal.
 _NO_TERMINAL = "RequestTTY=no"
@@ -28,25 +28,38 @@ def ssh_config(context: Context, vms: Sequence[VM]) -> Path:
     return _write(context, vms, "config", own=False)
 
 
-def _write(context: Context, vms: Sequence[VM], name: str, *, own: bool) -> Path:
+def named_config(context: Context, vms: Sequence[VM]) -> Path:
+    """Write ``ssh/config-named`` and return it: it leads to the machines of the run by their names, and
+    leaves all others to the testbed's own configuration."""
+    return _write(context, vms, "config-named", named=True)
+
+
+def _write(context: Context, vms: Sequence[VM], name: str, *, own: bool = False, named: bool = False) -> Path:
     hosts = context.journal.state.deployed_hosts
     outer_jump = context.testbed.access(context.key).jump
-    text = configuration(context.access, outer_jump, hosts, vms, own=own)
-    path = Path(context.key).with_name(name)
+    text = configuration(context.access, outer_jump, hosts, vms, own=own, named=named)
+    path = Path(context.key).absolute().with_name(name)
     path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
     return path
 
 
 def configuration(
-    access: Access, outer_jump: str, hosts: Sequence[Host], vms: Iterable[VM], *, own: bool = False
+    access: Access,
+    outer_jump: str,
+    hosts: Sequence[Host],
+    vms: Sequence[VM],
+    *,
+    own: bool = False,
+    named: bool = False,
 ) -> str:
     """An ssh_config(5) for frontends, ``hosts`` (service machines among them) and ``vms``.
 
     ``access`` leads to the hosts; ``outer_jump``: the ssh servers in front of the testbed, as ``ssh -J``
     takes them. A host goes by its own name and by that in the KaVLAN, a frontend by ``nancy.grid5000.fr``:
     full names, because the configuration that ``access`` works with, which is included after this one,
-    matches what was typed. ``own``: for our own connections, with the options of ``access``.
+    matches what was typed. ``own``: for our own connections, with the options of ``access``. ``named``: other
+    machines are reached as without this configuration, through ``outer_jump``. All paths in it are absolute.
     """
     frontends = sorted({host.name.partition(".")[2] for host in hosts} - {""})
     steps = [hop.rpartition("@")[2].partition(":")[0] for hop in access.jump.split(",") if hop]
@@ -64,11 +77,15 @@ def configuration(
         lines += [f"  ProxyJump {access.jump}\n"] * bool(access.jump)
     by_name = {host.name: host.address for host in hosts}
     lines += [f"Host {vm.name}\n  HostName {vm.ip}\n  ProxyJump {by_name[vm.host]}\n" for vm in vms]
-    lines.append(f"Host {' '.join(['*', *(f'!{name}' for name in others)])}\n  User {access.user}\n")
+    known = [vm.name for vm in vms] + [name for host in hosts for name in (host.name, host.address)]
+    meant = list(dict.fromkeys(known)) if named else ["*", *(f"!{name}" for name in others)]
+    lines.append(f"Host {' '.join(meant)}\n  User {access.user}\n")
     if access.key is not None:
         lines.append(f"  IdentityFile {_quoted(access.key)}\n  IdentitiesOnly yes\n")
     lines += [f"  {' '.join(option.split('=', 1))}\n" for option in OPTIONS if option != _NO_TERMINAL]
     lines.append(f"  ConnectTimeout {access.connect_timeout:.0f}\n")
+    if named and outer_jump:
+        lines.append(f"Host {' '.join(['*', *(f'!{name}' for name in steps)])}\n  ProxyJump {outer_jump}\n")
     files = [_quoted(access.ssh_config)] if access.ssh_config else _DEFAULT_FILES
     lines.append("Match all\n" + "".join(f"  Include {file}\n" for file in files))
     return "".join(lines)
@@ -81,4 +98,4 @@ def vm_access(context: Context, vms: Sequence[VM], connect_timeout: float = 5.0)
 
 
 def _quoted(path: Path) -> str:
-    return '"' + str(path).replace("%", "%%") + '"'
+    return '"' + str(path.absolute()).replace("%", "%%") + '"'

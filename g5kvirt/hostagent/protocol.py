@@ -283,16 +283,20 @@ def ssh(
     limit: float,
     key: str | None = None,
     at_once: int = 8,
+    input: str | None = None,
+    output: str | None = None,
 ) -> Request:
     """Run a shell command as root on guests (name → address) by ssh, ``at_once`` at a time.
 
     ``options``: of ssh_config(5), each ``Key=value``. ``limit``: seconds for one guest, with its login.
-    ``key``: a private key, as text; without one, the ssh agent that the caller forwards is used. One answer
-    for each guest: ``code`` (of ssh), ``out``, ``err``, the seconds until its first output (``begun``) and
-    until its end (``seconds``).
+    ``key``: a private key, as text; without one, the ssh agent that the caller forwards is used. ``input``: a
+    file of the host that each command reads; ``output``: a directory of the host where each guest's standard
+    output becomes a file, named as the guest. One answer for each guest: ``code`` (of ssh), ``out``, ``err``,
+    the seconds until its first output (``begun``) and until its end (``seconds``), ``bytes`` of its file.
     """
     request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "options": list(options)}
-    return {**request, "limit": limit, "key": key, "at_once": at_once}
+    more = {name: value for name, value in (("input", input), ("output", output)) if value is not None}
+    return {**request, "limit": limit, "key": key, "at_once": at_once, **more}
 
 
 def teardown(directories: Iterable[str] = ()) -> Request:

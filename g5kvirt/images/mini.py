@@ -32,6 +32,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "libtomcrypt1": (f"usr/{_LIB}/libtomcrypt.so.1",),
     "libtommath1": (f"usr/{_LIB}/libtommath.so.1",),
     "libgmp10": (f"usr/{_LIB}/libgmp.so.10",),
+    "openssh-sftp-server": ("usr/lib/sftp-server",),  # where dropbear looks for it; scp needs it, too
     "zlib1g": (f"{_LIB}/libz.so.1",),
     "libcrypt1": (f"{_LIB}/libcrypt.so.1",),
 }
@@ -46,6 +47,9 @@ tee test time timeout top touch tr true tty udhcpc umount uname uniq uptime vi w
 whoami xargs yes zcat
 """
 
+#: Files that can be executed.
+_PROGRAM = re.compile(r"bin/|\.so|sftp-server$")
+
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "group": "root:x:0:\n",
@@ -55,7 +59,7 @@ _ETC = {
 }
 
 #: Part of the key in the cache; the number is raised when the code would write other bytes.
-RECIPE = [2, dict(FILES), APPLETS, _ETC, list(MODULES)]
+RECIPE = [3, dict(FILES), APPLETS, _ETC, list(MODULES)]
 
 
 def scripts() -> dict[str, str]:
@@ -115,7 +119,7 @@ def _applets(script: str) -> list[str]:
 
 def image(files: Mapping[str, bytes], texts: Mapping[str, str]) -> bytes:
     """The tar archive of the environment: ``files`` (path → content) and what makes a system of them."""
-    made = {path: (data, 0o755 if "bin/" in path or ".so" in path else 0o644) for path, data in files.items()}
+    made = {path: (data, 0o755 if _PROGRAM.search(path) else 0o644) for path, data in files.items()}
     made |= {f"etc/{name}": (text.encode(), 0o644) for name, text in _ETC.items()}
     made |= {f"etc/{name}": (texts[name].encode(), 0o755) for name in ("rc", "report", "address")}
     made["etc/inittab"] = (texts["inittab"].encode(), 0o644)

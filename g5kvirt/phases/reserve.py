@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from g5kvirt.context import Context
-from g5kvirt.errors import SpecError
+from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.images import minimal
 from g5kvirt.images.cache import check_writable
+from g5kvirt.phases.own_runs import explained
 from g5kvirt.phases.reservation_request import request_for
 from g5kvirt.run import event_types
 from g5kvirt.run.directory import job_name
@@ -33,7 +34,10 @@ def reserve(context: Context) -> Mapping[str, Any]:
     def notify(site: str, what: str, detail: Mapping[str, Any]) -> None:
         journal.extend([event_types.job_progress(site, what, detail, context.now())])
 
-    reservation = context.testbed.reserve(request, notify)
+    try:
+        reservation = context.testbed.reserve(request, notify)
+    except TestbedError as error:
+        raise explained(context, error) from error.__cause__
     journal.extend([event_types.reservation_granted(context.run.name, reservation, context.now())])
     return {"hosts": len(reservation.hosts), "vlan": reservation.vlan}
 

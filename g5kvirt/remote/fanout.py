@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.remote import taktuk
@@ -30,12 +31,16 @@ log = logging.getLogger(__name__)
 TREE_FROM = 200
 
 
+#: What commands read: nothing, the same bytes or file for all hosts, or bytes for each.
+Input = bytes | Path | Mapping[str, bytes] | None
+
+
 @dataclass(frozen=True)
 class _Request:
     """What every host has to run; the fields are the parameters of `Fanout.run`."""
 
     argv: tuple[str, ...]
-    stdin: bytes | Mapping[str, bytes] | None
+    stdin: Input
     timeout: float
     idempotent: bool
     on_line: OnLine | None
@@ -71,7 +76,7 @@ class Fanout:
         hosts: Iterable[str],
         command: Sequence[str],
         *,
-        stdin: bytes | Mapping[str, bytes] | None = None,
+        stdin: Input = None,
         timeout: float,
         within: float | None = None,
         idempotent: bool = False,
@@ -80,12 +85,13 @@ class Fanout:
     ) -> dict[str, Result]:
         """Run ``command`` (arguments; we quote them) on every host; results keep the order of ``hosts``.
 
-        ``stdin``: none, the same bytes for all hosts, or a mapping of hosts to bytes (other hosts get empty
-        input). ``timeout``: seconds that the command may run on a host before it is killed there.
-        ``within``: seconds for all hosts together. ``idempotent``: the command may run twice, so it is
-        retried even if a connection broke and its progress is unknown. ``on_line(host, line, t)`` is called
-        for each line of standard output as it arrives, in this thread; an exception of it ends everything
-        and is propagated. ``forward_key``: the command may log in elsewhere with our key (by ssh alone).
+        ``stdin``: none, the same bytes for all hosts, a file of any size (by ssh alone), or a mapping of
+        hosts to bytes (other hosts get empty input). ``timeout``: seconds that the command may run on a host
+        before it is killed there. ``within``: seconds for all hosts together. ``idempotent``: the command may
+        run twice, so it is retried even if a connection broke and its progress is unknown. ``on_line(host,
+        line, t)`` is called for each line of standard output as it arrives, in this thread; an exception of
+        it ends everything and is propagated. ``forward_key``: the command may log in elsewhere with our key
+        (by ssh alone).
 
         Connections refused before the login are retried. Raises SpecError for an invalid host name,
         MachineError if ssh is missing; failures of a host never raise. A command abandoned from here (Ctrl-C,
@@ -100,7 +106,7 @@ class Fanout:
         remaining = names
         if forward_key:
             return self._windows(names, request, within, self._forwarding())
-        identity = self._tree_identity(names)
+        identity = None if isinstance(stdin, Path) else self._tree_identity(names)
         if identity is not None:
             done, remaining = self._tree(identity, names, request, within)
         if remaining:
@@ -252,6 +258,7 @@ class Fanout:
         self, identity: SshIdentity, hosts: Sequence[str], request: _Request, within: float | None
     ) -> tuple[dict[str, Result], list[str]]:
         """Results of a tree, and the hosts that remain for ssh."""
+        assert not isinstance(request.stdin, Path)  # `run` sends files by ssh
         tree = taktuk.Tree(
             self.access,
             identity,
@@ -299,9 +306,9 @@ class Fanout:
 
 
 class _Inputs:
-    """Standard input of hosts as in-memory files, so that we need not copy any data."""
+    """Standard input of hosts as open files, in memory or not, so that we need not copy any data."""
 
-    def __init__(self, hosts: Sequence[str], stdin: bytes | Mapping[str, bytes] | None) -> None:
+    def __init__(self, hosts: Sequence[str], stdin: Input) -> None:
         self._hosts = hosts
         self._stdin = stdin
         self._fds: dict[str, int] = {}
@@ -313,6 +320,8 @@ class _Inputs:
                 for host in self._hosts:
                     if host in self._stdin:
                         self._fds[host] = memory_file(self._stdin[host])
+            elif isinstance(self._stdin, Path):
+                self._common = os.open(self._stdin, os.O_RDONLY | os.O_CLOEXEC)
             elif self._stdin is not None:
                 self._common = memory_file(self._stdin)
         except BaseException:

@@ -161,7 +161,8 @@ def _named(root: Path, name: str) -> Path:
     try:
         path.mkdir()
     except FileExistsError:
-        raise RunError(f"there is already a run {name!r} in {root}: choose another name") from None
+        advice = f'continue it by Experiment.open("{path}"), or choose another name'
+        raise RunError(f"there is already a run {name!r} in {root}", advice=advice) from None
     return path
 
 

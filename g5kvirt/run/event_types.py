@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, Kind, St
 
 __all__ = [
     "EXTENDED",
+    "ProgramStart",
     "boot_failed",
     "boot_retried",
     "boot_step",
@@ -34,6 +35,7 @@ __all__ = [
     "host_facts",
     "host_step",
     "hosts_of",
+    "is_program",
     "is_submitted_job",
     "is_whole_deployment",
     "job_of",
@@ -42,6 +44,8 @@ __all__ = [
     "micro_step",
     "placement",
     "placements_of",
+    "program_of",
+    "program_started",
     "reservation_granted",
     "reservation_of",
     "seconds_of",
@@ -288,3 +292,35 @@ def host_step(
     """A step that takes place on a host, such as the broadcast, begins or is over."""
     more = {"variant": variant} | ({"reason": reason} if reason else {})
     return _measured(name, step, "host", host, status, t, attempt, **more)
+
+
+# ---- programs on VMs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProgramStart:
+    """A command that was started in the background, on which VMs, and after how many seconds it is ended."""
+
+    name: str
+    command: str
+    vms: tuple[str, ...]
+    limit: float
+    t: float  #: seconds since the epoch
+
+
+def program_started(start: ProgramStart) -> Event:
+    """A command is started in the background on VMs. Of no phase: it may come at any time."""
+    detail = {"command": start.command, "vms": list(start.vms), "limit": start.limit}
+    return Event("run", "program", "run", start.name, "ok", start.t, 1, detail)
+
+
+def is_program(event: Event) -> bool:
+    """True for `program_started`."""
+    return (event.phase, event.step, event.kind) == ("run", "program", "run")
+
+
+def program_of(event: Event) -> ProgramStart:
+    """The program, from `program_started`."""
+    detail = event.detail
+    vms = tuple(str(name) for name in detail["vms"])
+    return ProgramStart(event.subject, str(detail["command"]), vms, float(detail["limit"]), event.t)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from g5kvirt.errors import RunError
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 
-__all__ = ["deliver", "take"]
+__all__ = ["deliver", "take", "waiting"]
 
 _FOLDER = "inbox"
 
@@ -37,12 +38,21 @@ def take(run: Path, journal: Journal) -> int:
     here. What cannot be read as an event stays where it is. Raises RunError if the journal cannot be written.
     """
     number = 0
-    for path in sorted((run / _FOLDER).glob("[0-9]*.json")):
-        try:
-            event = Event.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    for path, event in _waiting(run):
         journal.extend([event])
         path.unlink(missing_ok=True)
         number += 1
     return number
+
+
+def waiting(run: Path) -> list[Event]:
+    """The events that nobody has taken yet, in their order."""
+    return [event for _, event in _waiting(run)]
+
+
+def _waiting(run: Path) -> Iterator[tuple[Path, Event]]:
+    for path in sorted((run / _FOLDER).glob("[0-9]*.json")):
+        try:
+            yield path, Event.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue

@@ -25,6 +25,7 @@ from g5kvirt.run.bulk import collector_paused
 from g5kvirt.run.deployment_state import DeploymentState
 from g5kvirt.run.event_types import (
     EXTENDED,
+    ProgramStart,
     extended_walltime_of,
     facts_of,
     guest_of,
@@ -32,6 +33,7 @@ from g5kvirt.run.event_types import (
     is_submitted_job,
     job_of,
     placements_of,
+    program_of,
     reservation_of,
     vms_of,
 )
@@ -60,6 +62,7 @@ class RunState:
         self.configured: dict[str, None] = {}  #: machines on which `configure` did something
         self.vms: dict[str, VMState] = {}  #: in the order of the placement, then others with events
         self.deployments: dict[str, DeploymentState] = {}  #: in their order
+        self.programs: dict[str, ProgramStart] = {}  #: started in the background on VMs, in their order
         self.positions: Counter[str] = Counter()  #: VMs at each position
         self.up = 0  #: VMs that have reported from the minimal system
         self.rearranged = 0  #: how often VMs appeared or moved
@@ -132,6 +135,8 @@ class RunState:
                 self._arrange(event)
             case "launch", "guests":
                 self.guest = guest_of(event)
+            case "run", "program":
+                self.programs[event.subject] = program_of(event)
             case "measure", "deployment":
                 self._deployment(event.deployment or event.subject).take(event)
 

@@ -35,6 +35,7 @@ from g5kvirt.spec.fields import (
     word,
     wrong,
 )
+from g5kvirt.spec.shown import short_repr
 from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
 from g5kvirt.spec.yaml_files import load_yaml
 
@@ -284,6 +285,9 @@ class Spec:
             job_name=word("job_name", job_name),
         )
         self._check_kadeploy3()
+
+    def __repr__(self) -> str:
+        return short_repr(self, type(self)(hosts=1, vms=1))
 
     def _check_kadeploy3(self) -> None:
         """Raises SpecError for what a Kadeploy3 cannot do."""

@@ -70,6 +70,16 @@ class Figures(DeploymentFigures):
         one = open_run(Path(directory), None)
         return cls(one.frames, run=one.run, testbed=one.testbed, guest=one.frames.guest)
 
+    def __repr__(self) -> str:
+        state = self.frames.state
+        there = ["timeline"] if any(phase.tries for phase in state.phases.values()) else []
+        if any(vm.boots for vm in state.vms.values()):
+            there += ["boot", "distribution", "steps", "map"]
+        if state.deployments:
+            there += ["deployment", "breakdown", "nodes", "scalability"]
+        shown = ", ".join(there) or "none yet, as no phase has started"
+        return f"<{type(self).__name__} of {self.source.description}: {shown}; save(…) writes all>"
+
     def timeline(self, columns: int = 1) -> Picture:
         """When each phase of the experiment ran; with two columns also the parts of each phase."""
         data = timeline_table(self.frames)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -70,6 +70,8 @@ def _style(state: str) -> str:
 class TerminalProgress:
     """Displays the events passed to `take`, from any thread, while its ``with`` block lasts."""
 
+    displayed: ClassVar[int] = 0  #: how many there are now: two would overwrite each other
+
     def __init__(self, console: Console, vms: int = 0) -> None:
         self.console = console
         self.progress = LiveModel(vms)
@@ -82,6 +84,7 @@ class TerminalProgress:
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
+        TerminalProgress.displayed += 1
         if self._live is not None:
             self._live.start()
         return self
@@ -89,6 +92,7 @@ class TerminalProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        TerminalProgress.displayed -= 1
         if self._live is not None:
             self._live.stop()
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from localbed import MARKS, below, process_name, temporary_testbed, wait
@@ -52,10 +53,41 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
     ips = {vm.name: str(vm.ip) for vm in exp.journal.state.placed_vms}
     ping = [f"ping -c 1 -W 3 {ip} >/dev/null && echo {name}" for name, ip in ips.items()]
     pings = exp.run("; ".join(ping), timeout=60)
+    # files, programs, and the VMs for other tools; the directory is another one, as anybody's may be
+    import os, subprocess
+    from pathlib import Path
+    source = Path(runs).absolute() / "source"
+    (source / "bin").mkdir(parents=True)
+    (source / "bin/hello").write_text("#!/bin/sh\\necho I am $(hostname)\\n")
+    (source / "bin/hello").chmod(0o755)
+    (source / "big").write_bytes(os.urandom(3_000_000))
+    os.chdir("/")
+    put = exp.put(source, "/root/in")
+    ran = exp.run("in/bin/hello >out; md5sum <in/big >>out; cp in/big own; cat out")
+    got = exp.get("out", Path(runs) / "got")
+    whole = exp.get("/root/own", Path(runs) / "got", ["vm-7"])
+    program = exp.run("echo begun; sleep 1; exit 5", ["vm-1", "vm-12"], background=True)
+    once_more = Experiment.open(exp.path).programs
+    ended = once_more[0].result(30)
+    endless = exp.run("sleep 4322 & exec sleep 4323", ["vm-3"], background=True)
+    stopped = endless.stop()
+    config = str(exp.ssh_config())
+    scp = subprocess.run(["scp", "-q", "-F", config, str(source / "big"), "vm-9:"], timeout=60)
+    import execo
+    hosts = exp.hosts(["vm-2", "vm-8"])
+    remote = execo.Remote("hostname", hosts).run()
+    files = {"put": list(put["ok"]), "ran": list(ran["out"]),
+        "got": [Path(p).read_text() for p in got["path"]],
+        "same": Path(whole["path"][0]).read_bytes() == (source / "big").read_bytes(),
+        "scp": exp.run("cmp big in/big", ["vm-9"])["ok"].tolist(),
+        "programs": [one.name for one in once_more] == [program.name],
+        "ended": ended[["vm", "code", "out"]].values.tolist(), "stopped": list(stopped["reason"]),
+        "execo": [p.stdout.strip() for p in remote.processes],
+        "left": exp.run("ls /var/lib/g5kvirt", ["vm-1"])["out"].tolist()}
     exp.figures.save(exp.path / "figures")
     html = exp._repr_html_()
     print(json.dumps({"rows": rows, "again": again["out"], "html": html, "guest": exp.frames.guest,
-        "reached": dict(zip(pings["vm"], pings["out"]))}))
+        "reached": dict(zip(pings["vm"], pings["out"])), "files": files}))
 """.strip(),
     )
     said = answer(start(script, small, tmp_path), timeout=300)
@@ -86,7 +118,24 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
     assert said["again"].split() == ["vm-1"]
     assert all("mark" not in out for out in second.values()), "each has a disk of its own, which it keeps"
     assert {name: set(out.split()) for name, out in said["reached"].items()} == dict.fromkeys(names, names)
+    check_files(said["files"])
     assert not light_processes(small), "they end with the run"
+
+
+def check_files(found: dict[str, Any]) -> None:
+    """What came of files and programs on twelve guests."""
+    assert found["put"] == [True] * 12
+    names = [f"I am vm-{n}" for n in range(1, 13)]
+    assert [out.splitlines()[0] for out in found["ran"]] == names
+    assert len({out.splitlines()[1] for out in found["ran"]}) == 1, "all have the same bytes"
+    assert found["got"] == found["ran"]
+    assert found["same"]
+    assert found["scp"] == [True]
+    assert found["programs"]
+    assert found["ended"] == [["vm-1", 5, "begun\n"], ["vm-12", 5, "begun\n"]]
+    assert found["stopped"] == ["stopped"]
+    assert found["execo"] == ["vm-2", "vm-8"]
+    assert found["left"] == ["programs\n"]
 
 
 def test_guests_die_with_their_process_and_those_of_other_hosts_stay(small: State, tmp_path: Path) -> None:

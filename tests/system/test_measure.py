@@ -128,9 +128,18 @@ def test_vms_are_deployed_repeatedly_and_reached_by_ssh(slow: State, tmp_path: P
     for name in ("vm-2", service, host, "nancy.grid5000.fr"):
         words = ["ssh", "-F", str(exp.ssh_config()), name, "hostname"]
         ssh.append(subprocess.run(words, capture_output=True, text=True, timeout=60).stdout.strip())
+    config = str(exp.ssh_config())
+    (Path(runs) / "sent").write_text("over there")
+    copies = [["scp", "-q", "-F", config, str(Path(runs) / "sent"), "vm-1:/root/by-scp"],
+        ["sftp", "-q", "-b", "/dev/stdin", "-F", config, "vm-1"]]
+    put = [f"put {Path(runs) / 'sent'} /root/by-sftp".encode(), b""]
+    codes = [subprocess.run(words, input=put[words[0] == "scp"], timeout=60).returncode for words in copies]
+    exp.put(Path(runs) / "sent", "/root/by-put")
+    copies = [codes, exp.run("cat by-scp by-sftp by-put", ["vm-1"])["out"][0]]
     ssh = [ssh, ["vm-2", service.partition(".")[0], host.partition(".")[0], "nancy"]]
     exp.figures.save(exp.path / "figures")
-    print(json.dumps({"out": dict(zip(rows["vm"], rows["out"])), "ssh": ssh, "said": said}))
+    print(json.dumps({"out": dict(zip(rows["vm"], rows["out"])), "ssh": ssh, "said": said,
+        "copies": copies}))
 """.strip(),
     )
 
@@ -151,6 +160,7 @@ def test_vms_are_deployed_repeatedly_and_reached_by_ssh(slow: State, tmp_path: P
     assert process.returncode == 0, f"{out}\n{err}"
     said = json.loads(out.splitlines()[-1])
     assert said["ssh"][0] == said["ssh"][1]
+    assert said["copies"] == [[0, 0], "over there" * 3], "scp and sftp have a server in mini"
     assert set(said["out"]) == {"vm-1", "vm-2"}
     for name, text in said["out"].items():
         assert "name=mini" in text

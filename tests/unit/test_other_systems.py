@@ -5,6 +5,7 @@ The systems themselves are not there: what they do not have is taken away (`othe
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,9 @@ def run(system: str, folder: Path, *words: str) -> subprocess.CompletedProcess[s
         ("run small.yaml --testbed simulated:2026 --name one", "prediction"),
         (f"show {ROOT}/data/runs/http", "deployed 8 of 8 VMs"),
         (f"calibrate {ROOT}/data/runs/http -o mine.yaml", "mine.yaml"),
+        (f"show {ROOT}/data/runs/http --json", '"deployed": 8'),
         ("runs", "there are no runs"),
+        ("completion bash", "complete -o filenames"),
         ("--help", "predict"),
     ],
 )
@@ -56,6 +59,15 @@ def test_the_local_testbed_says_that_it_needs_linux(system: str, words: str, tmp
     assert done.returncode == 3, done.stderr
     name = {"macos": "Darwin", "windows": "Windows"}[system]
     assert f"g5kvirt: the local testbed needs root on Linux, and this is {name}: " in done.stderr
+    assert "check --inventory" in done.stderr, "what works here"
+
+
+def test_figures_of_a_run_are_drawn(system: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "data/runs/window-1", tmp_path / "runs/one")
+    done = run(system, tmp_path, "show", "one", "--figures", "--tables")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/one/figures/boot.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "runs/one/tables/vms.csv").exists()
 
 
 def test_grid5000_needs_a_system_that_execo_knows(system: str, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections import deque
 
+from .records import check_name
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .records import Record, Results
@@ -17,15 +19,18 @@ FIRST_PAUSE = 0.5  #: seconds until the second one, doubled each time
 MOST_OUTPUT = 64 << 20  #: bytes of one guest, after which its command is ended
 
 #: Of every login. The user's and the host's own configuration and keys have no say in it.
-_ARGUMENTS = ["ssh", "-n", "-T", "-F", "/dev/null", "-l", "root"]
+_ARGUMENTS = ["ssh", "-T", "-F", "/dev/null", "-l", "root"]
 
 
 def ssh(request: Record, _home: str) -> Results:
     """Run a command on guests, several at once; one answer for each, as it ends.
 
-    Raises OSError where there is neither a key nor an agent.
+    ``input``: a file of this host that each guest's command reads; without one, its input is empty.
+    ``output``: a directory of this host, made if needed, in which each guest's standard output becomes a file
+    with the guest's name. Raises OSError where there is neither a key nor an agent.
     """
     words = list(_ARGUMENTS)
+    files = Files(request.get("input"), request.get("output"))
     for option in request["options"]:
         words += ["-o", option]
     key = -1
@@ -52,7 +57,8 @@ def ssh(request: Record, _home: str) -> Results:
             while waiting and len(running) < int(request["at_once"]) and waiting[0][0] <= time.monotonic():
                 _, name, address, number = waiting.popleft()
                 argv = [*words, "--", address, request["command"]]
-                running.append(Login(name, address, argv, float(request["limit"]), poll, number))
+                limit = float(request["limit"])
+                running.append(Login(name, address, argv, limit, poll, number, files))
             poll.poll(250 if running else 50)
             for login in list(running):
                 if not login.has_ended():
@@ -84,11 +90,42 @@ def memory_file(text: str) -> int:
     return fd
 
 
+class Files:
+    """Where logins read their input, and where their output goes if it is not to be an answer."""
+
+    def __init__(self, source: str | None, folder: str | None) -> None:
+        self._source, self.folder = source, folder
+        if folder is not None:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+
+    def input(self) -> int:
+        """A descriptor to read from, each time from the beginning. Raises OSError."""
+        return os.open(self._source or os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def output(self, name: str) -> int:
+        """A descriptor of the empty file of one guest, or what `subprocess` takes for a pipe."""
+        if self.folder is None:
+            return subprocess.PIPE
+        path = f"{self.folder}/{check_name(name)}"
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def size(self, name: str) -> int:
+        """Bytes of one guest's file."""
+        return os.path.getsize(f"{self.folder}/{name}") if self.folder is not None else 0
+
+
 class Login:
     """One ssh that runs."""
 
     def __init__(
-        self, name: str, address: str, argv: list[str], limit: float, poll: select.poll, number: int
+        self,
+        name: str,
+        address: str,
+        argv: list[str],
+        limit: float,
+        poll: select.poll,
+        number: int,
+        files: Files,
     ) -> None:
         self.name, self.address, self.number = name, address, number
         self._poll = poll
@@ -96,13 +133,17 @@ class Login:
         self._limit = limit
         self._begun: float | None = None  # seconds until the first output
         self._late = False
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._data = {pipe.fileno(): bytearray() for pipe in (self._process.stdout, self._process.stderr)}
-        self._out, self._err = self._data
+        self._files = files
+        source, target = files.input(), files.output(name)
+        try:
+            self._process = subprocess.Popen(argv, stdin=source, stdout=target, stderr=subprocess.PIPE)
+        finally:
+            for descriptor in (source, target):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        pipes = [pipe for pipe in (self._process.stdout, self._process.stderr) if pipe is not None]
+        self._data = {pipe.fileno(): bytearray() for pipe in pipes}
+        self._err = pipes[-1].fileno()
         self._open = set(self._data)
         self._exit = os.pidfd_open(self._process.pid)
         for descriptor in (*self._data, self._exit):
@@ -138,12 +179,14 @@ class Login:
     def result(self) -> Record:
         """How it ended."""
         self._close()
+        err = self._data.pop(self._err)
         return {
             "code": None if self._late else self._process.returncode,
-            "out": self._data[self._out].decode("utf-8", "surrogateescape"),
-            "err": self._data[self._err].decode("utf-8", "surrogateescape"),
+            "out": b"".join(self._data.values()).decode("utf-8", "surrogateescape"),
+            "err": err.decode("utf-8", "surrogateescape"),
             "begun": self._begun,
             "seconds": time.monotonic() - self._start,
+            "bytes": self._files.size(self.name),
         }
 
     def kill(self) -> None:

@@ -8,5 +8,6 @@ from g5kvirt.errors import MachineError
 if platform.system() == "Windows":
     raise MachineError(
         "Grid'5000 is driven from Linux or macOS, and this is Windows",
-        advice='use its Jupyter service, or predict: g5kvirt predict, or testbed="simulated:2013"',
+        advice="use its Jupyter service; here work g5kvirt predict, testbed='simulated:2013', check"
+        " --inventory, and all that reads a run (show, figures, Experiment.open)",
     )

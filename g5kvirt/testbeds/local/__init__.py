@@ -8,5 +8,6 @@ from g5kvirt.errors import MachineError
 if platform.system() != "Linux":
     raise MachineError(
         f"the local testbed needs root on Linux, and this is {platform.system()}",
-        advice='predictions need neither: g5kvirt predict, or testbed="simulated:2013"',
+        advice='these need neither: g5kvirt predict, testbed="simulated:2013", check --inventory, and all'
+        " that reads a run (show, figures, Experiment.open)",
     )

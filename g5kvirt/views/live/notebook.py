@@ -52,7 +52,8 @@ def display_mode(environ: Mapping[str, str] = os.environ) -> DisplayMode:
     """How a run can be displayed in this process.
 
     A kernel cannot find out whether a browser is connected. Jupyter's server and VS Code set variables in its
-    environment, papermill and nbconvert do not. ``G5KVIRT_VIEW`` overrides the choice.
+    environment, papermill and nbconvert do not. A plain script is displayed as ``g5kvirt run`` is, on
+    standard error. ``G5KVIRT_VIEW`` overrides the choice.
     """
     wish = environ.get("G5KVIRT_VIEW", "")
     for known in ("widget", "static", "terminal", "none"):
@@ -61,10 +62,10 @@ def display_mode(environ: Mapping[str, str] = os.environ) -> DisplayMode:
     try:
         from IPython.core.getipython import get_ipython
     except ImportError:
-        return "none"
+        return "terminal"
     shell = get_ipython()
     if shell is None:
-        return "none"
+        return "terminal"
     if not hasattr(shell, "kernel"):
         return "terminal"
     return "widget" if {"JPY_SESSION_NAME", "VSCODE_PID"} & set(environ) else "static"
@@ -79,7 +80,11 @@ def watch(journal: EventSource, vms: int = 0, title: str = "", *, mode: DisplayM
     mode = mode or display_mode()
     if mode in ("widget", "static"):
         return _Notebook(journal, vms, title, live=mode == "widget")
-    return _Terminal(journal, vms) if mode == "terminal" else View()
+    from g5kvirt.views.terminal import TerminalProgress  # rich takes a while to import
+
+    if mode == "none" or TerminalProgress.displayed:  # a command has a display of its own
+        return View()
+    return _Terminal(journal, vms)
 
 
 class View:
@@ -151,7 +156,7 @@ class _Threaded(View):
 
 
 class _Terminal(_Threaded):
-    """With rich, as on the command line: for IPython in a terminal."""
+    """With rich, as on the command line: for IPython in a terminal, and for scripts."""
 
     _shown: TerminalProgress | None = None
 
@@ -165,7 +170,7 @@ class _Terminal(_Threaded):
         from g5kvirt.views.terminal import TerminalProgress
 
         if self._shown is None:
-            self._shown = TerminalProgress(Console(), self.model.vms)
+            self._shown = TerminalProgress(Console(stderr=not _in_ipython()), self.model.vms)
             for event in self._earlier:
                 self._shown.progress.take(event)
             self._position = len(self._earlier)
@@ -243,6 +248,15 @@ class _Notebook(_Threaded):
             return
         self._widget = LiveWidget(self.model, now, key=self._key, title=self._title)
         self._output = _display(self._widget)
+
+
+def _in_ipython() -> bool:
+    """Whether outputs are its cells'; a script's standard output belongs to the script."""
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return False
+    return get_ipython() is not None
 
 
 def _display(what: object, *, raw: bool = False) -> Any:

@@ -47,9 +47,9 @@ class Written:
         access = Access(ssh_config=self.own, key=folder / "key %d", jump=outside, login=login)
         self.access = access.through(*jumps.gateways(vlan, "nancy.grid5000.fr"))
         self.hosts = [host("nancy", 1, vlan), host("rennes", 2, vlan)]
-        vms = [VM(7, "vm-7", self.hosts[1].name, "rennes", IPv4Address("10.156.0.9"), "02::7")]
+        self.vms = [VM(7, "vm-7", self.hosts[1].name, "rennes", IPv4Address("10.156.0.9"), "02::7")]
         self.file = folder / "config"
-        self.file.write_text(configuration(self.access, outside, self.hosts, vms))
+        self.file.write_text(configuration(self.access, outside, self.hosts, self.vms))
 
 
 def proxy(found: dict[str, list[str]]) -> str | None:
@@ -102,6 +102,25 @@ def test_run_connects_as_its_ssh_configuration(vlan: int, outside: str, tmp_path
     for option in ("hostname", "user", "port", "proxyjump", "proxycommand", "proxyusefdpass"):
         said = [line.partition(" ")[2] for line in own.stdout.splitlines() if line.startswith(f"{option} ")]
         assert said == written.get(option, []), option
+
+
+@pytest.mark.parametrize("outside", ["", OUTSIDE])
+def test_named_configuration_leaves_other_machines_as_they_were(outside: str, tmp_path: Path) -> None:
+    made = Written(tmp_path, 12, outside, "jdoe")
+    made.file.write_text(configuration(made.access, outside, made.hosts, made.vms, named=True))
+    vm = ssh(made.file, "vm-7")
+    assert (vm["hostname"], vm["user"], proxy(vm)) == (["10.156.0.9"], ["root"], made.hosts[1].address)
+    other = ssh(made.file, "node-9.nancy.grid5000.fr")
+    assert (other["user"], proxy(other)) == (["g5k"], outside or "enter %h")
+    assert proxy(ssh(made.file, "access.grid5000.fr")) == "enter %h", "not through itself"
+
+
+def test_all_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    access = Access(ssh_config=Path("testbed"), key=Path("runs/one/key"))
+    text = configuration(access, "", [host("nancy", 1, 12)], [])
+    assert f'IdentityFile "{tmp_path}/runs/one/key"' in text
+    assert f'Include "{tmp_path}/testbed"' in text
 
 
 def test_jump_is_detected_only_where_it_is_needed() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from htmlcheck import text_of
 from measuremaker import measure_events
+from rich.console import Console
 from runmaker import T0, run_events
 
 from g5kvirt.run.events import Event
@@ -23,6 +24,7 @@ from g5kvirt.views.live import notebook, watch
 from g5kvirt.views.live.model import LiveModel
 from g5kvirt.views.live.static import describe_cell, picture
 from g5kvirt.views.live.widget import RECORD, LiveWidget
+from g5kvirt.views.terminal import TerminalProgress
 
 RUN = [*run_events(12, lost=2), *measure_events((6,), 1, bad={"vm-2": ("image", 99, "SHA-256 is wrong")})]
 
@@ -245,13 +247,29 @@ def test_journal_since_returns_new_events(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_nothing_is_displayed_outside_ipython(capsys: pytest.CaptureFixture[str]) -> None:
-    assert notebook.display_mode({}) == "none"
+def test_script_shows_its_progress_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert notebook.display_mode({}) == "terminal"
     assert notebook.display_mode({"G5KVIRT_VIEW": "static"}) == "static"
-    assert notebook.display_mode({"G5KVIRT_VIEW": "nonsense"}) == "none"
-    with watch(Growing(RUN), 12):
-        pass
-    assert capsys.readouterr().out == ""
+    assert notebook.display_mode({"G5KVIRT_VIEW": "none"}) == "none"
+    assert notebook.display_mode({"G5KVIRT_VIEW": "nonsense"}) == "terminal"
+    journal = Growing(RUN[:3])
+    with watch(journal, 12, mode="none"):
+        journal.events = list(RUN)
+    assert capsys.readouterr() == ("", "")
+    journal = Growing(RUN[:3])
+    with watch(journal, 12):
+        journal.events = list(RUN)
+    shown = capsys.readouterr()
+    assert shown.out == "", "what a script prints is its own"
+    assert "launch done in" in shown.err
+    assert TerminalProgress.displayed == 0
+
+
+def test_command_with_a_display_of_its_own_gets_no_second_one(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Growing(RUN[:3])
+    with TerminalProgress(Console(), 12), watch(journal, 12):
+        journal.events = list(RUN)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_terminal_display_includes_the_last_events(

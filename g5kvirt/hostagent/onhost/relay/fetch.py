@@ -198,8 +198,8 @@ class Fetcher:
             try:
                 image.append(data)
             except OSError as error:
-                image.discard()  # what else is on the RAM disk needs the room
-                relay.fail(f"the RAM disk takes no more: {error_text(error)}")
+                image.discard()  # what else is on that disk needs the room
+                relay.fail(f"the disk takes no more: {error_text(error)}")
                 return
             if late:
                 self.arrivals.add_backlog(len(data))

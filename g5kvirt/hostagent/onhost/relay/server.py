@@ -106,7 +106,7 @@ class Relay:
         disk = os.fstatvfs(self.image.fd)
         free = disk.f_bavail * disk.f_frsize
         if disk.f_blocks and free < missing:
-            self.fail(f"the RAM disk has {free} bytes left, and {missing} are missing")
+            self.fail(f"the disk has {free} bytes left, and {missing} are missing")
 
     def close(self) -> None:
         """Remove everything: connections, the file, the state."""

@@ -29,6 +29,7 @@ case $1 in
     10.0.0.5) [ -e /tmp/$PPID.up ] || { touch /tmp/$PPID.up; echo "Connection refused" >&2; exit 255; }
         rm /tmp/$PPID.up; echo up;;
     10.0.0.6) exec yes;;
+    10.0.0.7) cat; echo to you >&2;;
     10.0.1.*) echo begun; sleep 0.4;;
 esac
 """
@@ -99,3 +100,20 @@ def test_logins_do_not_wait_for_the_lock_of_the_host(home: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (answer,) = call(home, protocol.ssh({"vm-1": "10.0.0.1"}, "true", options=[], limit=9.0, key="k"))
     assert answer.ok
+
+
+def test_input_is_a_file_and_so_is_the_output(home: Path, tmp_path: Path) -> None:
+    guests = {"vm-7": "10.0.0.7", "vm-8": "10.0.0.7"}
+    (tmp_path / "input").write_bytes(b"a\0b" * 1000)
+    files = {"input": str(tmp_path / "input"), "output": str(tmp_path / "output")}
+    answers = call(home, protocol.ssh(guests, "true", options=[], limit=9.0, key="k", **files))
+    assert {answer.subject for answer in answers} == {"vm-7", "vm-8"}
+    for answer in answers:
+        assert (answer.detail["out"], answer.detail["err"]) == ("", "to you\n")
+        assert answer.detail["bytes"] == 3000
+        assert (tmp_path / "output" / answer.subject).read_bytes() == b"a\0b" * 1000
+    (tmp_path / "input").unlink()
+    (answer,) = call(
+        home, protocol.ssh({"vm-7": "10.0.0.7"}, "true", options=[], limit=9.0, key="k", **files)
+    )
+    assert "No such file" in answer.reason
