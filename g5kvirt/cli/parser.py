@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import g5kvirt
+from g5kvirt.cli.consoles import add_console
 from g5kvirt.cli.extending import add_extend
 from g5kvirt.cli.options import command_parser, print_help, runs_option
 from g5kvirt.cli.predict_options import add_calibrate, add_predict
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         _sweep,
         _notebook,
         _runs,
+        add_console,
         add_extend,
         _release,
         _show,
