@@ -44,6 +44,22 @@ class VMAccess:
 
         return ssh_config(self._runner.context, self._runner.journal.state.placed_vms)
 
+    def console(self, vm: str, size: int = 8192) -> str:
+        """The end of a VM's serial console, at most ``size`` bytes: at any time, also while it boots.
+
+        From its first power-on in `launch` on, also while a step runs in the background or in another
+        process. Raises SpecError for an unknown VM, and in a prediction; PhaseOrderError before `place` and
+        after `release`; TestbedError if it cannot be read.
+        """
+        from g5kvirt.guests.consoles import show_console
+
+        if self._runner.run.predicted:
+            raise SpecError(
+                f"run {self._runner.run.name!r} is a prediction: its VMs have no consoles",
+                advice='use testbed "local" or "grid5000"',
+            )
+        return show_console(self._runner.context, vm, size)
+
     @overload
     def run(
         self,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import g5kvirt
 from g5kvirt.cli.completing import add_completion
+from g5kvirt.cli.consoles import add_console
 from g5kvirt.cli.extending import add_extend
+from g5kvirt.cli.images import add_image
 from g5kvirt.cli.options import command_parser, print_help, runs_option
 from g5kvirt.cli.predict_options import add_calibrate, add_predict
 from g5kvirt.cli.rehearse import add_rehearse
@@ -71,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
         _run,
         _sweep,
         _notebook,
+        add_image,
         _runs,
+        add_console,
         add_extend,
         _release,
         _show,

@@ -10,10 +10,21 @@ from g5kvirt.guests.registry import GUESTS
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.windows import boot_timeout
 
-__all__ = ["boot_limit"]
+__all__ = ["boot_limit", "environment_factor"]
 
 #: How many times longer than the slowest link needs for it the files of a boot may take.
 _LINK_SLOWDOWN = 2.0
+
+#: Bytes up to which an environment is as quick to boot as the minimal system (``mini`` has 22 MB), and how
+#: many times longer others may take, with systemd, udev and OpenSSH.
+_SMALL = 64 << 20
+_FULL_SYSTEM = 4.0
+
+
+def environment_factor(unpacked: int) -> float:
+    """How many times longer than into the minimal system a boot into an environment of so many bytes (0: not
+    known) may take."""
+    return 1.0 if 0 < unpacked <= _SMALL else _FULL_SYSTEM
 
 
 def boot_limit(context: Context, cluster: ClusterState) -> Callable[[int, int], float]:

@@ -47,6 +47,7 @@ __all__ = [
     "stop",
     "stop_service",
     "teardown",
+    "transfers",
     "vm",
 ]
 
@@ -187,6 +188,12 @@ def status(names: Iterable[str] | None = None) -> Request:
 def console(names: Iterable[str], size: int = 8192) -> Request:
     """The last ``size`` bytes of VMs' serial consoles (``text`` in the answers)."""
     return {"op": "console", "names": list(names), "size": size}
+
+
+def transfers(state: str) -> Request:
+    """Bytes of an image that the host has (``have`` of ``size``) and that its VMs took (``taken``: address →
+    bytes), as of the time ``t``; ``state``: the file in which its relay keeps that."""
+    return {"op": "transfers", "state": state}
 
 
 def stop(names: Iterable[str] | None = None, limit: float = 3.0) -> Request:

@@ -27,6 +27,7 @@ from g5kvirt.images.download import Download, fetch
 from g5kvirt.spec.fields import show, suggest
 
 __all__ = [
+    "BUILT_IN",
     "WITHOUT_KERNEL",
     "Environment",
     "EnvironmentSummary",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _BUILDERS: Mapping[str, ModuleType] = {"mini": mini, "light": light, "debian12-min": debian}
+BUILT_IN = frozenset(_BUILDERS)  #: names of environments that are built here
 #: Built environments that only guests without a kernel of their own can run.
 WITHOUT_KERNEL = frozenset({"light"})
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from g5kvirt.images import cpio, packages
 from g5kvirt.images.cache import ProgressCallback
-from g5kvirt.images.minimal import MODULES, gather
+from g5kvirt.images.minimal import gather
+from g5kvirt.images.modules import MODULES
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
 
 __all__ = ["APPLETS", "DESCRIPTION", "FILES", "RECIPE", "fields", "initrd", "write"]

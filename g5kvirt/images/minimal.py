@@ -22,6 +22,7 @@ from g5kvirt.errors import MachineError
 from g5kvirt.images import cache as build_cache
 from g5kvirt.images import cpio, iso, packages
 from g5kvirt.images.cache import ProgressCallback, no_progress
+from g5kvirt.images.modules import MODULES, drivers
 
 __all__ = [
     "GuestFiles",
@@ -31,7 +32,6 @@ __all__ = [
     "gather",
     "gather_files",
     "initramfs",
-    "unsigned",
 ]
 
 #: Raised when the code would write other bytes, so that older builds are left alone.
@@ -43,19 +43,6 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "ipxe": ("usr/lib/ipxe/ipxe.iso",),
 }
 PACKAGES = (packages.KERNEL, *FILES)
-
-#: In the order of loading: what virtio-net and virtio-blk on PCI need.
-MODULES = (
-    "drivers/virtio/virtio_ring",
-    "drivers/virtio/virtio",
-    "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci_modern_dev",
-    "drivers/virtio/virtio_pci",
-    "net/core/failover",
-    "drivers/net/net_failover",
-    "drivers/net/virtio_net",
-    "drivers/block/virtio_blk",
-)
 
 #: Seconds for which a build counts as up to date.
 FRESH = 86400.0
@@ -161,17 +148,33 @@ def gather(wanted: Mapping[str, tuple[str, ...]], work: Path) -> GuestFiles:
     packages stays. Raises MachineError if one cannot be fetched."""
     kernel = packages.kernel()
     release = kernel.removeprefix("linux-image-")
-    image, modules = f"boot/vmlinuz-{release}", [f"lib/modules/{release}/kernel/{m}.ko" for m in MODULES]
-    files, versions = gather_files({kernel: (image, *modules), **wanted}, work)
-    drivers = {module.rpartition("/")[2]: unsigned(files.pop(module)) for module in modules}
-    return GuestFiles(release, files.pop(image), drivers, files, versions)
+    wanted = packages.renamed(wanted)
+    fetched = packages.fetch((kernel, *wanted), work)
+    package = fetched.pop(kernel)
+    tree = packages.Contents(package)
+    image = tree.read(f"boot/vmlinuz-{release}")
+    builtin = tree.read(f"lib/modules/{release}/modules.builtin").decode()
+    loaded = drivers(MODULES, tree.paths, builtin, tree.read)
+    package.unlink()
+    files, versions = _taken(fetched, wanted)
+    return GuestFiles(release, image, loaded, files, {kernel: packages.version(package), **versions})
 
 
 def gather_files(
     wanted: Mapping[str, tuple[str, ...]], work: Path
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Files of packages (package → paths), and the packages' versions; as `gather`."""
-    fetched = packages.fetch(tuple(wanted), work)
+    """Files of packages (package → paths), and the packages' versions; as `gather`.
+
+    Packages are those of Debian 12, whatever they are called in the Debian at hand (`packages.RENAMED`).
+    """
+    wanted = packages.renamed(wanted)
+    return _taken(packages.fetch(tuple(wanted), work), wanted)
+
+
+def _taken(
+    fetched: Mapping[str, Path], wanted: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files and versions of packages that were fetched; the packages are removed."""
     files: dict[str, bytes] = {}
     for name, paths in wanted.items():
         files |= packages.members(fetched[name], paths)
@@ -195,19 +198,6 @@ def _build_into(work: Path, recipes: Mapping[str, str], progress: ProgressCallba
         (work / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     return {"packages": found.versions, "release": found.release, "sha256": sums}
-
-
-#: What ends a module to which a signature is appended; before it, twelve bytes of which the last four are
-#: the length of the signature (big endian). See scripts/sign-file.c of Linux.
-_SIGNED = b"~Module signature appended~\n"
-
-
-def unsigned(module: bytes) -> bytes:
-    """A kernel module without its signature, which is not needed here and slow to verify in emulation."""
-    if not module.endswith(_SIGNED):
-        return module
-    end = len(module) - len(_SIGNED)
-    return module[: end - 12 - int.from_bytes(module[end - 4 : end], "big")]
 
 
 def initramfs(busybox: bytes, modules: Mapping[str, bytes], recipes: Mapping[str, str]) -> bytes:

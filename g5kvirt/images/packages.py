@@ -13,7 +13,19 @@ from pathlib import Path
 
 from g5kvirt.errors import MachineError
 
-__all__ = ["KERNEL", "LIBC", "candidates", "fetch", "kernel", "members", "unpack", "version"]
+__all__ = [
+    "KERNEL",
+    "LIBC",
+    "RENAMED",
+    "Contents",
+    "candidates",
+    "fetch",
+    "kernel",
+    "members",
+    "renamed",
+    "unpack",
+    "version",
+]
 
 #: The meta-package of the kernel that boots everywhere here.
 KERNEL = "linux-image-cloud-amd64"
@@ -22,6 +34,13 @@ _LIB = "lib/x86_64-linux-gnu"
 
 #: What every program that is not static needs, by package.
 LIBC: Mapping[str, tuple[str, ...]] = {"libc6": (f"{_LIB}/libc.so.6", "lib64/ld-linux-x86-64.so.2")}
+
+#: Package of Debian 12 → its name in Debian 13, and the part of its files' names that changed with it.
+RENAMED: Mapping[str, tuple[str, str, str]] = {
+    "libext2fs2": ("libext2fs2t64", "", ""),
+    "libssl3": ("libssl3t64", "", ""),
+    "libxenmisc4.17": ("libxenmisc4.20", ".so.4.17", ".so.4.20"),
+}
 
 
 def kernel() -> str:
@@ -36,12 +55,30 @@ def kernel() -> str:
 def candidates(names: Iterable[str]) -> dict[str, str]:
     """The versions that apt would fetch now, by name. Raises MachineError for an unknown one."""
     wanted = list(names)
-    out = _run(["apt-cache", "policy", *wanted]).decode()
-    found = dict(re.findall(r"(?m)^(\S+):\n(?: .*\n)*?  Candidate: ([^(\s]\S*)$", out))
+    found = _candidates(wanted)
     missing = [name for name in wanted if name not in found]
     if missing:
         raise MachineError(f"apt does not know {', '.join(missing)}", advice="run apt-get update")
     return {name: found[name] for name in wanted}
+
+
+def _candidates(names: Iterable[str]) -> dict[str, str]:
+    out = _run(["apt-cache", "policy", *names]).decode()
+    return dict(re.findall(r"(?m)^(\S+):\n(?: .*\n)*?  Candidate: ([^(\s]\S*)$", out))
+
+
+def renamed(wanted: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Package → files, for packages of Debian 12, in the names of the Debian that apt knows (`RENAMED`)."""
+    changed = [name for name in wanted if name in RENAMED]
+    known = _candidates(changed) if changed else {}
+    result = {}
+    for name, files in wanted.items():
+        if name in RENAMED and name not in known:
+            newer, old, new = RENAMED[name]
+            result[newer] = tuple(file.replace(old, new) if old else file for file in files)
+        else:
+            result[name] = files
+    return result
 
 
 def fetch(names: Iterable[str], folder: Path) -> dict[str, Path]:
@@ -65,25 +102,40 @@ def version(package: Path) -> str:
 
 
 def members(package: Path, wanted: Iterable[str]) -> dict[str, bytes]:
-    """The contents of the files ``wanted`` of a package, by path; links are followed.
+    """The contents of the files ``wanted`` of a package, by path; see `Contents.read`."""
+    contents = Contents(package)
+    return {path: contents.read(path) for path in wanted}
 
-    A path is looked for below ``usr`` too, where newer Debians keep what was in ``/lib`` and ``/sbin``.
-    Raises MachineError if one is missing.
-    """
-    data = _run(["dpkg-deb", "--fsys-tarfile", str(package)])
-    found = {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        names = {name.removeprefix("./"): name for name in tar.getnames()}
-        for path in wanted:
-            name = names.get(path) or names.get(f"usr/{path}")
-            file = _file(tar, name) if name else None
-            if file is None:
-                raise MachineError(
-                    f"{package.name} has no {path}, as in an unsupported release of Debian",
-                    advice="use Debian 12",
-                )
-            found[path] = file
-    return found
+
+class Contents:
+    """What is in a package file. Raises MachineError if it cannot be read."""
+
+    def __init__(self, package: Path) -> None:
+        self._name = package.name
+        self._tar = tarfile.open(  # noqa: SIM115 - in memory, without anything to close
+            fileobj=io.BytesIO(_run(["dpkg-deb", "--fsys-tarfile", str(package)]))
+        )
+        self._names = {name.removeprefix("./"): name for name in self._tar.getnames()}
+
+    @property
+    def paths(self) -> list[str]:
+        """All paths in it, relative to the root."""
+        return list(self._names)
+
+    def read(self, path: str) -> bytes:
+        """The content of a file; links are followed.
+
+        It is looked for below ``usr`` too, where newer Debians keep what was in ``/lib`` and ``/sbin``.
+        Raises MachineError if it is missing.
+        """
+        name = self._names.get(path) or self._names.get(f"usr/{path}")
+        file = _file(self._tar, name) if name else None
+        if file is None:
+            raise MachineError(
+                f"{self._name} has no {path}, as in an unsupported release of Debian",
+                advice="use Debian 12 or 13",
+            )
+        return file
 
 
 def _file(tar: tarfile.TarFile, name: str) -> bytes | None:

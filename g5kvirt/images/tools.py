@@ -22,6 +22,7 @@ from typing import Any
 from g5kvirt.images import cache as build_cache
 from g5kvirt.images import packages
 from g5kvirt.images.cache import ProgressCallback, no_progress
+from g5kvirt.images.minimal import gather_files
 
 __all__ = ["FILES", "ZSTD_FILES", "Tools", "archive", "build", "build_zstd"]
 
@@ -96,13 +97,7 @@ def _build(
 
     def write(work: Path) -> dict[str, Any]:
         begin()
-        fetched = packages.fetch(wanted, work)
-        files: dict[str, bytes] = {}
-        for name, package in fetched.items():
-            files |= packages.members(package, wanted[name])
-        versions = {name: packages.version(package) for name, package in fetched.items()}
-        for package in fetched.values():
-            package.unlink()
+        files, versions = gather_files(wanted, work)
         data = gzip.compress(archive({**files, **own}), 9, mtime=0)
         (work / "tools").write_bytes(data)
         return {"packages": versions, "sha256": {"tools": hashlib.sha256(data).hexdigest()}}

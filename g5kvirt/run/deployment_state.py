@@ -17,6 +17,7 @@ from g5kvirt.run.event_types import (
     is_whole_deployment,
     seconds_of,
     size_of,
+    transfers_of,
     vm_result_of,
     workflow_of,
 )
@@ -146,6 +147,7 @@ class DeploymentState:
     vms: dict[str, VMDeployment] = field(default_factory=dict)
     on_hosts: set[str] = field(default_factory=set)  #: steps that take place on hosts, not in the VMs
     opened: Event | None = None  #: its first event
+    transfers: list[Event] = field(default_factory=list)  #: how far the image was, every few seconds
     _counts: Counter[str] = field(default_factory=Counter)
     _macro_of: dict[str, str] | None = None
 
@@ -203,6 +205,17 @@ class DeploymentState:
     def macros(self) -> Mapping[str, Sequence[str]]:
         """Macro-step → its micro-steps, in their order."""
         return workflow_of(self.about)
+
+    @property
+    def transfer_message(self) -> str:
+        """How far the image is, in words; empty while no VM is known to write it."""
+        last = self.transfers[-1] if self.transfers else None
+        return str(last.detail.get("what", "")) if last is not None and transfers_of(last)[2] else ""
+
+    def take_transfer(self, event: Event) -> None:
+        """Process an event about the transfer of the image."""
+        transfers_of(event)  # raises if it cannot be read
+        self.transfers.append(event)
 
     def take_vm(self, event: Event) -> VMDeployment | None:
         """Process an event of a VM; returns that VM if it was its first one here."""

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from g5kvirt.run.deployment_state import DeploymentState, MacroSpan, StepTry, VMDeployment
+from g5kvirt.run.event_types import transfers_of
 from g5kvirt.run.events import Event
 from g5kvirt.run.frame import make_frame, marked
 from g5kvirt.run.state import RunState
@@ -56,6 +57,12 @@ _SCALABILITY = (
     {**_SETTINGS, "vms": "int64", "repetition": "int64", "deployment": "object"}
     | dict.fromkeys(("fresh", "deployed", "failed"), "int64")
     | dict.fromkeys(("total", "median_vm", "p95_vm", "vms_per_second", "transfer_bound"), "float64")
+)
+_TRANSFERS = (
+    dict.fromkeys(("deployment", "vm"), "object")
+    | {"t": "float64"}
+    | dict.fromkeys(("bytes", "total"), "int64")
+    | dict.fromkeys(("percent", "rate"), "float64")
 )
 _NO_SPAN = (_NAN, _NAN, _NAN, 0, "")
 
@@ -130,6 +137,25 @@ class Measurements:
         """The tables of the deployments with these names; unknown names are ignored."""
         chosen = frozenset(names)
         return Measurements((d for d in self.states if d.name in chosen), self.guest)
+
+    @cached_property
+    def transfers(self) -> pd.DataFrame:
+        """How far the image was on each VM, every few seconds while it wrote: one row per VM and look.
+
+        ``bytes`` of the image's ``total`` (compressed as it is) were taken at ``t``; ``rate``: bytes per
+        second since the row before it of the same VM, NaN in its first. Short transfers have no rows.
+        """
+        rows: list[tuple[object, ...]] = []
+        for state in self.states:
+            before: dict[str, tuple[float, int]] = {}
+            for event in state.transfers:
+                total, _, vms = transfers_of(event)
+                for vm, number in vms.items():
+                    t, taken = before.get(vm, (event.t, 0))
+                    rate = (number - taken) / (event.t - t) if event.t > t and number >= taken else _NAN
+                    before[vm] = (event.t, number)
+                    rows.append((state.name, vm, event.t, number, total, 100 * number / max(total, 1), rate))
+        return marked(make_frame(rows, _TRANSFERS), self.predicted)
 
     @cached_property
     def vms(self) -> pd.DataFrame:

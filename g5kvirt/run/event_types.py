@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from g5kvirt.inventory import VM, Facts, Host, Reservation, to_plain
 from g5kvirt.run.events import Event
-from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, Kind, Status
+from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, TRANSFER, Kind, Status
 
 __all__ = [
     "EXTENDED",
@@ -50,6 +50,8 @@ __all__ = [
     "reservation_of",
     "seconds_of",
     "size_of",
+    "transfer_progress",
+    "transfers_of",
     "vm_deployment_ended",
     "vm_result_of",
     "vms_of",
@@ -221,6 +223,21 @@ def is_whole_deployment(event: Event) -> bool:
 def deployment_statistics(name: str, t: float, source: str, vms: Mapping[str, Any]) -> Event:
     """What a provisioner measured itself: VM → durations and retries. Kept to be compared by hand."""
     return _measured(name, "statistics", "run", name, "ok", t, 1, source=source, vms=dict(vms))
+
+
+def transfer_progress(
+    name: str, t: float, total: int, hosts: Mapping[str, int], vms: Mapping[str, int], what: str
+) -> Event:
+    """How far an image of ``total`` bytes is: bytes on each host that lacks some, and written by each VM that
+    is under way; ``what`` says it in words."""
+    counts = {"total": total, "hosts": dict(hosts), "vms": dict(vms)}
+    return _measured(name, TRANSFER, "run", name, "ok", t, 1, what=what, **counts)
+
+
+def transfers_of(event: Event) -> tuple[int, Mapping[str, int], Mapping[str, int]]:
+    """Total bytes, bytes of hosts and bytes of VMs, from `transfer_progress`."""
+    detail = event.detail
+    return int(detail["total"]), dict(detail["hosts"]), dict(detail["vms"])
 
 
 def size_of(about: Mapping[str, Any]) -> int:

@@ -139,6 +139,8 @@ class RunState:
                 self.programs[event.subject] = program_of(event)
             case "measure", "deployment":
                 self._deployment(event.deployment or event.subject).take(event)
+            case "measure", "transfer":
+                self._deployment(event.deployment or event.subject).take_transfer(event)
 
     def _take_host(self, event: Event) -> None:
         name = event.subject

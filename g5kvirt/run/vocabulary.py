@@ -25,6 +25,7 @@ __all__ = [
     "POWER_ON",
     "REBOOTING",
     "RELEASE",
+    "TRANSFER",
     "UNFINISHED",
     "WRITING",
     "Kind",
@@ -46,6 +47,7 @@ PhaseStatus = Literal["waiting", "unfinished", "ok", "failed"]
 PHASE = "phase"  #: one try of a whole phase
 RELEASE = "release"  #: the machines are released (phase ``reserve``)
 DEPLOYMENT = "deployment"  #: one deployment, and (kind ``vm``) the outcome of a VM in it (phase ``measure``)
+TRANSFER = "transfer"  #: how far the image of a deployment is, every few seconds (phase ``measure``)
 
 # ---- steps of a VM -----------------------------------------------------------------------------------
 

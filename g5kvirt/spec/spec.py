@@ -153,7 +153,7 @@ class Timeouts:
     boot_attempts: int = field(default=3, metadata=checked_by(whole, 1, 100))
     #: tries of a netboot to fetch kernel and initrd, after which it starts over; iPXE's own scripts try once
     netboot_attempts: int = field(default=8, metadata=checked_by(whole, 1, 100))
-    #: one attempt of this macro-step; None: set from measurements, step by step
+    #: one attempt of this macro-step, and at least so long each of its steps; None: from measurements
     set_deployment_env: float | None = field(default=None, metadata=checked_by(seconds, 1))
     #: likewise
     broadcast_env: float | None = field(default=None, metadata=checked_by(seconds, 1))

@@ -73,11 +73,12 @@ def latest_message(phase: PhaseState) -> str:
 
 
 def deployment_progress(deployment: DeploymentState) -> str:
-    """``d1 (mini): 3/8 deployed, 1 failed``."""
+    """``d1 (mini): 3/8 deployed, 1 failed``; while VMs write the image also how far they are."""
     name, environment = deployment.name, deployment.environment
     label = f"{name} ({environment})" if environment else name
     failed = f", {deployment.failed:,} failed" if deployment.failed else ""
-    return f"{label}: {deployment.deployed:,}/{deployment.requested:,} deployed{failed}"
+    transfer = f"; {deployment.transfer_message}" if deployment.transfer_message else ""
+    return f"{label}: {deployment.deployed:,}/{deployment.requested:,} deployed{failed}{transfer}"
 
 
 def last_phase(state: RunState) -> PhaseState | None:

@@ -21,7 +21,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 #: In a block of code or in backticks: ``g5kvirt local up --name x``.
-_COMMAND = re.compile(r"(?:`|^ {4,})g5kvirt ((?:local )?[a-z]+)([^`\n#]*)", re.MULTILINE)
+_COMMAND = re.compile(r"(?:`|^ {4,})g5kvirt ((?:(?:local|image) )?[a-z]+)([^`\n#]*)", re.MULTILINE)
 
 
 def test_site_builds_without_warnings(tmp_path: Path) -> None:

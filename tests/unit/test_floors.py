@@ -19,7 +19,7 @@ FLOORS = (
     {"spec", "inventory", "run", "errors", "data_tables", "paths"},
     {"planning", "simulation"},
     {"remote", "hostagent"},
-    {"testbeds", "provisioners", "guests", "images", "netboot", "broadcast", "context"},
+    {"testbeds", "provisioners", "guests", "images", "netboot", "broadcast", "context", "trial"},
     {"phases"},
     {"phase_runner", "background"},
     {"prediction"},

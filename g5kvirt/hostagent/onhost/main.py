@@ -42,6 +42,7 @@ OPERATIONS = {
     "start": ("vms", "start"),
     "status": ("vms", "status"),
     "console": ("vms", "console"),
+    "transfers": ("transfers", "transfers"),
     "stop": ("vms", "stop"),
     "power": ("vms", "power"),
     "serve": ("services", "serve"),
@@ -51,7 +52,7 @@ OPERATIONS = {
     "teardown": ("teardown", "teardown"),
 }
 #: Change nothing on the host: others may go on beside them.
-UNLOCKED = {"ssh"}
+UNLOCKED = {"ssh", "console", "transfers"}
 
 
 def operation(name: str) -> Callable[[Record, str], Results]:

@@ -7,6 +7,7 @@ from nginx's log.
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
+from g5kvirt.guests import consoles
 from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
@@ -42,15 +44,21 @@ from g5kvirt.provisioners.builtin.orders import (
     TaskOrder,
     merged,
 )
+from g5kvirt.provisioners.builtin.readiness import not_ready_reason, shows_console, with_console
 from g5kvirt.provisioners.builtin.task_server import TaskServer
+from g5kvirt.provisioners.builtin.transfer_watch import TransferWatch
 from g5kvirt.provisioners.builtin.transport import Transport
 from g5kvirt.provisioners.events import PHASE
 from g5kvirt.remote import Result
+from g5kvirt.remote.result import last_line
 
 __all__ = ["MachineDriver"]
 
 #: Calls of hosts for checks at once: one VM that does not answer holds up the call that it is in.
 _CHECK_CALLS = 16
+
+#: Seconds that hosts have to show the consoles of VMs that do not answer: a check has an end of its own.
+_CONSOLE_TIMEOUT = 10.0
 
 _Order = TypeVar("_Order")
 
@@ -94,6 +102,19 @@ class MachineDriver:
         self._log = BootLog(vms)
         self._task_server = TaskServer(context, cluster)
         self._transport = Transport(context, cluster, vms, image, self._reports.put, self._submit_task)
+        self._transfers = TransferWatch(
+            context.fanout,
+            name,
+            watched,
+            vms,
+            image.size,
+            lambda: self._transport.state_file,
+            lambda events: context.journal.extend(events),
+        )
+        #: seconds of one attempt of a VM to fetch the image
+        self._image_patience = max(
+            tasks.TaskFile.patience, math.ceil(context.spec.timeouts.broadcast_env or 0)
+        )
         self._stack = ExitStack()
         self._log_tails: list[LogTail] = []
 
@@ -105,6 +126,7 @@ class MachineDriver:
             self._stack.callback(pool.shutdown, cancel_futures=True)
         self._stack.enter_context(self._host_watch)
         self._stack.enter_context(self._vm_watch)
+        self._stack.enter_context(self._transfers)
         for machine in self._cluster.layout.machines:
             if "http" in machine.roles:
                 log_tail = LogTail(self._context.access, machine, self._reader(machine.host), phase=PHASE)
@@ -156,6 +178,7 @@ class MachineDriver:
             milestone = self._log.read(line)
             report = _report(milestone, self._name, offset) if milestone is not None else None
             if report is not None:
+                self._transfers.take(report)
                 self._reports.put(report)
 
         return read
@@ -235,6 +258,7 @@ class MachineDriver:
                 server=self._task_server.url(target.vm),
                 authorized_keys=self._authorized_keys,
                 boot=boot,
+                patience=self._image_patience,
             )
             given.append((target, task))
         self._task_server.put_tasks(given)
@@ -252,25 +276,27 @@ class MachineDriver:
     def _check(self, order: CheckOrder) -> None:
         """A VM is ready if it answers ssh with this deployment's identity, from its disk."""
         targets = {target.vm.name: target for target in order.vms}
+        unanswered: dict[str, str] = {}  # reported with the end of its console
+        root = GUESTS[self._context.spec.guest].root
 
         def report(result: Result) -> None:
-            reason = result.reason or self._not_ready(result.text)
-            self._report(targets[result.host], order.step, reason, turn=True)
+            target = targets[result.host]
+            reason = not_ready_reason(result, self._name, self._image, root)
+            if shows_console(result, target.turn):
+                unanswered[result.host] = reason
+            else:
+                self._report(target, order.step, reason, turn=True)
 
         command, key = ["sh", "-c", tasks.READY_COMMAND], self._context.check_key
         self._guests.run(
             list(targets), command, timeout=20, idempotent=True, key=key, attempts=1, on_result=report
         )
-
-    def _not_ready(self, output: str) -> str:
-        identity = tasks.read_ready(output)
-        if identity is None:
-            return "it answers ssh, but not as a deployed environment"
-        if identity.task.deployment != self._name or identity.sha256 != self._image.sha256:
-            return f"it runs another deployment, {identity.task} of {identity.environment}"
-        if not identity.root.startswith(GUESTS[self._context.spec.guest].root):
-            return f"its root is {identity.root}, not the disk"
-        return ""
+        hosts = list(self._hosts.values())
+        vms = [targets[name].vm for name in unanswered]
+        found = consoles.read(self._context, vms, hosts, size=512, timeout=_CONSOLE_TIMEOUT)
+        for name, reason in unanswered.items():
+            last = last_line(found[name].text.encode()) if name in found else ""
+            self._report(targets[name], order.step, with_console(reason, last), turn=True)
 
 
 def _take_all(waiting: queue.SimpleQueue[_Order]) -> list[_Order]:

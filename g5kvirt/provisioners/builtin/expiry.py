@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from g5kvirt.provisioners.builtin.positions import VMProgress
+from g5kvirt.provisioners.builtin.positions import Position, VMProgress
 from g5kvirt.provisioners.builtin.state import WorkflowState
 from g5kvirt.provisioners.builtin.transitions import Transitions
 
@@ -11,17 +11,19 @@ __all__ = ["expire", "not_ready_yet"]
 
 def expire(state: WorkflowState, transitions: Transitions, now: float) -> None:
     """Fail everything that is late, and request the checks that are due."""
+    for progress, seconds in state.deadlines.late_in_macro(now):
+        macro, last = progress.position.branch.macro, progress.last_report or "nothing"
+        bound = f" ({macro.setting})" if macro.setting else ""
+        reason = f"{macro.name} took longer than {seconds:.0f} s{bound}, last: {last}"
+        transitions.fail(progress, now, now, reason, scope="try", silent=True)
     for progress, seconds in state.deadlines.late_at_step(now):
         if state.checks.holds(progress) or state.checks.waits(progress):
             progress.final_check = True
         else:
             _fail_late(transitions, progress, now, now, seconds)
-    for progress, seconds in state.deadlines.late_in_macro(now):
-        macro, last = progress.position.branch.macro.name, progress.last_report or "nothing"
-        reason = f"{macro} took longer than {seconds:.0f} s, last: {last}"
-        transitions.fail(progress, now, now, reason, scope="try", silent=True)
     for broadcast, seconds in state.broadcasts.late(now):
-        transitions.fail_host(broadcast, now, now, f"not there within {seconds:.0f} s")
+        reason = f"not there within {_limit(broadcast.position, seconds)}"
+        transitions.fail_host(broadcast, now, now, reason)
     for progress in state.deadlines.expired_timers(now):
         if state.checks.holds(progress):
             progress.last_report = f"no answer to a check within {progress.position.step.lease:.0f} s"
@@ -43,8 +45,15 @@ def not_ready_yet(
 
 def _fail_late(transitions: Transitions, progress: VMProgress, t: float, now: float, seconds: float) -> None:
     step, last = progress.position.step, progress.last_report
+    limit = _limit(progress.position, seconds)
     if step.act == "check":
-        reason = f"not {step.name} within {seconds:.0f} s, last: {last or 'nothing'}"
+        reason = f"not {step.name} within {limit}, last: {last or 'nothing'}"
     else:
-        reason = f"nothing after {last or 'the order'} within {seconds:.0f} s"
+        reason = f"nothing after {last or 'the order'} within {limit}"
     transitions.fail(progress, t, now, reason, silent=True)
+
+
+def _limit(position: Position, seconds: float) -> str:
+    """How long was allowed, and which field of a specification allows more."""
+    setting = position.branch.macro.setting
+    return f"{seconds:.0f} s" + (f" ({setting} allows more)" if setting else "")

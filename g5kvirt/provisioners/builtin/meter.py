@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Self
 
 __all__ = ["Meter", "TimeoutRange"]
 
@@ -20,6 +21,11 @@ class TimeoutRange:
     def __post_init__(self) -> None:
         if not 0 < self.least <= self.first <= self.most:
             raise ValueError(f"least, first and most must rise from above 0: {self}")
+
+    def at_least(self, seconds: float | None) -> Self:
+        """This range with all of it raised to ``seconds``, if that is more."""
+        low = seconds or 0.0
+        return type(self)(max(self.first, low), max(self.least, low), max(self.most, low))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
 from g5kvirt.errors import reason_of
-from g5kvirt.guests.boot_time import boot_limit
+from g5kvirt.guests.boot_time import boot_limit, environment_factor
 from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls
@@ -101,13 +101,16 @@ class _Installer:
     def _deployment(self, request: DeploymentRequest) -> Deployment:
         context, spec = self.context, self.context.spec
         guest = GUESTS[spec.guest]
+        boot_seconds = boot_limit(context, self.cluster)(len(request.vms), 1)
+        factor = environment_factor(self.image.environment.unpacked) if guest.has_kernel else 1.0
         workflow = default_workflow(
             broadcast=(self.broadcast,),
             boot=boot_order(spec.vm.memory) if guest.has_kernel else ("reboot", "reset"),
             reboots=REBOOTS if guest.has_kernel else REBOOTS[1:],
             timeouts=spec.timeouts.macro_steps,
             retries=spec.timeouts.deployment_retries,
-            boot_seconds=boot_limit(context, self.cluster)(len(request.vms), 1),
+            boot_seconds=boot_seconds,
+            environment_seconds=factor * boot_seconds,
         ).without(guest.absent_steps)
         facts = [self.cluster.facts[host.name] for host in self.cluster.hosts]
         return Deployment(

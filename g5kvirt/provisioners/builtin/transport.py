@@ -23,7 +23,9 @@ from g5kvirt.remote import Fanout
 __all__ = ["IMAGES", "Transport"]
 
 IMAGES = "images"  #: below nginx's root
-TIMEOUT = 900.0  #: seconds for a host to get the image; the engine gives it up earlier by what it measures
+#: Seconds for a host to get the image, unless the specification allows more; the engine gives it up earlier
+#: by what it measures.
+TIMEOUT = 900.0
 
 
 class Transport:
@@ -52,12 +54,19 @@ class Transport:
         self._lost: set[str] = set()  # hosts that are gone
         self._lock = threading.Lock()
         self._plans: dict[str, chain.ChainPlan] = {}
+        self._limit = max(TIMEOUT, context.spec.timeouts.broadcast_env or 0.0)
         self._open: set[tuple[str, str]] = set()  # (variant, host): its VMs may fetch, or have to give up
         self._kept: dict[tuple[str, str], list[TaskOrder]] = {}
 
     def url(self, variant: str, host: Host) -> str:
         """Where the VMs of a host find the image."""
         return self._plan(variant).url(host)
+
+    @property
+    def state_file(self) -> str:
+        """Where the relays keep how far they are; empty while there is no plan for one."""
+        with self._lock:
+            return next((plan.state for plan in self._plans.values()), "")
 
     def _plan(self, variant: str) -> chain.ChainPlan:
         with self._lock:
@@ -80,6 +89,7 @@ class Transport:
             head_site=site,
             heads=heads,
             open_at={name: str(a) for name, a in self._cluster.addresses.items()},
+            limits={"deadline": self._limit},
         )
         return chain.http(plan) if variant == "http" else plan
 
@@ -119,7 +129,7 @@ class Transport:
             report(host, lost[host])
         if not plan.stops:
             return
-        results = relays.collect(fanout, plan, timeout=TIMEOUT, failed=lost, on_progress=on_progress)
+        results = relays.collect(fanout, plan, timeout=self._limit, failed=lost, on_progress=on_progress)
         for progress in results.values():
             on_progress(progress)
 
@@ -130,7 +140,7 @@ class Transport:
         if variant == "tree":
             # A tree even for few hosts: that is the point of the comparison.
             tree = Fanout(fanout.access, tree_from=1)
-            plan, lost = relays.copy_by_tree(tree, plan, self._image.path, timeout=TIMEOUT)
+            plan, lost = relays.copy_by_tree(tree, plan, self._image.path, timeout=self._limit)
         if not plan.stops:
             return plan, lost
         return plan, lost | relays.start(fanout, plan, on_start=partial(self._let_begin, variant))

@@ -27,6 +27,7 @@ from g5kvirt.provisioners.builtin.meter import TimeoutRange
 __all__ = [
     "KEXEC_MEMORY",
     "REBOOTS",
+    "SETTINGS",
     "Act",
     "Boot",
     "Into",
@@ -46,6 +47,13 @@ Boot = Literal["kexec", "reboot", "reset"]
 
 #: From the gentlest to the surest: the guest reboots itself; power reset; a new process for the VM.
 REBOOTS: tuple[RebootKind, ...] = ("soft", "hard", "relaunch")
+
+#: Macro-step → the field of a specification that bounds one try of it.
+SETTINGS = {
+    "SetDeploymentEnv": "timeouts.set_deployment_env",
+    "BroadcastEnv": "timeouts.broadcast_env",
+    "BootNewEnv": "timeouts.boot_new_env",
+}
 
 #: MiB with which a VM can start an environment by kexec, which must fit the unpacked kernel and initrd into
 #: half of the memory. Measured with Debian's cloud kernel and ``mini``.
@@ -105,6 +113,7 @@ class MacroStep:
 
     name: str
     variants: tuple[Variant, ...]
+    setting: str = ""  #: the field of a specification that bounds one try, and is named where time runs out
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,7 @@ def default_workflow(
     timeouts: Mapping[str, float] | None = None,
     retries: int = 1,
     boot_seconds: float = 300.0,
+    environment_seconds: float | None = None,
     reboots: Sequence[RebootKind] = REBOOTS,
 ) -> Workflow:
     """The workflow of a local disk deployment, as Kadeploy3 does it.
@@ -188,29 +198,39 @@ def default_workflow(
     ``broadcast`` and ``boot`` name the variants of BroadcastEnv and BootNewEnv in the order in which they
     are tried. To boot, the guest itself leaves its minimal system by ``kexec`` or ``reboot``, as in its
     task; ``reset`` is a power reset from outside, through the reboot window, and so cannot come first.
-    ``timeouts`` bounds one try of a macro-step, in seconds; ``retries`` is for each variant but kexec and
-    reboot, whose retry is the reset. ``boot_seconds`` is waited for a boot before any has been measured.
+    ``timeouts`` bounds one try of a macro-step, in seconds; none of its steps is given up before that.
+    ``retries`` is for each variant but kexec and reboot, whose retry is the reset. ``boot_seconds`` is waited
+    for a boot before any has been measured, ``environment_seconds`` for a boot of what is deployed (default:
+    the same).
     ``reboots``: how a VM is brought into its minimal system, in this order.
     Raises ValueError for a name that is not known.
     """
     bound = timeouts or {}
     if tuple(boot) not in {(first, *rest) for first in ("kexec", "reboot") for rest in ((), ("reset",))}:
         raise ValueError(f"boot must be kexec or reboot, and reset may follow; it is {tuple(boot)}")
-    booted = TimeoutRange(max(boot_seconds, 30.0), 30.0, max(3 * boot_seconds, 900.0))
     command, quick = (_patient(bounds, boot_seconds) for bounds in (_COMMAND, _QUICK))
-    steps = _broadcast_steps(quick)
     limit = bound.get("BroadcastEnv")
-    broadcasts = (Variant(name, steps, retries, "SetDeploymentEnv", limit) for name in broadcast)
-    boots = _boot_variants(booted, command, quick, retries, bound.get("BootNewEnv"))
-    preparation = _preparation(booted, command, quick, tuple(reboots))
-    untrusted = Variant("untrusted", preparation, retries, timeout=bound.get("SetDeploymentEnv"))
+    steps = _patient_steps(_broadcast_steps(quick), limit)
+    broadcasts = tuple(Variant(name, steps, retries, "SetDeploymentEnv", limit) for name in broadcast)
+    environment = boot_seconds if environment_seconds is None else environment_seconds
+    boots = _boot_variants(_booted(environment), command, quick, retries, bound.get("BootNewEnv"))
+    preparation = _preparation(_booted(boot_seconds), command, quick, tuple(reboots))
+    limit = bound.get("SetDeploymentEnv")
+    untrusted = Variant("untrusted", _patient_steps(preparation, limit), retries, timeout=limit)
+    variants = ((untrusted,), broadcasts, tuple(boots[name] for name in boot))
     return Workflow(
-        (
-            MacroStep("SetDeploymentEnv", (untrusted,)),
-            MacroStep("BroadcastEnv", tuple(broadcasts)),
-            MacroStep("BootNewEnv", tuple(boots[name] for name in boot)),
-        )
+        tuple(MacroStep(name, ways, SETTINGS[name]) for name, ways in zip(SETTINGS, variants, strict=True))
     )
+
+
+def _booted(seconds: float) -> TimeoutRange:
+    """For a boot that takes at most ``seconds``, as far as is known before one was measured."""
+    return TimeoutRange(max(seconds, 30.0), 30.0, max(3 * seconds, 900.0))
+
+
+def _patient_steps(steps: Sequence[MicroStep], limit: float | None) -> tuple[MicroStep, ...]:
+    """Steps of a macro-step for which ``limit`` was requested: none of them ends it sooner."""
+    return tuple(replace(step, timeout=step.timeout.at_least(limit)) for step in steps)
 
 
 _COMMAND = TimeoutRange(120.0, 30.0, 300.0)
@@ -256,8 +276,11 @@ def _boot_variants(
 
     leave = MicroStep("boot", "report", quick)
     reset = MicroStep("reset", "reboot", command, alternatives=("hard", "relaunch"), into="disk")
+    by_itself, from_outside = (
+        _patient_steps(steps, limit) for steps in ((leave, ready()), (reset, ready("reset")))
+    )
     return {
-        "kexec": Variant("kexec", (leave, ready()), timeout=limit),
-        "reboot": Variant("reboot", (leave, ready()), timeout=limit),
-        "reset": Variant("reset", (reset, ready("reset")), retries, timeout=limit),
+        "kexec": Variant("kexec", by_itself, timeout=limit),
+        "reboot": Variant("reboot", by_itself, timeout=limit),
+        "reset": Variant("reset", from_outside, retries, timeout=limit),
     }

@@ -24,7 +24,8 @@ from g5kvirt.errors import SpecError
 from g5kvirt.images import cache as build_cache
 from g5kvirt.images import cpio, mini, packages, tools
 from g5kvirt.images.cache import ProgressCallback, no_progress
-from g5kvirt.images.minimal import MODULES, gather
+from g5kvirt.images.minimal import gather
+from g5kvirt.images.modules import MODULES
 
 __all__ = ["FILES", "System", "build", "initramfs", "with_keys"]
 

@@ -4,7 +4,7 @@ A layer is a squashfs image between the (empty) upper layer of a container and t
 the files that Debian packages would have added to this machine, which remains unchanged.
 
 =======  ==========================================================================================
-site     OAR 2.5 with PostgreSQL, its database created (schema, properties), sshd, ISC dhcpd
+site     OAR (2.5 of Debian 12, 2.6 of 13) with PostgreSQL and its database, sshd, ISC dhcpd
 node     the host environment: sshd, QEMU, iPXE, dnsmasq, nginx, TakTuk, busybox, nftables
 =======  ==========================================================================================
 
@@ -76,6 +76,7 @@ _HOST_PACKAGES = (
     "libc6",
     "libgcc-s1",
     "libssl3",
+    "libssl3t64",
     "libpam0g",
     "libsystemd0",
     "openssh-client",
@@ -84,6 +85,7 @@ _HOST_PACKAGES = (
     "perl-base",
     "postgresql",
     "postgresql-15",
+    "postgresql-17",
     "python3",
     "python3-minimal",
     "zlib1g",
@@ -144,7 +146,7 @@ def _installed() -> dict[str, str]:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise MachineError(
-            "this machine has no dpkg: the local testbed needs Debian 12 or a derivative."
+            "this machine has no dpkg: the local testbed needs Debian 12 or 13, or a derivative."
         ) from error
     rows = (line.split("\t") for line in done.stdout.splitlines())
     return {package: version for status, package, version in rows if status.startswith("ii")}

@@ -31,7 +31,7 @@ from g5kvirt.views.text import machines_held
 
 
 def a_run(root: Path, name: str, vms: int, events: list[Event]) -> Path:
-    run = create(root, name, {"spec": {"vms": vms}, "testbed": "local"})
+    run = create(root, name, {"spec": {"sites": {"nancy": 1}, "vms": vms}, "testbed": "local"})
     run.journal.write_text("".join(event.to_json() + "\n" for event in events))
     return run.path
 
@@ -467,3 +467,14 @@ def test_follower_passes_on_events_while_they_are_written(tmp_path: Path) -> Non
         writer.start()
         writer.join()
     assert [event.to_json() for event in seen] == [event.to_json() for event in events]
+
+
+def test_console_prints_what_the_experiment_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "g5kvirt.experiment.Experiment.console", lambda self, vm, size: f"{self.name} {vm} {size}\n"
+    )
+    path = a_run(tmp_path, "first", 4, run_events(4))
+    assert cli.main(["console", path.name, "vm-3", "--runs", str(tmp_path), "--size", "100"]) == 0
+    assert capsys.readouterr().out == f"{path.name} vm-3 100\n"

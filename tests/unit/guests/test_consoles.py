@@ -8,14 +8,16 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.context import Context
+from g5kvirt.errors import PhaseOrderError, SpecError, TestbedError
 from g5kvirt.guests import consoles
-from g5kvirt.inventory import GIB, VM, Host
+from g5kvirt.inventory import GIB, VM, Host, to_plain
 from g5kvirt.remote import Result
-from g5kvirt.run import directory
+from g5kvirt.run import directory, event_types
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
@@ -148,3 +150,75 @@ def test_console_output_is_made_readable(text: str) -> None:
     assert shown.endswith("\n")
     assert all(c in "\n\t" or ord(c) >= 32 for c in shown)
     assert consoles.readable(shown) == shown
+
+
+def looked_at(tmp_path: Path, *events: Event) -> Context:
+    spec = Spec(sites={"nancy": 2}, vms=3)
+    run = directory.create(tmp_path, "r", {"spec": spec.to_dict(), "testbed": "local"})
+    journal = Journal.open(run.journal)
+    journal.extend(events)
+    context = Context(spec, None, run, journal)  # type: ignore[arg-type]
+    context.__dict__["fanout"] = One()
+    return context
+
+
+class One(Fanout):
+    """The first host, which has the console of vm-1."""
+
+    def run(self, hosts: Iterable[str], command: object, *, stdin: Mapping[str, bytes], **_: Any) -> Any:
+        (request,) = json.loads(stdin["h-1"])["requests"]
+        answer = {"op": "console", "subject": request["names"][0], "status": "ok", "t": 1.0}
+        if request["names"] == ["vm-1"]:
+            answer["detail"] = {"text": f"[    0.1] Linux\r\n[    0.2] {request['size']}\r\n"}
+        else:
+            answer |= {"status": "failed", "detail": {"reason": "no such file"}}
+        return {"h-1": Result("h-1", True, 0, json.dumps(answer).encode(), b"", 1.0, 2.0)}
+
+
+def placed() -> list[Event]:
+    rows = [
+        {
+            "index": vm.index,
+            "name": vm.name,
+            "host": vm.host,
+            "site": vm.site,
+            "ip": str(vm.ip),
+            "mac": vm.mac,
+        }
+        for vm in VMS
+    ]
+    deployed = Event("deploy", "phase", "run", "r", "ok", 0.0, 1, {"hosts": [to_plain(h) for h in HOSTS]})
+    return [deployed, event_types.placement("r", rows, 1.0)]
+
+
+def test_a_console_can_be_looked_at_while_the_vm_boots(tmp_path: Path) -> None:
+    context = looked_at(tmp_path, *placed())
+    text = consoles.show_console(context, "vm-1", 4096)
+    assert text == repr(text) == "[    0.1] Linux\n[    0.2] 4096\n"
+    assert len(list(context.journal)) == 2, "looking leaves no trace"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("vm-9", 10, "there is no VM 'vm-9' in this run"),
+        (7, 10, "there is no VM 7 in this run"),
+        ("vm-1", 0, "size must be a whole number of bytes"),
+        ("vm-1", True, "size must be a whole number of bytes"),
+        ("vm-2", 10, "the console of vm-2 cannot be read: no such file"),
+    ],
+)
+def test_what_is_no_console_is_refused_in_a_sentence(
+    name: object, size: object, message: str, tmp_path: Path
+) -> None:
+    context = looked_at(tmp_path, *placed())
+    with pytest.raises((SpecError, TestbedError), match=message):
+        consoles.show_console(context, name, size)
+
+
+def test_before_place_and_after_release_there_are_no_consoles(tmp_path: Path) -> None:
+    with pytest.raises(PhaseOrderError, match="none is placed yet"):
+        consoles.show_console(looked_at(tmp_path / "a"), "vm-1", 10)
+    released = Event("reserve", "release", "run", "r", "ok", 2.0)
+    with pytest.raises(PhaseOrderError, match="has released its machines"):
+        consoles.show_console(looked_at(tmp_path / "b", *placed(), released), "vm-1", 10)

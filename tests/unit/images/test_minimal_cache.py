@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from g5kvirt.errors import MachineError
 from g5kvirt.images import minimal, packages
@@ -127,12 +125,3 @@ gone:
     }
     with pytest.raises(MachineError, match="gone"):
         packages.candidates(["ipxe", "gone"])
-
-
-@given(st.binary(max_size=40), st.binary(max_size=40))
-def test_signature_is_removed_from_a_module(module: bytes, signature: bytes) -> None:
-    footer = bytes(8) + len(signature).to_bytes(4, "big")  # what Linux calls struct module_signature
-    signed = module + signature + footer + b"~Module signature appended~\n"
-    assert minimal.unsigned(signed) == module
-    assume(not module.endswith(b"~Module signature appended~\n"))
-    assert minimal.unsigned(b"ELF" + module) == b"ELF" + module

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 BURST = 4 << 20  #: bytes for one successor or VM before the others have their turn
 
 
+def peer_address(sock: socket.socket) -> str:
+    """The address at the other end; empty if nobody is there any more."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return ""
+
+
 class Client:
     """One connection: of a successor with the token, or of a VM."""
 
@@ -27,6 +35,7 @@ class Client:
         self.received, self.head = b"", b""  # what came, and what of our answer's header is still to be sent
         self.at = self.end = -1
         self.mask = selectors.EVENT_READ
+        self.address = "" if needs_token else peer_address(sock)
         sock.setblocking(False)
         relay.selector.register(sock, self.mask, self.ready)
 
@@ -151,6 +160,11 @@ class Client:
             return False
         return bool(quiet > self.relay.limits["idle"])
 
+    def note_progress(self) -> None:
+        """Note how far a VM is in the file; what it asks for besides, such as a header, is no progress."""
+        if self.address and self.end > 0:
+            self.relay.taken[self.address] = self.at
+
     def is_successor(self) -> bool:
         """Whether it is a successor that still takes the file."""
         return self.needs_token and self.streaming and self.at < self.end
@@ -158,6 +172,7 @@ class Client:
     def close(self) -> None:
         """End the connection."""
         if self.sock.fileno() >= 0:
+            self.note_progress()
             self.relay.selector.unregister(self.sock)
             self.sock.close()
             self.relay.clients.discard(self)

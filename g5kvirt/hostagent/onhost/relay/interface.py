@@ -20,6 +20,7 @@ class RelayInterface(Protocol):
     state: str
     reason: str
     clients: set[Any]
+    taken: dict[str, int]
 
     def hand_on(self) -> None:
         """More data is available: clients that have taken everything so far get it at once."""

@@ -45,6 +45,7 @@ class Relay:
         self.now = self.began = time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.clients: set[Client] = set()
+        self.taken: dict[str, int] = {}  # address of a VM → bytes of the file that its last connection took
         self.listeners: list[socket.socket] = []
         self.fetch = Fetcher(self, job.get("before", []))
         self.image = StoredFile(job)
@@ -54,6 +55,7 @@ class Relay:
         self.ended: float | None = None
         self.ending = False
         self.reported = 0.0
+        self.unwritten = False  # a VM may have taken more than the state file says
         self.wake = os.pipe()
 
     # ------------------------------------------------------------------------------------ life and death
@@ -173,6 +175,9 @@ class Relay:
         """Periodic work."""
         if self.ended is not None:
             self.ending = self.ending or self.now - self.ended > self.limits["serve"]
+            if (self.clients or self.unwritten) and self.now - self.reported >= 1.0:  # VMs take it, or did
+                self.unwritten = bool(self.clients)
+                self.write_state()
         elif self.now - self.began > self.limits["deadline"]:
             self.fail(f"not here within {self.limits['deadline']:g} s")
         elif self.now - self.reported >= 1.0:
@@ -215,8 +220,19 @@ class Relay:
             sys.stdout.flush()
         except BrokenPipeError:  # the reader is gone; the VMs are still here
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.write_state(text)
+
+    def write_state(self, text: str = "") -> None:
+        """Write the relay's progress to its state file only: what VMs take after the end fills no log."""
+        self.reported = self.now
         if self.state_file:
-            write_text(self.state_file, text + "\n")
+            write_text(self.state_file, (text or json.dumps(self.record())) + "\n")
+
+    def taken_by_vms(self) -> dict[str, int]:
+        """Bytes of the file that each VM has taken, by its address."""
+        for client in self.clients:
+            client.note_progress()
+        return self.taken
 
     def record(self) -> Record:
         """The progress, as `broadcast.reports` reads it."""
@@ -238,6 +254,7 @@ class Relay:
             "checked": round(now - self.began, 4) if self.ended is not None else None,
             "cpu": round(cpu.user + cpu.system, 3),
             "clients": len(self.clients),
+            "taken": self.taken_by_vms(),
             "reason": self.reason,
             "t": time.time(),
         }

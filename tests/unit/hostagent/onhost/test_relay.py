@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from hypothesis import strategies as st
 from g5kvirt.hostagent.onhost.relay.http import REQUEST_LINE, body_offset, header_field, parse_range
 from g5kvirt.hostagent.onhost.relay.image import CHUNK, StoredFile
 from g5kvirt.hostagent.onhost.relay.predecessor import Predecessor
+from g5kvirt.hostagent.onhost.relay.server import Relay
 from g5kvirt.hostagent.onhost.relay.silence import (
     HALF_LIFE,
     MIN_STALL,
@@ -19,6 +25,7 @@ from g5kvirt.hostagent.onhost.relay.silence import (
     ArrivalStats,
     silence_action,
 )
+from g5kvirt.hostagent.onhost.transfers import transfers
 
 SUM = "ab" * 32
 
@@ -154,3 +161,46 @@ def test_predecessor_needs_a_plain_address(url: str) -> None:
 def test_predecessor_may_have_an_ipv6_address() -> None:
     peer = Predecessor({"host": "x", "url": "http://[fd00::1]:80/x"})
     assert (peer.address, peer.port, peer.path) == ("fd00::1", 80, "/x")
+
+
+def test_what_a_vm_has_taken_is_in_the_state_also_after_the_image_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(256)) * (32 << 10)  # 8 MiB, more than the kernel buffers
+    digest, state = hashlib.sha256(data).hexdigest(), tmp_path / "state.json"
+    (tmp_path / digest).write_bytes(data)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place = {"store": str(tmp_path), "open": [["127.0.0.1", port]], "source": None, "remove": False}
+    relay = Relay({"host": "h", "sha256": digest, "size": len(data), "token": "x" * 16, **place}, str(state))
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # they are for the main thread
+    monkeypatch.setattr("signal.set_wakeup_fd", lambda _: None)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    try:
+        wait_for(lambda: state.exists() and json.loads(state.read_text())["state"] == "ok")
+        assert json.loads(state.read_text())["taken"] == {}
+        with socket.create_connection(("127.0.0.1", port)) as vm:
+            vm.sendall(f"GET /{digest} HTTP/1.1\r\n\r\n".encode())
+            got = len(vm.recv(1000))
+            wait_for(lambda: 0 < taken(state) < len(data))  # it takes no more, and that is seen
+            while got < len(data):
+                got += len(vm.recv(1 << 20))
+        wait_for(lambda: taken(state) == len(data))
+    finally:
+        relay.ending = True
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def taken(state: Path) -> int:
+    """Bytes of the VM, by the host agent's operation."""
+    ((_, detail),) = transfers({"state": str(state)}, "/home")
+    return int(detail["taken"].get("127.0.0.1", -1))

@@ -274,7 +274,9 @@ def test_vm_that_never_comes_up_escalates_and_its_reason_names_the_last_report()
     d.orders(303.0)
     assert last(d).state == "failed"
     assert last(d).step == "minimal-system"
-    assert last(d).reason == "nothing after reboot ok within 100 s"
+    assert last(d).reason == (
+        "nothing after reboot ok within 100 s (timeouts.set_deployment_env allows more)"
+    )
 
 
 def test_a_wrong_image_is_tried_again_from_the_start_and_then_fails_with_the_guests_reason() -> None:
@@ -431,7 +433,7 @@ def test_silent_host_is_given_up_after_its_time_out() -> None:
     say(d, "partition", "format", t=1.0, attempt=1)
     assert [o.attempt for o in d.orders(900.0) if isinstance(o, BroadcastOrder)] == [2]
     d.orders(1800.0)
-    assert last(d).reason == "h-1: not there within 900 s"
+    assert last(d).reason == "h-1: not there within 900 s (timeouts.broadcast_env allows more)"
 
 
 def test_macro_step_bound_excludes_waiting_for_the_window() -> None:
@@ -444,7 +446,8 @@ def test_macro_step_bound_excludes_waiting_for_the_window() -> None:
     assert d.count("failed") == 0
     assert reboots(d.orders(50.0)) == [("vm-2", "soft", "minimal", 1)]
     assert {o.vm.name: o.state for o in d.outcomes} == {"vm-1": "failed", "vm-2": "open"}
-    assert d.outcomes[0].reason == "SetDeploymentEnv took longer than 50 s, last: reboot ok"
+    late = "SetDeploymentEnv took longer than 50 s (timeouts.set_deployment_env), last: reboot ok"
+    assert d.outcomes[0].reason == late
     d.orders(99.0)
     assert d.count("failed") == 1
 
@@ -457,7 +460,38 @@ def test_each_macro_step_has_its_own_bound() -> None:
     d.orders(64.0)
     assert d.count("failed") == 0
     d.orders(65.0)
-    assert last(d).reason == "BroadcastEnv took longer than 20 s, last: format ok"
+    late = "BroadcastEnv took longer than 20 s (timeouts.broadcast_env), last: format ok"
+    assert last(d).reason == late
+
+
+def test_a_macro_steps_bound_is_that_of_each_of_its_steps() -> None:
+    """A guest that takes ten minutes to boot is not reset after one and a half."""
+    workflow = default_workflow(boot=("reboot",), timeouts={"BootNewEnv": 900}, retries=0, boot_seconds=97)
+    d = deployment(workflow=workflow, fresh=["vm-1"])
+    d.orders(0.0)
+    say(d, *GUEST, t=10.0, attempt=1)
+    for now in range(20, 900, 20):
+        for order in d.orders(float(now)):
+            assert isinstance(order, CheckOrder)
+            fail(d, "ready", "nobody there", now + 0.5, attempt=1)
+    assert d.count("failed") == 0
+    d.orders(911.0)
+    late = "BootNewEnv took longer than 900 s (timeouts.boot_new_env), last: ready failed: nobody there"
+    assert last(d).reason == late
+
+
+def test_a_step_that_runs_out_of_time_names_the_field_that_allows_more() -> None:
+    workflow = default_workflow(boot=("reboot",), retries=0, boot_seconds=20, environment_seconds=97)
+    d = deployment(workflow=workflow, fresh=["vm-1"])
+    d.orders(0.0)
+    say(d, *GUEST, t=10.0, attempt=1)
+    d.orders(106.0)
+    assert d.count("failed") == 0
+    fail(d, "ready", "nobody there", 106.5, attempt=1)
+    d.orders(107.5)
+    assert last(d).reason == (
+        "not ready within 97 s (timeouts.boot_new_env allows more), last: ready failed: nobody there"
+    )
 
 
 def test_a_macro_step_that_is_done_lets_reboots_begin_gently_again() -> None:

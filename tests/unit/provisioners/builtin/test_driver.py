@@ -31,6 +31,7 @@ from g5kvirt.provisioners.builtin import tasks
 from g5kvirt.provisioners.builtin.driver import MachineDriver
 from g5kvirt.provisioners.builtin.orders import CheckOrder, RebootOrder, Report, Target, TaskOrder
 from g5kvirt.remote import Result
+from g5kvirt.spec.spec import Timeouts
 
 AT_ONCE = 40
 HEAD = Host("head.rennes.grid5000.fr", "rennes", "h", 4, GIB, address="head")
@@ -143,7 +144,7 @@ def driving(
     keys = Path(tempfile.mkdtemp())
     for name, text in KEYS.items():
         (keys / f"{name}.pub").write_text(f"{text}\n")
-    timeouts = SimpleNamespace(command=60.0)
+    timeouts = Timeouts(command=60.0)
     context: Any = SimpleNamespace(
         fanout=machines,
         access=None,

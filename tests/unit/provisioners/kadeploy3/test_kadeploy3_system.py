@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.images import packages
+from g5kvirt.images.modules import MODULES
 from g5kvirt.provisioners.kadeploy3 import system
 
 DRIVERS = {"virtio.ko": b"one", "virtio_net.ko": b"two"}
@@ -109,12 +109,21 @@ def test_it_is_built_once_and_the_same_each_time(tmp_path: Path, monkeypatch: py
             path.touch()
         return made
 
-    def members(package: Path, wanted: Any) -> Mapping[str, bytes]:
-        return {path: f"{package.name} {path}".encode() for path in wanted}
+    class Contents:
+        """A package with any file, and the modules."""
+
+        paths = tuple(f"lib/modules/{name}.ko" for name in MODULES)
+
+        def __init__(self, package: Path) -> None:
+            self.name = package.name
+
+        def read(self, path: str) -> bytes:
+            return f"{self.name} {path}".encode()
 
     monkeypatch.setattr(packages, "kernel", lambda: "linux-image-6.1.0-1-cloud-amd64")
     monkeypatch.setattr(packages, "fetch", fetch)
-    monkeypatch.setattr(packages, "members", members)
+    monkeypatch.setattr(packages, "Contents", Contents)
+    monkeypatch.setattr(packages, "renamed", dict)
     one = system.build(tmp_path / "one")
     assert system.build(tmp_path / "one") == one
     assert len(fetches) == 1

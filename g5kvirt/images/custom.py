@@ -1,0 +1,170 @@
+"""Images of one's own: Debian with the packages that a user names, as an environment that boots here.
+
+Built once and kept in the cache like any build, by what it is made of; then the image and its description go
+into a folder where `Experiment.measure` finds them by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from g5kvirt import paths
+from g5kvirt.errors import MachineError, SpecError
+from g5kvirt.images import cache as build_cache
+from g5kvirt.images import debian_system
+from g5kvirt.images.archives import sha256_of
+from g5kvirt.images.cache import ProgressCallback, no_progress
+from g5kvirt.images.debian_system import AFTER, BEFORE, INCLUDE, SystemRecipe
+from g5kvirt.images.descriptions import NAME, Environment, load
+from g5kvirt.images.environments import BUILT_IN
+from g5kvirt.images.repository import RELEASES
+from g5kvirt.netboot.services import KERNEL_ARGUMENTS
+from g5kvirt.spec.fields import check_fields, checked_by, choice, show, text, whole, wrong
+
+__all__ = ["COMPRESSIONS", "ImageRequest", "build", "package_names"]
+
+#: How an image may be compressed; ending of its file.
+COMPRESSIONS = {"gzip": ".tar.gz", "xz": ".tar.xz", "zstd": ".tar.zst", "none": ".tar"}
+
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_VERSION = 1  #: raised when the same request would give another image
+
+
+def package_names(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of Debian packages, separated by commas or blanks. Raises SpecError for what cannot be one."""
+    words = re.split(r"[\s,]+", given) if isinstance(given, str) else list(given)
+    names = tuple(dict.fromkeys(word for word in words if word))
+    for name in names:
+        if not isinstance(name, str) or not _PACKAGE.fullmatch(name):
+            raise SpecError(
+                f"packages must be names of Debian packages such as python3, not {show(name)}",
+                advice="separate them by commas: python3,iperf3",
+            )
+    return names
+
+
+def _packages(name: str, value: object) -> tuple[str, ...]:
+    return package_names(value)  # type: ignore[arg-type]
+
+
+def _script(name: str, value: object) -> Path | None:
+    if value is not None and not isinstance(value, Path):
+        wrong(name, "the path of a file", value)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """What `build` is to make. Raises SpecError for a value that cannot be right."""
+
+    name: str = field(metadata=checked_by(text, *NAME))
+    packages: tuple[str, ...] = field(default=(), metadata=checked_by(_packages))
+    #: 12 or 13
+    debian: int = field(default=12, metadata=checked_by(whole, 0, 1000))
+    #: a program that is run as root in the new system, when all packages are installed
+    script: Path | None = field(default=None, metadata=checked_by(_script))
+    compression: str = field(default="gzip", metadata=checked_by(choice, tuple(COMPRESSIONS)))
+
+    def __post_init__(self) -> None:
+        check_fields(self, "image")
+        if self.debian not in RELEASES:
+            known = " or ".join(map(str, RELEASES))
+            raise SpecError(f"debian must be {known}, not {self.debian}")
+        if self.name in BUILT_IN:
+            raise SpecError(
+                f"{self.name} is an environment that g5kvirt builds itself", advice="use another name"
+            )
+
+    def script_text(self) -> bytes:
+        """The script; empty without one. Raises SpecError if it cannot be read or run."""
+        if self.script is None:
+            return b""
+        try:
+            data = self.script.read_bytes()
+        except OSError as error:
+            raise SpecError(
+                f"the script {self.script} cannot be read ({error.strerror})", advice="name a file"
+            ) from error
+        if not data.startswith(b"#!/"):
+            raise SpecError(
+                f"the script {self.script} does not say which program runs it",
+                advice="let its first line be #!/bin/sh, or another interpreter that is in the image",
+            )
+        return data
+
+
+def build(
+    request: ImageRequest, folder: Path, progress: ProgressCallback = no_progress, *, refresh: bool = False
+) -> Environment:
+    """Build the image and put it and its description into ``folder``, which is made if it is missing.
+
+    The second time the image is taken from the cache, unless ``refresh`` asks for newer packages. Raises
+    SpecError for what cannot be built, MachineError if it cannot be built here.
+    """
+    script = request.script_text()
+    recipe = SystemRecipe(
+        RELEASES[request.debian],
+        f"image {request.name}",
+        include=(*INCLUDE, *(name for name in request.packages if name not in INCLUDE)),
+        compression=request.compression,
+        script=script,
+    )
+    made_of = [_VERSION, recipe.release, recipe.include, dict(BEFORE), dict(AFTER), request.compression]
+    key = json.dumps([*made_of, script.decode("utf-8", "surrogateescape")])
+    directory = build_cache.build_directory("environments", key, request.name)
+
+    def write(work: Path) -> dict[str, Any]:
+        made = debian_system.write(recipe, work, progress)
+        digest = sha256_of(work / "image", request.name)
+        return {"packages": dict(made.packages), "unpacked": made.unpacked, "sha256": digest}
+
+    build_cache.build(directory, write, refresh=refresh)
+    return _publish(request, directory, folder, progress)
+
+
+def _publish(request: ImageRequest, directory: Path, folder: Path, progress: ProgressCallback) -> Environment:
+    """The image and its description in ``folder``; the description last, so that it always has its image."""
+    manifest = build_cache.manifest(directory)
+    file = folder / f"{request.name}{COMPRESSIONS[request.compression]}"
+    description = {
+        "name": request.name,
+        "description": f"Debian {request.debian}: {', '.join(request.packages) or 'nothing added'}",
+        "image": {
+            "file": file.name,
+            "kind": "tar",
+            "compression": request.compression,
+            "sha256": manifest["sha256"],
+            "unpacked": manifest["unpacked"],
+        },
+        "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "kernel_params": KERNEL_ARGUMENTS},
+        "filesystem": "ext4",
+    }
+    path = folder / f"{request.name}.yaml"
+    progress(f"image {request.name}: writing {file}")
+    try:
+        with paths.readable_by_all():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = file.with_name(f".{file.name}.part")
+            part.unlink(missing_ok=True)
+            try:
+                os.link(directory / "image", part)  # the same file, where that is possible
+            except OSError:
+                shutil.copyfile(directory / "image", part)
+            part.replace(file)
+            part.unlink(missing_ok=True)  # it stays where both were the same file already
+            path.write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise MachineError(
+            f"{folder} cannot be written ({error.strerror or error})",
+            advice="make room there, or name another folder with --output",
+        ) from error
+    return load(path)

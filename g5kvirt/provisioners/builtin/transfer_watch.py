@@ -1,0 +1,168 @@
+"""How far the image is on its way: bytes and rate of each VM that writes it, and of each host that gets it.
+
+Relays count what each VM takes from them; a VM takes no more than it has unpacked and written. Nothing is
+asked of the VMs, and hosts are looked at only while one of their VMs writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from g5kvirt.hostagent import calls, protocol
+from g5kvirt.inventory import MIB, VM, Host
+from g5kvirt.provisioners.builtin.orders import Report
+from g5kvirt.remote import Fanout
+from g5kvirt.run.event_types import transfer_progress
+from g5kvirt.run.events import Event
+
+__all__ = ["Transfer", "TransferWatch", "described"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks, at least, and for each host: a look costs it 20 ms of a core.
+INTERVAL = 5.0
+INTERVAL_PER_HOST = 0.1
+#: Seconds that the hosts have for their answers.
+PATIENCE = 15.0
+#: VMs up to which each is named in the message; the journal has all of them in any case.
+NAMED = 4
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One VM's transfer: bytes so far, and bytes per second since the look before (0 at the first)."""
+
+    vm: str
+    bytes: int
+    rate: float
+
+
+def described(transfers: Iterable[Transfer], total: int) -> str:
+    """``writing the image of 412 MiB: vm-1 34 % at 3.1 MiB/s, vm-2 30 % at 2.9 MiB/s``."""
+    known = sorted(transfers, key=lambda one: one.bytes)
+    whole = max(total, 1)
+    start = f"writing the image of {total / MIB:,.1f} MiB"
+
+    def part(one: Transfer) -> str:
+        number, rate = one.bytes / MIB, one.rate / MIB
+        return f"{one.vm} {100 * one.bytes // whole} %, {number:,.1f} MiB at {rate:,.1f} MiB/s"
+
+    if not known:
+        return "the image is written"
+    if len(known) <= NAMED:
+        return f"{start}: " + "; ".join(map(part, known))
+    mean, rate = sum(one.bytes for one in known) / len(known), sum(one.rate for one in known)
+    together = f"{len(known):,} VMs {100 * mean / whole:.0f} % on average, {rate / MIB:,.1f} MiB/s together"
+    return f"{start}: {together}; last {part(known[0])}"
+
+
+class TransferWatch:
+    """Calls ``write([event])`` every few seconds, in a thread of its own, while VMs write the image.
+
+    ``state``: the file of the relays, or "" while there is none. Where no connections are kept (through jump
+    hosts) nothing is watched. A context manager.
+    """
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        deployment: str,
+        hosts: Iterable[Host],
+        vms: Iterable[VM],
+        total: int,
+        state: Callable[[], str],
+        write: Callable[[list[Event]], object],
+    ) -> None:
+        self._fanout, self._deployment, self._total = fanout, deployment, total
+        self._hosts = {host.name: host for host in hosts}
+        self._vms = {vm.name: vm for vm in vms}
+        self._by_address = {str(vm.ip): vm.name for vm in self._vms.values()}
+        self._state, self._write = state, write
+        self._writing: set[str] = set()
+        self._before: dict[str, tuple[float, int]] = {}  # VM → time and bytes at the look before
+        self._shown = False
+        self._lock = threading.Lock()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch over the transfers", daemon=True)
+
+    def __enter__(self) -> TransferWatch:
+        if self._fanout.keeps_connections:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def take(self, report: Report) -> None:
+        """Process a report of a VM: it begins to write when its file system is there, any other is an end."""
+        with self._lock:
+            if report.step == "format" and report.status == "ok":
+                self._writing.add(report.subject)
+            else:
+                self._writing.discard(report.subject)
+
+    def _run(self) -> None:
+        while not self._left.wait(max(INTERVAL, INTERVAL_PER_HOST * len(self._hosts))):
+            try:
+                self._look()
+            except Exception:  # a look that fails must not be the last
+                log.debug("the transfers could not be looked at", exc_info=True)
+
+    def _look(self) -> None:
+        with self._lock:
+            writing = [self._vms[name] for name in self._writing if name in self._vms]
+        state = self._state()
+        if not writing or not state:
+            if self._shown:
+                self._shown = False
+                what = described([], self._total)
+                self._write([transfer_progress(self._deployment, time.time(), self._total, {}, {}, what)])
+            return
+        wanted = {self._hosts[vm.host] for vm in writing}
+        document = protocol.document(protocol.transfers(state))
+        documents = {host: document for host in wanted if not self._fanout.is_gone(host.address)}
+        replies = calls.call_agents(
+            self._fanout,
+            documents,
+            timeout=PATIENCE,
+            given_up=lambda: "no longer needed" if self._left.is_set() else "",
+        )
+        details = {r.host.name: r.answers[0].detail for r in replies if r.answers and r.answers[0].ok}
+        self._send(details, {vm.name for vm in writing})
+
+    def _send(self, details: Mapping[str, Mapping[str, object]], writing: set[str]) -> None:
+        """Write what the hosts answered (host → ``have``, ``taken`` and ``t``) into the journal."""
+        hosts: dict[str, int] = {}
+        transfers = []
+        for host, detail in details.items():
+            have, taken, t = detail["have"], detail["taken"], detail["t"]
+            if not isinstance(have, int) or not isinstance(taken, Mapping) or not isinstance(t, float):
+                continue
+            if have < self._total:
+                hosts[host] = have
+            for address, number in taken.items():
+                vm = self._by_address.get(address, "")
+                if vm in writing:
+                    transfers.append(self._transfer(vm, int(number), t))
+        if transfers:
+            self._shown = True
+            vms = {one.vm: one.bytes for one in transfers}
+            what = described(transfers, self._total)
+            self._write([transfer_progress(self._deployment, time.time(), self._total, hosts, vms, what)])
+
+    def _transfer(self, vm: str, number: int, t: float) -> Transfer:
+        since, before = self._before.get(vm, (t, number))
+        if number < before:  # it began again
+            since, before = t, number
+        self._before[vm] = (t, number)
+        rate = (number - before) / (t - since) if t > since else 0.0
+        return Transfer(vm, number, rate)
