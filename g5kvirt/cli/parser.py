@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import g5kvirt
+from g5kvirt.cli.archiving import add_archive, add_open
 from g5kvirt.cli.completing import add_completion
 from g5kvirt.cli.consoles import add_console
 from g5kvirt.cli.extending import add_extend
@@ -35,6 +36,7 @@ examples:
   g5kvirt sweep sweep.yaml --dry-run     list the combinations of a parameter sweep
   g5kvirt notebook scalability           run a notebook without a browser
   g5kvirt show first --figures           show the state of a run, and draw its figures
+  g5kvirt archive first -o artifact.zip  write a run as one file for a reviewer; g5kvirt open reads it
   g5kvirt local down                     stop the local testbed and remove all traces
 
 a specification (spec.yaml):
@@ -79,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
         add_extend,
         _release,
         _show,
+        add_archive,
+        add_open,
         add_report,
         add_completion,
     ):

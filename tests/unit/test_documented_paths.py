@@ -29,6 +29,8 @@ ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name 
 #: Written by runs, sweeps and continuous integration, or by the user: not in a checkout.
 WRITTEN = {"runs/", "artefacts/", "consoles/", "sweeper/", "spec.yaml", "sweep.yaml"}
 WRITTEN |= {"environments/mine.yaml"}
+#: What an archive of runs has.
+WRITTEN |= {"tables/", "figures/", "comparison/", "more/"}
 
 _BACKTICKS = re.compile(r"`([\w./-]+)`")
 _IN_CODE = re.compile(r"(?<![\w./~$-])([\w.-]+(?:/[\w.-]+)+/?|\w+\.py)(?![\w/])")
