@@ -116,6 +116,10 @@ class TestbedError(G5kvirtError):
     exit_code = 3
 
 
+class TestbedDownError(TestbedError):
+    """A local testbed that is not up: nothing is reserved on it any more."""
+
+
 class PhaseError(G5kvirtError):
     """A step was tried and failed; ``phase`` and ``step`` are those that failed."""
 

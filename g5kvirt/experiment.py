@@ -34,7 +34,7 @@ from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec, suggest
-from g5kvirt.termination import exit_on_signals
+from g5kvirt.termination import orderly_end, uninterrupted
 from g5kvirt.testbeds import Testbed
 from g5kvirt.views import live
 from g5kvirt.views.check_result import CheckResult
@@ -254,12 +254,14 @@ class Experiment(VMAccess):
         A step in the background is stopped first. Raises TestbedError if a job is still there afterwards;
         call it again then. Raises RunError if the journal cannot be written, on a full disk for instance: the
         machines are given back all the same, unless another process works on the run or it is read-only here.
+        A first Ctrl-C does not interrupt it.
         """
-        self._runner.release()
+        with uninterrupted():
+            self._runner.release()
 
     def __enter__(self) -> Experiment:
         """Until the block ends, SIGTERM and a closed terminal end the process by way of its end, too."""
-        self._signals = exit_on_signals()
+        self._signals = orderly_end()
         self._signals.__enter__()
         return self
 

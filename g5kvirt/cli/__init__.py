@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 from g5kvirt.errors import G5kvirtError
 from g5kvirt.run.printable import printable
+from g5kvirt.termination import EXIT_CODE, orderly_end
 
 __all__ = ["main"]
 
 INTERRUPTED = 130  #: what a shell reports after Ctrl-C
-TERMINATED = 143
-#: A closed terminal ends a command as SIGTERM does: machines must not be kept. Windows has no such signal.
-_ENDS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 SYSTEM = 74  #: EX_IOERR
 BUG = 70  #: EX_SOFTWARE of sysexits.h
 
@@ -36,13 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = build_parser().parse_args(argv)
     debug = bool(arguments.debug)
-    # What is ignored stays ignored: `nohup` makes a command live on when its terminal is closed.
-    ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _terminate) for number in ends}
     try:
-        code = int(arguments.do(arguments))
-        sys.stdout.flush()
-        return code
+        # What is ignored stays ignored: `nohup` makes a command live on when its terminal is closed.
+        with orderly_end():
+            code = int(arguments.do(arguments))
+            sys.stdout.flush()
+            return code
     except G5kvirtError as error:
         return _leave(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
@@ -55,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except OSError:
             discard_output()
+        if (ended := _ended_by(error)) is not None:
+            return ended
         where = f"{error.filename}: " if error.filename else ""
         return _leave(f"{where}{error.strerror or error}", SYSTEM, debug)
     except Exception as error:  # noqa: BLE001 - the outermost handler reports anything, in one line
@@ -62,9 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"this is a bug in g5kvirt ({type(error).__name__}: {error}); `g5kvirt --debug …` shows where"
         )
         return _leave(message, BUG, debug)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tolerate_surroundings() -> None:
@@ -78,9 +72,16 @@ def _tolerate_surroundings() -> None:
     os.environ["MPLBACKEND"] = "agg"
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
-    """Raise an exception, so that every ``finally`` runs."""
-    raise SystemExit(TERMINATED)
+def _ended_by(error: BaseException) -> int | None:
+    """The exit code if a signal had ended the command before ``error``, as when its terminal is closed."""
+    before = error.__context__
+    while before is not None:
+        if isinstance(before, KeyboardInterrupt):
+            return INTERRUPTED
+        if isinstance(before, SystemExit) and before.code == EXIT_CODE:
+            return EXIT_CODE
+        before = before.__context__
+    return None
 
 
 def _leave(sentence: str, code: int, debug: bool) -> int:

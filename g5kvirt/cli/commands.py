@@ -16,6 +16,7 @@ from rich.table import Table
 
 from g5kvirt.cli.console import Console
 from g5kvirt.cli.documents import print_json, run_document, run_events, run_vms
+from g5kvirt.cli.options import whole_number
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError, TestbedError
 from g5kvirt.inventory import to_plain
 from g5kvirt.views.formatting import count, duration
@@ -151,6 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             unsubscribe()
             if not arguments.keep:
+                if sys.exc_info()[0] is not None and experiment.reservation is not None:
+                    _print(console, "giving the machines back …")
                 experiment.release()
             experiment.journal.close()
     if measure is not None:
@@ -195,7 +198,7 @@ def check(arguments: argparse.Namespace) -> int:
 def sizes(text: str) -> list[int]:
     """Parse ``4,8`` as numbers of VMs, ``all`` as an empty list. Raises ArgumentTypeError."""
     try:
-        return [] if text == "all" else [int(part) for part in text.split(",")]
+        return [] if text == "all" else [whole_number(part) for part in text.split(",")]
     except ValueError:
         message = f"expected numbers of VMs such as 4,8, or all, not {text!r}"
         raise argparse.ArgumentTypeError(message) from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from g5kvirt.errors import SpecError
 from g5kvirt.run.printable import printable
@@ -19,8 +20,19 @@ __all__ = ["command_parser", "confirmed", "print_help", "runs_option"]
 class _Parser(argparse.ArgumentParser):
     """One whose messages show control characters of what was typed, and send none. Its commands are alike."""
 
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.register("type", int, whole_number)
+
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         super()._print_message(printable(message, "\n\t"), file)
+
+
+def whole_number(text: str) -> int:
+    """ASCII digits. Raises ValueError: Python itself also takes those of other scripts, and ``1_0``."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise ValueError(text)
+    return int(text)
 
 
 def command_parser(
@@ -42,7 +54,7 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
 
 def confirmed(question: str, what: str) -> bool:
     """Whether the person at the terminal agrees to ``what``. Raises SpecError if nobody is there."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise SpecError(f"nobody can be asked here whether to {what}", advice="call it with --yes")
     return input(question).strip().lower() in ("y", "yes")
 

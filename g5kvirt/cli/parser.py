@@ -50,7 +50,7 @@ exit codes:
   3    this machine or the testbed is unable to do it
   70   a bug in g5kvirt
   74   a file or directory that cannot be read or written
-  130  interrupted (Ctrl-C); reserved machines have been given back
+  130  interrupted (Ctrl-C); reserved machines have been given back, unless that was interrupted as well
   143  terminated (SIGTERM); reserved machines have been given back
 """
 

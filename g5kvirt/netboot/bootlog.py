@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class BootLog:
     def warn_of_refused(self) -> None:
         """Log how many reports were refused, if any were: a VM may be up to something."""
         if self.refused:
-            log.warning("%d reports of VMs were refused: they are no reports that we know", self.refused)
+            log.warning("%d malformed reports of VMs were ignored (see SECURITY.md)", self.refused)
 
     def read(self, line: str) -> Milestone | None:
         """The milestone that a line shows; None if it shows none, or is about a VM that is not ours."""
@@ -97,6 +98,8 @@ class BootLog:
         if not stamped:
             return None
         t, text = float(stamped[1]), stamped[2]
+        if not math.isfinite(t):
+            return None
         if ack := _ACK.match(text):
             return self._milestone(self._by_mac.get(ack[2]), "dhcp", t, {"ip": ack[1]})
         if sent := _SENT.match(text):
@@ -107,10 +110,10 @@ class BootLog:
         try:
             entry = json.loads(line)
             t, took, status = float(entry["t"]), float(entry["took"]), int(entry["status"])
-            vm, uri, size = self._by_ip.get(entry["from"]), urlsplit(entry["uri"]), int(entry["bytes"])
-        except (ValueError, KeyError, TypeError):
+            vm, uri, size = self._by_ip.get(entry["from"]), urlsplit(str(entry["uri"])), int(entry["bytes"])
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None  # torn, or an unrelated request
-        if status not in _OK:
+        if status not in _OK or not (math.isfinite(t) and math.isfinite(took)):
             return None
         if uri.path == "/report":
             return self._report(vm, uri.query, t)
@@ -118,9 +121,14 @@ class BootLog:
         return self._milestone(vm, step, t, {"seconds": took, "bytes": size})
 
     def _report(self, vm: str | None, query: str, t: float) -> Milestone | None:
-        """A report of a VM about itself; all others are counted as `refused`."""
-        report = parse_report(query) if vm else None
-        if report is None or report[1].get("name", vm) != vm:
+        """A report of a VM about itself; others of these VMs are counted as `refused`.
+
+        The run may have more VMs than these, whose reports are in the same log.
+        """
+        report = parse_report(query)
+        if vm is None and (report is None or report[1].get("name") not in self._by_ip.values()):
+            return None
+        if vm is None or report is None or report[1].get("name", vm) != vm:
             self.refused += 1
             log.debug("a report was refused: %s from %s", query[:200], vm)
             return None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Seconds for which a file that was put aside is still read: not all processes let go of it at once.
 LINGER = 2.0
+MOST = 1 << 20  #: bytes that are read at once
 
 
 def follow(request: Record, emit: Callable[[Record], object], input_is_open: bool) -> None:
@@ -61,7 +62,7 @@ class Followed:
         if self._file is None and not self._open():
             return
         assert self._file is not None
-        data = self._file.read()
+        data = self._file.read(MOST)
         *lines, self._torn = (self._torn + data).split(b"\n")
         for line in lines:
             self._offset += len(line) + 1
@@ -80,8 +81,8 @@ class Followed:
                 continue
             found = os.fstat(file.fileno())
             if self._inode in (None, found.st_ino):
-                if self._offset > found.st_size:
-                    self._offset = 0
+                if self._offset > found.st_size or not begins_line(file, self._offset):
+                    self._offset = 0  # emptied, or another file with the number of one that is gone
                 self._file, self._inode = file, found.st_ino
                 file.seek(self._offset)
                 return True
@@ -109,3 +110,9 @@ class Followed:
             return
         self._file.close()
         self._file, self._offset, self._torn, self._replaced = None, 0, b"", 0.0
+
+
+def begins_line(file: IO[bytes], offset: int) -> bool:
+    """Whether a line begins there."""
+    file.seek(max(0, offset - 1))
+    return offset == 0 or file.read(1) == b"\n"

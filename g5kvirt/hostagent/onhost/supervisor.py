@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -44,15 +45,21 @@ def supervise(place: str, program: Callable[[list[str]], Callable[[], int] | Non
         began = time.monotonic()
         child = Child([f"g5kvirt-{os.path.basename(place)}"[:15]], work) if work else Child(command)
         state.update(child=child.pid, child_born=start_time(child.pid), starts=state["starts"] + 1)
-        write_text(f"{place}/state.json", json.dumps(state))
+        save_state(place, state)
         ending, restart = run_until_end(child, wake, f"{place}/log", until, spec.get("rotated", []))
         kill_group(child.pid)
         state["last_exit"] = child.returncode
         pause = 0.1 if restart or time.monotonic() - began > 10 else min(5.0, pause * 2)
         if not ending and not restart:
             log_lines(f"{place}/log", [f"supervisor: ended with {child.returncode}, again in {pause:.1f} s"])
-            write_text(f"{place}/state.json", json.dumps(state))
+            save_state(place, state)
             ending = wait_for_restart(wake, pause, until)
+
+
+def save_state(place: str, state: Record) -> None:
+    """What others read of the service."""
+    with contextlib.suppress(OSError):  # a full disk; what was written before stays
+        write_text(f"{place}/state.json", json.dumps(state))
 
 
 class Deadline:
@@ -130,7 +137,8 @@ def put_aside(logs: Iterable[str]) -> bool:
     """Rename the logs that are long, each to ``LOG.1``; whether there was one."""
     long = [path for path in logs if os.path.exists(path) and os.path.getsize(path) > OWN_LOG_LIMIT]
     for path in long:
-        os.replace(path, f"{path}.1")
+        with contextlib.suppress(OSError):
+            os.replace(path, f"{path}.1")
     return bool(long)
 
 
@@ -175,8 +183,9 @@ def pending_signals(wake: int) -> bytes:
 def log_lines(path: str, lines: Iterable[str]) -> None:
     """Append lines, each with its time in microseconds: dnsmasq's own log knows only seconds."""
     stamp = f"{time.time():.6f} "
-    with open(path, "a", encoding="utf-8") as log:
-        log.write("".join(stamp + line + "\n" for line in lines))
-        full = log.tell() > LOG_LIMIT
-    if full:
-        os.replace(path, path + ".1")
+    with contextlib.suppress(OSError):  # a full disk costs lines, and not the service
+        with open(path, "a", encoding="utf-8") as log:
+            log.write("".join(stamp + line + "\n" for line in lines))
+            full = log.tell() > LOG_LIMIT
+        if full:
+            os.replace(path, path + ".1")

@@ -8,6 +8,7 @@ When the daemon exits, so does the init, and the kernel ends everything else.
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import select
@@ -32,9 +33,18 @@ class Container:
     def __init__(self, name: str, control: socket.socket) -> None:
         self.name = name
         self.pid = 0  #: of its init, in the testbed's pid namespace
+        self._handle = -1  # the same process, whatever becomes of its pid and of its socket
         self._control = control
         self._lock = threading.Lock()
         self._killed = False
+
+    def started(self, pid: int) -> None:
+        """Its init has this pid. Raises TestbedError if that has exited already."""
+        try:
+            self._handle = os.pidfd_open(pid)
+        except ProcessLookupError as error:
+            raise TestbedError(f"{self.name} has exited") from error
+        self.pid = pid
 
     def expect(self, key: str, timeout: float = 120.0) -> Any:
         """Wait for a response with ``key``; returns its value. Raises TestbedError if the container fails."""
@@ -77,21 +87,17 @@ class Container:
 
     def kill(self, timeout: float = 10.0) -> None:
         """Kill all processes of the container and wait until they are gone."""
-        if self.pid:
+        if self._handle >= 0:
+            handle, self._handle = self._handle, -1
             try:
-                gone = os.pidfd_open(self.pid)
-            except ProcessLookupError:
-                pass
-            else:
-                try:
-                    if self.alive:  # otherwise the pid may have been reused
-                        os.kill(self.pid, signal.SIGKILL)
-                        poll = select.poll()  # select(2) takes no descriptor above 1023
-                        poll.register(gone, select.POLLIN)
-                        if not poll.poll(timeout * 1e3):
-                            raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s")
-                finally:
-                    os.close(gone)
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                poll = select.poll()  # select(2) takes no descriptor above 1023
+                poll.register(handle, select.POLLIN)
+                if not poll.poll(timeout * 1e3):
+                    raise TestbedError(f"{self.name} did not exit within {timeout:.0f} s")
+            finally:
+                os.close(handle)
         self._killed = True
         self._control.close()
 
@@ -117,7 +123,7 @@ class Spawner:
                     [json.dumps(spec.to_plain()).encode()],
                     [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
                 )
-        container.pid = container.expect("pid")
+        container.started(container.expect("pid"))
         return container
 
 

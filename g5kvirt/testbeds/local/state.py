@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from g5kvirt.errors import SpecError, TestbedError
+from g5kvirt.errors import SpecError, TestbedDownError, TestbedError
 from g5kvirt.paths import RUNTIME
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.description import from_plain
@@ -93,8 +93,8 @@ class State:
             plain = json.loads((state_dir / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
             up = sorted(path.parent.name for path in RUNTIME.glob("*/ready"))
-            other = f', or use testbed="local:{up[0]}", which is up' if up else ""
-            raise TestbedError(
+            other = f" (up now: {', '.join(f'local:{name}' for name in up[:5])})" if up else ""
+            raise TestbedDownError(
                 f"testbed {state_dir.name!r} is not up",
                 advice=f"run g5kvirt local up{option(state_dir.name)}{other}",
             ) from error

@@ -231,6 +231,9 @@ def test_run_refuses_bad_measuring_options_before_anything(
 def test_sizes_are_parsed_or_refused_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.sizes("4,8") == [4, 8]
     assert commands.sizes("all") == []
+    for text in ("٣", "1_0", "1e3", "", "4,"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            commands.sizes(text)
     with pytest.raises(SystemExit):
         cli.main(["run", "spec.yaml", "--measure", "4,x"])
     assert "expected numbers of VMs such as 4,8, or all, not '4,x'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import string
 from ipaddress import IPv4Address
@@ -93,6 +94,8 @@ def test_a_vm_reports_for_itself_alone() -> None:
     assert log.read(line("step=boot&name=vm-9&deployment=d1.1&status=ok", number=1)) is None
     assert log.read(line("step=boot&name=vm-1&deployment=d1.1&status=ok", number=9)) is None
     assert log.refused == 3
+    assert log.read(line("step=boot&name=vm-9&deployment=d1.1&status=ok", number=9)) is None
+    assert log.refused == 3, "that VM is not in this deployment: its report is in the same log"
     seen = log.read(line("step=boot&name=vm-1&deployment=d1.1&status=ok", number=1))
     assert seen is not None
     assert (seen.vm, seen.step) == ("vm-1", "boot")
@@ -151,3 +154,25 @@ def test_mangled_reports_give_only_events_that_fit(number: int) -> None:
             assert seen.task is None or 0 <= seen.task.attempt < 10**6
     assert log.refused == number - events
     assert number / 20 < events < number * 0.95
+
+
+@pytest.mark.parametrize(
+    "value", ["Infinity", "NaN", "null", "true", "5", "9" * 400, "[" * 100_000, "-1e999", "[]"]
+)
+@pytest.mark.parametrize("key", ["t", "took", "from", "uri", "status", "bytes"])
+def test_a_line_of_another_form_is_nothing(key: str, value: str) -> None:
+    entry = {
+        "t": "1.0",
+        "took": "0.1",
+        "from": '"10.144.0.5"',
+        "uri": '"/report?step=image"',
+        "status": "200",
+    }
+    entry |= {"bytes": "3", key: value}
+    text = "{" + ",".join(f'"{name}":{one}' for name, one in entry.items()) + "}"
+    seen = BootLog([vm(1)]).read(text)
+    assert seen is None or math.isfinite(seen.t)
+
+
+def test_a_time_of_400_digits_is_nothing() -> None:
+    assert BootLog([vm(1)]).read("9" * 400 + ".5 DHCPACK(br0) 10.144.0.5 52:54:0a:90:00:05") is None

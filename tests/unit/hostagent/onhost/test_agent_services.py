@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -207,3 +208,18 @@ def test_a_log_that_a_service_writes_itself_has_a_bound(
     assert older + newer == [f"line {number}" for number in range(100)][-len(older + newer) :], (
         "no line is lost"
     )
+
+
+def test_a_full_disk_costs_lines_and_not_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "open", full, raising=False)
+    monkeypatch.setattr(supervisor, "write_text", full)
+    supervisor.log_lines(str(tmp_path / "log"), ["a line"])
+    supervisor.save_state(str(tmp_path), {"pid": 1})
+    own = tmp_path / "own"
+    own.write_text("x" * 10)
+    monkeypatch.setattr(supervisor, "OWN_LOG_LIMIT", 1)
+    monkeypatch.setattr(supervisor.os, "replace", full)
+    supervisor.put_aside([str(own)])
