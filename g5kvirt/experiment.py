@@ -29,6 +29,7 @@ from g5kvirt.background import Running
 from g5kvirt.errors import RunError, SpecError
 from g5kvirt.inventory import Reservation
 from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner, environment_folders
+from g5kvirt.run.directory import locate
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import PHASES
@@ -92,7 +93,7 @@ class Experiment(VMAccess):
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
-        """The experiment kept in the run directory ``path``, to look at or to continue.
+        """The experiment kept in the run directory ``path``, or ``runs/path``, to look at or to continue.
 
         The testbed is contacted only when a step needs it: a run can be read where its testbed no longer
         exists, on another machine, and while another process works on it. A step continues where it was
@@ -101,7 +102,7 @@ class Experiment(VMAccess):
         if not isinstance(path, str | Path):
             raise RunError(f'a run is opened by its directory, such as "runs/first", not {show(path)}')
         self = cls.__new__(cls)
-        self._runner = PhaseRunner.open(Path(path), self._display)
+        self._runner = PhaseRunner.open(locate(Path("runs"), str(path)).path, self._display)
         return self
 
     def check(self) -> CheckResult:
@@ -326,6 +327,7 @@ class Experiment(VMAccess):
 
     def __repr__(self) -> str:
         done = [phase for phase in PHASES if self.journal.state.done(phase)]
+        done += ["released"] if self.journal.state.released else []
         return f"<Experiment {self.name} on {self.testbed_name}: {', '.join(done) or 'nothing done yet'}>"
 
     def _repr_html_(self) -> str:

@@ -40,6 +40,9 @@ def predict(arguments: argparse.Namespace) -> int:
     for one in combinations:  # all of them, before the first takes its time
         testbed = simulated(where)
         check_against(with_sites(one.spec, testbed), testbed.hosts())
+        _check_guests(one.spec, testbed)
+    if not arguments.json:
+        console.print(f"machines: {testbed.machines_name}", markup=False, highlight=False, soft_wrap=True)
     folder = None if arguments.summary else _folder(arguments.into, arguments.spec.stem)
     found: dict[str, Prediction] = {}
     for number, one in enumerate(combinations, 1):
@@ -54,6 +57,17 @@ def predict(arguments: argparse.Namespace) -> int:
         for path in compare(kept).scalability(columns=2).save(folder / "scalability"):
             console.print(f"figure   {path}", markup=False, highlight=False, soft_wrap=True)
     return 1 if any(sum(one.failed.values()) for one in found.values()) else 0
+
+
+def _check_guests(spec: Spec, testbed: Simulated) -> None:
+    """Raises SpecError if the calibration is of another kind of guest."""
+    calibration = testbed.world.calibration
+    if (spec.guest == "light") != (calibration.guest == "light"):
+        other = "local-light" if spec.guest == "light" else "local-emulated"
+        raise SpecError(
+            f"the calibration {calibration.name!r} was not made of guests of the kind {spec.guest!r}",
+            advice=f"choose another one, such as --calibration {other}",
+        )
 
 
 def _prediction(one: Combination, testbed: Simulated, folder: Path | None, name: str) -> Prediction:

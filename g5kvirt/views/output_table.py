@@ -42,7 +42,8 @@ class OutputTable(pd.DataFrame):
         return _OutputColumn
 
     def __repr__(self) -> str:
-        return printable(super().__repr__(), "\n")
+        with pd.option_context("display.max_columns", None):  # the output is what it is printed for
+            return printable(super().__repr__(), "\n")
 
     def _repr_html_(self) -> str | None:
         html: str | None = super()._repr_html_()  # type: ignore[misc]  # pandas' stubs lack it

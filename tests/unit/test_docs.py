@@ -81,3 +81,12 @@ def options_of(words: list[str]) -> set[str]:
         assert word in commands[0], f"g5kvirt {' '.join(words)}"
         parser = commands[0][word]
     return {option for action in parser._actions for option in action.option_strings}
+
+
+def test_every_command_has_a_heading_in_the_reference() -> None:
+    headings = re.findall(
+        r"^## g5kvirt ([a-z ]+)$", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE
+    )
+    parser = build_parser()
+    [sub] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    assert set(sub.choices) <= set(headings)

@@ -47,7 +47,7 @@ class Status:
     """The status of a testbed."""
 
     name: str
-    state: Literal["up", "down", "broken", "unknown"]
+    state: Literal["up", "down", "starting", "broken", "unknown"]
     detail: str  #: a sentence
     pid: int | None = None
     created: float | None = None  #: seconds since the epoch
@@ -123,9 +123,7 @@ def status(name: str | None = None) -> Status:
     """The status of testbed ``name``, from its processes and its API, not only its state file."""
     state_dir = directory(name)
     if os.geteuid() and state_dir.is_dir():
-        return Status(
-            state_dir.name, "unknown", "it belongs to root, and only root can see its status: use sudo."
-        )
+        return Status(state_dir.name, "unknown", "it belongs to root, who alone sees its status: use sudo.")
     remedy = f"run g5kvirt local up{option(state_dir.name)} or g5kvirt local down{option(state_dir.name)}"
     try:
         state = State.load(state_dir.name)
@@ -143,6 +141,8 @@ def status(name: str | None = None) -> Status:
     }
     if not state.alive:
         return Status(state_dir.name, "broken", f"its processes have ended: {remedy}.", **facts)
+    if not (state.directory / "ready").exists() and _is_locked(state.directory / "lock"):
+        return Status(state_dir.name, "starting", "another process is starting it.", **facts)
     if reason := _health_problem(state):
         return Status(state_dir.name, "broken", f"{reason}: {remedy}.", **facts)
     latency = "" if state.netem else ", no latency (this kernel has no netem)"
@@ -169,8 +169,7 @@ def _check_machine() -> None:
 def _health_problem(state: State) -> str | None:
     """Why a testbed whose init runs is broken, or None."""
     if not (state.directory / "ready").exists():
-        busy = _is_locked(state.directory / "lock")
-        return "it is being started right now" if busy else "its start was interrupted"
+        return "its start was interrupted"
     host, _, port = state.api_uri.partition("//")[2].partition("/")[0].partition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=5):

@@ -67,6 +67,11 @@ class Simulated:
             sampled=sampled,
         )
 
+    @property
+    def machines_name(self) -> str:
+        """Where its machines are from, such as ``tables of 2013``."""
+        return self._inventory.name
+
     def connect(self) -> None:
         """There is nothing to connect to."""
 
