@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from g5kvirt import paths
@@ -22,14 +23,15 @@ SHELLS = ("fish", "tcsh")
 _PACKAGES = ("fish", "fish-common", "libpcre2-32-0", "tcsh")
 
 
+@cache
 def unpacked() -> Path:
     """The directory below which the shells are. Raises MachineError if apt does not give them."""
-    cache = paths.cache() / "login-shells"
-    root = cache / hashlib.sha256(repr(packages.candidates(_PACKAGES)).encode()).hexdigest()[:16]
+    folder = paths.cache() / "login-shells"
+    root = folder / hashlib.sha256(repr(packages.candidates(_PACKAGES)).encode()).hexdigest()[:16]
     if root.exists():
         return root
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as place:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         new = Path(place) / "new"
         new.mkdir()
         for package in packages.fetch(_PACKAGES, Path(place)).values():
@@ -53,7 +55,8 @@ def run(shell: str, home: Path, command: str) -> subprocess.CompletedProcess[str
 
 def give(shell: str, root: Path, user: str) -> None:
     """Make ``shell`` the login shell of a user of the container whose root file system is at ``root``."""
-    shutil.copytree(unpacked() / "usr", root / "usr", dirs_exist_ok=True, symlinks=True)
+    if not (root / "usr/share/fish").exists():  # else they are there already
+        shutil.copytree(unpacked() / "usr", root / "usr", dirs_exist_ok=True, symlinks=True)
     if (binary := unpacked() / "bin" / shell).exists():
         shutil.copy2(binary, root / "usr" / "bin" / shell)
     accounts = (root / "etc/passwd").read_text().splitlines()
