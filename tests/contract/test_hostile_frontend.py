@@ -53,8 +53,11 @@ try:
     granted = exp.reservation
     [(site, job)] = granted.jobs.items()
     from execo_g5k import get_oar_job_kavlan, get_oar_job_nodes
-    nodes = sorted(host.address for host in get_oar_job_nodes(job, site))
-    out["execo"] = [nodes, get_oar_job_kavlan(job, site)]
+    try:
+        nodes = sorted(host.address for host in get_oar_job_nodes(job, site))
+        out["execo"] = [nodes, get_oar_job_kavlan(job, site)]
+    except Exception as error:  # tcsh: "Ambiguous output redirect."
+        out["execo"] = str(error)
     out["hosts"] = sorted(host.name for host in granted.hosts)
     out["vlan"], out["job"] = granted.vlan, job
     out["network"] = str(granted.subnetworks[0].network)
