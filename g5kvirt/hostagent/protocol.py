@@ -10,6 +10,7 @@ goes to its standard input, or is its one argument (as for `follow`, which needs
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from g5kvirt.errors import TestbedError
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import Facts
+from g5kvirt.run.printable import short
 
 __all__ = [
     "COMMAND",
@@ -55,6 +57,9 @@ __all__ = [
 COMMAND = ("python3", "-I", "-S", bundle.DIRECTORY)
 #: Where the agent keeps its records on a host, unless the document names another place.
 HOME = "/run/g5kvirt-host"
+
+#: What reading JSON of another form raises.
+_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 Request = dict[str, Any]
 
@@ -328,21 +333,28 @@ def read_answer(line: str) -> Answer | None:
 def _answer(line: str) -> Answer:
     try:
         d = json.loads(line)
-        return Answer(d["op"], d["subject"], d["status"] == "ok", float(d["t"]), d["detail"])
-    except (ValueError, KeyError, TypeError) as error:
+        found = Answer(d["op"], d["subject"], d["status"] == "ok", float(d["t"]), d["detail"])
+        words = isinstance(found.op, str) and isinstance(found.subject, str)
+        if not (words and isinstance(found.detail, dict) and math.isfinite(found.t)):
+            raise ValueError("a part has the wrong type")
+    except _UNREADABLE as error:
         raise TestbedError(
-            f"the host agent's output {line[:120]!r} is not an answer", advice="look at the log of its host"
+            f"the host agent's output {short(repr(line), 120)} is not an answer",
+            advice="look at the log of its host",
         ) from error
+    return found
 
 
 def parse_line(line: str) -> Line | None:
     """Read one line of a `follow` stream; None if it is a heartbeat. Raises TestbedError if it is neither."""
     try:
         d = json.loads(line)
-        return Line(d["file"], int(d["offset"]), d["line"], int(d["inode"])) if "line" in d else None
-    except (ValueError, KeyError, TypeError) as error:
+        return (
+            Line(str(d["file"]), int(d["offset"]), str(d["line"]), int(d["inode"])) if "line" in d else None
+        )
+    except _UNREADABLE as error:
         raise TestbedError(
-            f"the host agent's output {line[:120]!r} is not a line of a followed file"
+            f"the host agent's output {short(repr(line), 120)} is not a line of a followed file"
         ) from error
 
 
@@ -357,7 +369,17 @@ def read_facts(answer: Answer, sent: float, received: float) -> Facts:
     if not answer.ok:
         raise TestbedError(f"the facts of {answer.subject} are unknown: {answer.reason}")
     d = answer.detail
-    offset = ((float(d["began"]) - sent) + (float(d["clock"]) - received)) / 2
-    on_the_way = (received - sent) - (float(d["clock"]) - float(d["began"]))
+    try:
+        began, clock, cores, memory = float(d["began"]), float(d["clock"]), int(d["cores"]), int(d["memory"])
+        kvm = bool(d["kvm"])
+        if not math.isfinite(began + clock) or cores < 1 or memory < 1:
+            raise ValueError("no such host")
+    except _UNREADABLE as error:
+        raise TestbedError(
+            f"the facts of {answer.subject} cannot be read: {short(repr(dict(d)), 120)}",
+            advice="look at the log of its host",
+        ) from error
+    offset = ((began - sent) + (clock - received)) / 2
+    on_the_way = (received - sent) - (clock - began)
     known = abs(offset) > on_the_way / 2
-    return Facts(int(d["cores"]), int(d["memory"]), bool(d["kvm"]), offset if known else 0.0)
+    return Facts(cores, memory, kvm, offset if known else 0.0)

@@ -50,7 +50,8 @@ _REFUSED = {
 _ARCHITECTURES = ("x86_64",)
 _KEYS = {"name", "description", "image", "boot", "filesystem", "arch", *_IGNORED, *_REFUSED}
 _IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
-_BOOT_KEYS = {"kernel", "initrd", "kernel_params"}
+_HYPERVISOR = ("hypervisor", "hypervisor_params")
+_BOOT_KEYS = {"kernel", "initrd", "kernel_params", *_HYPERVISOR}
 
 #: Pattern, description of what it allows, and the longest text: the arguments of `g5kvirt.spec.fields.text`.
 NAME = (r"[A-Za-z0-9][A-Za-z0-9._+-]*", "at most 100 letters, digits and . _ + -", 100)
@@ -103,6 +104,11 @@ def _environment(data: object, folder: Path) -> Environment:
     for key, (why, advice) in _REFUSED.items():
         if fields.get(key):
             raise SpecError(f"{key} cannot be honoured: {why}", advice=advice)
+    if any(boot.get(key) for key in _HYPERVISOR):
+        raise SpecError(
+            "boot.hypervisor cannot be honoured: VMs boot a Linux kernel",
+            advice="deploy one without a hypervisor",
+        )
     sha256 = str(image.get("sha256") or "").lower()
     initrd, arguments = boot.get("initrd"), boot["kernel_params"]
     return Environment(

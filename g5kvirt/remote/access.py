@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from g5kvirt.errors import MachineError, SpecError
+from g5kvirt.run.printable import short
 
 __all__ = ["OPTIONS", "PLAIN_LOGIN", "PLAIN_SHELL", "SILENCE", "Access", "SshIdentity", "check_host"]
 
@@ -175,7 +177,7 @@ class Access:
         text = done.stdout.decode(errors="replace")
         if done.returncode != 0:
             raise MachineError(
-                f"ssh rejects its configuration: {done.stderr.decode(errors='replace').strip()}"
+                f"ssh rejects its configuration: {short(done.stderr.decode(errors='replace'))}"
             )
         return parse_identity(text.splitlines())
 
@@ -191,9 +193,10 @@ def parse_identity(lines: Sequence[str]) -> SshIdentity:
         if keyword == "user":
             user = value
         elif keyword == "identityfile":
-            path = Path(value).expanduser()
-            if path.is_file() and path not in keys:
-                keys.append(path)
+            with contextlib.suppress(RuntimeError, ValueError, OSError):  # the home of nobody, no path at all
+                path = Path(value).expanduser()
+                if path.is_file() and path not in keys:
+                    keys.append(path)
         elif keyword in ("proxycommand", "proxyjump"):
             proxied = value != "none"
     return SshIdentity(user, tuple(keys), proxied)

@@ -18,8 +18,10 @@ from g5kvirt.remote.envelope import KILL_AFTER
 from g5kvirt.remote.processes import spawn
 from g5kvirt.remote.window import REPLY_SECONDS
 
-__all__ = ["Call", "Connection", "Program", "Update", "raise_limit"]
+__all__ = ["UNREADABLE", "Call", "Connection", "Program", "Update", "raise_limit"]
 
+#: What a message of another form than the program's makes its reader raise.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 #: Bytes of a connection's standard error.
 _ERRORS_KEPT = 16 << 10
 

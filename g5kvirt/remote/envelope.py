@@ -79,7 +79,9 @@ class Capture:
         self.seconds = 0.0  #: that the command took by the host's clock, 0 if the host did not report it
         self.last = 0.0  #: when the latest output arrived
         self._first = f"{token}\n".encode()
-        self._final = re.compile(rb"\n" + token.encode() + rb" (\d{1,3})(?: ([0-9.]+) ([0-9.]+))? *\n")
+        self._final = re.compile(
+            rb"\n" + token.encode() + rb" (\d{1,3})(?: ([0-9]+(?:\.[0-9]+)?) ([0-9]+(?:\.[0-9]+)?))? *\n"
+        )
         self._stderr = bytearray()
         self._ssh_stderr = b""
         self._searched = 0

@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from g5kvirt.remote.access import Access
-from g5kvirt.remote.connections import Call, Connection, Program, raise_limit
+from g5kvirt.remote.connections import UNREADABLE, Call, Connection, Program, raise_limit
 from g5kvirt.remote.processes import terminate
 from g5kvirt.remote.result import Failure, classify_failure, exit_reason, last_line, retry_delay
+from g5kvirt.run.printable import short
 
 __all__ = ["Multiplexer"]
 
@@ -228,8 +229,9 @@ class Multiplexer:
                     self._take(connection, message)
         except BrokenPipeError:
             self._lose(connection)
-        except (ValueError, KeyError, TypeError) as error:  # one odd host costs no other its result
-            self._drop(connection, f"the host's answer cannot be read ({error})")
+        except UNREADABLE as error:  # one odd host costs no other its result
+            why = short(str(error)) if isinstance(error, ValueError) else "a message of another form"
+            self._drop(connection, f"the host's answer cannot be read ({why})")
 
     def _take(self, connection: Connection, message: Mapping[str, Any]) -> None:
         if "ready" in message:

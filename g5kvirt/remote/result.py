@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from g5kvirt.run.printable import printable
+from g5kvirt.run.printable import short
 
 __all__ = ["Failure", "Result", "classify_failure", "exit_reason", "last_line", "retry_delay"]
 
@@ -96,7 +96,7 @@ def classify_failure(messages: bytes) -> tuple[Failure, str]:
     for pattern, kind in _PATTERNS:
         for line in lines:
             if pattern in line.lower():
-                return kind, f"{_MESSAGES[kind]} ({line.strip()[:200]})"
+                return kind, f"{_MESSAGES[kind]} ({short(line)})"
     last = last_line(messages)
     return "other", f"{_MESSAGES['other']} ({last})" if last else _MESSAGES["other"]
 
@@ -104,7 +104,7 @@ def classify_failure(messages: bytes) -> tuple[Failure, str]:
 def last_line(data: bytes) -> str:
     """The last line that is not blank, at most 200 characters, without control characters."""
     lines = [line.strip() for line in data.decode(errors="replace").splitlines() if line.strip()]
-    return printable(lines[-1][:200]) if lines else ""
+    return short(lines[-1]) if lines else ""
 
 
 def exit_reason(code: int | None, stderr: bytes) -> str:

@@ -83,8 +83,9 @@ def parse(line: bytes) -> Message | None:
     fields = line.split()
     if len(fields) < 2 or fields[0] not in (b"O", b"E", b"C", b"S", b"X", b"D") or not fields[1].isdigit():
         return None
-    kind, position, rest = fields[0].decode(), int(fields[1]), fields[2:]
+    kind, rest = fields[0].decode(), fields[2:]
     try:
+        position = int(fields[1])
         if kind == "S":
             given = tuple(int(peer.rpartition(b":")[2]) for peer in rest[1:])
             return Message(kind, position, event=int(rest[0]), given=given)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from localbed import MARKS, below, command_line, on, temporary_testbed, wait
+from localbed import MARKS, below, command_line, inside, on, temporary_testbed, wait
 from scripts import end, start
 
 from g5kvirt.run.events import Event
@@ -102,17 +102,6 @@ def sentence(text: str, *words: str) -> None:
 
 def jobs(state: State, site: str) -> str:
     return on(state, f"{site}.grid5000.fr", "oarstat")
-
-
-def inside(state: State, hostname: str) -> int:
-    """The first process of the container that has this name."""
-    for pid in below(state.pid):
-        try:
-            if Path(f"/proc/{pid}/root/etc/hostname").read_text().strip() == hostname:
-                return pid
-        except OSError:
-            continue
-    raise AssertionError(f"no {hostname}")
 
 
 ALONE = """

@@ -67,6 +67,17 @@ def below(pid: int) -> list[int]:
         return []
 
 
+def inside(state: State, hostname: str) -> int:
+    """The first process of the container that has this name."""
+    for pid in below(state.pid):
+        try:
+            if Path(f"/proc/{pid}/root/etc/hostname").read_text().strip() == hostname:
+                return pid
+        except OSError:
+            continue
+    raise AssertionError(f"no {hostname}")
+
+
 def command_line(pid: int) -> str:
     """The command line of ``pid``, empty if it has exited."""
     try:

@@ -7,6 +7,7 @@ As people write them, with any part lost, exchanged or strange, and as text with
 from __future__ import annotations
 
 import copy
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,26 @@ def test_aliases_that_multiply_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(SpecError):
         load(file)
     assert time.monotonic() - start < 1
+
+
+def test_every_real_description_is_understood_up_to_what_vms_cannot_honour(tmp_path: Path) -> None:
+    """Environments of Grid'5000 as its API gave them; the sample is beside the checkout, not in it."""
+    sample = Path(__file__).resolve().parents[4] / "shared" / "data" / "environments-2021.json"
+    if not sample.exists():
+        pytest.skip(f"there is no sample of real environments beside the checkout ({sample.name})")
+    environments = json.loads(sample.read_text())["environments"]
+    assert environments
+    file = tmp_path / "own.yaml"
+    for environment in environments:
+        whole = {key: value for key, value in environment.items() if key != "user"}
+        file.write_text(yaml.safe_dump(whole))
+        with pytest.raises(
+            SpecError, match=r"(postinstalls|boot\.hypervisor) cannot be honoured|arch must be|server://"
+        ):
+            load(file)
+        described(yaml.safe_dump(environment), tmp_path)
+        own = {**whole, "postinstalls": [], "arch": "x86_64"}
+        own["image"] = {**environment["image"], "file": "image.tar.zst"}
+        if "hypervisor" not in environment["boot"]:
+            file.write_text(yaml.safe_dump(own))
+            assert load(file).compression == environment["image"]["compression"]

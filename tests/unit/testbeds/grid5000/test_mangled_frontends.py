@@ -6,6 +6,7 @@ torn, exchanged and strange; with their marks or without. 300 for each reader wi
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from mangling import check_sentence, examples, sentence_of, texts
@@ -148,6 +150,11 @@ PRINTED: dict[str, list[str]] = {
     "umask": ["", "bash: .g5kvirt-nancy-1.pub: Disk quota exceeded\n"],
     "rm -f": [""],
 }
+#: Real ones, beside the checkout and not in it.
+SAMPLE = Path(__file__).resolve().parents[5] / "shared" / "data" / "environments-2021.json"
+if SAMPLE.exists():
+    environments = json.loads(SAMPLE.read_text())["environments"]
+    PRINTED["kaenv3"] += [f"g5kvirt-shell bash\n---\n{yaml.safe_dump(one)}" for one in environments]
 SSH_TROUBLE = (
     "ssh: connect to host nancy port 22: Connection refused\n",
     "g5k@nancy: Permission denied (publickey).\n",
