@@ -19,14 +19,25 @@ from pathlib import Path
 
 from g5kvirt.remote.connections import Program
 
-__all__ = ["DIRECTORY", "INSTALL", "SESSION", "archive", "unpack"]
+__all__ = ["DIRECTORY", "HAS_PYTHON", "INSTALL", "NO_PYTHON", "SESSION", "archive", "unpack"]
 
 #: What Python runs. The package itself is imported from the same directory, even with -I.
 _MAIN = b"import sys\n\nfrom onhost.main import main\n\nsys.exit(main(sys.argv[1:]))\n"
 
+#: What a host without python3 writes on standard error instead of anything else, whatever its language is.
+NO_PYTHON = "g5kvirt: this host has no python3"
+
+#: In sh: whether python3 is there, and whole. Debian's python3-minimal lacks some modules, json among them.
+HAS_PYTHON = "python3 -I -S -c 'import json' >/dev/null 2>&1"
+
+_REFUSE = f'echo "{NO_PYTHON}" >&2; exit 127'
+
 #: With the archive on standard input: the directory is there afterwards, whole (gzip has a checksum). If it
-#: is there already, nothing is written. ``-m``: a host's clock may be behind ours.
-_INSTALL = """\
+#: is there already, nothing is written. ``-m``: a host's clock may be behind ours. Without python3 to run it
+#: nothing is written either; what is sent is read, so that nobody fails to send it.
+_INSTALL = (
+    f"{HAS_PYTHON} || {{ cat >/dev/null; {_REFUSE}; }}\n"
+    """\
 set -e
 directory=$1
 if [ -e "$directory/__main__.py" ]; then cat >/dev/null; exit 0; fi
@@ -38,10 +49,16 @@ mkdir "$aside/agent"
 tar -x -z -m --no-same-owner -f "$aside/archive" -C "$aside/agent"
 mv -T -- "$aside/agent" "$directory" 2>/dev/null || [ -e "$directory/__main__.py" ]  # another was faster
 """
+)
 
 #: The same from Python, which then goes on as the agent: a session is one login even where it is missing.
 _SESSION = """\
 import os, sys
+try:
+    import json
+except ImportError:
+    os.write(2, b"%s\\n")
+    sys.exit(127)
 install = sys.argv[1:]
 directory = install[-1]
 if not os.path.exists(directory + "/__main__.py"):
@@ -59,7 +76,7 @@ if not os.path.exists(directory + "/__main__.py"):
 sys.path.insert(0, directory)
 from onhost.main import main
 sys.exit(main(["session"]))
-"""
+""".replace("%s", NO_PYTHON)
 
 
 def _contents() -> dict[str, bytes]:
@@ -114,7 +131,15 @@ def archive() -> bytes:
 
 
 #: Starts it for calls one after another (`onhost.session`); it requests `archive` where it is missing.
-SESSION = Program(shlex.join(("python3", "-I", "-S", "-c", _SESSION, *INSTALL)), archive)
+SESSION = Program(
+    shlex.join(
+        (
+            *("sh", "-c", f'command -v python3 >/dev/null || {{ {_REFUSE}; }}; exec python3 -I -S -c "$@"'),
+            *("sh", _SESSION, *INSTALL),
+        )
+    ),
+    archive,
+)
 
 
 def unpack(directory: Path) -> Path:

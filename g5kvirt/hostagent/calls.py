@@ -22,6 +22,7 @@ __all__ = [
     "call_agents",
     "call_twice",
     "install_agent",
+    "python_is_missing",
     "replies_of",
     "require",
     "send_files",
@@ -139,6 +140,11 @@ def watch_agents(
 def agent_is_missing(result: Result) -> bool:
     """Whether Python did not find the agent: then nothing has happened on that machine."""
     return not result.ok and f"can't open file '{bundle.DIRECTORY}'".encode() in result.stderr
+
+
+def python_is_missing(result: Result) -> bool:
+    """Whether the host has no python3: then nothing has happened there."""
+    return not result.ok and bundle.NO_PYTHON.encode() in result.stderr
 
 
 def _reply(host: Host, result: Result) -> AgentReply:

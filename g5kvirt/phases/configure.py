@@ -140,8 +140,8 @@ def serve(context: Context, cluster: ClusterState, plan: services.Netboot, *, ph
 def _install_agent(
     context: Context, cluster: ClusterState, machines: Sequence[Host]
 ) -> list[calls.AgentReply]:
-    """The host agent on some machines of the cluster."""
-    return calls.install_agent(context.fanout, machines, timeout=context.spec.timeouts.command)
+    """The host agent on some machines of the cluster, with the python3 that it needs."""
+    return packages.with_agent(context, machines, timeout=context.spec.timeouts.command)
 
 
 def _without_failed(

@@ -8,9 +8,10 @@ from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.python3 import install_python
 from g5kvirt.inventory import Host
 
-__all__ = ["PACKAGES", "SERVICE_PROGRAMS", "install", "needed"]
+__all__ = ["PACKAGES", "SERVICE_PROGRAMS", "install", "needed", "with_agent"]
 
 #: Program → the Debian package that brings it, in Debian 11 and newer. QEMU's brings its firmware and network
 #: boot ROMs with it; nothing else of it is recommended or wanted.
@@ -33,6 +34,35 @@ def needed(guest: str, roles: Sequence[str] = ()) -> list[str]:
         [name for role in roles for name in SERVICE_PROGRAMS[role]] if roles else GUESTS[guest].programs
     )
     return list(dict.fromkeys(programs))
+
+
+def with_agent(
+    context: Context, machines: Sequence[Host], *, timeout: float, phase: str = "configure"
+) -> list[calls.AgentReply]:
+    """Send the agent to machines, and to those without python3 once they have it; never raises for a machine.
+
+    All of these side by side, through the testbed's package proxy if it has one, for as long as a deployment
+    of hosts may take. One journal span ``python3`` for each. ``timeout``: seconds for the agent alone.
+    """
+    replies = {r.host: r for r in calls.install_agent(context.fanout, machines, timeout=timeout)}
+    lacking = [host for host, reply in replies.items() if calls.python_is_missing(reply.result)]
+    if not lacking:
+        return list(replies.values())
+    proxy, limit = context.testbed.package_proxy, context.spec.timeouts.deploy
+    installed = install_python(context.fanout, lacking, proxy=proxy, limit=limit)
+    for reply in installed:
+        name, result = reply.host.name, reply.result
+        context.journal.append(phase, "python3", "host", name, "start", t=result.start)
+        if reply.ok:
+            context.journal.append(phase, "python3", "host", name, "ok", t=result.end)
+        else:
+            context.journal.append(
+                phase, "python3", "host", name, "failed", t=result.end, reason=reply.reason
+            )
+    replies |= {reply.host: reply for reply in installed if not reply.ok}
+    if ready := [reply.host for reply in installed if reply.ok]:
+        replies |= {r.host: r for r in calls.install_agent(context.fanout, ready, timeout=timeout)}
+    return list(replies.values())
 
 
 def install(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Debian's maintainer scripts call it to learn whether a service may be started; 101 forbids it.
 POLICY_FILE = "/usr/sbin/policy-rc.d"
+#: Nothing is asked, in no other language than English, and no service is started again.
+ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "NEEDRESTART_SUSPEND": "1"}
+
 DENY_POLICY = "#!/bin/sh\n# by g5kvirt, while it installs packages: nothing starts by itself\nexit 101\n"
 
 
@@ -68,6 +71,21 @@ class ServicesBlocked:
 
 def install(names: list[str], proxy: str, options: list[str], deadline: float) -> None:
     """``apt-get install``, without and then with new package lists. Raises OSError with apt's reason."""
+    command, update = apt_commands(names, proxy, options)
+    code, _ = run_package_manager(command, deadline)
+    if code == 0:
+        return
+    # A dpkg that was cut short, or lists that are missing or old; whether it helped, the next try shows.
+    run_package_manager(["dpkg", "--configure", "-a"], deadline)
+    old, why = run_package_manager(update, deadline)
+    code, out = run_package_manager(command, deadline)
+    if code:
+        reason = apt_error(out) or f"apt-get ended with {code} without a message"
+        raise OSError(f"{reason}; its lists are old: {apt_error(why)}" if old else reason)
+
+
+def apt_commands(names: list[str], proxy: str, options: list[str]) -> tuple[list[str], list[str]]:
+    """What installs packages, and what brings new lists of them; ``proxy``: its URL, or empty."""
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=60", "-o", "Acquire::Retries=2"]
     for word in ("http", "https"):
         apt += ["-o", f"Acquire::{word}::Timeout=20"]
@@ -76,26 +94,12 @@ def install(names: list[str], proxy: str, options: list[str], deadline: float) -
     # Whoever configured a package by hand keeps its configuration.
     command = [*apt, "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
     command += ["--no-install-recommends", "install", "--", *names]
-    code, _ = run_package_manager(command, deadline)
-    if code == 0:
-        return
-    # A dpkg that was cut short, or lists that are missing or old; whether it helped, the next try shows.
-    run_package_manager(["dpkg", "--configure", "-a"], deadline)
-    old, why = run_package_manager([*apt, "-o", "APT::Update::Error-Mode=any", "update"], deadline)
-    code, out = run_package_manager(command, deadline)
-    if code:
-        reason = apt_error(out) or f"apt-get ended with {code} without a message"
-        raise OSError(f"{reason}; its lists are old: {apt_error(why)}" if old else reason)
+    return command, [*apt, "-o", "APT::Update::Error-Mode=any", "update"]
 
 
 def run_package_manager(command: list[str], deadline: float) -> tuple[int, str]:
     """Run a program of a package manager to its end; past ``deadline`` it is ended with all it started."""
-    environment = {
-        **os.environ,
-        "DEBIAN_FRONTEND": "noninteractive",
-        "LC_ALL": "C",
-        "NEEDRESTART_SUSPEND": "1",
-    }
+    environment = {**os.environ, **ENVIRONMENT}
     left = deadline - time.monotonic()
     if left <= 0:
         raise OSError("there was no time left for it")
