@@ -76,9 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         _release,
         _show,
         add_report,
-        add_completion,
     ):
         add(sub)  # in the order of the help
+    add_completion(sub, parser)
     return parser
 
 
