@@ -6,6 +6,7 @@ A part of `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -102,7 +103,8 @@ class VMAccess:
         from g5kvirt.guests.run import COLUMNS, run_on
 
         if background:
-            return start_program(lambda: self._machines("run a command"), command, vms, timeout)
+            context = partial(self._machines, "run a command")
+            return start_program(context, command, vms, timeout, OutputTable)
         limit = RUN_TIMEOUT if timeout is None else timeout
         rows = run_on(self._machines("run a command"), command, vms, limit)
         return OutputTable(rows, columns=list(COLUMNS))
@@ -113,7 +115,8 @@ class VMAccess:
         from g5kvirt.guests.programs import programs
 
         runner = self._runner
-        return programs(lambda: self._machines("run a command"), runner.run, runner.journal)
+        context = partial(self._machines, "run a command")
+        return programs(context, runner.run, runner.journal, OutputTable)
 
     def put(
         self,

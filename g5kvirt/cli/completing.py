@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from g5kvirt.cli.options import command_parser
@@ -15,8 +16,10 @@ __all__ = ["SHELLS", "add_completion", "completion"]
 SHELLS = ("bash", "zsh", "tcsh")
 
 
-def add_completion(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``completion``."""
+def add_completion(
+    sub: argparse._SubParsersAction[argparse.ArgumentParser], whole: argparse.ArgumentParser
+) -> None:
+    """``completion`` of all commands of the parser ``whole``."""
     parser = command_parser(
         sub,
         "completion",
@@ -27,18 +30,15 @@ def add_completion(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "  g5kvirt completion tcsh > ~/.g5kvirt.csh          with source ~/.g5kvirt.csh in ~/.tcshrc",
     )
     parser.add_argument("shell", choices=SHELLS, help="your shell")
-    parser.set_defaults(do=completion)
+    parser.set_defaults(do=partial(completion, whole))
 
 
-def completion(arguments: argparse.Namespace) -> int:
+def completion(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     """Print the completion of a shell."""
     try:
         import shtab
     except ImportError:
         raise MachineError("the Python package shtab is missing", advice="pip install shtab") from None
-    from g5kvirt.cli.parser import build_parser
-
-    parser = build_parser()
     for action in _actions(parser):
         if action.type is Path:
             action.complete = shtab.FILE  # type: ignore[attr-defined]

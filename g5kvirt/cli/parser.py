@@ -84,9 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
         add_archive,
         add_open,
         add_report,
-        add_completion,
     ):
         add(sub)  # in the order of the help
+    add_completion(sub, parser)
     return parser
 
 

@@ -12,14 +12,14 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from g5kvirt.context import Context
 from g5kvirt.errors import PhaseOrderError, RunError
 from g5kvirt.guests.commands import GuestCommands
-from g5kvirt.guests.run import check_command, check_timeout, chosen_vms
+from g5kvirt.guests.run import COLUMNS, check_command, check_timeout, chosen_vms
 from g5kvirt.netboot.services import ROOT
 from g5kvirt.remote import Result
 from g5kvirt.run import event_types, inbox
@@ -148,6 +148,9 @@ done
 """
 )
 
+#: Makes the table that a user gets of its rows; VMs may print anything.
+Table = Callable[[list[dict[str, Any]]], pd.DataFrame]
+
 State = Literal["running", "ended", "lost", "absent", "unknown"]
 
 
@@ -176,13 +179,16 @@ class Program:
     itself, when its time is over, by `stop`, with its VM (a reboot, another deployment), and at the release.
     """
 
-    def __init__(self, context: Callable[[], Context], start: ProgramStart) -> None:
+    def __init__(
+        self, context: Callable[[], Context], start: ProgramStart, table: Table = pd.DataFrame
+    ) -> None:
         self.name = start.name  #: as its directory on the VMs is called
         self.command = start.command
         self.vms = start.vms  #: their names
         self.start_time = start.t  #: seconds since the epoch
         self.limit = start.limit  #: seconds after which it is ended
         self._context = context
+        self._table = table
 
     @property
     def path(self) -> str:
@@ -197,7 +203,7 @@ class Program:
         reached now); ``code`` (None unless ended), ``seconds``, the last ``tail`` bytes of ``out`` and
         ``err``, and the ``reason`` unless it runs or has ended well. Raises PhaseOrderError after `release`.
         """
-        return pd.DataFrame([vars(one) for one in self._look(tail)])
+        return self._table([vars(one) for one in self._look(tail)])
 
     @property
     def done(self) -> bool:
@@ -223,9 +229,10 @@ class Program:
         Raises TimeoutError if it has not within ``timeout`` seconds; it goes on then.
         """
         if not self.wait(timeout):
-            raise TimeoutError(f"program {self.name} has not ended on all VMs within {timeout:g} s")
-        rows = [vars(one) | {"ok": one.state == "ended" and one.code == 0} for one in self._look(TAIL)]
-        return pd.DataFrame(rows, columns=["vm", "ok", "code", "out", "err", "seconds", "reason"])
+            limit = self.limit if timeout is None else timeout
+            raise TimeoutError(f"program {self.name} has not ended on all VMs within {limit:g} s")
+        found = self._look(TAIL)
+        return self._table([{name: _cell(one, name) for name in COLUMNS} for one in found])
 
     def stop(self) -> pd.DataFrame:
         """End it where it runs: SIGTERM, after 3 s SIGKILL, for all processes of its group. Its `status`."""
@@ -257,6 +264,11 @@ class Program:
         return [_read(name, result) for name, result in self._call(_STATUS, str(int(tail))).items()]
 
 
+def _cell(one: VMProgram, column: str) -> object:
+    """A cell of `Program.result`, whose columns are those of ``exp.run``."""
+    return one.state == "ended" and one.code == 0 if column == "ok" else getattr(one, column)
+
+
 def _read(vm: str, result: Result) -> VMProgram:
     """What a VM answers to `_STATUS`."""
     line, _, out = result.text.partition("\n")
@@ -278,7 +290,11 @@ def _read(vm: str, result: Result) -> VMProgram:
 
 
 def start_program(
-    context: Callable[[], Context], command: str, names: Sequence[str] | None, timeout: float | None
+    context: Callable[[], Context],
+    command: str,
+    names: Sequence[str] | None,
+    timeout: float | None,
+    table: Table = pd.DataFrame,
 ) -> Program:
     """Start a shell command on VMs and return at once; ``timeout``: seconds (None: all that is left).
 
@@ -307,13 +323,15 @@ def start_program(
     GuestCommands(here, vms).run(
         list(start.vms), ["sh", "-c", _START, "sh", *arguments], timeout=ANSWER_TIMEOUT, idempotent=True
     )
-    return Program(context, start)
+    return Program(context, start, table)
 
 
-def programs(context: Callable[[], Context], run: Run, journal: Journal) -> list[Program]:
+def programs(
+    context: Callable[[], Context], run: Run, journal: Journal, table: Table = pd.DataFrame
+) -> list[Program]:
     """The programs that were started in a run, in their order."""
     starts = dict(journal.state.programs)
     for event in inbox.waiting(run.path):
         if event_types.is_program(event):
             starts.setdefault(event.subject, event_types.program_of(event))
-    return [Program(context, start) for start in starts.values()]
+    return [Program(context, start, table) for start in starts.values()]

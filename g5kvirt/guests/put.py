@@ -95,7 +95,7 @@ def _head(context: Context) -> ServiceMachine:
     return next(m for m in machines if "http" in m.roles and m.host.site in m.addresses)
 
 
-def _plan(context: Context, archive: Archive, vms: Sequence[VM]) -> chain.ChainPlan:
+def _plan(context: Context, archive: Archive, vms: Sequence[VM], timeout: float) -> chain.ChainPlan:
     """The chain of the hosts of these VMs, along the cables, from one service machine."""
     head = _head(context)
     used = {vm.host for vm in vms}
@@ -108,6 +108,7 @@ def _plan(context: Context, archive: Archive, vms: Sequence[VM]) -> chain.ChainP
         head_site=head.host.site,
         port=PORT,
         store=STORE,
+        limits={"deadline": timeout},
         service=SERVICE,
     )
 
@@ -115,7 +116,7 @@ def _plan(context: Context, archive: Archive, vms: Sequence[VM]) -> chain.ChainP
 def _to_hosts(context: Context, archive: Archive, vms: Sequence[VM], timeout: float) -> dict[str, str]:
     """Bring the archive to every host of these VMs; host → reason, for those that do not have it."""
     fanout, head = context.fanout, _head(context).host
-    plan = _plan(context, archive, vms)
+    plan = _plan(context, archive, vms, timeout)
     path = f"{services.WWW}/{FILES}/{archive.sha256}"
     saved = fanout.run(
         [head.address],
@@ -147,7 +148,7 @@ def _to_vms(context: Context, archive: Archive, vms: Sequence[VM], timeout: floa
 
 def _clear(context: Context, archive: Archive, vms: Sequence[VM], timeout: float) -> None:
     """Remove the archive from hosts and service machine; what cannot be reached goes with the reservation."""
-    plan = _plan(context, archive, vms)
+    plan = _plan(context, archive, vms, timeout)
     stops = tuple(stop for stop in plan.stops if not context.fanout.is_gone(stop.host.address))
     relays.stop(context.fanout, replace(plan, stops=stops), timeout=timeout)
     path = f"{services.WWW}/{FILES}/{archive.sha256}"

@@ -41,7 +41,7 @@ def run(system: str, folder: Path, *words: str) -> subprocess.CompletedProcess[s
         (f"calibrate {ROOT}/data/runs/http -o mine.yaml", "mine.yaml"),
         (f"show {ROOT}/data/runs/http --json", '"deployed": 8'),
         ("runs", "there are no runs"),
-        ("completion bash", "complete -o filenames"),
+        ("completion bash", "-F _shtab_g5kvirt g5kvirt"),
         ("--help", "predict"),
     ],
 )

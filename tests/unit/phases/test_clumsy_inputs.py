@@ -178,7 +178,7 @@ def test_environment_that_kadeploy3_cannot_deploy_is_refused_first(tmp_path: Pat
         ("true", [1], 1),
         ("true", [None], 1),
         ("true", [["vm-1"]], 1),
-        *(("true", None, timeout) for timeout in (0, -1, None, "5", float("nan"), float("inf"))),
+        *(("true", None, timeout) for timeout in (0, -1, "5", float("nan"), float("inf"))),
     ],
 )
 def test_invalid_command_is_refused(command: Any, vms: Any, timeout: Any, tmp_path: Path) -> None:

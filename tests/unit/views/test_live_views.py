@@ -280,7 +280,7 @@ def test_terminal_display_includes_the_last_events(
     journal = Growing(run_events(12, lost=2)[:30])
     with watch(journal, 12, mode="terminal"):
         journal.events = run_events(12, lost=2)
-    assert "launch done in" in capsys.readouterr().out
+    assert "launch done in" in capsys.readouterr().err
 
 
 def test_error_in_a_view_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
