@@ -35,6 +35,9 @@ __all__ = ["COMPRESSIONS", "ImageRequest", "build", "package_names"]
 #: How an image may be compressed; ending of its file.
 COMPRESSIONS = {"gzip": ".tar.gz", "xz": ".tar.xz", "zstd": ".tar.zst", "none": ".tar"}
 
+#: Not silent, so that a console shows how far a boot is.
+ARGUMENTS = " ".join(word for word in KERNEL_ARGUMENTS.split() if word != "quiet")
+
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _VERSION = 1  #: raised when the same request would give another image
 
@@ -145,7 +148,7 @@ def _publish(request: ImageRequest, directory: Path, folder: Path, progress: Pro
             "sha256": manifest["sha256"],
             "unpacked": manifest["unpacked"],
         },
-        "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "kernel_params": KERNEL_ARGUMENTS},
+        "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "kernel_params": ARGUMENTS},
         "filesystem": "ext4",
     }
     path = folder / f"{request.name}.yaml"

@@ -21,7 +21,7 @@ from g5kvirt.images import packages, repository
 from g5kvirt.images.cache import ProgressCallback
 from g5kvirt.images.repository import fraction, reported
 
-__all__ = ["AFTER", "BEFORE", "COMPRESSORS", "INCLUDE", "System", "SystemRecipe", "write"]
+__all__ = ["AFTER", "BEFORE", "COMPRESSORS", "INCLUDE", "System", "SystemRecipe", "program", "write"]
 
 #: What every image has besides the essential packages: what `AFTER` sets up, and a kernel with an initrd.
 INCLUDE = (packages.KERNEL, "initramfs-tools", "iproute2", "openssh-server", "systemd-sysv", "udev", "zstd")
@@ -97,7 +97,7 @@ def write(recipe: SystemRecipe, work: Path, progress: ProgressCallback) -> Syste
     scratch = work / "scratch"
     scratch.mkdir()
     lines, files = repository.fetch_all(recipe.release, recipe.include, tell)
-    program = _program(scratch)
+    installer = program(scratch)
     for name, texts in (("before", recipe.before), ("after", recipe.after)):
         for path, text in texts.items():
             file = scratch / name / path
@@ -108,7 +108,7 @@ def write(recipe: SystemRecipe, work: Path, progress: ProgressCallback) -> Syste
         (scratch / "script").write_bytes(recipe.script)
         (scratch / "script").chmod(0o755)
     with reported(lambda: _installed_so_far(scratch, len(files)), tell):
-        _run(_command(program, recipe, scratch, lines, work / "image.tar"), scratch)
+        _run(_command(installer, recipe, scratch, lines, work / "image.tar"), scratch)
     size = (work / "image.tar").stat().st_size
     _compress(work / "image.tar", work / "image", recipe.compression, scratch, tell)
     installed = (scratch / "installed").read_text(encoding="utf-8").split()
@@ -116,11 +116,11 @@ def write(recipe: SystemRecipe, work: Path, progress: ProgressCallback) -> Syste
     return System(dict(entry.partition("=")[::2] for entry in installed), size)
 
 
-def _program(scratch: Path) -> str:
-    """mmdebstrap, of this machine or out of its package."""
-    program = shutil.which("mmdebstrap")
-    if program is not None:
-        return program
+def program(scratch: Path) -> str:
+    """The path of mmdebstrap, of this machine or out of its package, which is unpacked into ``scratch``."""
+    found = shutil.which("mmdebstrap")
+    if found is not None:
+        return found
     (package,) = packages.fetch(["mmdebstrap"], scratch).values()
     packages.unpack(package, scratch / "mmdebstrap")
     return str(scratch / "mmdebstrap" / "usr" / "bin" / "mmdebstrap")

@@ -78,6 +78,7 @@ def _become(user: int, command: Sequence[str]) -> NoReturn:
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
+    ns.die_with_parent(signal.SIGKILL)  # a change of the user has undone that
     os.execvpe(command[0], list(command), {**os.environ, "PATH": PATH})  # noqa: S606
 
 
