@@ -14,6 +14,7 @@ from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED
 from g5kvirt.views import html
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.measure_tables import breakdown_table, sizes_table
+from g5kvirt.views.paper_table import PaperTable
 from g5kvirt.views.progress import phase_title, result_lines
 from g5kvirt.views.tables import iter_rows
 
@@ -74,16 +75,17 @@ class MeasureResult:
         return self.measurements.scalability
 
     @property
-    def sizes(self) -> pd.DataFrame:
+    def sizes(self) -> PaperTable:
         """One row per environment, broadcast, provisioner and number of VMs: VMs by outcome,
         and median times over the comparable deployments (``compared`` of ``times``; see
-        `g5kvirt.run.deployment_tables.alike`)."""
-        return sizes_table(self.measurements)
+        `g5kvirt.run.deployment_tables.alike`). ``to_latex`` writes it for a paper."""
+        return PaperTable(sizes_table(self.measurements))
 
     @property
-    def parts(self) -> pd.DataFrame:
-        """One row per macro-step (``step`` empty) and one per step of it, over the deployed VMs."""
-        return breakdown_table(self.measurements)
+    def parts(self) -> PaperTable:
+        """One row per macro-step (``step`` empty) and one per step of it, over the deployed VMs. ``to_latex``
+        writes it for a paper."""
+        return PaperTable(breakdown_table(self.measurements))
 
     @property
     def summary(self) -> Summary:
