@@ -30,6 +30,7 @@ __all__ = [
     "file",
     "files",
     "follow",
+    "load",
     "packages",
     "parse",
     "parse_line",
@@ -279,6 +280,11 @@ def ssh(
     """
     request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "options": list(options)}
     return {**request, "limit": limit, "key": key, "at_once": at_once}
+
+
+def load() -> Request:
+    """Counters since the host started: processors, memory, link, CPU seconds of VMs and services."""
+    return {"op": "load"}
 
 
 def teardown(directories: Iterable[str] = ()) -> Request:

@@ -38,6 +38,8 @@ __all__ = [
     "is_whole_deployment",
     "job_of",
     "job_progress",
+    "load_of",
+    "load_sampled",
     "macro_step",
     "micro_step",
     "placement",
@@ -54,6 +56,7 @@ __all__ = [
 ]
 
 _SUBMITTED = "submitted"
+_LOAD = "load"
 EXTENDED = "extended"  #: the step of `walltime_extended`
 
 
@@ -187,6 +190,25 @@ def console_read(
 def console_of(event: Event) -> str:
     """The file of `console_read`, below the run's directory; empty if there is none."""
     return str(event.detail.get("file", ""))
+
+
+def load_sampled(
+    phase: str, run: str, t: float, hosts: Mapping[str, Any], here: Mapping[str, Any], *, first: bool
+) -> Event:
+    """How busy the hosts were until now: host → its counters; ``here``: those of this process.
+
+    ``first``: the one before it, if any, belongs to an earlier step.
+    """
+    detail = {"first": first, "here": dict(here), "hosts": dict(hosts)}
+    return Event(phase, _LOAD, "run", run, "ok", t, 1, detail)
+
+
+def load_of(event: Event) -> tuple[bool, Mapping[str, Any], Mapping[str, Any]] | None:
+    """(first, hosts, here) of `load_sampled`; None for any other event."""
+    if event.step != _LOAD or event.kind != "run":
+        return None
+    detail = event.detail
+    return bool(detail["first"]), detail["hosts"], detail["here"]
 
 
 # ---- measure -----------------------------------------------------------------------------------------

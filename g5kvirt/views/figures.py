@@ -35,6 +35,7 @@ from g5kvirt.views.drawing import (
     vm_timelines_height,
 )
 from g5kvirt.views.formatting import count, duration
+from g5kvirt.views.load_figures import LoadFigures
 from g5kvirt.views.maps import MAPS, draw_map, lay_out
 from g5kvirt.views.outcome_figures import OutcomeFigures
 from g5kvirt.views.palette import COLOURS, LABELS
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["Figures", "Picture"]
 
 
-class Figures(OutcomeFigures):
+class Figures(OutcomeFigures, LoadFigures):
     """The figures of one run; those of `measure` are inherited.
 
     Each takes ``columns``, 1 or 2, the width it fills on a page.
@@ -153,6 +154,8 @@ class Figures(OutcomeFigures):
             "broadcast": self.broadcast,
             "steps": self.steps,
             "map": self.map,
+            "load": self.load,
+            "load-links": lambda: self.load(of="links"),
         }
         if self.frames.measurements.deployments["failed"].any():
             every["failures"] = self.failures

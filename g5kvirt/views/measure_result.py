@@ -9,6 +9,7 @@ import pandas as pd
 
 from g5kvirt.run.deployment_tables import Measurements, Summary, alike
 from g5kvirt.run.events import Event
+from g5kvirt.run.load_tables import shared_words
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED
 from g5kvirt.views import html
@@ -48,6 +49,7 @@ class MeasureResult:
         every = frames.measurements
         self.measurements = every if deployments is None else every.only(deployments)
         self.state = frames.state.phases["measure"]  #: of the whole run
+        self._load = frames.load
 
     # ---- the numbers ------------------------------------------------------------------------------
 
@@ -129,7 +131,12 @@ class MeasureResult:
     @property
     def facts(self) -> dict[str, str]:
         """The results as text: name → value."""
-        return measure_facts(self.measurements)
+        facts = measure_facts(self.measurements)
+        times = self.deployments[["start", "end"]]
+        shared = (
+            shared_words(self._load, self.phase, times["start"].min(), times["end"].max()) if facts else ""
+        )
+        return facts | ({"disturbed": shared} if shared else {})
 
     # ---- display ----------------------------------------------------------------------------------
 
