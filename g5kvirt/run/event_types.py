@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from g5kvirt.inventory import VM, Facts, Host, Reservation, to_plain
 from g5kvirt.run.events import Event
-from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, Kind, Status
+from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, LOAD, MACROS, Kind, Status
 
 __all__ = [
     "EXTENDED",
@@ -56,7 +56,6 @@ __all__ = [
 ]
 
 _SUBMITTED = "submitted"
-_LOAD = "load"
 EXTENDED = "extended"  #: the step of `walltime_extended`
 
 
@@ -200,12 +199,12 @@ def load_sampled(
     ``first``: the one before it, if any, belongs to an earlier step.
     """
     detail = {"first": first, "here": dict(here), "hosts": dict(hosts)}
-    return Event(phase, _LOAD, "run", run, "ok", t, 1, detail)
+    return Event(phase, LOAD, "run", run, "ok", t, 1, detail)
 
 
 def load_of(event: Event) -> tuple[bool, Mapping[str, Any], Mapping[str, Any]] | None:
     """(first, hosts, here) of `load_sampled`; None for any other event."""
-    if event.step != _LOAD or event.kind != "run":
+    if not event.is_load:
         return None
     detail = event.detail
     return bool(detail["first"]), detail["hosts"], detail["here"]

@@ -111,6 +111,14 @@ def test_measurements_that_shared_their_machine_say_so(other: float, warned: boo
     assert "disturbed" not in MeasureResult([*early, *events], run="r", testbed="local").facts
 
 
+def test_looks_are_no_progress() -> None:
+    events = [Event("launch", "phase", "run", "r", "start", T0), *shared(other=0.5)]
+    frames = Frames(events)
+    assert frames.state.phases["launch"].latest is None
+    assert frames.phases["tries"].to_list() == [1]
+    assert len(frames.spans) == 1
+
+
 def test_figures_show_what_used_processors_and_links() -> None:
     events = [*run_events(4), *shared(other=0.5)]
     found = Figures(Frames(events), run="first", testbed="local", guest="tcg")
