@@ -156,7 +156,7 @@ def _place_ticks(ax: Axes, rows: pd.DataFrame) -> None:
     inch = (2.6 if narrow(ax) else 6.2) / len(sites)  # of a VM
     hosts = _runs(rows["host"])
     names = [str(rows["host"].iloc[first]).partition(".")[0] for first, _ in hosts]
-    if all(names) and not _tight(hosts, names, inch, 0.03):
+    if all(names) and not _tight(hosts, names, inch, 0.024):
         words = [f"{name}\n{sites.iloc[first]}" for name, (first, _) in zip(names, hosts, strict=True)]
         ax.set_xticks(_middles(hosts), words, fontsize=6)
         ax.tick_params(axis="x", length=0)
