@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks, and for each host more, as every look is kept in the journal.
 SHORTEST = 5.0
 PER_HOST = 0.05
-#: Seconds of a core that a look costs a host (measured), and the share of the processors that all looks may
-#: take where all hosts share the cores of one machine.
+#: Seconds of a core that a look costs a host: 20 ms for a call as of `VMWatch`, 6 ms to read 180 processes
+#: (measured). And the share of the processors that all looks may take where all hosts share one machine.
 COST = 0.03
 SHARE = 0.01
 #: Seconds that the hosts have for their answers.
