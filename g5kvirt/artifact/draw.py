@@ -32,8 +32,20 @@ def draw(runs: Path, target: Path) -> list[Path]:
         figures.save(place / "figures")
         Frames(figures.frames.journal).export(place / "tables")
     if len(found) > 1:
-        compare(*(run.path for run in found)).save(target / _OF_ALL)
+        _compare([run.path for run in found], target / _OF_ALL)
     return sorted(target / path for path in made(target))
+
+
+def _compare(runs: list[Path], target: Path) -> None:
+    """What compares the runs: figures, and the table of differences if there are any."""
+    both = compare(*runs)
+    both.save(target)
+    try:
+        table = both.differences()
+    except RunError:  # nothing was deployed, or all in the same way
+        return
+    target.mkdir(exist_ok=True)
+    table.to_csv(target / "differences.csv", index=False, float_format="%.6f")
 
 
 def made(folder: Path) -> Iterator[Path]:

@@ -32,6 +32,7 @@ __all__ = [
     "file",
     "files",
     "follow",
+    "load",
     "packages",
     "parse",
     "parse_line",
@@ -309,6 +310,11 @@ def ssh(
     request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "options": list(options)}
     more = {name: value for name, value in (("input", input), ("output", output)) if value is not None}
     return {**request, "limit": limit, "key": key, "at_once": at_once, **more}
+
+
+def load() -> Request:
+    """Counters since the host started: processors, memory, link, CPU seconds of VMs and services."""
+    return {"op": "load"}
 
 
 def teardown(directories: Iterable[str] = ()) -> Request:

@@ -20,6 +20,7 @@ from g5kvirt.netboot.boot_tracker import BootTracker
 from g5kvirt.netboot.services import dhcp_servers
 from g5kvirt.netboot.simulated_boots import SimulatedBoots
 from g5kvirt.phases.configure import boot_plan, serve
+from g5kvirt.phases.load import sampled_load
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import boot_window
 from g5kvirt.run import event_types
@@ -41,7 +42,7 @@ def launch(context: Context) -> Mapping[str, Any]:
     journal.extend([event_types.guest_kind(context.run.name, guest, context.now())])
     tracker = _tracker(context, cluster, vms)
     try:
-        with _driver(context, cluster, vms) as driver:
+        with sampled_load(context, cluster, "launch"), _driver(context, cluster, vms) as driver:
             boot_all(tracker, driver, clock=context.now, write=journal.extend)
     except (Stopped, PhaseError) as error:  # unlike after Ctrl-C, nobody follows what is under way any more
         _fail_all(context, tracker, error.message if isinstance(error, PhaseError) else str(error))

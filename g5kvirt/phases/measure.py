@@ -13,6 +13,7 @@ from g5kvirt.guests import consoles
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.images import environments
 from g5kvirt.inventory import VM
+from g5kvirt.phases.load import sampled_load
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.windows import interleave
 from g5kvirt.provisioners.base import DeploymentRequest, Installer
@@ -114,11 +115,12 @@ def measure(context: Context, request: MeasureRequest) -> list[str]:
     # one may take VMs as they are, if none of them has been used.
     several = len(request.sizes) * request.repeat > 1
     alike = request.alike or several or not provisioner.skips_reboot
-    return [
-        _deploy(context, cluster, up[:size], image, request.broadcast, repetition, installer, alike=alike)
-        for repetition in range(1, request.repeat + 1)
-        for size in request.sizes
-    ]
+    with sampled_load(context, cluster, "measure"):
+        return [
+            _deploy(context, cluster, up[:size], image, request.broadcast, repetition, installer, alike=alike)
+            for repetition in range(1, request.repeat + 1)
+            for size in request.sizes
+        ]
 
 
 def _obtain(context: Context, request: MeasureRequest) -> environments.Image:

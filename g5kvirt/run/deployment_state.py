@@ -182,6 +182,11 @@ class DeploymentState:
         return float(self.about.get("transfer_bound", NAN))
 
     @property
+    def image_bytes(self) -> float:
+        """The size of the compressed image; NaN in runs of earlier versions."""
+        return float(self.about.get("bytes", NAN))
+
+    @property
     def requested(self) -> int:
         """The number of VMs to deploy."""
         return max(size_of(self.about), len(self.vms))

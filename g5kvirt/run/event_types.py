@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from g5kvirt.inventory import VM, Facts, Host, Reservation, to_plain
 from g5kvirt.run.events import Event
-from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, MACROS, TRANSFER, Kind, Status
+from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, LOAD, MACROS, TRANSFER, Kind, Status
 
 __all__ = [
     "EXTENDED",
@@ -40,6 +40,8 @@ __all__ = [
     "is_whole_deployment",
     "job_of",
     "job_progress",
+    "load_of",
+    "load_sampled",
     "macro_step",
     "micro_step",
     "placement",
@@ -193,6 +195,25 @@ def console_read(
 def console_of(event: Event) -> str:
     """The file of `console_read`, below the run's directory; empty if there is none."""
     return str(event.detail.get("file", ""))
+
+
+def load_sampled(
+    phase: str, run: str, t: float, hosts: Mapping[str, Any], here: Mapping[str, Any], *, first: bool
+) -> Event:
+    """How busy the hosts were until now: host → its counters; ``here``: those of this process.
+
+    ``first``: the one before it, if any, belongs to an earlier step.
+    """
+    detail = {"first": first, "here": dict(here), "hosts": dict(hosts)}
+    return Event(phase, LOAD, "run", run, "ok", t, 1, detail)
+
+
+def load_of(event: Event) -> tuple[bool, Mapping[str, Any], Mapping[str, Any]] | None:
+    """(first, hosts, here) of `load_sampled`; None for any other event."""
+    if not event.is_load:
+        return None
+    detail = event.detail
+    return bool(detail["first"]), detail["hosts"], detail["here"]
 
 
 # ---- measure -----------------------------------------------------------------------------------------

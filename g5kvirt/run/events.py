@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Final
 
-from g5kvirt.run.vocabulary import PHASE, PHASES, RELEASE, Kind, Status
+from g5kvirt.run.vocabulary import LOAD, PHASE, PHASES, RELEASE, Kind, Status
 
 __all__ = ["Event"]
 
@@ -60,6 +60,11 @@ class Event:
     def is_release(self) -> bool:
         """True for the start or the end of a release of the machines."""
         return self.step == RELEASE and self.kind == "run"
+
+    @property
+    def is_load(self) -> bool:
+        """True for a look at how busy the machines are, which is no progress."""
+        return self.step == LOAD and self.kind == "run"
 
     def to_json(self) -> str:
         """One line of JSON, without its newline."""

@@ -64,7 +64,7 @@ class PhaseState:
     def take(self, event: Event, before: float) -> None:
         """Process one event of this phase, except those about VMs; ``before``: the latest time until then."""
         if not event.is_phase:
-            if not event.is_release:
+            if not event.is_release and not event.is_load:
                 self.latest = event
         elif event.status == "start":
             if self.tries and math.isnan(self.tries[-1].end):  # interrupted without a record

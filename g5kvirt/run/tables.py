@@ -20,6 +20,7 @@ import pandas as pd
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 from g5kvirt.run.frame import frame_of_columns, make_frame, marked
+from g5kvirt.run.load_tables import load_table, service_load_table
 from g5kvirt.run.spans import Span
 from g5kvirt.run.state import RunState
 from g5kvirt.run.virtual_time import is_virtual
@@ -101,7 +102,7 @@ class Frames:
         number = len(self.journal)
         return (
             f"<Frames of {number:,} event{'s' * (number != 1)}: "
-            "events, spans, phases, hosts, vms, account, measurements>"
+            "events, spans, phases, hosts, vms, account, measurements, load>"
         )
 
     @cached_property
@@ -161,6 +162,18 @@ class Frames:
                 row[{"up": 3, "failed": 4}.get(vm.state, 5)] += 1
         return marked(make_frame(list(hosts.values()), _HOSTS), self.predicted)
 
+    @cached_property
+    def load(self) -> pd.DataFrame:
+        """How busy processors and links were while VMs were launched and deployed, see
+        `g5kvirt.run.load_tables.load_table`."""
+        return load_table(self.journal)
+
+    @cached_property
+    def service_load(self) -> pd.DataFrame:
+        """The processors that each service used meanwhile, see
+        `g5kvirt.run.load_tables.service_load_table`."""
+        return service_load_table(self.journal)
+
     @property
     def predicted(self) -> bool:
         """Whether all of it is a prediction by a model; each table has a column ``prediction`` then."""
@@ -194,6 +207,8 @@ class Frames:
         if len(self.measurements.deployments):
             names = ("deployments", "vms", "attempts", "macros", "scalability")
             tables |= {f"measure-{name}": getattr(self.measurements, name) for name in names}
+        if len(self.load):
+            tables |= {"load": self.load, "service-load": self.service_load}
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         written = []

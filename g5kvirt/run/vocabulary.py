@@ -17,6 +17,7 @@ __all__ = [
     "DEPLOYMENT",
     "FAILED",
     "LAUNCH",
+    "LOAD",
     "MACROS",
     "MINIMAL_SYSTEM",
     "PHASE",
@@ -56,6 +57,7 @@ BOOT_STEPS = ("power-on", "dhcp", "script", "kernel", "initrd", "minimal-system"
 POWER_ON, MINIMAL_SYSTEM = BOOT_STEPS[0], BOOT_STEPS[-1]
 
 LAUNCH = "launch"  #: a boot was restarted (``retry``) or given up (``failed``)
+LOAD = "load"  #: a look at how busy the machines are
 CONSOLE = "console"  #: the file with the end of a VM's serial console
 
 #: The macro-steps of a deployment and their micro-steps in order. A deployment with others lists them in its

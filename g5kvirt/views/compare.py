@@ -7,6 +7,7 @@
     both = compare("runs/http", "runs/tftp")            # labels: what differs between their specs
     both = compare(HTTP=["runs/a", "runs/b"], TFTP=exp)  # or your own labels; a list means repetitions
     both.boot(); both.steps(); both.scalability()
+    both.differences().to_latex("paper/differences.tex")
     compare("runs/chain-and-tree").scalability()         # deployments that differ within one run
     compare(*Path("runs").glob("window-*")).over("windows.boot")
 """
@@ -16,15 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from g5kvirt.errors import RunError
 from g5kvirt.views import html
+from g5kvirt.views.compare_drawing import bar_pitch, draw_grouped, draw_over
 from g5kvirt.views.compare_tables import (
     Labelled,
     boots_table,
@@ -36,15 +36,16 @@ from g5kvirt.views.compare_tables import (
     over_table,
     vms_table,
 )
-from g5kvirt.views.curves import draw_scalability, draw_shares, points, with_lines
-from g5kvirt.views.drawing import Drawer, FigureSource, Picture, legend, narrow, seconds
+from g5kvirt.views.curves import draw_scalability, draw_shares, with_lines
+from g5kvirt.views.differences import differences_table
+from g5kvirt.views.drawing import Drawer, FigureSource, Picture, seconds
 from g5kvirt.views.formatting import count, duration
-from g5kvirt.views.palette import LABELS, guest_description
-from g5kvirt.views.style import is_predicted, series_style
+from g5kvirt.views.palette import guest_description
+from g5kvirt.views.paper_table import PaperTable
+from g5kvirt.views.repetitions import with_summaries
+from g5kvirt.views.statistics import Statistic
+from g5kvirt.views.style import is_predicted
 from g5kvirt.views.tables import iter_rows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["Comparison", "compare"]
 
@@ -58,15 +59,6 @@ class _HasPath(Protocol):
 
 
 Run = str | Path | _HasPath
-
-#: Key of the spec → the label of its axis; the label of other keys is the key.
-_PARAMETERS = {
-    "vms": "VMs",
-    "windows.boot": "VMs that boot at once (windows.boot)",
-    "windows.sleep": "pause between windows (s)",
-    "vm.memory": "memory of a VM (MiB)",
-    "services": "service machines",
-}
 
 
 def compare(*runs: Run | Mapping[str, Run | Sequence[Run]], **labelled: Run | Sequence[Run]) -> Comparison:
@@ -120,7 +112,7 @@ class Comparison(Drawer):
         return list(dict.fromkeys(run.label for run in self.runs))
 
     @property
-    def summary(self) -> pd.DataFrame:
+    def summary(self) -> PaperTable:
         """One row per run: VMs, seconds of its launch, median and p95 of its boots, deployments."""
         rows = []
         for run in self.runs:
@@ -134,7 +126,7 @@ class Comparison(Drawer):
             done = len(run.frames.measurements.deployments)
             rows.append([run.label, run.run, *numbers, done, whole.deployed, whole.failed])
         head = ["label", "run", "vms", "up", "given_up", "launch", "boot_median", "boot_p95"]
-        return pd.DataFrame(rows, columns=[*head, "deployments", "deployed", "failed"])
+        return PaperTable(rows, columns=[*head, "deployments", "deployed", "failed"])
 
     # ---- the figures ------------------------------------------------------------------------------
 
@@ -157,7 +149,8 @@ class Comparison(Drawer):
         every = vms_table(self.runs)
         data, requested = self._of_size(every, "requested", vms)
         title = f"Deployment time on {count(requested, 'VM')}{_left_out(every, data)} by"
-        return self._shares(data, "series", columns, title, "time until deployed (s)")
+        part = f"deployments on {count(requested, 'VM')}"
+        return self._shares(data, "series", columns, title, "time until deployed (s)", part)
 
     def steps(
         self, columns: int = 1, *, phase: Literal["launch", "measure"] | None = None, vms: int | None = None
@@ -175,20 +168,21 @@ class Comparison(Drawer):
             data = boots_table(self.runs).rename(columns={"label": "series"})
             if data.empty:
                 raise RunError("no VM of these runs was powered on yet: call launch() first")
-            title = "Steps of the boots"
+            title, part = "Steps of the boots", "boots of all VMs"
         elif phase == "measure":
             every = macros_table(self.runs)
             data, requested = self._of_size(every, "requested", vms)
-            title = f"Macro-steps of deployments on {count(requested, 'VM')}{_left_out(every, data)}"
+            part = f"deployments on {count(requested, 'VM')}"
+            title = f"Macro-steps of {part}{_left_out(every, data)}"
         else:
             raise ValueError(f"phase must be 'launch' or 'measure', not {phase!r}")
         took = data.groupby(["step", "series"], sort=False)["seconds"]
         table = took.quantile(np.array([0.5, 0.95])).unstack().set_axis(["median", "p95"], axis=1)
         table.insert(0, "vms", took.size())
         table = table.reset_index()
-        pitch = _pitch(table)
+        pitch = bar_pitch(table)
         height = 0.06 + sum(pitch * n + 0.09 for n in table.groupby("step", sort=False).size())
-        return self._draw(_grouped, table, table, columns, height, title)
+        return self._draw(draw_grouped, table, table, columns, height, title, part)
 
     def scalability(
         self,
@@ -196,19 +190,23 @@ class Comparison(Drawer):
         *,
         bound: Mapping[int, float] | None = None,
         prediction: Mapping[int, float] | None = None,
+        statistic: Statistic = "median",
     ) -> Picture:
-        """Total time of deployments against their number of VMs: a line through the medians of each series.
+        """Total time of deployments against their number of VMs: every deployment, and for each series a line
+        through the medians (or means) with their 95 % intervals.
 
-        ``bound`` and ``prediction`` as in `Figures.scalability`.
+        All arguments as in `Figures.scalability`.
         """
         shown = curve_table(self.runs)
         if shown.empty:
             raise RunError("no deployment of these runs has finished yet: call measure() first")
         lines = {"bound": bound or {}, "prediction": prediction or {}}
         return self._draw(
-            lambda ax, rows: draw_scalability(ax, rows, lines["bound"], lines["prediction"]),
+            lambda ax, rows: draw_scalability(
+                ax, rows, lines["bound"], lines["prediction"], statistic=statistic
+            ),
             shown,
-            with_lines(shown, lines),
+            with_lines(with_summaries(shown, "vms", "total", statistic), lines),
             columns,
             1.6,
             "Deployment time against the number of VMs",
@@ -225,8 +223,31 @@ class Comparison(Drawer):
             what = "launch" if vms is None else f"deployment on {count(vms, 'VM')}"
             raise RunError(f"no {what} of these runs has finished yet")
         what = "launch" if vms is None else "deployment"
+        table = with_summaries(data, parameter, "seconds")
         title = f"Time of a {what} against {parameter}"
-        return self._draw(lambda ax, rows: _over(ax, rows, parameter, what), data, data, columns, 1.5, title)
+        return self._draw(
+            lambda ax, rows: draw_over(ax, rows, parameter, what), data, table, columns, 1.5, title
+        )
+
+    def differences(
+        self,
+        *,
+        reference: str | None = None,
+        vms: int | None = None,
+        statistic: Statistic = "median",
+        of: Literal["deployment", "launch"] = "deployment",
+    ) -> PaperTable:
+        """How the times of each series differ from those of the ``reference`` (the first label), for each
+        number of VMs: one row each.
+
+        Over comparable deployments, or with ``of="launch"`` over the launches of the runs. ``n``,
+        ``n_reference``: how many; ``difference`` in seconds with its 95 % bootstrap interval; ``ratio`` of
+        the two statistics; ``effect``: Cliff's delta, -1 if each is shorter than each of the reference, 1 if
+        each is longer; ``p``: two-sided Mann-Whitney test, ``p_holm``: corrected for the number of rows.
+        NaN where there are too few: fewer than five have no interval, 3 against 3 no test. ``to_latex``
+        writes it for a paper. Raises RunError.
+        """
+        return differences_table(self.runs, reference, vms, statistic, of)
 
     def save(self, directory: str | Path) -> list[Path]:
         """Write every figure for which there is data, one column wide; returns the PDF files."""
@@ -274,13 +295,16 @@ class Comparison(Drawer):
         names = tuple(dict.fromkeys(run.run for run in self.runs))
         return FigureSource(names, joined([run.testbed for run in self.runs]), guests)
 
-    def _shares(self, data: pd.DataFrame, by: str, columns: int, title: str, xlabel: str) -> Picture:
+    def _shares(
+        self, data: pd.DataFrame, by: str, columns: int, title: str, xlabel: str, part: str = ""
+    ) -> Picture:
         groups = []
         models = {run.label for run in self.runs if run.predicted}
         predicted = set()
         for label, own in data.groupby(by, sort=False):
             took = own["seconds"]
-            words = f"{label}: {seconds(float(took.median()))} / {seconds(float(took.quantile(0.95)))}"
+            times = f"{seconds(float(took.median()))} / {seconds(float(took.quantile(0.95)))}"
+            words = f"{label} (N = {len(took):,}): {times}"
             groups.append((words, took))
             if label in models or is_predicted(own):
                 predicted.add(words)
@@ -288,7 +312,7 @@ class Comparison(Drawer):
             raise RunError("no VM of these runs has reached this step yet")
         full = f"{title} {', '.join(map(str, dict.fromkeys(data[by])))}; median / 95 % of the VMs (s)"
         return self._draw(
-            lambda ax, _: draw_shares(ax, groups, xlabel, predicted), data, data, columns, 1.6, full
+            lambda ax, _: draw_shares(ax, groups, xlabel, predicted), data, data, columns, 1.6, full, part
         )
 
     def _of_size(self, data: pd.DataFrame, column: str, vms: int | None) -> tuple[pd.DataFrame, int]:
@@ -320,78 +344,3 @@ def _left_out(data: pd.DataFrame, compared: pd.DataFrame) -> str:
     """For a title: the series that are missing because their VMs skipped the first reboot."""
     missing = [str(name) for name in dict.fromkeys(data["series"]) if name not in set(compared["series"])]
     return f" (left out, first reboot skipped: {', '.join(missing)})" if missing else ""
-
-
-# ---- drawing -----------------------------------------------------------------------------------------
-
-
-def _grouped(ax: Axes, rows: pd.DataFrame) -> None:
-    """For each step one bar per series, below each other."""
-    names = list(dict.fromkeys(rows["series"]))
-    style: dict[str, dict[str, Any]] = {name: series_style(number) for number, name in enumerate(names)}
-    hatches = ("", "////", "....", "\\\\\\\\", "xxxx", "----")
-    hatch = {name: hatches[number % len(hatches)] for number, name in enumerate(names)}
-    pitch = _pitch(rows)
-    y, ticks, labels = 0.0, [], []
-    for step, group in rows.groupby("step", sort=False):
-        ticks.append(y + pitch / 2 * (len(group) - 1))
-        labels.append(LABELS.get(str(step), str(step)))
-        for row in iter_rows(group):
-            colour = style[row.series]["color"]
-            ax.barh(
-                y,
-                row.median,
-                0.85 * pitch,
-                color=colour,
-                hatch=hatch[row.series],
-                edgecolor="white",
-                linewidth=0,
-            )
-            if row.p95 > row.median:
-                ax.plot([row.median, row.p95], [y, y], color="black", linewidth=0.6, solid_capstyle="butt")
-            ax.annotate(
-                f"{seconds(row.median)} / {seconds(row.p95)}",
-                (max(row.p95, row.median), y),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center_baseline",
-                fontsize=5.5,
-            )
-            y += pitch
-        y += 0.09
-    ax.set_yticks(ticks, labels)
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(y - 0.09 - 0.02, -0.08)
-    ax.set_xlim(0, 1.3 * float(rows[["median", "p95"]].to_numpy().max()) or 1.0)
-    ax.set_xlabel("time of a VM in the step (s): median / 95 %")
-    ax.grid(axis="x")
-    entries = [
-        Patch(facecolor=style[name]["color"], hatch=hatch[name], edgecolor="white", linewidth=0, label=name)
-        for name in names
-    ]
-    wide = max(map(len, names)) > 16
-    legend(ax, entries, (2 if wide else 3) if narrow(ax) else 5)
-
-
-def _pitch(rows: pd.DataFrame) -> float:
-    """Inches from one bar of `_grouped` to the next."""
-    return 0.1 if rows["series"].nunique() <= 4 else 0.085
-
-
-def _over(ax: Axes, rows: pd.DataFrame, parameter: str, what: str) -> None:
-    chosen, given = rows[rows[parameter].isna()], rows[rows[parameter].notna()]
-    entries = points(ax, given, parameter, "seconds") if len(given) else []
-    if len(chosen):
-        took = float(chosen["seconds"].median())
-        ax.axhline(took, color="black", linestyle="--", linewidth=0.9, zorder=1)
-        entries.append(Line2D([], [], color="black", linestyle="--", linewidth=0.9, label="automatic"))
-    values = sorted(set(given[parameter]))
-    ax.set_xlim(0, 1.08 * values[-1] if values and values[-1] > 0 else 1.0)
-    if 0 < len(values) <= 8:
-        ax.set_xticks(values)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_ylim(0, 1.1 * float(rows["seconds"].max()) or 1.0)
-    ax.set_xlabel(_PARAMETERS.get(parameter, parameter))
-    ax.set_ylabel(f"time of the {what} (s)")
-    ax.grid()
-    legend(ax, entries, 3)

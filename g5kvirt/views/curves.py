@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
 
-from g5kvirt.run.deployment_tables import alike
 from g5kvirt.views.drawing import legend, narrow
+from g5kvirt.views.repetitions import comparable, number_words, summarized
+from g5kvirt.views.statistics import Statistic
 from g5kvirt.views.style import PREDICTED, is_predicted, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_scalability", "draw_shares", "legend_columns", "points", "with_lines"]
+__all__ = ["draw_scalability", "draw_shares", "legend_columns", "points", "sizes_axis", "with_lines"]
 
 _TICKS = 8  #: up to this many sizes each has its tick
 _WIDE = 30  #: sizes that differ by more than this factor are on a logarithmic axis
+_ASIDE = 4  #: points between two series
+_INTERVAL: dict[str, Any] = {"linewidth": 0.9, "markersize": 4, "markeredgewidth": 0.9, "zorder": 3.5}
 _LINES = {"bound": "--", "prediction": PREDICTED}
 
 
@@ -44,18 +48,19 @@ def draw_scalability(
     bound: Mapping[int, float] | None = None,
     prediction: Mapping[int, float] | None = None,
     bounded_by: str = "bound",
+    statistic: Statistic = "median",
 ) -> None:
     """Total time (``total``) against ``vms``, one line per ``series``; hollow points where VMs failed.
 
     ``bounded_by`` is the label of ``bound`` in the legend.
     """
     lines = {"bound": bound or {}, "prediction": prediction or {}}
-    entries = points(ax, rows, "vms", "total")
+    entries = points(ax, rows, "vms", "total", statistic)
     if (rows["failed"] > 0).any():
         hollow = Line2D([], [], color="black", linestyle="", marker="o", markersize=3.5)
         hollow.set(markerfacecolor="white", label="some VMs failed")
         entries.append(hollow)
-    if not _compared(rows).all():
+    if not comparable(rows).all():
         plus: dict[str, Any] = {
             "linestyle": "",
             "marker": "+",
@@ -73,8 +78,8 @@ def draw_scalability(
                 ax.plot([0.8 * sizes[0], 1.2 * sizes[0]], [line[sizes[0]]] * 2, **style)
             entries.append(Line2D([], [], label=bounded_by if name == "bound" else name, **style))
     sizes = sorted({int(size) for size in rows["vms"]} | {int(n) for line in lines.values() for n in line})
-    longest = max(float(rows["total"].max()), *(v for line in lines.values() for v in line.values()), 0.0)
-    _sizes_axis(ax, sizes)
+    longest = max(_highest(ax), *(v for line in lines.values() for v in line.values()), 0.0)
+    sizes_axis(ax, sizes)
     ax.set_ylim(0, 1.08 * longest or 1.0)
     ax.set_xlabel("VMs")
     ax.set_ylabel("deployment time (s)")
@@ -96,18 +101,35 @@ def legend_columns(labels: Sequence[str], most: int, room: int) -> int:
     return 1
 
 
-def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
-    """One point per row and a line through the medians of each ``series``; returns the legend's entries.
+def points(
+    ax: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    statistic: Statistic = "median",
+    *,
+    connected: bool = True,
+) -> list[Line2D]:
+    """One point per row, and for each ``series`` a line through the medians (or means) with their 95 %
+    intervals; returns the legend's entries, with the number of values.
 
-    The point is hollow if VMs failed. Deployments that are not comparable (see `alike`) are drawn as a plus
+    ``connected``: False draws a short level in the place of the line, where ``x`` are categories. The point
+    is hollow if VMs failed. Deployments that are not comparable (see `alike`) are drawn as a plus
     and not included in the median.
     """
-    compared = _compared(rows)
+    compared = comparable(rows)
     names = list(dict.fromkeys(rows["series"]))
+    whole = summarized(rows, x, y, statistic)
+    shown = bool(whole["ci_low"].notna().any())
     entries = []
     for number, name in enumerate(names):
         own = rows[rows["series"] == name]
         style = series_style(number, predicted=is_predicted(own))
+        # Beside each other, not on each other: the intervals of several series are at the same sizes.
+        aside = (number - (len(names) - 1) / 2) * min(2 * _ASIDE if shown else _ASIDE, 16 / len(names))
+        root = ax.get_figure(root=True)
+        place = offset_copy(ax.transData, root, x=aside, units="points")
+        beside = offset_copy(ax.transData, root, x=aside + (_ASIDE if shown else 0), units="points")
         failed = own.get("failed", pd.Series(0, index=own.index)) > 0
         for (out, lost), group in own.groupby([~compared[own.index], failed]):
             ax.plot(
@@ -118,19 +140,29 @@ def points(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> list[Line2D]:
                 markersize=5 if out else 3.5,
                 markerfacecolor="white" if lost else style["color"],
                 zorder=3,
+                transform=place,
             )
-        median = own[compared[own.index]].groupby(x)[y].median()
-        ax.plot(median.index, median.to_numpy(), color=style["color"], linestyle=style["linestyle"])
-        word = name if name and len(names) > 1 else "median"
-        entries.append(Line2D([], [], markersize=3.5, label=word, **style))
+        centers = whole[whole["series"] == name]
+        line: dict[str, Any] = {"color": style["color"], "linestyle": style["linestyle"]}
+        if not connected:
+            line |= {"linestyle": "", "marker": "_", "markersize": 7, "markeredgewidth": 1.4, "zorder": 4}
+        ax.plot(centers[x], centers["center"], transform=place if connected else beside, **line)
+        for at, low, high in centers[[x, "ci_low", "ci_high"]].dropna().itertuples(index=False):
+            ax.plot([at, at], [low, high], "_-", color=style["color"], transform=beside, **_INTERVAL)
+        word = name if name and len(names) > 1 else statistic
+        times = number_words(centers["n"])
+        style |= {} if connected else {"linestyle": ""}
+        entries.append(Line2D([], [], markersize=3.5, label=f"{word} ({times})" if times else word, **style))
+    if shown:
+        words = f"95 % interval of the {statistic}"
+        entries.append(Line2D([], [], color="black", linestyle="", marker="|", label=words, **_INTERVAL))
     return entries
 
 
-def _compared(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Which of these deployments, or launches, are comparable."""
-    if "fresh" not in rows:
-        return pd.Series(True, index=rows.index)
-    return pd.Series(alike(rows["fresh"], rows["vms"]), index=rows.index)
+def _highest(ax: Axes) -> float:
+    """The largest value that has been drawn; 0 if nothing has."""
+    drawn = np.concatenate([np.zeros(1), *(np.asarray(line.get_ydata(), dtype=float) for line in ax.lines)])
+    return float(np.nanmax(drawn))
 
 
 def draw_shares(
@@ -161,7 +193,7 @@ def draw_shares(
     legend(ax, entries, (1 if wide else 2) if narrow(ax) else 3, "median / 95 % of the VMs (s)")
 
 
-def _sizes_axis(ax: Axes, sizes: list[int]) -> None:
+def sizes_axis(ax: Axes, sizes: list[int]) -> None:
     """Linear from 0 for sizes of the same magnitude, else logarithmic; a tick for each if there is room."""
     if sizes[-1] / max(sizes[0], 1) > _WIDE:
         ax.set_xscale("log")

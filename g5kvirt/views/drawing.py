@@ -44,6 +44,7 @@ __all__ = [
     "legend",
     "narrow",
     "seconds",
+    "shortened",
     "vm_timelines_height",
 ]
 
@@ -56,7 +57,8 @@ def is_simulated(testbed: str) -> bool:
 
 
 _FOOTER = 84  #: characters per line of the footer, in one column
-_FEW = 12  #: up to this many VMs each has its number
+_FEW = 16  #: up to this many VMs each has its name
+_NAME = 16  #: characters of a name that are shown
 _BARS = 100  #: up to this many VMs each is a bar, beyond that they are drawn as areas without gaps
 _AREAS = 300  #: up to this many VMs are drawn as areas, beyond that as an image whose points are averages
 _IMAGE = (600, 1400)  #: its lines and columns
@@ -139,17 +141,20 @@ def draw_picture(
     height: float,
     title: str,
     source: FigureSource,
+    part: str = "",
 ) -> Picture:
     """One figure: ``draw`` gets empty axes and ``shown``; the plot itself is ``height`` inches high.
 
-    ``data`` is saved with it. The footer and the caption, after ``title``, describe the ``source``.
+    ``data`` is saved with it. The footer and the caption, after ``title``, describe the ``source``; the
+    footer begins with the ``part`` of it that is shown, such as one deployment.
     """
     with _style():
         figure = Figure(figsize=(width(columns), 3.0))
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw(axes, shown)
-        foot = wrap(source.description, _FOOTER * columns)
+        words = f"{part}; {source.description}" if part else source.description
+        foot = wrap(words, _FOOTER * columns)
         at = figure.text(0.99, 0.005, "\n".join(foot), fontsize=5.5, color="#555555", ha="right", va="bottom")
         at.set_linespacing(1.1)
         _fit(figure, axes, height, 0.17 + 0.085 * (len(foot) - 1))
@@ -172,10 +177,11 @@ class Drawer(ABC):
         columns: int,
         height: float,
         title: str,
+        part: str = "",
     ) -> Picture:
         if self.source.predicted:
             shown, data = shown.assign(prediction=True), data.assign(prediction=True)
-        return draw_picture(draw, shown, data, columns, height, title, self.source)
+        return draw_picture(draw, shown, data, columns, height, title, self.source, part)
 
 
 class RunDrawer(Drawer):
@@ -216,12 +222,20 @@ class Segment:
 
 
 def draw_vm_timelines(
-    ax: Axes, parts: Sequence[Segment], lost: Any, until: Any, xlabel: str, ylabel: str, *, per_row: int = 4
+    ax: Axes,
+    parts: Sequence[Segment],
+    lost: Any,
+    until: Any,
+    xlabel: str,
+    ylabel: str,
+    *,
+    names: Sequence[str],
+    per_row: int = 4,
 ) -> None:
     """One line per VM with its segments; a cross at ``until`` for each VM that is ``lost``.
 
-    ``ylabel`` is used if there are too many VMs to number each; ``per_row``: entries per row of the legend in
-    a figure of one column.
+    ``ylabel`` is used if there are too many VMs for their ``names``; ``per_row``: entries per row of the
+    legend in a figure of one column.
     """
     n = len(lost)
     parts = [part for part in parts if part.known.any()]
@@ -233,16 +247,22 @@ def draw_vm_timelines(
     ax.set_ylim(n + 0.7, 0.3)
     ax.set_xlim(0, 1.03 * _longest(parts))
     if n <= _FEW:
-        ax.set_yticks(range(1, n + 1))
+        ax.set_yticks(range(1, n + 1), [shortened(name) for name in names])
+        ax.tick_params(axis="y", length=0, labelsize=6)
     else:
         ax.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1 <= value <= n else "")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1 <= value <= n else "")
+        ax.set_ylabel(ylabel)
     ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel if n > _FEW else "VMs")
     ax.grid(axis="x")
     kinds = {part.label: part for part in parts}.values()
     drawn = [Patch(facecolor=part.colour, alpha=part.alpha, label=part.label) for part in kinds]
     legend(ax, drawn, per_row if narrow(ax) else 7)
+
+
+def shortened(name: str) -> str:
+    """A name as long as there is room for beside a figure."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _longest(parts: Sequence[Segment]) -> float:

@@ -6,6 +6,7 @@
     figures.boot()                                # a notebook displays it
     figures.boot(columns=2).save("paper/boot")    # paper/boot.pdf, .png and .csv
     figures.scalability(bound={4: 12.5, 16: 50})  # a lower bound, if one is known
+    figures.of(table, x="vms", y="mbit_per_s")    # your own table in the same style
     figures.map(by="boot")                        # every host and VM, coloured by its boot time
     figures.save("runs/first/figures")            # all for which there is data
 
@@ -34,8 +35,9 @@ from g5kvirt.views.drawing import (
     vm_timelines_height,
 )
 from g5kvirt.views.formatting import count, duration
+from g5kvirt.views.load_figures import LoadFigures
 from g5kvirt.views.maps import MAPS, draw_map, lay_out
-from g5kvirt.views.measure_figures import DeploymentFigures
+from g5kvirt.views.outcome_figures import OutcomeFigures
 from g5kvirt.views.palette import COLOURS, LABELS
 from g5kvirt.views.spread import draw_steps, steps_height
 from g5kvirt.views.style import PREDICTED, is_predicted
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["Figures", "Picture"]
 
 
-class Figures(DeploymentFigures):
+class Figures(OutcomeFigures, LoadFigures):
     """The figures of one run; those of `measure` are inherited.
 
     Each takes ``columns``, 1 or 2, the width it fills on a page.
@@ -159,9 +161,14 @@ class Figures(DeploymentFigures):
             "breakdown": self.breakdown,
             "nodes": self.nodes,
             "scalability": lambda: self.scalability(bound=bound, prediction=prediction),
+            "broadcast": self.broadcast,
             "steps": self.steps,
             "map": self.map,
+            "load": self.load,
+            "load-links": lambda: self.load(of="links"),
         }
+        if self.frames.measurements.deployments["failed"].any():
+            every["failures"] = self.failures
         written = []
         for name, draw in every.items():
             try:
@@ -239,7 +246,8 @@ def _boot(ax: Axes, vms: pd.DataFrame) -> None:
     reached, until = pd.concat(edges, axis=1).max(axis=1).to_numpy(), vms["gave_up"].to_numpy()
     words = f"given up ({int(lost.sum()):,})"
     parts.append(Segment(reached, until, COLOURS[FAILED], words, alpha=0.35))
-    draw_vm_timelines(ax, parts, lost, until, "time since launch began (s)", "VMs, by power-on")
+    names = vms["name"].to_list()
+    draw_vm_timelines(ax, parts, lost, until, "time since launch began (s)", "VMs, by power-on", names=names)
 
 
 def _distribution(ax: Axes, data: pd.DataFrame) -> None:

@@ -31,7 +31,9 @@ from g5kvirt.views.measure_tables import (
     vm_timelines_table,
 )
 from g5kvirt.views.palette import COLOURS, macro_colour
+from g5kvirt.views.repetitions import with_summaries
 from g5kvirt.views.spread import draw_nodes
+from g5kvirt.views.statistics import Statistic
 from g5kvirt.views.tables import iter_rows
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class DeploymentFigures(RunDrawer):
             columns,
             vm_timelines_height(len(data)),
             title,
+            f"deployment {name}{environment}{self._series(name)}",
         )
 
     def nodes(self, columns: int = 1, *, of: str | None = None) -> Picture:
@@ -79,7 +82,8 @@ class DeploymentFigures(RunDrawer):
         if data["seconds"].isna().all():
             raise RunError(f"no VM of deployment {name} has finished yet")
         title = f"Deployment time of each of {count(len(data), 'VM')}, deployment {name}{self._series(name)}"
-        return self._draw(draw_nodes, data, data, columns, 1.5, title)
+        part = f"deployment {name}{self._series(name)}"
+        return self._draw(draw_nodes, data, data, columns, 1.5, title, part)
 
     def breakdown(self, columns: int = 1, *, vms: int | None = None, series: str | None = None) -> Picture:
         """The time of each macro-step and its steps: the median, with a line up to the 95th percentile.
@@ -120,7 +124,9 @@ class DeploymentFigures(RunDrawer):
         data = breakdown_table(known, requested, among)
         title = f"Steps of a deployment on {count(requested, 'VM')}{f', {label}' if label else ''}, "
         height = 0.06 + 0.13 * len(data)
-        return self._draw(_breakdown, data, data, columns, height, title + count(len(among), "repetition"))
+        number = count(len(among), "repetition")
+        part = f"{f'{label}, ' if label else ''}{count(requested, 'VM')}, {number}"
+        return self._draw(_breakdown, data, data, columns, height, title + number, part)
 
     def scalability(
         self,
@@ -128,9 +134,13 @@ class DeploymentFigures(RunDrawer):
         *,
         bound: Mapping[int, float] | None = None,
         prediction: Mapping[int, float] | None = None,
+        statistic: Statistic = "median",
     ) -> Picture:
-        """Total time of deployments against their number of VMs: points, with a line through the medians.
+        """Total time of deployments against their number of VMs: every deployment as a point, with a line
+        through the medians (or means) and their 95 % bootstrap intervals.
 
+        Fewer than five deployments of a size have no interval (`g5kvirt.views.statistics.FEWEST`); their
+        number N is in the legend, and with ``n``, ``median``, ``ci_low`` and ``ci_high`` in the data.
         ``bound``, number of VMs → seconds, is drawn as a lower bound, ``prediction`` as the result of a
         model; both are columns of the data too, with additional rows for sizes that were not measured. The
         default ``bound`` is the minimum time of the image transfer at the link rates in the testbed's
@@ -144,12 +154,13 @@ class DeploymentFigures(RunDrawer):
         word = "transfer bound" if bound is None else "bound"
         title = f"Deployment time against the number of VMs, {count(len(shown), 'deployment')}"
         return self._draw(
-            lambda ax, rows: draw_scalability(ax, rows, **lines, bounded_by=word),
+            lambda ax, rows: draw_scalability(ax, rows, **lines, bounded_by=word, statistic=statistic),
             shown,
-            with_lines(shown, lines),
+            with_lines(with_summaries(shown, "vms", "total", statistic), lines),
             columns,
             1.6,
             title,
+            ", ".join(one for key in ("environment", "broadcast") if len(one := _only(shown[key]))),
         )
 
     def _chosen(self, known: Measurements, of: str | None) -> str:
@@ -170,6 +181,12 @@ class DeploymentFigures(RunDrawer):
         if known.deployments.empty:
             raise RunError("nothing has been deployed on the VMs yet: call measure() first")
         return known
+
+
+def _only(values: pd.Series) -> str:
+    """The value that they all have; empty if they differ."""
+    known = [str(value) for value in dict.fromkeys(values)]
+    return known[0] if len(known) == 1 else ""
 
 
 def _transfer(shown: pd.DataFrame) -> dict[int, float]:
@@ -201,7 +218,14 @@ def _deployment(ax: Axes, vms: pd.DataFrame, macros: list[str]) -> None:
     until = vms["gave_up"].to_numpy()
     parts.append(Segment(left, until, COLOURS[FAILED], f"failed ({int(lost.sum()):,})", alpha=0.35))
     draw_vm_timelines(
-        ax, parts, lost, until, "time since the deployment began (s)", "VMs, by their start", per_row=3
+        ax,
+        parts,
+        lost,
+        until,
+        "time since the deployment began (s)",
+        "VMs, by their start",
+        names=vms["vm"].to_list(),
+        per_row=3,
     )
 
 

@@ -9,11 +9,13 @@ import pandas as pd
 
 from g5kvirt.run.deployment_tables import Measurements, Summary, alike
 from g5kvirt.run.events import Event
+from g5kvirt.run.load_tables import shared_words
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED
 from g5kvirt.views import html
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.measure_tables import breakdown_table, sizes_table
+from g5kvirt.views.paper_table import PaperTable
 from g5kvirt.views.progress import phase_title, result_lines
 from g5kvirt.views.tables import iter_rows
 
@@ -47,6 +49,7 @@ class MeasureResult:
         every = frames.measurements
         self.measurements = every if deployments is None else every.only(deployments)
         self.state = frames.state.phases["measure"]  #: of the whole run
+        self._load = frames.load
 
     # ---- the numbers ------------------------------------------------------------------------------
 
@@ -74,16 +77,17 @@ class MeasureResult:
         return self.measurements.scalability
 
     @property
-    def sizes(self) -> pd.DataFrame:
+    def sizes(self) -> PaperTable:
         """One row per environment, broadcast, provisioner and number of VMs: VMs by outcome,
         and median times over the comparable deployments (``compared`` of ``times``; see
-        `g5kvirt.run.deployment_tables.alike`)."""
-        return sizes_table(self.measurements)
+        `g5kvirt.run.deployment_tables.alike`). ``to_latex`` writes it for a paper."""
+        return PaperTable(sizes_table(self.measurements))
 
     @property
-    def parts(self) -> pd.DataFrame:
-        """One row per macro-step (``step`` empty) and one per step of it, over the deployed VMs."""
-        return breakdown_table(self.measurements)
+    def parts(self) -> PaperTable:
+        """One row per macro-step (``step`` empty) and one per step of it, over the deployed VMs. ``to_latex``
+        writes it for a paper."""
+        return PaperTable(breakdown_table(self.measurements))
 
     @property
     def summary(self) -> Summary:
@@ -127,7 +131,12 @@ class MeasureResult:
     @property
     def facts(self) -> dict[str, str]:
         """The results as text: name → value."""
-        return measure_facts(self.measurements)
+        facts = measure_facts(self.measurements)
+        times = self.deployments[["start", "end"]]
+        shared = (
+            shared_words(self._load, self.phase, times["start"].min(), times["end"].max()) if facts else ""
+        )
+        return facts | ({"disturbed": shared} if shared else {})
 
     # ---- display ----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from g5kvirt.run.event_types import EXTENDED, extended_walltime_of
+from g5kvirt.run.load_tables import shared_words
 from g5kvirt.run.tables import Frames
 from g5kvirt.run.vocabulary import FAILED, MINIMAL_SYSTEM, PLANNED
 from g5kvirt.views import html
@@ -58,7 +59,9 @@ class PhaseResult:
     def facts(self) -> dict[str, str]:
         """The results as text: name → value."""
         found = _FACTS.get(self.phase)
-        return found(self.frames) if found and self.status != "waiting" else {}
+        facts = found(self.frames) if found and self.status != "waiting" else {}
+        shared = shared_words(self.frames.load, self.phase)
+        return facts | ({"disturbed": shared} if shared else {})
 
     @property
     def parts(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,7 @@ def draw_nodes(ax: Axes, rows: pd.DataFrame) -> None:
         entries.append(Patch(color="#e6e6e6", label="every second host"))
     ax.set_xlim(0.5, len(rows) + 0.5)
     ax.set_ylim(0, 1.06 * float(np.nanmax(took)) or 1.0)
-    _site_ticks(ax, rows["site"])
+    _place_ticks(ax, rows)
     ax.set_xlabel("VMs, by site and host")
     ax.set_ylabel("time until deployed (s)")
     ax.grid(axis="y")
@@ -146,20 +147,37 @@ def _runs(values: pd.Series) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _site_ticks(ax: Axes, sites: pd.Series) -> None:
-    """The name of each site below its VMs, rotated if there is not enough room."""
-    runs = _runs(sites)
-    for _, last in runs[:-1]:
+def _place_ticks(ax: Axes, rows: pd.DataFrame) -> None:
+    """The names of host and site below their VMs; where there is no room only those of sites, rotated if
+    there is none either."""
+    sites = rows["site"]
+    for _, last in _runs(sites)[:-1]:
         ax.axvline(last + 0.5, color="#888888", linewidth=0.5, zorder=1)
-    middles = [(first + last + 1) / 2 for first, last in runs]
-    names = [str(sites.iloc[first]) for first, _ in runs]
     inch = (2.6 if narrow(ax) else 6.2) / len(sites)  # of a VM
-    tight = any(
-        (right - left) * inch < 0.032 * (len(a) + len(b)) + 0.08
-        for left, right, a, b in zip(middles, middles[1:], names, names[1:], strict=False)
-    )
-    ax.set_xticks(middles, names)
-    if tight:
+    hosts = _runs(rows["host"])
+    names = [str(rows["host"].iloc[first]).partition(".")[0] for first, _ in hosts]
+    if all(names) and not _tight(hosts, names, inch, 0.024):
+        words = [f"{name}\n{sites.iloc[first]}" for name, (first, _) in zip(names, hosts, strict=True)]
+        ax.set_xticks(_middles(hosts), words, fontsize=6)
+        ax.tick_params(axis="x", length=0)
+        return
+    runs = _runs(sites)
+    names = [str(sites.iloc[first]) for first, _ in runs]
+    ax.set_xticks(_middles(runs), names)
+    if _tight(runs, names, inch, 0.032):
         for tick in ax.get_xticklabels():
             tick.set(rotation=60, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="x", length=0)
+
+
+def _middles(runs: Sequence[tuple[int, int]]) -> list[float]:
+    return [(first + last + 1) / 2 for first, last in runs]
+
+
+def _tight(runs: Sequence[tuple[int, int]], names: Sequence[str], inch: float, letter: float) -> bool:
+    """Whether names below these runs would touch; ``inch`` of a VM, ``letter``: half of one, in inches."""
+    middles = _middles(runs)
+    return any(
+        (right - left) * inch < letter * (len(a) + len(b)) + 0.08
+        for left, right, a, b in zip(middles, middles[1:], names, names[1:], strict=False)
+    )

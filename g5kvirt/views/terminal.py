@@ -137,7 +137,12 @@ class TerminalProgress:
         if phase is None:
             return
         if event.step != "phase":
-            if event.status != "start" and event.kind != "host" and event.step != "release":
+            if (
+                event.status != "start"
+                and event.kind != "host"
+                and not event.is_load
+                and event.step != "release"
+            ):
                 self._print(f"  {latest_message(phase)}")
         elif event.status == "start":
             self._print(f"{event.phase} …")

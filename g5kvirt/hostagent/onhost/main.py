@@ -49,10 +49,11 @@ OPERATIONS = {
     "services": ("services", "services"),
     "stop-service": ("services", "stop_service"),
     "ssh": ("guest_ssh", "ssh"),
+    "load": ("load", "load"),
     "teardown": ("teardown", "teardown"),
 }
 #: Change nothing on the host: others may go on beside them.
-UNLOCKED = {"ssh", "console", "transfers"}
+UNLOCKED = {"ssh", "console", "transfers", "load"}
 
 
 def operation(name: str) -> Callable[[Record, str], Results]:

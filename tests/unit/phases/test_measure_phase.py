@@ -88,7 +88,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context
         reservation: Any = None  # nobody looks at it
         cluster = ClusterState(reservation, (HEAD,), (host,), layout, {}, {})
         monkeypatch.setattr(phase, "cluster_state", lambda *_: cluster)
-        testbed: Any = SimpleNamespace(world=None, simulated=False)
+        testbed: Any = SimpleNamespace(world=None, simulated=False, real_cores=None)
         made = Context(spec, testbed, run, journal)
         made.__dict__["fanout"] = SimpleNamespace(
             run=no_console, keeps_connections=False, is_gone=lambda host: False

@@ -19,7 +19,8 @@ def test_objects_of_an_experiment_show_facts() -> None:
     exp = Experiment.open(RECORDED)
     assert repr(exp.journal) == f"<Journal {RECORDED}/journal.jsonl: {len(exp.journal):,} events read>"
     assert repr(exp.frames) == (
-        f"<Frames of {len(exp.journal):,} events: events, spans, phases, hosts, vms, account, measurements>"
+        f"<Frames of {len(exp.journal):,} events: "
+        "events, spans, phases, hosts, vms, account, measurements, load>"
     )
     assert repr(exp.journal.state) == "<RunState: 8 of 8 VMs up, 9 deployments>"
     expected = "<Figures of run http, testbed local, guests: virtual machines (QEMU, emulated)>"

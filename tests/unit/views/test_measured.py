@@ -395,7 +395,7 @@ def test_scalability_draws_one_line_per_environment() -> None:
     both = [*deploy_events("d1", 4), *deploy_events("d2", 4, environment="debian12-min", begin=T0 + 500)]
     picture = figures(both).scalability()
     words = [text.get_text() for text in picture.figure.legends[0].get_texts()]
-    assert words == sorted(["mini", "debian12-min"])
+    assert words == ["debian12-min (N = 1)", "mini (N = 1)"]
 
 
 def test_steps_on_hosts_have_no_row_or_bar() -> None:
@@ -422,7 +422,9 @@ def test_breakdown_is_over_deployments_of_one_size() -> None:
 def test_save_writes_every_figure_with_data_reproducibly(tmp_path: Path) -> None:
     events = [*run_events(16), *EVENTS]
     written = figures(events).save(tmp_path / "b", bound={16: 10.0})
-    assert [path.stem for path in written] == ["timeline", "boot", "distribution", *NAMES, "steps", "map"]
+    assert [path.stem for path in written] == [
+        *("timeline", "boot", "distribution", *NAMES, "steps", "map", "failures")
+    ]
     for name in NAMES:
         more = {"bound": {16: 10.0}} if name == "scalability" else {}
         getattr(figures(events), name)(**more).save(tmp_path / "a" / name)
@@ -442,7 +444,7 @@ def test_figures_without_data_name_the_phase_to_call(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"no (VM|deployment)"):
             getattr(figures(begun), name)()
     lost = deploy_events("d1", 2, bad={f"vm-{i}": ("partition", 99, "no") for i in (1, 2)})
-    assert [path.stem for path in figures(lost).save(tmp_path)] == ["deployment", "nodes"]
+    assert [path.stem for path in figures(lost).save(tmp_path)] == ["deployment", "nodes", "failures"]
 
 
 # ---- progress ----------------------------------------------------------------------------------------

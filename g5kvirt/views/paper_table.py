@@ -1,0 +1,123 @@
+"""Tables that go into papers: as LaTeX with the rules of booktabs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["PaperTable"]
+
+#: Columns whose headings are not their names with spaces.
+_HEADINGS = {
+    "n": "N",
+    "vms": "VMs",
+    "p": "p",
+    "p95": "p95 (s)",
+    "p95_vm": "p95 per VM (s)",
+    "median_vm": "median per VM (s)",
+    "total": "total (s)",
+    "ci_low": "95 % from",
+    "ci_high": "95 % to",
+    "p_holm": "p (Holm)",
+    "n_reference": "N of reference",
+    "effect": "Cliff's delta",
+    "boot_median": "boot, median (s)",
+    "boot_p95": "boot, p95 (s)",
+    "launch": "launch (s)",
+    "mb_per_s": "MB/s",
+}
+_SECONDS = ("median", "mean", "min", "max", "difference", "seconds")
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "…": r"\ldots{}",
+} | {one: f"\\{one}" for one in "&%$#_{}"}
+_SPECIAL = re.compile("|".join(map(re.escape, _TEX)))
+
+
+class PaperTable(pd.DataFrame):
+    """A DataFrame whose `to_latex` gives a table for a paper. What is selected from it is one, too."""
+
+    @property
+    def _constructor(self) -> Callable[..., pd.DataFrame]:
+        return PaperTable
+
+    def to_latex(  # type: ignore[override]  # fewer arguments than pandas: those of a paper
+        self,
+        path: str | Path | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        headings: Mapping[str, str] | None = None,
+        digits: int = 3,
+        caption: str = "",
+        label: str = "",
+    ) -> str:
+        r"""The table as LaTeX, for ``\\usepackage{booktabs}``; with ``path`` it is written there, too.
+
+        Numbers have ``digits`` significant digits and are aligned right, NaN is a dash; p below 0.001 is
+        given as that. ``columns``: which, in which order (all); ``headings``: column → its heading. With a
+        ``caption`` or a ``label`` it is a ``table``, else the ``tabular`` alone. Raises KeyError for a
+        column that is not there.
+        """
+        table: pd.DataFrame = self if columns is None else self[list(columns)]
+        kinds = ["r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table]
+        named = {**_HEADINGS, **(headings or {})}
+        head = [_escaped(named.get(str(name), _heading(str(name)))) for name in table]
+        body = []
+        for row in table.itertuples(index=False):
+            cells = zip(table.columns, row, strict=True)
+            body.append(
+                [_cell(value, digits, str(name).startswith("p_") or name == "p") for name, value in cells]
+            )
+        lines = [f"\\begin{{tabular}}{{{''.join(kinds)}}}", "\\toprule", _line(head), "\\midrule"]
+        lines += [*map(_line, body), "\\bottomrule", "\\end{tabular}"]
+        if caption or label:
+            about = [f"\\caption{{{_escaped(caption)}}}"] if caption else []
+            about += [f"\\label{{{label}}}"] if label else []
+            lines = ["\\begin{table}", "\\centering", *about, *lines, "\\end{table}"]
+        text = "\n".join(lines) + "\n"
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+
+def _heading(name: str) -> str:
+    words = name.replace("_", " ")
+    return f"{words} (s)" if name in _SECONDS else words
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(lambda found: _TEX[found[0]], text)
+
+
+def _cell(value: Any, digits: int, is_p: bool) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _escaped("" if value is None else str(value).replace("\n", " "))
+    if not math.isfinite(value):
+        return "--"
+    if is_p and value < 0.001:
+        return "$<$0.001"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", r"\,")
+    return _number(value, digits)
+
+
+def _number(value: float, digits: int) -> str:
+    """So many significant digits, none of them an exponent; a minus of LaTeX."""
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{abs(value):,.{places}f}".replace(",", r"\,")
+    return f"$-${text}" if value < 0 else text
