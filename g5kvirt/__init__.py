@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "Spec", "__version__", "compare"]
+__all__ = ["Experiment", "Group", "Spec", "__version__", "compare"]
 
 if TYPE_CHECKING:
     from g5kvirt.experiment import Experiment
+    from g5kvirt.spec.groups import Group
     from g5kvirt.spec.spec import Spec
     from g5kvirt.views.compare import compare
 
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from g5kvirt.spec.spec import Spec
 
         return Spec
+    if name == "Group":
+        from g5kvirt.spec.groups import Group
+
+        return Group
     if name == "compare":
         from g5kvirt.views.compare import compare
 

@@ -163,6 +163,7 @@ class PhaseRunner:
         repeat: int,
         broadcast: Broadcast,
         folder: str | Path,
+        group: str | None = None,
     ) -> MeasureRequest:
         """Check what is to be measured, before anything is touched or recorded.
 
@@ -170,18 +171,18 @@ class PhaseRunner:
         """
         from g5kvirt.phases.measure import check_request
 
-        if not isinstance(environment, str | Path):
-            raise SpecError(f"environment must be a name or a file such as 'mini', not {show(environment)}")
         self._check_order("measure")
+        state = self.journal.state
         return check_request(
-            str(environment) if isinstance(environment, Path) else str.__str__(environment),
+            environment,
             sizes,
             repeat,
             broadcast,
             environment_folders(folder),
-            up=len(self.journal.state.up_vms),
+            up=len(state.members(state.up_vms, group)),
             provisioner=self.spec.provisioner,
             guest=self.spec.guest,
+            group=group,
         )
 
     def measure(self, request: MeasureRequest) -> None:

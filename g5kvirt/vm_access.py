@@ -28,11 +28,18 @@ class VMAccess:
 
         return ssh_config(self._runner.context, self._runner.journal.state.placed_vms)
 
-    def run(self, command: str, vms: Sequence[str] | None = None, timeout: float = 60) -> pd.DataFrame:
-        """Run a shell command on all deployed VMs, or on ``vms``; one row per VM, in their order.
+    def run(
+        self,
+        command: str,
+        vms: Sequence[str] | None = None,
+        timeout: float = 60,
+        *,
+        group: str | None = None,
+    ) -> pd.DataFrame:
+        """Run a shell command on all deployed VMs, on those of ``group`` or on ``vms``; one row per VM.
 
         Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
-        unless ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM,
+        unless ok, the ``reason``. ``timeout``: seconds for each. Raises SpecError for an unknown VM or group,
         PhaseOrderError where none is deployed, and after `release`; SpecError in a prediction.
         """
         from g5kvirt.guests.run import COLUMNS, run_on
@@ -42,4 +49,4 @@ class VMAccess:
                 f"run {self._runner.run.name!r} is a prediction: there are no VMs that could run a command",
                 advice='use testbed "local" or "grid5000"',
             )
-        return OutputTable(run_on(self._runner.context, command, vms, timeout), columns=list(COLUMNS))
+        return OutputTable(run_on(self._runner.context, command, vms, timeout, group), columns=list(COLUMNS))

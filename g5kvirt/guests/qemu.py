@@ -44,10 +44,9 @@ class Qemu:
         return minimal.build(progress=progress)
 
     def start_request(self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM]) -> protocol.Request:
-        """Memory, disk and cores are those of ``Spec.vm``."""
-        secured = spec.vm.port_security
+        """Memory, disk and cores are those of ``Spec.vm``, unless the VM's group has others."""
         return protocol.start(
-            [protocol.vm(vm.name, vm.mac, **({"ip": str(vm.ip)} if secured else {})) for vm in vms],
+            [protocol.vm(vm.name, vm.mac, **_settings(spec, vm)) for vm in vms],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,
@@ -55,3 +54,12 @@ class Qemu:
             boot=spec.boot,
             iso=ISO if spec.boot == "iso" else None,
         )
+
+
+def _settings(spec: Spec, vm: VM) -> dict[str, str | int]:
+    """What a VM has of its own: its address if its host holds it to that, and the size of its group."""
+    address: dict[str, str | int] = {"ip": str(vm.ip)} if spec.vm.port_security else {}
+    if not vm.group:
+        return address
+    size = spec.size_of(vm.group)
+    return {**address, "memory": size.memory * MIB, "disk": size.disk * MIB, "cores": size.cores}

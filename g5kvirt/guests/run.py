@@ -20,20 +20,27 @@ COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
 
 def run_on(
-    context: Context, command: str, names: Sequence[str] | None, timeout: float
+    context: Context, command: str, names: Sequence[str] | None, timeout: float, group: str | None = None
 ) -> list[dict[str, object]]:
-    """Run a shell command on VMs (default: those whose last deployment succeeded); one row per VM.
+    """Run a shell command on VMs; one row per VM.
 
-    Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
-    none is deployed, and after `release`.
+    By default on those whose last deployment succeeded, or those of them that are in ``group``.
+
+    Raises SpecError for a VM or a group that this run does not have, and for what is no command;
+    PhaseOrderError where none is deployed, and after `release`.
     """
     check_command(command, timeout)
     vms = {vm.name: vm for vm in context.journal.state.placed_vms}
-    chosen = list(context.journal.state.deployed_vms) if names is None else chosen_names(names, vms)
+    if names is not None and group is not None:
+        raise SpecError("run() takes vms or a group, not both", advice="leave one of them out")
+    state = context.journal.state
+    chosen = state.members(state.deployed_vms, group) if names is None else chosen_names(names, vms)
     if context.journal.state.released:
         raise PhaseOrderError(f"run {context.run.name!r} has released its machines, and its VMs with them")
     if not chosen and names is None:
-        raise PhaseOrderError("run() goes to deployed VMs, and there are none", advice="call measure() first")
+        of = "" if group is None else f" in the group {group!r}"
+        message = f"run() goes to deployed VMs, and there are none{of}"
+        raise PhaseOrderError(message, advice="call measure() first")
     own = [vms[name] for name in chosen]
     results = GuestCommands(context, own).run(chosen, ["sh", "-c", command], timeout=timeout)
     return [

@@ -233,8 +233,10 @@ def _answer(reply: calls.AgentReply, what: str) -> protocol.Answer:
 
 def _memory_for(context: Context, host: Host) -> tuple[int, int]:
     """Bytes for the disks and the consoles of as many VMs as the host may ever carry."""
-    vms = capacity(host.cores, host.memory, context.spec.capacity, context.spec.vm)
-    return (vms * context.spec.vm.disk + 32) * MIB, (vms * 4 + 32) * MIB
+    sizes = [kind.vm for kind in context.spec.kinds]
+    vms = max(capacity(host.cores, host.memory, context.spec.capacity, size) for size in sizes)
+    disks = min(vms * max(size.disk for size in sizes), host.memory // MIB)
+    return (disks + 32) * MIB, (vms * 4 + 32) * MIB
 
 
 def _journal_facts(context: Context, reply: calls.AgentReply, settings: Mapping[str, str]) -> None:

@@ -124,7 +124,10 @@ def facts_of(event: Event) -> Facts:
 
 
 def placement(run: str, rows: Iterable[Mapping[str, Any]], t: float | None = None) -> Event:
-    """Which host carries which VM: rows of index, name, host, site, ip and mac, as plain values."""
+    """Which host carries which VM: rows of index, name, host, site, ip and mac, as plain values.
+
+    Where the specification has groups, each has its ``group``, too.
+    """
     return Event("place", "plan", "run", run, "ok", _now(t), 1, {"vms": list(rows)})
 
 
@@ -137,7 +140,10 @@ def placements_of(event: Event) -> Sequence[Mapping[str, Any]] | None:
 def vms_of(event: Event) -> list[VM]:
     """The VMs of a `placement`."""
     rows = placements_of(event) or ()
-    return [VM(r["index"], r["name"], r["host"], r["site"], IPv4Address(r["ip"]), r["mac"]) for r in rows]
+    return [
+        VM(r["index"], r["name"], r["host"], r["site"], IPv4Address(r["ip"]), r["mac"], r.get("group", ""))
+        for r in rows
+    ]
 
 
 # ---- launch ------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.spans import Spans
 from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import PHASES, PLANNED
+from g5kvirt.spec.groups import check_group
 
 __all__ = ["RunState"]
 
@@ -236,6 +237,25 @@ class RunState:
     def up_vms(self) -> list[str]:
         """The VMs that have reported from their minimal system, in the order of the placement."""
         return [name for name, vm in self.vms.items() if vm.up]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → its VMs, in the order of the placement; empty without groups."""
+        groups: dict[str, list[str]] = {}
+        for vm in self.vms.values():
+            if vm.group:
+                groups.setdefault(vm.group, []).append(vm.name)
+        return groups
+
+    def members(self, names: Iterable[str], group: str | None) -> list[str]:
+        """Those of the VMs ``names`` that are in the group; all of them without one.
+
+        Raises SpecError for an unknown group.
+        """
+        if group is None:
+            return list(names)
+        check_group(group, self.groups)
+        return [name for name in names if name in self.vms and self.vms[name].group == group]
 
     @property
     def deployed_vms(self) -> list[str]:

@@ -101,9 +101,10 @@ class _Installer:
     def _deployment(self, request: DeploymentRequest) -> Deployment:
         context, spec = self.context, self.context.spec
         guest = GUESTS[spec.guest]
+        memory = min(spec.size_of(vm.group).memory for vm in request.vms)
         workflow = default_workflow(
             broadcast=(self.broadcast,),
-            boot=boot_order(spec.vm.memory) if guest.has_kernel else ("reboot", "reset"),
+            boot=boot_order(memory) if guest.has_kernel else ("reboot", "reset"),
             reboots=REBOOTS if guest.has_kernel else REBOOTS[1:],
             timeouts=spec.timeouts.macro_steps,
             retries=spec.timeouts.deployment_retries,
