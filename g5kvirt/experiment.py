@@ -28,6 +28,7 @@ import pandas as pd
 from g5kvirt.background import Running
 from g5kvirt.errors import RunError, SpecError
 from g5kvirt.inventory import Reservation
+from g5kvirt.link_access import LinkAccess
 from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner, environment_folders
 from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import Frames
@@ -61,7 +62,7 @@ class MeasureArguments(TypedDict, total=False):
     group: str | None
 
 
-class Experiment(VMAccess):
+class Experiment(VMAccess, LinkAccess):
     """One run of the experiment on one testbed.
 
     ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of `g5kvirt.testbeds.base.Testbed`.

@@ -21,10 +21,9 @@ from g5kvirt.background import Running
 from g5kvirt.context import Context
 from g5kvirt.errors import G5kvirtError, PhaseOrderError, RunError, SpecError
 from g5kvirt.inventory import Reservation, to_plain
-from g5kvirt.phases.reservation_request import with_sites
+from g5kvirt.phases.reservation_request import check_on, with_sites
 from g5kvirt.phases.reserve import check_request, release, reserve
 from g5kvirt.phases.watching import interruptible, watched
-from g5kvirt.planning.checks import check_against
 from g5kvirt.run import directory as run_directories
 from g5kvirt.run import inbox
 from g5kvirt.run.create import create_run
@@ -87,7 +86,7 @@ class PhaseRunner:
         opened = open_testbed(testbed) if isinstance(testbed, str) else testbed
         opened.connect()
         spec = with_sites(spec, opened)
-        check_against(spec, opened.hosts())
+        check_on(spec, opened)
         if opened.simulated and spec.provisioner != "g5kvirt":
             raise SpecError(
                 f"a prediction is made with the built-in provisioner only, not with {spec.provisioner!r}",

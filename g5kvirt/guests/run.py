@@ -9,6 +9,7 @@ from g5kvirt.errors import PhaseOrderError, SpecError
 from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.inventory import VM
 from g5kvirt.spec.fields import LONGEST, show, suggest
+from g5kvirt.spec.groups import check_group
 
 __all__ = ["COLUMNS", "run_on"]
 
@@ -33,6 +34,8 @@ def run_on(
     vms = {vm.name: vm for vm in context.journal.state.placed_vms}
     if names is not None and group is not None:
         raise SpecError("run() takes vms or a group, not both", advice="leave one of them out")
+    if group is not None:
+        check_group(group, [one.name for one in context.spec.groups])
     state = context.journal.state
     chosen = state.members(state.deployed_vms, group) if names is None else chosen_names(names, vms)
     if context.journal.state.released:

@@ -30,6 +30,7 @@ __all__ = [
     "file",
     "files",
     "follow",
+    "links",
     "packages",
     "parse",
     "parse_line",
@@ -279,6 +280,21 @@ def ssh(
     """
     request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "options": list(options)}
     return {**request, "limit": limit, "key": key, "at_once": at_once}
+
+
+def links(
+    ranges: Sequence[tuple[str, str, int]],
+    classes: Mapping[int, Sequence[Mapping[str, Any]]],
+    vms: Mapping[str, int],
+) -> Request:
+    """Set the links of a host's VMs, in the place of those that it had; with no ``vms``: none.
+
+    ``ranges``: first and last address of VMs in a row, and their cell; ``classes``: cell → what arrives there
+    (``rate`` in bits per second, ``latency`` in seconds, ``loss``, ``from`` which cells); ``vms``: MAC
+    address → cell.
+    """
+    named = {str(cell): list(own) for cell, own in classes.items()}
+    return {"op": "links", "ranges": list(map(list, ranges)), "classes": named, "vms": dict(vms)}
 
 
 def teardown(directories: Iterable[str] = ()) -> Request:

@@ -83,6 +83,7 @@ Code = Literal[
     "unreachable",  # the frontend
     "noise",  # the frontend's login shell prints words of its own around every answer
     "key-refused",  # the frontend does not accept the ssh key
+    "no-netem",  # links between VMs have a latency or a loss, which the hosts' kernels cannot make
     # this machine
     "exists",  # there is already a run of that name
     "not-writable",  # the directory for runs
@@ -97,6 +98,7 @@ Code = Literal[
     "subnetworks-unknown",
     "vlans-unknown",
     "calendar-unknown",  # which machines are free
+    "netem-unknown",  # whether the hosts' kernels have it
     "no-estimate",  # how long the run takes
     "not-checked",  # something else has to be known first
     "not-tried",  # the ssh key, since no frontend could be reached

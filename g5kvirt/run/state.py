@@ -29,8 +29,10 @@ from g5kvirt.run.event_types import (
     facts_of,
     guest_of,
     hosts_of,
+    is_links_set,
     is_submitted_job,
     job_of,
+    links_of,
     placements_of,
     reservation_of,
     vms_of,
@@ -41,6 +43,7 @@ from g5kvirt.run.spans import Spans
 from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import PHASES, PLANNED
 from g5kvirt.spec.groups import check_group
+from g5kvirt.spec.links import Link
 
 __all__ = ["RunState"]
 
@@ -65,6 +68,7 @@ class RunState:
         self.up = 0  #: VMs that have reported from the minimal system
         self.rearranged = 0  #: how often VMs appeared or moved
         self.guest = ""  #: the kind of guest that was launched: ``tcg``, ``kvm``, …
+        self.links: tuple[Link, ...] | None = None  #: between VMs, as last set
         self._launch = self.phases["launch"]
         self._placement: Event | None = None
         self._ok: dict[tuple[str, str], Mapping[str, Any]] = {}  # (phase, step) → detail of its last ok
@@ -131,6 +135,8 @@ class RunState:
                 self._ok.pop(("reserve", EXTENDED), None)  # of jobs before these
             case "place", "plan":
                 self._arrange(event)
+            case "launch", "links" if is_links_set(event):
+                self.links = links_of(event)
             case "launch", "guests":
                 self.guest = guest_of(event)
             case "measure", "deployment":
@@ -250,11 +256,12 @@ class RunState:
     def members(self, names: Iterable[str], group: str | None) -> list[str]:
         """Those of the VMs ``names`` that are in the group; all of them without one.
 
-        Raises SpecError for an unknown group.
+        Raises SpecError for a group without VMs.
         """
         if group is None:
             return list(names)
-        check_group(group, self.groups)
+        if self.vms:
+            check_group(group, self.groups)
         return [name for name in names if name in self.vms and self.vms[name].group == group]
 
     @property

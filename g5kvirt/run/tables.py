@@ -20,6 +20,7 @@ import pandas as pd
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 from g5kvirt.run.frame import frame_of_columns, make_frame, marked, with_groups
+from g5kvirt.run.link_tables import links_table
 from g5kvirt.run.spans import Span
 from g5kvirt.run.state import RunState
 from g5kvirt.run.virtual_time import is_virtual
@@ -183,6 +184,11 @@ class Frames:
         return Measurements(self.state.deployments.values(), self.guest, self._groups)
 
     @cached_property
+    def links(self) -> pd.DataFrame:
+        """The links between VMs as they were set and measured, see `g5kvirt.run.link_tables.links_table`."""
+        return links_table(self.journal)
+
+    @cached_property
     def account(self) -> Account:
         """The outcome of every VM in `launch`."""
         return account(self.state)
@@ -197,6 +203,8 @@ class Frames:
         tables["events"] = self.events.assign(
             detail=[json.dumps(detail, sort_keys=True) for detail in self.events["detail"]]
         )
+        if len(self.links):
+            tables["links"] = self.links
         if len(self.measurements.deployments):
             names = ("deployments", "vms", "attempts", "macros", "scalability")
             tables |= {f"measure-{name}": getattr(self.measurements, name) for name in names}

@@ -34,6 +34,7 @@ from g5kvirt.spec.fields import (
     wrong,
 )
 from g5kvirt.spec.groups import MAX_MIB, MAX_VMS, Group, Kind, VMSpec, average, read_vms, scaled
+from g5kvirt.spec.links import Link, check_ends, read_links
 from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
 from g5kvirt.spec.yaml_files import load_yaml
 
@@ -44,6 +45,7 @@ __all__ = [
     "CapacityRule",
     "Group",
     "Kadeploy3",
+    "Link",
     "Spec",
     "Timeouts",
     "VMSpec",
@@ -57,6 +59,12 @@ _SOURCE = re.compile(r"(deb( \[[^\]\r\n]{1,200}\])? \S{1,500}( \S{1,100}){1,20})
 _SOURCE_EXAMPLE = "a line of sources.list such as 'deb [trusted=yes] http://packages.example/kadeploy ./'"
 #: OAR's types of jobs that may be requested; ``deploy`` is always one of a run's job.
 JOB_TYPES = ("exotic", "day", "night", "destructive")
+_CHOICES = {
+    "guest": ("vm", "light"),
+    "netboot": ("http", "tftp"),
+    "boot": ("rom", "iso"),
+    "provisioner": ("g5kvirt", "kadeploy3"),
+}
 #: What a filter on OAR's properties may hold: it is written into a command between double quotes.
 _FILTER = re.compile(r"(?=.*[^ ])[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
 
@@ -193,6 +201,7 @@ class Spec:
     #: hosts as possible), ``"round-robin-sites"`` (dealt to the sites in turn), or groups together on hosts
     #: (``"grouped"``) or at sites (``"grouped-sites"``) of their own
     placement: str
+    links: tuple[Link, ...]  #: latency, rate and loss between groups or sites, see `Link`
     netboot: Literal["http", "tftp"]  #: how VMs fetch what they boot
     guest: Literal["vm", "light"]  #: a QEMU each, or network namespaces without a kernel of their own
     boot: Literal["rom", "iso"]  #: where VMs have iPXE: in the network card, or on a CD-ROM
@@ -222,6 +231,7 @@ class Spec:
         vm: VMSpec | Mapping[str, Any] | None = None,
         capacity: CapacityRule | Mapping[str, Any] | None = None,
         placement: str = "balanced",
+        links: Sequence[Link | Mapping[str, Any]] = (),
         guest: str = "vm",
         netboot: str = "http",
         boot: str = "rom",
@@ -251,19 +261,19 @@ class Spec:
             vm=part(VMSpec, "vm", vm),
             capacity=part(CapacityRule, "capacity", capacity),
             placement=word("placement", placement),
-            guest=choice("guest", guest, ("vm", "light")),
-            netboot=choice("netboot", netboot, ("http", "tftp")),
-            boot=choice("boot", boot, ("rom", "iso")),
-            provisioner=choice("provisioner", provisioner, ("g5kvirt", "kadeploy3")),
+            links=read_links(links),
+            **_choices(guest=guest, netboot=netboot, boot=boot, provisioner=provisioner),
             kadeploy3=part(Kadeploy3, "kadeploy3", kadeploy3),
             windows=part(Windows, "windows", windows),
             timeouts=part(Timeouts, "timeouts", timeouts),
             job_name=word("job_name", job_name),
         )
-        self._check_kadeploy3()
+        self._check_combinations()
 
-    def _check_kadeploy3(self) -> None:
-        """Raises SpecError for what a Kadeploy3 cannot do."""
+    def _check_combinations(self) -> None:
+        """Raises SpecError for ends of links that do not exist, and for what a Kadeploy3 cannot do."""
+        if self.sites:  # else when they are selected
+            check_ends(self.links, [group.name for group in self.groups], self.sites)
         if (self.provisioner, self.guest) == ("kadeploy3", "light"):
             raise SpecError(
                 "Kadeploy3 deploys onto disks, which light guests do not have",
@@ -329,14 +339,19 @@ class Spec:
         """Plain data for JSON or YAML; ``Spec.from_dict`` makes the same spec of it."""
         plain = asdict(self)
         count, groups = plain.pop("site_count"), plain.pop("groups")
+        plain["links"] = [link.to_plain() for link in self.links]
         if groups:
             plain["vms"] = [{k: v for k, v in group.items() if v is not None} for group in groups]
         plain["sites"] = dict(plain["sites"]) or count
         plain["walltime"] = format_walltime(self.walltime)
         plain["job_types"] = list(self.job_types)
-        if not self.job_types:  # a specification without them is written as ever
-            del plain["job_types"]
-        return plain
+        # a specification without them is written as ever
+        return {key: value for key, value in plain.items() if value or key not in ("job_types", "links")}
+
+
+def _choices(**given: object) -> dict[str, str]:
+    """The fields that are one of two words."""
+    return {name: choice(name, value, _CHOICES[name]) for name, value in given.items()}
 
 
 def _known_keys(kind: type[Spec]) -> list[str]:

@@ -23,7 +23,7 @@ FLOORS = (
     {"phases"},
     {"phase_runner", "background"},
     {"prediction"},
-    {"experiment", "vm_access", "views", "sweeps", "cli", "__main__"},
+    {"experiment", "vm_access", "link_access", "views", "sweeps", "cli", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -42,6 +42,7 @@ OPERATIONS = {
     "start": ("vms", "start"),
     "status": ("vms", "status"),
     "console": ("vms", "console"),
+    "links": ("links", "links"),
     "stop": ("vms", "stop"),
     "power": ("vms", "power"),
     "serve": ("services", "serve"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from g5kvirt import Experiment, Group, Spec
 from g5kvirt.errors import CapacityError, RunError, SpecError
+from g5kvirt.guests import run
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.inventory import GIB, MIB, VM, Facts
+from g5kvirt.remote import Result
 from g5kvirt.run.tables import Frames
 from g5kvirt.sweeps import check_measure
 
@@ -22,12 +26,12 @@ SPEC = Spec(
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    run = Experiment(SPEC, "simulated:2013", name="groups", runs=tmp_path_factory.mktemp("runs"))
+    made = Experiment(SPEC, "simulated:2013", name="groups", runs=tmp_path_factory.mktemp("runs"))
     for phase in ("reserve", "deploy", "configure", "place", "launch"):
-        getattr(run, phase)()
-    run.measure("mini", sizes=[2, 4], group="client")
-    run.measure("mini")
-    return run
+        getattr(made, phase)()
+    made.measure("mini", sizes=[2, 4], group="client")
+    made.measure("mini")
+    return made
 
 
 def test_tables_have_the_group_of_every_vm(exp: Experiment) -> None:
@@ -85,8 +89,8 @@ def test_run_opened_again_has_its_groups(exp: Experiment) -> None:
 
 def test_prediction_of_many_vms_keeps_the_groups(exp: Experiment) -> None:
     many = [Group("server", 400, memory=1024, cores=2), Group("client", 3600)]
-    run = Experiment(Spec(hosts=300, vms=many), "simulated:2013", name="many", runs=exp.path.parent)
-    found = run.predict([4000], summary=True)
+    large = Experiment(Spec(hosts=300, vms=many), "simulated:2013", name="many", runs=exp.path.parent)
+    found = large.predict([4000], summary=True)
     assert found.sampled > 1
     assert found.scalability["deployed"].tolist() == [4000]
 
@@ -97,3 +101,25 @@ def test_hosts_start_each_vm_with_the_size_of_its_group(exp: Experiment) -> None
     sizes = {vm["name"]: (vm["memory"] // MIB, vm["cores"]) for vm in request["vms"]}
     assert sizes["server-2"] == (1024, 2)
     assert sizes["client-1"] == (160, 1)
+
+
+class Echo:
+    """In the place of `GuestCommands`: every VM prints its name."""
+
+    def __init__(self, _context: Any, vms: list[VM]) -> None:
+        self.vms = vms
+
+    def run(self, names: list[str], _argv: list[str], *, timeout: float) -> dict[str, Result]:
+        return {name: Result(name, True, 0, name.encode(), b"", 0.0, timeout) for name in names}
+
+
+def test_command_goes_to_deployed_vms_of_a_group(exp: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "GuestCommands", Echo)
+    context: Any = SimpleNamespace(journal=exp.journal, spec=exp.spec, run=SimpleNamespace(name="groups"))
+    rows = run.run_on(context, "hostname", None, 5, "server")
+    assert [row["out"] for row in rows] == ["server-1", "server-2"]
+    assert len(run.run_on(context, "hostname", None, 5)) == 8
+    with pytest.raises(SpecError, match="there is no group 'servers' in this run"):
+        run.run_on(context, "hostname", None, 5, "servers")
+    with pytest.raises(SpecError, match="takes vms or a group, not both"):
+        run.run_on(context, "hostname", ["server-1"], 5, "server")
