@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "Spec", "__version__", "compare"]
+__all__ = ["Experiment", "Group", "Link", "Spec", "__version__", "compare"]
 
 if TYPE_CHECKING:
     from g5kvirt.experiment import Experiment
+    from g5kvirt.spec.groups import Group
+    from g5kvirt.spec.links import Link
     from g5kvirt.spec.spec import Spec
     from g5kvirt.views.compare import compare
 
@@ -32,6 +34,14 @@ def __getattr__(name: str) -> Any:
         from g5kvirt.spec.spec import Spec
 
         return Spec
+    if name == "Group":
+        from g5kvirt.spec.groups import Group
+
+        return Group
+    if name == "Link":
+        from g5kvirt.spec.links import Link
+
+        return Link
     if name == "compare":
         from g5kvirt.views.compare import compare
 

@@ -28,6 +28,7 @@ import pandas as pd
 from g5kvirt.background import Running
 from g5kvirt.errors import RunError, SpecError
 from g5kvirt.inventory import Reservation
+from g5kvirt.link_access import LinkAccess
 from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner, environment_folders
 from g5kvirt.run.directory import locate
 from g5kvirt.run.journal import Journal
@@ -60,9 +61,10 @@ class MeasureArguments(TypedDict, total=False):
     repeat: int
     broadcast: Broadcast
     folder: str | Path
+    group: str | None
 
 
-class Experiment(VMAccess):
+class Experiment(VMAccess, LinkAccess):
     """One run of the experiment on one testbed.
 
     ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of `g5kvirt.testbeds.base.Testbed`.
@@ -177,6 +179,7 @@ class Experiment(VMAccess):
         *,
         broadcast: Broadcast = "chain",
         folder: str | Path = ENVIRONMENTS,
+        group: str | None = None,
     ) -> MeasureResult:
         """Deploy ``environment`` on n of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
 
@@ -185,11 +188,13 @@ class Experiment(VMAccess):
         is how the image is distributed: down a ``chain`` of the hosts, or, for comparison, by a ``tree``
         (TakTuk) or by ``http`` (every host downloads it from one server); with Kadeploy3
         (``Spec.provisioner``) only the first two. ``folder`` holds descriptions of your own environments.
+        ``group``: only on VMs of this group of the specification.
         A failed VM never raises: it ends as failed, with the step and the reason, and the end of its serial
         console in ``consoles/`` of the run's directory. Raises SpecError for what cannot be deployed, before
         anything reboots, and PhaseError if no VM at all was deployed.
         """
-        self._runner.measure(self._runner.measure_request(environment, sizes, repeat, broadcast, folder))
+        arguments = environment, sizes, repeat, broadcast, folder, group
+        self._runner.measure(self._runner.measure_request(*arguments))
         return self._measured()
 
     @overload

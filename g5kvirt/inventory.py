@@ -108,6 +108,7 @@ class VM:
     site: str
     ip: IPv4Address
     mac: str  #: lower case, colons
+    group: str = ""  #: empty if the specification has no groups
 
 
 def to_plain(value: Any) -> Any:

@@ -22,10 +22,9 @@ from g5kvirt.background import Running
 from g5kvirt.context import Context
 from g5kvirt.errors import G5kvirtError, PhaseOrderError, RunError, SpecError, TestbedDownError
 from g5kvirt.inventory import Reservation, to_plain
-from g5kvirt.phases.reservation_request import with_sites
+from g5kvirt.phases.reservation_request import check_on, with_sites
 from g5kvirt.phases.reserve import check_request, release
 from g5kvirt.phases.watching import interruptible, watched
-from g5kvirt.planning.checks import check_against
 from g5kvirt.run import directory as run_directories
 from g5kvirt.run import inbox
 from g5kvirt.run.create import create_run
@@ -88,7 +87,7 @@ class PhaseRunner:
         opened = open_testbed(testbed) if isinstance(testbed, str) else testbed
         opened.connect()
         spec = with_sites(spec, opened)
-        check_against(spec, opened.hosts())
+        check_on(spec, opened)
         if opened.simulated and spec.provisioner != "g5kvirt":
             raise SpecError(
                 f"a prediction is made with the built-in provisioner only, not with {spec.provisioner!r}",
@@ -164,6 +163,7 @@ class PhaseRunner:
         repeat: int,
         broadcast: Broadcast,
         folder: str | Path,
+        group: str | None = None,
     ) -> MeasureRequest:
         """Check what is to be measured, before anything is touched or recorded.
 
@@ -171,18 +171,18 @@ class PhaseRunner:
         """
         from g5kvirt.phases.measure import check_request
 
-        if not isinstance(environment, str | Path):
-            raise SpecError(f"environment must be a name or a file such as 'mini', not {show(environment)}")
         self._check_order("measure")
+        state = self.journal.state
         return check_request(
-            str(environment) if isinstance(environment, Path) else str.__str__(environment),
+            environment,
             sizes,
             repeat,
             broadcast,
             environment_folders(folder),
-            up=len(self.journal.state.up_vms),
+            up=len(state.members(state.up_vms, group)),
             provisioner=self.spec.provisioner,
             guest=self.spec.guest,
+            group=group,
         )
 
     def measure(self, request: MeasureRequest) -> None:

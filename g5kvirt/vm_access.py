@@ -69,6 +69,7 @@ class VMAccess:
         timeout: float | None = None,
         *,
         background: Literal[False] = False,
+        group: str | None = None,
     ) -> pd.DataFrame: ...
     @overload
     def run(
@@ -78,6 +79,7 @@ class VMAccess:
         timeout: float | None = None,
         *,
         background: Literal[True],
+        group: str | None = None,
     ) -> Program: ...
     def run(
         self,
@@ -86,8 +88,9 @@ class VMAccess:
         timeout: float | None = None,
         *,
         background: bool = False,
+        group: str | None = None,
     ) -> pd.DataFrame | Program:
-        """Run a shell command on all deployed VMs, or on ``vms``; one row per VM, in their order.
+        """Run a shell command on all deployed VMs, on those of ``group`` or on ``vms``; one row per VM.
 
         Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
         unless ok, the ``reason``. ``timeout``: seconds for each, 60 if not given.
@@ -96,12 +99,13 @@ class VMAccess:
         this process ends, at most ``timeout`` seconds (the walltime that is left); `programs` has it again.
         It ends with its VM, at the latest at `release`.
 
-        Raises SpecError for an unknown VM, PhaseOrderError where none is deployed, and after `release`;
-        SpecError in a prediction.
+        Raises SpecError for an unknown VM or group, and in a prediction; PhaseOrderError where none is
+        deployed, and after `release`.
         """
         from g5kvirt.guests.programs import start_program
         from g5kvirt.guests.run import COLUMNS, run_on
 
+        vms = self._chosen(vms, group, "run")
         if background:
             context = partial(self._machines, "run a command")
             return start_program(context, command, vms, timeout, OutputTable)
@@ -124,8 +128,10 @@ class VMAccess:
         target: str,
         vms: Sequence[str] | None = None,
         timeout: float = COPY_TIMEOUT,
+        *,
+        group: str | None = None,
     ) -> pd.DataFrame:
-        """Copy a file, a directory, or a list of them to all deployed VMs, or to ``vms``; one row per VM.
+        """Copy a file, a directory, or a list of them to all deployed VMs, a ``group`` or ``vms``.
 
         ``target`` is the new path on the VMs; if it ends with ``/``, it is the directory for them, which is
         made if needed. Owner is root, permissions and times are kept. Each link carries the files once,
@@ -136,7 +142,8 @@ class VMAccess:
         """
         from g5kvirt.guests.put import COLUMNS, put
 
-        rows = put(self._machines("take a file"), source, target, vms, timeout)
+        chosen = self._chosen(vms, group, "put")
+        rows = put(self._machines("take a file"), source, target, chosen, timeout)
         return OutputTable(rows, columns=list(COLUMNS))
 
     def get(
@@ -145,8 +152,10 @@ class VMAccess:
         target: str | Path,
         vms: Sequence[str] | None = None,
         timeout: float = COPY_TIMEOUT,
+        *,
+        group: str | None = None,
     ) -> pd.DataFrame:
-        """Copy a file or directory from all deployed VMs, or from ``vms``, to ``target/VM/``; one row per VM.
+        """Copy a file or directory from all deployed VMs, a ``group`` or ``vms``, to ``target/VM/``.
 
         Each host collects what its VMs have, and the hosts send it here side by side. Links that lead out of
         the directory, sockets and devices are left out; the row is not ok then. Columns: ``vm``, ``ok``,
@@ -155,11 +164,14 @@ class VMAccess:
         """
         from g5kvirt.guests.get import COLUMNS, get
 
-        rows = get(self._machines("give a file"), source, target, vms, timeout)
+        chosen = self._chosen(vms, group, "get")
+        rows = get(self._machines("give a file"), source, target, chosen, timeout)
         return OutputTable(rows, columns=list(COLUMNS))
 
-    def inventory(self, format: Format = "json", vms: Sequence[str] | None = None) -> Path:
-        """Write all deployed VMs, or ``vms``, as another tool wants them, and return the file.
+    def inventory(
+        self, format: Format = "json", vms: Sequence[str] | None = None, *, group: str | None = None
+    ) -> Path:
+        """Write all deployed VMs, a ``group`` or ``vms``, as another tool wants them, and return the file.
 
         ``format``: ``"ansible"`` (``ansible -i FILE vms …``), ``"clustershell"`` (a directory:
         ``CLUSTERSHELL_CFGDIR=DIR clush -w @vms …``), ``"ssh"`` (as `ssh_config`), ``"hosts"`` (lines for
@@ -169,10 +181,12 @@ class VMAccess:
         from g5kvirt.guests.run import chosen_vms
 
         context = self._machines("be in an inventory")
-        return write_inventory(context, format, chosen_vms(context, vms, "inventory"))
+        return write_inventory(
+            context, format, chosen_vms(context, self._chosen(vms, group, "inventory"), "inventory")
+        )
 
-    def hosts(self, vms: Sequence[str] | None = None) -> list[execo.Host]:
-        """All deployed VMs, or ``vms``, as `execo.Host` objects for execo's actions.
+    def hosts(self, vms: Sequence[str] | None = None, *, group: str | None = None) -> list[execo.Host]:
+        """All deployed VMs, a ``group`` or ``vms``, as `execo.Host` objects for execo's actions.
 
         ``execo.Remote("hostname", exp.hosts()).run()``, likewise ``Put`` and ``Get``. How to reach them is
         put into ``execo.default_connection_params`` of this process. Raises as `run`.
@@ -181,7 +195,15 @@ class VMAccess:
         from g5kvirt.guests.run import chosen_vms
 
         context = self._machines("be reached")
-        return execo_hosts(context, chosen_vms(context, vms, "hosts"))
+        return execo_hosts(context, chosen_vms(context, self._chosen(vms, group, "hosts"), "hosts"))
+
+    def _chosen(self, vms: Sequence[str] | None, group: str | None, call: str) -> Sequence[str] | None:
+        """``vms``, or the names of the deployed VMs in ``group``."""
+        if group is None:
+            return vms
+        from g5kvirt.guests.run import group_names
+
+        return group_names(self._machines(f"be in the group {group!r}"), vms, group, call)
 
     def _machines(self, what: str) -> Context:
         """What commands on VMs need. Raises SpecError in a prediction, whose VMs cannot do ``what``."""

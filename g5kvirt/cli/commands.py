@@ -206,7 +206,7 @@ def sizes(text: str) -> list[int]:
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """The arguments of `Experiment.measure` that were given; None if nothing is to be measured."""
-    given = {name: getattr(arguments, name) for name in ("environment", "repeat", "broadcast")}
+    given = {name: getattr(arguments, name) for name in ("environment", "repeat", "broadcast", "group")}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.measure is not None:
         given["sizes"] = arguments.measure or None

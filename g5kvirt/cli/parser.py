@@ -247,6 +247,7 @@ def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="KIND",
         help="how the hosts get the image: chain, tree or http (default: chain)",
     )
+    measuring.add_argument("--group", metavar="NAME", help="only VMs of this group (default: all)")
     run.set_defaults(do=commands.run)
 
 

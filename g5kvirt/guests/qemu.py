@@ -47,10 +47,10 @@ class Qemu:
     def start_request(
         self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM], dhcp_servers: Iterable[IPv4Address] = ()
     ) -> protocol.Request:
-        """Memory, disk and cores are those of ``Spec.vm``; what they may send and receive too."""
+        """Memory, disk and cores are those of ``Spec.vm``, unless the VM's group has others."""
         secured = spec.vm.port_security
         return protocol.start(
-            [protocol.vm(vm.name, vm.mac, **({"ip": str(vm.ip)} if secured else {})) for vm in vms],
+            [protocol.vm(vm.name, vm.mac, **_settings(spec, vm)) for vm in vms],
             memory=spec.vm.memory * MIB,
             disk=spec.vm.disk * MIB,
             cores=spec.vm.cores,
@@ -59,3 +59,12 @@ class Qemu:
             iso=ISO if spec.boot == "iso" else None,
             dhcp_servers=map(str, dhcp_servers) if secured else (),
         )
+
+
+def _settings(spec: Spec, vm: VM) -> dict[str, str | int]:
+    """What a VM has of its own: its address if its host holds it to that, and the size of its group."""
+    address: dict[str, str | int] = {"ip": str(vm.ip)} if spec.vm.port_security else {}
+    if not vm.group:
+        return address
+    size = spec.size_of(vm.group)
+    return {**address, "memory": size.memory * MIB, "disk": size.disk * MIB, "cores": size.cores}

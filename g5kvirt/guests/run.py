@@ -9,6 +9,7 @@ from g5kvirt.errors import PhaseOrderError, SpecError
 from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.inventory import VM
 from g5kvirt.spec.fields import LONGEST, show, suggest
+from g5kvirt.spec.groups import check_group
 
 __all__ = ["COLUMNS", "check_command", "check_timeout", "chosen_names", "chosen_vms", "run_on"]
 
@@ -22,10 +23,10 @@ COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 def run_on(
     context: Context, command: str, names: Sequence[str] | None, timeout: float
 ) -> list[dict[str, object]]:
-    """Run a shell command on VMs (default: those whose last deployment succeeded); one row per VM.
+    """Run a shell command on VMs; one row per VM.
 
-    Raises SpecError for a VM that this run does not have, and for what is no command; PhaseOrderError where
-    none is deployed, and after `release`.
+    By default on those whose last deployment succeeded. Raises SpecError for a VM that this run does not
+    have, and for what is no command; PhaseOrderError where none is deployed, and after `release`.
     """
     check_command(command)
     check_timeout(timeout)
@@ -78,6 +79,23 @@ def chosen_vms(context: Context, names: Sequence[str] | None, call: str) -> list
             f"{call}() goes to deployed VMs, and there are none", advice="call measure() first"
         )
     return [vms[name] for name in chosen]
+
+
+def group_names(
+    context: Context, names: Sequence[str] | None, group: str | None, call: str
+) -> Sequence[str] | None:
+    """``names`` as they are, or the deployed VMs of ``group``. Raises SpecError, PhaseOrderError."""
+    if group is None:
+        return names
+    if names is not None:
+        raise SpecError(f"{call}() takes vms or a group, not both", advice="leave one of them out")
+    check_group(group, [one.name for one in context.spec.groups])
+    state = context.journal.state
+    members: list[str] = state.members(state.deployed_vms, group)
+    if not members and not state.released:
+        message = f"{call}() goes to deployed VMs, and there are none in the group {group!r}"
+        raise PhaseOrderError(message, advice="call measure() first")
+    return members
 
 
 def chosen_names(names: object, vms: Mapping[str, VM]) -> list[str]:

@@ -16,6 +16,7 @@ from g5kvirt.images import minimal
 from g5kvirt.phases.reservation_request import request_for, with_sites
 from g5kvirt.planning.forecast import with_selected_sites
 from g5kvirt.planning.inventories import Inventory, table
+from g5kvirt.planning.links import check_links
 from g5kvirt.planning.preflight import (
     Expect,
     Finding,
@@ -55,6 +56,7 @@ def check(
     findings = [
         *answers,
         *_environment(spec, testbed, sites),
+        *_links(spec, testbed),
         *selection,
         *_request(spec, testbed, inventory),
     ]
@@ -105,6 +107,23 @@ def _environment(spec: Spec, testbed: Testbed, sites: Sequence[str]) -> Sequence
     return [Finding("frontend", "", "unknown", "not-checked", message)]
 
 
+def _links(spec: Spec, testbed: Testbed) -> Iterator[Finding]:
+    """Can the hosts set the links between VMs?"""
+    if not spec.links:
+        return
+    try:
+        check_links(spec.links, testbed.netem)
+    except SpecError as error:
+        yield Finding("links", "", "problem", "no-netem", error.message, error.advice)
+        return
+    message = f"{len(spec.links)} between {', '.join(map(str, spec.links))}"
+    if testbed.netem is None and any(link.needs_netem for link in spec.links):
+        message += "; latency and loss need netem in the kernel of the host environment, as Debian's has it"
+        yield Finding("links", "", "unknown", "netem-unknown", message)
+    else:
+        yield Finding("links", "", "ok", "ok", message)
+
+
 def _request(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Sequence[Finding]:
     """Would the testbed accept the request, and when could it start?"""
     start = spec.start_seconds
@@ -120,8 +139,9 @@ def _request(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Seque
     try:
         request = request_for(spec, "check")
     except CapacityError:  # has a finding of its own; without sub-networks the rest can still be checked
-        one_vm = Spec.from_dict({**spec.to_dict(), "vms": 1})
-        request = replace(request_for(one_vm, "check"), machines=machines_per_site(spec), subnetworks={})
+        request = replace(
+            request_for(spec.with_vms(1), "check"), machines=machines_per_site(spec), subnetworks={}
+        )
     return testbed.preflight(request)
 
 

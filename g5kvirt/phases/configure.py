@@ -21,6 +21,7 @@ from g5kvirt.phases.deploy import check_room
 from g5kvirt.planning.addressing import neighbour_tables
 from g5kvirt.planning.capacity import capacity
 from g5kvirt.planning.cluster import ClusterState, cluster_state
+from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.remote import File
 from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
@@ -184,14 +185,16 @@ def _prepare(context: Context, cluster: ClusterState, machines: Sequence[Host]) 
     serving = {m.host.name: m for m in cluster.layout.machines}
     sysctls = {**neighbour_tables(context.spec.vms + len(cluster.machines)), **BACKLOG, **SWITCHED}
 
+    def programs(machine: ServiceMachine | None) -> list[str]:
+        roles = machine.roles if machine else ()
+        return packages.needed(context.spec.guest, roles, links=bool(context.spec.links))
+
     def document(host: Host, kvm_known: Mapping[str, str]) -> bytes:
         machine = serving.get(host.name)
         own = f"{cluster.addresses.get(host.name)}/{cluster.layout.network.prefixlen}"
         ramdisk, consoles = (0, 0) if machine else _memory_for(context, host)
         return protocol.document(
-            protocol.facts(
-                packages.needed(context.spec.guest, machine.roles if machine else ()), kvm_known=kvm_known
-            ),
+            protocol.facts(programs(machine), kvm_known=kvm_known),
             protocol.prepare(
                 addresses=services.extra_addresses(plan, machine) if machine else [own],
                 sysctls=sysctls,
@@ -233,8 +236,10 @@ def _answer(reply: calls.AgentReply, what: str) -> protocol.Answer:
 
 def _memory_for(context: Context, host: Host) -> tuple[int, int]:
     """Bytes for the disks and the consoles of as many VMs as the host may ever carry."""
-    vms = capacity(host.cores, host.memory, context.spec.capacity, context.spec.vm)
-    return (vms * context.spec.vm.disk + 32) * MIB, (vms * 4 + 32) * MIB
+    sizes = [kind.vm for kind in context.spec.kinds]
+    vms = max(capacity(host.cores, host.memory, context.spec.capacity, size) for size in sizes)
+    disks = min(vms * max(size.disk for size in sizes), host.memory // MIB)
+    return (disks + 32) * MIB, (vms * 4 + 32) * MIB
 
 
 def _journal_facts(context: Context, reply: calls.AgentReply, settings: Mapping[str, str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from g5kvirt.context import Context
 from g5kvirt.errors import CapacityError, PhaseError
 from g5kvirt.inventory import Host
-from g5kvirt.planning.capacity import capacities
+from g5kvirt.planning.capacity import host_room
 from g5kvirt.planning.checks import counted
+from g5kvirt.planning.group_placement import check_fits
 from g5kvirt.planning.services import split_machines
 from g5kvirt.run.vocabulary import Status
 from g5kvirt.spec.spec import Spec
@@ -69,10 +70,11 @@ def check_room(spec: Spec, hosts: Sequence[Host]) -> None:
             requested=spec.min_hosts,
             available=len(hosts),
         )
-    room = int(capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm).sum())
+    room = int(host_room(spec, hosts).sum())
     if room < spec.vms:
         raise CapacityError(
             f"{counted(len(hosts), 'host')} for VMs came up, with room for only {room} of {spec.vms} VMs",
             requested=spec.vms,
             available=room,
         )
+    check_fits(spec, hosts)

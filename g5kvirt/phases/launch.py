@@ -19,6 +19,7 @@ from g5kvirt.netboot.boot_loop import BootDriver, boot_all
 from g5kvirt.netboot.boot_tracker import BootTracker
 from g5kvirt.netboot.services import dhcp_servers
 from g5kvirt.netboot.simulated_boots import SimulatedBoots
+from g5kvirt.phases import links
 from g5kvirt.phases.configure import boot_plan, serve
 from g5kvirt.phases.load import sampled_load
 from g5kvirt.planning.cluster import ClusterState, cluster_state
@@ -40,6 +41,8 @@ def launch(context: Context) -> Mapping[str, Any]:
     facts = [cluster.facts[h.name] for h in cluster.hosts]
     guest = context.testbed.guest or GUESTS[context.spec.guest].label(facts)
     journal.extend([event_types.guest_kind(context.run.name, guest, context.now())])
+    if context.testbed.world is None:
+        links.before_launch(context, cluster)
     tracker = _tracker(context, cluster, vms)
     try:
         with sampled_load(context, cluster, "launch"), _driver(context, cluster, vms) as driver:

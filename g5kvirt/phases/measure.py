@@ -37,10 +37,11 @@ class MeasureRequest:
     broadcast: chain.Kind
     image: environments.Image | None  #: None: it has to be built or fetched first
     alike: bool = False  #: a single deployment begins with a reboot, too, as several do
+    group: str | None = None  #: only VMs of this group
 
 
 def check_request(
-    environment: str,
+    environment: str | Path,
     sizes: Iterable[int] | None,
     repeat: int,
     broadcast: str,
@@ -49,12 +50,18 @@ def check_request(
     up: int,
     provisioner: str,
     guest: str = "vm",
+    group: str | None = None,
 ) -> MeasureRequest:
-    """Check everything that can be checked before anything is touched; ``up`` VMs are up.
+    """Check everything that can be checked before anything is touched; ``up`` VMs (of ``group``) are up.
 
     Raises SpecError for sizes, a number of repetitions, a kind of broadcast or an environment that cannot be
     deployed; CapacityError for a size above ``up``.
     """
+    if not isinstance(environment, str | Path):
+        raise SpecError(f"environment must be a name or a file such as 'mini', not {show(environment)}")
+    environment = str(environment) if isinstance(environment, Path) else str.__str__(environment)
+    if group is not None and not up:
+        raise CapacityError(f"no VM of the group {group!r} is up", requested=1, available=0)
     checked = check_sizes([up] if sizes is None else sizes, up)
     if not is_whole(repeat) or repeat < 1:
         raise SpecError(f"repeat must be a whole number of at least 1, not {show(repeat)}")
@@ -67,7 +74,7 @@ def check_request(
             f"the environment {environment!r} has no kernel, which VMs need",
             advice="use another environment, or guest 'light' in the specification",
         )
-    return MeasureRequest(environment, tuple(folders), checked, int(repeat), kind, image)
+    return MeasureRequest(environment, tuple(folders), checked, int(repeat), kind, image, group=group)
 
 
 def check_broadcast(broadcast: str, provisioner: str) -> chain.Kind:
@@ -107,7 +114,8 @@ def measure(context: Context, request: MeasureRequest) -> list[str]:
     """
     cluster = cluster_state(context.spec, context.journal.state)
     known = {vm.name: vm for vm in context.journal.state.placed_vms}
-    up = interleave([known[name] for name in context.journal.state.up_vms])
+    state = context.journal.state
+    up = interleave([known[name] for name in state.members(state.up_vms, request.group)])
     image = request.image or _obtain(context, request)
     provisioner = PROVISIONERS[context.spec.provisioner]
     installer = provisioner.prepare(context, cluster, up, image, request.broadcast)
@@ -117,7 +125,7 @@ def measure(context: Context, request: MeasureRequest) -> list[str]:
     alike = request.alike or several or not provisioner.skips_reboot
     with sampled_load(context, cluster, "measure"):
         return [
-            _deploy(context, cluster, up[:size], image, request.broadcast, repetition, installer, alike=alike)
+            _deploy(context, cluster, up[:size], image, request, repetition, installer, alike=alike)
             for repetition in range(1, request.repeat + 1)
             for size in request.sizes
         ]
@@ -147,7 +155,7 @@ def _deploy(
     cluster: ClusterState,
     vms: Sequence[VM],
     image: environments.Image,
-    broadcast: chain.Kind,
+    request: MeasureRequest,
     repetition: int,
     installer: Installer,
     *,
@@ -165,11 +173,11 @@ def _deploy(
         "size": len(vms),
         "repetition": repetition,
         "provisioner": context.spec.provisioner,
-        "broadcast": broadcast,
+        "broadcast": request.broadcast,
         "fresh": len(fresh),
         "vms": [vm.name for vm in vms],
-        "transfer_bound": transfer_bound(cluster, vms, image, broadcast),
-    }
+        "transfer_bound": transfer_bound(cluster, vms, image, request.broadcast),
+    } | ({} if request.group is None else {"group": request.group})
     outcomes = installer.deploy(DeploymentRequest(name, vms, about, fresh))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     lost = [outcome.vm for outcome in failed]

@@ -22,17 +22,26 @@ PACKAGES: Mapping[str, str] = {
     "nginx": "nginx",
     "tar": "tar",
     "nft": "nftables",
+    "tc": "iproute2",
 }
 
 #: What a service machine runs in each of its roles.
 SERVICE_PROGRAMS: Mapping[str, tuple[str, ...]] = {"dhcp": ("ip", "dnsmasq"), "http": ("ip", "nginx")}
 
 
-def needed(guest: str, roles: Sequence[str] = ()) -> list[str]:
-    """The programs of a service machine with these roles; without any, those of a host of such guests."""
-    programs = (
-        [name for role in roles for name in SERVICE_PROGRAMS[role]] if roles else GUESTS[guest].programs
-    )
+#: What hosts need for links between VMs.
+LINK_PROGRAMS = ("ip", "nft", "tc")
+
+
+def needed(guest: str, roles: Sequence[str] = (), *, links: bool = False) -> list[str]:
+    """The programs of a service machine with these roles; without any, those of a host of such guests.
+
+    ``links``: with links between them.
+    """
+    if roles:
+        programs = [name for role in roles for name in SERVICE_PROGRAMS[role]]
+    else:
+        programs = [*GUESTS[guest].programs, *(LINK_PROGRAMS if links else ())]
     return list(dict.fromkeys(programs))
 
 

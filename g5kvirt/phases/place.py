@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from g5kvirt.context import Context
-from g5kvirt.planning.capacity import capacities
+from g5kvirt.planning.capacity import host_room
 from g5kvirt.planning.cluster import cluster_state
+from g5kvirt.planning.group_placement import host_shares
 from g5kvirt.planning.placement import place as plan
 from g5kvirt.run import event_types
 
@@ -18,19 +20,17 @@ def place(context: Context) -> Mapping[str, Any]:
     """Place all VMs by the facts that the hosts reported. Raises CapacityError if they do not fit."""
     spec, journal = context.spec, context.journal
     cluster = cluster_state(spec, journal.state)
-    room = capacities(
-        [cluster.facts[h.name].cores for h in cluster.hosts],
-        [cluster.facts[h.name].memory for h in cluster.hosts],
-        spec.capacity,
-        spec.vm,
-    )
+    facts = cluster.facts
+    hosts = [replace(h, cores=facts[h.name].cores, memory=facts[h.name].memory) for h in cluster.hosts]
     placement = plan(
         spec.vms,
         cluster.hosts,
-        room,
+        host_room(spec, hosts),
         cluster.reservation.subnetworks,
         strategy=spec.placement,
         taken=[*cluster.layout.taken, *cluster.addresses.values()],
+        shares=host_shares(spec, hosts) if spec.groups else None,
     )
     journal.extend([event_types.placement(context.run.name, placement.to_plain(), context.now())])
-    return {"vms": len(placement), "network": str(placement.network), "sites": placement.by_site()}
+    found = {"vms": len(placement), "network": str(placement.network), "sites": placement.by_site()}
+    return found | ({"groups": {g.name: g.count for g in spec.groups}} if spec.groups else {})

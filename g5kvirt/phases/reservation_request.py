@@ -9,8 +9,9 @@ from g5kvirt.errors import CapacityError, TestbedError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, free_hosts, shortage
-from g5kvirt.planning.checks import counted
+from g5kvirt.planning.checks import check_against, counted
 from g5kvirt.planning.inventories import exclusion_reason
+from g5kvirt.planning.links import check_links
 from g5kvirt.planning.services import machines_per_site
 from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.clock import format_walltime
@@ -42,6 +43,16 @@ def request_for(spec: Spec, name: str) -> ReservationRequest:
         job_types=spec.job_types,
         start=fixed if date is None else date,
     )
+
+
+def check_on(spec: Spec, testbed: Testbed) -> None:
+    """Check a specification with sites against a testbed, as `check_against`, and its links.
+
+    Raises SpecError, CapacityError and TestbedError.
+    """
+    check_against(spec, testbed.hosts())
+    if spec.links:
+        check_links(spec.links, testbed.netem)
 
 
 def with_sites(spec: Spec, testbed: Testbed) -> Spec:

@@ -10,6 +10,7 @@ from g5kvirt.context import Context
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.images import minimal
 from g5kvirt.images.cache import check_writable
+from g5kvirt.phases import links
 from g5kvirt.phases.own_runs import explained
 from g5kvirt.phases.reservation_request import request_for
 from g5kvirt.run import event_types
@@ -60,7 +61,11 @@ def check_request(context: Context) -> None:
 
 
 def release(context: Context) -> None:
-    """Delete all jobs that this run ever submitted. Raises TestbedError if one is left."""
+    """Take links between VMs away, and delete all jobs that this run ever submitted.
+
+    Raises TestbedError if one is left.
+    """
+    links.remove(context)
     context.disconnect()
     granted = context.journal.state.reservation is not None
     sites = [] if granted else list(context.spec.sites)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g5kvirt.errors import SpecError
-from g5kvirt.inventory import MIB
-from g5kvirt.spec.spec import CapacityRule, VMSpec, suggest
+from g5kvirt.inventory import MIB, Host
+from g5kvirt.spec.spec import CapacityRule, Spec, VMSpec, suggest
 
-__all__ = ["RULES", "CapacityRule", "Rule", "capacities", "capacity", "register_rule"]
+__all__ = ["RULES", "CapacityRule", "Rule", "capacities", "capacity", "host_room", "register_rule"]
 
 Ints = NDArray[np.int64]
 
@@ -65,3 +65,9 @@ def capacities(
 def capacity(cores: int, memory: int, rule: CapacityRule, vm: VMSpec) -> int:
     """The number of VMs that a host with ``cores`` and ``memory`` bytes can carry."""
     return int(capacities([cores], [memory], rule, vm)[0])
+
+
+def host_room(spec: Spec, hosts: Sequence[Host]) -> Ints:
+    """The number of VMs of a specification, of their average size, that each host can carry."""
+    cores, memory = [host.cores for host in hosts], [host.memory for host in hosts]
+    return capacities(cores, memory, spec.capacity, spec.average_vm)

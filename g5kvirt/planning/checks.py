@@ -8,9 +8,11 @@ import numpy as np
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import Host
-from g5kvirt.planning.capacity import RULES, capacities
+from g5kvirt.planning.capacity import RULES, host_room
+from g5kvirt.planning.group_placement import check_fits
 from g5kvirt.planning.placement import STRATEGIES
 from g5kvirt.planning.services import machines_per_site, services_per_site
+from g5kvirt.spec.groups import sizes_in_words
 from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = ["LEAST_MEMORY", "check_against", "check_names", "check_vm", "counted"]
@@ -33,11 +35,13 @@ def check_names(spec: Spec) -> None:
 
 def check_vm(spec: Spec) -> None:
     """Raises SpecError if the VMs are too small for the minimal system; light guests take what they need."""
-    if spec.guest == "vm" and spec.vm.memory < LEAST_MEMORY:
-        raise SpecError(
-            f"the minimal system does not boot in {spec.vm.memory} MiB of memory",
-            advice=f"set vm.memory to at least {LEAST_MEMORY} MiB",
-        )
+    for kind in spec.kinds if spec.guest == "vm" else ():
+        if kind.vm.memory < LEAST_MEMORY:
+            raise SpecError(
+                f"the minimal system does not boot in {kind.vm.memory} MiB of memory",
+                advice=f"set vm.memory{f', or that of {kind.name},' if kind.name else ''}"
+                f" to at least {LEAST_MEMORY} MiB",
+            )
 
 
 def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> None:
@@ -50,6 +54,7 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
     """
     check_names(spec)
     check_vm(spec)
+    _check_groups(spec, hosts_by_site)
     clusters = spec.clusters or {}
     fitting: dict[str, list[Host]] = {}
     for site in spec.sites:
@@ -63,6 +68,17 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
             fitting[site] = [h for h in fitting[site] if h.cluster == cluster]
     _check_machines(spec, fitting)
     _check_vms(spec, fitting)
+
+
+def _check_groups(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> None:
+    """VMs of a group that is called like a cluster would have the names of machines."""
+    clusters = {host.cluster for hosts in hosts_by_site.values() for host in hosts} if spec.groups else set()
+    for group in spec.groups:
+        if group.name in clusters:
+            raise SpecError(
+                f"the group {group.name!r} has the name of a cluster: its VMs would be called like machines",
+                advice="give it another name",
+            )
 
 
 def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
@@ -89,17 +105,20 @@ def _check_machines(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
 
 def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     best: dict[str, int] = {}
+    chosen: list[Host] = []
     everything = 0
     for site, hosts in fitting.items():
-        room = capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm)
-        largest_first = np.sort(room)[::-1]
+        room = host_room(spec, hosts)
+        order = np.argsort(-room, kind="stable")
+        largest_first = room[order]
+        chosen += [hosts[i] for i in order[: spec.sites[site]].tolist()]
         best[site] = int(largest_first[: spec.sites[site]].sum())
         # a service machine is one of them: the largest are taken for VMs in the best case
         spare = len(hosts) - services_per_site(spec.sites, spec.services)[site]
         everything += int(largest_first[:spare].sum())
     total = sum(best.values())
     if spec.vms <= total:
-        return
+        return check_fits(spec, chosen)
     shares = ", ".join(f"{site} {number}" for site, number in best.items())
     if total == 0:
         advice = "request smaller VMs or change the capacity rule"
@@ -108,7 +127,7 @@ def _check_vms(spec: Spec, fitting: Mapping[str, Sequence[Host]]) -> None:
     else:
         advice = f"request at most {total} VMs or more sites"
     raise CapacityError(
-        f"{counted(spec.vms, 'VM')} of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on "
+        f"{counted(spec.vms, 'VM')} {sizes_in_words(spec.kinds)} do not fit on "
         f"{counted(spec.hosts, 'host')}, which carry at most {total} ({shares})",
         requested=spec.vms,
         available=total,

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from g5kvirt.errors import CapacityError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.addressing import subnetwork_prefix
-from g5kvirt.planning.capacity import capacities
+from g5kvirt.planning.capacity import host_room
+from g5kvirt.planning.group_placement import check_fits, host_shares
 from g5kvirt.planning.inventories import Inventory, Machine, exclusion_reason
-from g5kvirt.planning.placement import distribute
 from g5kvirt.planning.services import machines_per_site, services_per_site
 from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
@@ -109,7 +109,7 @@ def with_selected_sites(spec: Spec, inventory: Inventory, *, emulated: bool = Fa
 
 def room(spec: Spec, hosts: Sequence[Host]) -> Ints:
     """VMs that each host can carry, in their order."""
-    return capacities([h.cores for h in hosts], [h.memory for h in hosts], spec.capacity, spec.vm)
+    return host_room(spec, hosts)
 
 
 class Forecast:
@@ -153,6 +153,15 @@ class Forecast:
             found += [hosts[i] for i in sorted(order.tolist())]
         return found
 
+    @cached_property
+    def misfit(self) -> str:
+        """Why the groups do not fit on `best`, though VMs of their average size would; empty if they do."""
+        try:
+            check_fits(self.spec, self.best)
+        except CapacityError as error:
+            return error.message
+        return ""
+
     def most_on(self, hosts: int) -> int:
         """VMs that the ``hosts`` largest machines of `best` carry."""
         return int(np.sort(room(self.spec, self.best))[::-1][:hosts].sum())
@@ -164,8 +173,8 @@ class Forecast:
         place = np.fromiter((sites.index(h.site) for h in hosts), np.int64, len(hosts))
         capacity = room(spec, hosts)
         vms_per_host, by_site = None, dict.fromkeys(sites, 0)
-        if hosts and spec.vms <= int(capacity.sum()):
-            counts = distribute(spec.placement, capacity, place, spec.vms)
+        if hosts and spec.vms <= int(capacity.sum()) and not self.misfit:
+            counts = np.sum(list(host_shares(spec, hosts).values()), axis=0)
             vms_per_host = int(counts.min()), int(counts.max())
             sums = np.bincount(place, weights=counts, minlength=len(sites))
             by_site = {site: int(number) for site, number in zip(sites, sums, strict=True)}

@@ -1,7 +1,8 @@
 """Names and MAC addresses of VMs, which follow from the plan without any look-up.
 
-VMs are called ``vm-1``, ``vm-2``, … A VM's MAC is ``52:54`` and the four bytes of its IPv4 address:
-locally administered, unicast, and unique wherever its address is.
+VMs are called ``vm-1``, ``vm-2``, …, those of a group ``client-1``, ``client-2``, … A VM's
+MAC is ``52:54`` and the four bytes of its IPv4 address: locally administered, unicast, and unique wherever
+its address is.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ __all__ = ["format_ips", "format_macs", "mac_of", "vm_name", "vm_names"]
 _MAC_PREFIX = (0x52, 0x54)
 
 
-def vm_name(index: int) -> str:
-    """The name of VM number ``index``, counted from 1."""
-    return f"vm-{index}"
+def vm_name(index: int, group: str = "vm") -> str:
+    """The name of VM number ``index`` (of a group), counted from 1."""
+    return f"{group}-{index}"
 
 
 def vm_names(count: int) -> list[str]:

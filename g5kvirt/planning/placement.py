@@ -1,14 +1,15 @@
 """Placement of VMs on hosts, with the address, MAC and name of every VM.
 
 A strategy is a function from the capacities and sites of the hosts to a number of VMs for each host,
-registered under a name for `Spec.placement`; add another with `register_strategy`. A `Placement` stores
+registered under a name for `Spec.placement`; add another with `register_strategy`. Groups are distributed by
+`g5kvirt.planning.group_placement`, each by the strategy. A `Placement` stores
 columns (numpy) and creates `VM` objects on demand, so that a million VMs are placed within a second. VMs are
 numbered host by host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
@@ -70,6 +71,18 @@ def packed(capacity: Ints, site: Ints, vms: int) -> Ints:
     before = np.cumsum(capacity) - capacity
     counts: Ints = np.clip(vms - before, 0, capacity)
     return counts
+
+
+@register_strategy("grouped")
+def grouped(capacity: Ints, site: Ints, vms: int) -> Ints:
+    """Each group on as few hosts as possible, which have no other group as far as they suffice."""
+    return packed(capacity, site, vms)
+
+
+@register_strategy("grouped-sites")
+def grouped_sites(capacity: Ints, site: Ints, vms: int) -> Ints:
+    """Each group at a site of its own as far as they suffice, and there the same share of every host."""
+    return balanced(capacity, site, vms)
 
 
 @register_strategy("round-robin-sites")
@@ -149,15 +162,17 @@ class VMs(Sequence[VM]):
     def _vm(self, position: int) -> VM:
         host = self.placement.hosts[int(self.placement.host_of[position])]
         address = IPv4Address(int(self.placement.addresses[position]))
-        index = position + 1
-        return VM(index, vm_name(index), host.name, host.site, address, mac_of(address))
+        group = self.placement.group_at(position)
+        name = self.placement.names[position] if group else vm_name(position + 1)
+        return VM(position + 1, name, host.name, host.site, address, mac_of(address), group)
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """The host and the address of every VM; the VMs of a host are consecutive.
+    """The host and the address of every VM; the VMs of a host are consecutive, and on it those of a group.
 
-    ``host_of[i]`` is the position in ``hosts`` of the i-th VM's host, ``addresses[i]`` its IPv4 address.
+    ``host_of[i]`` is the position in ``hosts`` of the i-th VM's host, ``addresses[i]`` its IPv4 address;
+    ``group_of[i]`` the position in ``groups`` of its group, if there are any.
     """
 
     hosts: tuple[Host, ...]
@@ -166,6 +181,8 @@ class Placement:
     host_of: Ints
     addresses: NDArray[np.uint32]
     network: IPv4Network  #: the VM network: all VMs are on-link in it
+    groups: tuple[str, ...] = ()
+    group_of: Ints | None = None
 
     @property
     def vms(self) -> VMs:
@@ -174,6 +191,19 @@ class Placement:
 
     def __len__(self) -> int:
         return len(self.addresses)
+
+    def group_at(self, position: int) -> str:
+        """The group of a VM; empty without groups."""
+        return "" if self.group_of is None else self.groups[int(self.group_of[position])]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of all VMs; those of a group are numbered in their order."""
+        if self.group_of is None:
+            return vm_names(len(self))
+        numbers = (rank_within(self.group_of) + 1).tolist()
+        pairs = zip(numbers, self.group_of.tolist(), strict=True)
+        return [vm_name(number, self.groups[group]) for number, group in pairs]
 
     @cached_property
     def macs(self) -> list[str]:
@@ -188,13 +218,17 @@ class Placement:
         return sums
 
     def frame(self) -> pd.DataFrame:
-        """One row per VM: index, name, host, site, ip, mac."""
+        """One row per VM: index, name, host, site, ip, mac; with groups, group after the name."""
         hosts = np.array([h.name for h in self.hosts], dtype=object)
         sites = np.array([h.site for h in self.hosts], dtype=object)
+        own = {}
+        if self.group_of is not None:
+            own["group"] = np.array(self.groups, dtype=object)[self.group_of]
         return pd.DataFrame(
             {
                 "index": np.arange(1, len(self) + 1),
-                "name": vm_names(len(self)),
+                "name": self.names,
+                **own,
                 "host": hosts[self.host_of],
                 "site": sites[self.host_of],
                 "ip": format_ips(self.addresses),
@@ -217,10 +251,12 @@ def place(
     *,
     strategy: str = "balanced",
     taken: Iterable[IPv4Address] = (),
+    shares: Mapping[str, Ints] | None = None,
 ) -> Placement:
     """Place ``vms`` VMs on ``hosts`` and allocate each an address of its site that is not ``taken``.
 
-    ``taken``: addresses of hosts and service machines. Raises CapacityError with the numbers if there are
+    ``taken``: addresses of hosts and service machines. ``shares``: group → its VMs on each host, distributed
+    before (`g5kvirt.planning.group_placement`). Raises CapacityError with the numbers if there are
     too few hosts or addresses, SpecError if the strategy is unknown.
     """
     parts = list(subnetworks)
@@ -230,7 +266,10 @@ def place(
     room = np.asarray(capacities, np.int64)
     if len(room) != len(hosts):
         raise ValueError(f"{len(hosts)} hosts but {len(room)} capacities")
-    counts = distribute(strategy, room, site, vms)
+    if shares is None:
+        counts = distribute(strategy, room, site, vms)
+    else:
+        counts = np.sum(list(shares.values()), axis=0)
     network = covering_network(p.network for p in parts)
     host_of = np.repeat(np.arange(len(hosts)), counts)
     site_of = site[host_of]
@@ -242,4 +281,14 @@ def place(
     addresses = np.empty(vms, np.uint32)
     for name, own in by_site.items():
         addresses[site_of == number[name]] = own
-    return Placement(tuple(hosts), counts, room, host_of, addresses, network)
+    groups, group_of = _groups(shares)
+    return Placement(tuple(hosts), counts, room, host_of, addresses, network, groups, group_of)
+
+
+def _groups(shares: Mapping[str, Ints] | None) -> tuple[tuple[str, ...], Ints | None]:
+    """The groups, and that of each VM: host by host, on each host group by group."""
+    if shares is None:
+        return (), None
+    by_host = np.stack(list(shares.values()), axis=1)
+    numbers = np.tile(np.arange(len(shares)), len(by_host))
+    return tuple(shares), np.repeat(numbers, by_host.ravel())

@@ -28,6 +28,7 @@ from g5kvirt.planning.properties import matching_machines
 from g5kvirt.run.directory import JOB_NAME, job_name
 from g5kvirt.spec.clock import format_walltime
 from g5kvirt.spec.fields import suggest
+from g5kvirt.spec.groups import names_in_words, sizes_in_words
 from g5kvirt.spec.spec import Spec
 
 __all__ = [
@@ -82,6 +83,7 @@ Code = Literal[
     "unreachable",  # the frontend
     "noise",  # the frontend's login shell prints words of its own around every answer
     "key-refused",  # the frontend does not accept the ssh key
+    "no-netem",  # links between VMs have a latency or a loss, which the hosts' kernels cannot make
     # this machine
     "exists",  # there is already a run of that name
     "not-writable",  # the directory for runs
@@ -97,6 +99,7 @@ Code = Literal[
     "subnetworks-unknown",
     "vlans-unknown",
     "calendar-unknown",  # which machines are free
+    "netem-unknown",  # whether the hosts' kernels have it
     "no-estimate",  # how long the run takes
     "not-checked",  # something else has to be known first
     "not-tried",  # the ssh key, since no frontend could be reached
@@ -317,16 +320,19 @@ def _vlan(spec: Spec, inventory: Inventory) -> Iterator[Finding]:
 def _room(forecast: Forecast) -> Finding:
     """Do the VMs fit, with their memory and disks, on the hosts that OAR may give?"""
     spec, (least, most) = forecast.spec, forecast.room
-    size = f"{spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk"
-    message = f"{counted(spec.vms, 'VM')} of {size} on {counted(spec.hosts, 'host')}, with room for"
+    message = f"{counted(spec.vms, 'VM')} {sizes_in_words(spec.kinds)} on {counted(spec.hosts, 'host')}"
+    message += ", with room for"
     if spec.vms > most:
         advice = f"request at most {most:,} VMs, smaller ones, or more hosts"
         return Finding("room for VMs", "", "problem", "too-small", f"{message} at most {most:,}", advice)
+    if forecast.misfit:
+        advice = "request fewer or smaller VMs, or more hosts"
+        return Finding("room for VMs", "", "problem", "too-small", forecast.misfit, advice)
     if spec.vms > least:
         message += f" {most:,} if OAR gives the machines with the most room, {least:,} with the least"
         advice = "name clusters with enough room, or request more hosts"
         return Finding("room for VMs", "", "warning", "depends-on-machines", message, advice)
-    disks = -(-spec.vms // spec.hosts) * spec.vm.disk * MIB / 2**30
+    disks = -(-spec.vms // spec.hosts) * spec.average_vm.disk * MIB / 2**30
     message += f" at least {least:,}; their disks take about {disks:.1f} GiB of a host's memory"
     return Finding("room for VMs", "", "ok", "ok", message)
 
@@ -376,7 +382,7 @@ def names(spec: Spec, run: str) -> Finding:
     """Are the names of the jobs short enough for OAR, so that it can find them again?"""
     length = len(job_name(spec.job_name, run))
     if length <= JOB_NAME:
-        message = f"run {run}, jobs {spec.job_name}-{run}-…, VMs vm-1 to vm-{spec.vms}"
+        message = f"run {run}, jobs {spec.job_name}-{run}-…, VMs {names_in_words(spec.kinds)}"
         return Finding("names", "", "ok", "ok", message)
     message = f"the jobs' names would have {length} characters, but OAR keeps only {JOB_NAME}"
     return Finding("names", "", "problem", "too-long", message, "choose a shorter run name or job_name")

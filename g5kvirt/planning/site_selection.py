@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import Host
-from g5kvirt.planning.capacity import capacities
+from g5kvirt.planning.capacity import host_room
 from g5kvirt.planning.checks import check_names, counted
 from g5kvirt.planning.services import services_per_site
+from g5kvirt.spec.groups import sizes_in_words
 from g5kvirt.spec.spec import Spec, suggest
 
 __all__ = ["select_sites"]
@@ -64,7 +65,7 @@ def _rooms(spec: Spec, candidates: Mapping[str, Sequence[Host]]) -> dict[str, ND
             raise SpecError(f"clusters names an unknown site {site!r}", advice=suggest(site, candidates))
     for site, hosts in candidates.items():
         usable = [h for h in hosts if clusters.get(site) in (None, h.cluster)]
-        room = capacities([h.cores for h in usable], [h.memory for h in usable], spec.capacity, spec.vm)
+        room = host_room(spec, usable)
         room = np.sort(room[room > 0])[::-1]
         if len(room):
             rooms[site] = room
@@ -187,7 +188,7 @@ def _refused(spec: Spec, rooms: _Room, vlan_sites: Collection[str] | None, condi
     everything = np.sort(np.concatenate([rooms[site] for site in _by_vms(spec, rooms)[:count]]))[::-1]
     carried = int(everything[: spec.hosts].sum())
     return CapacityError(
-        f"{spec.vms} VMs of {spec.vm.memory} MiB memory and {spec.vm.disk} MiB disk do not fit on"
+        f"{spec.vms} VMs {sizes_in_words(spec.kinds)} do not fit on"
         f" {spec.hosts} hosts, which carry at most {carried} on {where}{such}",
         requested=spec.vms,
         available=carried,

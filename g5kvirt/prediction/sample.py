@@ -58,7 +58,7 @@ def sample(spec: Spec, testbed: Simulated, vms: int = VMS) -> Sample:
     most = min(spec.vms // vms, _largest_factor(spec.windows))
     if most < 2 or testbed.real_cores is not None:
         return Sample(spec, testbed)
-    request = request_for(replace(spec, vms=1, min_hosts=None), "sample")  # the machines alone
+    request = request_for(replace(spec.with_vms(1), min_hosts=None), "sample")  # the machines alone
     reserved = testbed.reserve(request, lambda *_: None).hosts
     services = services_per_site(spec.sites, spec.services)
     own = {site: [host for host in reserved if host.site == site] for site in services}
@@ -74,9 +74,8 @@ def sample(spec: Spec, testbed: Simulated, vms: int = VMS) -> Sample:
     capacity = int(room(spec, [host for hosts in chosen.values() for host in hosts]).sum())
     factor = spec.hosts / sum(sites.values())
     smaller = replace(
-        spec,
+        spec.with_vms(max(1, min(capacity, round(spec.vms / factor)))),
         sites=sites,
-        vms=max(1, min(capacity, round(spec.vms / factor))),
         min_hosts=None,
         clusters=None,
         properties=None,

@@ -157,6 +157,11 @@ class DeploymentState:
         return str(self.about.get("environment", ""))
 
     @property
+    def group(self) -> str:
+        """The group of VMs that was to be deployed; empty: any of them."""
+        return str(self.about.get("group", ""))
+
+    @property
     def repetition(self) -> int:
         """Which repetition of its size it is, from 1."""
         return int(self.about.get("repetition", 1))

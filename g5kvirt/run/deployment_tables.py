@@ -22,7 +22,7 @@ import pandas as pd
 from g5kvirt.run.deployment_state import DeploymentState, MacroSpan, StepTry, VMDeployment
 from g5kvirt.run.event_types import transfers_of
 from g5kvirt.run.events import Event
-from g5kvirt.run.frame import make_frame, marked
+from g5kvirt.run.frame import make_frame, marked, with_groups
 from g5kvirt.run.state import RunState
 from g5kvirt.run.virtual_time import is_virtual
 from g5kvirt.run.vocabulary import MACROS, UNFINISHED
@@ -112,9 +112,12 @@ class Summary:
 class Measurements:
     """The tables of a run's deployments, each created when it is first used."""
 
-    def __init__(self, deployments: Iterable[DeploymentState], guest: str = "") -> None:
+    def __init__(
+        self, deployments: Iterable[DeploymentState], guest: str = "", groups: Mapping[str, str] | None = None
+    ) -> None:
         self.states = tuple(deployments)
         self.guest = guest
+        self._groups = groups or {}  # VM → its group
 
     def __repr__(self) -> str:
         number = len(self.states)
@@ -131,12 +134,13 @@ class Measurements:
     def of(cls, events: Iterable[Event]) -> Measurements:
         """The tables of all deployments in a journal."""
         state = RunState.of(events)
-        return cls(state.deployments.values(), state.guest)
+        groups = {vm.name: vm.group for vm in state.vms.values() if vm.group}
+        return cls(state.deployments.values(), state.guest, groups)
 
     def only(self, names: Iterable[str]) -> Measurements:
         """The tables of the deployments with these names; unknown names are ignored."""
         chosen = frozenset(names)
-        return Measurements((d for d in self.states if d.name in chosen), self.guest)
+        return Measurements((d for d in self.states if d.name in chosen), self.guest, self._groups)
 
     @cached_property
     def transfers(self) -> pd.DataFrame:
@@ -165,7 +169,7 @@ class Measurements:
         For each step and macro-step, with ``_`` for ``-``: ``X_start``, ``X_end``, ``X_duration``,
         ``X_attempt``, ``X_outcome``. Those of a step are of its last attempt (0 and "" if there was none).
         A macro-step starts with its first try and ends with its last; its duration is the sum of its tries,
-        because between two of them a VM may be in another macro-step.
+        because between two of them a VM may be in another macro-step. With groups, ``group`` follows ``vm``.
         """
         named = _step_names(self.states)
         parts = [part for macro, steps in named.items() for part in (macro, *steps)]
@@ -184,7 +188,7 @@ class Measurements:
                         row += _macro_cells(vm.macros.get(part)) if part in named else _step_cells(vm, part)
                     yield row
 
-        return marked(make_frame(rows(), types), self.predicted)
+        return marked(with_groups(make_frame(rows(), types), "vm", self._groups), self.predicted)
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
@@ -215,14 +219,14 @@ class Measurements:
         """One row per deployment, in their order; ``requested = deployed + failed + unfinished``.
 
         ``fresh``: the number of its VMs that were already in their minimal system and skipped the first
-        reboot; see `alike`.
+        reboot; see `alike`. ``group``, if any was of one: the group that was measured, "" for all VMs.
         """
         rows = []
         for d in self.states:
             numbers = [d.requested, d.fresh, d.deployed, d.failed, d.requested - d.deployed - d.failed]
             times = [d.start, d.end, d.end - d.start]
             rows.append([d.name, *self._settings(d), d.repetition, *numbers, *times])
-        return marked(make_frame(rows, _DEPLOYMENTS), self.predicted)
+        return marked(self._with_measured(make_frame(rows, _DEPLOYMENTS)), self.predicted)
 
     @cached_property
     def scalability(self) -> pd.DataFrame:
@@ -230,7 +234,7 @@ class Measurements:
 
         ``total``: from its start until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``:
         over the times of single deployed VMs. ``fresh`` as in `deployments`; ``transfer_bound``: the minimum
-        time of the image transfer at the link rates, NaN if not known.
+        time of the image transfer at the link rates, NaN if not known; ``group`` as in `deployments`.
         """
         rows = []
         for d in self.states:
@@ -241,7 +245,7 @@ class Measurements:
                 times = [total, took.median(), took.quantile(0.95), rate, d.transfer_bound]
                 numbers = [d.fresh, len(took), d.failed]
                 rows.append([*self._settings(d), d.requested, d.repetition, d.name, *numbers, *times])
-        table = marked(make_frame(rows, _SCALABILITY), self.predicted)
+        table = marked(self._with_measured(make_frame(rows, _SCALABILITY)), self.predicted)
         return table.sort_values(["environment", "vms", "repetition"], kind="stable", ignore_index=True)
 
     def summary(self, deployment: str | None = None) -> Summary:
@@ -262,6 +266,10 @@ class Measurements:
             _macro_figures(chosen),
             {(vm.failed_at, vm.reason): vm.console for _, vm in lost if vm.console},
         )
+
+    def _with_measured(self, table: pd.DataFrame) -> pd.DataFrame:
+        """With the groups that were measured, if any was."""
+        return with_groups(table, "deployment", {d.name: d.group for d in self.states})
 
     def _settings(self, d: DeploymentState) -> tuple[str, str, str, str]:
         return d.environment, d.broadcast, d.provisioner, self.guest

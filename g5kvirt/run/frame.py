@@ -9,7 +9,7 @@ import pandas as pd
 
 from g5kvirt.run.bulk import collector_paused
 
-__all__ = ["frame_of_columns", "make_frame", "marked"]
+__all__ = ["frame_of_columns", "make_frame", "marked", "with_groups"]
 
 
 def make_frame(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> pd.DataFrame:
@@ -35,3 +35,12 @@ def frame_of_columns(columns: Iterable[list[Any]], types: Mapping[str, str]) -> 
 def marked(table: pd.DataFrame, predicted: bool) -> pd.DataFrame:
     """The table of a prediction says so in a column of its own; that of a measured run stays as it is."""
     return table.assign(prediction=True) if predicted else table
+
+
+def with_groups(table: pd.DataFrame, column: str, groups: Mapping[str, str]) -> pd.DataFrame:
+    """The table with the group of each ``column`` after it, if any has one; a run without groups keeps its
+    columns."""
+    if any(groups.values()):
+        found = table[column].map(groups).astype("object")
+        table.insert(list(table.columns).index(column) + 1, "group", found.where(found.notna(), ""))
+    return table

@@ -30,8 +30,10 @@ from g5kvirt.run.event_types import (
     facts_of,
     guest_of,
     hosts_of,
+    is_links_set,
     is_submitted_job,
     job_of,
+    links_of,
     placements_of,
     program_of,
     reservation_of,
@@ -42,6 +44,8 @@ from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.spans import Spans
 from g5kvirt.run.vm_state import VMState
 from g5kvirt.run.vocabulary import PHASES, PLANNED
+from g5kvirt.spec.groups import check_group
+from g5kvirt.spec.links import Link
 
 __all__ = ["RunState"]
 
@@ -67,6 +71,7 @@ class RunState:
         self.up = 0  #: VMs that have reported from the minimal system
         self.rearranged = 0  #: how often VMs appeared or moved
         self.guest = ""  #: the kind of guest that was launched: ``tcg``, ``kvm``, …
+        self.links: tuple[Link, ...] | None = None  #: between VMs, as last set
         self._launch = self.phases["launch"]
         self._placement: Event | None = None
         self._ok: dict[tuple[str, str], Mapping[str, Any]] = {}  # (phase, step) → detail of its last ok
@@ -133,6 +138,8 @@ class RunState:
                 self._ok.pop(("reserve", EXTENDED), None)  # of jobs before these
             case "place", "plan":
                 self._arrange(event)
+            case "launch", "links" if is_links_set(event):
+                self.links = links_of(event)
             case "launch", "guests":
                 self.guest = guest_of(event)
             case "run", "program":
@@ -243,6 +250,26 @@ class RunState:
     def up_vms(self) -> list[str]:
         """The VMs that have reported from their minimal system, in the order of the placement."""
         return [name for name, vm in self.vms.items() if vm.up]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → its VMs, in the order of the placement; empty without groups."""
+        groups: dict[str, list[str]] = {}
+        for vm in self.vms.values():
+            if vm.group:
+                groups.setdefault(vm.group, []).append(vm.name)
+        return groups
+
+    def members(self, names: Iterable[str], group: str | None) -> list[str]:
+        """Those of the VMs ``names`` that are in the group; all of them without one.
+
+        Raises SpecError for a group without VMs.
+        """
+        if group is None:
+            return list(names)
+        if self.vms:
+            check_group(group, self.groups)
+        return [name for name in names if name in self.vms and self.vms[name].group == group]
 
     @property
     def deployed_vms(self) -> list[str]:

@@ -19,7 +19,8 @@ import pandas as pd
 
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
-from g5kvirt.run.frame import frame_of_columns, make_frame, marked
+from g5kvirt.run.frame import frame_of_columns, make_frame, marked, with_groups
+from g5kvirt.run.link_tables import links_table
 from g5kvirt.run.load_tables import load_table, service_load_table
 from g5kvirt.run.spans import Span
 from g5kvirt.run.state import RunState
@@ -145,9 +146,15 @@ class Frames:
 
         ``power_on`` … ``minimal_system`` are epoch seconds, ``t_dhcp`` … ``t_minimal_system`` seconds since
         the start of its QEMU process; NaN for steps that it did not reach. ``attempts``: how often it was
-        powered on.
+        powered on. With groups, ``group`` follows the name.
         """
-        return marked(make_frame(map(_vm_cells, count(1), self.state.launched()), _VMS), self.predicted)
+        table = make_frame(map(_vm_cells, count(1), self.state.launched()), _VMS)
+        return marked(with_groups(table, "name", self._groups), self.predicted)
+
+    @cached_property
+    def _groups(self) -> dict[str, str]:
+        """VM → its group; empty without groups."""
+        return {vm.name: vm.group for vm in self.state.vms.values() if vm.group}
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
@@ -187,7 +194,12 @@ class Frames:
     @cached_property
     def measurements(self) -> Measurements:
         """The tables of the deployments, see `g5kvirt.run.deployment_tables.Measurements`."""
-        return Measurements(self.state.deployments.values(), self.guest)
+        return Measurements(self.state.deployments.values(), self.guest, self._groups)
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """The links between VMs as they were set and measured, see `g5kvirt.run.link_tables.links_table`."""
+        return links_table(self.journal)
 
     @cached_property
     def account(self) -> Account:
@@ -204,6 +216,8 @@ class Frames:
         tables["events"] = self.events.assign(
             detail=[json.dumps(detail, sort_keys=True) for detail in self.events["detail"]]
         )
+        if len(self.links):
+            tables["links"] = self.links
         if len(self.measurements.deployments):
             names = ("deployments", "vms", "attempts", "macros", "scalability")
             tables |= {f"measure-{name}": getattr(self.measurements, name) for name in names}

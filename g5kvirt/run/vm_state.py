@@ -93,6 +93,11 @@ class VMState:
         return str(self.plan.get("site", ""))
 
     @property
+    def group(self) -> str:
+        """Its group; empty if the specification has none."""
+        return str(self.plan.get("group", ""))
+
+    @property
     def up(self) -> bool:
         """True if it has reported from the minimal system."""
         return self.state == "up"

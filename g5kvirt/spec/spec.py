@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, Never, Self
 
 from g5kvirt.errors import SpecError
-from g5kvirt.inventory import MIB
 from g5kvirt.spec.clock import MIN_WALLTIME, format_walltime, parse_start, parse_walltime, start_seconds
 from g5kvirt.spec.environment_name import environment_name
 from g5kvirt.spec.fields import (
     check_fields,
     checked_by,
     choice,
-    flag,
     keys,
     optional,
     part,
@@ -35,6 +33,8 @@ from g5kvirt.spec.fields import (
     word,
     wrong,
 )
+from g5kvirt.spec.groups import MAX_MIB, MAX_VMS, Group, Kind, VMSpec, average, read_vms, scaled
+from g5kvirt.spec.links import Link, check_ends, read_links
 from g5kvirt.spec.shown import short_repr
 from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
 from g5kvirt.spec.yaml_files import load_yaml
@@ -44,7 +44,9 @@ __all__ = [
     "MAX_VMS",
     "MIN_WALLTIME",
     "CapacityRule",
+    "Group",
     "Kadeploy3",
+    "Link",
     "Spec",
     "Timeouts",
     "VMSpec",
@@ -54,37 +56,18 @@ __all__ = [
     "suggest",
 ]
 
-MAX_VMS = 1 << 24  #: a /8 holds no more addresses
-MAX_MIB = 1 << 30  #: a pebibyte of memory or disk
-
 _SOURCE = re.compile(r"(deb( \[[^\]\r\n]{1,200}\])? \S{1,500}( \S{1,100}){1,20})?")
 _SOURCE_EXAMPLE = "a line of sources.list such as 'deb [trusted=yes] http://packages.example/kadeploy ./'"
 #: OAR's types of jobs that may be requested; ``deploy`` is always one of a run's job.
 JOB_TYPES = ("exotic", "day", "night", "destructive")
+_CHOICES = {
+    "guest": ("vm", "light"),
+    "netboot": ("http", "tftp"),
+    "boot": ("rom", "iso"),
+    "provisioner": ("g5kvirt", "kadeploy3"),
+}
 #: What a filter on OAR's properties may hold: it is written into a command between double quotes.
 _FILTER = re.compile(r"(?=.*[^ ])[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VMSpec:
-    """The size of every VM."""
-
-    #: MiB; with less than 144 a deployed kernel cannot be started by kexec, with less than 80 nothing boots
-    memory: int = field(default=160, metadata=checked_by(whole, 1, MAX_MIB, "MiB"))
-    cores: int = field(default=1, metadata=checked_by(whole, 1, 4096))
-    #: MiB, on a RAM disk of the host
-    disk: int = field(default=512, metadata=checked_by(whole, 0, MAX_MIB, "MiB"))
-    #: whether its host drops frames that it sends from another MAC or IP address than its own; False for
-    #: bridges inside of VMs
-    port_security: bool = field(default=True, metadata=checked_by(flag))
-
-    def __post_init__(self) -> None:
-        check_fields(self, "vm")
-
-    @property
-    def footprint(self) -> int:
-        """Bytes of the host's memory that a VM may use: its memory and its disk on tmpfs."""
-        return (self.memory + self.disk) * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +179,9 @@ class Spec:
     """
 
     sites: Mapping[str, int]  #: hosts that carry VMs, per site; empty until the sites are chosen
-    vms: int  #: over all sites
+    vms: int  #: over all sites and groups
+    #: the kinds of VMs, where the constructor's ``vms`` is a list of `Group`; their numbers add up to ``vms``
+    groups: tuple[Group, ...]
     hosts: int = field(init=False)  #: hosts that carry VMs, over all sites
     site_count: int | None = field(init=False)  #: how many sites to choose; None: as few as possible
     min_hosts: int | None  #: go on if at least so many hosts deployed; None: if the VMs fit
@@ -214,8 +199,10 @@ class Spec:
     vm: VMSpec  #: the size of every VM, see `VMSpec`
     capacity: CapacityRule  #: how many VMs a host may carry, see `CapacityRule`
     #: how VMs are placed: ``"balanced"`` (each host the same share of its capacity), ``"packed"`` (as few
-    #: hosts as possible) or ``"round-robin-sites"`` (dealt to the sites in turn)
+    #: hosts as possible), ``"round-robin-sites"`` (dealt to the sites in turn), or groups together on hosts
+    #: (``"grouped"``) or at sites (``"grouped-sites"``) of their own
     placement: str
+    links: tuple[Link, ...]  #: latency, rate and loss between groups or sites, see `Link`
     netboot: Literal["http", "tftp"]  #: how VMs fetch what they boot
     guest: Literal["vm", "light"]  #: a QEMU each, or network namespaces without a kernel of their own
     boot: Literal["rom", "iso"]  #: where VMs have iPXE: in the network card, or on a CD-ROM
@@ -228,7 +215,8 @@ class Spec:
     def __init__(
         self,
         *,
-        vms: int,
+        vms: int | Sequence[Group | Mapping[str, Any]],
+        groups: Sequence[Group] = (),
         sites: Mapping[str, int] | int | None = None,
         hosts: int | None = None,
         min_hosts: int | None = None,
@@ -244,6 +232,7 @@ class Spec:
         vm: VMSpec | Mapping[str, Any] | None = None,
         capacity: CapacityRule | Mapping[str, Any] | None = None,
         placement: str = "balanced",
+        links: Sequence[Link | Mapping[str, Any]] = (),
         guest: str = "vm",
         netboot: str = "http",
         boot: str = "rom",
@@ -258,10 +247,8 @@ class Spec:
         where = read_sites(sites, hosts)
         store(
             self,
-            sites=where.sites,
-            hosts=where.hosts,
-            site_count=where.site_count,
-            vms=whole("vms", vms, 1, MAX_VMS),
+            **where._asdict(),
+            **read_vms(vms, groups),
             min_hosts=optional(whole, "min_hosts", min_hosts, 1, where.hosts),
             services=whole("services", services, 1, MAX_HOSTS),
             clusters=read_clusters(clusters, where.sites),
@@ -275,22 +262,22 @@ class Spec:
             vm=part(VMSpec, "vm", vm),
             capacity=part(CapacityRule, "capacity", capacity),
             placement=word("placement", placement),
-            guest=choice("guest", guest, ("vm", "light")),
-            netboot=choice("netboot", netboot, ("http", "tftp")),
-            boot=choice("boot", boot, ("rom", "iso")),
-            provisioner=choice("provisioner", provisioner, ("g5kvirt", "kadeploy3")),
+            links=read_links(links),
+            **_choices(guest=guest, netboot=netboot, boot=boot, provisioner=provisioner),
             kadeploy3=part(Kadeploy3, "kadeploy3", kadeploy3),
             windows=part(Windows, "windows", windows),
             timeouts=part(Timeouts, "timeouts", timeouts),
             job_name=word("job_name", job_name),
         )
-        self._check_kadeploy3()
+        self._check_combinations()
 
     def __repr__(self) -> str:
         return short_repr(self, type(self)(hosts=1, vms=1))
 
-    def _check_kadeploy3(self) -> None:
-        """Raises SpecError for what a Kadeploy3 cannot do."""
+    def _check_combinations(self) -> None:
+        """Raises SpecError for ends of links that do not exist, and for what a Kadeploy3 cannot do."""
+        if self.sites:  # else when they are selected
+            check_ends(self.links, [group.name for group in self.groups], self.sites)
         if (self.provisioner, self.guest) == ("kadeploy3", "light"):
             raise SpecError(
                 "Kadeploy3 deploys onto disks, which light guests do not have",
@@ -301,6 +288,26 @@ class Spec:
                 "Kadeploy3 boots VMs over HTTP only",
                 advice="set netboot to 'http', or provisioner to 'g5kvirt'",
             )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The groups with their sizes; without groups, all VMs as one kind without a name."""
+        own = tuple(Kind(group.name, group.count, group.size(self.vm)) for group in self.groups)
+        return own or (Kind("", self.vms, self.vm),)
+
+    @property
+    def average_vm(self) -> VMSpec:
+        """The average size of the VMs, rounded up."""
+        return average([(kind.vm, kind.count) for kind in self.kinds])
+
+    def size_of(self, group: str) -> VMSpec:
+        """The size of the VMs of a group; of VMs without one, ``vm``."""
+        return {kind.name: kind.vm for kind in self.kinds}.get(group, self.vm)
+
+    def with_vms(self, vms: int) -> Self:
+        """The same with about so many VMs: of each group its share, and at least one."""
+        groups = scaled(self.groups, vms)
+        return replace(self, vms=sum(group.count for group in groups) if groups else vms, groups=groups)
 
     @property
     def start_seconds(self) -> float | None:
@@ -335,18 +342,25 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML; ``Spec.from_dict`` makes the same spec of it."""
         plain = asdict(self)
-        count = plain.pop("site_count")
+        count, groups = plain.pop("site_count"), plain.pop("groups")
+        plain["links"] = [link.to_plain() for link in self.links]
+        if groups:
+            plain["vms"] = [{k: v for k, v in group.items() if v is not None} for group in groups]
         plain["sites"] = dict(plain["sites"]) or count
         plain["walltime"] = format_walltime(self.walltime)
         plain["job_types"] = list(self.job_types)
-        if not self.job_types:  # a specification without them is written as ever
-            del plain["job_types"]
-        return plain
+        # a specification without them is written as ever
+        return {key: value for key, value in plain.items() if value or key not in ("job_types", "links")}
+
+
+def _choices(**given: object) -> dict[str, str]:
+    """The fields that are one of two words."""
+    return {name: choice(name, value, _CHOICES[name]) for name, value in given.items()}
 
 
 def _known_keys(kind: type[Spec]) -> list[str]:
     """What a specification may say."""
-    return [f.name for f in fields(kind) if f.name != "site_count"]
+    return [f.name for f in fields(kind) if f.name not in ("site_count", "groups")]
 
 
 def _job_types(name: str, value: object) -> tuple[str, ...]:

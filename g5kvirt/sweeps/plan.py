@@ -34,6 +34,7 @@ from g5kvirt.experiment import MeasureArguments
 from g5kvirt.images import environments
 from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
 from g5kvirt.phases.measure import check_broadcast
+from g5kvirt.spec.groups import check_group
 from g5kvirt.spec.spec import Spec, suggest
 from g5kvirt.spec.yaml_files import load_yaml
 
@@ -151,13 +152,17 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name not in known:
             raise SpecError(f"measure has no argument {name!r}: {suggest(name, known)}")
+    group = arguments.get("group")
+    if group is not None:
+        check_group(group, [one.name for one in spec.groups])
+    launched = sum(kind.count for kind in spec.kinds if group in (None, kind.name))
     for size in arguments.get("sizes") or ():
         _whole("measure.sizes", size)
-        if size > spec.vms:
+        if size > launched:
             raise CapacityError(
-                f"measure.sizes has {size} VMs, but only {spec.vms} are launched: increase vms",
+                f"measure.sizes has {size} VMs, but only {launched} are launched: increase vms",
                 requested=size,
-                available=spec.vms,
+                available=launched,
             )
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)

@@ -57,6 +57,7 @@ class Testbed(Protocol):
     network: str  #: what is special about its network, such as "managed switch"; "" for nothing
     guest: str  #: kind of guest where the testbed decides it ("light", "simulated"); "" for QEMU
     polling_interval: float  #: seconds between two requests for the state of the jobs
+    netem: bool | None  #: whether the hosts' kernels can delay and lose packets; None: not known beforehand
     real_cores: int | None  #: cores behind all hosts together where these share a machine; else None
 
     @property

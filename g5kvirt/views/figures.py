@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from g5kvirt.views.drawing import (
 )
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.load_figures import LoadFigures
-from g5kvirt.views.maps import MAPS, draw_map, lay_out
+from g5kvirt.views.maps import MAPS, By, draw_map, lay_out
 from g5kvirt.views.outcome_figures import OutcomeFigures
 from g5kvirt.views.palette import COLOURS, LABELS
 from g5kvirt.views.spread import draw_steps, steps_height
@@ -121,11 +121,11 @@ class Figures(OutcomeFigures, LoadFigures):
         title = f"Distribution of {count(number, 'step')} over {count(data['name'].nunique(), 'VM')}"
         return self._draw(draw_steps, data, data, columns, steps_height(number), title)
 
-    def map(self, columns: int = 1, *, by: Literal["state", "boot", "deployment"] = "state") -> Picture:
+    def map(self, columns: int = 1, *, by: By = "state") -> Picture:
         """Every site, its hosts and their VMs, one cell per VM.
 
-        The colour of a cell shows the VM's state, or the time of its boot or its last deployment (five
-        classes with equal numbers of VMs). Raises ValueError for another ``by``.
+        The colour of a cell shows the VM's ``"state"``, its ``"group"``, or the time of its ``"boot"`` or its
+        last ``"deployment"`` (five classes with equal numbers of VMs). Raises ValueError for another ``by``.
         """
         if by not in MAPS:
             raise ValueError(f"by must be {' or '.join(map(repr, MAPS))}, not {by!r}")
@@ -133,7 +133,9 @@ class Figures(OutcomeFigures, LoadFigures):
         vms = int((data["name"] != "").sum())
         if not vms:
             raise RunError("no VM has been placed yet: call place() first")
-        if by != "state" and data[by].isna().all():
+        if by == "group" and "group" not in data:
+            raise RunError("the specification has no groups: there is no map by group")
+        if by in ("boot", "deployment") and data[by].isna().all():
             needed = "launch" if by == "boot" else "measure"
             raise RunError(f"no VM has a {by} time yet: call {needed}() first")
         plan = lay_out(data, columns)

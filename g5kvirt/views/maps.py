@@ -15,15 +15,16 @@ from matplotlib.patches import Patch, Rectangle
 from g5kvirt.run.vocabulary import DEPLOYED, FAILED, PLANNED, WRITING
 from g5kvirt.views.drawing import legend, narrow, seconds
 from g5kvirt.views.formatting import count
-from g5kvirt.views.palette import STATE_COLOURS
+from g5kvirt.views.palette import MACRO_COLOURS, STATE_COLOURS
 from g5kvirt.views.style import width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MAPS", "Map", "draw_map", "lay_out"]
+__all__ = ["MAPS", "By", "Map", "draw_map", "lay_out"]
 
-MAPS = ("state", "boot", "deployment")  #: what the colours of a map can show
+By = Literal["state", "boot", "deployment", "group"]
+MAPS = ("state", "boot", "deployment", "group")  #: what the colours of a map can show
 
 _WORDS = {"boot": "boot time of a VM (s)", "deployment": "deployment time of a VM (s)"}
 _STATES = {
@@ -34,6 +35,8 @@ _STATES = {
     "deployed": (STATE_COLOURS[DEPLOYED], "deployed"),
     "failed": (STATE_COLOURS[FAILED], "failed"),
 }
+#: Colours of groups, in their order; failed VMs have a cross.
+_GROUPS = (*MACRO_COLOURS, "#7a6fd0", "#f0e442", "#000000")
 #: From short to long, each darker than the previous one (after the map cividis of matplotlib).
 _SCALE = ("#fdea45", "#c3b369", "#8a8678", "#525c6d", "#00224e")
 _CELL = 0.13  #: inches: no cell is larger
@@ -97,9 +100,10 @@ def lay_out(table: pd.DataFrame, columns: int) -> Map:
     return Map(cell, wide, top - 0.09, tuple(hosts), tuple(cells), tuple(sites), named)
 
 
-def draw_map(ax: Axes, table: pd.DataFrame, plan: Map, by: Literal["state", "boot", "deployment"]) -> None:
-    """Draw ``plan`` of ``table``; the colour of a cell shows the VM's state, or its time."""
-    face, lost, entries, title = _by_state(table) if by == "state" else _by_time(table, by)
+def draw_map(ax: Axes, table: pd.DataFrame, plan: Map, by: By) -> None:
+    """Draw ``plan`` of ``table``; the colour of a cell shows the VM's state, its time or its group."""
+    named = {"state": _by_state, "group": _by_group}
+    face, lost, entries, title = named[by](table) if by in named else _by_time(table, by)
     gap = 0.08 * plan.cell
     boxes = [Rectangle((x - gap, y - gap), w + 2 * gap, h + 2 * gap) for _, x, y, w, h in plan.hosts]
     ax.add_collection(
@@ -155,6 +159,16 @@ def _by_state(table: pd.DataFrame) -> _Coloured:
     ]
     face = [_STATES.get(state, _STATES["placed"])[0] for state in table["state"]]
     return face, (table["state"] == "failed").to_numpy(), entries, None
+
+
+def _by_group(table: pd.DataFrame) -> _Coloured:
+    """A colour for each group, in the order of their names; a cross for VMs that failed."""
+    groups = sorted(str(group) for group in table["group"].unique() if group)
+    colours = {group: _GROUPS[number % len(_GROUPS)] for number, group in enumerate(groups)}
+    counts = table["group"].value_counts()
+    entries = [Patch(color=colours[group], label=f"{group} ({counts[group]:,})") for group in groups]
+    face = [colours.get(group, STATE_COLOURS[PLANNED]) for group in table["group"]]
+    return face, (table["state"] == "failed").to_numpy(), entries, "groups"
 
 
 def _by_time(table: pd.DataFrame, by: str) -> _Coloured:

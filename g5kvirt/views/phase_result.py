@@ -188,8 +188,17 @@ def _place(frames: Frames) -> dict[str, str]:
         "VMs": f"{len(vms):,} on {count(len(per_host), 'host')}",
         "VMs per host": f"{least}" if least == most else f"{least}–{most}",
         "sites": ", ".join(f"{site} {number:,}" for site, number in sites.items()),
+        **_by_group(vms),
         "addresses": f"{vms['ip'].iloc[0]} … {vms['ip'].iloc[-1]}",
     }
+
+
+def _by_group(vms: pd.DataFrame) -> dict[str, str]:
+    if "group" not in vms:
+        return {}
+    groups = vms.groupby("group")
+    words = [f"{name} {len(own):,} on {count(own['host'].nunique(), 'host')}" for name, own in groups]
+    return {"groups": ", ".join(words)}
 
 
 def _launch(frames: Frames) -> dict[str, str]:

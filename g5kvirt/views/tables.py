@@ -148,7 +148,7 @@ def map_table(frames: Frames) -> pd.DataFrame:
 
     ``boot`` is its seconds from power-on to the minimal system, ``deployment`` those of its last
     successful deployment; NaN if there is none. ``state``: the outcome of its last deployment, before the
-    first one its state after the launch.
+    first one its state after the launch. With groups, ``group`` follows the name.
     """
     vms = frames.vms
     table = vms[["site", "host", "index", "name", "state", "failed_at", "reason"]].copy()
@@ -168,6 +168,10 @@ def map_table(frames: Frames) -> pd.DataFrame:
     table["_host"] = table.groupby("host")["index"].transform("min").fillna(np.inf)
     table = table.sort_values(["site", "_host", "host", "index"], ignore_index=True)
     columns = ["site", "host", "name", "state", "boot", "deployment", "failed_at", "reason"]
+    if "group" in vms:
+        table.insert(0, "group", table["name"].map(dict(zip(vms["name"], vms["group"], strict=True))))
+        table["group"] = table["group"].astype("object").where(table["group"].notna(), "")
+        columns.insert(3, "group")
     for name in ("failed_at", "reason"):
         table[name] = table[name].astype("object").where(table[name].notna(), "")
     return table[columns]

@@ -26,6 +26,7 @@ class Bed:
     world = None
     network = ""
     real_cores = None
+    netem: bool | None = None
 
     def __init__(self, how: str) -> None:
         self.how, _, folder = how.partition("@")

@@ -27,7 +27,14 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 INSIDE = "G5KVIRT_TESTS_IN_LAYER"
 
 #: The tests that need programs of the layer; test_in_layer.py runs them there.
-FILES = ("test_remote.py", "test_boot_vm.py", "test_deploy_vm.py", "test_apt.py", "test_port_security.py")
+FILES = (
+    "test_remote.py",
+    "test_boot_vm.py",
+    "test_deploy_vm.py",
+    "test_apt.py",
+    "test_port_security.py",
+    "test_links.py",
+)
 
 
 def argv(command: Sequence[str]) -> list[str]:

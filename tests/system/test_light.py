@@ -177,6 +177,55 @@ def test_guests_die_with_their_process_and_those_of_other_hosts_stay(small: Stat
     assert not light_processes(small)
 
 
+LINKED = """vms=[{"name": "server", "count": 2}, {"name": "client", "count": 4}], guest="light",
+    vm={"memory": 80, "disk": 16}, links=[{"between": ["client", "server"], "rate": "20mbit"}]"""
+
+
+def test_groups_have_links_whose_rate_is_measured_and_changed_while_they_run(
+    small: State, tmp_path: Path
+) -> None:
+    script = "import json\n" + LAUNCHED % (
+        LINKED,
+        "g",
+        """
+    from g5kvirt import Link
+    exp.measure("light")
+    slow = exp.measure_links()
+    names = exp.run("hostname", group="client")
+    refused = ""
+    try:
+        exp.set_links([Link("client", "server", latency="10ms")])
+    except G5kvirtError as error:
+        refused = str(error)
+    within = Link("client", "client", rate="8mbit")
+    fast = exp.set_links([Link("server", "client", rate="60mbit", symmetric=False), within])
+    tables = [json.loads(t.to_json(orient="records")) for t in (slow, fast)]
+    print(json.dumps({"tables": tables, "names": names["out"].str.strip().tolist(), "refused": refused}))
+""".strip(),
+    )
+    found = answer(start(script, small, tmp_path), timeout=300)
+    slow, fast = found["tables"]
+    assert [(row["from"], row["to"]) for row in slow] == [("client", "server"), ("server", "client")]
+    for row in slow:
+        assert row["reason"] == ""
+        assert row["measured_rate"] == pytest.approx(20e6, rel=0.1)
+        assert 0 < row["rtt"] < 1
+        assert row["measured_loss"] == 0
+        assert row["source"].startswith(row["from"])
+        assert row["target"].startswith(row["to"])
+    assert [row["rate"] for row in fast] == [60e6, 8e6]
+    for row in fast:
+        assert row["measured_rate"] == pytest.approx(row["rate"], rel=0.2), row
+    assert found["names"] == [f"client-{n}" for n in range(1, 5)]
+    assert small.netem or "has no netem" in found["refused"]
+    frames = Frames(read_events(tmp_path / "g" / "journal.jsonl"))
+    assert list(frames.links["what"]) == [*["set", "set", "measured", "measured"] * 2, "none"]
+    assert frames.vms.groupby("group")["state"].unique().map(list).to_dict() == {
+        "client": ["up"],
+        "server": ["up"],
+    }
+
+
 def done(journal: Path) -> bool:
     """Whether all guests are up."""
     return journal.exists() and RunState.of(read_events(journal)).done("launch")

@@ -23,7 +23,8 @@ FLOORS = (
     {"phases"},
     {"phase_runner", "background"},
     {"prediction"},
-    {"experiment", "vm_access", "termination", "views", "sweeps", "artifact", "cli", "__main__"},
+    {"experiment", "vm_access", "link_access", "termination"}
+    | {"views", "sweeps", "artifact", "cli", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

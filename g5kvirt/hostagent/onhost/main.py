@@ -43,6 +43,7 @@ OPERATIONS = {
     "status": ("vms", "status"),
     "console": ("vms", "console"),
     "transfers": ("transfers", "transfers"),
+    "links": ("links", "links"),
     "stop": ("vms", "stop"),
     "power": ("vms", "power"),
     "serve": ("services", "serve"),

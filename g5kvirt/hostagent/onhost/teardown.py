@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from . import port_security
+from . import links, port_security
 from .bridge import remove_bridge
 from .prepare import MOUNTS
 from .processes import run_checked
@@ -26,6 +26,7 @@ def teardown(request: Record, home: str) -> Results:
     for name in MOUNTS.values():
         if os.path.ismount(f"{home}/{name}"):
             run_checked(["umount", "-l", f"{home}/{name}"])
+    links.remove(home)
     port_security.remove()
     restored = remove_bridge(home)
     for path in request.get("directories", []):

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 
-from . import port_security
+from . import links, port_security
 from .interfaces import create_taps, interface_names
 from .light import operations as light
 from .processes import EXPECTED_ERRORS, attempt, is_alive, run, terminate
@@ -63,12 +63,24 @@ def start(request: Record, home: str) -> Results:
     bridge = request.get("bridge", "br0")
     guests = [vm for vm in accepted if vm.get("kind") == light.KIND]
     if guests:
-        yield from light.start(home, guests, bridge)
+        yield from with_links(home, light.start(home, guests, bridge))
     machines = [vm for vm in accepted if vm.get("kind") != light.KIND]
     if machines:
         create_taps([vm["tap"] for vm in machines], bridge)
         port_security.enforce(machines, servers)
+        links.restore(home)
         yield from start_qemus(home, machines, float(request.get("limit", 20.0)), fresh=True)
+
+
+def with_links(home: str, results: Results) -> Results:
+    """The results of light guests that were started, whose links are made together with them.
+
+    One without the classes of its links must not pass for one that has them.
+    """
+    started = list(results)
+    _, error = attempt("", links.restore, home)
+    for subject, result in started:
+        yield subject, error if isinstance(error, Exception) else result
 
 
 def status(request: Record, home: str) -> Results:
@@ -145,7 +157,7 @@ def power(request: Record, home: str) -> Results:
     records = {name: load_record(vm_paths(home, name)["json"]) for name in names}
     guests = [name for name, r in records.items() if light.is_light(r) and is_alive(r)]
     if guests:
-        yield from light.power(home, action, guests)
+        yield from with_links(home, light.power(home, action, guests))
         records = {name: record for name, record in records.items() if name not in guests}
     if action in ("off", "cycle"):
         terminate([r for r in records.values() if r], float(request.get("limit", 3.0)))
@@ -168,4 +180,5 @@ def power(request: Record, home: str) -> Results:
         except EXPECTED_ERRORS as error:
             yield name, error
     create_taps([vm["tap"] for vm in again], request.get("bridge", "br0"))
+    links.restore(home)
     yield from start_qemus(home, again, 20.0, fresh=False)

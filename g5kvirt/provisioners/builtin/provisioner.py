@@ -103,9 +103,10 @@ class _Installer:
         guest = GUESTS[spec.guest]
         boot_seconds = boot_limit(context, self.cluster)(len(request.vms), 1)
         factor = environment_factor(self.image.environment.unpacked) if guest.has_kernel else 1.0
+        memory = min(spec.size_of(vm.group).memory for vm in request.vms)
         workflow = default_workflow(
             broadcast=(self.broadcast,),
-            boot=boot_order(spec.vm.memory) if guest.has_kernel else ("reboot", "reset"),
+            boot=boot_order(memory) if guest.has_kernel else ("reboot", "reset"),
             reboots=REBOOTS if guest.has_kernel else REBOOTS[1:],
             timeouts=spec.timeouts.macro_steps,
             retries=spec.timeouts.deployment_retries,

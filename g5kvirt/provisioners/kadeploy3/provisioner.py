@@ -263,7 +263,7 @@ def _server(context: Context, machine: ServiceMachine, image: Image) -> Server:
 def _node_cluster(
     context: Context, cluster: ClusterState, vms: Sequence[VM], broadcast: chain.Kind, transfer: float
 ) -> NodeCluster:
-    by_kexec = context.spec.vm.memory >= KEXEC_MEMORY
+    by_kexec = min(context.spec.size_of(vm.group).memory for vm in vms) >= KEXEC_MEMORY
     largest = math.ceil(len(vms) / parts_for(len(vms), len(vms), transfer))
     boot_seconds = boot_limit(context, cluster)(len(vms), 1)
     return NodeCluster(

@@ -60,6 +60,7 @@ class Grid5000:
         self.settings = settings or Settings()
         self.name = self.settings.name
         self.real_cores = self.settings.real_cores
+        self.netem = self.settings.netem
         self.polling_interval = self.settings.polling_interval
         self.package_proxy = self.settings.package_proxy
 

@@ -34,6 +34,7 @@ class Settings:
     """How execo_g5k reaches a testbed. The defaults are those of the real one, from inside it."""
 
     name: str = "grid5000"
+    netem: bool | None = None  #: whether the kernels of hosts have netem; None: not known beforehand
     real_cores: int | None = None  #: where all hosts share one machine: its cores
     api_uri: str | None = None  #: None: execo's own (https://api.grid5000.fr/3.0/)
     cache: Path | None = None  #: None: execo's own; must differ for every testbed

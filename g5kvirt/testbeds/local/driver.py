@@ -79,6 +79,7 @@ def local(name: str | None = None) -> Local:
     return Local(
         Settings(
             name="local",
+            netem=state.netem,
             real_cores=len(os.sched_getaffinity(0)),
             api_uri=state.authenticated_uri,
             cache=state.directory / "execo-cache",  # removed with the testbed that it describes

@@ -51,6 +51,7 @@ class Simulated:
     ) -> None:
         self.name = name
         self.real_cores = real_cores
+        self.netem: bool | None = None  # it has no links between VMs: boots and deployments do not use them
         self._inventory = inventory
         hosts = [machine.host for own in inventory.machines.values() for machine in own]
         self.world = World(calibration, hosts, real_cores, faults, seed, sampled)
