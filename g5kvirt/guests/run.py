@@ -21,16 +21,17 @@ COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
 
 def run_on(
-    context: Context, command: str, names: Sequence[str] | None, timeout: float
+    context: Context, command: str, names: Sequence[str] | None, timeout: float, group: str | None = None
 ) -> list[dict[str, object]]:
     """Run a shell command on VMs; one row per VM.
 
-    By default on those whose last deployment succeeded. Raises SpecError for a VM that this run does not
-    have, and for what is no command; PhaseOrderError where none is deployed, and after `release`.
+    By default on those whose last deployment succeeded, or those of them that are in ``group``. Raises
+    SpecError for a VM or a group that this run does not have, and for what is no command; PhaseOrderError
+    where none is deployed, and after `release`.
     """
     check_command(command)
     check_timeout(timeout)
-    vms = chosen_vms(context, names, "run")
+    vms = chosen_vms(context, group_names(context, names, group, "run"), "run")
     chosen = [vm.name for vm in vms]
     results = GuestCommands(context, vms).run(chosen, ["sh", "-c", command], timeout=timeout)
     return [

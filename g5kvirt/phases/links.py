@@ -14,11 +14,11 @@ from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, RunError
 from g5kvirt.guests import link_probe
 from g5kvirt.guests.commands import GuestCommands
-from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent import calls, link_request, protocol
 from g5kvirt.inventory import VM
 from g5kvirt.planning.cluster import ClusterState, cluster_state
 from g5kvirt.planning.links import check_links, plan_links, vms_at
-from g5kvirt.run import event_types, inbox
+from g5kvirt.run import inbox, link_events
 from g5kvirt.run.events import Event
 from g5kvirt.spec.links import Link, check_ends, read_links
 
@@ -47,7 +47,7 @@ def before_launch(context: Context, cluster: ClusterState) -> None:
     links = links_in_force(context)
     if links:
         _apply(context, cluster, links)
-        _record(context, event_types.links_set(context.run.name, links, context.now()))
+        _record(context, link_events.links_set(context.run.name, links, context.now()))
 
 
 def set_links(context: Context, links: Sequence[Link]) -> Event:
@@ -56,7 +56,7 @@ def set_links(context: Context, links: Sequence[Link]) -> Event:
     Raises PhaseError.
     """
     _apply(context, cluster_state(context.spec, context.journal.state), links)
-    event = event_types.links_set(context.run.name, links, context.now())
+    event = link_events.links_set(context.run.name, links, context.now())
     _record(context, event)
     return event
 
@@ -67,7 +67,7 @@ def remove(context: Context) -> None:
     granted = state.reservation
     if not state.links or granted is None or time.time() > granted.start + granted.walltime:
         return
-    event = event_types.links_set(context.run.name, (), context.now())
+    event = link_events.links_set(context.run.name, (), context.now())
     try:
         _apply(context, cluster_state(context.spec, state), (), timeout=_REMOVE_TIMEOUT)
     except PhaseError as error:
@@ -96,7 +96,7 @@ def measure_links(context: Context, links: Sequence[Link], sample: int) -> list[
             for pair, measured in found or [((), link_probe.NOBODY)]:
                 names = [vm.name for vm in pair] or ["", ""]
                 ends, plain = (source_end, target_end), measured.to_plain()
-                event = event_types.link_measured(context.run.name, link, ends, names, plain, context.now())
+                event = link_events.link_measured(context.run.name, link, ends, names, plain, context.now())
                 _record(context, event)
                 events.append(event)
     return events

@@ -1,7 +1,6 @@
 """The check of a specification before anything is reserved, as a list of findings. Pure.
 
-`preflight` never raises because of the specification: each problem becomes a `Finding` with its advice.
-"""
+`preflight` never raises because of the specification: each problem is a `Finding` with its advice."""
 
 from __future__ import annotations
 
@@ -398,4 +397,4 @@ def _counts(words: Iterable[str], limit: int = 6) -> str:
     """``graphene 144, griffon 92``."""
     found = Counter(words).most_common()
     more = f" and {len(found) - limit} more clusters" if len(found) > limit else ""
-    return ", ".join(f"{word} {number}" for word, number in found[:limit]) + more if found else "none"
+    return ", ".join(f"{word} {number}" for word, number in found[:limit]) + more or "none"

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from g5kvirt.inventory import VM, Facts, Host, Reservation, to_plain
 from g5kvirt.run.events import Event
 from g5kvirt.run.vocabulary import CONSOLE, DEPLOYMENT, LAUNCH, LOAD, MACROS, TRANSFER, Kind, Status
-from g5kvirt.spec.links import Link
 
 __all__ = [
     "EXTENDED",
@@ -36,17 +35,11 @@ __all__ = [
     "host_facts",
     "host_step",
     "hosts_of",
-    "is_link_measured",
-    "is_links_set",
     "is_program",
     "is_submitted_job",
     "is_whole_deployment",
     "job_of",
     "job_progress",
-    "link_measured",
-    "link_measurement_of",
-    "links_of",
-    "links_set",
     "load_of",
     "load_sampled",
     "macro_step",
@@ -69,8 +62,6 @@ __all__ = [
 ]
 
 _SUBMITTED = "submitted"
-LINKS = "links"  #: the step of `links_set`
-LINK_TEST = "link-test"  #: the step of `link_measured`
 EXTENDED = "extended"  #: the step of `walltime_extended`
 
 
@@ -174,47 +165,6 @@ def guest_kind(run: str, guest: str, t: float | None = None) -> Event:
 def guest_of(event: Event) -> str:
     """The kind of guest of `guest_kind`."""
     return str(event.detail.get("guest", ""))
-
-
-def links_set(run: str, links: Iterable[Link], t: float | None = None) -> Event:
-    """These links between VMs are in force from now on, in the place of others."""
-    return Event(
-        "launch", LINKS, "run", run, "ok", _now(t), 1, {"links": [link.to_plain() for link in links]}
-    )
-
-
-def is_links_set(event: Event) -> bool:
-    """True for `links_set`."""
-    return (event.phase, event.step, event.status) == ("launch", LINKS, "ok") and "links" in event.detail
-
-
-def links_of(event: Event) -> tuple[Link, ...]:
-    """The links of `links_set`."""
-    return tuple(Link.from_plain(plain) for plain in event.detail["links"])
-
-
-def link_measured(
-    run: str,
-    link: Link,
-    ends: Sequence[str],
-    vms: Sequence[str],
-    found: Mapping[str, Any],
-    t: float | None = None,
-) -> Event:
-    """One direction of a link was measured: ``ends`` and ``vms`` from and to, ``found`` what was seen."""
-    detail = {"link": link.to_plain(), "ends": list(ends), "vms": list(vms), "found": dict(found)}
-    return Event("launch", LINK_TEST, "run", run, "ok", _now(t), 1, detail)
-
-
-def is_link_measured(event: Event) -> bool:
-    """True for `link_measured`."""
-    return (event.phase, event.step) == ("launch", LINK_TEST)
-
-
-def link_measurement_of(event: Event) -> tuple[Link, Sequence[str], Sequence[str], Mapping[str, Any]]:
-    """(link, from and to, their VMs, what was found) of `link_measured`."""
-    detail = event.detail
-    return Link.from_plain(detail["link"]), detail["ends"], detail["vms"], detail["found"]
 
 
 def boot_step(

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from g5kvirt.run.event_types import is_link_measured, is_links_set, link_measurement_of, links_of
 from g5kvirt.run.events import Event
 from g5kvirt.run.frame import make_frame
+from g5kvirt.run.link_events import is_link_measured, is_links_set, link_measurement_of, links_of
 
 __all__ = ["links_table"]
 

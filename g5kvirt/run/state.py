@@ -30,16 +30,15 @@ from g5kvirt.run.event_types import (
     facts_of,
     guest_of,
     hosts_of,
-    is_links_set,
     is_submitted_job,
     job_of,
-    links_of,
     placements_of,
     program_of,
     reservation_of,
     vms_of,
 )
 from g5kvirt.run.events import Event
+from g5kvirt.run.link_events import is_links_set, links_of
 from g5kvirt.run.phase_state import PhaseState
 from g5kvirt.run.spans import Spans
 from g5kvirt.run.vm_state import VMState

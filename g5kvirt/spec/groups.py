@@ -170,7 +170,7 @@ def scaled(groups: Sequence[Group], vms: int) -> tuple[Group, ...]:
     """The groups with about ``vms`` VMs: of each its share (largest remainders), and at least one."""
     total = sum(group.count for group in groups)
     counts = [max(1, group.count * vms // total) for group in groups]
-    rest = sorted(range(len(groups)), key=lambda i: (-(groups[i].count * vms % total), i))
+    rest = sorted(range(len(groups)), key=lambda i: (counts[i] * total - groups[i].count * vms, i))
     for i in rest[: max(0, vms - sum(counts))]:
         counts[i] += 1
     return tuple(replace(group, count=count) for group, count in zip(groups, counts, strict=True))

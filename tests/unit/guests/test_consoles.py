@@ -80,7 +80,7 @@ def test_available_consoles_are_kept_and_missing_ones_have_a_reason(tmp_path: Pa
     assert dict(found["vm-1"].detail) == {
         "deployment": "d7",
         "file": "consoles/d7/vm-1.txt",
-        "last": "[    1.5] Kernel panic",
+        "last": "[ 1.5] Kernel panic",
     }
     assert [found[name].status for name in ("vm-1", "vm-2", "vm-3")] == ["ok", "failed", "failed"]
     assert (found["vm-4"].status, dict(found["vm-4"].detail)) == ("ok", {"deployment": "d7"})

@@ -15,7 +15,7 @@ from g5kvirt.inventory import VM
 from g5kvirt.phases import check as phase
 from g5kvirt.phases import links
 from g5kvirt.phases.packages import needed
-from g5kvirt.run import event_types
+from g5kvirt.run import link_events
 from g5kvirt.run.link_tables import links_table
 from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import Frames
@@ -88,9 +88,9 @@ def test_hosts_of_light_guests_get_what_links_need() -> None:
 def test_what_was_set_and_measured_is_a_table() -> None:
     found = {"rtt": 0.02, "rate": None, "loss": 0.0, "reason": ""}
     events = [
-        event_types.links_set("r", [SLOW, RATED], 1.0),
-        event_types.link_measured("r", SLOW, ("client", "server"), ("client-1", "server-1"), found, 2.0),
-        event_types.links_set("r", [], 3.0),
+        link_events.links_set("r", [SLOW, RATED], 1.0),
+        link_events.link_measured("r", SLOW, ("client", "server"), ("client-1", "server-1"), found, 2.0),
+        link_events.links_set("r", [], 3.0),
     ]
     table = links_table(events)
     assert list(table["what"]) == ["set"] * 4 + ["measured", "none"]
