@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -98,6 +97,8 @@ class LoadWatch:
 
 def _here() -> dict[str, Any]:
     """The machine on which this process runs, and the CPU seconds of the process and its children."""
+    import resource  # not on Windows, where runs are only read
+
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     try:
         machine = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]

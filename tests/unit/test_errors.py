@@ -36,7 +36,7 @@ def test_cell_shows_the_error_and_the_lines_of_the_user() -> None:
 
 
 def test_every_error_is_shown_without_our_frames() -> None:
-    assert len(OURS) == 8
+    assert len(OURS) == 9
     for kind in OURS:
         error = kind.__new__(kind)
         error.args = ("so it is",)

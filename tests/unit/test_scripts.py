@@ -95,4 +95,4 @@ def test_view_can_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_completion_finds_what_is_imported_on_demand() -> None:
-    assert dir(g5kvirt) == ["Experiment", "Spec", "__version__", "compare"]
+    assert dir(g5kvirt) == ["Experiment", "Group", "Link", "Spec", "__version__", "compare"]

@@ -89,10 +89,13 @@ def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
         raise OSError(f"processes {[r['pid'] for r in left]} do not end")
 
 
-def kill_group(pid: int, number: int = signal.SIGKILL) -> None:
-    """Signal what is left of a process group (nginx's workers outlive a killed master and keep its port)."""
+def kill_group(pid: int, number: int = 0) -> None:
+    """Signal what is left of a process group (nginx's workers outlive a killed master and keep its port).
+
+    ``number``: 0 for SIGKILL, which Windows, where this module is only imported, has not.
+    """
     try:
-        os.killpg(pid, number)
+        os.killpg(pid, number or signal.SIGKILL)
     except ProcessLookupError:
         pass
 

@@ -12,7 +12,6 @@ from g5kvirt.planning.inventories import TABLES, Inventory, table
 from g5kvirt.run.directory import Run, locate
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
-from g5kvirt.testbeds.local.description import load
 from g5kvirt.testbeds.simulated.recorded import inventory_of, shared_cores
 
 __all__ = ["Source", "calibration_name", "source"]
@@ -29,8 +28,8 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The machines of a table (``2013``, ``2026``), of a testbed's description (a YAML file, as for the local
-    testbed, whose machines are taken for real ones), or those that a run (a directory) had reserved.
+    """The machines of a table (``2013``, ``2026``), of a run (a directory), or of a testbed's description (a YAML
+    file, as for the local testbed; on Linux only), which are taken for real ones.
 
     Raises SpecError.
     """
@@ -56,6 +55,8 @@ def calibration_name(guest: str, *, shared: bool) -> str:
 
 
 def _description(path: Path) -> Source:
+    from g5kvirt.testbeds.local.description import load  # on Linux only, as the testbed itself
+
     hosts = [
         Host(node.fqdn, node.site, node.cluster, node.cores, node.memory, nic_rate=node.nic_rate)
         for node in load(path).nodes

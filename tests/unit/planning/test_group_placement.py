@@ -127,8 +127,8 @@ def test_what_does_not_fit_is_refused_with_the_group_that_does_not() -> None:
         host_shares(spec, FOUR)
     assert "of 9 g1 with 6000 MiB memory and 0 MiB disk, at most 6 do" in error.value.message
     # of the average size, all of them would fit
-    one = spec_of([(1, 14000, 0), (6, 900, 0), (1, 14000, 0)], sites={"a": 2})
-    with pytest.raises(CapacityError, match="the groups do not fit on 2 hosts: of 6 g1"):
+    one = spec_of([(3, 8000, 0), (9, 300, 0)], sites={"a": 2})
+    with pytest.raises(CapacityError, match="the groups do not fit on 2 hosts: of 3 g0 with 8000 MiB"):
         check_against(one, {"a": [*FOUR[:2], replace(FOUR[2], site="a")]})
 
 

@@ -250,7 +250,7 @@ def test_map_colours_are_states_or_time_classes() -> None:
     longest = picture.data["boot"].max()
     assert len(words) == 6
     assert f"≤ {longest:.1f}" in words
-    with pytest.raises(ValueError, match="by must be 'state' or 'boot' or 'deployment', not 'x'"):
+    with pytest.raises(ValueError, match="by must be 'state' or 'boot' or 'deployment' or 'group', not 'x'"):
         known.map(by="x")  # type: ignore[arg-type]
     with pytest.raises(RunError, match=r"call measure\(\) first"):
         known.map(by="deployment")
