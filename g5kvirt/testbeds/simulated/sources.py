@@ -28,8 +28,9 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The machines of a table (``2013``, ``2026``), of a run (a directory), or of a testbed's description (a YAML
-    file, as for the local testbed; on Linux only), which are taken for real ones.
+    """The machines of a table (``2013``, ``2026``), of a run (a directory), or of a testbed's description.
+
+    That is a YAML file, as for the local testbed (on Linux only); its machines are taken for real ones.
 
     Raises SpecError.
     """
