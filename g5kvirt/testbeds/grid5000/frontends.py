@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
 from typing import Any
 
-from g5kvirt.remote.result import classify_failure
+from g5kvirt.remote.result import Failure, classify_failure, retry_delay
 from g5kvirt.run.printable import short
 from g5kvirt.testbeds.grid5000.answers import Answer, marked, read_answer, unreadable
 
 __all__ = ["answer_of", "exit_code", "run_on_frontend", "ssh_failure", "start_on_frontend"]
+
+_ATTEMPTS = 4  #: connections to a frontend that refuses them: over 3.5 s
 
 
 def run_on_frontend(site: str, command: str, timeout: float | None = None) -> Answer:
     """The answer to a shell command on a site's frontend, after at most ``timeout`` seconds.
 
     ``timeout``: None for that of all commands (``default_timeout`` of execo_g5k). Whatever goes wrong is in
-    the answer, as its ``failure``.
+    the answer, as its ``failure``. A frontend that refuses connections, as while its sshd is restarted, is
+    tried again for some seconds.
     """
     from execo_g5k.config import g5k_configuration
 
     seconds = float(g5k_configuration["default_timeout"] if timeout is None else timeout)
-    process = start_on_frontend(site, command, seconds)
-    process.wait()
-    return answer_of(process)
+    deadline = time.monotonic() + seconds
+    for attempt in range(1, _ATTEMPTS + 1):
+        process = start_on_frontend(site, command, max(0.1, deadline - time.monotonic()))
+        process.wait()
+        answer = answer_of(process)
+        delay = retry_delay(_connection_failure(process)[0], attempt, _ATTEMPTS)
+        if answer.code is not None or delay is None or time.monotonic() + delay > deadline:
+            break
+        time.sleep(delay)
+    return answer
 
 
 def start_on_frontend(site: str, command: str, timeout: float, *, live: bool = False) -> Any:
@@ -75,11 +86,16 @@ def _own(line: str) -> bool:
 
 def ssh_failure(process: Any) -> str:
     """Why ssh could not connect; empty if it did, or if that is not known."""
+    return _connection_failure(process)[1]
+
+
+def _connection_failure(process: Any) -> tuple[Failure, str]:
+    """The kind and the reason; ``other`` and "" if it connected, or if that is not known."""
     for printed in (process.stderr, process.stdout) if _ssh_failed(process) else ():
         kind, reason = classify_failure(str(printed).encode(errors="replace"))
         if kind != "other":
-            return reason
-    return ""
+            return kind, reason
+    return "other", ""
 
 
 def _ssh_failed(process: Any) -> bool:

@@ -23,7 +23,7 @@ from noise import connection
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import GIB, Host, Reservation
 from g5kvirt.testbeds.base import ReservationRequest
-from g5kvirt.testbeds.grid5000 import api, jobs, kadeploy, preflight, walltime
+from g5kvirt.testbeds.grid5000 import api, frontends, jobs, kadeploy, preflight, walltime
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.granted import Allocation
@@ -304,6 +304,7 @@ def check(reader: Callable[[], object], data: st.DataObject) -> None:
     came = {part: data.draw(connections(part, part == "kadeploy3"), part) for part in READERS[reader]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kadeploy, "_BETWEEN_TRIES", 0.0)
+        patch.setattr(frontends, "_ATTEMPTS", 1)
         patch.setattr(Process, "came", came, raising=False)
         patch.setattr(execo, "SshProcess", Process)
         patch.setattr(jobs, "_SILENT_LIMIT", 0.0)
