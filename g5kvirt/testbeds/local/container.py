@@ -36,14 +36,16 @@ _EVERY_PRIORITY = 99  #: at least: of 40 nice values, and of 99 real-time priori
 _RESTART_PAUSE = 0.5  # seconds between a service's end and its next start
 
 
-def run(plain: Mapping[str, Any], control: socket.socket) -> NoReturn:
-    """Become a container; called in a forked child. Sends its pid, or an error, over ``control``."""
+def run(plain: Mapping[str, Any], control: socket.socket, output: int) -> NoReturn:
+    """Become a container; called in a forked child. Sends its pid, or an error, over ``control``.
+
+    ``output``: a pipe for its log, whose root must not hold a file of the machine.
+    """
     try:
         spec = ContainerSpec(**plain)
-        close_all_but(control.fileno())
-        output = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        close_all_but(control.fileno())
         if NAMESPACES.issubset(spec.capabilities):
             _allow_priorities()
         ns.unshare(ns.NEWNS | ns.NEWPID)

@@ -90,7 +90,7 @@ def _daemon(config: Mapping[str, Any], link: Spawner, progress: int, listening: 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     ns.process_name("g5kvirt-daemon")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each node
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four for each node
     try:
         from g5kvirt.testbeds.local.startup import LocalTestbed
 

@@ -16,10 +16,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import container, root_file_system
+from g5kvirt.testbeds.local.container_logs import ContainerLogs
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
 
 __all__ = ["Container", "Spawner", "init"]
@@ -108,6 +110,7 @@ class Spawner:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._lock = threading.Lock()
+        self._logs = ContainerLogs()
 
     def start(self, spec: ContainerSpec) -> Container:
         """Create a container; on return `Container.pid` and its namespaces exist, its mounts perhaps not yet.
@@ -116,13 +119,16 @@ class Spawner:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         container = Container(spec.name, ours)
+        output, end = os.pipe2(os.O_CLOEXEC)
+        self._logs.add(output, Path(spec.log))
         with theirs:
-            rights = array.array("i", [theirs.fileno()])
+            rights = array.array("i", [theirs.fileno(), end])
             with self._lock:
                 self._link.sendmsg(
                     [json.dumps(spec.to_plain()).encode()],
                     [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
                 )
+        os.close(end)
         container.started(container.expect("pid"))
         return container
 
@@ -169,17 +175,18 @@ def _reap(main: int) -> None:
 
 
 def _serve(link: socket.socket) -> None:
-    data, ancillary, _, _ = link.recvmsg(_MESSAGE, socket.CMSG_SPACE(4))
+    data, ancillary, _, _ = link.recvmsg(_MESSAGE, socket.CMSG_SPACE(8))
     if not data:
         os._exit(0)
     fds = array.array("i")
     for _, _, payload in ancillary:
         fds.frombytes(payload)
-    control = socket.socket(fileno=fds[0])
+    control, output = socket.socket(fileno=fds[0]), fds[1]
     control.set_inheritable(False)
     if os.fork() == 0:
         link.close()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        container.run(json.loads(data), control)
+        container.run(json.loads(data), control, output)
     control.close()
+    os.close(output)
