@@ -87,7 +87,11 @@ def noisy() -> Iterator[State]:
         yield state
 
 
-@pytest.mark.parametrize("shell", STARTUP)
+#: Real fish and tcsh answer in test_login_shells.py too; the whole run through them takes most of a minute.
+SHELLS = [shell if shell == "bash" else pytest.param(shell, marks=pytest.mark.slow) for shell in STARTUP]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_run_through_a_frontend_that_prints_words_of_its_own(
     noisy: State, tmp_path: Path, shell: str
 ) -> None:

@@ -183,6 +183,7 @@ def test_vms_are_deployed_repeatedly_and_reached_by_ssh(slow: State, tmp_path: P
         assert "\n" not in sentence
 
 
+@pytest.mark.slow  # minutes of emulated guests; the cells of tests/faults show it with light ones
 def test_failed_vms_do_not_keep_others_from_being_deployed(slow: State, tmp_path: Path) -> None:
     """First an image that becomes corrupt on its way. Then a VM is killed in each macro-step, and one boots
     but never reports. Three others are as many as it takes to know how long a step may last."""

@@ -48,6 +48,7 @@ STORIES = {
     ),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
+LONG = {"broadcast"}  #: takes two and a half minutes, with what test_broadcast and test_light show as well
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 
 
@@ -59,7 +60,9 @@ def small() -> Iterator[State]:
 
 
 @pytest.mark.timeout(LIMIT + 100)
-@pytest.mark.parametrize("notebook", STORIES)
+@pytest.mark.parametrize(
+    "notebook", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in STORIES]
+)
 def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_path: Path) -> None:
     parameters, runs, figures = STORIES[notebook]
     words = [sys.executable, "-m", "g5kvirt", "notebook", notebook, "--testbed", f"local:{small.name}"]
