@@ -71,6 +71,7 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow  # two minutes
 def test_300_guests_on_60_hosts_are_deployed_whatever_is_killed(large: State, tmp_path: Path) -> None:
     """In the deployment a host, a relay and the HTTP server of a site are killed."""
     process = start("import os\n" + SCRIPT, large, tmp_path)
