@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["LIMIT", "ContainerLogs"]
+__all__ = ["LIMIT", "ContainerLogs", "append"]
 
 LIMIT = 4 << 20  #: bytes of a log before it is put aside; one older piece is kept
 
@@ -35,14 +35,15 @@ class ContainerLogs:
                 data = os.read(pipe, 1 << 16)
                 if data:
                     with suppress(OSError):  # a full disk costs lines of a log, and no container
-                        _append(self._files[pipe], data)
+                        append(self._files[pipe], data)
                 else:
                     self._poll.unregister(pipe)
                     del self._files[pipe]
                     os.close(pipe)
 
 
-def _append(path: Path, data: bytes) -> None:
+def append(path: Path, data: bytes) -> None:
+    """Append to a log, which is put aside when it is long. Raises OSError."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         file.write(data)
         full = file.tell() > LIMIT

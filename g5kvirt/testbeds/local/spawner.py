@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.testbeds.local import container, root_file_system
-from g5kvirt.testbeds.local.container_logs import ContainerLogs
+from g5kvirt.testbeds.local.container_logs import ContainerLogs, append
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
 
 __all__ = ["Container", "Spawner", "init"]
@@ -117,6 +117,10 @@ class Spawner:
 
         The next steps are `Container.expect` ``"mounted"``, the network, and ``call(start=True)``.
         """
+        try:
+            append(Path(spec.log), b"")
+        except OSError as error:  # before anything is there that would have to be closed
+            raise TestbedError(f"{spec.name}: {error}") from error
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         container = Container(spec.name, ours)
         output, end = os.pipe2(os.O_CLOEXEC)
