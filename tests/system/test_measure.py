@@ -245,6 +245,7 @@ def test_failed_vms_do_not_keep_others_from_being_deployed(slow: State, tmp_path
     assert fetched == set(zip(lost["deployment"], lost["vm"], strict=True))
 
 
+@pytest.mark.slow  # more than a minute, as the failures above
 def test_a_job_that_ends_in_the_middle(slow: State, tmp_path: Path) -> None:
     """Deleted from outside, during the second deployment; the first one stays."""
     script = RUN % (

@@ -48,7 +48,7 @@ STORIES = {
     ),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
-LONG = {"broadcast"}  #: takes two and a half minutes, with what test_broadcast and test_light show as well
+LONG = {"broadcast", "slides"}  #: minutes; the demonstration and test_light show most of it as well
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 
 

@@ -97,6 +97,7 @@ finally:
 """
 
 
+@pytest.mark.slow  # a minute of waiting
 def test_vms_boot_although_dhcp_was_silent_for_longer_than_a_rom_waits(grid: State, tmp_path: Path) -> None:
     """By ROM (the firmware starts over) and from the ISO (its script does): two runs at once, which do not
     disturb each other."""
