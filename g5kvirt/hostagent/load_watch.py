@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.watch import Watch
 from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout
 
 __all__ = ["LoadWatch", "interval_for"]
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two looks, and for each host more, as every look is kept in the journal.
 SHORTEST = 5.0
@@ -39,54 +35,36 @@ def interval_for(hosts: int, real_cores: int | None) -> float:
     return max(SHORTEST, PER_HOST * hosts, shared)
 
 
-class LoadWatch:
+class LoadWatch(Watch):
     """Calls ``take`` with the counters of ``hosts`` as it begins, every few seconds, and as it ends.
 
-    In a thread of its own. A host that does not answer is missing in a look. Where no connections are kept
-    (through jump hosts) there are no looks. A context manager.
+    A host that does not answer is missing in a look.
     """
 
     def __init__(
         self, fanout: Fanout, hosts: Iterable[Host], take: Take, *, real_cores: int | None = None
     ) -> None:
-        self._fanout = fanout
         self._hosts = list(hosts)
+        super().__init__(fanout, "the load", interval_for(len(self._hosts), real_cores))
         self._take = take
-        self._interval = interval_for(len(self._hosts), real_cores)
         self._first = True
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch over the load", daemon=True)
 
-    def __enter__(self) -> LoadWatch:
-        if self._fanout.keeps_connections:
-            self._thread.start()
-        return self
+    def begun(self) -> None:
+        """The first look."""
+        self.look_safely()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._left.set()
-        if self._thread.is_alive():
-            self._thread.join(PATIENCE)
-            if kind is None:
-                self._look_safely()
+    def ended(self, kind: type[BaseException] | None) -> None:
+        """The last look, unless it is left by an exception."""
+        self._thread.join(PATIENCE)
+        if kind is None:
+            self.look_safely()
 
-    def _run(self) -> None:
-        self._look_safely()
-        while not self._left.wait(self._interval):
-            self._look_safely()
-
-    def _look_safely(self) -> None:
-        try:
-            self._look()
-        except Exception:  # a look that fails must not be the last
-            log.debug("the load of the hosts could not be read", exc_info=True)
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Call the hosts once."""
         document = protocol.document(protocol.load())
-        documents = {host: document for host in self._hosts if not self._fanout.is_gone(host.address)}
+        documents = {host: document for host in self._hosts if not self.fanout.is_gone(host.address)}
         found: dict[str, Any] = {}
-        for reply in calls.call_agents(self._fanout, documents, timeout=PATIENCE):
+        for reply in calls.call_agents(self.fanout, documents, timeout=PATIENCE):
             for answer in reply.answers:
                 if answer.op == "load" and answer.ok:
                     found[reply.host.name] = dict(answer.detail)

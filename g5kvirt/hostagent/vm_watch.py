@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.watch import Watch
 from g5kvirt.inventory import VM, Host
 from g5kvirt.remote import Fanout
 
 __all__ = ["INTERVAL", "VMWatch"]
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two looks at all hosts. A look costs a host some 20 ms of a core.
 INTERVAL = 25.0
@@ -22,7 +18,7 @@ INTERVAL = 25.0
 PATIENCE = 15.0
 
 
-class VMWatch:
+class VMWatch(Watch):
     """Calls ``gone(vm, reason, t)``, in a thread of its own, for VMs whose process has ended.
 
     ``hosts``: all that VMs are on. ``t``: when the host was called, by our clock: what has begun since is not
@@ -37,46 +33,22 @@ class VMWatch:
         vms: Iterable[VM],
         gone: Callable[[str, str, float], object],
     ) -> None:
-        self._fanout = fanout
+        super().__init__(fanout, "the VMs", INTERVAL)
         by_name = {host.name: host for host in hosts}
         self._vms: dict[Host, list[str]] = {}
         for vm in vms:
             self._vms.setdefault(by_name[vm.host], []).append(vm.name)
         self._gone = gone
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch over the VMs", daemon=True)
 
-    def __enter__(self) -> VMWatch:
-        if self._fanout.keeps_connections:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._left.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._left.wait(INTERVAL):
-            try:
-                self._look()
-            except Exception:  # a look that fails must not be the last
-                log.debug("the VMs could not be looked at", exc_info=True)
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Call the hosts once."""
         called = time.time()
         documents = {
             host: protocol.document(protocol.status(names))
             for host, names in self._vms.items()
-            if not self._fanout.is_gone(host.address)
+            if not self.fanout.is_gone(host.address)
         }
-
-        def given_up() -> str:
-            return "no longer needed" if self._left.is_set() else ""
-
-        for reply in calls.call_agents(self._fanout, documents, timeout=PATIENCE, given_up=given_up):
+        for reply in calls.call_agents(self.fanout, documents, timeout=PATIENCE, given_up=self.given_up):
             for answer in reply.answers:
                 if answer.detail.get("state") == "dead":
                     last = str(answer.detail.get("log") or "").strip()

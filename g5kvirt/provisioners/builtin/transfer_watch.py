@@ -6,14 +6,13 @@ asked of the VMs, and hosts are looked at only while one of their VMs writes.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.watch import Watch
 from g5kvirt.inventory import MIB, VM, Host
 from g5kvirt.provisioners.builtin.orders import Report
 from g5kvirt.remote import Fanout
@@ -21,8 +20,6 @@ from g5kvirt.run.event_types import transfer_progress
 from g5kvirt.run.events import Event
 
 __all__ = ["Transfer", "TransferWatch", "described"]
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two looks, at least, and for each host: a look costs it 20 ms of a core.
 INTERVAL = 5.0
@@ -61,11 +58,10 @@ def described(transfers: Iterable[Transfer], total: int) -> str:
     return f"{start}: {together}; last {part(known[0])}"
 
 
-class TransferWatch:
-    """Calls ``write([event])`` every few seconds, in a thread of its own, while VMs write the image.
+class TransferWatch(Watch):
+    """Calls ``write([event])`` every few seconds while VMs write the image.
 
-    ``state``: the file of the relays, or "" while there is none. Where no connections are kept (through jump
-    hosts) nothing is watched. A context manager.
+    ``state``: the file of the relays, or "" while there is none.
     """
 
     def __init__(
@@ -78,8 +74,9 @@ class TransferWatch:
         state: Callable[[], str],
         write: Callable[[list[Event]], object],
     ) -> None:
-        self._fanout, self._deployment, self._total = fanout, deployment, total
         self._hosts = {host.name: host for host in hosts}
+        super().__init__(fanout, "the transfers", max(INTERVAL, INTERVAL_PER_HOST * len(self._hosts)))
+        self._deployment, self._total = deployment, total
         self._vms = {vm.name: vm for vm in vms}
         self._by_address = {str(vm.ip): vm.name for vm in self._vms.values()}
         self._state, self._write = state, write
@@ -87,20 +84,6 @@ class TransferWatch:
         self._before: dict[str, tuple[float, int]] = {}  # VM → time and bytes at the look before
         self._shown = False
         self._lock = threading.Lock()
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch over the transfers", daemon=True)
-
-    def __enter__(self) -> TransferWatch:
-        if self._fanout.keeps_connections:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._left.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def take(self, report: Report) -> None:
         """Process a report of a VM: it begins to write when its file system is there, any other is an end."""
@@ -110,14 +93,8 @@ class TransferWatch:
             else:
                 self._writing.discard(report.subject)
 
-    def _run(self) -> None:
-        while not self._left.wait(max(INTERVAL, INTERVAL_PER_HOST * len(self._hosts))):
-            try:
-                self._look()
-            except Exception:  # a look that fails must not be the last
-                log.debug("the transfers could not be looked at", exc_info=True)
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Call the hosts of VMs that write once."""
         with self._lock:
             writing = [self._vms[name] for name in self._writing if name in self._vms]
         state = self._state()
@@ -129,13 +106,8 @@ class TransferWatch:
             return
         wanted = {self._hosts[vm.host] for vm in writing}
         document = protocol.document(protocol.transfers(state))
-        documents = {host: document for host in wanted if not self._fanout.is_gone(host.address)}
-        replies = calls.call_agents(
-            self._fanout,
-            documents,
-            timeout=PATIENCE,
-            given_up=lambda: "no longer needed" if self._left.is_set() else "",
-        )
+        documents = {host: document for host in wanted if not self.fanout.is_gone(host.address)}
+        replies = calls.call_agents(self.fanout, documents, timeout=PATIENCE, given_up=self.given_up)
         details = {r.host.name: r.answers[0].detail for r in replies if r.answers and r.answers[0].ok}
         self._send(details, {vm.name for vm in writing})
 
