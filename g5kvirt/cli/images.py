@@ -9,17 +9,13 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from g5kvirt.cli.options import command_parser, print_help
 from g5kvirt.errors import SpecError
-from g5kvirt.images import environments
-from g5kvirt.images.archives import check_archive, file_size, sha256_of
-from g5kvirt.images.descriptions import FILE
-from g5kvirt.images.environments import Image
-from g5kvirt.spec.fields import text
-from g5kvirt.views.formatting import duration, size
+
+if TYPE_CHECKING:
+    from g5kvirt.images.environments import Image
 
 __all__ = ["add_image", "image_of"]
 
@@ -83,6 +79,8 @@ def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def _check(arguments: argparse.Namespace) -> int:
     """Check an image; 1 if something is wrong with it."""
+    from rich.console import Console
+
     from g5kvirt.cli.doctor import ProbeResult
     from g5kvirt.cli.findings import findings_table
     from g5kvirt.trial.check import check_image
@@ -107,6 +105,11 @@ def image_of(file: str, kernel: str | None, initrd: str | None) -> Image:
 
     Raises SpecError.
     """
+    from g5kvirt.images import environments  # a quarter of a second, which other commands need not wait
+    from g5kvirt.images.archives import check_archive, file_size, sha256_of
+    from g5kvirt.images.descriptions import FILE
+    from g5kvirt.spec.fields import text
+
     path = Path(file)
     ending = next((e for e in _ENDINGS if file.endswith(e)), "")
     if not ending:
@@ -161,6 +164,7 @@ def _add_build(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def _build(arguments: argparse.Namespace) -> int:
     """Build an image and say where it is."""
     from g5kvirt.images.custom import ImageRequest, build, package_names
+    from g5kvirt.views.formatting import duration, size
 
     request = ImageRequest(
         name=arguments.name,

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -481,3 +483,14 @@ def test_console_prints_what_the_experiment_shows(
     path = a_run(tmp_path, "first", 4, run_events(4))
     assert cli.main(["console", path.name, "vm-3", "--runs", str(tmp_path), "--size", "100"]) == 0
     assert capsys.readouterr().out == f"{path.name} vm-3 100\n"
+
+
+def test_the_parser_imports_nothing_that_takes_time() -> None:
+    """Every command waits for it, and so does the Tab key."""
+    script = (
+        "import sys; from g5kvirt.cli.parser import build_parser; build_parser()\n"
+        "heavy = {'jinja2', 'pandas', 'matplotlib', 'execo', 'IPython', 'rocrate', 'g5kvirt.images.environments'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
