@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from g5kvirt.context import Context
-from g5kvirt.errors import PhaseOrderError, RunError
+from g5kvirt.errors import PhaseOrderError
 from g5kvirt.guests.commands import GuestCommands
 from g5kvirt.guests.run import COLUMNS, check_command, check_timeout, chosen_vms
 from g5kvirt.netboot.services import ROOT
@@ -314,11 +314,8 @@ def start_program(
     start = ProgramStart(
         f"p{number}-{secrets.token_hex(3)}", command, tuple(vm.name for vm in vms), float(limit), here.now()
     )
-    event = event_types.program_started(start)
-    try:  # before it is started: whatever happens then, it is known that it may run
-        here.journal.extend([event])
-    except RunError:  # a step is under way in another process, which takes it from there
-        inbox.deliver(here.run.path, event)
+    # before it is started: whatever happens then, it is known that it may run
+    inbox.record(here.run.path, here.journal, event_types.program_started(start))
     arguments = [f"{FOLDER}/{start.name}", str(limit), str(MOST_OUTPUT), command, _SUPERVISE]
     GuestCommands(here, vms).run(
         list(start.vms), ["sh", "-c", _START, "sh", *arguments], timeout=ANSWER_TIMEOUT, idempotent=True

@@ -11,7 +11,7 @@ from g5kvirt.inventory import VM
 from g5kvirt.spec.fields import LONGEST, show, suggest
 from g5kvirt.spec.groups import check_group
 
-__all__ = ["COLUMNS", "check_command", "check_timeout", "chosen_names", "chosen_vms", "run_on"]
+__all__ = ["COLUMNS", "check_command", "check_timeout", "chosen_names", "chosen_vms", "group_names", "run_on"]
 
 #: Bytes of a command: more, the kernel does not take as one argument.
 LONGEST_COMMAND = 100_000
@@ -21,17 +21,16 @@ COLUMNS = ("vm", "ok", "code", "out", "err", "seconds", "reason")
 
 
 def run_on(
-    context: Context, command: str, names: Sequence[str] | None, timeout: float, group: str | None = None
+    context: Context, command: str, names: Sequence[str] | None, timeout: float
 ) -> list[dict[str, object]]:
     """Run a shell command on VMs; one row per VM.
 
-    By default on those whose last deployment succeeded, or those of them that are in ``group``. Raises
-    SpecError for a VM or a group that this run does not have, and for what is no command; PhaseOrderError
-    where none is deployed, and after `release`.
+    By default on those whose last deployment succeeded. Raises SpecError for a VM that this run does not
+    have, and for what is no command; PhaseOrderError where none is deployed, and after `release`.
     """
     check_command(command)
     check_timeout(timeout)
-    vms = chosen_vms(context, group_names(context, names, group, "run"), "run")
+    vms = chosen_vms(context, names, "run")
     chosen = [vm.name for vm in vms]
     results = GuestCommands(context, vms).run(chosen, ["sh", "-c", command], timeout=timeout)
     return [

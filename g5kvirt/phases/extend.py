@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from g5kvirt.context import Context
-from g5kvirt.errors import PhaseError, RunError
+from g5kvirt.errors import PhaseError
 from g5kvirt.hostagent import calls, protocol
 from g5kvirt.inventory import Reservation
 from g5kvirt.netboot import services
@@ -26,10 +26,7 @@ def extend(context: Context, seconds: int) -> Reservation:
     context.testbed.extend(granted, seconds)
     extended = replace(granted, walltime=float(granted.walltime + seconds))
     event = event_types.walltime_extended(context.run.name, extended.walltime, seconds, context.now())
-    try:
-        context.journal.extend([event])
-    except RunError:  # a step is under way in another process, which takes it from there
-        inbox.deliver(context.run.path, event)
+    inbox.record(context.run.path, context.journal, event)
     if context.journal.state.done("configure"):
         _put_off(context, extended)
     return extended

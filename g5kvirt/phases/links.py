@@ -47,7 +47,9 @@ def before_launch(context: Context, cluster: ClusterState) -> None:
     links = links_in_force(context)
     if links:
         _apply(context, cluster, links)
-        _record(context, link_events.links_set(context.run.name, links, context.now()))
+        inbox.record(
+            context.run.path, context.journal, link_events.links_set(context.run.name, links, context.now())
+        )
 
 
 def set_links(context: Context, links: Sequence[Link]) -> Event:
@@ -57,7 +59,7 @@ def set_links(context: Context, links: Sequence[Link]) -> Event:
     """
     _apply(context, cluster_state(context.spec, context.journal.state), links)
     event = link_events.links_set(context.run.name, links, context.now())
-    _record(context, event)
+    inbox.record(context.run.path, context.journal, event)
     return event
 
 
@@ -97,7 +99,7 @@ def measure_links(context: Context, links: Sequence[Link], sample: int) -> list[
                 names = [vm.name for vm in pair] or ["", ""]
                 ends, plain = (source_end, target_end), measured.to_plain()
                 event = link_events.link_measured(context.run.name, link, ends, names, plain, context.now())
-                _record(context, event)
+                inbox.record(context.run.path, context.journal, event)
                 events.append(event)
     return events
 
@@ -132,11 +134,3 @@ def _apply(
             phase="launch",
             step="links",
         )
-
-
-def _record(context: Context, event: Event) -> None:
-    """Into the journal, or to the process that writes it."""
-    try:
-        context.journal.extend([event])
-    except RunError:  # a step is under way in another process, which takes it from there
-        inbox.deliver(context.run.path, event)

@@ -14,7 +14,7 @@ from g5kvirt.errors import RunError
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import Journal
 
-__all__ = ["deliver", "take", "waiting"]
+__all__ = ["deliver", "record", "take", "waiting"]
 
 _FOLDER = "inbox"
 
@@ -29,6 +29,17 @@ def deliver(run: Path, event: Event) -> None:
         (folder / f".{name}").replace(folder / f"{name}.json")  # whole, or not at all
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({error.strerror}): make room there") from error
+
+
+def record(run: Path, journal: Journal, event: Event) -> None:
+    """Write an event into the journal, or leave it for the other process that works on the run.
+
+    Raises RunError if it can be neither written nor left.
+    """
+    try:
+        journal.extend([event])
+    except RunError:  # a step is under way in another process, which takes it from there
+        deliver(run, event)
 
 
 def take(run: Path, journal: Journal) -> int:

@@ -68,10 +68,7 @@ def _description(path: Path) -> Source:
 def _run(path: Path) -> Source:
     try:
         run = locate(path.parent, str(path))
-        state = RunState()
-        for event in read_events(run.journal):
-            state.take(event)
-        granted = state.reservation
+        granted = RunState.of(read_events(run.journal)).reservation
     except RunError as error:
         raise SpecError(f"the machines of {path} are unknown: {error.message}") from error
     if granted is None:

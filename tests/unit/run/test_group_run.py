@@ -116,10 +116,14 @@ class Echo:
 def test_command_goes_to_deployed_vms_of_a_group(exp: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "GuestCommands", Echo)
     context: Any = SimpleNamespace(journal=exp.journal, spec=exp.spec, run=SimpleNamespace(name="groups"))
-    rows = run.run_on(context, "hostname", None, 5, "server")
+
+    def run_on(names: list[str] | None, group: str | None) -> list[dict[str, object]]:
+        return run.run_on(context, "hostname", run.group_names(context, names, group, "run"), 5)
+
+    rows = run_on(None, "server")
     assert [row["out"] for row in rows] == ["server-1", "server-2"]
-    assert len(run.run_on(context, "hostname", None, 5)) == 8
+    assert len(run_on(None, None)) == 8
     with pytest.raises(SpecError, match="there is no group 'servers' in this run"):
-        run.run_on(context, "hostname", None, 5, "servers")
+        run_on(None, "servers")
     with pytest.raises(SpecError, match="takes vms or a group, not both"):
-        run.run_on(context, "hostname", ["server-1"], 5, "server")
+        run_on(["server-1"], "server")
