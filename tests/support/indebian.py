@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import inlayer
 
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.container import PATH
@@ -43,29 +45,12 @@ def _enter(root: Path) -> None:
     os.chdir("/")
 
 
-def _init(command: list[str], environment: Mapping[str, str]) -> int:
-    """Run ``command`` and reap all other processes; returns its exit code."""
-    main = os.fork()
-    if not main:
-        os.execvpe(command[0], command, environment)
-    while True:
-        pid, status = os.wait()
-        if pid == main:
-            return os.waitstatus_to_exitcode(status)
-
-
 def _main(root: Path, command: list[str]) -> int:
     ns.die_with_parent(signal.SIGKILL)
     own = ("PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
     environment = {key: value for key, value in os.environ.items() if key not in own}
     environment |= {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
-    ns.unshare(ns.NEWNS | ns.NEWPID)
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    ns.die_with_parent(signal.SIGKILL)
-    _enter(root)
-    return _init(command, environment)
+    return inlayer.contain(lambda: _enter(root), command, environment)
 
 
 if __name__ == "__main__":

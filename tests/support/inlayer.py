@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from g5kvirt import paths
-from g5kvirt.testbeds.local import layers
+from g5kvirt.testbeds.local import in_layer, layers
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.container import PATH
 
@@ -52,28 +51,6 @@ def _shared() -> Iterator[Path]:
             yield prefix
 
 
-def _enter(image: Path) -> None:
-    """Make the overlay the root of this process, the init of a pid namespace."""
-    ns.private_mounts()
-    work, here = Path("/mnt"), Path.cwd()
-    ns.mount("tmpfs", work, "tmpfs", data="mode=755")
-    for name in ("layer", "upper", "work", "root"):
-        (work / name).mkdir()
-    mount = ["mount", "-t", "squashfs", "-o", "loop,ro", str(image), str(work / "layer")]
-    subprocess.run(mount, check=True, stdin=subprocess.DEVNULL, timeout=60)
-    root = work / "root"
-    options = f"lowerdir={work}/layer:/,upperdir={work}/upper,workdir={work}/work"
-    ns.mount("overlay", root, "overlay", data=options)
-    for path in _shared():
-        target = root / path.relative_to("/")
-        target.mkdir(parents=True, exist_ok=True)
-        ns.bind(path, target)
-    ns.mount("proc", root / "proc", "proc")
-    ns.mount("tmpfs", root / "run", "tmpfs", data="mode=755")
-    ns.pivot_root(root)
-    os.chdir(here)
-
-
 def _init(command: list[str], environment: dict[str, str]) -> int:
     """Run ``command`` and reap all other processes; returns its exit code."""
     main = os.fork()
@@ -85,18 +62,23 @@ def _init(command: list[str], environment: dict[str, str]) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
-def _main(command: list[str]) -> int:
-    ns.die_with_parent(signal.SIGKILL)
-    image = layers.ensure()["node"]
-    path = f"{Path(sys.prefix) / 'bin'}:{PATH}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": layers.python_path(), INSIDE: "1"}
+def contain(enter: Callable[[], object], command: list[str], environment: dict[str, str]) -> int:
+    """Run ``command`` in mount and pid namespaces, which ``enter`` sets up; returns its exit code."""
     ns.unshare(ns.NEWNS | ns.NEWPID)
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     ns.die_with_parent(signal.SIGKILL)
-    _enter(image)
+    enter()
     return _init(command, environment)
+
+
+def _main(command: list[str]) -> int:
+    ns.die_with_parent(signal.SIGKILL)
+    image = layers.ensure()["node"]
+    path = f"{Path(sys.prefix) / 'bin'}:{PATH}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": layers.python_path(), INSIDE: "1"}
+    return contain(lambda: in_layer.enter(image, _shared(), Path.cwd()), command, environment)
 
 
 if __name__ == "__main__":

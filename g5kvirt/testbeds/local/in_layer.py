@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ from g5kvirt.testbeds.local import layers
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.container import PATH
 
-__all__ = ["argv", "environment"]
+__all__ = ["argv", "enter", "environment"]
 
 
 def argv(folder: Path, user: int, command: Sequence[str]) -> list[str]:
@@ -39,8 +39,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": layers.python_path()}
 
 
-def _enter(image: Path, folder: Path) -> None:
-    """Make the overlay the root of this process, the init of a pid namespace."""
+def enter(image: Path, shared: Iterable[Path], folder: Path) -> None:
+    """Make the overlay the root of this process, the init of a pid namespace, and ``folder`` its directory.
+
+    ``shared``: directories of this machine that are seen as they are, and written to.
+    """
     ns.private_mounts()
     work = Path("/mnt")
     ns.mount("tmpfs", work, "tmpfs", data="mode=755")
@@ -51,7 +54,7 @@ def _enter(image: Path, folder: Path) -> None:
     root = work / "root"
     options = f"lowerdir={work}/layer:/,upperdir={work}/upper,workdir={work}/work"
     ns.mount("overlay", root, "overlay", data=options)
-    for path in (folder, Path("/dev"), Path("/sys")):
+    for path in shared:
         target = root / path.relative_to("/")
         target.mkdir(parents=True, exist_ok=True)
         ns.bind(path, target)
@@ -68,7 +71,7 @@ def _main(image: str, user: str, folder: str, *command: str) -> int:
     child = os.fork()
     if not child:
         ns.die_with_parent(signal.SIGKILL)
-        _enter(Path(image), Path(folder))
+        enter(Path(image), (Path(folder), Path("/dev"), Path("/sys")), Path(folder))
         _become(int(user), command)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
