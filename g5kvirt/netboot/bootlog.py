@@ -82,6 +82,7 @@ class BootLog:
         machines = list(vms)
         self._by_mac = {vm.mac: vm.name for vm in machines}
         self._by_ip = {str(vm.ip): vm.name for vm in machines}
+        self._names = frozenset(self._by_mac.values())
         self.refused = 0  #: reports that were none: see `g5kvirt.netboot.reports`
 
     def warn_of_refused(self) -> None:
@@ -126,7 +127,7 @@ class BootLog:
         The run may have more VMs than these, whose reports are in the same log.
         """
         report = parse_report(query)
-        if vm is None and (report is None or report[1].get("name") not in self._by_ip.values()):
+        if vm is None and (report is None or report[1].get("name") not in self._names):
             return None
         if vm is None or report is None or report[1].get("name", vm) != vm:
             self.refused += 1
