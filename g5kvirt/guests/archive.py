@@ -93,9 +93,7 @@ def packed(sources: Sequence[Path], target: str) -> Iterator[Archive]:
             raise SpecError(f"{where} cannot be packed ({error.strerror or error})") from error
         file.flush()
         file.seek(0)
-        digest = hashlib.sha256()
-        while data := file.read(_CHUNK):
-            digest.update(data)
+        digest = hashlib.file_digest(file, "sha256")
         yield Archive(Path(file.name), digest.hexdigest(), file.tell(), folder)
 
 
