@@ -48,7 +48,7 @@ STORIES = {
     ),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
-LONG = {"broadcast", "slides"}  #: minutes; the demonstration and test_light show most of it as well
+LONG = {"broadcast", "slides", "windows"}  #: minutes; the others and test_light show most of it as well
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 
 

@@ -15,7 +15,8 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "support" / "other_system.py"
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.parametrize("system", ["macos", "windows"])
+#: Windows has the least: what works there works on macOS too, which is tried with ``-m slow``.
+pytestmark = pytest.mark.parametrize("system", ["windows", pytest.param("macos", marks=pytest.mark.slow)])
 
 
 def run(system: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -111,6 +111,8 @@ RUNS: dict[str, set[int]] = {
     "place that cannot be written": {2, 74},
     "directory is gone": {2, 74},
 }
+#: Those of the runs that take CI some seconds each; the others are tried with ``-m slow``.
+SHORT = ("umask 077", "usetex", "full disk", "all closed", "odd names")
 #: Those in which even a command that only prints cannot do that.
 PRINTS = {"full disk": {74}, "full disk behind both": {74, 120}, "directory is gone": {0, 74}}
 
@@ -119,7 +121,10 @@ PRINTS = {"full disk": {74}, "full disk behind both": {74, 120}, "directory is g
     ("name", "command", "codes"),
     [
         *((name, SHOW, PRINTS.get(name, {0})) for name in AROUND),
-        *((name, RUN, codes) for name, codes in RUNS.items()),
+        *(
+            pytest.param(name, RUN, codes, marks=[] if name in SHORT else pytest.mark.slow)
+            for name, codes in RUNS.items()
+        ),
     ],
     ids=[*AROUND, *(f"run, {name}" for name in RUNS)],
 )

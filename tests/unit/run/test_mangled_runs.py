@@ -73,7 +73,10 @@ def mutated_journal(draw: random.Random) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(4))
+#: Forty runs a seed: 10,000 with ``-m slow``.
+@pytest.mark.parametrize(
+    "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 250))]
+)
 def test_a_mangled_run_is_read_or_refused_in_a_sentence(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
     refused = 0

@@ -108,7 +108,11 @@ def test_account_adds_up_for_any_journal(events: list[Event], planned: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "run", sorted(path.parent.name for path in (ROOT / "data" / "runs").glob("*/run.json"))
+    "run",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "slides-light" else [])
+        for name in sorted(path.parent.name for path in (ROOT / "data" / "runs").glob("*/run.json"))
+    ],
 )
 def test_views_agree_on_recorded_runs(run: str) -> None:
     events = read_events(find(ROOT / "data" / "runs", run).journal)

@@ -40,10 +40,10 @@ SPEC = Spec(sites=HOSTS, vms=1200, services=3, vm={"memory": 350, "disk": 564})
     ("windows", "broadcast"),
     [
         ({}, "chain"),
-        ({}, "tree"),
-        ({}, "http"),
+        pytest.param({}, "tree", marks=pytest.mark.slow),
+        pytest.param({}, "http", marks=pytest.mark.slow),
         ({"reboot": 50, "reboot_sleep": 10}, "chain"),
-        ({"boot": 300}, "chain"),
+        pytest.param({"boot": 300}, "chain", marks=pytest.mark.slow),
         ({"boot": 80, "sleep": 4, "reboot_sleep": 2}, "http"),
     ],
 )

@@ -32,7 +32,12 @@ from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
 HOSTS = {site: [m.host for m in own] for site, own in table("2026").machines.items()}
-MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+
+def check(examples: int) -> settings:
+    return settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
 
 
 def plan(spec: Spec) -> Placement:
@@ -193,7 +198,7 @@ def mangled(draw: st.DrawFn) -> Any:
     return document if draw(st.integers(0, 30)) else draw(strange)
 
 
-@MANY
+@check(400)
 @given(mangled())
 def test_from_dictionaries(document: Any) -> None:
     plan_or_sentence(lambda: Spec.from_dict(document))
@@ -226,7 +231,7 @@ def texts(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-@MANY
+@check(400)
 @given(text=texts())
 def test_from_text(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = _file(tmp_path_factory)
@@ -236,6 +241,22 @@ def test_from_text(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def _file(factory: pytest.TempPathFactory) -> Path:
     return factory.getbasetemp() / "spec.yaml"
+
+
+@pytest.mark.slow
+@check(10_000)
+@given(mangled())
+def test_many_from_dictionaries(document: Any) -> None:
+    plan_or_sentence(lambda: Spec.from_dict(document))
+
+
+@pytest.mark.slow
+@check(10_000)
+@given(text=texts())
+def test_many_from_text(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = _file(tmp_path_factory)
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    plan_or_sentence(lambda: Spec.load(file))
 
 
 def test_good_ones_have_a_plan() -> None:

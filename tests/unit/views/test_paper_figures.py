@@ -26,12 +26,9 @@ def test_notebook_has_parameters_and_no_output() -> None:
     assert [cell["metadata"].get("tags") for cell in CODE].count(["parameters"]) == 1
 
 
-def test_notebook_draws_every_figure_of_the_docs_reproducibly(tmp_path: Path) -> None:
+def test_notebook_draws_every_figure_of_the_docs(tmp_path: Path) -> None:
     written = run(out=str(tmp_path / "a"), docs=str(tmp_path / "docs"))["written"]
     assert len(written) == len(set(written)) >= 3 * 13
-    run(out=str(tmp_path / "b"))
-    for first in written:
-        assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes(), first.name
     pictures = {path.name for path in (tmp_path / "docs").iterdir()}
     assert pictures == {path.name for path in written if path.suffix == ".png"}
     kept = {path.name for path in (ROOT / "docs" / "images").glob("*.png")}
