@@ -141,6 +141,9 @@ def _lock(folder: Path) -> int:
                 return handle
         except (FileNotFoundError, BlockingIOError):
             pass  # removed meanwhile by the process that held it, or locked
+        except FileExistsError:  # removed between mkdir and its look whether it is a folder
+            if folder.exists() and not folder.is_dir():
+                raise
         except BaseException:
             if handle >= 0:
                 os.close(handle)

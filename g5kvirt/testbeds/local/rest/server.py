@@ -28,6 +28,7 @@ __all__ = ["RestServer", "serve"]
 log = logging.getLogger(__name__)
 
 _MAX_BODY = 1 << 20
+_MAX_DISCARDED = 16 << 20
 _TIMEOUT = 60  #: seconds that a client may be idle within a request or between two
 _FORM = "application/x-www-form-urlencoded"
 
@@ -70,10 +71,17 @@ class _RestHandler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if not length.isdecimal() or int(length) > _MAX_BODY:
             self.close_connection = True  # the rest of the body would be taken for the next request
+            self._discard(int(length) if length.isdecimal() else 0)
             raise HttpError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body must have at most {_MAX_BODY} bytes"
             )
         return self.rfile.read(int(length))
+
+    def _discard(self, length: int) -> None:
+        """Read a body that is refused: closing a socket on unread bytes resets it, and the answer is lost."""
+        left = min(length, _MAX_DISCARDED)
+        while left > 0 and (piece := self.rfile.read(min(left, 1 << 16))):
+            left -= len(piece)
 
     def _send(self, answer: Answer) -> None:
         data = b"" if answer.document is None else json.dumps(answer.document).encode()
@@ -84,6 +92,8 @@ class _RestHandler(BaseHTTPRequestHandler):
             self.send_header("WWW-Authenticate", 'Basic realm="g5kvirt"')
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:  # else the client sends its next request into a connection that ends
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)

@@ -215,6 +215,7 @@ def test_an_unsupported_method_is_answered_in_json(bed: Bed, method: str, path: 
 def test_errors_of_http_itself_are_json_too(bed: Bed) -> None:
     answer = bed.session.request("BREW", f"{bed.uri}/sites", timeout=10)
     assert (answer.status_code, answer.json()["code"]) == (501, 501)
+    assert answer.headers["Connection"] == "close"
     head = bed.session.head(f"{bed.uri}/sites", timeout=10)
     assert (head.status_code, head.content) == (405, b"")
     large = bed.session.post(f"{bed.uri}/sites/nancy/jobs", data=b"x" * ((1 << 20) + 1), timeout=10)
