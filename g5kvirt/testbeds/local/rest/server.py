@@ -68,14 +68,15 @@ class _RestHandler(BaseHTTPRequestHandler):
         self._send(answer)
 
     def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal() or int(length) > _MAX_BODY:
+        text = self.headers.get("Content-Length", "0")
+        length = int(text) if text.isdecimal() and len(text) < 16 else -1
+        if not 0 <= length <= _MAX_BODY:
             self.close_connection = True  # the rest of the body would be taken for the next request
-            self._discard(int(length) if length.isdecimal() else 0)
+            self._discard(length)
             raise HttpError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body must have at most {_MAX_BODY} bytes"
             )
-        return self.rfile.read(int(length))
+        return self.rfile.read(length)
 
     def _discard(self, length: int) -> None:
         """Read a body that is refused: closing a socket on unread bytes resets it, and the answer is lost."""

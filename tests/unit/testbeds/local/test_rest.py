@@ -220,6 +220,11 @@ def test_errors_of_http_itself_are_json_too(bed: Bed) -> None:
     assert (head.status_code, head.content) == (405, b"")
     large = bed.session.post(f"{bed.uri}/sites/nancy/jobs", data=b"x" * ((1 << 20) + 1), timeout=10)
     assert large.status_code == 413
+    for length in ("9" * 5000, "-1", "x"):
+        refused = bed.session.post(
+            f"{bed.uri}/sites/nancy/jobs", headers={"Content-Length": length}, timeout=10
+        )
+        assert refused.status_code == 413
     assert bed.get("sites/nowhere", 404)["title"] == "Not Found"
 
 
