@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from cells import ALL, Cell, Outcome, draw, play
 
-HEADINGS = ("victim", "in", "experiment (s)", "step ended after (s)", "deployed", "what it said", "")
+HEADINGS = ("fault", "during", "experiment (s)", "step ended after (s)", "deployed", "error", "")
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from g5kvirt import __version__
 from g5kvirt.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,12 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     tables = _plain((tmp_path / "site" / "reference" / "tables.html").read_text(encoding="utf-8"))
     assert "t_minimal_system" in tables, "what a table holds is said where it is"
     assert "See " not in tables
+
+
+def test_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert {"cff-version", "message", "title", "authors"} <= set(citation), "what the format requires"
 
 
 def _plain(page: str) -> str:
