@@ -165,7 +165,8 @@ def _deploy(
     earlier = context.journal.state.deployments
     name = f"d{len(earlier) + 1}"
     used = {vm for deployment in earlier.values() for vm in (*deployment.planned, *deployment.vms)}
-    fresh = [] if alike or any(vm.name in used for vm in vms) else [vm.name for vm in vms]
+    untouched = [vm.name for vm in vms if vm.name not in used]
+    fresh = [] if alike or len(untouched) < len(vms) else untouched
     about = {
         "environment": image.environment.name,
         "sha256": image.sha256,
@@ -178,7 +179,7 @@ def _deploy(
         "vms": [vm.name for vm in vms],
         "transfer_bound": transfer_bound(cluster, vms, image, request.broadcast),
     } | ({} if request.group is None else {"group": request.group})
-    outcomes = installer.deploy(DeploymentRequest(name, vms, about, fresh))
+    outcomes = installer.deploy(DeploymentRequest(name, vms, about, fresh, untouched))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     lost = [outcome.vm for outcome in failed]
     if not context.testbed.simulated:

@@ -29,6 +29,8 @@ class DeploymentRequest:
     about: Mapping[str, Any]
     #: names of VMs that are in their minimal system and need no reboot first
     fresh: Sequence[str] = ()
+    #: names of VMs on which nothing was deployed yet: no ssh server is there to reboot them through
+    without_ssh: Sequence[str] = ()
 
 
 class Installer(Protocol):

@@ -25,6 +25,7 @@ class Deployment:
 
     ``name`` is its id in the journal; ``about`` goes into its first event (environment, size, repetition).
     ``fresh`` names the VMs that are in their minimal system already: those are not rebooted first.
+    ``without_ssh`` names those on which nothing was deployed yet: the first reboot of those is a hard one.
     Both windows say how many VMs may go now; a `SlotWindow`'s slot is held until the VM is up (a check: until
     it is answered), a `RateWindow` lets so many go in each period.
     Raises ValueError if two VMs have the same name.
@@ -39,12 +40,15 @@ class Deployment:
         reboots: Window,
         checks: Window,
         fresh: Collection[str] = (),
+        without_ssh: Collection[str] = (),
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.workflow = workflow
         self._about = {**(about or {}), "workflow": workflow.plain()}
-        self._state = WorkflowState(name, vms, workflow, reboots=reboots, checks=checks, fresh=fresh)
+        self._state = WorkflowState(
+            name, vms, workflow, reboots=reboots, checks=checks, fresh=fresh, without_ssh=without_ssh
+        )
         self._transitions = Transitions(self._state)
         self._now = 0.0
         self._started = False

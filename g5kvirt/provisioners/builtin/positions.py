@@ -95,12 +95,16 @@ class Positions:
         self.minimal = frozenset(step.name for step in reported if step.prepares and step.act == "report")
         self.guest = frozenset(step.name for step in reported) - self.minimal
 
-    def at_start(self, vms: Collection[VM], fresh: Collection[str]) -> dict[str, VMProgress]:
+    def at_start(
+        self, vms: Collection[VM], fresh: Collection[str], without_ssh: Collection[str]
+    ) -> dict[str, VMProgress]:
         """Every VM at the beginning. Raises ValueError if two have the same name."""
         first, zeros, known = self.macros[0][0].positions[0], (0,) * len(self.macros), frozenset(fresh)
         found = {vm.name: VMProgress(vm, vm.name, first, vm.name in known, zeros, zeros) for vm in vms}
         if len(found) < len(vms):
             raise ValueError("two VMs have the same name")
+        for name in without_ssh:
+            found[name].min_rank = REBOOTS.index("hard")
         return found
 
     def first(self, macro_index: int, progress: VMProgress) -> Position:

@@ -121,5 +121,6 @@ class _Installer:
             reboots=reboot_window(spec.windows, facts, guest.label, real_cores=context.testbed.real_cores),
             checks=check_window(spec.windows, context.host_checks_at_once(facts)),
             fresh=request.fresh,
+            without_ssh=request.without_ssh,
             about=request.about,
         )

@@ -32,9 +32,10 @@ class WorkflowState:
         reboots: Window,
         checks: Window,
         fresh: Collection[str],
+        without_ssh: Collection[str],
     ) -> None:
         self.positions = Positions(workflow)
-        self.vms: dict[str, VMProgress] = self.positions.at_start(interleave(vms), fresh)
+        self.vms: dict[str, VMProgress] = self.positions.at_start(interleave(vms), fresh, without_ssh)
         self.recorder = Recorder(name, len(self.vms))
         self.deadlines = Deadlines(self.positions, self.load)
         self.broadcasts = HostBroadcasts(self.load)

@@ -126,6 +126,7 @@ def test_deployments_of_one_call_all_begin_with_a_reboot(
     assert made == [("d1", 2, 0), ("d2", 4, 0), ("d3", 2, 0), ("d4", 4, 0)]
     assert [request.about["repetition"] for request in noting.requests] == [1, 1, 2, 2]
     assert noting.prepared == [4]
+    assert [len(request.without_ssh) for request in noting.requests] == [2, 2, 0, 0]
 
 
 def test_a_single_deployment_skips_the_reboot_if_all_its_vms_are_fresh(

@@ -189,6 +189,12 @@ def test_vm_in_its_minimal_system_is_not_rebooted() -> None:
     ]
 
 
+def test_vm_without_an_ssh_server_is_not_rebooted_through_one() -> None:
+    d = deployment(2, without_ssh=["vm-1"])
+    kinds = {t.vm.name: o.kind for o in d.orders(0.0) if isinstance(o, RebootOrder) for t in o.vms}
+    assert kinds == {"vm-1": "hard", "vm-2": "soft"}
+
+
 def test_report_of_a_later_step_completes_the_steps_before() -> None:
     d = deployment()
     d.orders(0.0)
