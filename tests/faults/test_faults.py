@@ -1,4 +1,4 @@
-"""A fixed dozen of the cells, with ``-m slow``; all of them by ``python tests/faults``."""
+"""A fixed dozen of the cells; all of them by ``python tests/faults``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import pytest
 from cells import Cell, play
 from localbed import MARKS
 
-pytestmark = [*MARKS, pytest.mark.slow]
+pytestmark = MARKS
 
-#: One for each victim that another test does not kill already, in a phase in which it matters.
+#: One for each victim, in a phase in which it matters; nginx is killed by tests/system/test_measure.py.
 CELLS = (
     Cell("host", "set-up"),
     Cell("link", "launch"),
     Cell("vm", "broadcast"),
     Cell("dnsmasq", "launch"),
-    Cell("nginx", "broadcast"),
     Cell("relay", "broadcast"),
     Cell("postgresql", "reserve"),
     Cell("almighty-killed", "reserve"),
