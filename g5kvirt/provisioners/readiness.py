@@ -1,15 +1,38 @@
-"""Whether a VM that answered a check is what was deployed, and what is known of one that did not. Pure."""
+"""Whether a VM that answered a check is what was deployed, and what is known of one that did not. Pure.
+
+A deployment writes into the unpacked image what it is (`Identity`, in `IDENTITY`), and lets in a key for
+nothing but to print that (`check_key_line`). So who logs in with it learns which image the VM runs, whoever
+deployed it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from g5kvirt.images.environments import Image
-from g5kvirt.provisioners.builtin import tasks
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.remote import Result
 from g5kvirt.remote.result import Failure, classify_failure
 
-__all__ = ["not_ready_reason", "shows_console", "with_console"]
+__all__ = [
+    "IDENTITY",
+    "READY_COMMAND",
+    "Identity",
+    "check_key_line",
+    "identity_fields",
+    "not_ready_reason",
+    "read_ready",
+    "shows_console",
+    "with_console",
+]
+
+#: The file of a deployed VM that says what it is: lines ``KEY=VALUE``.
+IDENTITY = "/etc/g5kvirt-environment"
+
+#: By ssh: which deployment runs, and from where.
+READY_COMMAND = f"cat {IDENTITY} /proc/mounts"
 
 _KERNEL_TIME = re.compile(r"^\[ *\d+\.\d+\] ")
 
@@ -21,8 +44,44 @@ _SEEN: dict[Failure, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a deployed VM is."""
+
+    environment: str
+    sha256: str
+    task: TaskId  #: that deployed it
+    root: str  #: the device of its root file system
+
+
+def identity_fields(image: Image, task: TaskId) -> Mapping[str, str]:
+    """What a deployment of ``image`` writes into `IDENTITY`; further lines do no harm."""
+    return {"name": image.environment.name, "sha256": image.sha256, "deployment": str(task)}
+
+
+def check_key_line(public_key: str) -> str:
+    """The line of authorized_keys with which a key may run `READY_COMMAND` and nothing else."""
+    return f'restrict,command="exec {READY_COMMAND}" {public_key}'
+
+
+def read_ready(output: str) -> Identity | None:
+    """Read what `READY_COMMAND` printed; None if this is not a deployed environment."""
+    values: dict[str, str] = {}
+    root = ""
+    for line in output.splitlines():
+        words = line.split()
+        if len(words) >= 3 and words[1] == "/":
+            root = words[0]  # the last mount at / is the one in force
+        elif "=" in line:
+            key, _, value = line.partition("=")
+            values[key] = value.strip()
+    if not root or not {"name", "sha256", "deployment"} <= values.keys():
+        return None
+    return Identity(values["name"], values["sha256"], TaskId.parse(values["deployment"]), root)
+
+
 def not_ready_reason(result: Result, deployment: str, image: Image, root: str) -> str:
-    """Why a VM is not ready yet, from the result of `tasks.READY_COMMAND`; empty if it is.
+    """Why a VM is not ready yet, from the result of `READY_COMMAND`; empty if it is.
 
     ``root``: how the device of its root file system must begin.
     """
@@ -30,7 +89,7 @@ def not_ready_reason(result: Result, deployment: str, image: Image, root: str) -
         if _is_unanswered(result):
             return _SEEN.get(classify_failure(result.stderr)[0], result.reason)
         return result.reason
-    identity = tasks.read_ready(result.text)
+    identity = read_ready(result.text)
     if identity is None:
         return "it answers ssh, but not as a deployed environment"
     if identity.task.deployment != deployment or identity.sha256 != image.sha256:
