@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
 from hypothesis import strategies as st
 from kadeploymaker import cluster
-from mangling import HTML, bodies, check_sentence, examples, sentence_of, texts
+from mangling import HTML, bodies, check_sentence, reader_tests, sentence_of, texts
 
 from g5kvirt.inventory import VM
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient
@@ -197,16 +196,6 @@ def check(name: str, data: st.DataObject) -> None:
         sentence_of(lambda: reader(KadeployClient("http://test")))
 
 
-@pytest.mark.parametrize("name", READERS)
-@examples(30)
-@given(data=st.data())
-def test_what_a_server_answers_is_read_or_refused_in_a_sentence(name: str, data: st.DataObject) -> None:
-    check(name, data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", READERS)
-@examples(300)
-@given(data=st.data())
-def test_300_answers_of_a_server_for_each_reader(name: str, data: st.DataObject) -> None:
-    check(name, data)
+test_what_a_server_answers_is_read_or_refused_in_a_sentence, test_300_answers_of_a_server_for_each_reader = (
+    reader_tests(check, READERS)
+)
