@@ -5,6 +5,7 @@ The same value has the same replacement everywhere, such as ``user-1``: what bel
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections import Counter
@@ -56,6 +57,9 @@ _NOBODY = frozenset(
     ]
 )
 
+#: All addresses of IPv6 that are given out; what else has colons is no address.
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+
 # A text may have been quoted for JSON, for printf(1) or for a URL, more than once: what stands between two
 # words, and before one, may be an escape.
 _GAP = r"(?:\s|%20)"
@@ -65,17 +69,40 @@ _BEGIN = (
     r"|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
 )
 
+_END_OF_LINE = r"(?:\r?\n|\\n|\\0?012|%0A)"
+_BASE64 = r"(?:[A-Za-z0-9+/=_-]|%2B|%2F|%3D)"
+
 _PEM = re.compile(r"-----BEGIN[A-Z0-9 %]*-----.*?(?:-----END[A-Z0-9 %]*-----|\Z)", re.S)
 _PUBLIC_KEY = re.compile(
-    rf"((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+){_GAP}+(AAAA[A-Za-z0-9+/=]+)(?:{_GAP}+[^\s'\"\\%]+)?"
+    rf"((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+){_GAP}+(AAAA{_BASE64}+)(?:{_GAP}+[^\s'\"\\%]+)?"
 )
-_URL_USER = re.compile(r"(?<=//)[^/@\s'\"]+?(?=@|%40)")
+#: Keys without what stands around them: a whole file in base64 (-----BEGIN), the inside of OpenSSH's own
+#: (openssh-key-v1), a public one (a length and the key's type).
+_BARE_KEY = re.compile(
+    rf"{_BEGIN}(?:(?:LS0tLS1CRUdJTi|b3BlbnNzaC1rZXktdjE){_BASE64}*(?:{_END_OF_LINE}{_BASE64}{{16,}})*"
+    rf"|AAAA[A-Z][A-Za-z0-9+/]{{12,}}={{0,2}})"
+)
+#: Tokens that are known by their beginning: GitHub's, GitLab's, Slack's, JSON web tokens.
+_TOKEN = re.compile(
+    _BEGIN + r"(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
+)
+#: Up to the last @: a password may have one.
+_URL_USER = re.compile(r"(?<=//)[^/\s'\"\\]+(?=@|%40)")
+_OPTION_USER = re.compile(rf"((?:\s|%20)(?:-u|--user){_GAP}+{_QUOTE}*)([^\s:'\"\\%]+(?::|%3A)[^\s'\"\\%]+)")
+#: Where somebody came from: a frontend greets with it.
+_LAST_LOGIN = re.compile(rf"(Last{_GAP}login(?::|%3A)[^\n]{{0,80}}?{_GAP}from{_GAP}+)([A-Za-z0-9.:_-]+)")
+_IPV4 = re.compile(_BEGIN + r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9]|\.[0-9])")
+_IPV6 = re.compile(rf"{_BEGIN}(?<!:)(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}[0-9A-Fa-f]{{0,4}}(?![\w:])")
 _BEARER = re.compile(rf"(bearer|basic){_GAP}+([A-Za-z0-9._~+/=-]{{6,}})", re.I)
-_ASSIGNED = re.compile(
-    r"((?:pass(?:word|wd|phrase)?|[a-z_-]*token|[a-z_-]*secret|api[_-]?key|authorization)"
-    rf"{_QUOTE}*{_GAP}*(?:[:=]|%3[AD]){_GAP}*{_QUOTE}*)([^\s\"'\\,;&}}%]+)",
-    re.I,
+_ASSIGNMENT = (
+    r"(?:pass(?:word|wd|phrase)?|[a-z_-]*token|[a-z_-]*secret|api[_-]?key|authorization)"
+    rf"{_QUOTE}*{_GAP}*(?:[:=]|%3[AD]){_GAP}*"
 )
+_QUOTED = re.compile(
+    rf"({_ASSIGNMENT}(?P<quote>{_QUOTE}+))(?![,}}\]\s\"'\\])([^\n]{{1,200}}?)(?=(?P=quote))", re.I
+)
+_ASSIGNED = re.compile(rf"({_ASSIGNMENT}{_QUOTE}*)([^\s\"'\\,;&}}%]+)", re.I)
 _EMAIL = re.compile(
     _BEGIN + r"(?!root@)([A-Za-z0-9_.+-]+)(?:@|%40)((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?![A-Za-z0-9-])"
 )
@@ -163,10 +190,17 @@ class Redaction:
                 text = text.replace(secret, self._replacement("secret", secret))
         text = _PEM.sub(lambda m: f"({self._replacement('key', m[0])})", text)
         text = _PUBLIC_KEY.sub(lambda m: f"{m[1]} {self._replacement('key', m[2])}", text)
+        text = _BARE_KEY.sub(lambda m: self._replacement("key", m[0]), text)
+        text = _TOKEN.sub(lambda m: self._replacement("secret", m[0]), text)
         text = _BEARER.sub(lambda m: f"{m[1]} {self._replacement('secret', m[2])}", text)
+        text = _QUOTED.sub(lambda m: m[1] + self._replacement("secret", m[3]), text)
         text = _ASSIGNED.sub(lambda m: m[1] + self._replacement("secret", m[2]), text)
         text = _URL_USER.sub(lambda m: self._replacement("secret", m[0]), text)
+        text = _OPTION_USER.sub(lambda m: m[1] + self._replacement("secret", m[2]), text)
         text = _EMAIL.sub(lambda m: self._replacement("email", m[0]), text)
+        text = _LAST_LOGIN.sub(lambda m: m[1] + self._replacement("address", m[2]), text)
+        for pattern in (_IPV4, _IPV6):
+            text = pattern.sub(lambda m: self._replacement("address", m[0]) if _public(m[0]) else m[0], text)
         if self._home and self._home not in ("/", "/root"):
             text = re.sub(
                 re.escape(self._home) + r"(?![\w.-])", lambda m: self._replacement("home", m[0]), text
@@ -181,7 +215,7 @@ class Redaction:
         return text
 
     def _replacement(self, kind: str, value: str) -> str:
-        if re.fullmatch(r"(?:user|secret|key|email|home|host)-\d+", value):
+        if re.fullmatch(r"(?:user|secret|key|email|home|host|address)-\d+", value):
             return value  # it is one already
         self.count[kind] += 1
         name = self._names.get((kind, value))
@@ -189,3 +223,12 @@ class Redaction:
             self._numbers[kind] += 1
             name = self._names[kind, value] = f"{kind}-{self._numbers[kind]}"
         return name
+
+
+def _public(text: str) -> bool:
+    """Whether an address is one of the Internet, as homes have; machines of a site have private ones."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return address.is_global and (address.version == 4 or address in _UNICAST)

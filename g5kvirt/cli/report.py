@@ -36,8 +36,9 @@ def add_report(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "report",
         "write one archive about a run, to send with a bug",
         "It has the journal, run.json, the versions of what runs here, and what was said to the testbed and\n"
-        "answered. Logins, keys, tokens, passwords, e-mail addresses, home directories and this host's name\n"
-        "are replaced. What is in it is listed first; it is written after a yes, or with --yes.\n\n"
+        "answered. Logins, keys, tokens, passwords, e-mail addresses, home directories, addresses of the\n"
+        "Internet and this host's name are replaced. What is in it is listed first; it is written after a\n"
+        "yes, or with --yes.\n\n"
         "example:\n"
         "  g5kvirt report first -o bug.tar.gz",
     )

@@ -81,6 +81,8 @@ def with_sites(spec: Spec, testbed: Testbed) -> Spec:
     date = spec.start_seconds
     if spec.start == "first":
         for t in candidate_starts(calendar):
+            if not calendar.is_open(t, spec.walltime):
+                continue
             try:
                 return spec.at(selection_at(spec, hosts, calendar, t, such))
             except CapacityError:

@@ -32,6 +32,11 @@ class Calendar:
     start: float
     end: float
     sites: Mapping[str, SiteCalendar]
+    closed: Busy = ()  #: when no job of the types in question may run, at any site
+
+    def is_open(self, start: float, walltime: float) -> bool:
+        """Whether a job of these types may run from ``start`` on for ``walltime`` seconds."""
+        return _free(self.closed, start, walltime)
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,14 @@ def shortage(site: SiteCalendar, need: Need, start: float, walltime: float) -> s
 
 
 def candidate_starts(calendar: Calendar, also: Iterable[float] = ()) -> list[float]:
-    """Every time at which something becomes free, in order; the calendar's start is the first."""
+    """Every time at which something becomes free or jobs may run again, from the calendar's start on."""
     ends = {
         end
         for site in calendar.sites.values()
         for kind in (site.hosts, site.vlans, site.subnets)
         for busy in kind.values()
         for _, end in busy
-    }
+    } | {end for _, end in calendar.closed}
     within = {t for t in (*ends, *also) if calendar.start < t < calendar.end}
     return [calendar.start, *sorted(within)]
 
@@ -103,6 +108,8 @@ def first_slot(
     for a site that is not in the calendar.
     """
     for t in candidate_starts(calendar, also):
+        if not calendar.is_open(t, walltime):
+            continue
         missing = any(shortage(calendar.sites[site], need, t, walltime) for site, need in needs.items())
         if not missing and allowed(t):
             return t

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, Never, Self
 
 from g5kvirt.errors import SpecError
-from g5kvirt.spec.clock import MIN_WALLTIME, format_walltime, parse_start, parse_walltime, start_seconds
+from g5kvirt.spec.clock import (
+    MIN_WALLTIME,
+    check_type_walltime,
+    format_walltime,
+    parse_start,
+    parse_walltime,
+    start_seconds,
+)
 from g5kvirt.spec.environment_name import environment_name
 from g5kvirt.spec.fields import (
     check_fields,
@@ -191,7 +198,7 @@ class Spec:
     queue: str | None  #: OAR's queue; None: the site's default
     project: str | None  #: OAR's project for the accounting of the jobs
     #: OAR's types for the jobs, as for ``oarsub -t``, besides ``deploy``: any of ``"exotic"`` (machines that
-    #: OAR gives to nobody else), ``"day"`` or ``"night"``, ``"destructive"``
+    #: OAR gives to nobody else), ``"day"`` or ``"night"`` (the usage policy's times), ``"destructive"``
     job_types: tuple[str, ...]
     walltime: int  #: seconds
     start: str  #: ``"now"``, ``"first"`` (first common slot), or a date in Paris: ``"2026-12-01 19:00"``
@@ -275,7 +282,8 @@ class Spec:
         return short_repr(self, type(self)(hosts=1, vms=1))
 
     def _check_combinations(self) -> None:
-        """Raises SpecError for ends of links that do not exist, and for what a Kadeploy3 cannot do."""
+        """Raises SpecError for ends of links that do not exist, and for what OAR or a Kadeploy3 cannot do."""
+        check_type_walltime(self.job_types, self.walltime)
         if self.sites:  # else when they are selected
             check_ends(self.links, [group.name for group in self.groups], self.sites)
         if (self.provisioner, self.guest) == ("kadeploy3", "light"):

@@ -207,8 +207,6 @@ def measure_facts(measurements: Measurements) -> dict[str, str]:
         )
     if len(known) > 1:
         facts["deployed"] += ", over all deployments"
-    if "kadeploy3" in set(known["provisioner"]):
-        facts["by Kadeploy3"] = "deployed means that the ssh port of a VM is open: no login is tried"
     if whole.failed:
         see = {key: f" (see {file})" for key, file in whole.consoles.items()}
         reasons = [

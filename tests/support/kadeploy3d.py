@@ -23,9 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from kadeployserver import Handler, Kadeploy, Workflow
+from kadeployserver import Handler, Kadeploy, Workflow, in_states
 
-from g5kvirt.provisioners.kadeploy3.steps import MACROS, VARIANTS
+from g5kvirt.provisioners.kadeploy3.steps import MACROS, VARIANTS, WITH_IDENTITY
 
 ETC = Path("/etc/kadeploy3")
 DEST = "/mnt/dest"
@@ -102,8 +102,8 @@ class Real(Kadeploy):
         said = (done.stdout + done.stderr)[-300:]
         return {node: said for node in nodes if self.address[node] not in well}
 
-    def script(self, about: dict[str, Any]) -> str:
-        """The command that runs the script on its standard input."""
+    def variables(self, about: dict[str, Any]) -> str:
+        """Assignments for a shell."""
         disk, number = value(self.cluster, "block_device"), value(self.cluster, "deploy")
         context = {
             "BLOCK_DEVICE": disk,
@@ -115,7 +115,11 @@ class Real(Kadeploy):
             "ENV_KERNEL_PARAMS": about["boot"]["kernel_params"],
             "OS_KIND": about["os"],
         }
-        words = " ".join(f'KADEPLOY_{key}="{word}"' for key, word in context.items())
+        return " ".join(f'KADEPLOY_{key}="{word}"' for key, word in context.items())
+
+    def script(self, about: dict[str, Any]) -> str:
+        """The command that runs the script on its standard input."""
+        words = self.variables(about)
         return f'file=$(mktemp) && cat > "$file" && chmod +x "$file" && env {words} "$file"'
 
     def power(self, node: str, level: str) -> None:
@@ -176,13 +180,17 @@ class Real(Kadeploy):
                     continue
                 if w.wid in self.stopped or not good:
                     break
+                if "-" in micro and micro not in w.operations:
+                    continue
                 with self.lock:
-                    w.marks.append((self.now, list(good), {"macro": name, "micro": micro, "state": "ok"}))
+                    w.marks.append(
+                        (self.now, list(good), {"macro": name, "micro": in_states(micro), "state": "ok"})
+                    )
                 self.say(w, 3, f"  {micro}")
                 failed = self.micro(w, macro, micro, good, request)
                 with self.lock:
                     for node, why in failed.items():
-                        w.rows[node]["error"] = f"{name}-{micro}: {why}"
+                        w.rows[node]["error"] = f"{name}-{in_states(micro)}: {why}"
                         w.marks.append((self.now, [node], {"state": "ko", "error": w.rows[node]["error"]}))
                         w.ko.append(node)
                 good = [node for node in good if node not in failed]
@@ -245,6 +253,9 @@ class Real(Kadeploy):
             case "send_key":
                 command = f"mkdir -p {DEST}/root/.ssh; cat - >> {DEST}/root/.ssh/authorized_keys"
                 return ssh(command, key)
+            case _ if micro == WITH_IDENTITY:
+                (own,) = request["custom_operations"]["BroadcastEnv"]["send_key"]["post-ops"]
+                return ssh(f"{self.variables(about)} && {own['command']}")
             case "install_bootloader":
                 return ssh(self.script(about), ETC / "bootloader")
             case "sync":

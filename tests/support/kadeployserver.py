@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from g5kvirt.provisioners.kadeploy3.steps import VARIANTS, instance
+from g5kvirt.provisioners.kadeploy3.steps import VARIANTS, WITH_IDENTITY, instance
 
 #: Of the steps of a variant, those that a plain deployment has; seconds that each takes.
 SECONDS = {
@@ -36,6 +36,7 @@ SECONDS = {
     "send_environment": 25.0,
     "check_kernel_files": 0.5,
     "send_key": 1.0,
+    WITH_IDENTITY: 1.5,
     "install_bootloader": 4.0,
     "sync": 2.0,
     "umount_deploy_part": 0.5,
@@ -47,6 +48,11 @@ AUTOMATA = (
     (("BroadcastEnvKascade", 1), ("BroadcastEnvChain", 1)),
     (("BootNewEnvKexec", 0), ("BootNewEnvHardReboot", 1)),
 )
+
+
+def in_states(micro: str) -> str:
+    """What an operation of a request's own is called outside the log."""
+    return f"custom_post_{micro}" if "-" in micro else micro
 
 
 class TroubleError(Exception):
@@ -72,6 +78,7 @@ class Workflow:
     end: float = 0.0
     ok: list[str] = field(default_factory=list)
     ko: list[str] = field(default_factory=list)
+    operations: set[str] = field(default_factory=set)  # of the request's own, as the log has them
     told: int = 0
     level: int = 3
     broken: str = ""  # the whole deployment ends with this error
@@ -125,7 +132,9 @@ class Kadeploy:
         for micro in VARIANTS[macro][variant]:
             if micro not in SECONDS or (macro == "BroadcastEnv" and micro == "mount_deploy_part"):
                 continue
-            w.marks.append((t, list(good), {"macro": name, "micro": micro, "state": "ok"}))
+            if "-" in micro and micro not in w.operations:
+                continue
+            w.marks.append((t, list(good), {"macro": name, "micro": in_states(micro), "state": "ok"}))
             w.lines.append((t, 3, f"{prefix}  {micro}"))
             t += SECONDS[micro]
             spoilt = [node for node in good if self._fails(w, node, name, micro)]
@@ -174,7 +183,7 @@ class Kadeploy:
         if not how or not how[0]:
             return False
         how[0] -= 1
-        w.rows[node]["error"] = f"{macro}-{micro}: {how[1]}"
+        w.rows[node]["error"] = f"{macro}-{in_states(micro)}: {how[1]}"
         return True
 
     # ---- what is asked --------------------------------------------------------------------------------
@@ -260,6 +269,7 @@ class Kadeploy:
             )
         about = {k: found[0][k] for k in ("name", "version", "user")}
         workflow = Workflow(f"D-{uuid.uuid4()}", user, nodes, about, self.now)
+        workflow.operations = operations(asked.get("custom_operations") or {})
         workflow.level, workflow.broken = int(asked.get("verbose_level", 3)), self.broken
         self.run(workflow)
         if workflow.broken:
@@ -356,6 +366,23 @@ class Kadeploy:
                     values[f"step{n + 1}_duration"] = row["durations"][n]
                 lines.append(",".join(str(values[name]) for name in asked["fields"]) + "\n")
         return gzip.compress("".join(lines).encode())
+
+
+def operations(asked: Any) -> set[str]:
+    """The names of a request's own operations, refused where 3.3 refuses them."""
+    found = set()
+    for macro, micros in asked.items():
+        if instance(macro)[0] not in VARIANTS:
+            raise TroubleError(8, f"Invalid custom operation -- Invalid macrostep '{macro}'")
+        known = {micro for steps in VARIANTS[instance(macro)[0]].values() for micro in steps}
+        for micro, places in micros.items():
+            if micro not in known:
+                raise TroubleError(8, f"Invalid custom operation -- Invalid microstep '{micro}'")
+            for operation in places["post-ops"]:
+                if operation["action"] != "exec" or not isinstance(operation["command"], str):
+                    raise TroubleError(8, f"Invalid custom operation -- {macro}/{micro}")
+                found.add(f"{micro}-{operation['name']}")
+    return found
 
 
 class Handler(BaseHTTPRequestHandler):

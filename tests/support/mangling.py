@@ -1,6 +1,7 @@
 """Answers of others as they should not be: cut, torn, of the wrong type, in place of a proxy's page of HTML.
 
-`texts` and `documents` mangle good answers; `sentence_of` is what each reader of answers is held to.
+`texts` and `documents` mangle good answers; `sentence_of` is what each reader of answers is held to, and
+`reader_tests` makes the tests of a module's readers.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from g5kvirt.errors import G5kvirtError
@@ -142,6 +144,26 @@ def examples(number: int) -> settings:
     return settings(
         max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
+
+
+def reader_tests(
+    check: Callable[[Any, st.DataObject], object], readers: Collection[Any]
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Two tests for a module: ``check`` of each reader with 30 answers drawn from data, and with 300 if slow.
+
+    ``readers``: functions, or names.
+    """
+
+    def made(number: int) -> Callable[..., None]:
+        @pytest.mark.parametrize("reader", readers, ids=lambda one: getattr(one, "__name__", str(one)))
+        @examples(number)
+        @given(data=st.data())
+        def test(reader: Any, data: st.DataObject) -> None:
+            check(reader, data)
+
+        return test
+
+    return made(30), pytest.mark.slow(made(300))
 
 
 #: What no sentence for people holds: words of Python's, addresses of objects, a type in brackets.

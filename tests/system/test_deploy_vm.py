@@ -22,6 +22,7 @@ from g5kvirt.images import environments, minimal, tools
 from g5kvirt.netboot import services as nb
 from g5kvirt.netboot.bootlog import BootLog, Milestone
 from g5kvirt.netboot.task_id import TaskId
+from g5kvirt.provisioners import readiness
 from g5kvirt.provisioners.builtin import tasks
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -104,13 +105,13 @@ class Bench:
             check=False,
         )
 
-    def ready(self, vm: str) -> tasks.Identity:
+    def ready(self, vm: str) -> readiness.Identity:
         """What the VM says of itself by ssh, asked until it answers."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            done = self.ssh(vm, tasks.READY_COMMAND)
+            done = self.ssh(vm, readiness.READY_COMMAND)
             if done.returncode == 0:
-                identity = tasks.read_ready(done.stdout)
+                identity = readiness.read_ready(done.stdout)
                 assert identity is not None, done.stdout
                 return identity
             time.sleep(0.5)
@@ -212,7 +213,7 @@ def test_an_image_in_zstd_is_deployed(bench: Bench) -> None:
     bench.deploy("vm-1", "z", image=f"{SERVER}/{sha256}", sha256=sha256, compression="zstd")
     seen = bench.until("vm-1", "z", "environment")
     assert [m.reason for m in seen.values() if m.status != "ok"] == []
-    assert bench.ready("vm-1") == tasks.Identity("mini", sha256, TaskId("z", 1), "/dev/vda1")
+    assert bench.ready("vm-1") == readiness.Identity("mini", sha256, TaskId("z", 1), "/dev/vda1")
     lab.hosts[0].agent(protocol.power("reset"))  # back to the minimal system, for the next test
 
 
@@ -226,7 +227,7 @@ def test_by_kexec_then_again_by_reboot(bench: Bench) -> None:
     identity = bench.ready("vm-1")
     print(f"kexec: {time.time() - began:.1f} s, {lab.cpu()['vm-1'] - before:.1f} CPU s")
     print({step: round(m.t - began, 1) for step, m in seen.items()})
-    assert identity == tasks.Identity("mini", bench.image.sha256, TaskId("1", 1), "/dev/vda1")
+    assert identity == readiness.Identity("mini", bench.image.sha256, TaskId("1", 1), "/dev/vda1")
     assert bench.ssh("vm-1", "cat /etc/hostname").stdout == "vm-1\n"
     bench.key.with_name("other").write_text("no key\n", encoding="ascii")
     assert bench.ssh("vm-1", "true", key=bench.key.with_name("other")).returncode == 255

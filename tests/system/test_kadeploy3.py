@@ -82,6 +82,7 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     LOOK = "cut -d. -f1 /proc/uptime; hostname; grep ' / ' /proc/mounts | tail -n 1"
     rows = exp.run(LOOK)
     said = {"html": result._repr_html_(), "deployed": dict(zip(rows["vm"], rows["out"]))}
+    said["identity"] = exp.run("cat /etc/g5kvirt-environment")["out"].to_list()
     exp.figures.save(exp.path / "figures")
     said["policy"] = ask("ls /usr/sbin/policy-rc.d 2> /dev/null || true")
     server = "pgrep -f '^python3 .*kadeploy3d.py'; cat /run/apt-get /run/systemctl"
@@ -129,5 +130,9 @@ def test_deployed_by_a_server_that_stays(bed: State, tmp_path: Path) -> None:
     assert list(tables.deployments["failed"]) == [0, 1]
     assert list(tables.vms["reason"].fillna("")) == ["", "", "interrupted"]
     steps = tables.attempts
-    assert {"minimal-system", "partition", "image", "bootloader", "boot", "ready"} <= set(steps["step"])
+    known = {"minimal-system", "partition", "image", "identity", "bootloader", "boot", "ready", "login"}
+    assert known <= set(steps["step"])
+    (image,) = {(e.detail["environment"], e.detail["sha256"]) for e in begun}
+    written = f"name={image[0]}\nsha256={image[1]}\ndeployment=d1.1"
+    assert [text.strip() for text in said["identity"]] == [written] * 2, "as the built-in workflow leaves it"
     assert list((tmp_path / "k" / "figures").iterdir())

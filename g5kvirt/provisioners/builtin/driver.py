@@ -44,11 +44,17 @@ from g5kvirt.provisioners.builtin.orders import (
     TaskOrder,
     merged,
 )
-from g5kvirt.provisioners.builtin.readiness import not_ready_reason, shows_console, with_console
 from g5kvirt.provisioners.builtin.task_server import TaskServer
 from g5kvirt.provisioners.builtin.transfer_watch import TransferWatch
 from g5kvirt.provisioners.builtin.transport import Transport
 from g5kvirt.provisioners.events import PHASE
+from g5kvirt.provisioners.readiness import (
+    READY_COMMAND,
+    check_key_line,
+    not_ready_reason,
+    shows_console,
+    with_console,
+)
 from g5kvirt.remote import Result
 from g5kvirt.remote.result import last_line
 
@@ -88,7 +94,7 @@ class MachineDriver:
         self._image = image
         public = (Path(f"{key}.pub").read_text("utf-8").strip() for key in (context.key, context.check_key))
         own, check = public
-        self._authorized_keys = (own, tasks.check_key_line(check))
+        self._authorized_keys = (own, check_key_line(check))
         self._guests = guests
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._tasks: queue.SimpleQueue[TaskOrder] = queue.SimpleQueue()
@@ -287,7 +293,7 @@ class MachineDriver:
             else:
                 self._report(target, order.step, reason, turn=True)
 
-        command, key = ["sh", "-c", tasks.READY_COMMAND], self._context.check_key
+        command, key = ["sh", "-c", READY_COMMAND], self._context.check_key
         self._guests.run(
             list(targets), command, timeout=20, idempotent=True, key=key, attempts=1, on_result=report
         )

@@ -13,7 +13,8 @@ The file only sets variables; the procedure is `guest/deploy`, in the archive of
   script (`netboot.vm_script_path`) must be ``netboot.ipxe_script(…, profile="disk")`` before ``boot`` is
   reported, and must be gone before the VM shall come back to its minimal system. The boot loader is
   installed either way, so that a kexec that fails can be followed by a reset to the disk;
-- ready is a VM that answers `READY_COMMAND` by ssh with what `read_ready` understands as this deployment.
+- ready is a VM that answers `readiness.READY_COMMAND` by ssh with what is understood there as this
+  deployment.
 
 Least memory, measured with Debian's cloud kernel and ``mini``: 144 MiB by kexec, which must fit the unpacked
 kernel and initrd into half of the memory; 80 MiB by reboot (64 do not even boot the minimal system).
@@ -37,14 +38,10 @@ from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.spec.fields import check_fields, checked_by, choice, text, whole, wrong
 
 __all__ = [
-    "READY_COMMAND",
     "STEPS",
-    "Identity",
     "TaskFile",
     "announcement",
     "announcement_path",
-    "check_key_line",
-    "read_ready",
     "render",
     "task_file",
     "task_path",
@@ -52,9 +49,6 @@ __all__ = [
 
 #: What the minimal system reports in a deployment, in this order.
 STEPS = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
-
-#: By ssh: which deployment runs, and from where.
-READY_COMMAND = "cat /etc/g5kvirt-environment /proc/mounts"
 
 #: Pattern, and a description of what it allows.
 _ID = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits and . _ -")
@@ -134,16 +128,6 @@ def task_file(
     )
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a deployed VM is."""
-
-    environment: str
-    sha256: str
-    task: TaskId  #: that deployed it
-    root: str  #: the device of its root file system
-
-
 def render(task: TaskFile) -> str:
     """The task file of one VM."""
     values = {
@@ -168,11 +152,6 @@ def render(task: TaskFile) -> str:
     return _template().render(id=task.id, values=quoted)
 
 
-def check_key_line(public_key: str) -> str:
-    """The line of authorized_keys with which a key may run `READY_COMMAND` and nothing else."""
-    return f'restrict,command="exec {READY_COMMAND}" {public_key}'
-
-
 def task_path(vm: str, www: str) -> str:
     """Where the task file of the VM named ``vm`` goes on its HTTP server."""
     return posixpath.join(www, "task", vm)
@@ -186,22 +165,6 @@ def announcement_path(host: str, www: str) -> str:
 def announcement(given: Mapping[str, TaskId]) -> str:
     """VM → the task that it has now, one line each."""
     return "".join(f"{vm} {task}\n" for vm, task in given.items())
-
-
-def read_ready(output: str) -> Identity | None:
-    """Read what `READY_COMMAND` printed; None if this is not a deployed environment."""
-    values: dict[str, str] = {}
-    root = ""
-    for line in output.splitlines():
-        words = line.split()
-        if len(words) >= 3 and words[1] == "/":
-            root = words[0]  # the last mount at / is the one in force
-        elif "=" in line:
-            key, _, value = line.partition("=")
-            values[key] = value.strip()
-    if not root or not {"name", "sha256", "deployment"} <= values.keys():
-        return None
-    return Identity(values["name"], values["sha256"], TaskId.parse(values["deployment"]), root)
 
 
 @cache

@@ -115,14 +115,16 @@ class KadeployClient:
         version: int = 1,
         authorized_keys: str = "",
         profile: str = "",
+        operations: Mapping[str, Any] | None = None,
         verbose: int = 5,
         timeout: float = 300.0,
     ) -> str:
         """Begin to deploy a registered environment; returns the id of the deployment.
 
         ``authorized_keys``: a file of the server's machine for root on the nodes. ``profile``: what the
-        nodes netboot afterwards, "" for Kadeploy3's own. ``verbose``: up to 5, where its log names each
-        node that is back. ``timeout``: seconds; many nodes take minutes
+        nodes netboot afterwards, "" for Kadeploy3's own. ``operations``: further ones, as
+        `g5kvirt.provisioners.kadeploy3.environment.identity_operation` has one. ``verbose``: up to 5, where
+        its log names each node that is back. ``timeout``: seconds; many nodes take minutes
         (`g5kvirt.provisioners.kadeploy3.splitting.post_seconds`). The server starts a deployment even if
         nobody waits for its answer any more, and lists it only then: after a time-out it is looked for as
         long again, after a broken connection for half a minute, and ended.
@@ -137,6 +139,8 @@ class KadeployClient:
             body["ssh_authorized_keys"] = f"server://{authorized_keys}"
         if profile:
             body["pxe"] = {"profile": profile}
+        if operations:
+            body["custom_operations"] = dict(operations)
         try:
             answer = self._request("POST", "/deployment", body=body, timeout=timeout)
         except TestbedError as error:

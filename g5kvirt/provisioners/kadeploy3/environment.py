@@ -1,18 +1,22 @@
 """An environment as Kadeploy3 describes it.
 
-Source: the description of environments in the manual of Kadeploy 3.3, and the widths of the columns of its
-database.
+Source: the descriptions of environments and of custom operations in the manual of Kadeploy 3.3, and the
+widths of the columns of its database.
 """
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from g5kvirt.errors import SpecError
 from g5kvirt.images.environments import Environment
 from g5kvirt.provisioners.kadeploy3 import keys
+from g5kvirt.provisioners.kadeploy3.steps import WITH_IDENTITY
+from g5kvirt.provisioners.readiness import IDENTITY
 
-__all__ = ["COMPRESSIONS", "LOCAL_BOOT", "describe", "version_of"]
+__all__ = ["COMPRESSIONS", "LOCAL_BOOT", "describe", "identity_operation", "version_of"]
 
 COMPRESSIONS = ("gzip", "bzip2", "xz")
 
@@ -67,3 +71,17 @@ def describe(environment: Environment, path: str, *, version: int = 1) -> dict[s
     if found:
         raise SpecError(f"Kadeploy3 would refuse the environment {environment.name}: {found[0]}")
     return described
+
+
+def identity_operation(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The ``custom_operations`` of a request: what is deployed is written into the image on each node.
+
+    ``fields``: those of `readiness.identity_fields`. It follows ``send_key``, when the image is unpacked, and
+    costs one command by TakTuk.
+    """
+    step, _, name = WITH_IDENTITY.partition("-")
+    words = " ".join(f"echo {shlex.quote(f'{key}={value}')};" for key, value in fields.items())
+    # a shell that has the variables, but not in its environment
+    target = f'"$KADEPLOY_ENV_EXTRACTION_DIR{IDENTITY}"'
+    command = f"mkdir -p $(dirname {target}) && {{ {words} }} > {target}"
+    return {"BroadcastEnv": {step: {"post-ops": [{"name": name, "action": "exec", "command": command}]}}}

@@ -5,6 +5,10 @@ that a set of nodes begins, and one for each node that is back after a reboot. S
 before began it when, by the log, a set began that step, at the latest now; the error is at most the time
 between two polls. A step that began and ended between two polls is recorded only if the log names it. A step
 that was never seen is taken from the statistics, which have whole seconds and the last attempt only.
+
+With Kadeploy3 a node is done when its ssh port is open. Here its VM is deployed when a login has found there
+what was deployed, as with every other provisioner: the last micro-step of BootNewEnv, `LOGIN`, begins when
+Kadeploy3 is done with the node (`EventMapper.take_up`) and ends with `EventMapper.logged_in`.
 """
 
 from __future__ import annotations
@@ -17,8 +21,17 @@ from typing import Any, Literal
 from g5kvirt.inventory import VM
 from g5kvirt.provisioners.events import DeploymentEvents
 from g5kvirt.provisioners.kadeploy3.configuration import Node
-from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState, StatisticsRow
-from g5kvirt.provisioners.kadeploy3.steps import MACROS, WAITS, instance, order, step_name, workflow
+from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState, StatisticsRow, message_of
+from g5kvirt.provisioners.kadeploy3.steps import (
+    LOGIN,
+    MACROS,
+    WAITS,
+    ahead,
+    instance,
+    order,
+    step_name,
+    workflow,
+)
 from g5kvirt.provisioners.outcome import Outcome, OutcomeState
 from g5kvirt.run import event_types
 from g5kvirt.run.printable import short
@@ -26,7 +39,7 @@ from g5kvirt.run.vocabulary import Status
 
 __all__ = ["EventMapper"]
 
-_STEP = re.compile(r" {2}([a-z_0-9]+)")
+_STEP = re.compile(r" {2}([a-z_0-9-]+)")
 _HERE = re.compile(r" {3}\* (\S+) is here after \d+s")
 _END = re.compile(r"End of deployment for ")
 _NO_REASON = "Kadeploy3 gave no reason: see its log"
@@ -47,6 +60,7 @@ class _NodeProgress:
     step_failed: bool = False  #: the step at ``position`` was recorded as failed
     step_failed_at: float = 0.0  #: when it was seen to fail there; 0 if it did not
     back: float = 0.0  #: when it was last logged to be back
+    up: bool = False  #: Kadeploy3 is done with it; what it runs is not known yet
     last_report: str = ""
     reason: str = ""
     failed_at: tuple[str, str] = ("", "")
@@ -63,12 +77,15 @@ class EventMapper(DeploymentEvents):
         self._nodes = {node.name: _NodeProgress(node.vm) for node in nodes}
         self._offset = offset
         self._open_nodes = set(self._nodes)  # whose part has not ended
+        self._up: dict[str, _NodeProgress] = {}  # by VM: those to be logged in to
+        self._new_up: list[VM] = []  # of these, not yet taken
+        self._ended = False
         self._last = 0.0  # when the last VM was done
 
     @property
     def finished(self) -> bool:
         """True when the outcome of every VM is known."""
-        return not self._open_nodes
+        return self._ended
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -100,7 +117,7 @@ class EventMapper(DeploymentEvents):
                 ended = t
         for name, state in states.items():
             node = self._nodes.get(name)
-            if node is not None and node.state == "open":
+            if node is not None and node.state == "open" and not node.up:
                 self._poll_node(node, state, begun, now, ended)
 
     def _poll_node(
@@ -113,7 +130,7 @@ class EventMapper(DeploymentEvents):
         if not state.macro:
             # for one that was not seen in its last macro-step the statistics have more
             if state.state == "ok" and instance(node.position[0])[0] == MACROS[-1]:
-                self._deployed(node, ended, begun)
+                self._is_up(node, ended, begun)
             elif state.state == "ko" and node.position[0] and not node.step_failed:
                 self._step_failed(node, now)
             return
@@ -128,7 +145,7 @@ class EventMapper(DeploymentEvents):
             first = order(state.macro)[:1]
             self._begin_macro(node, state.macro, begun.get(first[0], t) if first else t)
             self._advance_to(node, state, begun, t)
-        elif not node.step_failed and _ahead(node.position, seen):
+        elif not node.step_failed and ahead(node.position, seen):
             self._advance_to(node, state, begun, t)
         else:
             if not node.step_failed:
@@ -201,12 +218,13 @@ class EventMapper(DeploymentEvents):
             if node.state != "open":
                 continue
             if row is not None:
-                self._fill(node, row, now)
+                if not node.up:
+                    self._fill(node, row, now)
                 # a try that failed in its first step between two polls is known from here only
                 node.attempt = max(node.attempt, 1 + sum(row.retries))
-            if name in good:
-                self._deployed(node, now, {})
-            else:
+            if name in good and not node.up:
+                self._is_up(node, now, {})
+            elif not node.up:
                 self._failed(node, now, row, why)
         if known:
             self._write_statistics(now, known.values())
@@ -218,14 +236,35 @@ class EventMapper(DeploymentEvents):
             if node.state == "open":
                 node.reason, node.step_failed_at = "", 0.0
                 self._failed(node, now, None, why)
+        self._up.clear()
         self._close(now, self._nodes)
 
+    def take_up(self) -> list[VM]:
+        """VMs that Kadeploy3 is done with since the last call: they are to be logged in to."""
+        found, self._new_up = self._new_up, []
+        return found
+
+    def logged_in(self, now: float, vm: str, why: str) -> None:
+        """The end of the logins to a VM, which is deployed; ``why``: it is not what was deployed."""
+        node = self._up.pop(vm, None)
+        if node is None:
+            return  # it has ended meanwhile
+        t = max(now, node.step_start)
+        if why:
+            node.reason, node.step_failed_at = "", 0.0
+            self._failed(node, t, None, why)
+        else:
+            self._step(node, "ok", t)
+            if node.position[0]:
+                self._macro_ends(node, "ok", t)
+            self._end(node, "deployed", t, {})
+        self._close(now, ())
+
     def _close(self, now: float, nodes: Iterable[str]) -> None:
-        """These nodes are done; with the last of them, so is the deployment."""
-        if not self._open_nodes:
-            return
+        """Kadeploy3 is done with these nodes; when it and we are done with all, so is the deployment."""
         self._open_nodes.difference_update(nodes)
-        if not self._open_nodes:
+        if not self._open_nodes and not self._up and not self._ended:
+            self._ended = True
             states = [k.state for k in self._nodes.values()]
             deployed, failed = states.count("deployed"), states.count("failed")
             self._add(event_types.deployment_ended(self.name, max(now, self._last), deployed, failed))
@@ -258,29 +297,31 @@ class EventMapper(DeploymentEvents):
                 node.step_failed_at = t if failed else 0.0
         node.position, node.step_start = ("", ""), t
 
-    def _deployed(self, node: _NodeProgress, t: float, begun: Mapping[str, float]) -> None:
+    def _is_up(self, node: _NodeProgress, t: float, begun: Mapping[str, float]) -> None:
         t = max(t, node.step_start)
-        if node.position[0]:
-            if not node.step_failed:
-                self._walk(node, node.position[0], begun, t, upto=None)
-                self._step_ok(node, t)
+        if node.position[0] and not node.step_failed:
+            self._walk(node, node.position[0], begun, t, upto=None)
+            self._step_ok(node, t)
+        name = node.position[0]
+        if name and instance(name)[0] != MACROS[-1]:  # the last macro-step was not seen
             self._macro_ends(node, "ok", t)
-        self._end(node, "deployed", t, {})
+            name = ""
+        self._place(node, name, LOGIN, t)
+        node.up, self._up[node.vm.name] = True, node
+        self._new_up.append(node.vm)
 
     def _failed(self, node: _NodeProgress, t: float, row: StatisticsRow | None, why: str) -> None:
         # it is over for a node when it failed, not when the last of the others was done
         t = max(node.step_failed_at or t, node.step_start)
         macro, micro, message = row.failed_at if row is not None else ("", "", "")
         macro, micro = (instance(macro)[0], micro) if macro else ("", "")
-        reason = short(message, 300) or _message(node.reason) or why or _NO_REASON
+        reason = short(message, 300) or message_of(node.reason) or why or _NO_REASON
         node.reason = reason
+        if not node.step_failed:
+            self._step_failed(node, t)
         if node.position[0]:
-            if not node.step_failed:
-                self._step_failed(node, t)
             self._macro_ends(node, "failed", t, reason)
-            location = self._location(node)
-        else:
-            location = ("", "")
+        location = self._location(node)
         step = step_name(macro, micro) if micro else location[1]
         node.failed_at = (macro or location[0] or MACROS[0], step or step_name(MACROS[0], "switch_pxe"))
         detail = {"macro": node.failed_at[0], "at": node.failed_at[1], "reason": reason}
@@ -302,7 +343,7 @@ class EventMapper(DeploymentEvents):
 
     @staticmethod
     def _location(node: _NodeProgress) -> tuple[str, str]:
-        macro = instance(node.position[0])[0]
+        macro = instance(node.position[0])[0] or (MACROS[-1] if node.up else "")
         return macro, step_name(macro, node.position[1]) if node.position[1] else ""
 
     @staticmethod
@@ -326,7 +367,7 @@ class EventMapper(DeploymentEvents):
         self._place(node, name, micro, node.step_start)
 
     def _back_to(self, node: _NodeProgress, name: str, t: float) -> None:
-        self._macro_ends(node, "retry", t, _message(node.reason) or _NO_REASON)
+        self._macro_ends(node, "retry", t, message_of(node.reason) or _NO_REASON)
         node.attempt += 1
         node.reason = ""
         self._begin_macro(node, name, t)
@@ -340,7 +381,7 @@ class EventMapper(DeploymentEvents):
     def _step_failed(self, node: _NodeProgress, t: float) -> None:
         node.step_failed, node.step_failed_at = True, t
         if node.position[1]:
-            self._step(node, "failed", t, reason=_message(node.reason) or _NO_REASON)
+            self._step(node, "failed", t, reason=message_of(node.reason) or _NO_REASON)
 
     def _step(self, node: _NodeProgress, status: Status, t: float, **more: Any) -> None:
         node.last_event = t = max(t, node.step_start, node.last_event)
@@ -354,20 +395,3 @@ class EventMapper(DeploymentEvents):
         node.last_event = t = max(t, node.last_event)
         attempt = node.macro_attempt
         self._add(event_types.macro_step(self.name, node.vm.name, macro, status, t, attempt, variant, **more))
-
-
-def _ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:
-    """Whether ``now`` comes after ``before`` if nothing failed in between."""
-    ranks = [MACROS.index(m) if (m := instance(p[0])[0]) in MACROS else -1 for p in (before, now)]
-    if before[0] != now[0]:
-        return ranks[0] < ranks[1]
-    steps = order(now[0])
-    if before[1] not in steps or now[1] not in steps:
-        return True  # a user-defined operation: Kadeploy3 starts a new try with a known step
-    return steps.index(before[1]) < steps.index(now[1])
-
-
-def _message(error: str) -> str:
-    """``SetDeploymentEnvUntrusted-reboot: it refuses`` → ``it refuses``."""
-    found = re.fullmatch(r"[A-Za-z]+-[A-Za-z0-9_]+: ?(.*)", error, re.DOTALL)
-    return short(found[1] if found else error, 300)

@@ -2,7 +2,8 @@
 
 Parts are submitted one after the other, because the server takes requests that way; those that have begun
 are polled meanwhile. Polls cost the server time, so a slow answer makes the next poll come later. Every wait
-has a bound, and everything that was started is ended, also on an interrupt.
+has a bound, and everything that was started is ended, also on an interrupt. VMs that Kadeploy3 is done with
+are logged in to meanwhile (`logins`): one is deployed when that has found what was deployed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from g5kvirt.errors import TestbedError, reason_of
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient, RefusedError
 from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
+from g5kvirt.provisioners.kadeploy3.logins import Logins
 from g5kvirt.provisioners.kadeploy3.records import NodeState
 from g5kvirt.provisioners.outcome import Outcome
 from g5kvirt.run.events import Event
@@ -52,6 +54,7 @@ def drive(
     events: EventMapper,
     parts: Sequence[DeploymentPart],
     request: Mapping[str, Any],
+    logins: Logins,
     *,
     clock: Callable[[], float],
     sleep: Callable[[float], object],
@@ -69,11 +72,14 @@ def drive(
     deadline = clock() + limit
     try:
         loop.start()
-        while not all(part.over for part in parts):
+        while not (all(part.over for part in parts) and events.finished):
             loop.take_submitted()
             for part in parts:
                 if part.wid and not part.over and clock() >= part.next_poll:
                     loop.poll(part)
+            logins.begin(events.take_up())
+            for login in logins.take():
+                events.logged_in(login.t, login.vm, login.reason)
             if clock() >= deadline:
                 loop.give_up(f"Kadeploy3 was not done within {limit:.0f} s")
             write(events.take())

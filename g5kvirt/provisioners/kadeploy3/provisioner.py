@@ -20,15 +20,18 @@ from g5kvirt import paths
 from g5kvirt.broadcast import chain
 from g5kvirt.context import Context
 from g5kvirt.guests.boot_time import boot_limit
+from g5kvirt.guests.commands import GuestCommands
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.images import cache as build_cache
 from g5kvirt.images.environments import Environment, Image
 from g5kvirt.inventory import VM
 from g5kvirt.netboot import services
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.planning.cluster import ClusterState
 from g5kvirt.planning.services import ServiceMachine
 from g5kvirt.provisioners.base import DeploymentRequest
 from g5kvirt.provisioners.events import PHASE, build_progress
-from g5kvirt.provisioners.kadeploy3 import system
+from g5kvirt.provisioners.kadeploy3 import logins, system
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient
 from g5kvirt.provisioners.kadeploy3.configuration import (
     KEY,
@@ -41,15 +44,22 @@ from g5kvirt.provisioners.kadeploy3.configuration import (
     nodes_of,
     tuned,
 )
-from g5kvirt.provisioners.kadeploy3.environment import LOCAL_BOOT, describe, version_of
+from g5kvirt.provisioners.kadeploy3.environment import LOCAL_BOOT, describe, identity_operation, version_of
 from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
+from g5kvirt.provisioners.kadeploy3.logins import Logins
 from g5kvirt.provisioners.kadeploy3.loop import DeploymentPart, drive
 from g5kvirt.provisioners.kadeploy3.server import Packages, service, setup_steps
 from g5kvirt.provisioners.kadeploy3.server_machine import AUTHORIZED, MARK, ServerMachine, put_vm_scripts
 from g5kvirt.provisioners.kadeploy3.splitting import parts_for, post_seconds, split
 from g5kvirt.provisioners.kadeploy3.ssh_tunnel import SSHTunnel
 from g5kvirt.provisioners.outcome import Outcome
-from g5kvirt.remote import File
+from g5kvirt.provisioners.readiness import (
+    READY_COMMAND,
+    check_key_line,
+    identity_fields,
+    not_ready_reason,
+)
+from g5kvirt.remote import File, Result
 
 __all__ = [
     "KEXEC_MEMORY",
@@ -69,6 +79,9 @@ VARIANTS: Mapping[chain.Kind, tuple[str, ...]] = {"chain": ("Chain", "Tree"), "t
 #: MiB with which a VM can start what was deployed by kexec out of the deployment environment, which is in its
 #: memory all the time. Measured with Debian's cloud kernel and ``mini``: 192 is enough, 160 is not.
 KEXEC_MEMORY = 192
+
+#: Seconds that a VM has to say what it is, once its ssh server has let us in.
+_LOGIN_TIMEOUT = 20.0
 
 _UNREACHABLE = "Unreachable after the reboot"
 #: Without `Kernel#timeout`, which Ruby 3 does not have, every test of a port fails at once and silently.
@@ -110,6 +123,7 @@ class Kadeploy3Installer:
     machine: ServiceMachine
     server: Server
     nodes: NodeCluster
+    image: Image  #: as it was given; the server may have it compressed
     environment: str
     version: int  #: of the environment
     program: str  #: the server's own version
@@ -128,7 +142,7 @@ class Kadeploy3Installer:
             tunnel.reconnect()
             time.sleep(seconds)
 
-        with tunnel as url:
+        with tunnel as url, self._logins(request) as made:
             about = {"server": machine.name, "version": self.program, "parts": len(parts)}
             events.start(time.time(), {**request.about, "kadeploy3": about})
             outcomes = drive(
@@ -140,15 +154,38 @@ class Kadeploy3Installer:
                     "version": self.version,
                     "authorized_keys": AUTHORIZED,
                     "profile": LOCAL_BOOT,
+                    "operations": identity_operation(identity_fields(self.image, TaskId(request.name, 1))),
                 },
+                made,
                 clock=time.time,
                 sleep=sleep,
                 write=self.context.journal.extend,
-                limit=max_duration(self.nodes) + sum(part.timeout for part in parts),
+                limit=max_duration(self.nodes) + sum(part.timeout for part in parts) + 2 * logins.LIMIT,
             )
         if unreachable(outcomes):
             log.warning(_RUBY_HINT, machine.name)
         return outcomes
+
+    def _logins(self, request: DeploymentRequest) -> Logins:
+        """Logins by the VMs' hosts, with the key that may print what a VM is."""
+        guests = GuestCommands(self.context, request.vms)
+        root = GUESTS[self.context.spec.guest].root
+
+        def check(vms: Sequence[VM], report: Callable[[str, str], object]) -> None:
+            def read(result: Result) -> None:
+                report(result.host, not_ready_reason(result, request.name, self.image, root))
+
+            guests.run(
+                [vm.name for vm in vms],
+                ["sh", "-c", READY_COMMAND],
+                timeout=_LOGIN_TIMEOUT,
+                idempotent=True,
+                key=self.context.check_key,
+                attempts=1,
+                on_result=read,
+            )
+
+        return Logins(check, guests.give_up, clock=time.time, limit=logins.LIMIT)
 
     def _parts(self, vms: Sequence[VM]) -> list[DeploymentPart]:
         node_names = {node.vm.name: node.name for node in self.nodes.nodes}
@@ -215,7 +252,7 @@ def _prepare(
         client.register(described)
         program = client.version()
     return Kadeploy3Installer(
-        context, cluster, service_machine, server, nodes, name, version, program, transfer
+        context, cluster, service_machine, server, nodes, image, name, version, program, transfer
     )
 
 
@@ -229,7 +266,9 @@ def _set_up(
     progress: Callable[[str], None],
 ) -> str:
     """Make the machine the server, unless it is this one already; returns its mark."""
-    run_key = Path(context.key + ".pub").read_text(encoding="utf-8").strip()
+    pair = (context.key, context.check_key)
+    run_key, check_key = (Path(f"{key}.pub").read_text(encoding="utf-8").strip() for key in pair)
+    own_keys = [run_key, check_key_line(check_key)]
     deployment = system.build(progress=progress)
     steps = setup_steps(
         server,
@@ -237,11 +276,11 @@ def _set_up(
         {name: str(address) for name, address in cluster.addresses.items()},
         Packages(source=context.spec.kadeploy3.repository, proxy=context.testbed.package_proxy or ""),
     )
-    mark = hashlib.sha256(repr((steps, dict(deployment.manifest), run_key)).encode()).hexdigest()
+    mark = hashlib.sha256(repr((steps, dict(deployment.manifest), own_keys)).encode()).hexdigest()
     if machine.read(MARK) != mark:
         for step in steps:
             machine.execute(step)
-        keys = [machine.read(f"{KEY}.pub"), run_key]
+        keys = [machine.read(f"{KEY}.pub"), *own_keys]
         machine.authorize(cluster.hosts, keys[0])
         machine.put_boot_files(deployment, server.netboot, keys)
         put_vm_scripts(context, cluster, server.netboot, vms)

@@ -20,6 +20,7 @@ __all__ = [
     "NodeState",
     "StatisticsRow",
     "WorkflowStatus",
+    "message_of",
     "read_log",
     "read_states",
     "read_statistics",
@@ -32,7 +33,7 @@ class NodeState:
     """One node in the answer to ``/state``. A node that is done has neither macro- nor micro-step."""
 
     macro: str  #: such as ``SetDeploymentEnvUntrusted``
-    micro: str
+    micro: str  #: an operation of a request's own: ``STEP-NAME``, as its log has it
     state: str  #: ok (also while under way), ko, brk, discarded, reboot_in_progress, rebooted
     error: str = ""
 
@@ -73,8 +74,22 @@ class StatisticsRow:
     @property
     def failed_at(self) -> tuple[str, str, str]:
         """Macro-step, micro-step and message of ``error``; the first two empty if it does not name them."""
-        found = re.match(r"([A-Za-z]+)-([A-Za-z0-9_]+): ?(.*)", self.error, re.DOTALL)
-        return (found[1], found[2], found[3].strip()) if found else ("", "", self.error.strip())
+        found = _ERROR.match(self.error)
+        return (found[1], _plain(found[2]), found[3].strip()) if found else ("", "", self.error.strip())
+
+
+_ERROR = re.compile(r"([A-Za-z]+)-([A-Za-z0-9_-]+): ?(.*)", re.DOTALL)
+
+
+def message_of(error: str) -> str:
+    """``SetDeploymentEnvUntrusted-reboot: it refuses`` → ``it refuses``."""
+    found = _ERROR.fullmatch(error)
+    return short(found[3] if found else error, 300)
+
+
+def _plain(micro: str) -> str:
+    """The name of a micro-step as the log has it: a request's own operations have another one elsewhere."""
+    return re.sub("^custom_(?:pre|post|sub)_", "", micro)
 
 
 def read_states(answer: Any) -> dict[str, NodeState]:
@@ -82,16 +97,18 @@ def read_states(answer: Any) -> dict[str, NodeState]:
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         return {}
     try:
-        return {
-            str(node): NodeState(
-                *(short(str(state.get(key) or ""), 300) for key in ("macro", "micro", "state", "error"))
-            )
-            for node, state in answer.items()
-        }
+        return {str(node): _state(state) for node, state in answer.items()}
     except AttributeError as error:
         raise TestbedError(
             f"Kadeploy3 answered {short(repr(answer), 80)} where states were expected"
         ) from error
+
+
+def _state(state: Mapping[str, Any]) -> NodeState:
+    macro, micro, *rest = (
+        short(str(state.get(key) or ""), 300) for key in ("macro", "micro", "state", "error")
+    )
+    return NodeState(macro, _plain(micro), *rest)
 
 
 def read_status(answer: Any) -> WorkflowStatus:

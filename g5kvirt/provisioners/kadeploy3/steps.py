@@ -12,13 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["MACROS", "VARIANTS", "WAITS", "instance", "order", "step_name", "workflow"]
+__all__ = [
+    "LOGIN",
+    "MACROS",
+    "VARIANTS",
+    "WAITS",
+    "WITH_IDENTITY",
+    "ahead",
+    "instance",
+    "order",
+    "step_name",
+    "workflow",
+]
 
 #: In the order in which a node goes through them.
 MACROS = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
 
 #: Micro-steps that end for a node when it is there, though its set goes on together.
 WAITS = ("wait_reboot",)
+
+#: The operation of our own behind ``send_key``: what is deployed is written into it (`environment`).
+WITH_IDENTITY = "send_key-identity"
+#: Our own last step, which is none of Kadeploy3's: a login that finds what was deployed (`logins`).
+LOGIN = "login"
 
 _PREPARE = (
     "send_key_in_deploy_env",
@@ -33,6 +49,7 @@ _INSTALL = (
     "manage_user_post_install",
     "check_kernel_files",
     "send_key",
+    WITH_IDENTITY,
     "install_bootloader",
     "sync",
 )
@@ -76,6 +93,7 @@ _NAMES: Mapping[tuple[str, str], str] = {
     ("BroadcastEnv", "send_environment"): "image",
     ("BroadcastEnv", "mount_deploy_part"): "mount-image",
     ("BroadcastEnv", "manage_user_post_install"): "postinstall",
+    ("BroadcastEnv", WITH_IDENTITY): "identity",
     ("BroadcastEnv", "install_bootloader"): "bootloader",
     ("BootNewEnv", "switch_pxe"): "boot-switch-pxe",
     ("BootNewEnv", "set_vlan"): "boot-set-vlan",
@@ -85,6 +103,7 @@ _NAMES: Mapping[tuple[str, str], str] = {
     ("BootNewEnv", "reboot_from_deploy_env"): "boot",
     ("BootNewEnv", "reboot"): "reset",
     ("BootNewEnv", "wait_reboot"): "ready",
+    ("BootNewEnv", LOGIN): LOGIN,
 }
 
 
@@ -103,6 +122,18 @@ def order(name: str) -> tuple[str, ...]:
     return VARIANTS.get(macro, {}).get(variant, ())
 
 
+def ahead(before: tuple[str, str], now: tuple[str, str]) -> bool:
+    """Whether ``now`` (macro-step with its variant, micro-step) comes after ``before`` if nothing failed in
+    between."""
+    ranks = [MACROS.index(m) if (m := instance(p[0])[0]) in MACROS else -1 for p in (before, now)]
+    if before[0] != now[0]:
+        return ranks[0] < ranks[1]
+    steps = order(now[0])
+    if before[1] not in steps or now[1] not in steps:
+        return True  # a user-defined operation: Kadeploy3 starts a new try with a known step
+    return steps.index(before[1]) < steps.index(now[1])
+
+
 def step_name(macro: str, micro: str) -> str:
     """Our name of a micro-step; one that is not known here (an operation of a user's own) gets its
     macro-step's in front, so that it is unlike any other."""
@@ -115,7 +146,9 @@ def step_name(macro: str, micro: str) -> str:
 
 def workflow() -> dict[str, list[str]]:
     """Macro-step → all its steps by our names, for the first event of a deployment."""
-    return {
+    known = {
         macro: list(dict.fromkeys(step_name(macro, micro) for steps in variants.values() for micro in steps))
         for macro, variants in VARIANTS.items()
     }
+    known[MACROS[-1]].append(LOGIN)
+    return known

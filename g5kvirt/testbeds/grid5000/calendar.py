@@ -30,8 +30,10 @@ from typing import Any
 from g5kvirt.errors import TestbedError
 from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.inventories import SMALLEST
+from g5kvirt.planning.periods import closed_times
 from g5kvirt.planning.properties import matching_machines
 from g5kvirt.testbeds.grid5000 import api, documents
+from g5kvirt.testbeds.grid5000.charter import french_working_days
 from g5kvirt.testbeds.grid5000.job_lists import job_pages, resources_known
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
 from g5kvirt.testbeds.parallel import for_each
@@ -170,7 +172,8 @@ def calendar(
 
     Machines that OAR does not give to our jobs are not in it: dead, suspected, in maintenance, absent, not
     for deployment, and exotic ones unless the jobs are of that type (``job_types``, besides ``deploy``).
-    Raises TestbedError if a site does not answer.
+    It is closed when jobs of the types ``day`` or ``night`` may not run. Raises TestbedError if a site does
+    not answer.
     """
     from execo_g5k import planning
 
@@ -202,7 +205,9 @@ def calendar(
                 f"the sites' calendars cannot be read ({_why(reader, error)})",
                 advice="check that the API is up, and try again",
             ) from error
-    return Calendar(begin, end, calendars)
+    # a job that begins at the end may go on as long as we look ahead
+    closed = closed_times(job_types, begin, end + HORIZON, french_working_days()) if job_types else ()
+    return Calendar(begin, end, calendars, closed)
 
 
 def _why(reader: Reader, error: Exception) -> str:

@@ -12,13 +12,13 @@ where psycopg2 does, and its ``get_next_charter_period`` mistakes the machine's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from datetime import time as clock_time
+from datetime import date, datetime
 from typing import Any
 
 from g5kvirt.inventory import Host
+from g5kvirt.planning.periods import DAY_BEGINS, DAY_ENDS, Working, closed_times, days, hours
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.grid5000 import api, documents
 from g5kvirt.testbeds.grid5000.job_lists import cores_by_host, job_pages, resources_known
@@ -33,17 +33,16 @@ __all__ = [
     "day_edges",
     "day_seconds",
     "french_working_days",
+    "type_breach",
     "usage_by_day",
     "user_jobs",
     "worst_case_cores",
 ]
 
-DAY_BEGINS, DAY_ENDS = 9, 19  #: hours in Paris
 QUOTA = 2 * 3600.0  #: seconds of all cores of a cluster, a day
 EVENING = 2 * 3600.0  #: seconds before charter time ends from which on a job may be submitted that crosses it
 
 Usage = Mapping[str, Mapping[date, float]]  #: cluster → day → core-seconds of charter time
-Working = Callable[[date], bool]
 JobUse = tuple[float, float, Mapping[str, int]]  #: what a job uses: from, to, cores on each cluster
 
 _ACTIVE, _ENDED = "waiting,launching,running", "terminated,error"
@@ -60,24 +59,11 @@ class Breach:
     advice: str
 
 
-def _hours(day: date) -> tuple[float, float]:
-    """When charter time begins and ends on a day."""
-    ends = [datetime.combine(day, clock_time(hour), PARIS).timestamp() for hour in (DAY_BEGINS, DAY_ENDS)]
-    return ends[0], ends[1]
-
-
-def _days(start: float, end: float) -> Iterator[date]:
-    day = datetime.fromtimestamp(start, PARIS).date()
-    while day <= datetime.fromtimestamp(end, PARIS).date():
-        yield day
-        day += timedelta(days=1)
-
-
 def day_seconds(start: float, end: float, working: Working) -> dict[date, float]:
     """How many seconds from ``start`` to ``end`` are charter time, for each day that has some."""
     found = {}
-    for day in _days(start, end):
-        begins, ends = _hours(day)
+    for day in days(start, end):
+        begins, ends = hours(day)
         inside = min(end, ends) - max(start, begins)
         if inside > 0 and working(day):
             found[day] = inside
@@ -86,7 +72,7 @@ def day_seconds(start: float, end: float, working: Working) -> dict[date, float]
 
 def day_edges(start: float, end: float, working: Working) -> list[float]:
     """When charter time begins and ends, between two times: candidates for the start of a job."""
-    return [t for day in _days(start, end) if working(day) for t in _hours(day) if start < t < end]
+    return [t for day in days(start, end) if working(day) for t in hours(day) if start < t < end]
 
 
 def boundary_crossing(start: float, walltime: float, submitted: float, working: Working) -> Breach | None:
@@ -94,8 +80,8 @@ def boundary_crossing(start: float, walltime: float, submitted: float, working: 
 
     :param submitted: when it is submitted, in seconds since the epoch.
     """
-    for day in _days(start, start + walltime):
-        begins, ends = _hours(day)
+    for day in days(start, start + walltime):
+        begins, ends = hours(day)
         if not working(day):
             continue
         if start < begins < start + walltime:
@@ -113,6 +99,29 @@ def boundary_crossing(start: float, walltime: float, submitted: float, working: 
                 f"request at most {(ends - start) // 60:.0f} minutes, or start at {DAY_ENDS} o'clock",
             )
     return None
+
+
+def type_breach(job_types: Collection[str], start: float, walltime: float, working: Working) -> Breach | None:
+    """Whether OAR would not run a job of these types from ``start`` on for ``walltime`` seconds."""
+    end = start + walltime
+    closed = next(
+        (t for t in closed_times(job_types, start, end, working) if t[0] < end and start < t[1]), None
+    )
+    if closed is None:
+        return None
+    between = f"between {DAY_BEGINS} and {DAY_ENDS} o'clock"
+    on = datetime.fromtimestamp(max(start, closed[0]), PARIS).date()
+    if "night" in job_types:
+        message = (
+            f"a job of the type night must not run {between} of a working day, as this one would on {on}"
+        )
+    else:
+        message = (
+            f"a job of the type day must run {between} of one working day, and this one would not on {on}"
+        )
+    return Breach(
+        message, 'let start="first" find the first slot that fits, or leave the type out of job_types'
+    )
 
 
 def usage_by_day(jobs: Iterable[JobUse], working: Working) -> dict[str, dict[date, float]]:

@@ -27,7 +27,7 @@ from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
 from g5kvirt.testbeds.grid5000.host_environments import AmbiguousError, choose, listed
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
-from g5kvirt.testbeds.grid5000.scheduling import SchedulingSource, charter_check, first_start
+from g5kvirt.testbeds.grid5000.scheduling import SchedulingSource, charter_check, first_start, types_breach
 from g5kvirt.testbeds.parallel import call_within, collect
 
 __all__ = [
@@ -141,6 +141,8 @@ def preflight(testbed: SchedulingSource, request: ReservationRequest, user: str 
 
 
 def _charter(testbed: SchedulingSource, request: ReservationRequest, user: str | None, now: float) -> Finding:
+    if (found := types_breach(request, now)) is not None:
+        return charter_finding(found)
     if user is None:
         return Finding("usage charter", "", "ok", "ok", "this testbed has none")
     if request.start == "first":

@@ -11,6 +11,7 @@ from typing import Protocol
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
+from g5kvirt.planning.periods import Working
 from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import check_start, format_walltime
 from g5kvirt.testbeds.base import ReservationRequest
@@ -18,7 +19,14 @@ from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
 from g5kvirt.testbeds.parallel import for_each
 
-__all__ = ["SchedulingSource", "charter_check", "check_extension", "first_start", "reservation_date"]
+__all__ = [
+    "SchedulingSource",
+    "charter_check",
+    "check_extension",
+    "first_start",
+    "reservation_date",
+    "types_breach",
+]
 
 _AT_ONCE = 60.0  #: seconds: a slot that begins within them is requested without a date
 _DAY = 86400.0
@@ -47,16 +55,26 @@ def reservation_date(
         calendar, needs = _calendar_and_needs(testbed, request)
         start = _first_start(testbed, request, user, calendar, needs)
         if start is None:
-            raise _no_slot(calendar, needs, request.walltime)
+            raise _no_slot(calendar, needs, request)
         return None if start < now + _AT_ONCE else math.ceil(start)
     if not isinstance(request.start, str):
         start = request.start
         check_start(start)
+    if breach := types_breach(request, now):
+        raise TestbedError(breach.message, advice=breach.advice)
     if user is not None:
         at = now if start is None else start
         if breach := charter_check(testbed.hosts(), request, user, at, at + request.walltime)(at):
             raise TestbedError(breach.message, advice=breach.advice)
     return start
+
+
+def types_breach(request: ReservationRequest, now: float) -> charter.Breach | None:
+    """Whether OAR would not run jobs of the request's types when they are to start. "first" heeds that."""
+    if not request.job_types or request.start == "first":
+        return None
+    start = now if isinstance(request.start, str) else request.start
+    return charter.type_breach(request.job_types, start, request.walltime, charter.french_working_days())
 
 
 def first_start(testbed: SchedulingSource, request: ReservationRequest, user: str | None) -> float | None:
@@ -96,8 +114,16 @@ def _first_start(
     return first_slot(calendar, needs, request.walltime, allowed=lambda t: not breach(t), also=edges)
 
 
-def _no_slot(calendar: Calendar, needs: Mapping[str, Need], walltime: float) -> TestbedError:
-    last = candidate_starts(calendar)[-1]
+def _no_slot(calendar: Calendar, needs: Mapping[str, Need], request: ReservationRequest) -> TestbedError:
+    walltime = request.walltime
+    open_starts = [t for t in candidate_starts(calendar) if calendar.is_open(t, walltime)]
+    if not open_starts:
+        return TestbedError(
+            f"within {HORIZON / _DAY:.0f} days there is no time in which a job of the types"
+            f" {', '.join(request.job_types)} may run for {format_walltime(int(walltime))}",
+            advice="request a shorter walltime, or leave day and night out of job_types",
+        )
+    last = open_starts[-1]
     missing = {site: shortage(calendar.sites[site], need, last, walltime) for site, need in needs.items()}
     shortages = "; ".join(f"{site}: {words}" for site, words in missing.items() if words)
     return TestbedError(
@@ -136,7 +162,7 @@ def _usage(
     user: str,
     since: float,
     until: float,
-    working: charter.Working,
+    working: Working,
 ) -> dict[str, charter.Usage]:
     """What the user's jobs take of each site's quota between the two times. Raises TestbedError."""
 

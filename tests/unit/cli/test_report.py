@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import platform
 import stat
@@ -39,6 +40,31 @@ SENTENCES = [
 ]
 
 
+#: Base64 of a private key, and its inside on lines of its own.
+WRAPPED = (
+    base64.encodebytes(PRIVATE.replace("b3B", "c3RyYW5nZSBrZXkgb2Yg" * 9).encode()).decode().splitlines()
+)
+SECRETS += [
+    *WRAPPED,
+    "tail-of-it",
+    "82.66.12.34",
+    "2a01:e0a:12:34::7",
+    "adsl.example",
+    "hunter 3",
+    "glpat-",
+    "eyJz",
+]
+SENTENCES += [
+    "\n".join(WRAPPED),
+    f"known as {PUBLIC} only",
+    f"https://{LOGIN}:p@tail-of-it@api.grid5000.fr/ https://me:x%40tail-of-it@h/x http://h/ mysql://u:tail-of-it@db/",
+    "Last login: Mon Nov 30 10:00:00 2026 from box-1.adsl.example",
+    "SSH_CLIENT=82.66.12.34 51234 22",
+    "SSH_CONNECTION=2a01:e0a:12:34::7 51234 172.16.79.101 22",
+    "password: 'hunter 3, with' and PGPASSWORD=\"hunter 3\" psql",
+    f"curl -u {LOGIN}:tail-of-it https://api.grid5000.fr",
+    "glpat-abcdefghijklmnopqrst eyJhbGciOiJI.eyJzdWIiOiJqZG9l.abcdefghijk",
+]
 SENTENCES += [f"{sentence} {marked(sentence)} {quote(sentence)}" for sentence in SENTENCES]
 
 
@@ -138,6 +164,9 @@ def test_names_of_machines_and_programs_are_not_taken_for_persons() -> None:
         "g5k-subnets -a",
         "total alive",
         "{'type': 'default'}",
+        "10.144.0.1/22 by 172.16.64.1 and 127.0.0.1, OAR 2.5.9, 192.168.1.2:8080, fe80::1, 52:54:00:12:34:56",
+        "at 10:00:00, dead::beef, IO::Socket, take -u deploy: no",
+        "job token ring: none",
     ):
         assert redaction.text(text) == text
     assert redaction.text("al: al-1") == "user-1: user-1-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -103,6 +104,10 @@ def test_start_first_selects_at_the_first_possible_time() -> None:
     assert chosen(bed, start="first") == {"nancy": 2}
     assert set(chosen(bed, start="first", hosts=6)) == {"nancy", "rennes"}
     assert set(chosen(bed, start="first", hosts=3, sites=3)) == set(HOSTS)
+    bed.known = replace(bed.known, closed=[(NOW, NOW + 6000)])  # the type of the jobs forbids it
+    assert chosen(bed, start="first") == {"nancy": 2}
+    assert bed.known.sites["rennes"].hosts
+    assert set(chosen(bed, start="first", hosts=6)) == {"nancy", "rennes"}
     with pytest.raises(TestbedError, match="no slot of 1:00:00"):
         chosen(Bed(busy=dict.fromkeys(HOSTS, 90000.0)), start="first")
 

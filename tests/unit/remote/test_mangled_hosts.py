@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mangling import bodies, check_sentence, examples, sentence_of, texts
+from mangling import bodies, check_sentence, examples, reader_tests, sentence_of, texts
 from test_sessions import FakeAccess
 
 from g5kvirt.hostagent import protocol
@@ -99,26 +99,15 @@ def followed(data: st.DataObject) -> None:
 
 
 READERS = (tree, ssh, identity, envelope, answers, followed)
-every_reader = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
 
 
-@every_reader
-@examples(30)
-@given(data=st.data())
-def test_what_hosts_print_is_read_or_refused_in_a_sentence(
-    reader: Callable[[st.DataObject], object], data: st.DataObject
-) -> None:
+def check(reader: Callable[[st.DataObject], object], data: st.DataObject) -> None:
     sentence_of(lambda: reader(data))
 
 
-@pytest.mark.slow
-@every_reader
-@examples(300)
-@given(data=st.data())
-def test_300_answers_of_hosts_for_each_reader(
-    reader: Callable[[st.DataObject], object], data: st.DataObject
-) -> None:
-    sentence_of(lambda: reader(data))
+test_what_hosts_print_is_read_or_refused_in_a_sentence, test_300_answers_of_hosts_for_each_reader = (
+    reader_tests(check, READERS)
+)
 
 
 # ---- sessions, with a process for a host -----------------------------------------------------------------

@@ -211,6 +211,10 @@ def test_spec_copies_its_arguments() -> None:
         ({"job_types": ["besteffort"]}, "'exotic' or 'day' or 'night' or 'destructive'"),
         ({"job_types": [3]}, "job_types"),
         ({"job_types": ["night", "day"]}, "both types 'day' and 'night'"),
+        (
+            {"job_types": ["day"], "walltime": "10:00:01"},
+            "day cannot have a walltime of 10:00:01: give at most",
+        ),
         ({"start": "tomorrow"}, "start"),
         ({"start": "2026-13-01 10:00"}, "start"),
         ({"provisioner": "kadeploy4"}, "'kadeploy3'"),

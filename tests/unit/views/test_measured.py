@@ -96,18 +96,6 @@ def test_text_shows_deployed_and_failed_vms_with_reasons() -> None:
     assert "failed" not in one
 
 
-def test_result_says_that_kadeploy3_logs_in_nowhere() -> None:
-    by_us = MeasureResult(series_events(sizes=(2,), repeat=1), run="r", testbed="t")
-    assert "by Kadeploy3" not in by_us.facts
-    events = [
-        replace(e, detail={**e.detail, "provisioner": "kadeploy3"}) if "provisioner" in e.detail else e
-        for e in series_events(sizes=(2,), repeat=1)
-    ]
-    by_kadeploy3 = MeasureResult(events, run="r", testbed="t")
-    assert "no login is tried" in repr(by_kadeploy3)
-    assert "no login is tried" in by_kadeploy3._repr_html_()
-
-
 def test_html_is_self_contained_and_escaped() -> None:
     evil = "<script>alert(1)</script>"
     shown = result(measure_events((4,), 2, bad={"vm-2": ("image", 99, evil)}))._repr_html_()

@@ -97,19 +97,6 @@ def test_task_files_refuse_unsafe_values(field: str, value: object) -> None:
     assert "\n" not in str(error.value)
 
 
-MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
-
-
-def test_deployed_vm_reports_its_deployment_and_its_root() -> None:
-    said = f"name=mini\nsha256={'a' * 64}\ndeployment=d1.2\nserver=http://10.0.0.1\n{MOUNTS}"
-    assert tasks.read_ready(said) == tasks.Identity("mini", "a" * 64, TaskId("d1", 2), "/dev/vda1")
-
-
-@pytest.mark.parametrize("said", ["", MOUNTS, "name=mini\nsha256=a\ndeployment=1\n", "name=mini\n" + MOUNTS])
-def test_other_output_is_not_ready(said: str) -> None:
-    assert tasks.read_ready(said) is None
-
-
 # ------------------------------------------------------------------------------------------- the procedure
 def guest(name: str) -> str:
     return resources.files("g5kvirt.images").joinpath("guest", name).read_text(encoding="utf-8")

@@ -14,20 +14,32 @@ from hypothesis import strategies as st
 from kadeploymaker import cluster
 from kadeployserver import SECONDS, Kadeploy, serving
 
+from g5kvirt.errors import MachineError
 from g5kvirt.images.environments import Environment
+from g5kvirt.inventory import VM
 from g5kvirt.provisioners.builtin.engine import Outcome
-from g5kvirt.provisioners.kadeploy3 import loop
+from g5kvirt.provisioners.kadeploy3 import logins, loop
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient
 from g5kvirt.provisioners.kadeploy3.configuration import Node
-from g5kvirt.provisioners.kadeploy3.environment import describe
+from g5kvirt.provisioners.kadeploy3.environment import describe, identity_operation
 from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
+from g5kvirt.provisioners.kadeploy3.logins import Logins
 from g5kvirt.provisioners.kadeploy3.loop import DeploymentPart, drive
 from g5kvirt.provisioners.kadeploy3.records import LogLine, NodeState
-from g5kvirt.provisioners.kadeploy3.steps import MACROS, VARIANTS, instance, order, step_name, workflow
+from g5kvirt.provisioners.kadeploy3.steps import (
+    MACROS,
+    VARIANTS,
+    WITH_IDENTITY,
+    instance,
+    order,
+    step_name,
+    workflow,
+)
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 
 DEBIAN = describe(Environment("debian", "/e.tgz", compression="gzip"), "/srv/e.tgz")
+OWN = identity_operation({"name": "debian", "sha256": "a" * 64, "deployment": "d1.1"})
 
 
 @dataclass
@@ -40,6 +52,8 @@ class Bed:
     ahead: float = 0.0  #: seconds by which the server's clock is ahead
     events: list[Event] = field(default_factory=list)
     at: Callable[[float], None] = lambda _: None  #: called when time has passed
+    found: dict[str, list[str]] = field(default_factory=dict)  #: VM → what its logins find, but for the last
+    logins: list[str] = field(default_factory=list)
 
     def clock(self) -> float:
         return self.kadeploy.now - self.ahead
@@ -53,6 +67,8 @@ class Bed:
         self.begun = self.clock()
 
         def sleep(seconds: float) -> None:
+            if all(part.over for part in asked):
+                time.sleep(0.01)  # for the threads that log in
             if all(part.wid or part.over for part in asked):
                 with self.kadeploy.lock:
                     self.kadeploy.now += seconds
@@ -60,17 +76,24 @@ class Bed:
             else:
                 time.sleep(0.002)  # a request is on its way: it takes no time of theirs
 
-        return drive(
-            self.client,
-            mapper,
-            asked,
-            {"environment": "debian", **request},
-            clock=self.clock,
-            sleep=sleep,
-            write=self.events.extend,
-            limit=limit,
-            tick=tick,
-        )
+        with Logins(self.log_in, lambda _: None, clock=self.clock) as made:
+            return drive(
+                self.client,
+                mapper,
+                asked,
+                {"environment": "debian", "operations": OWN, **request},
+                made,
+                clock=self.clock,
+                sleep=sleep,
+                write=self.events.extend,
+                limit=limit,
+                tick=tick,
+            )
+
+    def log_in(self, vms: Sequence[VM], report: Callable[[str, str], object]) -> None:
+        for vm in vms:
+            self.logins.append(vm.name)
+            report(vm.name, self.found[vm.name].pop(0) if self.found.get(vm.name) else "")
 
     @property
     def tables(self) -> Measurements:
@@ -113,6 +136,8 @@ def test_every_step_of_every_vm_is_timed_by_the_log(bed: Bed) -> None:
         assert own["duration"]["minimal-system"] == pytest.approx(
             SECONDS["wait_reboot"] * (1 - share), abs=1e-4
         )
+        assert own["duration"]["identity"] == pytest.approx(SECONDS[WITH_IDENTITY], abs=1e-4)
+        assert own["macro"]["login"] == "BootNewEnv"
         assert {"partition", "format", "bootloader", "boot", "ready"} <= set(own.index)
     row = bed.tables.vms.iloc[0]
     assert row["SetDeploymentEnv_duration"] == pytest.approx(83.4, abs=0.01)
@@ -129,7 +154,7 @@ def test_rare_polls_lose_no_vm_and_few_times(bed: Bed, tick: float) -> None:
     assert set(macros.index) == set(MACROS)
     assert (macros["vms"] == 6).all()
     # steps in the log are timed by it, macro-steps at worst by the polls or by whole seconds
-    true = {"SetDeploymentEnv": 83.4, "BroadcastEnv": 32.5}
+    true = {"SetDeploymentEnv": 83.4, "BroadcastEnv": 34.0}
     for macro, seconds in true.items():
         assert macros["median"][macro] == pytest.approx(seconds, abs=1.1)
 
@@ -164,7 +189,7 @@ def test_events_have_the_shape_of_those_of_the_builtin_provisioner(bed: Bed) -> 
         assert starts == list(MACROS)
         assert own[-1].step == "deployment"
     statistics = next(e for e in bed.events if e.step == "statistics")
-    assert statistics.detail["vms"][bed.nodes[0].vm.name] == {"durations": (83, 32, 64), "retries": (0, 0, 0)}
+    assert statistics.detail["vms"][bed.nodes[0].vm.name] == {"durations": (83, 34, 64), "retries": (0, 0, 0)}
 
 
 def test_a_vm_that_fails_once_is_tried_again_alone(bed: Bed) -> None:
@@ -236,6 +261,51 @@ def test_a_deployment_left_by_an_earlier_process_is_ended_first(bed: Bed) -> Non
     assert {o.state for o in bed.run()} == {"deployed"}
     deleted = [path for method, path, _ in bed.kadeploy.requests if method == "DELETE"]
     assert deleted[0].endswith(left)
+
+
+def test_a_vm_that_runs_something_else_has_failed_though_kadeploy3_has_deployed_it(bed: Bed) -> None:
+    names = [node.vm.name for node in bed.nodes]
+    bed.found = {
+        names[1]: ["it does not answer yet"] * 3,
+        names[3]: ["it runs another deployment, d0.1"] * 99,
+    }
+    outcomes = bed.run()
+    assert [o.state for o in outcomes] == ["deployed"] * 3 + ["failed"] + ["deployed"] * 2
+    lost = outcomes[3]
+    assert (lost.macro, lost.step, lost.reason) == (
+        "BootNewEnv",
+        "login",
+        "it runs another deployment, d0.1",
+    )
+    assert (bed.logins.count(names[0]), bed.logins.count(names[1])) == (1, 4)
+    own = bed.tables.attempts[bed.tables.attempts["step"] == "login"].set_index("vm")["duration"]
+    assert own[names[0]] <= 4
+    assert 9 <= own[names[1]] <= 20, "three pauses"
+    assert logins.LIMIT <= own[names[3]] <= logins.LIMIT + 10
+    macro = next(e for e in bed.of(4) if (e.step, e.status) == ("BootNewEnv", "failed"))
+    assert macro.detail["reason"] == lost.reason
+    (whole,) = bed.tables.deployments.to_dict("records")
+    assert (whole["deployed"], whole["failed"], whole["unfinished"]) == (5, 1, 0)
+
+
+def test_hosts_that_cannot_log_in_are_the_reason_of_their_vms(bed: Bed, monkeypatch: Any) -> None:
+    def breaks(vms: Sequence[VM], report: Callable[[str, str], object]) -> None:
+        report(vms[0].name, "")
+        raise MachineError("no ssh here")
+
+    monkeypatch.setattr(bed, "log_in", breaks)
+    outcomes = bed.run(tick=30.0)
+    # each time one VM is heard of, and drops out
+    assert {o.reason for o in outcomes} <= {"", "no ssh here"}
+    assert outcomes[0].state == "deployed"
+    assert "failed" in {o.state for o in outcomes}
+
+
+def test_an_operation_that_fails_on_a_node_is_named(bed: Bed) -> None:
+    for variant in ("Kascade", "Chain"):
+        bed.breaks(2, f"BroadcastEnv{variant}", WITH_IDENTITY, "No space left on device")
+    lost = bed.run()[1]
+    assert (lost.macro, lost.step, lost.reason) == ("BroadcastEnv", "identity", "No space left on device")
 
 
 def test_kexec_that_fails_is_followed_by_a_hard_reboot(bed: Bed) -> None:
@@ -342,16 +412,21 @@ def bed_that_waits_no_longer(bed: Bed) -> list[Outcome]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    return drive(
-        bed.client,
-        mapper,
-        parts,
-        {"environment": "debian"},
-        clock=lambda: float(next(now)),
-        sleep=sleep,
-        write=bed.events.extend,
-        limit=5.0,
-    )
+    def clock() -> float:
+        return float(next(now))
+
+    with Logins(bed.log_in, lambda _: None, clock=clock) as made:
+        return drive(
+            bed.client,
+            mapper,
+            parts,
+            {"environment": "debian"},
+            made,
+            clock=clock,
+            sleep=sleep,
+            write=bed.events.extend,
+            limit=5.0,
+        )
 
 
 # ---- the mapper alone --------------------------------------------------------------------------------------
@@ -387,16 +462,24 @@ LINES = st.lists(
         )
     ),
     st.sets(st.sampled_from(["node-1.kadeploy", "node-2.kadeploy"])),
+    st.sampled_from(["", "it runs another deployment"]),
+    st.booleans(),
 )
 def test_every_vm_ends_once_for_every_answer_of_kadeploy3(
-    polls: Sequence[tuple[dict[str, NodeState], list[LogLine]]], ok: set[str]
+    polls: Sequence[tuple[dict[str, NodeState], list[LogLine]]], ok: set[str], why: str, early: bool
 ) -> None:
     nodes = cluster(2).nodes
     mapper = EventMapper("d1", nodes)
     mapper.start(0.0, {})
     for number, (states, lines) in enumerate(polls, start=1):
         mapper.poll(float(number), states, lines)
+        for vm in mapper.take_up() if early else ():
+            mapper.logged_in(number + 0.5, vm.name, why)
     mapper.end(200.0, [n.name for n in nodes], ok, [])
+    for vm in mapper.take_up():
+        assert not mapper.finished
+        mapper.logged_in(201.0, vm.name, why)
+        mapper.logged_in(202.0, vm.name, why)
     assert mapper.finished
     events = mapper.take()
     for node in nodes:
@@ -416,6 +499,7 @@ def test_every_vm_ends_once_for_every_answer_of_kadeploy3(
     assert (events[-1].step, events[-1].kind) == ("deployment", "run")
     whole = Measurements.of(events).deployments.iloc[0]
     assert whole["deployed"] + whole["failed"] == 2
+    assert not (why and whole["deployed"]), "without a login none is deployed"
 
 
 def test_each_step_belongs_to_one_macro_step() -> None:

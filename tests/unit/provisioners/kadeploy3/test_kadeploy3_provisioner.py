@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,12 +25,14 @@ from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError, SpecError
 from g5kvirt.hostagent import protocol
 from g5kvirt.images import environments
-from g5kvirt.inventory import GIB, Facts, Host
+from g5kvirt.inventory import GIB, VM, Facts, Host
 from g5kvirt.netboot import services
+from g5kvirt.netboot.task_id import TaskId
 from g5kvirt.planning.services import ServiceLayout, ServiceMachine
 from g5kvirt.provisioners.base import DeploymentRequest
-from g5kvirt.provisioners.kadeploy3 import provisioner, server_machine, system
+from g5kvirt.provisioners.kadeploy3 import logins, provisioner, server_machine, system
 from g5kvirt.provisioners.kadeploy3.configuration import ETC, KEY
+from g5kvirt.provisioners.readiness import identity_fields
 from g5kvirt.remote import File, Result
 from g5kvirt.run import directory
 from g5kvirt.run.deployment_tables import Measurements
@@ -123,7 +127,8 @@ def context(folder: Path, machines: Machines, **more: Any) -> Iterator[Context]:
     spec = Spec(sites={"nancy": 2, "rennes": 1}, vms=6, provisioner="kadeploy3", **more)
     run = directory.create(folder, "r", {"spec": spec.to_dict(), "testbed": "local"})
     (run.path / "ssh").mkdir(exist_ok=True)
-    for name, text in {"id_ed25519": "secret", "id_ed25519.pub": "ssh-ed25519 BBBB run\n"}.items():
+    keys = {"id_ed25519": "secret", "check": "may look", "check.pub": "ssh-rsa CCCC check\n"}
+    for name, text in {**keys, "id_ed25519.pub": "ssh-ed25519 BBBB run\n"}.items():
         (run.path / "ssh" / name).write_text(text)
     testbed: Any = SimpleNamespace(access=lambda _: None, package_proxy=None, real_cores=4, world=None)
     with closing(Journal.open(run.journal)) as journal:
@@ -170,6 +175,39 @@ def kadeploy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kadeploy]:
         yield made
 
 
+class Deployed:
+    """In the place of `GuestCommands`: what VMs show to who logs in, as the request's operation left it."""
+
+    roots: Mapping[str, str] = {}  #: VM → its root device, but for /dev/vda1
+    kadeploy: Kadeploy
+
+    def __init__(self, context: Context, vms: Sequence[VM]) -> None:
+        self.key = context.check_key
+
+    def give_up(self, reason: str) -> None:
+        """Nothing runs."""
+
+    def run(self, names: Sequence[str], argv: Sequence[str], *, key: Path, on_result: Any, **_: Any) -> None:
+        assert key == self.key
+        assert argv[-1].split()[0] == "cat"
+        asked = [body for method, path, body in self.kadeploy.requests if path == "/deployment" and body][-1]
+        (operation,) = asked["custom_operations"]["BroadcastEnv"]["send_key"]["post-ops"]
+        with tempfile.TemporaryDirectory() as root:
+            script = f"KADEPLOY_ENV_EXTRACTION_DIR={root} && {operation['command']}"
+            subprocess.run(["sh", "-c", script], check=True, timeout=10)
+            found = Path(f"{root}/etc/g5kvirt-environment").read_text()
+        for name in names:
+            text = f"{found}{self.roots.get(name, '/dev/vda1')} / ext4 rw 0 0\n"
+            on_result(Result(name, True, 0, text.encode(), b"", 1.0, 2.0, via="host"))
+
+
+@pytest.fixture(autouse=True)
+def deployed(kadeploy: Kadeploy, monkeypatch: pytest.MonkeyPatch) -> type[Deployed]:
+    made = type("OneDeployed", (Deployed,), {"kadeploy": kadeploy})
+    monkeypatch.setattr(provisioner, "GuestCommands", made)
+    return made
+
+
 def prepared(
     made: Context, image: environments.Image, broadcast: chain.Kind = "chain"
 ) -> provisioner.Kadeploy3Installer:
@@ -187,7 +225,13 @@ def test_a_machine_is_made_the_server_once(
         assert programs[-1] == "runuser", "the server last"
         head = {path: data for (host, path), data in machines.files.items() if host == "head-nancy"}
         assert head["/etc/apt/sources.list.d/g5kvirt-kadeploy3.list"] == REPOSITORY.encode() + b"\n"
-        assert head[server_machine.AUTHORIZED] == f"{PUBLIC}\nssh-ed25519 BBBB run\n".encode()
+        assert (
+            head[server_machine.AUTHORIZED]
+            == (
+                f"{PUBLIC}\nssh-ed25519 BBBB run\n"
+                'restrict,command="exec cat /etc/g5kvirt-environment /proc/mounts" ssh-rsa CCCC check\n'
+            ).encode()
+        )
         folder = f"{services.WWW}/kadeploy3"
         assert head[f"{folder}/deploy-vmlinuz"] == b"kernel"
         assert head[f"{folder}/deploy-initrd"].startswith(b"initrd")
@@ -295,6 +339,35 @@ def test_deployment_writes_the_events_common_to_all_provisioners(
             "parts": 1,
         }
         assert kadeploy.workflows == {}, "the server may forget it"
+
+
+def test_a_deployed_vm_runs_the_image_of_this_deployment_from_its_disk(
+    tmp_path: Path,
+    image: environments.Image,
+    kadeploy: Kadeploy,
+    deployed: type[Deployed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logins, "LIMIT", 0.0)
+    image = replace(image, environment=replace(image.environment, name="it's $HOME"))
+    deployed.roots = {VMS[1].name: "rootfs"}
+    with context(tmp_path, Machines()) as made:
+        installer = prepared(made, image)
+        kadeploy.now = time.time()
+        outcomes = installer.deploy(DeploymentRequest("d1", VMS[:3], {"vms": [vm.name for vm in VMS[:3]]}))
+        assert [(o.state, o.step) for o in outcomes] == [
+            ("deployed", "login"),
+            ("failed", "login"),
+            ("deployed", "login"),
+        ]
+        assert outcomes[1].reason == "its root is rootfs, not the disk"
+        # the image that was registered is another one than that of this installer
+        other = replace(installer, image=replace(image, sha256="cd" * 32))
+        written = identity_fields(image, TaskId("d1", 1))
+        monkeypatch.setattr(provisioner, "identity_fields", lambda *_: written)
+        for name, one in (("d2", installer), ("d1", other)):
+            (outcome,) = one.deploy(DeploymentRequest(name, VMS[:1], {"vms": [VMS[0].name]}))
+            assert outcome.reason == "it runs another deployment, d1.1 of it's $HOME"
 
 
 @pytest.mark.parametrize("reached", [0, 1])

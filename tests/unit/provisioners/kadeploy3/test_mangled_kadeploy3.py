@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
 from hypothesis import strategies as st
 from kadeploymaker import cluster
-from mangling import HTML, bodies, check_sentence, examples, sentence_of, texts
+from mangling import HTML, bodies, check_sentence, reader_tests, sentence_of, texts
 
+from g5kvirt.inventory import VM
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient
 from g5kvirt.provisioners.kadeploy3.event_mapping import EventMapper
+from g5kvirt.provisioners.kadeploy3.logins import Logins
 from g5kvirt.provisioners.kadeploy3.loop import DeploymentPart, drive
 from g5kvirt.run.events import Event
 
@@ -32,6 +33,7 @@ STATES = [
     for macro, micro, state in (
         ("SetDeploymentEnvUntrusted", "reboot", "ok"),
         ("BroadcastEnvKascade", "send_environment", "ko"),
+        ("BroadcastEnvKascade", "custom_post_send_key-identity", "ok"),
         ("BootNewEnvKexec", "wait_reboot", "reboot_in_progress"),
     )
 ]
@@ -107,10 +109,16 @@ def whole(client: KadeployClient) -> None:
         now += 20
 
     events.start(now, {})
-    outcomes = drive(
-        client, events, [DeploymentPart(NAMES, timeout=0.01)], {"environment": "mini"},
-        clock=lambda: now, sleep=sleep, write=written.extend, limit=600,
-    )  # fmt: skip
+
+    def log_in(vms: Sequence[VM], report: Callable[[str, str], object]) -> None:
+        for vm in vms:
+            report(vm.name, "")
+
+    with Logins(log_in, lambda _: None, clock=lambda: now) as logins:
+        outcomes = drive(
+            client, events, [DeploymentPart(NAMES, timeout=0.01)], {"environment": "mini"}, logins,
+            clock=lambda: now, sleep=sleep, write=written.extend, limit=600,
+        )  # fmt: skip
     assert [outcome.state in ("deployed", "failed") for outcome in outcomes] == [True, True]
     assert all(math.isfinite(event.t) for event in written)
     for outcome in outcomes:
@@ -188,16 +196,6 @@ def check(name: str, data: st.DataObject) -> None:
         sentence_of(lambda: reader(KadeployClient("http://test")))
 
 
-@pytest.mark.parametrize("name", READERS)
-@examples(30)
-@given(data=st.data())
-def test_what_a_server_answers_is_read_or_refused_in_a_sentence(name: str, data: st.DataObject) -> None:
-    check(name, data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", READERS)
-@examples(300)
-@given(data=st.data())
-def test_300_answers_of_a_server_for_each_reader(name: str, data: st.DataObject) -> None:
-    check(name, data)
+test_what_a_server_answers_is_read_or_refused_in_a_sentence, test_300_answers_of_a_server_for_each_reader = (
+    reader_tests(check, READERS)
+)

@@ -15,9 +15,10 @@ from g5kvirt import testbeds
 from g5kvirt.errors import SpecError, TestbedError
 from g5kvirt.inventory import Host, Reservation, SubNetwork, to_plain
 from g5kvirt.planning.availability import Calendar, SiteCalendar
+from g5kvirt.planning.periods import closed_times
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
-from g5kvirt.testbeds.grid5000 import charter, driver, jobs, walltime
+from g5kvirt.testbeds.grid5000 import charter, driver, jobs, scheduling, walltime
 from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.api import hide_password
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
@@ -312,6 +313,40 @@ def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytes
     oars.calendar = replace(oars.calendar, start=monday, end=monday + 1e6)
     start = oars.bed.first_start(request(walltime=3 * 3600))
     assert start == datetime(2099, 11, 23, 19, 0, tzinfo=PARIS).timestamp()
+
+
+def test_jobs_of_the_type_night_start_at_night_and_of_the_type_day_by_day(
+    oars: Oars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()
+    evening = monday + 9 * 3600
+    oars.reserve(start=evening, walltime=3600, job_types=("night", "exotic"))
+    oars.reserve(start=monday, walltime=3600, job_types=("day",), job_name="other")
+    message = (
+        "a job of the type night must not run between 9 and 19 o'clock of a working day, as this one would"
+    )
+    with pytest.raises(TestbedError, match=f"{message} on 2099-11-23: let start=.first. find"):
+        oars.reserve(start=monday, walltime=3600, job_types=("night",))
+    with pytest.raises(TestbedError, match=f"{message} on 2099-11-24"):
+        oars.reserve(start=evening, walltime=15 * 3600, job_types=("night",))
+    with pytest.raises(TestbedError, match="a job of the type day must run between 9 and 19 o'clock of one"):
+        oars.reserve(start=evening - 60, walltime=3600, job_types=("day",))
+    monkeypatch.setattr(scheduling.time, "time", lambda: monday)
+    with pytest.raises(TestbedError, match="a job of the type night must not"):
+        oars.reserve(start="now", job_types=("night",))
+    assert len(oars.starts) == 4
+    closed = closed_times(["night"], monday, monday + 3e6, lambda day: day.weekday() < 5)
+    oars.calendar = replace(oars.calendar, start=monday, end=monday + 1e6, closed=closed)
+    assert oars.bed.first_start(request(job_types=("night",))) == evening
+    monkeypatch.setattr(charter, "user_jobs", lambda *_: [])
+    with_charter = Bed(oars, charter=True, user="me")
+    assert with_charter.first_start(request(job_types=("night",))) == evening
+    with pytest.raises(
+        TestbedError,
+        match="no time in which a job of the types night may run for 80:00:00: request a shorter",
+    ):
+        oars.reserve(start="first", walltime=80 * 3600, job_types=("night",))
 
 
 def test_extension_is_refused_if_the_charter_forbids_it(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:

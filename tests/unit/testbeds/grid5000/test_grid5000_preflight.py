@@ -17,7 +17,7 @@ from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
-from g5kvirt.testbeds.grid5000 import api, connection, preflight
+from g5kvirt.testbeds.grid5000 import api, charter, connection, preflight
 from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
@@ -332,6 +332,16 @@ def test_preflight_of_a_testbed_without_charter_only_looks_for_a_slot() -> None:
     assert statuses(too_many) == {"usage charter": "ok", "start": "warning"}
     exotic = ReservationRequest({"nancy": 2}, {}, 3600, "x", job_types=("exotic",))
     assert statuses(preflight.preflight(Sites(), exotic, None)) == {"usage charter": "ok", "start": "ok"}
+
+
+def test_preflight_says_when_a_type_may_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    noon = datetime(2099, 11, 23, 12, 0, tzinfo=PARIS).timestamp()
+    for start, status in ((noon, "problem"), (noon + 8 * 3600, "ok"), ("first", "ok")):
+        asked = ReservationRequest({"nancy": 1}, {}, 3600, "x", start=start, job_types=("night",))
+        (finding, _) = preflight.preflight(Sites(), asked, None)
+        assert (finding.what, finding.status) == ("usage charter", status)
+    assert finding.message
 
 
 def test_a_silent_api_does_not_keep_the_frontends_from_being_checked(monkeypatch: pytest.MonkeyPatch) -> None:

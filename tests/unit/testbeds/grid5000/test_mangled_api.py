@@ -18,9 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
-from mangling import HTML, bodies, check_sentence, examples, sentence_of
+from mangling import HTML, bodies, check_sentence, reader_tests, sentence_of
 
 from g5kvirt.inventory import GIB, Host, Reservation
 from g5kvirt.phases.reservation_request import with_sites
@@ -310,21 +309,6 @@ def check(reader: Callable[[], object], data: st.DataObject) -> None:
     assert not failed, "a thread's traceback was printed"
 
 
-every_reader = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
-
-
-@every_reader
-@examples(30)
-@given(data=st.data())
-def test_what_the_api_answers_is_read_or_refused_in_a_sentence(
-    reader: Callable[[], object], data: st.DataObject
-) -> None:
-    check(reader, data)
-
-
-@pytest.mark.slow
-@every_reader
-@examples(300)
-@given(data=st.data())
-def test_300_answers_of_the_api_for_each_reader(reader: Callable[[], object], data: st.DataObject) -> None:
-    check(reader, data)
+test_what_the_api_answers_is_read_or_refused_in_a_sentence, test_300_answers_of_the_api_for_each_reader = (
+    reader_tests(check, READERS)
+)

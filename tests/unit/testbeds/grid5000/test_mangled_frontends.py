@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from hypothesis import given
 from hypothesis import strategies as st
-from mangling import check_sentence, examples, sentence_of, texts
+from mangling import check_sentence, reader_tests, sentence_of, texts
 from noise import connection
 
 from g5kvirt.errors import TestbedError
@@ -318,21 +317,7 @@ def down(path: str) -> dict[str, Any]:
     raise TestbedError("the API does not answer")
 
 
-every_reader = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
-
-
-@every_reader
-@examples(30)
-@given(data=st.data())
-def test_what_a_frontend_prints_is_read_or_refused_in_a_sentence(
-    reader: Callable[[], object], data: st.DataObject
-) -> None:
-    check(reader, data)
-
-
-@pytest.mark.slow
-@every_reader
-@examples(300)
-@given(data=st.data())
-def test_300_answers_of_a_frontend_for_each_reader(reader: Callable[[], object], data: st.DataObject) -> None:
-    check(reader, data)
+(
+    test_what_a_frontend_prints_is_read_or_refused_in_a_sentence,
+    test_300_answers_of_a_frontend_for_each_reader,
+) = reader_tests(check, READERS)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from g5kvirt.images.environments import Environment, Image
-from g5kvirt.provisioners.builtin.readiness import not_ready_reason, shows_console, with_console
+from g5kvirt.netboot.task_id import TaskId
+from g5kvirt.provisioners import readiness
+from g5kvirt.provisioners.readiness import not_ready_reason, shows_console, with_console
 from g5kvirt.remote import Result
 
 IMAGE = Image(Environment("mine", "/image"), Path("/image"), "a" * 64, 1000)
@@ -67,3 +69,16 @@ def test_the_console_joins_the_reason_without_the_kernels_time() -> None:
     line = "[   12.345678] Run /init as init process"
     assert with_console("no answer", line) == "no answer; its console ends with: Run /init as init process"
     assert with_console("no answer", "") == "no answer"
+
+
+MOUNTS = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,noatime 0 0\n"
+
+
+def test_deployed_vm_reports_its_deployment_and_its_root() -> None:
+    said = f"name=mini\nsha256={'a' * 64}\ndeployment=d1.2\nserver=http://10.0.0.1\n{MOUNTS}"
+    assert readiness.read_ready(said) == readiness.Identity("mini", "a" * 64, TaskId("d1", 2), "/dev/vda1")
+
+
+@pytest.mark.parametrize("said", ["", MOUNTS, "name=mini\nsha256=a\ndeployment=1\n", "name=mini\n" + MOUNTS])
+def test_other_output_is_not_ready(said: str) -> None:
+    assert readiness.read_ready(said) is None
