@@ -175,7 +175,8 @@ class VMAccess:
 
         ``format``: ``"ansible"`` (``ansible -i FILE vms …``), ``"clustershell"`` (a directory:
         ``CLUSTERSHELL_CFGDIR=DIR clush -w @vms …``), ``"ssh"`` (as `ssh_config`), ``"hosts"`` (lines for
-        /etc/hosts) or ``"json"``. Sites are groups of them. Raises as `run`.
+        /etc/hosts) or ``"json"``. The groups of the specification and the sites are groups there. Raises as
+        `run`.
         """
         from g5kvirt.guests.inventories import write_inventory
         from g5kvirt.guests.run import chosen_vms

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from g5kvirt.cli.options import command_parser, runs_option
-from g5kvirt.errors import SpecError
-from g5kvirt.views.formatting import count, size
-
-if TYPE_CHECKING:
-    from g5kvirt.artifact.crate import About
-    from g5kvirt.run.directory import Run
 
 __all__ = ["add_archive", "add_open", "archive", "open_archive"]
-
-REDRAWN = "redrawn"  #: the folder of figures that were drawn anew
 
 
 def add_archive(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +63,7 @@ def add_open(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "open",
         "unpack an archive of runs, check it, and draw its figures again",
         "Needs neither root nor a testbed. Every file is compared with its checksum; then all tables and\n"
-        f"figures are made anew from the journals, below {REDRAWN}/, and compared with the archived ones.\n\n"
+        "figures are made anew from the journals, below redrawn/, and compared with the archived ones.\n\n"
         "exit code 0: all are the same to the byte; 1: some differ, and the versions that may be why are\n"
         "listed; 2: the archive is damaged.\n\n"
         "examples:\n"
@@ -92,99 +79,26 @@ def add_open(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def archive(arguments: argparse.Namespace) -> int:
     """Write an archive of runs."""
-    from g5kvirt.artifact.collect import check_names, check_presence, collect
-    from g5kvirt.artifact.crate import About
-    from g5kvirt.artifact.packing import pack
-    from g5kvirt.cli.report import redaction_for
+    from g5kvirt.artifact.archive import archive
 
-    runs = _runs(arguments.runs, arguments.run)
-    check_names(runs, arguments.add)
-    for run in runs:
-        check_presence(run)
-    path = arguments.output or Path(f"{runs[0].name}.zip")
-    if path.suffix != ".zip":
-        raise SpecError(f"{path} is not the name of a zip file", advice="give one that ends in .zip")
-    if not path.parent.is_dir():
-        raise SpecError(f"there is no directory {path.parent}", advice="make it first")
-    redaction = redaction_for(runs[0])
-    with tempfile.TemporaryDirectory(prefix="g5kvirt-archive-") as name:
-        folder = Path(name)
-        collect(runs, arguments.add, folder, redaction)
-        names = _complete(folder, About(arguments.title, arguments.author, arguments.license))
-        pack(folder, path)
-    figures = sum(name.endswith(".pdf") for name in names)
-    print(
-        f"written: {path}: {count(len(runs), 'run')}, {count(figures, 'figure')}, {size(path.stat().st_size)}"
+    made = archive(
+        *arguments.run,
+        output=arguments.output,
+        add=arguments.add,
+        title=arguments.title,
+        authors=arguments.author,
+        license=arguments.license,
+        folder=arguments.runs,
     )
-    replaced = ", ".join(f"{kind} {number:,} times" for kind, number in sorted(redaction.count.items()))
-    print(f"replaced: {replaced or 'nothing'}")
-    print(f"Look through it before you publish it, and try it: g5kvirt open {path}")
+    print(made)
+    print(f"Look through it before you publish it, and try it: g5kvirt open {made.path}")
     return 0
-
-
-def _runs(root: Path, given: Sequence[str]) -> list[Run]:
-    """The runs that are named, those of folders one by one. Raises RunError."""
-    from g5kvirt.run.directory import list_runs, locate
-
-    found: list[Run] = []
-    for word in given:
-        folders = (path for path in (Path(word), root / word) if not (path / "run.json").exists())
-        inside = next((runs for path in folders if (runs := list_runs(path))), None)
-        found += inside or [locate(root, word)]
-    return found
-
-
-def _complete(folder: Path, about: About) -> list[str]:
-    """Draw the figures of what was collected, and describe it all; returns the names of all files."""
-    from g5kvirt.artifact.crate import describe
-    from g5kvirt.artifact.draw import draw
-    from g5kvirt.artifact.packing import VERSIONS, write_manifest
-    from g5kvirt.artifact.readme import readme
-    from g5kvirt.artifact.versions import requirements, versions
-    from g5kvirt.run.directory import list_runs
-
-    draw(folder / "runs", folder)
-    used = versions()
-    (folder / VERSIONS).write_text(json.dumps(used, indent=2) + "\n", encoding="utf-8")
-    (folder / "requirements.txt").write_text(requirements(used), encoding="utf-8")
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    page = readme(list_runs(folder / "runs"), about, used, files)
-    (folder / "README.md").write_text(page, encoding="utf-8")
-    describe(folder, about, used, sorted([*files, "README.md"]))
-    return write_manifest(folder)
 
 
 def open_archive(arguments: argparse.Namespace) -> int:
     """Unpack an archive, check it, and draw its figures again."""
-    from g5kvirt.artifact.draw import draw, same
-    from g5kvirt.artifact.packing import check_manifest, read_versions, unpack
-    from g5kvirt.artifact.versions import differences, versions
-    from g5kvirt.run.directory import list_runs
+    from g5kvirt.artifact.archive import open_archive
 
-    file: Path = arguments.archive
-    if file.is_dir():
-        folder = file
-        check_manifest(folder)
-    else:
-        folder = arguments.into or file.with_suffix("")
-        unpack(file, folder)
-        print(f"unpacked: {folder}")
-    for run in list_runs(folder / "runs"):
-        print(f"  run {run.name} on {run.testbed}")
-    if (folder / REDRAWN).is_dir():
-        shutil.rmtree(folder / REDRAWN)  # of an earlier call, perhaps by other versions
-    draw(folder / "runs", folder / REDRAWN)
-    outcome = same(folder, folder / REDRAWN)
-    unlike = [name for name, is_same in outcome.items() if not is_same]
-    if not unlike:
-        print(f"drawn anew: {count(len(outcome), 'file')}, all the same to the byte ({folder / REDRAWN})")
-        return 0
-    numbers = [name for name in unlike if name.endswith(".csv")]
-    print(
-        f"drawn anew: {len(unlike):,} of {count(len(outcome), 'file')} differ, {len(numbers):,} are numbers"
-    )
-    for name in unlike:
-        print(f"  {name}")
-    others = differences(read_versions(folder), versions())
-    print(f"versions: {'; '.join(others) if others else 'the same as in the archive'}")
-    return 1
+    found = open_archive(arguments.archive, arguments.into)
+    print(found)
+    return 0 if found.same else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -163,30 +162,15 @@ def _add_build(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def _build(arguments: argparse.Namespace) -> int:
     """Build an image and say where it is."""
-    from g5kvirt.images.custom import ImageRequest, build, package_names
-    from g5kvirt.views.formatting import duration, size
+    from g5kvirt.images.custom import build_image
 
-    request = ImageRequest(
-        name=arguments.name,
-        packages=package_names(arguments.packages),
+    build_image(
+        arguments.name,
+        arguments.packages,
         debian=arguments.debian,
         script=arguments.script,
         compression=arguments.compression,
-    )
-    start = time.monotonic()
-    progress = partial(print, flush=True)
-    made = build(request, arguments.output, progress, refresh=arguments.refresh)
-    packed = Path(made.image).stat().st_size
-    print(
-        f"{arguments.output / request.name}.yaml: {size(packed)}, unpacked {size(made.unpacked)},"
-        f" in {duration(time.monotonic() - start)}"
-    )
-    print(
-        f"deploy it with vm.disk of at least {_least_disk(made.unpacked)} MiB: --environment {request.name}"
+        folder=arguments.output,
+        refresh=arguments.refresh,
     )
     return 0
-
-
-def _least_disk(unpacked: int) -> int:
-    """MiB of a disk that holds so many bytes: the file system's tables come on top, and room to run."""
-    return -(-(unpacked + unpacked // 4 + (32 << 20)) // (1 << 20))

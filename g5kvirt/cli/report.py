@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import getpass
 import importlib.metadata
 import io
 import json
 import os
 import platform
-import re
-import socket
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from g5kvirt.artifact.person import redaction_of_this_person
 from g5kvirt.cli.options import command_parser, confirmed, runs_option
-from g5kvirt.cli.redaction import Redaction
-from g5kvirt.errors import SpecError
 
 if TYPE_CHECKING:
+    from g5kvirt.artifact.redaction import Redaction
     from g5kvirt.run.directory import Run
 
 __all__ = ["add_report", "contents", "report"]
-
-_SECRET_VARIABLE = re.compile(r"PASS|TOKEN|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
 def add_report(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,7 +50,7 @@ def report(arguments: argparse.Namespace) -> int:
     from g5kvirt.run.directory import locate
 
     run = locate(arguments.runs, arguments.run)
-    redaction = redaction_for(run)
+    redaction = redaction_of_this_person()
     files = contents(run, redaction)
     path = arguments.output or Path(f"{run.name}-report.tar.gz")
     print(f"{path} will have, of run {run.name}:")
@@ -71,31 +65,6 @@ def report(arguments: argparse.Namespace) -> int:
     _write(path, files)
     print(f"written: {path}")
     return 0
-
-
-def redaction_for(run: Run) -> Redaction:
-    """What is known to be replaced: of this person, this machine and its environment."""
-    logins = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "SUDO_USER")}
-    logins |= set(_configured_logins())
-    with contextlib.suppress(KeyError, OSError):  # a number without a name
-        logins.add(getpass.getuser())
-    secrets = [
-        value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= 6
-    ]
-    hosts = {platform.node(), socket.gethostname()}
-    return Redaction(logins, secrets, hosts - {""}, str(Path.home()))
-
-
-def _configured_logins() -> Iterator[str]:
-    from g5kvirt.testbeds.grid5000.settings import load_settings
-
-    try:
-        settings = load_settings()
-    except SpecError:
-        return
-    yield settings.user or ""
-    if settings.jump and "@" in settings.jump:
-        yield settings.jump.partition("@")[0]
 
 
 def contents(run: Run, redaction: Redaction) -> Mapping[str, str]:

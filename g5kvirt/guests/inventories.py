@@ -52,25 +52,35 @@ def write_inventory(context: Context, kind: object, vms: Sequence[VM]) -> Path:
 
 
 def groups_of(vms: Sequence[VM]) -> dict[str, list[VM]]:
-    """Groups of VMs by the names that tools know them under: ``vms``, and each site."""
+    """Groups of VMs by the names that tools know them under: ``vms``, those of the specification, each site.
+
+    A group has neither of the other names: `spec.groups.RESERVED`, `planning.checks`.
+    """
     found: dict[str, list[VM]] = {"vms": list(vms)}
-    for vm in vms:
-        found.setdefault(vm.site, []).append(vm)
+    for names in ([vm.group for vm in vms], [vm.site for vm in vms]):
+        for vm, name in zip(vms, names, strict=True):
+            if name:
+                found.setdefault(name, []).append(vm)
     return found
 
 
 def _ansible(vms: Sequence[VM], config: Path) -> Mapping[str, str]:
     """A YAML inventory; its variables are those of Ansible's ssh connection plugin."""
     about = {
-        vm.name: {"g5kvirt_address": str(vm.ip), "g5kvirt_host": vm.host, "g5kvirt_site": vm.site}
+        vm.name: {
+            "g5kvirt_address": str(vm.ip),
+            "g5kvirt_host": vm.host,
+            "g5kvirt_site": vm.site,
+            **({"g5kvirt_group": vm.group} if vm.group else {}),
+        }
         for vm in vms
     }
-    sites: dict[str, Any] = {
+    groups: dict[str, Any] = {
         name: {"hosts": {vm.name: {} for vm in own}} for name, own in groups_of(vms).items() if name != "vms"
     }
     variables = {"ansible_user": "root", "ansible_ssh_common_args": f'-F "{config}"'}
     document: dict[str, Any] = {
-        "all": {"vars": variables, "children": {"vms": {"hosts": about}, **sites}},
+        "all": {"vars": variables, "children": {"vms": {"hosts": about}, **groups}},
     }
     return {"ansible.yaml": yaml.safe_dump(document, sort_keys=False, default_flow_style=False)}
 
@@ -97,7 +107,14 @@ def _json(vms: Sequence[VM], config: Path) -> Mapping[str, str]:
         "ssh_config": str(config),
         "groups": {name: [vm.name for vm in own] for name, own in groups_of(vms).items()},
         "vms": [
-            {"name": vm.name, "address": str(vm.ip), "mac": vm.mac, "host": vm.host, "site": vm.site}
+            {
+                "name": vm.name,
+                "address": str(vm.ip),
+                "mac": vm.mac,
+                "host": vm.host,
+                "site": vm.site,
+                **({"group": vm.group} if vm.group else {}),
+            }
             for vm in vms
         ],
     }

@@ -1,6 +1,6 @@
 """What a link between two VMs does, measured by these VMs: round-trip time, rate and loss.
 
-With programs that busybox has, and every Debian with netcat and ping: nothing is installed.
+With programs that busybox has: nothing is installed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,18 @@ BLOCK = 65536
 #: Seconds until a transfer is given up: the slowest rate takes four minutes for the least bytes.
 LIMIT = 300
 
+#: Debian's busybox has these programs, but not under their names; its netcat comes before others, of which
+#: each ends a connection in its own way.
+_PROGRAMS = (
+    "export nc=nc ping=ping\n"
+    "busybox --list 2>/dev/null | grep -qx nc && nc='busybox nc'\n"
+    "command -v ping >/dev/null || ping='busybox ping'\n"
+)
+
 #: The sender listens in the background, for as long as the transfer may take, and says when it does.
 _SEND = (
-    "setsid timeout {limit} sh -c 'dd if=/dev/zero bs={block} count={blocks} 2>/dev/null | nc -l -p {port}'"
+    _PROGRAMS + "setsid timeout {limit} sh -c"
+    " 'dd if=/dev/zero bs={block} count={blocks} 2>/dev/null | $nc -l -p {port}'"
     " </dev/null >/dev/null 2>/tmp/g5kvirt-link &\n"
     "for i in 1 2 3 4 5 6 7 8 9 10; do\n"
     "  grep -qs ':{hexport} 0*:0000 0A' /proc/net/tcp /proc/net/tcp6 && exit 0\n"
@@ -40,8 +49,8 @@ _SEND = (
 #: The receiver times what comes after the first byte. Its netcat reads from a pipe without an end: one that
 #: sees the end of its input closes the connection.
 _RECEIVE = (
-    "f=/tmp/g5kvirt-link; rm -f $f; mkfifo $f && exec 3<>$f || exit 1\n"
-    "timeout {limit} nc {address} {port} <&3 | {{\n"
+    _PROGRAMS + "f=/tmp/g5kvirt-link; rm -f $f; mkfifo $f && exec 3<>$f || exit 1\n"
+    "timeout {limit} $nc {address} {port} <&3 | {{\n"
     "  dd bs=1 count=1 of=/dev/null 2>/dev/null; cut -d' ' -f1 /proc/uptime\n"
     "  wc -c; cut -d' ' -f1 /proc/uptime\n"
     "}}\n"
@@ -80,7 +89,7 @@ def measure(guests: GuestCommands, link: Link, source: VM, target: VM) -> Measur
 def _ping(
     guests: GuestCommands, source: VM, target: VM, count: int, interval: float
 ) -> tuple[float | None, float | None, str]:
-    command = f"ping -c {count} -i {interval} -W 2 {source.ip}"
+    command = f"{_PROGRAMS}$ping -c {count} -i {interval} -W 2 {source.ip}"
     result = guests.run([target.name], ["sh", "-c", command], timeout=120)[target.name]
     found = read_ping(result.text)
     if found is None:

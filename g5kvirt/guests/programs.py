@@ -58,7 +58,10 @@ done
 _SUPERVISE = """\
 limit=$2 most=$3
 read -r since _ </proc/uptime
-setsid sh -c "$4" </dev/null >out 2>err &
+(
+    cd "${HOME:-/root}"  # as a command that is waited for
+    exec setsid sh -c "$4"
+) </dev/null >out 2>err &
 group=$!
 read -r line </proc/$$/stat
 set -- ${line##*) }

@@ -75,6 +75,9 @@ def configuration(
         names = dict.fromkeys([host.name, host.address])
         lines.append(f"Host {' '.join(names)}\n  HostName {host.address}\n")
         lines += [f"  ProxyJump {access.jump}\n"] * bool(access.jump)
+    if not own:  # for a person: ssh itself knows no groups
+        for group in dict.fromkeys(vm.group for vm in vms if vm.group):
+            lines.append(f"# {group}: {' '.join(vm.name for vm in vms if vm.group == group)}\n")
     by_name = {host.name: host.address for host in hosts}
     lines += [f"Host {vm.name}\n  HostName {vm.ip}\n  ProxyJump {by_name[vm.host]}\n" for vm in vms]
     known = [vm.name for vm in vms] + [name for host in hosts for name in (host.name, host.address)]

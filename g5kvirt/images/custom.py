@@ -10,8 +10,10 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,22 @@ from g5kvirt.images.debian_system import AFTER, BEFORE, INCLUDE, SystemRecipe
 from g5kvirt.images.descriptions import NAME, Environment, load
 from g5kvirt.images.environments import BUILT_IN
 from g5kvirt.images.repository import RELEASES
+from g5kvirt.inventory import MIB
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
 from g5kvirt.spec.fields import check_fields, checked_by, choice, show, text, whole, wrong
 
-__all__ = ["COMPRESSIONS", "ImageRequest", "build", "package_names"]
+__all__ = ["COMPRESSIONS", "ImageRequest", "build", "build_image", "package_names"]
 
 #: How an image may be compressed; ending of its file.
 COMPRESSIONS = {"gzip": ".tar.gz", "xz": ".tar.xz", "zstd": ".tar.zst", "none": ".tar"}
 
 #: Not silent, so that a console shows how far a boot is.
 ARGUMENTS = " ".join(word for word in KERNEL_ARGUMENTS.split() if word != "quiet")
+
+#: What an image of one's own has besides: links between VMs are measured with it (`guests.link_probe`).
+TOOLS = ("busybox",)
+#: Its initrd does without, as that of any image: it has to fit into a VM's memory twice.
+_BEFORE = {**BEFORE, "etc/initramfs-tools/conf.d/busybox": "BUSYBOX=n\n"}
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _VERSION = 1  #: raised when the same request would give another image
@@ -105,6 +113,49 @@ class ImageRequest:
         return data
 
 
+def build_image(
+    name: str,
+    packages: str | Iterable[str] = (),
+    *,
+    debian: int = 12,
+    script: str | Path | None = None,
+    compression: str = "gzip",
+    folder: str | Path = "environments",
+    refresh: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Build Debian with ``packages`` as an environment, and return its description, for `Experiment.measure`.
+
+    As ``g5kvirt image build``: ``packages`` may be one text, separated by commas; ``script`` is a program
+    that is run as root in the new system; the second time the image is taken from the cache, unless
+    ``refresh`` asks for newer packages. Needs root and some minutes. ``progress`` is called with sentences,
+    which are printed if it is not given.
+
+    Raises SpecError for what cannot be built, MachineError if it cannot be built here.
+    """
+    progress = progress or partial(print, flush=True)
+    request = ImageRequest(
+        name=name,
+        packages=package_names(packages),
+        debian=debian,
+        script=None if script is None else Path(script),
+        compression=compression,
+    )
+    start = time.monotonic()
+    made = build(request, Path(folder), progress, refresh=refresh)
+    path = Path(folder) / f"{name}.yaml"
+    packed = Path(made.image).stat().st_size
+    sizes = f"{packed / MIB:.1f} MiB, unpacked {made.unpacked / MIB:.1f} MiB"
+    progress(f"{path}: {sizes}, in {time.monotonic() - start:.0f} s")
+    progress(f"deploy it with vm.disk of at least {_least_disk(made.unpacked)} MiB: --environment {name}")
+    return path
+
+
+def _least_disk(unpacked: int) -> int:
+    """MiB of a disk that holds so many bytes: the file system's tables come on top, and room to run."""
+    return -(-(unpacked + unpacked // 4 + (32 << 20)) // (1 << 20))
+
+
 def build(
     request: ImageRequest, folder: Path, progress: ProgressCallback = no_progress, *, refresh: bool = False
 ) -> Environment:
@@ -114,14 +165,16 @@ def build(
     SpecError for what cannot be built, MachineError if it cannot be built here.
     """
     script = request.script_text()
+    base = (*INCLUDE, *TOOLS)
     recipe = SystemRecipe(
         RELEASES[request.debian],
         f"image {request.name}",
-        include=(*INCLUDE, *(name for name in request.packages if name not in INCLUDE)),
+        include=(*base, *(name for name in request.packages if name not in base)),
+        before=_BEFORE,
         compression=request.compression,
         script=script,
     )
-    made_of = [_VERSION, recipe.release, recipe.include, dict(BEFORE), dict(AFTER), request.compression]
+    made_of = [_VERSION, recipe.release, recipe.include, _BEFORE, dict(AFTER), request.compression]
     key = json.dumps([*made_of, script.decode("utf-8", "surrogateescape")])
     directory = build_cache.build_directory("environments", key, request.name)
 

@@ -71,9 +71,15 @@ def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
 
 
 def _check_groups(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> None:
-    """VMs of a group that is called like a cluster would have the names of machines."""
+    """VMs of a group that is called like a cluster would have the names of machines; inventories and links
+    know groups and sites by their names."""
     clusters = {host.cluster for hosts in hosts_by_site.values() for host in hosts} if spec.groups else set()
     for group in spec.groups:
+        if group.name in spec.sites:
+            raise SpecError(
+                f"the group {group.name!r} has the name of a site: links and inventories could mean either",
+                advice="give it another name",
+            )
         if group.name in clusters:
             raise SpecError(
                 f"the group {group.name!r} has the name of a cluster: its VMs would be called like machines",

@@ -40,6 +40,9 @@ MAX_GROUPS = 64
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _NAME_NEEDED = "a word of at most 40 lower-case letters, digits and hyphens such as 'client'"
 
+#: What inventories of other tools call all VMs, and Ansible those of no group.
+RESERVED = ("all", "ungrouped", "vms")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VMSpec:
@@ -79,6 +82,11 @@ class Group:
 
     def __post_init__(self) -> None:
         check_fields(self, f"vms.{self.name}" if isinstance(self.name, str) and self.name else "vms")
+        if self.name in RESERVED:
+            raise SpecError(
+                f"a group cannot be called {self.name!r}, which has a meaning of its own in inventories",
+                advice="give it another name",
+            )
 
     def size(self, vm: VMSpec) -> VMSpec:
         """The size of its VMs, where those of no group are as ``vm``."""

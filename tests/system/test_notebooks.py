@@ -46,9 +46,13 @@ STORIES = {
         1,
         {"scalability", "breakdown", "map", "nodes", "compare-boot", "compare-deployment"},
     ),
+    "own-experiment": ([], 1, {"transfers", "load", "map"}),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
-LONG = {"broadcast", "slides", "windows"}  #: minutes; the others and test_light show most of it as well
+#: Minutes; the demonstration and test_light show most of it as well, tests/newcomer that of own-experiment.
+LONG = {"broadcast", "own-experiment", "slides", "windows"}
+#: What a notebook has to print.
+PRINTS = {"own-experiment": "all the same to the byte"}
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow
 
 
@@ -80,6 +84,7 @@ def test_a_notebook_runs_from_top_to_bottom(notebook: str, small: State, tmp_pat
     cells = json.loads((story / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert [output for output in outputs if output["output_type"] == "error"] == []
+    assert PRINTS.get(notebook, "") in json.dumps(outputs)
     page = (story / f"{notebook}.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 2, "figures are seen without a kernel"
     assert {path.stem for path in (story / "figures").rglob("*.pdf")} >= figures

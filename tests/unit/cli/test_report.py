@@ -15,7 +15,7 @@ import pytest
 from runmaker import run_events
 
 from g5kvirt import cli
-from g5kvirt.cli.redaction import Redaction
+from g5kvirt.artifact.redaction import Redaction
 from g5kvirt.testbeds.grid5000.answers import marked
 
 LOGIN, OTHER, MAIL = "jdoe", "asmith", "jane.doe@inria.example"

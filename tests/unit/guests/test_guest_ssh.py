@@ -47,7 +47,7 @@ class Written:
         access = Access(ssh_config=self.own, key=folder / "key %d", jump=outside, login=login)
         self.access = access.through(*jumps.gateways(vlan, "nancy.grid5000.fr"))
         self.hosts = [host("nancy", 1, vlan), host("rennes", 2, vlan)]
-        self.vms = [VM(7, "vm-7", self.hosts[1].name, "rennes", IPv4Address("10.156.0.9"), "02::7")]
+        self.vms = [VM(7, "vm-7", self.hosts[1].name, "rennes", IPv4Address("10.156.0.9"), "02::7", "server")]
         self.file = folder / "config"
         self.file.write_text(configuration(self.access, outside, self.hosts, self.vms))
 
@@ -67,6 +67,7 @@ def test_without_a_jump_the_testbeds_own_configuration_leads_to_the_hosts(tmp_pa
         assert (proxy(found), found["proxyusefdpass"]) == ("enter %h", ["yes"])
     vm = ssh(made.file, "vm-7")
     assert (vm["hostname"], vm["user"], proxy(vm)) == (["10.156.0.9"], ["root"], made.hosts[1].address)
+    assert "# server: vm-7\n" in made.file.read_text(), "groups, for a reader"
     frontend = ssh(made.file, "rennes.grid5000.fr")
     assert (frontend["user"], proxy(frontend)) == (["g5k"], "enter %h")
     assert frontend["identityfile"] == ["/own"], "a run's key is for its machines only"

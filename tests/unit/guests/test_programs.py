@@ -116,6 +116,15 @@ def test_output_and_end_can_be_had_while_it_runs_and_afterwards(start: Start, tm
     assert (Path(program.path) / "out").read_text() == "begun\nits\n"
 
 
+def test_it_starts_in_roots_home_as_a_command_that_is_waited_for(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program = start("pwd")
+    assert program.wait(15)
+    assert row(program)["out"].strip() == str(tmp_path)
+
+
 def test_time_is_limited_and_its_whole_group_is_ended(start: Start, tmp_path: Path) -> None:
     program = start(f"sleep 300 & echo $! >{tmp_path}/child; wait; echo never", timeout=1)
     assert program.wait(15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,10 @@ VMS = [
     VM(2, "vm-2", "b-1.rennes.grid5000.fr", "rennes", IPv4Address("10.156.0.3"), "52:54:00:00:00:02"),
     VM(3, "vm-3", "a-1.nancy.grid5000.fr", "nancy", IPv4Address("10.144.0.4"), "52:54:00:00:00:03"),
 ]
+
+OF = ("server", "a", "b")
+KINDS = [replace(vm, name=f"{group}-1", group=group) for vm, group in zip(VMS, OF, strict=True)]
+KINDS.append(replace(VMS[0], name="b-2", group="b", ip=IPv4Address("10.144.0.5")))
 
 
 @pytest.fixture
@@ -61,6 +66,26 @@ def test_hosts_and_json(context: Any) -> None:
         "site": "nancy",
     }
     assert found["groups"]["rennes"] == ["vm-2"]
+
+
+def test_groups_of_the_specification_are_groups_of_every_tool(context: Any) -> None:
+    expected = {
+        "vms": ["server-1", "a-1", "b-1", "b-2"],
+        "server": ["server-1"],
+        "a": ["a-1"],
+        "b": ["b-1", "b-2"],
+        "nancy": ["server-1", "b-1", "b-2"],
+        "rennes": ["a-1"],
+    }
+    ansible = yaml.safe_load(write_inventory(context, "ansible", KINDS).read_text())["all"]["children"]
+    assert {name: list(group["hosts"]) for name, group in ansible.items()} == expected
+    assert ansible["vms"]["hosts"]["b-2"]["g5kvirt_group"] == "b"
+    folder = write_inventory(context, "clustershell", KINDS)
+    groups = yaml.safe_load((folder / "groups.d/g5kvirt.yaml").read_text())["g5kvirt"]
+    assert groups == {name: ",".join(own) for name, own in expected.items()}
+    document = json.loads(write_inventory(context, "json", KINDS).read_text())
+    assert document["groups"] == expected
+    assert [vm["group"] for vm in document["vms"]] == ["server", "a", "b", "b"]
 
 
 def test_unknown_format_is_refused(context: Any) -> None:

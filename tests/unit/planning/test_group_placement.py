@@ -138,3 +138,9 @@ def test_smallest_group_must_boot_and_no_group_is_named_as_a_cluster() -> None:
     spec = Spec(sites={"a": 1}, vms=[Group("h", 2)])
     with pytest.raises(SpecError, match="the group 'h' has the name of a cluster"):
         check_against(spec, {"a": FOUR[:2]})
+
+
+def test_no_group_is_named_as_a_site() -> None:
+    spec = Spec(sites={"a": 1}, vms=[Group("a", 2)])
+    with pytest.raises(SpecError, match="the group 'a' has the name of a site"):
+        check_against(spec, {"a": FOUR[:2]})

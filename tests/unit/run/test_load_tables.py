@@ -13,6 +13,7 @@ from g5kvirt.errors import RunError
 from g5kvirt.run import event_types
 from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
+from g5kvirt.views.drawing import Picture
 from g5kvirt.views.figures import Figures
 from g5kvirt.views.measure_result import MeasureResult
 from g5kvirt.views.phase_result import PhaseResult
@@ -119,6 +120,24 @@ def test_looks_are_no_progress() -> None:
     assert len(frames.spans) == 1
 
 
+def test_the_busiest_machine_is_shown_where_there_are_several_and_phases_are_named() -> None:
+    later = [look("measure", T0 + at, {ONE: counters("m", T0 + at, at)}, first=at == 40) for at in (40, 60)]
+    one = Figures(Frames([*run_events(4), *shared(0.5), *later]), run="first", testbed="local").load()
+    assert "busiest machine" not in labels(one)
+    assert [text.get_text() for text in one.figure.axes[0].texts] == ["launch", "measure"]
+    apart = [
+        look("launch", T0 + at, {h: counters(h, T0 + at, at) for h in (ONE, TWO)}, first=not at)
+        for at in (0, 10)
+    ]
+    several = Figures(Frames([*run_events(4), *apart]), run="first", testbed="local").load()
+    assert "busiest machine" in labels(several)
+
+
+def labels(picture: Picture) -> list[str]:
+    (legend,) = picture.figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
 def test_figures_show_what_used_processors_and_links() -> None:
     events = [*run_events(4), *shared(other=0.5)]
     found = Figures(Frames(events), run="first", testbed="local", guest="tcg")
@@ -129,6 +148,9 @@ def test_figures_show_what_used_processors_and_links() -> None:
     links = Figures(Frames([*events, serving]), run="first", testbed="local").load(of="links").data.iloc[0]
     assert links["sent_by_services"] == pytest.approx(4.0)
     assert links["received_median"] == pytest.approx(2.0)
+    over = Figures(Frames([*run_events(4), *shared(other=2.6)]), run="first", testbed="local").load().data
+    assert over["busiest"].max() == 1.0, "ticks that are counted whole"
+    assert over[["vms", "services", "own", "other"]].iloc[0].sum() == pytest.approx(1.0)
     for columns in (1, 2):
         check_layout(found.load(columns), columns)
         check_layout(found.load(columns, of="links"), columns)

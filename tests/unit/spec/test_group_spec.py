@@ -56,6 +56,7 @@ def test_groups_survive_the_record_of_the_run_and_changes_of_other_fields() -> N
         ([{"name": "a", "count": 1, "ram": 3}], "unknown key 'ram' in a group of vms"),
         ([{"name": "A B", "count": 1}], "vms.A B.name must be a word of at most 40 lower-case letters"),
         ([{"name": "a-", "count": 1}], "must be a word"),
+        ([{"name": "all", "count": 1}], "a group cannot be called 'all'"),
         ([{"name": "a", "count": 0}], "vms.a.count must be a whole number, at least 1, not 0"),
         ([{"name": "a", "count": 1, "memory": "1G"}], "vms.a.memory must be a whole number of MiB, not '1G'"),
         ("six", "vms must be a whole number of at least 1, not 'six'"),

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
 
+#: Device files are left out: the host's /dev is over them, and a container may not make any.
+_TAR = ["tar", "-x", "--numeric-owner", "--anchored", "--exclude=dev/*", "--exclude=./dev/*"]
 _FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"], "zstd": ["--zstd"]}
 #: Seconds to unpack an image.
 LIMIT = 300.0
@@ -73,7 +75,7 @@ class Writer:
         if compression == "zstd" and shutil.which("zstd") is None:  # tar calls it
             return "the host has no zstd: install that package, or compress the image with gzip"
         os.makedirs(self._aside)
-        argv = ["tar", "-x", "--numeric-owner", *_FLAGS[compression], "-f", self._file, "-C", self._aside]
+        argv = [*_TAR, *_FLAGS[compression], "-f", self._file, "-C", self._aside]
         said = f"{self._file}.said"
         with open(said, "wb") as errors:
             process = subprocess.Popen(
@@ -88,7 +90,8 @@ class Writer:
                 if before - self._free() > MOST:
                     return f"it unpacks to more than {MOST >> 20} MiB, which a host keeps in its memory"
                 await sleep(0.01)
-            message = tail(said).splitlines()
+            # tar's last line says only that there was an error
+            message = [line for line in tail(said).splitlines() if "due to previous errors" not in line]
         finally:
             process.kill()
             process.wait()

@@ -87,7 +87,21 @@ def test_members_that_lead_out_of_the_image_stay_inside_or_are_refused(tmp_path:
     assert victim.read_text() == "mine"
     assert victim.stat().st_nlink == 1
     assert reason or (root / "bin/sh").exists()
+    assert "previous errors" not in reason, "the error itself is named"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "victim"]
+
+
+def test_device_files_of_a_debian_are_left_out(tmp_path: Path) -> None:
+    data = archive(
+        (member("./dev", tarfile.DIRTYPE, mode=0o755), b""),
+        (member("./dev/null", tarfile.CHRTYPE), b""),
+        (member("dev/zero", tarfile.CHRTYPE), b""),
+        (member("./usr/lib/dev/kept"), b"x"),
+    )
+    reason, root = unpack(tmp_path / "images", data)
+    assert reason == ""
+    assert list((root / "dev").iterdir()) == []
+    assert (root / "usr/lib/dev/kept").read_bytes() == b"x"
 
 
 def test_setuid_files_are_out_of_reach_of_other_users(tmp_path: Path) -> None:
