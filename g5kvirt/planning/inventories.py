@@ -70,6 +70,7 @@ class Inventory:
     vlans: Mapping[str, int] = field(default_factory=dict)  #: site → global KaVLANs
     matching: frozenset[str] | None = None  #: machines that meet the spec's properties; None: no filter
     unanswered: frozenset[str] = frozenset()  #: sites that exist, but whose machines could not be read
+    uplinks: Mapping[str, float] = field(default_factory=dict)  #: site → bits per second to the others
 
 
 def exclusion_reason(machine: Machine, spec: Spec, *, emulated: bool = False) -> str | None:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from g5kvirt.errors import RunError
+from g5kvirt.errors import RunError, SpecError
 from g5kvirt.phases.measure import MeasureRequest
 from g5kvirt.prediction.predicting import simulate
 from g5kvirt.run.deployment_state import DeploymentState
@@ -70,13 +70,21 @@ def calibrate(runs: Sequence[str | Path], name: str) -> Calibration:
 
 def _read(path: Path) -> _Measured:
     run = locate(path.parent, str(path))
-    document = run.document
     if run.predicted:
         raise RunError(f"{path} is a prediction: a calibration is made from measured runs")
+    try:
+        return _measured(run)
+    except (RunError, SpecError) as error:
+        raise RunError(f"{path}: {error.message}") from error
+
+
+def _measured(run: Run) -> _Measured:
+    document = run.document
     cores = shared_cores(document)
+    Spec.from_dict(document.get("spec", {}))  # now: it is needed after the first minute
     if cores is None and str(document.get("testbed")).partition(":")[0] == "local":
         raise RunError(
-            f"{path} does not say how many cores its hosts shared, since it was made by an older version:"
+            "it does not say how many cores its hosts shared, since it was made by an older version:"
             " measure it again"
         )
     return _Measured(run, RunTimes(read_events(run.journal), cores), cores)

@@ -29,7 +29,8 @@ def expected_times(forecast: Forecast) -> tuple[PhaseEstimate, ...]:
     spec, cores = forecast.spec, forecast.real_cores
     calibration = calibration_for(spec.guest, shared=cores is not None)
     machines = [host for own in forecast.fit.values() for host in own]
-    testbed = Simulated(inventory_of(machines, "check"), calibration, real_cores=cores)
+    inventory = replace(inventory_of(machines, "check"), uplinks=forecast.inventory.uplinks)
+    testbed = Simulated(inventory, calibration, real_cores=cores)
     alone = replace(on_given_machines(spec), clusters=None, queue=None, provisioner="g5kvirt")
     part = sample(alone, testbed)
     if part.spec.vms > _MOST_VMS:

@@ -111,8 +111,9 @@ def _simulated_like(runner: PhaseRunner, calibration: str) -> Simulated:
         world = None
     else:
         testbed = runner.testbed
-        inventory = Inventory(testbed.name, {site: tuple(own) for site, own in testbed.machines().items()})
         cores, world = testbed.real_cores, testbed.world
+        machines = {site: tuple(own) for site, own in testbed.machines().items()}
+        inventory = Inventory(testbed.name, machines, uplinks={} if world is None else world.uplinks)
     if calibration:
         found = calibrations.load(calibration)
     elif world is not None:

@@ -42,8 +42,9 @@ class Run:
 
     @property
     def predicted(self) -> bool:
-        """Whether it is a prediction by a model: no machine ran."""
-        return bool(self.document.get("prediction"))
+        """Whether it is a prediction by a model: no machine ran. Its testbed says so as well."""
+        kind = str(self.document.get("testbed")).partition(":")[0]
+        return bool(self.document.get("prediction")) or kind == "simulated"
 
     @property
     def testbed(self) -> str:

@@ -35,6 +35,8 @@ DEPLOYMENT = ("partition", "format", "image", "postinstall", "bootloader", "sync
 SHIPPED = ("local-emulated", "local-light", "grid5000")
 #: Phases of the machines.
 MACHINE_PHASES = ("reserve", "deploy", "configure")
+#: Largest values, so that no typing mistake leads out of the calendar: a second is that of eleven days.
+_MOST = {"seconds": 1e6, "cpu": 1e6, "spread": 10.0, "bytes": 1e15}
 #: Steps that are a key of their own.
 _SINGLE = ("reboot", "reboot_boot", "environment", "check", "broadcast")
 
@@ -105,18 +107,25 @@ class Calibration:
             values[key] = _step(values.get(key), f"{where}: {key}")
         for key in ("fixed", "images", "fit"):
             own = _mapping(values.get(key), f"{where}: {key}")
-            values[key] = {name: _number(value, f"{where}: {key}.{name}") for name, value in own.items()}
+            most = _MOST["seconds" if key == "fixed" else "bytes"]
+            values[key] = {
+                name: _number(value, f"{where}: {key}.{name}", most) for name, value in own.items()
+            }
         for key in ("hop", "uplink_gbps"):
             if key in values:
-                values[key] = _number(values[key], f"{where}: {key}")
+                values[key] = _number(values[key], f"{where}: {key}", _MOST["seconds"])
         found = cls(**values)
-        if missing := [s for s in (BOOT[0], BOOT[-1]) if s not in found.boot]:
-            raise SpecError(f"{where}: boot has no step {missing[0]!r}, which every boot has")
-        if missing := [s for s in ("image", "boot") if s not in found.deployment]:
-            raise SpecError(f"{where}: deployment has no step {missing[0]!r}, which every deployment has")
+        found.check_steps(where)
         if found.uplink_gbps <= 0:
             raise SpecError(f"{where}: uplink_gbps must be above 0")
         return found
+
+    def check_steps(self, where: str) -> None:
+        """Raises SpecError if a step is missing that every boot or deployment has."""
+        if missing := [s for s in (BOOT[0], BOOT[-1]) if s not in self.boot]:
+            raise SpecError(f"{where}: boot has no step {missing[0]!r}, which every boot has")
+        if missing := [s for s in ("image", "boot") if s not in self.deployment]:
+            raise SpecError(f"{where}: deployment has no step {missing[0]!r}, which every deployment has")
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for YAML, without what is zero."""
@@ -148,13 +157,15 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
 def _step(value: object, where: str) -> StepTime:
     own = _mapping(value, where)
     _known(own, [f.name for f in fields(StepTime)], where, "key")
-    return StepTime(**{key: _number(number, f"{where}.{key}") for key, number in own.items()})
+    return StepTime(**{key: _number(number, f"{where}.{key}", _MOST[key]) for key, number in own.items()})
 
 
-def _number(value: object, where: str) -> float:
+def _number(value: object, where: str, most: float) -> float:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not plain or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
         wrong(where, "a number from 0 on", value)
+    if value > most:  # type: ignore[operator]
+        wrong(where, f"at most {most:,.0f}", value)
     return float(value)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from g5kvirt.errors import SpecError
+from g5kvirt.errors import RunError, SpecError
 from g5kvirt.run.event_types import seconds_of
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
@@ -46,7 +46,10 @@ class _Interval:
 
 
 class RunTimes:
-    """What a run says about durations. ``cores``: those that all machines shared; None: each had its own."""
+    """What a run says about durations. ``cores``: those that all machines shared; None: each had its own.
+
+    Raises RunError for a journal in which VMs did something that were never placed.
+    """
 
     def __init__(self, events: Iterable[Event], cores: int | None) -> None:
         self.events = list(events)
@@ -62,6 +65,11 @@ class RunTimes:
         phase = self.state.phases[name]
         return phase.seconds() if len(phase.tries) == 1 and phase.state == "ok" else None
 
+    def _host_of(self, vm: str) -> str:
+        if vm not in self._host:
+            raise RunError(f"its journal is damaged: {vm} is on no host, and yet it did something")
+        return self._host[vm]
+
     def _boots(self) -> Iterator[_Interval]:
         """The steps of boots that came up at once."""
         times: dict[str, dict[str, float]] = defaultdict(dict)
@@ -75,7 +83,7 @@ class RunTimes:
                 continue
             for step in BOOT:
                 if step in own:
-                    yield _Interval(step, self._host[vm], before, max(before, own[step]))
+                    yield _Interval(step, self._host_of(vm), before, max(before, own[step]))
                     before = max(before, own[step])
 
     def _deployments(self) -> Iterator[_Interval]:
@@ -93,7 +101,7 @@ class RunTimes:
             seconds = seconds_of(event) if (event.phase, event.kind) == ("measure", "vm") else None
             if seconds is None or event.status != "ok" or event.step == "broadcast":
                 continue
-            host, begin = self._host[event.subject], event.t - seconds
+            host, begin = self._host_of(event.subject), event.t - seconds
             if event.step == "image":  # before that it waits for its host
                 begin = max(begin, arrived.get((str(event.detail.get("deployment")), host), begin))
             name = _REBOOT_BOOT if event.step == "minimal-system" else event.step
@@ -106,7 +114,11 @@ class RunTimes:
             groups["" if self.cores is not None else one.host].append(one)
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for host, own in groups.items():
-            cores = self.cores if self.cores is not None else self.state.facts[host].cores
+            cores = self.cores
+            if cores is None:
+                if host not in self.state.facts:
+                    raise RunError(f"its journal is damaged: it does not say how many cores {host} has")
+                cores = self.state.facts[host].cores
             for one, work in zip(own, _work(own, cores).tolist(), strict=True):
                 found[one.name].append((one.end - one.begin, work))
         return {name: np.array(values) for name, values in found.items()}
@@ -154,7 +166,8 @@ def fit(
 ) -> Calibration:
     """The calibration that describes these runs.
 
-    Raises SpecError where they are of different kinds, are predictions, or have no deployment to learn from.
+    Raises SpecError where they are of different kinds, are predictions, or have no boot or no deployment to
+    learn from.
     """
     kinds = {run.guest for run in runs}
     if len(kinds) != 1 or "" in kinds:
@@ -172,7 +185,7 @@ def fit(
     check = CHECK.get(guest, 0.05)
     environment, again = _time(samples["ready"]), _time(samples.get(_REBOOT_BOOT))
     machines, fixed = _phases(runs)
-    return Calibration(
+    found = Calibration(
         name=name,
         guest=guest,
         source=source,
@@ -189,6 +202,8 @@ def fit(
         broadcast=_time(samples.get(_HOST_BROADCAST)),
         images=dict(images or {}),
     )
+    found.check_steps("these runs")  # such as where no VM came up at its first try
+    return found
 
 
 def _phases(runs: Sequence[RunTimes]) -> tuple[dict[str, StepTime], dict[str, float]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Literal
 
+from g5kvirt.errors import SpecError
 from g5kvirt.inventory import VM, Host
 from g5kvirt.run.virtual_time import EPOCH
 from g5kvirt.simulation.calibration import BOOT, Calibration, StepTime, in_order
@@ -27,11 +28,18 @@ System = Literal["off", "booting", "minimal", "environment"]
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong: shares between 0 and 1."""
+    """What goes wrong: shares between 0 and 1. Raises SpecError for others, and for a negative time."""
 
     vms: float = 0.0  #: of VMs that never get an address
     hosts: float = 0.0  #: of hosts that die during each deployment
     within: float = 60.0  #: seconds from its beginning
+
+    def __post_init__(self) -> None:
+        for name, share in (("vms", self.vms), ("hosts", self.hosts)):
+            if not 0 <= share <= 1:
+                raise SpecError(f"faults: {name} is a share from 0 to 1, not {share!r}")
+        if not 0 <= self.within < math.inf:
+            raise SpecError(f"faults: within is a number of seconds from 0 on, not {self.within!r}")
 
 
 @dataclass
@@ -54,7 +62,8 @@ class World:
     """The machines of a testbed. ``real_cores``: cores that all share; None: each has its own.
 
     ``sampled``: how many hosts each of these stands for (`g5kvirt.prediction.sample`). What all hosts share
-    is smaller by that: their sites' uplinks here, the links of servers in ``hosts``.
+    is smaller by that: their sites' uplinks here, the links of servers in ``hosts``. ``uplinks``: site → bits
+    per second, where it is not what the calibration says of all. Raises SpecError for a link without a rate.
     """
 
     calibration: Calibration
@@ -63,6 +72,7 @@ class World:
     faults: Faults = Faults()
     seed: int = 0
     sampled: float = 1.0
+    uplinks: Mapping[str, float] = field(default_factory=dict)
     timeline: Timeline = field(init=False)
     network: Network = field(init=False)
     guests: dict[str, Guest] = field(init=False, default_factory=dict)
@@ -71,8 +81,8 @@ class World:
     def __post_init__(self) -> None:
         self.timeline = Timeline()
         sites = list(dict.fromkeys(host.site for host in self.hosts))
-        uplink = self.calibration.uplink_gbps * 1e9 / self.sampled
-        rates = [host.nic_rate for host in self.hosts] + [uplink] * len(sites)
+        rates = [_rate(host.nic_rate, host.name) for host in self.hosts]
+        rates += [_rate(self.uplink(site), f"the uplink of {site}") / self.sampled for site in sites]
         self.network = Network(self.timeline, [rate / 8 for rate in rates])
         self._link = {host.name: number for number, host in enumerate(self.hosts)}
         self._uplink = {site: len(self.hosts) + number for number, site in enumerate(sites)}
@@ -81,6 +91,10 @@ class World:
         self._all = None if self.real_cores is None else Processors(self.timeline, self.real_cores)
         self._processors: dict[str, Processors] = {}
         self._random = random.Random(self.seed)  # noqa: S311  a model, no secret
+
+    def uplink(self, site: str) -> float:
+        """Bits per second from a site to the others."""
+        return self.uplinks.get(site, self.calibration.uplink_gbps * 1e9)
 
     def now(self) -> float:
         """The virtual time, seconds since the epoch."""
@@ -236,3 +250,9 @@ class World:
             reached()
 
         self.steps(guest, [] if guest.dead else [(system, step)], end, path)
+
+
+def _rate(bits: float, link: str) -> float:
+    if not 0 < bits < math.inf:
+        raise SpecError(f"a prediction needs the rate of {link} in bits per second, above 0, not {bits!r}")
+    return bits

@@ -177,11 +177,16 @@ class SimulatedDriver:
     def _on_its_way(self, hosts: Sequence[Host], head: Host, variant: str) -> Mapping[str, float]:
         """Host → seconds until all of the image has come to it, if nobody has to be waited for.
 
-        Down the chain it takes one transfer at the rate of the slowest link, and a hop for each host before;
-        in the tree each level sends it on when it is complete, to several others at once.
+        Down the chain it takes one transfer at the rate of the slowest link, those between sites included,
+        and a hop for each host before; in the tree each level sends it on when it is complete, to several
+        others at once.
         """
         sampled = self._world.sampled  # each host stands for so many, the head for itself
-        once = self._size * 8 / min(*(host.nic_rate for host in hosts), head.nic_rate * sampled)
+        sites = {host.site for host in hosts} | {head.site}
+        rates = [*(host.nic_rate for host in hosts), head.nic_rate * sampled]
+        if len(sites) > 1:  # which the image crosses once
+            rates += [self._world.uplink(site) for site in sites]
+        once = self._size * 8 / min(rates)
         if variant == "tree":
             at_once = min(_FANOUT, round(len(hosts) * sampled))
             return {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from g5kvirt.errors import CapacityError, SpecError, TestbedError
 from g5kvirt.inventory import GIB, MIB, Host, Reservation, SubNetwork
@@ -16,7 +18,7 @@ from g5kvirt.simulation import calibration as calibrations
 from g5kvirt.simulation.calibration import Calibration
 from g5kvirt.simulation.world import Faults, World
 from g5kvirt.testbeds.base import Deployed, Notify, ReservationRequest
-from g5kvirt.testbeds.simulated.sources import Source, source
+from g5kvirt.testbeds.simulated.sources import Source, is_source, source
 
 __all__ = ["Simulated", "simulated", "with_calibration"]
 
@@ -54,13 +56,13 @@ class Simulated:
         self.netem: bool | None = None  # it has no links between VMs: boots and deployments do not use them
         self._inventory = inventory
         hosts = [machine.host for own in inventory.machines.values() for machine in own]
-        self.world = World(calibration, hosts, real_cores, faults, seed, sampled)
+        self.world = World(calibration, hosts, real_cores, faults, seed, sampled, inventory.uplinks)
 
     def sample(self, inventory: Inventory, sampled: float) -> Simulated:
         """The same testbed with only some of its machines, each of which stands for so many."""
         world = self.world
         return Simulated(
-            inventory,
+            replace(inventory, uplinks=world.uplinks),
             world.calibration,
             name=self.name,
             faults=world.faults,
@@ -227,11 +229,14 @@ def _subnetworks(prefixes: Mapping[str, int]) -> tuple[SubNetwork, ...]:
 def simulated(name: str) -> Simulated:
     """``simulated:2013``, ``simulated:2026``, ``simulated:FILE`` or ``simulated:RUN`` (see `source`).
 
-    With a calibration of one's own: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. Raises SpecError for
-    another name, and for a calibration that does not exist.
+    With a calibration of one's own: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. The name of the testbed
+    has both as absolute paths, so that another process finds them from anywhere. Raises SpecError for another
+    name, and for a calibration that does not exist.
     """
     found, calibration = _parts(name or "2013")
     durations = calibrations.load(calibration or found.calibration)
+    if calibration and calibration not in calibrations.SHIPPED:
+        calibration = str(Path(calibration).absolute())
     full = f"simulated:{with_calibration(found.name, calibration)}"
     return Simulated(found.inventory, durations, name=full, real_cores=found.real_cores)
 
@@ -243,7 +248,11 @@ def with_calibration(machines: str, calibration: str | None) -> str:
 
 def _parts(name: str) -> tuple[Source, str]:
     year, _, calibration = name.partition("/")
-    if year not in TABLES:
-        name, _, calibration = name.partition("//")
-        return source(name), calibration
-    return source(year), calibration
+    if year in TABLES:
+        return source(year), calibration
+    parts = name.split("//")
+    for number in range(1, len(parts)):  # a path may have two slashes where one would do
+        machines = "//".join(parts[:number])
+        if is_source(machines):
+            return source(machines), "//".join(parts[number:])
+    return source(name), ""

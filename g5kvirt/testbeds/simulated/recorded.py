@@ -7,16 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from g5kvirt.errors import RunError
 from g5kvirt.inventory import Host
 from g5kvirt.planning.inventories import Inventory, Machine
+from g5kvirt.spec.fields import show
 from g5kvirt.spec.spec import Spec
 
 __all__ = ["inventory_of", "on_given_machines", "shared_cores"]
 
 
 def shared_cores(document: Mapping[str, Any]) -> int | None:
-    """The cores that all machines of a run shared, by its ``run.json``; None: each had its own."""
-    cores: int | None = document.get("real_cores", (document.get("recorded") or {}).get("cores"))
+    """The cores that all machines of a run shared, by its ``run.json``; None: each had its own.
+
+    Raises RunError for what is no number of cores.
+    """
+    recorded = document.get("recorded")
+    cores = document.get("real_cores", recorded.get("cores") if isinstance(recorded, Mapping) else None)
+    if cores is not None and (type(cores) is not int or cores < 1):
+        raise RunError(
+            f"its run.json is damaged: real_cores must be a whole number from 1 on, not {show(cores)}"
+        )
     return cores
 
 

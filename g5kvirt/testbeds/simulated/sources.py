@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
 from g5kvirt.testbeds.simulated.recorded import inventory_of, shared_cores
 
-__all__ = ["Source", "calibration_name", "source"]
+__all__ = ["Source", "calibration_name", "is_source", "source"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def source(name: str) -> Source:
     """
     if name in TABLES:
         return Source(name, table(name))
-    path = Path(name).expanduser()
+    path = _path(name)
     try:
         if (path / "run.json").is_file():
             return _run(path.resolve())
@@ -50,6 +51,18 @@ def source(name: str) -> Source:
     )
 
 
+def is_source(name: str) -> bool:
+    """Whether there is a file or a run of this name."""
+    try:
+        return _path(name).is_file() or (_path(name) / "run.json").is_file()
+    except OSError:  # it cannot be read, which `source` says
+        return False
+
+
+def _path(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # noqa: PTH111  which leaves the ~ of an unknown user as it is
+
+
 def calibration_name(guest: str, *, shared: bool) -> str:
     """The shipped one for guests of this kind on hosts that share one machine, or on real ones."""
     return {"light": "local-light", "vm": "local-emulated"}[guest] if shared else "grid5000"
@@ -58,22 +71,25 @@ def calibration_name(guest: str, *, shared: bool) -> str:
 def _description(path: Path) -> Source:
     from g5kvirt.testbeds.local.description import load  # on Linux only, as the testbed itself
 
+    described = load(path)
     hosts = [
         Host(node.fqdn, node.site, node.cluster, node.cores, node.memory, nic_rate=node.nic_rate)
-        for node in load(path).nodes
+        for node in described.nodes
     ]
-    return Source(str(path), inventory_of(hosts, f"machines of {path.name}"))
+    inventory = inventory_of(hosts, f"machines of {path.name}")
+    uplinks = {site.name: site.uplink_rate for site in described.sites}
+    return Source(str(path), replace(inventory, uplinks=uplinks))
 
 
 def _run(path: Path) -> Source:
     try:
         run = locate(path.parent, str(path))
+        cores = shared_cores(run.document)
         granted = RunState.of(read_events(run.journal)).reservation
     except RunError as error:
         raise SpecError(f"the machines of {path} are unknown: {error.message}") from error
     if granted is None:
         raise SpecError(f"run {path.name!r} has reserved no machines")
-    cores = shared_cores(run.document)
     inventory = inventory_of(granted.hosts, f"machines of run {path.name}")
     return Source(str(path), inventory, calibration_name(_guest(run), shared=cores is not None), cores)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,8 @@ import pytest
 
 from g5kvirt import Experiment, Spec, compare
 from g5kvirt.cli import main
+from g5kvirt.errors import RunError
+from g5kvirt.prediction import calibrate
 from g5kvirt.views.drawing import Picture
 from g5kvirt.views.style import PREDICTED, SERIES
 
@@ -34,6 +38,16 @@ def test_every_table_says_so(experiment: Experiment, tmp_path: Path) -> None:
         assert pd.read_csv(path)["prediction"].all(), path.name
     real = Experiment.open(ROOT / "data" / "runs" / "http").frames
     assert not any("prediction" in pd.read_csv(path) for path in real.export(tmp_path / "real"))
+
+
+def test_a_run_says_so_by_its_testbed_too(experiment: Experiment, tmp_path: Path) -> None:
+    shutil.copytree(experiment.path, tmp_path / "edited")
+    document = json.loads((tmp_path / "edited" / "run.json").read_text())
+    del document["prediction"]
+    (tmp_path / "edited" / "run.json").write_text(json.dumps(document))
+    assert "(prediction)" in repr(Experiment.open(tmp_path / "edited"))
+    with pytest.raises(RunError, match="is a prediction"):
+        calibrate([tmp_path / "edited"], "mine")
 
 
 def test_every_page_says_so(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:

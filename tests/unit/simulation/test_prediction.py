@@ -253,6 +253,13 @@ def test_what_cannot_be_predicted_is_refused(tmp_path: Path) -> None:
         ("check: 3", "check must be a mapping"),
         ("fixed: {reserve: ten}", "fixed.reserve must be a number"),
         ("machines: {launch: {}}", "unknown step 'launch'"),
+        (
+            "boot: {power-on: {seconds: 1.0e+30}, minimal-system: {}}",
+            "seconds must be at most 1,000,000",
+        ),
+        ("fixed: {reserve: 1.0e+9}", "fixed.reserve must be at most 1,000,000"),
+        ("check: {spread: 1000}", "check.spread must be at most 10"),
+        ("images: {mini: 1.0e+30}", "images.mini must be at most"),
         ("uplink_gbps: 0", "uplink_gbps must be above 0"),
         ("images: {mini: big}", "images.mini must be a number"),
         ("boots: {}", "unknown key 'boots'.*boot"),
@@ -281,6 +288,43 @@ def test_a_calibration_with_a_mistake_is_refused_in_a_sentence(
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="is not text in UTF-8"):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("dropped", "message"),
+    [
+        ({"phase": "launch", "attempt": 1}, "boot has no step 'power-on'"),
+        ({"step": "power-on", "status": "ok"}, "boot has no step 'power-on'"),
+        ({"step": "image"}, "deployment has no step 'image'"),
+        ({"phase": "place"}, "vm-1 is on no host"),
+    ],
+)
+def test_a_run_that_lacks_a_step_gives_no_calibration(
+    dropped: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """As where no VM came up at its first try: the file could not be read again."""
+    run = tmp_path / "poor"
+    shutil.copytree(RUNS / "http", run)
+    lines = (run / "journal.jsonl").read_text().splitlines()
+    kept = [
+        line
+        for line in lines
+        if "guests" in line or not all(json.loads(line).get(key) == value for key, value in dropped.items())
+    ]
+    assert len(kept) < len(lines)
+    (run / "journal.jsonl").write_text("\n".join(kept) + "\n")
+    with pytest.raises((RunError, SpecError), match=message):
+        calibrate([run], "mine")
+
+
+def test_a_run_without_a_specification_gives_no_calibration(tmp_path: Path) -> None:
+    run = tmp_path / "damaged"
+    shutil.copytree(RUNS / "http", run)
+    document = json.loads((run / "run.json").read_text())
+    del document["spec"]
+    (run / "run.json").write_text(json.dumps(document))
+    with pytest.raises(RunError, match="damaged: the specification has no"):
+        calibrate([run], "mine")
 
 
 def test_a_run_that_began_is_predicted_on_its_machines(tmp_path: Path) -> None:

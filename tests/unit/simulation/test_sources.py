@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from g5kvirt import Experiment, Spec
 from g5kvirt.cli import main
-from g5kvirt.errors import SpecError
+from g5kvirt.errors import RunError, SpecError
+from g5kvirt.prediction import calibrate
 from g5kvirt.testbeds.simulated.driver import simulated, with_calibration
 
 RUNS = Path(__file__).parents[3] / "data" / "runs"
@@ -50,7 +54,46 @@ def test_a_calibration_of_ones_own_is_in_the_name() -> None:
         assert (again.name, again.world.calibration.name) == (bed.name, "local-light")
 
 
-@pytest.mark.parametrize("name", ["2014", "nothing.yaml", "runs/none", "\0", "x" * 5000, "lab.yaml"])
+def test_a_calibration_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(RUNS.parent / "calibrations" / "grid5000.yaml", tmp_path / "mine.yaml")
+    (tmp_path / "lab.yaml").write_text(LAB)
+    for number, machines in enumerate(("2013/", "lab.yaml//")):
+        monkeypatch.chdir(tmp_path)
+        spec = Spec(sites={"nancy": 2}, vms=4)
+        exp = Experiment(spec, testbed=f"simulated:{machines}mine.yaml", name=str(number), runs=tmp_path)
+        exp.reserve()
+        monkeypatch.chdir("/")
+        assert Experiment.open(exp.path).deploy().status == "ok"
+
+
+def test_two_slashes_are_one_where_there_is_such_a_path(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    assert simulated(f"{tmp_path}//lab.yaml").name == f"simulated:{tmp_path / 'lab.yaml'}"
+    found = simulated(f"{RUNS}//http//local-light")
+    assert (found.name, found.real_cores) == (f"simulated:{RUNS / 'http'}//local-light", 2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"real_cores": number} for number in ("two", -1, 0, True, 1.5, float("nan"))]
+)
+def test_a_run_with_a_wrong_number_of_cores_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "one"
+    shutil.copytree(RUNS / "http", run)
+    document = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(document | change))
+    message = "real_cores must be a whole number from 1 on"
+    with pytest.raises(SpecError, match=message):
+        simulated(str(run))
+    with pytest.raises(RunError, match=message):
+        calibrate([run], "mine")
+    with pytest.raises(RunError, match=message):
+        Experiment.open(run).predict([4])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["~nobody-of-this-name/lab.yaml", "2014", "nothing.yaml", "runs/none", "\0", "x" * 5000, "lab.yaml"],
+)
 def test_what_is_no_source_of_machines_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
