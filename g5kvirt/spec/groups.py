@@ -46,15 +46,16 @@ RESERVED = ("all", "ungrouped", "vms")
 
 @dataclass(frozen=True, kw_only=True)
 class VMSpec:
-    """The size of every VM, unless its group has another."""
+    """The size of the VMs, unless their group sets another."""
 
-    #: MiB; with less than 144 a deployed kernel cannot be started by kexec, with less than 80 nothing boots
+    #: memory in MiB; below 144 a deployed kernel cannot be started with kexec, below 80 nothing boots
     memory: int = field(default=160, metadata=checked_by(whole, 1, MAX_MIB, "MiB"))
+    #: number of virtual processors
     cores: int = field(default=1, metadata=checked_by(whole, 1, 4096))
-    #: MiB, on a RAM disk of the host
+    #: disk in MiB, on a RAM disk of the host
     disk: int = field(default=512, metadata=checked_by(whole, 0, MAX_MIB, "MiB"))
-    #: whether its host drops frames that it sends from another MAC or IP address than its own; False for
-    #: bridges inside of VMs
+    #: whether the host drops frames whose source MAC or IP address is not the VM's own, and DHCP replies from
+    #: VMs; set it to False if there are bridges inside VMs
     port_security: bool = field(default=True, metadata=checked_by(flag))
 
     def __post_init__(self) -> None:
@@ -62,22 +63,23 @@ class VMSpec:
 
     @property
     def footprint(self) -> int:
-        """Bytes of the host's memory that a VM may use: its memory and its disk on tmpfs."""
+        """Bytes of the host's memory that a VM may use: its memory and its disk (on tmpfs)."""
         return (self.memory + self.disk) * MIB
 
 
 @dataclass(frozen=True)
 class Group:
-    """VMs of one kind, called ``NAME-1``, ``NAME-2``, …; a size that is not given is that of ``Spec.vm``."""
+    """A group of VMs, named ``NAME-1``, ``NAME-2``, …; sizes that are not given are those of ``Spec.vm``."""
 
-    #: a word of lower-case letters, digits and hyphens
+    #: lower-case letters, digits and hyphens
     name: str = field(metadata=checked_by(text, _NAME, _NAME_NEEDED))
-    #: how many VMs, over all sites
+    #: number of VMs, over all sites
     count: int = field(metadata=checked_by(whole, 1, MAX_VMS))
-    #: MiB
+    #: memory in MiB
     memory: int | None = field(default=None, kw_only=True, metadata=checked_by(whole, 1, MAX_MIB, "MiB"))
+    #: number of virtual processors
     cores: int | None = field(default=None, kw_only=True, metadata=checked_by(whole, 1, 4096))
-    #: MiB
+    #: disk in MiB
     disk: int | None = field(default=None, kw_only=True, metadata=checked_by(whole, 0, MAX_MIB, "MiB"))
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class Group:
             )
 
     def size(self, vm: VMSpec) -> VMSpec:
-        """The size of its VMs, where those of no group are as ``vm``."""
+        """The size of its VMs; ``vm`` provides the values that are not given."""
         return replace(
             vm,
             memory=vm.memory if self.memory is None else self.memory,

@@ -60,22 +60,24 @@ def _amount(
 
 @dataclass(frozen=True)
 class Link:
-    """What lies between each VM of one group or site and those of another, or of the same.
+    """The latency, rate or loss of traffic between the VMs of two groups or sites, or within one.
 
-    At least one of latency, rate and loss is given. It holds for IPv4 between VMs only, not between VMs and
-    hosts or services, so that boots and deployments are as ever. Where several links fit two VMs, the first
-    one of the list counts.
+    At least one of latency, rate and loss is required. A link applies to IPv4 traffic between VMs only, not
+    to traffic between VMs and hosts or services, so it does not affect boots and deployments. If several
+    links match two VMs, the first one in the list applies.
     """
 
-    first: str = field(metadata=checked_by(text, _END, _END_NEEDED))  #: a group or a site
-    second: str = field(metadata=checked_by(text, _END, _END_NEEDED))  #: likewise
-    #: one way, so a ping takes twice as long: ``"10ms"``, or seconds
+    first: str = field(metadata=checked_by(text, _END, _END_NEEDED))  #: name of a group or a site
+    #: name of a group or a site; the same as ``first`` for traffic within it
+    second: str = field(metadata=checked_by(text, _END, _END_NEEDED))
+    #: one-way delay, such as ``"10ms"``, or seconds; a ping takes twice as long
     latency: float | str | None = field(default=None, kw_only=True, metadata=checked_by(_latency))
-    #: what each VM receives from all VMs at the other end together: ``"100mbit"``, or bits per second
+    #: maximum rate at which each VM receives from all VMs at the other end together, such as ``"100mbit"``,
+    #: or bits per second
     rate: float | str | None = field(default=None, kw_only=True, metadata=checked_by(_rate))
-    #: the part of the packets that is lost, such as 0.01
+    #: fraction of packets lost, such as 0.01
     loss: float | None = field(default=None, kw_only=True, metadata=checked_by(_loss))
-    #: False: only what ``first`` sends to ``second``
+    #: if False, the link applies only to traffic from ``first`` to ``second``
     symmetric: bool = field(default=True, kw_only=True, metadata=checked_by(flag))
 
     def __post_init__(self) -> None:
@@ -85,17 +87,17 @@ class Link:
 
     @property
     def needs_netem(self) -> bool:
-        """Whether the hosts' kernels need netem for it."""
+        """Whether the link requires netem in the hosts' kernels."""
         return self.latency is not None or self.loss is not None
 
     @property
     def directions(self) -> tuple[tuple[str, str], ...]:
-        """(from, to), once or twice."""
+        """The directions that the link applies to, as pairs (from, to)."""
         there, back = (self.first, self.second), (self.second, self.first)
         return (there, back) if self.symmetric and there != back else (there,)
 
     def to_plain(self) -> dict[str, Any]:
-        """As it is written in YAML and in the journal."""
+        """The link as plain data, as in YAML and in the journal."""
         given = {"latency": self.latency, "rate": self.rate, "loss": self.loss}
         plain: dict[str, Any] = {"between": [self.first, self.second]}
         plain |= {key: value for key, value in given.items() if value is not None}
@@ -103,7 +105,7 @@ class Link:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Link:
-        """Undo `to_plain`. Raises SpecError."""
+        """Create a link from plain data, the reverse of `to_plain`. Raises SpecError."""
         known = ("between", "latency", "rate", "loss", "symmetric")
         found = dict(keys(plain, known, "a link"))
         ends = found.pop("between", None)

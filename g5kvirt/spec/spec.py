@@ -81,15 +81,15 @@ _FILTER = re.compile(r"(?=.*[^ ])[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
 class CapacityRule:
     """How many VMs a host may carry; the defaults are from the 2013 experiment.
 
-    ``rule`` names the function in `g5kvirt.planning.capacity`. ``"2013"`` is
-    min(max_per_host, per_core × cores, (MemTotal − host_reserve) / (disk + memory of a VM)); in 2013
-    a VM took 350 MB of memory and 564 MB of disk, here its own `VMSpec` counts.
+    The rule ``"2013"`` is min(max_per_host, per_core × cores, (MemTotal − host_reserve) / (memory + disk of a
+    VM)). In 2013 a VM took 350 MB of memory and 564 MB of disk; here the sizes in `VMSpec` are used.
     """
 
+    #: name of the rule: ``"2013"``, or a function registered in `g5kvirt.planning.capacity`
     rule: str = field(default="2013", metadata=checked_by(word))
-    #: VMs per host at most; the 2013 slides show 2 to 16
+    #: maximum number of VMs per host; the 2013 slides show 2 to 16
     max_per_host: int = field(default=18, metadata=checked_by(whole, 1, MAX_VMS))
-    #: VMs per core of the host
+    #: maximum number of VMs per core of the host
     per_core: int = field(default=2, metadata=checked_by(whole, 1, MAX_VMS))
     #: MiB of memory reserved for the host itself
     host_reserve: int = field(default=1024, metadata=checked_by(whole, 0, MAX_MIB, "MiB"))
@@ -102,23 +102,23 @@ class CapacityRule:
 class Windows:
     """How many VMs are launched, rebooted and checked at once.
 
-    With a ``sleep`` of None, a slot is held until its VM is up (for a check: until it is answered). With a
-    number it is a rate limit, like Kadeploy3's reboot window (50 VMs and 10 s by default there): as many VMs
-    as the window's size are started, then ``sleep`` seconds pass, then the next ones are started. Reboots of
-    a deployment use the values of the launch unless ``reboot`` or ``reboot_sleep`` is given.
+    If ``sleep`` is None, a slot is occupied until its VM is up (for a check: until it is answered). If it is
+    a number, the window is a rate limit like Kadeploy3's reboot window (50 VMs and 10 s by default there): a
+    batch of the window's size is started, and the next batch ``sleep`` seconds later. Reboots of a deployment
+    use the values of the launch unless ``reboot`` or ``reboot_sleep`` is given.
     """
 
-    #: None: chosen from what the hosts report about themselves
+    #: number of VMs that boot at once; None: 4 per core if guests are emulated, 16 with KVM
     boot: int | None = field(default=None, metadata=checked_by(whole, 1, MAX_VMS))
-    #: seconds
+    #: seconds between batches of boots; None: no batches, each slot is reused when its VM is up
     sleep: float | None = field(default=None, metadata=checked_by(seconds, 0))
-    #: None: as many as for boots
+    #: number of VMs that reboot at once during a deployment; None: as for boots
     reboot: int | None = field(default=None, metadata=checked_by(whole, 1, MAX_VMS))
-    #: seconds
+    #: seconds between batches of reboots; None: as for boots
     reboot_sleep: float | None = field(default=None, metadata=checked_by(seconds, 0))
-    #: deployed VMs that are reached at once, each by an ssh from here; None: chosen from this machine's cores
+    #: number of deployed VMs that are checked by ssh at once; None: depends on the number of cores
     check: int | None = field(default=None, metadata=checked_by(whole, 1, MAX_VMS))
-    #: seconds
+    #: seconds between batches of checks; None: no batches
     check_sleep: float | None = field(default=None, metadata=checked_by(seconds, 0))
 
     def __post_init__(self) -> None:
@@ -127,29 +127,29 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Timeouts in seconds; generous, because emulated guests on a busy machine are slow."""
+    """Timeouts and attempts. Defaults are generous, because emulated guests on a busy machine are slow."""
 
-    #: until all jobs run, after their start time
+    #: seconds until all jobs run, after their start time
     reserve: float = field(default=900, metadata=checked_by(seconds, 1))
-    #: until the host environment is up
+    #: seconds until the host environment is up
     deploy: float = field(default=1800, metadata=checked_by(seconds, 1))
-    #: one command on all hosts
+    #: seconds for one command on all hosts
     command: float = field(default=120, metadata=checked_by(seconds, 1))
-    #: until a service answers
+    #: seconds until a service answers
     services: float = field(default=60, metadata=checked_by(seconds, 1))
-    #: from power-on to the minimal system; None: scales with the load
+    #: seconds from power-on to the minimal system; None: depends on the load
     boot: float | None = field(default=None, metadata=checked_by(seconds, 1))
-    #: power-ons of a VM before it is given up
+    #: number of power-ons of a VM before it counts as failed
     boot_attempts: int = field(default=3, metadata=checked_by(whole, 1, 100))
-    #: tries of a netboot to fetch kernel and initrd, after which it starts over; iPXE's own scripts try once
+    #: number of attempts to fetch kernel and initrd before a netboot starts over (1 in iPXE's own scripts)
     netboot_attempts: int = field(default=8, metadata=checked_by(whole, 1, 100))
-    #: one attempt of this macro-step, and at least so long each of its steps; None: from measurements
+    #: seconds for one attempt of SetDeploymentEnv, and at least that for each of its steps; None: automatic
     set_deployment_env: float | None = field(default=None, metadata=checked_by(seconds, 1))
-    #: likewise
+    #: seconds for one attempt of BroadcastEnv, as for SetDeploymentEnv
     broadcast_env: float | None = field(default=None, metadata=checked_by(seconds, 1))
-    #: likewise
+    #: seconds for one attempt of BootNewEnv, as for SetDeploymentEnv
     boot_new_env: float | None = field(default=None, metadata=checked_by(seconds, 1))
-    #: further attempts of a macro-step before a VM is given up
+    #: number of further attempts of a macro-step before a VM counts as failed
     deployment_retries: int = field(default=1, metadata=checked_by(whole, 0, 100))
 
     def __post_init__(self) -> None:
@@ -157,7 +157,7 @@ class Timeouts:
 
     @property
     def macro_steps(self) -> dict[str, float]:
-        """Macro-step → seconds for one try, where that is bounded."""
+        """Macro-step → seconds for one attempt; only those that are set."""
         bounds = {
             "SetDeploymentEnv": self.set_deployment_env,
             "BroadcastEnv": self.broadcast_env,
@@ -168,10 +168,11 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Kadeploy3:
-    """What ``provisioner="kadeploy3"`` needs in addition."""
+    """Additional settings of ``provisioner="kadeploy3"``."""
 
     #: a line of sources.list for a repository with the packages kadeploy and kadeploy-client, which Debian
-    #: lacks: ``"deb [trusted=yes] http://packages.example/kadeploy ./"``; "" if the machines know one
+    #: does not have, such as ``"deb [trusted=yes] http://packages.example/kadeploy ./"``; "" if the host
+    #: environment has the packages or can install them
     repository: str = field(default="", metadata=checked_by(text, _SOURCE, _SOURCE_EXAMPLE, 4000))
 
     def __post_init__(self) -> None:
@@ -182,42 +183,41 @@ class Kadeploy3:
 class Spec:
     """The specification of an experiment. Its parts may be given as plain dictionaries.
 
-    Raises SpecError with one sentence if a value cannot be read or makes no sense.
+    Raises SpecError with one sentence if a value is invalid or values contradict each other.
     """
 
-    sites: Mapping[str, int]  #: hosts that carry VMs, per site; empty until the sites are chosen
-    vms: int  #: over all sites and groups
-    #: the kinds of VMs, where the constructor's ``vms`` is a list of `Group`; their numbers add up to ``vms``
-    groups: tuple[Group, ...]
-    hosts: int = field(init=False)  #: hosts that carry VMs, over all sites
-    site_count: int | None = field(init=False)  #: how many sites to choose; None: as few as possible
-    min_hosts: int | None  #: go on if at least so many hosts deployed; None: if the VMs fit
-    services: int  #: service machines, in addition to the hosts, spread over the sites
+    sites: Mapping[str, int]  #: site → number of hosts; as an argument also a number of sites to choose
+    vms: int  #: number of VMs, over all sites and groups; as an argument also a list of `Group`
+    groups: tuple[Group, ...]  #: the groups of VMs, if any; their counts add up to ``vms``
+    hosts: int = field(init=False)  #: number of hosts for VMs, over all sites
+    site_count: int | None = field(init=False)  #: number of sites to choose; None: as few as possible
+    min_hosts: int | None  #: continue if at least this many hosts deployed; None: if the VMs fit
+    services: int  #: number of service machines, in addition to the hosts, spread over the sites
     clusters: Mapping[str, str] | None  #: site → the only cluster to use there
-    properties: str | None  #: condition on machines, as for ``oarsub -p``: ``"memnode >= 16384"``
-    queue: str | None  #: OAR's queue; None: the site's default
-    project: str | None  #: OAR's project for the accounting of the jobs
-    #: OAR's types for the jobs, as for ``oarsub -t``, besides ``deploy``: any of ``"exotic"`` (machines that
-    #: OAR gives to nobody else), ``"day"`` or ``"night"`` (the usage policy's times), ``"destructive"``
+    properties: str | None  #: condition on the machines, as for ``oarsub -p``: ``"memnode >= 16384"``
+    queue: str | None  #: OAR queue; None: the site's default
+    project: str | None  #: OAR project for the accounting of the jobs
+    #: types of the OAR jobs, as for ``oarsub -t``, in addition to ``deploy``: any of ``"exotic"`` (machines
+    #: that OAR assigns only to jobs of this type), ``"day"`` or ``"night"`` (the usage policy's times), ``"destructive"``
     job_types: tuple[str, ...]
-    walltime: int  #: seconds
-    start: str  #: ``"now"``, ``"first"`` (first common slot), or a date in Paris: ``"2026-12-01 19:00"``
-    host_environment: str  #: Kadeploy3 environment of the machines on each site: name@user:version%arch
-    vm: VMSpec  #: the size of every VM, see `VMSpec`
-    capacity: CapacityRule  #: how many VMs a host may carry, see `CapacityRule`
-    #: how VMs are placed: ``"balanced"`` (each host the same share of its capacity), ``"packed"`` (as few
-    #: hosts as possible), ``"round-robin-sites"`` (dealt to the sites in turn), or groups together on hosts
-    #: (``"grouped"``) or at sites (``"grouped-sites"``) of their own
+    walltime: int  #: seconds; as an argument also ``"1:30:00"`` or ``"1:30"`` (hours and minutes)
+    start: str  #: ``"now"``, ``"first"`` (first common slot), or Paris time such as ``"2026-12-01 19:00"``
+    host_environment: str  #: Kadeploy3 environment of the machines: a name or ``name@user:version%arch``
+    vm: VMSpec  #: size of the VMs: `VMSpec`
+    capacity: CapacityRule  #: how many VMs a host may carry: `CapacityRule`
+    #: placement strategy: ``"balanced"`` (each host gets the same share of its capacity), ``"packed"`` (as
+    #: few hosts as possible), ``"round-robin-sites"`` (sites in turn), ``"grouped"`` (each group together on
+    #: hosts without other groups), or ``"grouped-sites"`` (each group at a site without other groups)
     placement: str
-    links: tuple[Link, ...]  #: latency, rate and loss between groups or sites, see `Link`
-    netboot: Literal["http", "tftp"]  #: how VMs fetch what they boot
-    guest: Literal["vm", "light"]  #: a QEMU each, or network namespaces without a kernel of their own
-    boot: Literal["rom", "iso"]  #: where VMs have iPXE: in the network card, or on a CD-ROM
-    provisioner: Literal["g5kvirt", "kadeploy3"]  #: what deploys the VMs: our own workflow, or a Kadeploy3
-    kadeploy3: Kadeploy3  #: more about that Kadeploy3, see `Kadeploy3`
-    windows: Windows  #: how many VMs are handled at once, see `Windows`
-    timeouts: Timeouts  #: see `Timeouts`
-    job_name: str  #: name of the OAR jobs, followed by the run's name
+    links: tuple[Link, ...]  #: latency, rate and loss between groups or sites: `Link`
+    netboot: Literal["http", "tftp"]  #: protocol by which VMs fetch kernel and initrd
+    guest: Literal["vm", "light"]  #: QEMU virtual machines, or network namespaces without their own kernel
+    boot: Literal["rom", "iso"]  #: where iPXE is: in the network card's ROM, or on a CD-ROM
+    provisioner: Literal["g5kvirt", "kadeploy3"]  #: the built-in deployment workflow, or a real Kadeploy3
+    kadeploy3: Kadeploy3  #: settings of the Kadeploy3 server: `Kadeploy3`
+    windows: Windows  #: how many VMs are handled at once: `Windows`
+    timeouts: Timeouts  #: timeouts and numbers of attempts: `Timeouts`
+    job_name: str  #: prefix of the names of the OAR jobs; the run's name follows
 
     def __init__(
         self,
@@ -299,7 +299,7 @@ class Spec:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The groups with their sizes; without groups, all VMs as one kind without a name."""
+        """The groups with their sizes; without groups, one unnamed kind with all VMs."""
         own = tuple(Kind(group.name, group.count, group.size(self.vm)) for group in self.groups)
         return own or (Kind("", self.vms, self.vm),)
 
@@ -309,11 +309,11 @@ class Spec:
         return average([(kind.vm, kind.count) for kind in self.kinds])
 
     def size_of(self, group: str) -> VMSpec:
-        """The size of the VMs of a group; of VMs without one, ``vm``."""
+        """The size of the VMs of a group; ``vm`` for VMs without a group."""
         return {kind.name: kind.vm for kind in self.kinds}.get(group, self.vm)
 
     def with_vms(self, vms: int) -> Self:
-        """The same with about so many VMs: of each group its share, and at least one."""
+        """The same specification with about ``vms`` VMs; groups keep their proportions (at least one VM)."""
         groups = scaled(self.groups, vms)
         return replace(self, vms=sum(group.count for group in groups) if groups else vms, groups=groups)
 
@@ -323,13 +323,13 @@ class Spec:
         return start_seconds(self.start)
 
     def at(self, sites: Mapping[str, int]) -> Self:
-        """The same specification on ``sites`` (site → hosts), without clusters of other sites."""
+        """The same specification with other ``sites`` (site → number of hosts) and only their clusters."""
         clusters = {site: cluster for site, cluster in (self.clusters or {}).items() if site in sites}
         return replace(self, sites=sites, clusters=clusters or None)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """The spec that ``document`` describes; raises SpecError, also for an unknown key at any depth."""
+        """Create a spec from plain data. Raises SpecError, also for an unknown key at any level."""
         keys(document, _known_keys(cls), "the specification")
         if "vms" not in document:
             raise SpecError(
@@ -340,7 +340,7 @@ class Spec:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a YAML file; raises SpecError if it is missing, unreadable or does not make a spec."""
+        """Read a YAML file. Raises SpecError if it is missing, unreadable or not a valid specification."""
         document = load_yaml(Path(path))
         try:
             return cls.from_dict(document)
@@ -348,7 +348,7 @@ class Spec:
             raise SpecError(f"{path}: {error.message}", advice=error.advice) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON or YAML; ``Spec.from_dict`` makes the same spec of it."""
+        """The specification as plain data for JSON or YAML, the reverse of `from_dict`."""
         plain = asdict(self)
         count, groups = plain.pop("site_count"), plain.pop("groups")
         plain["links"] = [link.to_plain() for link in self.links]

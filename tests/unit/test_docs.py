@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import operator
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 
 from g5kvirt import __version__
 from g5kvirt.cli.parser import build_parser
+from g5kvirt.run.tables import Frames
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -48,8 +50,12 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     reference = (tmp_path / "site" / "reference" / "experiment.html").read_text(encoding="utf-8")
     assert "g5kvirt.experiment.Experiment.measure" in reference
     spec = (tmp_path / "site" / "reference" / "spec.html").read_text(encoding="utf-8")
-    assert "hosts that carry VMs, per site" in spec, "comments of attributes are part of the reference"
-    assert "how VMs are placed" in spec, "all lines of a comment, not only the last"
+    assert "number of hosts for VMs, over all sites" in spec, "comments of attributes are in the reference"
+    assert "types of the OAR jobs" in spec, "all lines of a comment, not only the last"
+    text = _plain(spec)
+    assert "min_hosts: int | None = None" in text, "also defaults of the constructor"
+    assert "memory: int = 160" in text
+    assert "field(" not in text
     assert "usage: g5kvirt sweep" in (tmp_path / "site" / "reference" / "cli.html").read_text(
         encoding="utf-8"
     )
@@ -70,6 +76,21 @@ def test_citation_is_of_this_version() -> None:
 def _plain(page: str) -> str:
     """The text of a page, without its marks."""
     return re.sub(r"<[^>]*>", "", page)
+
+
+def test_every_column_of_a_table_is_documented() -> None:
+    page = (ROOT / "docs/reference/tables.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### `frames\.([a-z_.]+)`\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL))
+    frames = Frames([])
+    assert {f"measurements.{n}" for n in ("deployments", "vms", "attempts", "macros", "scalability")} < set(
+        sections
+    )
+    for name, section in sections.items():
+        table = operator.attrgetter(name)(frames)
+        steps = re.compile(r".+_(start|end|duration|attempt|outcome)")
+        columns = {re.sub(steps, r"STEP_\1", column) for column in table.columns}
+        documented = re.findall(r"^\|((?: `\w+`,?)+) \|", section, re.MULTILINE)
+        assert {column for row in documented for column in re.findall(r"`(\w+)`", row)} == columns, name
 
 
 def test_commands_in_the_documentation_exist() -> None:
