@@ -40,7 +40,17 @@ from g5kvirt.spec.fields import (
     word,
     wrong,
 )
-from g5kvirt.spec.groups import MAX_MIB, MAX_VMS, Group, Kind, VMSpec, average, read_vms, scaled
+from g5kvirt.spec.groups import (
+    MAX_MIB,
+    MAX_VMS,
+    Group,
+    Kind,
+    VMSpec,
+    average,
+    check_memory,
+    read_vms,
+    scaled,
+)
 from g5kvirt.spec.links import Link, check_ends, read_links
 from g5kvirt.spec.shown import short_repr
 from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
@@ -198,7 +208,8 @@ class Spec:
     queue: str | None  #: OAR queue; None: the site's default
     project: str | None  #: OAR project for the accounting of the jobs
     #: types of the OAR jobs, as for ``oarsub -t``, in addition to ``deploy``: any of ``"exotic"`` (machines
-    #: that OAR assigns only to jobs of this type), ``"day"`` or ``"night"`` (the usage policy's times), ``"destructive"``
+    #: that OAR assigns only to jobs of this type), ``"day"`` or ``"night"`` (the usage policy's times),
+    #: ``"destructive"``
     job_types: tuple[str, ...]
     walltime: int  #: seconds; as an argument also ``"1:30:00"`` or ``"1:30"`` (hours and minutes)
     start: str  #: ``"now"``, ``"first"`` (first common slot), or Paris time such as ``"2026-12-01 19:00"``
@@ -282,8 +293,10 @@ class Spec:
         return short_repr(self, type(self)(hosts=1, vms=1))
 
     def _check_combinations(self) -> None:
-        """Raises SpecError for ends of links that do not exist, and for what OAR or a Kadeploy3 cannot do."""
+        """Raises SpecError for VMs that cannot boot, unknown ends of links, what OAR or Kadeploy3 cannot do."""
         check_type_walltime(self.job_types, self.walltime)
+        if self.guest == "vm":  # light guests take what they need
+            check_memory(self.kinds)
         if self.sites:  # else when they are selected
             check_ends(self.links, [group.name for group in self.groups], self.sites)
         if (self.provisioner, self.guest) == ("kadeploy3", "light"):
