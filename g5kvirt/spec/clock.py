@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from numbers import Integral
 from zoneinfo import ZoneInfo
@@ -16,7 +15,6 @@ __all__ = [
     "MIN_WALLTIME",
     "PARIS",
     "check_start",
-    "check_type_walltime",
     "format_walltime",
     "oar_date",
     "oar_seconds",
@@ -26,7 +24,6 @@ __all__ = [
     "start_seconds",
 ]
 
-DAY_SECONDS = 10 * 3600  #: from 9 to 19 o'clock, all that a job of the type ``day`` may run
 MIN_WALLTIME = 300  #: seconds; a shorter job ends before its hosts are deployed
 MIN_EXTENSION = 60  #: seconds
 
@@ -61,15 +58,6 @@ def parse_extension(value: object) -> int:
             advice="give at least a minute; a walltime can only be extended",
         )
     return _at_most_a_year(total, value, "extension")
-
-
-def check_type_walltime(job_types: Sequence[str], walltime: int) -> None:
-    """Raises SpecError for a walltime (seconds) that no job of these types of OAR's can have."""
-    if "day" in job_types and walltime > DAY_SECONDS:
-        raise SpecError(
-            f"a job of the type day cannot have a walltime of {format_walltime(walltime)}",
-            advice=f"give at most {format_walltime(DAY_SECONDS)}, from 9 to 19 o'clock",
-        )
 
 
 def _clock_seconds(value: object, what: str) -> int:

@@ -18,7 +18,6 @@ from typing import Any, Literal, Never, Self
 from g5kvirt.errors import SpecError
 from g5kvirt.spec.clock import (
     MIN_WALLTIME,
-    check_type_walltime,
     format_walltime,
     parse_start,
     parse_walltime,
@@ -38,7 +37,6 @@ from g5kvirt.spec.fields import (
     text,
     whole,
     word,
-    wrong,
 )
 from g5kvirt.spec.groups import (
     MAX_MIB,
@@ -51,13 +49,13 @@ from g5kvirt.spec.groups import (
     read_vms,
     scaled,
 )
+from g5kvirt.spec.job_options import check_type_walltime, job_properties, job_types_of
 from g5kvirt.spec.links import Link, check_ends, read_links
 from g5kvirt.spec.shown import short_repr
 from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
 from g5kvirt.spec.yaml_files import load_yaml
 
 __all__ = [
-    "JOB_TYPES",
     "MAX_VMS",
     "MIN_WALLTIME",
     "CapacityRule",
@@ -75,16 +73,12 @@ __all__ = [
 
 _SOURCE = re.compile(r"(deb( \[[^\]\r\n]{1,200}\])? \S{1,500}( \S{1,100}){1,20})?")
 _SOURCE_EXAMPLE = "a line of sources.list such as 'deb [trusted=yes] http://packages.example/kadeploy ./'"
-#: OAR's types of jobs that may be requested; ``deploy`` is always one of a run's job.
-JOB_TYPES = ("exotic", "day", "night", "destructive")
 _CHOICES = {
     "guest": ("vm", "light"),
     "netboot": ("http", "tftp"),
     "boot": ("rom", "iso"),
     "provisioner": ("g5kvirt", "kadeploy3"),
 }
-#: What a filter on OAR's properties may hold: it is written into a command between double quotes.
-_FILTER = re.compile(r"(?=.*[^ ])[A-Za-z0-9_ .,'=<>!()%+*/:-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,10 +264,10 @@ class Spec:
             min_hosts=optional(whole, "min_hosts", min_hosts, 1, where.hosts),
             services=whole("services", services, 1, MAX_HOSTS),
             clusters=read_clusters(clusters, where.sites),
-            properties=optional(_properties, "properties", properties),
+            properties=optional(job_properties, "properties", properties),
             queue=optional(word, "queue", queue),
             project=optional(word, "project", project),
-            job_types=_job_types("job_types", job_types),
+            job_types=job_types_of("job_types", job_types),
             walltime=parse_walltime(walltime),
             start=parse_start(start),
             host_environment=environment_name("host_environment", host_environment),
@@ -293,7 +287,7 @@ class Spec:
         return short_repr(self, type(self)(hosts=1, vms=1))
 
     def _check_combinations(self) -> None:
-        """Raises SpecError for VMs that cannot boot, unknown ends of links, what OAR or Kadeploy3 cannot do."""
+        """Raises SpecError for tiny VMs, unknown ends of links, and what OAR or Kadeploy3 cannot do."""
         check_type_walltime(self.job_types, self.walltime)
         if self.guest == "vm":  # light guests take what they need
             check_memory(self.kinds)
@@ -382,28 +376,3 @@ def _choices(**given: object) -> dict[str, str]:
 def _known_keys(kind: type[Spec]) -> list[str]:
     """What a specification may say."""
     return [f.name for f in fields(kind) if f.name not in ("site_count", "groups")]
-
-
-def _job_types(name: str, value: object) -> tuple[str, ...]:
-    """Each type once, in the order of `JOB_TYPES`."""
-    if value is not None and not isinstance(value, list | tuple):
-        wrong(name, f"a list of types such as ['exotic'], out of {', '.join(JOB_TYPES)}", value)
-    given = [choice(name, item, JOB_TYPES) for item in value or ()]
-    if {"day", "night"} <= set(given):
-        raise SpecError(
-            "no job can be of both types 'day' and 'night'", advice="leave one of them out of job_types"
-        )
-    return tuple(kind for kind in JOB_TYPES if kind in given)
-
-
-def _properties(name: str, value: object) -> str:
-    """A condition that can be put between parentheses and double quotes."""
-    condition = text(
-        name, value, _FILTER, 'a condition on OAR\'s properties such as "memnode >= 16384"'
-    ).strip()
-    bare = re.sub("'[^']*'", "", condition)
-    while (inner := re.sub(r"\([^()]*\)", "", bare)) != bare:
-        bare = inner
-    if set(bare) & set("()'"):
-        wrong(name, "a condition whose parentheses and quotes are closed", value)
-    return condition

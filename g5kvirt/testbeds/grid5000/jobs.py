@@ -15,7 +15,7 @@ from typing import Any
 from g5kvirt.errors import TestbedError
 from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import oar_date
-from g5kvirt.spec.spec import JOB_TYPES
+from g5kvirt.spec.job_options import JOB_TYPES
 from g5kvirt.testbeds.base import Notify, ReservationRequest
 from g5kvirt.testbeds.grid5000.answers import Answer, quoted, unreadable
 from g5kvirt.testbeds.grid5000.frontends import run_on_frontend
