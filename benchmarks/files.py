@@ -24,8 +24,8 @@ from common import report
 
 from g5kvirt import Experiment, Spec
 from g5kvirt.errors import G5kvirtError
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import make
 
 OVERHEAD = 1.1
 AT_ONCE = 8

@@ -29,8 +29,8 @@ from g5kvirt import Experiment
 from g5kvirt.cli.demo import SLIDES_VMS, slides_sites, slides_sizes, slides_spec
 from g5kvirt.errors import G5kvirtError
 from g5kvirt.spec.spec import CapacityRule, Spec, VMSpec
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import make
 
 #: Seconds for 4,552 guests.
 BOUNDS = {"configure": 40.0, "launch": 45.0, "deploy all": 120.0, "run": 60.0}

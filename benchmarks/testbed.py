@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import report
 
 from g5kvirt.errors import G5kvirtError
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import layers, lifecycle
-from g5kvirt.testbeds.local.description import make
 
 UP_BOUND = 5.0  # seconds
 DOWN_BOUND = 3.0

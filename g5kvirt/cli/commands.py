@@ -23,7 +23,7 @@ from g5kvirt.views.formatting import count, duration
 
 if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
-    from g5kvirt.testbeds.local.description import Description
+    from g5kvirt.testbeds.described.description import Description
 
 __all__ = [
     "check",
@@ -320,7 +320,7 @@ def _console() -> Console:
 
 def _description(arguments: argparse.Namespace) -> Description | None:
     """The description of the local testbed, None for the default one. Raises SpecError."""
-    from g5kvirt.testbeds.local import description
+    from g5kvirt.testbeds.described import description
 
     if arguments.switch is not None and arguments.sites is None:
         raise SpecError("--switch belongs to --sites", advice="a description file has a key `switch`")

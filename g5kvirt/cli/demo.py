@@ -24,7 +24,7 @@ from g5kvirt.cli.memory import available_memory
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.run.events import Event
 from g5kvirt.spec.spec import Spec
-from g5kvirt.testbeds.local.model import SwitchKind
+from g5kvirt.testbeds.described.model import SwitchKind
 from g5kvirt.views.formatting import count, duration
 from g5kvirt.views.terminal import TerminalProgress
 
@@ -102,7 +102,8 @@ def demonstrate(console: Console, runs: Path, vms: int | None = None, demo: str 
     Raises MachineError without root or memory, SpecError for a demo that there is not, TestbedError and
     PhaseError; the testbed is stopped in any case.
     """
-    from g5kvirt.testbeds.local import description, lifecycle
+    from g5kvirt.testbeds.described import description
+    from g5kvirt.testbeds.local import lifecycle
 
     if demo not in DEMOS:
         raise SpecError(f"there is no demo {demo!r}", advice=f"choose from {', '.join(DEMOS)}")

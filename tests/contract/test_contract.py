@@ -20,7 +20,7 @@ from scripts import end, start
 
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.oardb import connector
 from g5kvirt.testbeds.local.state import State
 

@@ -14,8 +14,8 @@ import sys
 import pytest
 from localbed import MARKS, on, temporary_testbed
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.clients import write_configurations
-from g5kvirt.testbeds.local.description import make
 
 pytestmark = [
     *MARKS,

@@ -13,7 +13,7 @@ from localbed import MARKS, inside, on, temporary_testbed
 from scripts import answer, start
 
 from g5kvirt.errors import MachineError
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = MARKS

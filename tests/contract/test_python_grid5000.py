@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from localbed import MARKS, kavlan, on, ssh, temporary_testbed, wait
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.clients import Clients, write_configurations
-from g5kvirt.testbeds.local.description import make
 
 pytestmark = [
     *MARKS,

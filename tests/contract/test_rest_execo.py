@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from localfakes import FakeDatabase, FakeMachines, job
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import rest
-from g5kvirt.testbeds.local.description import make
 
 pytest.importorskip("execo_g5k", reason="execo is not installed")
 

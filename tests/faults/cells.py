@@ -28,8 +28,8 @@ from victims import VICTIMS, Scene
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
 __all__ = ["ALL", "PHASES", "Cell", "Outcome", "play"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from localbed import below, command_line, process_name
 
+from g5kvirt.testbeds.described.model import NodeDescription
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.model import NodeDescription
 from g5kvirt.testbeds.local.state import State
 
 __all__ = ["VICTIMS", "Scene"]

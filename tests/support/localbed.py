@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from g5kvirt.testbeds.described.description import Description, make
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import Description, make
 from g5kvirt.testbeds.local.state import State, directory
 
 needs = [

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local.model import NodeDescription
+from g5kvirt.testbeds.described.model import NodeDescription
 from g5kvirt.testbeds.local.oardb import AssignedResources, Job, JobFilter
 
 

@@ -28,8 +28,8 @@ from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import account
 from g5kvirt.run.vocabulary import PHASES, REBOOTING, WRITING
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 from g5kvirt.views.live.model import Cell, LiveModel
 from g5kvirt.views.live.static import wall_of

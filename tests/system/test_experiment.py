@@ -23,8 +23,8 @@ from g5kvirt.hostagent.onhost.light import dhcp
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]

@@ -11,8 +11,8 @@ from localbed import MARKS, temporary_testbed
 from scripts import answer, end, start
 
 from g5kvirt.run.journal import read_events
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = MARKS

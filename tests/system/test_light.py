@@ -16,7 +16,7 @@ from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
 from g5kvirt.run.tables import Frames
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]

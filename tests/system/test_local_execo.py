@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 from localbed import MARKS, temporary_testbed
 
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytest.importorskip("execo_g5k", reason="execo is not installed")

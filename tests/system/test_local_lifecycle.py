@@ -14,9 +14,9 @@ import pytest
 from localbed import MARKS, SMALL, Job, below, children, command_line, nothing_left, on, ssh, wait
 
 from g5kvirt.errors import SpecError, TestbedError
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import layers, lifecycle
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.shared_limits import LIMITS, SharedLimits
 from g5kvirt.testbeds.local.state import State, directory
 
@@ -94,7 +94,8 @@ def test_down_does_not_kill_a_reused_pid(name: str) -> None:
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGINT"])
 @pytest.mark.parametrize("after", [0.0, 0.2, 0.4])
 def test_killed_or_interrupted_up_leaves_nothing(name: str, after: float, signal_name: str) -> None:
-    program = "import sys; from g5kvirt.testbeds.local import lifecycle, description\n"
+    program = "import sys; from g5kvirt.testbeds.local import lifecycle\n"
+    program += "from g5kvirt.testbeds.described import description\n"
     program += "lifecycle.up(sys.argv[1], description.make({'lyon': 1}), lambda *a: None)"
     root = str(Path(lifecycle.__file__).parents[3])
     starter = subprocess.Popen(

@@ -17,7 +17,7 @@ from scripts import LAUNCHED, start
 from g5kvirt.run.deployment_tables import Measurements
 from g5kvirt.run.events import Event
 from g5kvirt.run.journal import read_events
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]

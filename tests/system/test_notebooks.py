@@ -18,8 +18,8 @@ from localbed import MARKS, temporary_testbed
 from g5kvirt.run.directory import list_runs
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import layers
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]

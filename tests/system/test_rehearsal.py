@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from localbed import MARKS, on, temporary_testbed
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import layers
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = MARKS

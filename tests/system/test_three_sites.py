@@ -17,8 +17,8 @@ from localbed import MARKS
 from scripts import answer
 from test_variants import begin, frames
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle
-from g5kvirt.testbeds.local.description import make
 
 pytestmark = [*MARKS, pytest.mark.vm]
 

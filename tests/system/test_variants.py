@@ -19,7 +19,7 @@ from scripts import answer, start
 
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.state import State
 
 pytestmark = [*MARKS, pytest.mark.vm]

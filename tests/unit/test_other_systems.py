@@ -21,6 +21,7 @@ pytestmark = pytest.mark.parametrize("system", ["windows", pytest.param("macos",
 
 def run(system: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "small.yaml").write_text("{sites: {nancy: 2}, vms: 6}")
+    (folder / "lab.yaml").write_text("sites: {nancy: 4}")
     return subprocess.run(
         [sys.executable, SCRIPT, system, *words],
         cwd=folder,
@@ -36,6 +37,8 @@ def run(system: str, folder: Path, *words: str) -> subprocess.CompletedProcess[s
     ("words", "output"),
     [
         ("predict small.yaml --vary windows.boot=1,none", "deployment on 6 VMs"),
+        ("predict small.yaml --inventory lab.yaml", "machines of lab.yaml"),
+        (f"predict small.yaml --inventory {ROOT}/data/runs/http", "machines of run http"),
         ("check small.yaml --inventory 2013", "predicted by the calibration grid5000"),
         ("run small.yaml --testbed simulated:2026 --name one", "prediction"),
         (f"show {ROOT}/data/runs/http", "deployed 8 of 8 VMs"),

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from g5kvirt.testbeds.described.model import DOMAIN, Description, NodeDescription, Vlan
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.model import DOMAIN, Description, NodeDescription, Vlan
 from g5kvirt.testbeds.local.spawner import Container
 
 __all__ = ["DIRECTORY", "DhcpServers", "configuration", "service_name"]

@@ -29,7 +29,7 @@ import yaml
 
 from g5kvirt.errors import G5kvirtError
 from g5kvirt.spec.environment_name import read_name
-from g5kvirt.testbeds.local.model import Description, NodeDescription
+from g5kvirt.testbeds.described.model import Description, NodeDescription
 from g5kvirt.testbeds.local.oardb import Job
 from g5kvirt.testbeds.local.permissions import (
     JobReader,

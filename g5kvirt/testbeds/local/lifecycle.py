@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 from g5kvirt import paths
 from g5kvirt.errors import MachineError, SpecError, TestbedError
+from g5kvirt.testbeds.described.description import Description, load
 from g5kvirt.testbeds.local import layers
-from g5kvirt.testbeds.local.description import Description, load
 from g5kvirt.testbeds.local.layers import Progress
 from g5kvirt.testbeds.local.shared_limits import SharedLimits
 from g5kvirt.testbeds.local.state import RUNTIME, State, directory, hosts_text, option, ssh_config, write

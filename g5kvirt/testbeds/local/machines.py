@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.model import Description, NodeDescription, SiteDescription, Vlan
 from g5kvirt.testbeds.local import network, node
 from g5kvirt.testbeds.local.dhcpd import DhcpServers
-from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription, Vlan
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 from g5kvirt.testbeds.local.switch import Switch
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.model import Description, NodeDescription, SiteDescription, Vlan
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription, Vlan
 
 __all__ = [
     "Batch",

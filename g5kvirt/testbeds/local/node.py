@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from g5kvirt.testbeds.described.model import NodeDescription
 from g5kvirt.testbeds.local import sshd
 from g5kvirt.testbeds.local.capabilities import BASIC, NAMESPACES, NETWORK
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
-from g5kvirt.testbeds.local.model import NodeDescription
 
 __all__ = ["container_spec", "cpuinfo", "meminfo"]
 

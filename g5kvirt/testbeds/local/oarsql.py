@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 
-from g5kvirt.testbeds.local.model import NodeDescription, SiteDescription
+from g5kvirt.testbeds.described.model import NodeDescription, SiteDescription
 from g5kvirt.testbeds.local.reference import cpu_count
 
 __all__ = ["POOL", "PROPERTIES", "SMALLEST_SUBNET", "resources", "schema"]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from g5kvirt.errors import G5kvirtError, TestbedError
-from g5kvirt.testbeds.local.model import Description, NodeDescription
+from g5kvirt.testbeds.described.model import Description, NodeDescription
 from g5kvirt.testbeds.local.oardb import Job
 
 __all__ = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription
+from g5kvirt.testbeds.described.model import Description, NodeDescription, SiteDescription
 
 __all__ = ["QUEUES", "ROOT", "collection", "cpu_count", "documents", "link"]
 

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.model import SiteDescription
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local import network, oarsql, sshd
 from g5kvirt.testbeds.local.capabilities import BASIC, NETWORK
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
-from g5kvirt.testbeds.local.model import SiteDescription
 from g5kvirt.testbeds.local.oardb import connector
 from g5kvirt.testbeds.local.spawner import Container
 

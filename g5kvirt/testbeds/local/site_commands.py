@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.model import Description
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.model import Description
 from g5kvirt.testbeds.local.state import ssh_config, write
 
 __all__ = ["SiteCommands"]

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from g5kvirt.testbeds.described.description import from_plain
+from g5kvirt.testbeds.described.model import SiteDescription
 from g5kvirt.testbeds.local import frontend, network, rest, site, watch
-from g5kvirt.testbeds.local.description import from_plain
 from g5kvirt.testbeds.local.machines import ContainerPaths, Machines
-from g5kvirt.testbeds.local.model import SiteDescription
 from g5kvirt.testbeds.local.oardb import Database, connector
 from g5kvirt.testbeds.local.site_commands import SiteCommands
 from g5kvirt.testbeds.local.spawner import Container, Spawner

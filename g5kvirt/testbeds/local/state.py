@@ -27,9 +27,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from g5kvirt.errors import SpecError, TestbedDownError, TestbedError
 from g5kvirt.paths import RUNTIME
+from g5kvirt.testbeds.described.description import from_plain
+from g5kvirt.testbeds.described.model import Description
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.description import from_plain
-from g5kvirt.testbeds.local.model import Description
 
 __all__ = [
     "RUNTIME",

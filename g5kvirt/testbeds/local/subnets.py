@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any
 
-from g5kvirt.testbeds.local.model import SiteDescription
+from g5kvirt.testbeds.described.model import SiteDescription
 
 __all__ = ["subnet_lines", "subnet_mac"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.model import Description
 from g5kvirt.testbeds.local.machines import Machines
-from g5kvirt.testbeds.local.model import Description
 from g5kvirt.testbeds.local.oardb import Database
 
 __all__ = ["Owner", "plan_cleanup", "reservation_due", "watch_site"]

@@ -13,6 +13,7 @@ from g5kvirt.planning.inventories import TABLES, Inventory, table
 from g5kvirt.run.directory import Run, locate
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.state import RunState
+from g5kvirt.testbeds.described.description import load
 from g5kvirt.testbeds.simulated.recorded import inventory_of, shared_cores
 
 __all__ = ["Source", "calibration_name", "is_source", "source"]
@@ -31,7 +32,7 @@ class Source:
 def source(name: str) -> Source:
     """The machines of a table (``2013``, ``2026``), of a run (a directory), or of a testbed's description.
 
-    That is a YAML file, as for the local testbed (on Linux only); its machines are taken for real ones.
+    That is a YAML file, as for the local testbed; its machines are taken for real ones.
 
     Raises SpecError.
     """
@@ -69,8 +70,6 @@ def calibration_name(guest: str, *, shared: bool) -> str:
 
 
 def _description(path: Path) -> Source:
-    from g5kvirt.testbeds.local.description import load  # on Linux only, as the testbed itself
-
     described = load(path)
     hosts = [
         Host(node.fqdn, node.site, node.cluster, node.cores, node.memory, nic_rate=node.nic_rate)

@@ -28,7 +28,7 @@ from g5kvirt.run.directory import create
 from g5kvirt.run.events import Event
 from g5kvirt.run.state import RunState
 from g5kvirt.spec.spec import Spec
-from g5kvirt.testbeds.local.description import Description
+from g5kvirt.testbeds.described.description import Description
 from g5kvirt.views.text import machines_held
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local.model import Description
+from g5kvirt.testbeds.described.model import Description
 from g5kvirt.testbeds.local.permissions import NodeControl
 from g5kvirt.testbeds.local.rest.api import Api
 from g5kvirt.testbeds.local.rest.http import Answer, HttpError, Request, error_document

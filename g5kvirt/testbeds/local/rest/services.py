@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
-from g5kvirt.testbeds.local.model import Description
+from g5kvirt.testbeds.described.model import Description
 from g5kvirt.testbeds.local.oardb import Job, JobFilter
 from g5kvirt.testbeds.local.permissions import JobReader, NodeControl
 from g5kvirt.testbeds.local.rest.http import HttpError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from g5kvirt.testbeds.described.model import NodeDescription
 from g5kvirt.testbeds.local import reference
-from g5kvirt.testbeds.local.model import NodeDescription
 from g5kvirt.testbeds.local.permissions import RequestRefusedError, deployable, find_node, move, target_vlan
 from g5kvirt.testbeds.local.rest.http import Answer, HttpError, Request
 from g5kvirt.testbeds.local.rest.services import Services, required

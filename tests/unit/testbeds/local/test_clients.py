@@ -11,7 +11,8 @@ import yaml
 
 from g5kvirt import cli
 from g5kvirt.errors import TestbedError
-from g5kvirt.testbeds.local import clients, description
+from g5kvirt.testbeds.described import description
+from g5kvirt.testbeds.local import clients
 from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local import state as states
 from g5kvirt.testbeds.local.state import State

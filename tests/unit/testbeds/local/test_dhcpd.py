@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
+from g5kvirt.testbeds.described.model import Vlan
 from g5kvirt.testbeds.local.dhcpd import configuration
-from g5kvirt.testbeds.local.model import Vlan
 
 BED = make({"nancy": 2, "rennes": 1})
 NANCY, RENNES = BED.sites

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from localfakes import FakeDatabase, FakeMachines, job
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import frontend
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.permissions import RequestRefusedError
 
 PROGRAM = Path(frontend.__file__).with_name("bin") / "g5k"

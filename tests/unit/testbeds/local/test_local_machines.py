@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import dhcpd, network
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.machines import ContainerPaths, Machines
 from g5kvirt.testbeds.local.spawner import Container, Spawner
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.description import make
+from g5kvirt.testbeds.described.site_networks import site_networks
 from g5kvirt.testbeds.local import network
-from g5kvirt.testbeds.local.description import make
-from g5kvirt.testbeds.local.site_networks import site_networks
 
 TWO = make({"nancy": 3, "rennes": 2}, nic_gbps=1, uplink_gbps=10, uplink_latency_ms=5)
 NANCY = TWO.site("nancy")

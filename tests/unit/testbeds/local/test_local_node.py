@@ -8,9 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import layers, node, site
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
-from g5kvirt.testbeds.local.description import make
 
 MEMINFO = """\
 MemTotal:       24684084 kB

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import MachineError, SpecError, TestbedError
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle, proxy, state
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local.description import make
 
 DESCRIPTION = make({"nancy": 3, "rennes": 2})
 TEXT = state.hosts_text(DESCRIPTION)

@@ -5,8 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import oarsql
-from g5kvirt.testbeds.local.description import make
 
 
 def rows(sql: str) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ import json
 import re
 from ipaddress import ip_address, ip_network
 
-from g5kvirt.testbeds.local.description import make
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local.reference import documents
 
 

@@ -10,8 +10,8 @@ import pytest
 import requests
 from localfakes import FakeDatabase, FakeMachines, job
 
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import rest
-from g5kvirt.testbeds.local.description import make
 
 NODE = "graphene-1.nancy.grid5000.fr"
 INTERFACE = "graphene-1-eth0.nancy.grid5000.fr"

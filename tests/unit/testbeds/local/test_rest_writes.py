@@ -14,8 +14,8 @@ import requests
 from localfakes import FakeDatabase, FakeMachines, job
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import rest
-from g5kvirt.testbeds.local.description import make
 from g5kvirt.testbeds.local.frontend import Frontend
 
 NODE, OTHER = "graphene-1.nancy.grid5000.fr", "graphene-2.nancy.grid5000.fr"

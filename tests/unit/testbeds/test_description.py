@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from g5kvirt.errors import CapacityError, SpecError
-from g5kvirt.testbeds.local.description import MAX_NODES, from_plain, load, make
-from g5kvirt.testbeds.local.site_networks import site_networks
+from g5kvirt.testbeds.described.description import MAX_NODES, from_plain, load, make
+from g5kvirt.testbeds.described.site_networks import site_networks
 
 SITES = tuple(site_networks())
 

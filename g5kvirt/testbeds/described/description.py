@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB
-from g5kvirt.testbeds.local.model import (
+from g5kvirt.testbeds.described.model import (
     DOMAIN,
     Description,
     KadeployEnvironment,
@@ -35,7 +35,7 @@ from g5kvirt.testbeds.local.model import (
     SwitchKind,
     Vlan,
 )
-from g5kvirt.testbeds.local.site_networks import CLUSTER_NAME, SiteNetworks, site_networks
+from g5kvirt.testbeds.described.site_networks import CLUSTER_NAME, SiteNetworks, site_networks
 
 __all__ = [
     "DOMAIN",

@@ -1,6 +1,6 @@
 """The parts of a local testbed as plain data: sites, nodes, vlans, environments, names.
 
-Standard library only. `g5kvirt.testbeds.local.description` makes these from description files.
+Standard library only. `g5kvirt.testbeds.described.description` makes these from description files.
 """
 
 from __future__ import annotations
