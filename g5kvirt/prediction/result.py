@@ -9,6 +9,7 @@ import pandas as pd
 
 from g5kvirt.errors import RunError
 from g5kvirt.run.events import Event
+from g5kvirt.run.frame import marked
 from g5kvirt.run.tables import Frames
 from g5kvirt.simulation.calibration import Calibration
 
@@ -66,7 +67,8 @@ class Prediction(Mapping[int, float]):
     @property
     def scalability(self) -> pd.DataFrame:
         """Number of VMs, predicted seconds of a deployment, deployed and failed VMs."""
-        curve = self._frames.measurements.scalability[["vms", "total", "deployed", "failed", "prediction"]]
+        known = self._frames.measurements.scalability
+        curve = marked(known[["vms", "total", "deployed", "failed"]], True)  # also where nothing was deployed
         if self.sampled == 1:
             return curve
         curve = curve.sort_values("vms", kind="stable", ignore_index=True)

@@ -46,7 +46,7 @@ def test_a_run_says_so_by_its_testbed_too(experiment: Experiment, tmp_path: Path
     document = json.loads((tmp_path / "edited" / "run.json").read_text())
     del document["prediction"]
     (tmp_path / "edited" / "run.json").write_text(json.dumps(document))
-    assert "(prediction)" in repr(Experiment.open(tmp_path / "edited"))
+    assert "(prediction by" in repr(Experiment.open(tmp_path / "edited"))
     with pytest.raises(RunError, match="is a prediction"):
         calibrate([tmp_path / "edited"], "mine")
 
