@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from g5kvirt import Experiment, Spec
 from g5kvirt.cli.demo import SLIDES_VMS, slides_sites, slides_sizes, slides_spec
 from g5kvirt.errors import G5kvirtError
-from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.described.description import Description, make
+from g5kvirt.testbeds.local import lifecycle
 from g5kvirt.testbeds.local.shared_limits import STOCK_ARP_TABLE, SharedLimits
 
 HERE = Path(__file__).resolve().parent

@@ -28,7 +28,7 @@ TOP = {".ci", "benchmarks", "data", "docs", "g5kvirt", "notebooks", "tests"}
 ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
 #: Written by runs, sweeps and continuous integration, or by the user: not in a checkout.
 WRITTEN = {"runs/", "artefacts/", "consoles/", "sweeper/", "spec.yaml", "sweep.yaml", "broadcasts.yaml"}
-WRITTEN |= {"environments/mine.yaml", "small.yaml", "large.yaml"}
+WRITTEN |= {"environments/mine.yaml", "small.yaml", "large.yaml", "large/", "reboot-50/"}
 #: What an archive of runs has.
 WRITTEN |= {"tables/", "figures/", "comparison/", "more/"}
 
