@@ -48,7 +48,8 @@ def predict(
     own = None if sizes is None else [part.size(vms) for vms in sizes]
     with tempfile.TemporaryDirectory(prefix="g5kvirt-prediction-") as folder:
         runner = simulate(part.spec, part.testbed, Path(folder), "prediction", own, environment, broadcast)
-        return Prediction(list(runner.journal), testbed.world.calibration, part.factor, sizes or [spec.vms])
+        measured = [spec.vms] if sizes is None else sizes
+        return Prediction(list(runner.journal), testbed.world.calibration, part.factor, measured)
 
 
 def simulate(
