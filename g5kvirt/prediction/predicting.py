@@ -117,6 +117,7 @@ def _simulated_like(runner: PhaseRunner, calibration: str) -> Simulated:
         inventory = Inventory(testbed.name, machines, uplinks={} if world is None else world.uplinks)
     if calibration:
         found = calibrations.load(calibration)
+        found.check_guests(runner.spec.guest)
     elif world is not None:
         found = world.calibration
     else:

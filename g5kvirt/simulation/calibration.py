@@ -128,6 +128,16 @@ class Calibration:
             raise SpecError(f"{where}: uplink_gbps must be above 0")
         return found
 
+    def check_guests(self, guest: str) -> None:
+        """Raises SpecError if it is not of guests of the kind ``guest`` of a specification."""
+        if (guest == "light") != (self.guest == "light"):
+            other = "local-light" if guest == "light" else "local-emulated"
+            raise SpecError(
+                f"the calibration {self.name!r} was not made of guests of the kind {guest!r}",
+                advice=f"choose another one, such as {other}: --calibration {other}, or"
+                f" testbed='simulated:2013/{other}'",
+            )
+
     def check_steps(self, where: str) -> None:
         """Raises SpecError if a step is missing that every boot or deployment has."""
         if missing := [s for s in (BOOT[0], BOOT[-1]) if s not in self.boot]:
