@@ -93,6 +93,8 @@ class PhaseRunner:
                 f"a prediction is made with the built-in provisioner only, not with {spec.provisioner!r}",
                 advice="leave provisioner out of the specification",
             )
+        if opened.world is not None and isinstance(testbed, str):  # with a calibration that its name chose
+            opened.world.calibration.check_guests(spec.guest)
         shown = testbed if isinstance(testbed, str) and not opened.simulated else opened.name
         about: dict[str, Any] = {"network": opened.network, "real_cores": opened.real_cores}
         if opened.world is not None:

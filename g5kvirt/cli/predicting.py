@@ -108,13 +108,7 @@ def _figure(kept: Mapping[str, Path], found: Mapping[str, Prediction]) -> list[P
 
 def _check_guests(spec: Spec, testbed: Simulated) -> None:
     """Raises SpecError if the calibration is of another kind of guest."""
-    calibration = testbed.world.calibration
-    if (spec.guest == "light") != (calibration.guest == "light"):
-        other = "local-light" if spec.guest == "light" else "local-emulated"
-        raise SpecError(
-            f"the calibration {calibration.name!r} was not made of guests of the kind {spec.guest!r}",
-            advice=f"choose another one, such as --calibration {other}",
-        )
+    testbed.world.calibration.check_guests(spec.guest)
 
 
 def _prediction(one: Combination, testbed: Simulated, folder: Path | None, name: str) -> Prediction:

@@ -48,7 +48,8 @@ def predict(
     own = None if sizes is None else [part.size(vms) for vms in sizes]
     with tempfile.TemporaryDirectory(prefix="g5kvirt-prediction-") as folder:
         runner = simulate(part.spec, part.testbed, Path(folder), "prediction", own, environment, broadcast)
-        return Prediction(list(runner.journal), testbed.world.calibration, part.factor, sizes or [spec.vms])
+        measured = [spec.vms] if sizes is None else sizes
+        return Prediction(list(runner.journal), testbed.world.calibration, part.factor, measured)
 
 
 def simulate(
@@ -116,6 +117,7 @@ def _simulated_like(runner: PhaseRunner, calibration: str) -> Simulated:
         inventory = Inventory(testbed.name, machines, uplinks={} if world is None else world.uplinks)
     if calibration:
         found = calibrations.load(calibration)
+        found.check_guests(runner.spec.guest)
     elif world is not None:
         found = world.calibration
     else:

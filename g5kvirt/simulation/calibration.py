@@ -18,6 +18,7 @@ from g5kvirt.spec.yaml_files import load_yaml
 __all__ = [
     "BOOT",
     "DEPLOYMENT",
+    "GUESTS",
     "MACHINE_PHASES",
     "SHIPPED",
     "Calibration",
@@ -33,6 +34,8 @@ BOOT = ("power-on", "dhcp", "script", "kernel", "initrd", "minimal-system")
 DEPLOYMENT = ("partition", "format", "image", "postinstall", "bootloader", "sync", "boot")
 #: Calibrations that come with the project.
 SHIPPED = ("local-emulated", "local-light", "grid5000")
+#: Kinds of guests that durations are of.
+GUESTS = ("kvm", "tcg", "light")
 #: Phases of the machines.
 MACHINE_PHASES = ("reserve", "deploy", "configure")
 #: Largest values, so that no typing mistake leads out of the calendar: a second is that of eleven days.
@@ -109,6 +112,11 @@ class Calibration:
         for key in ("name", "guest", "source"):
             if not isinstance(values.get(key), str):
                 wrong(f"{where}: {key}", "a text", values.get(key))
+        if values["guest"] not in GUESTS:
+            wrong(f"{where}: guest", f"one of {', '.join(GUESTS)}", values["guest"])
+        for key in ("assumed", "shared"):
+            if not isinstance(values.get(key, False), bool):
+                wrong(f"{where}: {key}", "true or false", values[key])
         for key, steps in (("boot", BOOT), ("deployment", DEPLOYMENT), ("machines", MACHINE_PHASES)):
             own = _mapping(values.get(key), f"{where}: {key}")
             _known(own, steps, where, "step")
@@ -129,6 +137,16 @@ class Calibration:
         if found.uplink_gbps <= 0:
             raise SpecError(f"{where}: uplink_gbps must be above 0")
         return found
+
+    def check_guests(self, guest: str) -> None:
+        """Raises SpecError if it is not of guests of the kind ``guest`` of a specification."""
+        if (guest == "light") != (self.guest == "light"):
+            other = "local-light" if guest == "light" else "local-emulated"
+            raise SpecError(
+                f"the calibration {self.name!r} was not made of guests of the kind {guest!r}",
+                advice=f"choose another one, such as {other}: --calibration {other}, or"
+                f" testbed='simulated:2013/{other}'",
+            )
 
     def check_steps(self, where: str) -> None:
         """Raises SpecError if a step is missing that every boot or deployment has."""
@@ -172,7 +190,7 @@ def _step(value: object, where: str) -> StepTime:
 
 def _number(value: object, where: str, most: float) -> float:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    if not plain or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
+    if not plain or not 0 <= value < math.inf:  # type: ignore[operator]  # NaN is neither
         wrong(where, "a number from 0 on", value)
     if value > most:  # type: ignore[operator]
         wrong(where, f"at most {most:,.0f}", value)

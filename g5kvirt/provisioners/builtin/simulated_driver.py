@@ -197,6 +197,8 @@ class SimulatedDriver:
         return {host.name: once + hop * number for number, host in enumerate(chain.order(hosts), 1)}
 
     def _arrive(self, host: str, order: BroadcastOrder) -> None:
+        if host in self._world.dead:  # others had it past that host
+            return
         self._arrived.add(host)
         self._reports.append(Report(host, order.step, "ok", self._world.now(), attempt=order.attempt))
         for then in self._waiting.pop(host, []):

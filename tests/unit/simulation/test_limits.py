@@ -19,6 +19,8 @@ from g5kvirt.planning.inventories import Inventory, Machine
 from g5kvirt.prediction import predict, simulate
 from g5kvirt.run.events import Event
 from g5kvirt.simulation.calibration import Calibration, StepTime
+from g5kvirt.simulation.network import Network
+from g5kvirt.simulation.timeline import Timeline
 from g5kvirt.simulation.world import Faults
 from g5kvirt.testbeds.simulated.driver import Simulated, simulated
 
@@ -141,6 +143,17 @@ def test_whatever_goes_wrong_each_vm_has_one_end_in_time(
             assert one.end - one.start >= LEAST + (-(-vms // window) - 1) * sleep
 
 
+@pytest.mark.parametrize("broadcast", ["chain", "tree", "http"])
+def test_nothing_comes_of_a_host_after_its_death(broadcast: Broadcast, tmp_path: Path) -> None:
+    bed = Simulated(machines(), replace(MODEL, uplink_gbps=0.1), faults=Faults(hosts=0.4, within=5), seed=5)
+    runner = simulate(spec(24), bed, tmp_path, "one", [24], "mini", broadcast)
+    events = [event for event in runner.journal if event.phase == "measure"]
+    gone = {event.reason.split()[2] for event in events if "is gone" in event.reason}
+    assert gone == bed.world.dead != set()
+    hosts = {event.subject for event in events if (event.kind, event.status) == ("host", "ok")}
+    assert hosts.isdisjoint(gone), "they had no image before they died"
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     vms=st.integers(1, 40),
@@ -163,6 +176,36 @@ def test_larger_windows_and_faster_links_are_not_slower(
     moment = 2.0  # seconds: rates are solved four times a second, decisions taken once
     assert seconds(window + more, rate) <= first + moment
     assert seconds(window, rate * 10, 10) <= first + moment
+
+
+LINK = st.floats(1e2, 1e10)
+TRANSFER = st.tuples(
+    st.sets(st.integers(0, 3), min_size=1), st.floats(0, 1e9), st.sampled_from([0.0, 0.1, 7.0])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rates=st.tuples(LINK, LINK, LINK, LINK), transfers=st.lists(TRANSFER, min_size=1, max_size=20))
+def test_no_link_carries_more_than_its_rate(
+    rates: tuple[float, ...], transfers: list[tuple[set[int], float, float]]
+) -> None:
+    timeline = Timeline()
+    network = Network(timeline, rates)
+    ends: dict[int, float] = {}
+    for number, (links, size, begin) in enumerate(transfers):
+
+        def send(number: int = number, links: set[int] = links, size: float = size) -> None:
+            network.send(sorted(links), size, lambda: ends.update({number: timeline.now}))
+
+        timeline.at(begin, send)
+    timeline.run(1e12)
+    assert len(ends) == len(transfers)
+    for link, rate in enumerate(rates):
+        crossed = [number for number, (links, _, _) in enumerate(transfers) if link in links]
+        carried = sum(transfers[number][1] for number in crossed)
+        first = min((transfers[number][2] for number in crossed), default=0.0)
+        last = max((ends[number] for number in crossed), default=0.0)
+        assert carried <= (last - first) * rate * (1 + 1e-6) + 1
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,13 @@ def test_what_cannot_be_predicted_is_refused(tmp_path: Path) -> None:
         open_testbed("simulated:1999")
     with pytest.raises(SpecError, match=r"there is no calibration 'none\.yaml'"):
         open_testbed("simulated:2013/none.yaml")
+    light = Spec(sites={"nancy": 2}, vms=4, guest="light")
+    for spec, testbed in ((light, "simulated:2013"), (SPEC, "simulated:2026/local-light")):
+        with pytest.raises(SpecError, match="was not made of guests of the kind"):
+            Experiment(spec, testbed=testbed, name="mixed", runs=tmp_path)
+    exp = Experiment(light, testbed="simulated:2013/local-light", name="light", runs=tmp_path)
+    with pytest.raises(SpecError, match="'grid5000' was not made of guests of the kind 'light'"):
+        exp.predict([4], calibration="grid5000")
     with pytest.raises(SpecError, match="built-in provisioner only"):
         Experiment(replace(SPEC, provisioner="kadeploy3"), testbed="simulated:2013", runs=tmp_path)
 
@@ -257,6 +264,10 @@ def test_what_cannot_be_predicted_is_refused(tmp_path: Path) -> None:
             "boot: {power-on: {seconds: 1.0e+30}, minimal-system: {}}",
             "seconds must be at most 1,000,000",
         ),
+        (f"hop: 1{'0' * 400}", "hop must be at most 1,000,000"),
+        ("guest: dog", "guest must be one of kvm, tcg, light"),
+        ("assumed: 0", "assumed must be true or false"),
+        ("shared: 'no'", "shared must be true or false"),
         ("fixed: {reserve: 1.0e+9}", "fixed.reserve must be at most 1,000,000"),
         ("check: {spread: 1000}", "check.spread must be at most 10"),
         ("images: {mini: 1.0e+30}", "images.mini must be at most"),

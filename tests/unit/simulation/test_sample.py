@@ -70,6 +70,14 @@ def test_a_summary_has_the_sizes_of_the_whole_and_no_tables_of_vms() -> None:
         _ = found.frames
 
 
+def test_a_summary_can_be_without_deployments() -> None:
+    spec = replace(SPEC, vms=2100, capacity={"max_per_host": 40, "per_core": 8, "host_reserve": 0})
+    found = predict(spec, testbed(), sizes=[], summary=True)
+    assert found.sampled > 1
+    assert found.plain()["deployments"] == found.failed == {}
+    assert found.phases.set_index("phase").loc["launch", "seconds"] > 0
+
+
 def test_a_hundred_thousand_vms_are_not_faster_than_their_links() -> None:
     calibration = load("grid5000")
     many = {
