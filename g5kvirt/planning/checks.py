@@ -15,10 +15,7 @@ from g5kvirt.planning.services import machines_per_site, services_per_site
 from g5kvirt.spec.groups import sizes_in_words
 from g5kvirt.spec.spec import Spec, suggest
 
-__all__ = ["LEAST_MEMORY", "check_against", "check_names", "check_vm", "counted"]
-
-#: MiB that the minimal system needs to boot: measured with Debian's cloud kernel; 64 are too few.
-LEAST_MEMORY = 80
+__all__ = ["check_against", "check_names", "counted"]
 
 
 def check_names(spec: Spec) -> None:
@@ -33,27 +30,15 @@ def check_names(spec: Spec) -> None:
         )
 
 
-def check_vm(spec: Spec) -> None:
-    """Raises SpecError if the VMs are too small for the minimal system; light guests take what they need."""
-    for kind in spec.kinds if spec.guest == "vm" else ():
-        if kind.vm.memory < LEAST_MEMORY:
-            raise SpecError(
-                f"the minimal system does not boot in {kind.vm.memory} MiB of memory",
-                advice=f"set vm.memory{f', or that of {kind.name},' if kind.name else ''}"
-                f" to at least {LEAST_MEMORY} MiB",
-            )
-
-
 def check_against(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> None:
     """Check a spec against the machines that exist, before anything is reserved.
 
-    Raises SpecError for an unknown site, cluster, strategy or rule, and for VMs too small to boot;
-    CapacityError, with the numbers and what would fit, for more machines than a site has or more VMs than its
-    best machines can carry.
+    Raises SpecError for an unknown site, cluster, strategy or rule; CapacityError,
+    with the numbers and what would fit, for more machines than a site has or more VMs than its best machines
+    can carry.
     Which machines OAR will give is not known yet: `place` checks again with those.
     """
     check_names(spec)
-    check_vm(spec)
     _check_groups(spec, hosts_by_site)
     clusters = spec.clusters or {}
     fitting: dict[str, list[Host]] = {}

@@ -13,7 +13,7 @@ from typing import Literal
 from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.inventory import MIB
 from g5kvirt.planning.addressing import usable_addresses
-from g5kvirt.planning.checks import check_names, check_vm, counted
+from g5kvirt.planning.checks import check_names, counted
 from g5kvirt.planning.forecast import (
     SMALLEST,
     AddressDemand,
@@ -157,7 +157,6 @@ def preflight(
     before, after = tuple(before), tuple(after)
     try:
         check_names(spec)
-        check_vm(spec)
     except SpecError as error:
         return result(refused("specification", "invalid", error))
     if inventory is None:

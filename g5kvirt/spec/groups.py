@@ -18,6 +18,7 @@ from g5kvirt.inventory import MIB
 from g5kvirt.spec.fields import check_fields, checked_by, flag, is_whole, keys, suggest, text, whole, wrong
 
 __all__ = [
+    "LEAST_MEMORY",
     "MAX_MIB",
     "MAX_VMS",
     "Group",
@@ -26,6 +27,7 @@ __all__ = [
     "VMs",
     "average",
     "check_group",
+    "check_memory",
     "names_in_words",
     "read_vms",
     "scaled",
@@ -35,6 +37,8 @@ __all__ = [
 MAX_VMS = 1 << 24  #: a /8 holds no more addresses
 MAX_MIB = 1 << 30  #: a pebibyte of memory or disk
 MAX_GROUPS = 64
+#: MiB that the minimal system needs to boot: measured with Debian's cloud kernel; 64 are too few.
+LEAST_MEMORY = 80
 
 #: Names of VMs are labels in DNS (63 characters at most), with a hyphen and a number after the group's.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -97,6 +101,17 @@ class Kind:
     name: str
     count: int
     vm: VMSpec
+
+
+def check_memory(kinds: Iterable[Kind]) -> None:
+    """Raises SpecError if VMs are too small for the minimal system."""
+    for kind in kinds:
+        if kind.vm.memory < LEAST_MEMORY:
+            raise SpecError(
+                f"the minimal system does not boot in {kind.vm.memory} MiB of memory",
+                advice=f"set vm.memory{f', or that of {kind.name},' if kind.name else ''}"
+                f" to at least {LEAST_MEMORY} MiB",
+            )
 
 
 class VMs(TypedDict):

@@ -33,7 +33,17 @@ from g5kvirt.spec.fields import (
     word,
     wrong,
 )
-from g5kvirt.spec.groups import MAX_MIB, MAX_VMS, Group, Kind, VMSpec, average, read_vms, scaled
+from g5kvirt.spec.groups import (
+    MAX_MIB,
+    MAX_VMS,
+    Group,
+    Kind,
+    VMSpec,
+    average,
+    check_memory,
+    read_vms,
+    scaled,
+)
 from g5kvirt.spec.links import Link, check_ends, read_links
 from g5kvirt.spec.shown import short_repr
 from g5kvirt.spec.sites import MAX_HOSTS, read_clusters, read_sites
@@ -275,7 +285,9 @@ class Spec:
         return short_repr(self, type(self)(hosts=1, vms=1))
 
     def _check_combinations(self) -> None:
-        """Raises SpecError for ends of links that do not exist, and for what a Kadeploy3 cannot do."""
+        """Raises SpecError for VMs that cannot boot, unknown ends of links, what a Kadeploy3 cannot do."""
+        if self.guest == "vm":  # light guests take what they need
+            check_memory(self.kinds)
         if self.sites:  # else when they are selected
             check_ends(self.links, [group.name for group in self.groups], self.sites)
         if (self.provisioner, self.guest) == ("kadeploy3", "light"):

@@ -36,16 +36,6 @@ def test_invalid_testbed_is_refused(testbed: Any, tmp_path: Path) -> None:
         Experiment(SPEC, testbed="grid5000:nancy", runs=tmp_path)
 
 
-def test_vms_too_small_to_boot_are_refused(tmp_path: Path) -> None:
-    small = Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79})
-    with pytest.raises(
-        SpecError,
-        match=r"the minimal system does not boot in 79 MiB of memory: set vm.memory to at least 80 MiB",
-    ):
-        Experiment(small, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
-    assert not (tmp_path / "runs").exists()
-
-
 @pytest.mark.parametrize("path", [None, 5, b"runs/first"])
 def test_invalid_run_path_is_refused(path: Any) -> None:
     with pytest.raises(RunError, match='a run is opened by its directory, such as "runs/first", not '):

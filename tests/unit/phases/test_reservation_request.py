@@ -120,6 +120,7 @@ def test_first_site_has_a_kavlan_and_all_have_subnetworks() -> None:
             hosts=2,
             start="2030-03-17 20:16:40",
             capacity={"max_per_host": 999, "per_core": 999},
+            guest="light",
             vm={"memory": 1, "disk": 1},
         )
 

@@ -13,7 +13,7 @@ from g5kvirt import Group, Spec
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.inventory import GIB, MIB, Host, SubNetwork
 from g5kvirt.planning.capacity import capacities, host_room
-from g5kvirt.planning.checks import check_against, check_vm
+from g5kvirt.planning.checks import check_against
 from g5kvirt.planning.group_placement import host_shares
 from g5kvirt.planning.placement import STRATEGIES, Placement, distribute, place
 
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused_with_the_group_that_does_not() -> None:
 
 def test_smallest_group_must_boot_and_no_group_is_named_as_a_cluster() -> None:
     with pytest.raises(SpecError, match="does not boot in 79 MiB"):
-        check_vm(spec_of([(1, 160, 0), (1, 79, 0)]))
+        spec_of([(1, 160, 0), (1, 79, 0)])
     spec = Spec(sites={"a": 1}, vms=[Group("h", 2)])
     with pytest.raises(SpecError, match="the group 'h' has the name of a cluster"):
         check_against(spec, {"a": FOUR[:2]})

@@ -147,9 +147,16 @@ def test_starts() -> None:
 
 
 def test_nested_parts_as_dictionaries_or_objects() -> None:
-    as_dict = Spec(sites={"nancy": 1}, vms=1, vm={"memory": 64}, windows={"boot": 3})
-    as_objects = Spec(sites={"nancy": 1}, vms=1, vm=VMSpec(memory=64), windows=Windows(boot=3))
+    as_dict = Spec(sites={"nancy": 1}, vms=1, vm={"memory": 96}, windows={"boot": 3})
+    as_objects = Spec(sites={"nancy": 1}, vms=1, vm=VMSpec(memory=96), windows=Windows(boot=3))
     assert as_dict == as_objects
+
+
+def test_vms_too_small_to_boot_are_refused() -> None:
+    message = r"does not boot in 79 MiB of memory: set vm.memory to at least 80 MiB"
+    with pytest.raises(SpecError, match=message):
+        Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79})
+    assert Spec(sites={"nancy": 1}, vms=2, vm={"memory": 79}, guest="light").vm.memory == 79
 
 
 def test_round_trip() -> None:
