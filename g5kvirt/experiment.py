@@ -353,7 +353,7 @@ class Experiment(VMAccess, LinkAccess):
 
     @property
     def testbed_name(self) -> str:
-        """The testbed as it was given, such as ``local:second``, whether it still exists or not."""
+        """The testbed for a reader, such as ``local:second``, whether it still exists or not."""
         return self._runner.run.testbed
 
     def _display(self) -> Callable[[], None]:

@@ -94,8 +94,10 @@ class PhaseRunner:
                 advice="leave provisioner out of the specification",
             )
         shown = testbed if isinstance(testbed, str) and not opened.simulated else opened.name
-        about = {"network": opened.network, "real_cores": opened.real_cores}
-        run = create_run(runs, name, spec, shown, about | ({"prediction": True} if opened.simulated else {}))
+        about: dict[str, Any] = {"network": opened.network, "real_cores": opened.real_cores}
+        if opened.world is not None:
+            about |= {"prediction": True, "calibration": opened.world.calibration.about}
+        run = create_run(runs, name, spec, shown, about)
         runner = cls(run, spec, opened, display)
         runner._by_name = isinstance(testbed, str)
         return runner

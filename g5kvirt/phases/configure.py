@@ -83,10 +83,15 @@ def configure(context: Context) -> Mapping[str, Any]:
 def _simulated(context: Context, world: World, cluster: ClusterState) -> Mapping[str, Any]:
     """As long as it would take; hosts have what the inventory says."""
     world.machines_pass("configure", len(cluster.machines))
-    kvm = world.calibration.guest == "kvm"
+    kvm, now = world.calibration.guest == "kvm", context.now()
     context.journal.extend(
-        event_types.host_facts(host.name, Facts(host.cores, host.memory, kvm), context.now())
+        event_types.host_facts(host.name, Facts(host.cores, host.memory, kvm), now)
         for host in cluster.machines
+    )
+    context.journal.extend(  # without which its service machines would pass for hosts without VMs
+        Event("configure", role, "service", machine.host.name, "ok", now)
+        for machine in cluster.layout.machines
+        for role in machine.roles
     )
     return {
         "services": {m.host.name: list(m.roles) for m in cluster.layout.machines},

@@ -214,7 +214,7 @@ def table(year: str) -> Inventory:
         row["site"]: int(bool(row["kavlan_ip_range"] if year == "2013" else row["kavlan_global"]))
         for row in data_tables.rows(f"sites_{year}.csv")
     }
-    return Inventory(f"tables of {year}", machines, largest, vlans)
+    return Inventory(f"Grid'5000 of {year}", machines, largest, vlans)
 
 
 def _machines(row: Mapping[str, str], count: int) -> Iterator[Machine]:

@@ -59,12 +59,14 @@ class Prediction(Mapping[int, float]):
     @property
     def phases(self) -> pd.DataFrame:
         """The predicted seconds of each phase; ``measure`` is all deployments together."""
-        return self._frames.phases[["phase", "duration"]].rename(columns={"duration": "seconds"})
+        known = self._frames.phases[["phase", "duration"]].rename(columns={"duration": "seconds"})
+        return known.assign(prediction=True)
 
     @property
     def scalability(self) -> pd.DataFrame:
         """Number of VMs, predicted seconds of a deployment, deployed and failed VMs."""
-        curve = self._frames.measurements.scalability[["vms", "total", "deployed", "failed"]]
+        known = self._frames.measurements.scalability[["vms", "total", "deployed", "failed"]]
+        curve = known.assign(prediction=True)
         if self.sampled == 1:
             return curve
         curve = curve.sort_values("vms", kind="stable", ignore_index=True)
@@ -80,15 +82,19 @@ class Prediction(Mapping[int, float]):
 
     def plain(self) -> dict[str, Any]:
         """For scripts: phase → seconds, VMs → seconds of a deployment, VMs → failed ones."""
-        phases = {str(name): float(span) for name, span in self.phases.itertuples(index=False)}
+        known = self.phases[["phase", "seconds"]].itertuples(index=False)
+        phases = {str(name): float(span) for name, span in known}
         return {"prediction": True, "phases": phases, "deployments": dict(self), "failed": self.failed}
 
     def __repr__(self) -> str:
         calibration = self.calibration
         head = f"prediction by the calibration {calibration.name!r} ({calibration.kind}); no machine ran"
         if self.sampled > 1:
-            head += f"; from one host in {self.sampled:.3g}"
-        lines = [f"{phase:10} {seconds:8.1f} s" for phase, seconds in self.phases.itertuples(index=False)]
+            head += f"; from a sample, one host in {self.sampled:.3g}"
+        phases = self.phases[["phase", "seconds"]]
+        lines = [f"{phase:10} {seconds:8.1f} s" for phase, seconds in phases.itertuples(index=False)]
+        total = float(phases["seconds"].sum())
+        lines.append(f"{'total':10} {total:8.1f} s" + (f" ({total / 60:.0f} min)" if total >= 120 else ""))
         failed = self.failed
         for vms, seconds in self.items():
             lost = f", {failed[vms]:,} VMs failed" if failed[vms] else ""

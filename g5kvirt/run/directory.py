@@ -47,10 +47,21 @@ class Run:
 
     @property
     def testbed(self) -> str:
-        """Where it ran, for a reader: ``local:demo (managed switch)``, ``simulated:2013 (prediction)``."""
+        """Where it ran, for a reader: ``local:demo (managed switch)``, ``simulated:2013 (prediction by the
+        calibration grid5000, assumed)``."""
         name, network = (str(self.document.get(key, "")) for key in ("testbed", "network"))
-        about = "prediction" if self.predicted else network
+        about = network
+        if self.predicted:
+            name, about = _simulated_machines(name), f"prediction{self._calibration}"
         return f"{name or '–'} ({about})" if about else name or "–"
+
+    @property
+    def _calibration(self) -> str:
+        """`` by the calibration mine, measured``; empty for a run of a version that did not record it."""
+        about = self.document.get("calibration")
+        if not isinstance(about, Mapping):
+            return ""
+        return f" by the calibration {about.get('name')}, {str(about.get('kind')).partition(',')[0]}"
 
     @property
     def journal(self) -> Path:
@@ -138,6 +149,14 @@ def list_runs(root: Path) -> list[Run]:
         except RunError:
             continue
     return sorted(found, key=lambda run: (run.created, run.name))
+
+
+def _simulated_machines(testbed: str) -> str:
+    """The machines alone: ``simulated:/home/me/runs/first//mine.yaml`` → ``simulated:first``."""
+    kind, colon, name = testbed.partition(":")
+    machines = Path(name.partition("//")[0])
+    shown = machines.name if machines.is_absolute() else name.partition("/")[0]
+    return f"{kind}{colon}{shown}"
 
 
 def _has_run(path: Path) -> bool:

@@ -86,7 +86,17 @@ class Calibration:
     def kind(self) -> str:
         """``assumed``, ``measured``, ``measured, on one machine that all hosts shared``."""
         where = ", on one machine that all hosts shared" if self.shared else ""
-        return ("assumed" if self.assumed else "measured") + where
+        return self.measured_or_assumed + where
+
+    @property
+    def measured_or_assumed(self) -> str:
+        """``measured`` or ``assumed``."""
+        return "assumed" if self.assumed else "measured"
+
+    @property
+    def about(self) -> dict[str, str]:
+        """For the record of a prediction: its name, kind and source."""
+        return {"name": self.name, "kind": self.kind, "source": self.source}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], where: str = "the calibration") -> Calibration:

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from g5kvirt.errors import RunError
+from g5kvirt.spec.fields import show
 from g5kvirt.views import html
 from g5kvirt.views.compare_drawing import bar_pitch, draw_grouped, draw_over
 from g5kvirt.views.compare_tables import (
@@ -36,7 +37,7 @@ from g5kvirt.views.compare_tables import (
     over_table,
     vms_table,
 )
-from g5kvirt.views.curves import draw_scalability, draw_shares, with_lines
+from g5kvirt.views.curves import draw_scalability, draw_shares, prediction_note, with_lines
 from g5kvirt.views.differences import differences_table
 from g5kvirt.views.drawing import Drawer, FigureSource, Picture, seconds
 from g5kvirt.views.formatting import count, duration
@@ -93,7 +94,11 @@ def _directory(run: object) -> Path:
         return Path(run)
     if isinstance(run, _HasPath):
         return Path(run.path)
-    raise RunError(f"{run!r} is not a run: give the directory of a run, or an experiment")
+    raise RunError(
+        f"{show(run)} is not a run",
+        advice="give the directory of a run, or an experiment; those of a prediction are kept by g5kvirt"
+        ' predict and by Experiment(…, testbed="simulated:2013")',
+    )
 
 
 class Comparison(Drawer):
@@ -210,6 +215,7 @@ class Comparison(Drawer):
             columns,
             1.6,
             "Deployment time against the number of VMs",
+            prediction_note(prediction),
         )
 
     def over(self, parameter: str, columns: int = 1, *, vms: int | None = None) -> Picture:

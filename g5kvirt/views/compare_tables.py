@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from g5kvirt.errors import RunError
+from g5kvirt.errors import RunError, SpecError
 from g5kvirt.run import directory as run_directories
 from g5kvirt.run.deployment_tables import alike
 from g5kvirt.run.journal import read_events
 from g5kvirt.run.tables import Frames
+from g5kvirt.spec.spec import Spec
 from g5kvirt.views.drawing import SIMULATED, is_simulated
 from g5kvirt.views.measure_tables import differing, flat, series_of, settings_of
 from g5kvirt.views.tables import durations_table, iter_rows
@@ -62,11 +63,19 @@ def open_run(path: Path, label: str | None) -> Labelled:
     """The run in this directory; raises RunError if there is none that can be read."""
     found = run_directories.find(path.parent, path.name)
     testbed = found.testbed
-    spec = flat(found.document.get("spec") or {})
+    spec = flat(_complete(found.document.get("spec") or {}))
     frames = Frames(read_events(found.journal))
     known = list(settings_of(frames).values())
     common = {key: value for key, value in (known[0] if known else {}).items() if key not in differing(known)}
     return Labelled(label or "", found.name, testbed, spec, common, frames, label is not None)
+
+
+def _complete(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the defaults of what an older version did not have yet, so that this is no difference."""
+    try:
+        return Spec.from_dict(spec).to_dict()
+    except SpecError:  # one that this version does not take any more is still compared as it is
+        return spec
 
 
 def label_runs(runs: Sequence[Labelled]) -> tuple[Labelled, ...]:

@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
+from g5kvirt.simulation.calibration import Calibration
+from g5kvirt.spec.fields import wrong
 from g5kvirt.views.drawing import legend, narrow
 from g5kvirt.views.repetitions import comparable, number_words, summarized
 from g5kvirt.views.statistics import Statistic
@@ -18,7 +20,15 @@ from g5kvirt.views.style import PREDICTED, is_predicted, series_style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_scalability", "draw_shares", "legend_columns", "points", "sizes_axis", "with_lines"]
+__all__ = [
+    "draw_scalability",
+    "draw_shares",
+    "legend_columns",
+    "points",
+    "prediction_note",
+    "sizes_axis",
+    "with_lines",
+]
 
 _TICKS = 8  #: up to this many sizes each has its tick
 _WIDE = 30  #: sizes that differ by more than this factor are on a logarithmic axis
@@ -30,8 +40,12 @@ _LINES = {"bound": "--", "prediction": PREDICTED}
 def with_lines(rows: pd.DataFrame, lines: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
     """``rows`` with one column for each of ``lines`` (size → seconds) that is not empty.
 
-    A size that was not measured gets an additional row, with the other columns empty.
+    A size that was not measured gets an additional row, with the other columns empty. Raises SpecError for
+    a line that is no such mapping.
     """
+    for name, line in lines.items():
+        if not isinstance(line, Mapping):
+            wrong(name, "a mapping of numbers of VMs to seconds, such as exp.predict() or {4: 12.5}", line)
     known = {name: line for name, line in lines.items() if line}
     sizes = {int(size) for line in known.values() for size in line} - {int(size) for size in rows["vms"]}
     more = pd.DataFrame({"vms": sorted(sizes)}, dtype="int64")
@@ -40,6 +54,14 @@ def with_lines(rows: pd.DataFrame, lines: Mapping[str, Mapping[int, float]]) -> 
         values = {int(size): float(value) for size, value in line.items()}
         table[name] = table["vms"].map(values).astype("float64")
     return table
+
+
+def prediction_note(prediction: Mapping[int, float] | None) -> str:
+    """For the footer: which calibration a predicted line is from; empty for a mapping that does not say."""
+    calibration = getattr(prediction, "calibration", None)
+    if not isinstance(calibration, Calibration):
+        return ""
+    return f"dotted: prediction by the calibration {calibration.name}, {calibration.measured_or_assumed}"
 
 
 def draw_scalability(
@@ -149,8 +171,9 @@ def points(
         ax.plot(centers[x], centers["center"], transform=place if connected else beside, **line)
         for at, low, high in centers[[x, "ci_low", "ci_high"]].dropna().itertuples(index=False):
             ax.plot([at, at], [low, high], "_-", color=style["color"], transform=beside, **_INTERVAL)
-        word = name if name and len(names) > 1 else statistic
-        times = number_words(centers["n"])
+        single = is_predicted(own) and bool(centers["n"].le(1).all())  # a model has nothing to repeat
+        word = name if name and len(names) > 1 else "prediction" if single else statistic
+        times = "" if single else number_words(centers["n"])
         style |= {} if connected else {"linestyle": ""}
         entries.append(Line2D([], [], markersize=3.5, label=f"{word} ({times})" if times else word, **style))
     if shown:
@@ -199,7 +222,7 @@ def sizes_axis(ax: Axes, sizes: list[int]) -> None:
         ax.set_xscale("log")
         ax.minorticks_off()
     else:
-        ax.set_xlim(0, 1.05 * sizes[-1])
+        ax.set_xlim(0, (1.05 if len(sizes) > 1 else 2) * sizes[-1])  # a single one is in the middle
     if len(sizes) <= _TICKS and not _crowded(sizes):
         ax.set_xticks(sizes)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -11,7 +11,7 @@ import pandas as pd
 from g5kvirt.errors import RunError
 from g5kvirt.run.deployment_tables import Measurements, alike, column
 from g5kvirt.run.vocabulary import FAILED, PLANNED
-from g5kvirt.views.curves import draw_scalability, with_lines
+from g5kvirt.views.curves import draw_scalability, prediction_note, with_lines
 from g5kvirt.views.drawing import (
     Picture,
     RunDrawer,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DeploymentFigures"]
 
+_SETTINGS = ("environment", "broadcast")  #: of a deployment, for the footer
 _EARLIER = "#cc79a7"  #: attempts of a VM before the successful one
 
 
@@ -160,7 +161,7 @@ class DeploymentFigures(RunDrawer):
             columns,
             1.6,
             title,
-            ", ".join(one for key in ("environment", "broadcast") if len(one := _only(shown[key]))),
+            ", ".join(filter(None, (*(_only(shown[key]) for key in _SETTINGS), prediction_note(prediction)))),
         )
 
     def _chosen(self, known: Measurements, of: str | None) -> str:

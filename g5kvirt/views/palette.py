@@ -125,7 +125,7 @@ for _guest in GUESTS.values():
 def guests_clause(guest: str) -> str:
     """`guest_description` as a part of a caption: ``guests: virtual machines (QEMU, KVM)``."""
     words = guest_description(guest)
-    return words if words.startswith("light guests") else f"guests: {words}"
+    return words if words.startswith(("light guests", "predicted")) else f"guests: {words}"
 
 
 def guest_description(guest: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from g5kvirt.errors import CapacityError, SpecError, TestbedError
 from g5kvirt.inventory import GIB, MIB, Host, Reservation, SubNetwork
@@ -70,7 +71,7 @@ class Simulated:
 
     @property
     def machines_name(self) -> str:
-        """Where its machines are from, such as ``tables of 2013``."""
+        """Where its machines are from, such as ``Grid'5000 of 2013``."""
         return self._inventory.name
 
     def connect(self) -> None:
@@ -232,6 +233,8 @@ def simulated(name: str) -> Simulated:
     """
     found, calibration = _parts(name or "2013")
     durations = calibrations.load(calibration or found.calibration)
+    if calibration and calibration not in calibrations.SHIPPED:  # to be found from any directory
+        calibration = str(Path(calibration).absolute())
     full = f"simulated:{with_calibration(found.name, calibration)}"
     return Simulated(found.inventory, durations, name=full, real_cores=found.real_cores)
 

@@ -65,7 +65,7 @@ def test_a_summary_has_the_sizes_of_the_whole_and_no_tables_of_vms() -> None:
     assert found.sampled == pytest.approx(2, rel=0.1)
     assert list(found) == [1, 700, 2100]
     assert found.scalability["deployed"].tolist() == [1, 700, 2100]
-    assert "from one host in 2" in repr(found)
+    assert "from a sample, one host in 2" in repr(found)
     with pytest.raises(RunError, match="a summary has no tables of VMs"):
         _ = found.frames
 

@@ -9,6 +9,7 @@ import pytest
 from g5kvirt import Experiment, Spec
 from g5kvirt.cli import main
 from g5kvirt.errors import SpecError
+from g5kvirt.simulation.calibration import load, save
 from g5kvirt.testbeds.simulated.driver import simulated, with_calibration
 
 RUNS = Path(__file__).parents[3] / "data" / "runs"
@@ -29,7 +30,21 @@ def test_the_machines_of_a_description_are_real_ones(tmp_path: Path, monkeypatch
     assert again.frames.account.up == 40
     assert all(name.startswith("big-") for name in again.frames.hosts["host"])
     assert again.testbed.real_cores is None
-    assert str(tmp_path / "lab.yaml") in again.testbed_name
+    assert again.testbed_name.startswith("simulated:lab.yaml (prediction")
+    assert str(tmp_path / "lab.yaml") in again.testbed.name
+
+
+def test_a_calibration_of_ones_own_is_found_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(load("grid5000"), tmp_path / "mine.yaml")
+    monkeypatch.chdir(tmp_path)
+    bed = simulated("2013/mine.yaml")
+    monkeypatch.chdir("/")
+    again = simulated(bed.name.removeprefix("simulated:"))
+    assert again.name == bed.name
+    with pytest.raises(SpecError, match=r"there is no calibration 'mine\.yaml'"):
+        simulated("2013/mine.yaml")
 
 
 def test_the_machines_of_a_run_share_what_they_shared() -> None:
