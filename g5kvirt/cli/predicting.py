@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from rich.markup import escape
 
 from g5kvirt.cli.console import Console
 from g5kvirt.errors import SpecError
@@ -31,7 +36,6 @@ def predict(arguments: argparse.Namespace) -> int:
     from g5kvirt.planning.checks import check_against
     from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds.simulated.driver import simulated, with_calibration
-    from g5kvirt.views.compare import compare
 
     console = Console(stderr=arguments.json)
     spec = Spec.load(arguments.spec)
@@ -41,22 +45,65 @@ def predict(arguments: argparse.Namespace) -> int:
         testbed = simulated(where)
         check_against(with_sites(one.spec, testbed), testbed.hosts())
         _check_guests(one.spec, testbed)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if not arguments.json:
-        console.print(f"machines: {testbed.machines_name}", markup=False, highlight=False, soft_wrap=True)
+        say(f"predicted for   {testbed.machines_name}\ncalibration     {_about(testbed)}\n")
     folder = None if arguments.summary else _folder(arguments.into, arguments.spec.stem)
     found: dict[str, Prediction] = {}
-    for number, one in enumerate(combinations, 1):
+    kept: dict[str, Path] = {}
+    for one in combinations:
         label = _label(one.levels) or arguments.spec.stem
-        found[label] = _prediction(one, simulated(where), folder, str(number))
+        name = _run_name(label, kept.values())
+        with console.status(f"predicting {escape(label)}") if console.is_terminal else nullcontext():
+            found[label] = _prediction(one, simulated(where), folder, name)
+        if folder is not None:
+            kept[label] = folder / name
         if not arguments.json:
-            console.print(f"{label}\n{found[label]!r}\n", markup=False, highlight=False, soft_wrap=True)
+            say(f"{label}\n{found[label]!r}\n")
     if arguments.json:
-        print(json.dumps([{"variation": label, **one.plain()} for label, one in found.items()], indent=2))
-    if folder is not None:
-        kept = {label: folder / str(number) for number, label in enumerate(found, 1)}
-        for path in compare(kept).scalability(columns=2).save(folder / "scalability"):
-            console.print(f"figure   {path}", markup=False, highlight=False, soft_wrap=True)
+        runs = {label: {"run": str(path)} for label, path in kept.items()}
+        plain = [{"variation": label, **one.plain(), **runs.get(label, {})} for label, one in found.items()]
+        print(json.dumps(plain, indent=2))
+    for path in kept.values():
+        say(f"run      {path}")
+    for path in _figure(kept, found) if folder is not None else ():
+        say(f"figure   {path}")
     return 1 if any(sum(one.failed.values()) for one in found.values()) else 0
+
+
+def _about(testbed: Simulated) -> str:
+    """What the durations are from, and how far they may be from those of these machines."""
+    calibration = testbed.world.calibration
+    if calibration.assumed:
+        return (
+            f"{calibration.name}: published figures and assumptions, nothing was measured;"
+            " for a better one see g5kvirt calibrate --help"
+        )
+    if calibration.shared and testbed.real_cores is None:
+        return (
+            f"{calibration.name}: measured on a local testbed, whose processors, reserve, deploy and"
+            " configure are not those of these machines"
+        )
+    return f"{calibration.name}: {calibration.kind}"
+
+
+def _run_name(label: str, taken: Iterable[Path]) -> str:
+    """The name of the run of a variation, such as ``reboot-50``, unlike those that are ``taken``."""
+    stem = re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-.")[:80] or "prediction"
+    names = {path.name.lower() for path in taken}  # not all file systems tell "a" from "A"
+    several = (f"{stem}-{number}" for number in count(2))
+    return next(name for name in chain([stem], several) if name.lower() not in names)
+
+
+def _figure(kept: Mapping[str, Path], found: Mapping[str, Prediction]) -> list[Path]:
+    """The deployment time against the sizes; of a single one, over its VMs unless all of them failed."""
+    from g5kvirt.views.compare import compare
+
+    runs, sizes = compare(kept), {size for one in found.values() for size in one}
+    folder = next(iter(kept.values())).parent
+    if len(sizes) > 1 or any(one.failed.get(size) == size for one in found.values() for size in one):
+        return runs.scalability(columns=2).save(folder / "scalability")
+    return runs.deployment(columns=2).save(folder / "deployment")
 
 
 def _check_guests(spec: Spec, testbed: Simulated) -> None:
@@ -87,10 +134,12 @@ def _prediction(one: Combination, testbed: Simulated, folder: Path | None, name:
 
 def _combinations(spec: Spec, arguments: argparse.Namespace) -> Sequence[Combination]:
     """Each combination of what is varied. Raises SpecError for the first mistake in any of them."""
+    from g5kvirt.planning.forecast import SMALLEST
     from g5kvirt.sweeps.plan import parse
 
     vary = variations(arguments.vary)
-    measure = {"environment": arguments.environment, "sizes": arguments.measure or None}
+    environment = arguments.environment or SMALLEST[spec.guest]
+    measure = {"environment": environment, "sizes": arguments.measure or None}
     fixed = {key: value for key, value in measure.items() if value and f"measure.{key}" not in vary}
     document = {"spec": _without(spec.to_dict(), vary), "measure": fixed, "vary": vary}
     return parse(document, "prediction").combinations
@@ -105,8 +154,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     found = prediction.calibrate(arguments.runs, arguments.output.stem)
     save(found, arguments.output)
     for what, ratio in found.fit.items():
-        line = f"{what}: predicted {ratio:.0%} of what was measured before it was scaled to that"
-        console.print(line, markup=False, highlight=False)
+        line = f"{what}: the steps alone gave {ratio:.0%} of the measured time, so they were scaled to it"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"calibration   {arguments.output}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from g5kvirt.cli import main
-from g5kvirt.cli.predicting import variations
+from g5kvirt.cli.predicting import _run_name, variations
 from g5kvirt.errors import SpecError
 from g5kvirt.run.directory import list_runs
 
@@ -40,7 +40,8 @@ def test_each_variation_is_predicted_and_kept(tmp_path: Path, capsys: pytest.Cap
     slow, fast = (one["deployments"]["40"] for one in found)
     assert slow > fast + 8, "three pauses of five seconds, some of which the link would have cost anyway"
     kept = list_runs(tmp_path / "large-prediction")
-    assert [run.name for run in kept] == ["1", "2"]
+    assert [run.name for run in kept] == ["reboot-10-reboot_sleep-5", "windows-auto"]
+    assert [one["run"] for one in found] == [str(run.path) for run in kept]
     assert (tmp_path / "large-prediction" / "scalability.pdf").exists()
 
 
@@ -48,11 +49,26 @@ def test_a_calibration_of_ones_own_is_used(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "large.yaml").write_text(SPEC)
     mine = tmp_path / "mine.yaml"
     assert main(["calibrate", str(RUNS / "http"), "-o", str(mine)]) == 0
-    assert "predicted 9" in capsys.readouterr().out
+    assert "deployment: the steps alone gave 9" in capsys.readouterr().out
     words = ["predict", str(tmp_path / "large.yaml"), "--into", str(tmp_path), "--calibration", str(mine)]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "calibration 'mine' (measured, on one machine that all hosts shared); no machine ran" in out
+    assert "mine: measured on a local testbed, whose processors, reserve, deploy and configure" in out
+    folder = tmp_path / "large-prediction"
+    assert f"run      {folder / 'large'}\n" in out
+    (of_one_size,) = folder.glob("*.pdf")
+    assert of_one_size.stem == "deployment", "one point would make no curve"
+    assert "by the calibration mine, measured)" in list_runs(folder)[0].testbed
+
+
+def test_light_guests_get_the_environment_of_light_guests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "light.yaml").write_text("{sites: {nancy: 2}, vms: 8, guest: light}")
+    words = ["predict", str(tmp_path / "light.yaml"), "--summary", "--json"]
+    assert main([*words, "--calibration", "local-light"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["failed"] == {"8": 0}
 
 
 def test_a_summary_keeps_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +81,13 @@ def test_a_summary_keeps_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("reboot 20", ["10", "40"]),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["large.yaml"]
+
+
+def test_names_of_runs_are_readable_and_each_is_another() -> None:
+    taken: list[Path] = []
+    for label in ("reboot 50", "Reboot/50", "", "–"):
+        taken.append(Path(_run_name(label, taken)))
+    assert [path.name for path in taken] == ["reboot-50", "Reboot-50-2", "prediction", "prediction-2"]
 
 
 def test_what_cannot_be_predicted_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
