@@ -27,7 +27,16 @@ PAGES = [
 TOP = {".ci", "benchmarks", "data", "docs", "g5kvirt", "notebooks", "tests"}
 ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
 #: Written by runs, sweeps and continuous integration, or by the user: not in a checkout.
-WRITTEN = {"runs/", "artefacts/", "consoles/", "sweeper/", "spec.yaml", "sweep.yaml"}
+WRITTEN = {
+    "runs/",
+    "artefacts/",
+    "consoles/",
+    "sweeper/",
+    "spec.yaml",
+    "sweep.yaml",
+    "small.yaml",
+    "large.yaml",
+}
 WRITTEN |= {"environments/mine.yaml"}
 #: What an archive of runs has.
 WRITTEN |= {"tables/", "figures/", "comparison/", "more/"}
