@@ -70,10 +70,17 @@ class _RestHandler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if not length.isdecimal() or int(length) > _MAX_BODY:
             self.close_connection = True  # the rest of the body would be taken for the next request
+            if length.isdecimal():
+                self._discard(min(int(length), 8 * _MAX_BODY))
             raise HttpError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body must have at most {_MAX_BODY} bytes"
             )
         return self.rfile.read(int(length))
+
+    def _discard(self, length: int) -> None:
+        """Read on: who still sends when the connection is closed loses the answer."""
+        while length > 0 and (piece := self.rfile.read(min(length, 1 << 16))):
+            length -= len(piece)
 
     def _send(self, answer: Answer) -> None:
         data = b"" if answer.document is None else json.dumps(answer.document).encode()
