@@ -1,4 +1,5 @@
-"""A frontend whose start-up files print whatever they like, in bash, fish and tcsh: OAR's answer counts."""
+"""A frontend whose start-up files print whatever they like, in bash, fish and tcsh, and whose programs answer
+slowly, in lines that end with CR LF: OAR's answer counts."""
 
 from __future__ import annotations
 
@@ -29,17 +30,32 @@ printf '10.1.0.0/22\t10.1.3.255\t255.252.0.0\t10.3.255.254\t10.0.0.0\tdns\t10.0.
 (for n in 1 2 3 4 5 6; do echo "news: $n of 6 backups are late"; sleep 0.1; done) &
 printf 'g5k@fnancy:~$ '
 """
+#: In the place of a program: its answer with carriage returns, in two pieces with a pause between them.
+SLOW = r"""#!/bin/sh
+answer=$(mktemp) || exit 1
+REAL "$@" > "$answer" 2> "$answer.err"
+code=$?
+sleep 0.2
+sed 's/$/\r/' "$answer" | { IFS= read -r first && printf '%s\n' "$first"; sleep 0.2; cat; }
+sed 's/$/\r/' "$answer.err" >&2
+echo "$0 $*" >> ~/slowly
+rm -f "$answer" "$answer.err"
+exit $code
+"""
+PROGRAMS = "oarsub oarstat oardel kavlan kaenv3 kadeploy3 g5k-subnets"
 #: Login shell → its start-up file. The locale is not installed: bash and perl warn of it.
 STARTUP = {
     "bash": (
         ".bashrc",
-        "export LC_ALL=fr_FR.UTF-8 LANG=fr_FR.UTF-8\n. ~/noise\ntrap 'echo \"bye, 5 jobs are left\"' EXIT\n",
+        "export LC_ALL=fr_FR.UTF-8 LANG=fr_FR.UTF-8 PATH=~/slow:$PATH\n. ~/noise\n"
+        "trap 'echo \"bye, 5 jobs are left\"' EXIT\n",
     ),
     "fish": (
         ".config/fish/config.fish",
-        "set -gx LC_ALL fr_FR.UTF-8\nsh ~/noise\nfunction bye --on-event fish_exit; echo bye, 5 jobs; end\n",
+        "set -gx LC_ALL fr_FR.UTF-8\nset -gx PATH ~/slow $PATH\nsh ~/noise\n"
+        "function bye --on-event fish_exit; echo bye, 5 jobs; end\n",
     ),
-    "tcsh": (".tcshrc", "setenv LC_ALL fr_FR.UTF-8\nsh ~/noise\nset echo\n"),
+    "tcsh": (".tcshrc", "setenv LC_ALL fr_FR.UTF-8\nset path = (~/slow $path)\nsh ~/noise\nset echo\n"),
 }
 RUN = """
 import contextlib, io
@@ -83,7 +99,11 @@ def noisy() -> Iterator[State]:
         on(state, SITE, f"printf %s {shlex.quote(NOISE)} > noise; mkdir -p .config/fish")
         for file, text in STARTUP.values():
             on(state, SITE, f"printf %s {shlex.quote(text)} > {file}")
-        on(state, SITE, "cp .bashrc .profile")
+        on(state, SITE, "cp .bashrc .profile; mkdir slow")
+        for name in PROGRAMS.split():
+            text = shlex.quote(SLOW)
+            command = f'real=$(command -v {name}) && printf %s {text} | sed "s,REAL,$real," > slow/{name}'
+            on(state, SITE, f"{command} && chmod +x slow/{name}")
         yield state
 
 
@@ -100,7 +120,10 @@ def test_run_through_a_frontend_that_prints_words_of_its_own(
             loginshells.give(shell, Path(f"/proc/{inside(noisy, 'nancy')}/root"), "g5k")
         except MachineError as error:
             pytest.skip(f"apt gives no {shell}: {error.message}")
+    on(noisy, SITE, ": > slowly")
     out = answer(start(f"shell = {shell!r}\n{RUN}", noisy, tmp_path))
+    slowly = {Path(word).name for word in on(noisy, SITE, "cat slowly").split()}
+    assert slowly >= {"oarsub", "oarstat", "oardel", "kaenv3", "kadeploy3", "g5k-subnets"}
     nodes = sorted(node.fqdn for node in noisy.description.site("nancy").nodes)
     assert out["hosts"] == nodes
     assert out["execo"] != [nodes, [out["vlan"]]], "execo's own readers were not misled: no noise was there"

@@ -54,6 +54,26 @@ def test_no_command_forwarding_or_shared_connection_of_the_users_configuration(t
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
+def test_many_keys_and_a_jump_host_of_the_users_own(tmp_path: Path) -> None:
+    """The run's key is the first that its machines are offered, from no agent; the way there stays."""
+    config = tmp_path / "config"
+    keys = "".join(f"  IdentityFile ~/.ssh/key-{n}\n" for n in range(8))
+    config.write_text(
+        f"Host *\n{keys}  AddKeysToAgent yes\n  SendEnv LANG LC_*\n  ProxyJump me@home.example\n"
+    )
+    (tmp_path / "run").write_text("")  # ssh leaves out keys that do not exist
+    access = Access(key=tmp_path / "run", ssh_config=config)
+    done = subprocess.run(
+        [*access.prefix(), "-G", "--", "host"], capture_output=True, text=True, check=True, timeout=30
+    )
+    lines = done.stdout.splitlines()
+    assert "identitiesonly yes" in lines
+    assert next(line for line in lines if line.startswith("identityfile ")).endswith("/run")
+    assert "proxyjump me@home.example" in lines
+    assert access.identity("host").proxied
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
 def test_a_tunnel_keeps_its_own_forwarding() -> None:
     words = SSHTunnel(Access(), "host", 25300).argv(12345)
     done = subprocess.run(
