@@ -79,7 +79,10 @@ def fetch_all(release: str, names: Sequence[str], progress: ProgressCallback) ->
     options = _options(home)
     _output(["apt-get", *options, "-q", "-o", "APT::Update::Error-Mode=any", "update"], UPDATE_TIMEOUT)
     wanted = ["?essential", "apt", *names]
-    archives = _archives(options, wanted, release)
+    # apt lists no file that it has already: so it is shown an empty folder
+    empty = home / "none"
+    (empty / "partial").mkdir(parents=True, exist_ok=True)
+    archives = _archives([*options, "-o", f"Dir::Cache::archives={empty}"], wanted, release)
     _fetch(options, wanted, home / "archives", archives, progress)
     files = [home / "archives" / archive.file for archive in archives]
     missing = [file.name for file in files if not file.exists()]

@@ -84,8 +84,9 @@ class Walk:
         identity: dict[str, Any] = {} if own else {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         home = Path.home() if root else self.home
         environment = {"HOME": str(home), "PATH": f"{self.python.parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
-        if root and (cache := os.environ.get("XDG_CACHE_HOME")):
-            environment["XDG_CACHE_HOME"] = cache
+        # how this machine reaches a package registry, and for root its cache
+        kept = ("PIP_", *(("XDG_CACHE_HOME",) if root else ()))
+        environment |= {name: value for name, value in os.environ.items() if name.startswith(kept)}
         done = subprocess.run(
             list(map(str, words)),
             cwd=cwd or (self.folder if root else self.home),

@@ -97,7 +97,11 @@ def test_no_folders_name_reaches_a_shell_unquoted(name: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "kind", "message"),
     [
-        (["E: no space", "I: end"], MachineError, "mmdebstrap failed (E: no space)"),
+        (
+            ["E: no space", "I: end", "E: mmdebstrap failed to run"],
+            MachineError,
+            "mmdebstrap failed (E: no space)",
+        ),
         ([], MachineError, "mmdebstrap failed (no output)"),
         (
             ["pip: no such thing", "", "g5kvirt: the script ended with exit code 3", "E: hook failed"],
@@ -141,6 +145,26 @@ def test_apt_says_what_it_would_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repository, "_output", lambda *_: out)
     (archive,) = repository._archives([], ["a"], "trixie")
     assert (archive.name, archive.file, archive.size) == ("a", "a_1%3a2_amd64.deb", 1000)
+
+
+def test_packages_that_were_fetched_before_are_among_the_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apt(argv: list[str], _: float) -> str:
+        """apt lists, and fetches, what is not in its folder of archives yet."""
+        if "install" not in argv:
+            return ""
+        place = Path([word for word in argv if word.startswith("Dir::Cache::archives=")][-1].split("=")[1])
+        new = [] if (place / "a_1_amd64.deb").exists() else ["a_1_amd64.deb"]
+        if "--download-only" in argv:
+            (place / "a_1_amd64.deb").write_bytes(b"12345")
+        return "".join(f"'http://d/{name}' {name} 5 SHA256:00\n" for name in new)
+
+    monkeypatch.setattr(repository, "_output", apt)
+    for _ in range(2):
+        _, files = repository.fetch_all("bookworm", ["a"], lambda _: None)
+        assert [file.name for file in files] == ["a_1_amd64.deb"]
+        assert files[0].read_bytes() == b"12345"
 
 
 def test_an_unknown_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
