@@ -18,40 +18,50 @@ def add_predict(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     predict = command_parser(
         sub,
         "predict",
-        "say how long an experiment would take, without any machine",
-        "The same steps on a model: no root, no testbed, on any system. Each prediction is kept as a run\n"
-        "that says so, beside a figure of the deployment time. How good it is depends on the calibration:\n"
-        "that for Grid'5000 is made of published figures and assumptions; a small run of your own makes a\n"
-        "better one (g5kvirt calibrate).\n\n"
+        "predict how long an experiment would take, with a model",
+        "Runs the same steps on a model: needs no root and no testbed, and works on any system. Each "
+        "prediction is saved as a run, which is marked as a prediction, with a figure of the deployment "
+        "time. Its accuracy depends on the calibration: the one for Grid'5000 consists of published figures "
+        "and assumptions; g5kvirt calibrate makes a better one from a small run of your own.\n\n"
         "examples:\n"
-        "  g5kvirt predict data/scenarios/slides-2013.yaml --measure 500,1000,4552\n"
+        "  g5kvirt predict spec.yaml --measure 500,1000,4552\n"
         "  g5kvirt predict spec.yaml --inventory 2026 --vary windows.reboot=50,100,none\n"
-        "  g5kvirt predict spec.yaml --vary measure.broadcast=chain,http --calibration mine.yaml",
+        "  g5kvirt predict spec.yaml --vary measure.broadcast=chain,http",
     )
     predict.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the specification")
     predict.add_argument(
         "--inventory",
         default="2013",
         metavar="MACHINES",
-        help=f"Grid'5000 of {' or '.join(sorted(TABLES))}, a testbed's description (YAML), or a run"
-        " (its directory) for the machines that it had (default: 2013)",
+        help=f"machines: Grid'5000 in {' or '.join(sorted(TABLES))}, a testbed's description (YAML), or the"
+        " directory of a run, for the machines that it used (default: 2013)",
     )
     predict.add_argument(
-        "--measure", type=commands.sizes, default=[], metavar="N,…", help="VMs to deploy on (default: all)"
+        "--measure",
+        type=commands.sizes,
+        default=[],
+        metavar="N,…",
+        help="numbers of VMs to deploy on (default: all)",
     )
-    predict.add_argument("--environment", default="mini", help="what is deployed (default: mini)")
+    predict.add_argument("--environment", default="mini", help="environment to deploy (default: mini)")
     predict.add_argument(
-        "--vary", action="append", default=[], metavar="KEY=V,…", help="predict once for each of these values"
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=V,…",
+        help="make one prediction for each of these values",
     )
     predict.add_argument(
-        "--calibration", metavar="FILE", help="durations (default: those for these machines)"
+        "--calibration", metavar="FILE", help="file with the durations (default: the one for these machines)"
     )
     predict.add_argument(
         "--summary",
         action="store_true",
-        help="durations only, from a sample of the hosts: quick for any number of VMs, and no run is kept",
+        help="print durations only, from a sample of the hosts, and save no run: fast for any number of VMs",
     )
-    predict.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="where to keep it")
+    predict.add_argument(
+        "--into", type=Path, default=Path(), metavar="DIR", help="where to save it (default: here)"
+    )
     predict.add_argument("--json", action="store_true", help="print the predictions as JSON")
     predict.set_defaults(do=predicting.predict)
 
@@ -63,8 +73,9 @@ def add_calibrate(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     calibrate = command_parser(
         sub,
         "calibrate",
-        "take the durations for predictions from measured runs",
-        "The runs have guests of one kind, and a deployment. Several sizes are better than one.\n\n"
+        "make a calibration for predictions from measured runs",
+        "The runs must have guests of the same kind, and at least one deployment; several sizes give better "
+        "predictions than one.\n\n"
         "example:\n"
         "  g5kvirt calibrate runs/small -o mine.yaml",
     )
