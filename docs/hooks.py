@@ -18,7 +18,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _help(words: list[str]) -> str:
     from g5kvirt.cli.parser import build_parser
 
-    os.environ["COLUMNS"] = "100"  # argparse asks it for the width
+    os.environ["COLUMNS"] = "80"  # argparse takes the width from it; a block of code shows as many
     parser: argparse.ArgumentParser = build_parser()
     for word in words:
         (inner,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))

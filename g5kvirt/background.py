@@ -58,7 +58,7 @@ _all: weakref.WeakSet[Running[Any]] = weakref.WeakSet()
 class Running(Generic[T]):
     """A step that runs in the background, as returned by `g5kvirt.experiment.Experiment.start`.
 
-    An interrupt (Ctrl-C, "interrupt the kernel") ends the waiting in `wait` and `result`, not the step.
+    An interrupt (Ctrl-C, "interrupt the kernel") during `wait` or `result` ends the call, but not the step.
     """
 
     def __init__(
@@ -113,17 +113,17 @@ class Running(Generic[T]):
 
     @property
     def pid(self) -> int | None:
-        """The id of its process; None for a step that was done before and needed none."""
+        """Process id; None if the step was already done and needed no process."""
         return None if self._process is None else self._process.pid
 
     @property
     def done(self) -> bool:
-        """True when it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self._over.is_set()
 
     @property
     def seconds(self) -> float:
-        """How long it took, or has been running."""
+        """How long it took, or has been running so far."""
         return (self.end_time or time.time()) - self.start_time
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -131,7 +131,7 @@ class Running(Generic[T]):
         return self._over.wait(timeout)
 
     def result(self, timeout: float | None = None) -> T:
-        """What the step gives back; waits for it, at most ``timeout`` seconds.
+        """Wait for the step, at most ``timeout`` seconds, and return its result.
 
         Raises what the step raised, PhaseError if it was stopped, TimeoutError if it has not ended in time.
         """
@@ -143,9 +143,9 @@ class Running(Generic[T]):
         return self._result()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """Interrupt it, as Ctrl-C would, and wait until it has cleaned up; kill it after ``timeout`` seconds.
+        """Interrupt it like Ctrl-C and wait until it has cleaned up; kill it after ``timeout`` seconds.
 
-        What is done stays done; the step can be called again. Harmless when it has ended.
+        The step can be called again and resumes. Does nothing if it has ended.
         """
         self._interrupt()
         if not self.wait(timeout) and self._process is not None:

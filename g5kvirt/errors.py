@@ -1,4 +1,4 @@
-"""Every error that g5kvirt raises on purpose.
+"""Every error that g5kvirt raises deliberately.
 
 Each is one sentence: what is wrong (``message``) and what to do about it (``advice``). The command line
 prints that sentence and exits with the error's ``exit_code``; a traceback means a bug in g5kvirt, never bad
@@ -7,19 +7,19 @@ input.
 ::
 
     G5kvirtError              1
-    ├── SpecError             2   the specification cannot be read or makes no sense
+    ├── SpecError             2   the specification is invalid
     │   └── CapacityError     2   the specification needs more than exists or fits
     ├── RunError              2   a run's name, directory or journal cannot be used
     ├── PhaseOrderError       2   a step was called before the one it requires
     ├── MachineError          3   this machine cannot do it (root, packages, memory, kernel)
     ├── TestbedError          3   the testbed does not answer or refuses
-    └── PhaseError            1   a step was tried and failed; carries phase and step
+    └── PhaseError            1   a step failed; has the attributes phase and step
 
-`Stopped` is not one of them: it is an interrupt with a reason.
+`Stopped` is not a G5kvirtError: it is an interrupt with a reason.
 
-A notebook shows each as its sentence and the lines of the cell that met it; ``%debug`` and
-``traceback.print_last()`` still show the way through g5kvirt. A script that ends by one shows its own lines
-and the sentence; with ``G5KVIRT_DEBUG=1`` in its environment also the way through g5kvirt.
+A notebook shows the message of an error and the lines of the cell that caused it; ``%debug`` and
+``traceback.print_last()`` show the full traceback. If an error ends a script, the traceback shows only the
+lines of the script; ``G5KVIRT_DEBUG=1`` in its environment shows the full traceback.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ __all__ = [
 
 
 class G5kvirtError(Exception):
-    """Root of all errors raised on purpose.
+    """Base class of all errors that g5kvirt raises deliberately.
 
-    ``message`` is what is wrong, ``advice`` what to do about it (may be empty); ``str()`` is both as one
-    sentence, "message: advice".
+    ``message`` says what is wrong, ``advice`` what to do about it (may be empty); ``str()`` combines both,
+    "message: advice".
     """
 
     exit_code = 1
@@ -74,7 +74,7 @@ class G5kvirtError(Exception):
 
 
 class SpecError(G5kvirtError):
-    """The specification cannot be read or makes no sense; nothing has been touched."""
+    """The specification is invalid; nothing has been touched."""
 
     exit_code = 2
 
@@ -117,11 +117,11 @@ class TestbedError(G5kvirtError):
 
 
 class TestbedDownError(TestbedError):
-    """A local testbed that is not up: nothing is reserved on it any more."""
+    """The local testbed is not up; nothing is reserved on it any more."""
 
 
 class PhaseError(G5kvirtError):
-    """A step was tried and failed; ``phase`` and ``step`` are those that failed."""
+    """A step failed; ``phase`` and ``step`` name it."""
 
     def __init__(self, message: str, *, phase: str, step: str = "", advice: str = "") -> None:
         super().__init__(message, advice=advice)
@@ -130,7 +130,7 @@ class PhaseError(G5kvirtError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A step was ended from outside, for the reason given; cleanup is the same as after Ctrl-C."""
+    """A step was interrupted for the given reason; cleanup is the same as after Ctrl-C."""
 
 
 def for_a_notebook(error: BaseException) -> list[str]:

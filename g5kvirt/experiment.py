@@ -67,10 +67,9 @@ class MeasureArguments(TypedDict, total=False):
 class Experiment(VMAccess, LinkAccess):
     """One run of the experiment on one testbed.
 
-    ``testbed`` is ``"local"``, ``"grid5000"`` or an object of the shape of `g5kvirt.testbeds.base.Testbed`.
-    The run is kept in ``runs/name``; without a name it is named after the date. Everything that can be wrong
-    with the request is found here, before anything is touched. Raises SpecError, CapacityError, RunError,
-    TestbedError.
+    ``testbed`` is ``"local"``, ``"grid5000"``, ``"simulated:2013"`` or an object that implements
+    `g5kvirt.testbeds.base.Testbed`. The run is saved in ``runs/name``; the default name is the date. The
+    request is checked before anything is touched. Raises SpecError, CapacityError, RunError, TestbedError.
     """
 
     _frames_cache: Frames | None = None
@@ -95,10 +94,10 @@ class Experiment(VMAccess, LinkAccess):
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
-        """The experiment kept in the run directory ``path``, or ``runs/path``, to look at or to continue.
+        """Open the run in the directory ``path``, or ``runs/path``, to look at it or to continue it.
 
-        The testbed is contacted only when a step needs it: a run can be read where its testbed no longer
-        exists, on another machine, and while another process works on it. A step continues where it was
+        The testbed is contacted only when a step needs it: a run can be read when its testbed no longer
+        exists, on another machine, and while another process works on it. A step resumes where it was
         interrupted. Raises RunError.
         """
         if not isinstance(path, str | Path):
@@ -108,10 +107,10 @@ class Experiment(VMAccess, LinkAccess):
         return self
 
     def check(self) -> CheckResult:
-        """What would happen, and what would be wrong, before anything is reserved. Changes nothing.
+        """Do a dry run: what would happen and what is wrong, before anything is reserved. Changes nothing.
 
-        Queries the testbed's API and the sites' frontends. Each query is bounded; if nothing answers, all of
-        them take some minutes. What could not be found out is a row that says so.
+        Queries the testbed's API and the sites' frontends. Each query has a timeout; if nothing answers, the
+        check takes a few minutes. A question that could not be answered is reported as unknown.
         """
         from g5kvirt.phases.check import check
         from g5kvirt.prediction import expected_times
@@ -128,12 +127,13 @@ class Experiment(VMAccess, LinkAccess):
         calibration: str = "",
         summary: bool = False,
     ) -> Prediction:
-        """How long this experiment would take by a model, with a deployment on each of ``sizes`` (all VMs).
+        """Predict with a model how long this experiment takes, with one deployment for each of ``sizes``.
 
-        On the machines that are reserved, or on the largest ones of the testbed. ``calibration``: one that
-        comes with g5kvirt or a file; by default the one for this testbed and guest. ``summary``: durations
-        only, from a sample of the hosts, within seconds for any number of VMs. Changes nothing. Raises
-        SpecError and CapacityError. The result fits ``figures.scalability(prediction=…)``.
+        ``sizes`` defaults to all VMs. The prediction is for the reserved machines, or for the largest ones of
+        the testbed. ``calibration``: a bundled calibration or a file; by default the one for this testbed and
+        guest. ``summary``: only durations, from a sample of the hosts, within seconds for any number of VMs.
+        Changes nothing. Pass the result to ``figures.scalability(prediction=…)`` to compare it. Raises
+        SpecError and CapacityError.
         """
         from g5kvirt.prediction import predict_run
 
@@ -149,7 +149,7 @@ class Experiment(VMAccess, LinkAccess):
     # ---- the steps --------------------------------------------------------------------------------
 
     def reserve(self) -> PhaseResult:
-        """Get hosts, service machines, sub-networks and a global KaVLAN, and wait until they are there."""
+        """Reserve hosts, service machines, sub-networks and a global KaVLAN; wait until they are granted."""
         return self._execute("reserve")
 
     def deploy(self) -> PhaseResult:
@@ -161,13 +161,13 @@ class Experiment(VMAccess, LinkAccess):
         return self._execute("configure")
 
     def place(self) -> PhaseResult:
-        """Decide which host carries which VM, with which name, address and MAC. Touches nothing."""
+        """Assign each VM a host, a name, an address and a MAC address. Pure computation."""
         return self._execute("place")
 
     def launch(self) -> PhaseResult:
-        """Power the VMs on and wait until each reports from its minimal system, or is given up.
+        """Power the VMs on and wait until each reports from its minimal system or has failed.
 
-        Called again, it tries those that were given up once more.
+        If you call it again, it retries the VMs that failed.
         """
         return self._execute("launch")
 
@@ -181,17 +181,17 @@ class Experiment(VMAccess, LinkAccess):
         folder: str | Path = ENVIRONMENTS,
         group: str | None = None,
     ) -> MeasureResult:
-        """Deploy ``environment`` on n of the VMs that are up, for each n of ``sizes``, ``repeat`` times.
+        """Deploy ``environment`` on n of the VMs that are up, for each n in ``sizes``, ``repeat`` times.
 
-        ``environment`` is one of `environments`, or the path of a YAML file that describes one. ``sizes``
-        defaults to all VMs that are up. Each call measures anew, on the same virtual cluster. ``broadcast``
-        is how the image is distributed: down a ``chain`` of the hosts, or, for comparison, by a ``tree``
-        (TakTuk) or by ``http`` (every host downloads it from one server); with Kadeploy3
-        (``Spec.provisioner``) only the first two. ``folder`` holds descriptions of your own environments.
-        ``group``: only on VMs of this group of the specification.
-        A failed VM never raises: it ends as failed, with the step and the reason, and the end of its serial
-        console in ``consoles/`` of the run's directory. Raises SpecError for what cannot be deployed, before
-        anything reboots, and PhaseError if no VM at all was deployed.
+        ``environment`` is the name of one of `environments`, or the path of a YAML file that describes one.
+        ``sizes`` defaults to all VMs that are up. Each call makes new deployments on the same virtual
+        cluster. ``broadcast`` is the method that distributes the image: a ``"chain"`` of the hosts, or, for
+        comparison, a ``"tree"`` (TakTuk) or ``"http"`` (every host downloads it from one server); with
+        Kadeploy3 (``Spec.provisioner``) only the first two. ``folder`` contains descriptions of your own
+        environments. ``group``: deploy only on VMs of this group.
+        A VM that fails does not raise an error: it is recorded as failed, with the step and the reason, and
+        the end of its serial console is saved in ``consoles/`` in the run's directory. Raises SpecError if
+        the request is invalid, before anything reboots, and PhaseError if no VM was deployed.
         """
         arguments = environment, sizes, repeat, broadcast, folder, group
         self._runner.measure(self._runner.measure_request(*arguments))
@@ -206,18 +206,18 @@ class Experiment(VMAccess, LinkAccess):
         self, step: Literal["measure"], **arguments: Unpack[MeasureArguments]
     ) -> Running[MeasureResult]: ...
     def start(self, step: str, **arguments: Any) -> Running[Any]:
-        """Start a step in the background and return at once; the notebook stays free.
+        """Start a step in the background and return immediately.
 
         ::
 
             running = exp.start("launch")
             measuring = exp.start("measure", environment="mini", sizes=[2, 4])
 
-        ``step`` is the name of the method that would do it in the foreground, ``arguments`` are those of
-        `measure`. The step runs in a process of its own, one at a time. What is returned can be waited for
-        and stopped; its ``result()`` is what the method would have returned. Raises SpecError for an unknown
-        step, and what the method would raise before it begins. A step that is done is not
-        started again, except a launch that gave up VMs.
+        ``step`` is the name of the method that runs it in the foreground, ``arguments`` are those of
+        `measure`. The step runs in a separate process, one at a time. Use the returned object to wait for it
+        or to stop it; its ``result()`` is what the method would have returned. A step that is done is not
+        started again, except a launch in which VMs failed. Raises SpecError for an unknown step, and what
+        the method would raise before it starts.
         """
         if not isinstance(step, str) or step not in PHASES:
             raise SpecError(f"there is no step {show(step)} to start", advice=suggest(step, PHASES))
@@ -231,14 +231,14 @@ class Experiment(VMAccess, LinkAccess):
 
     @property
     def background(self) -> Running[Any] | None:
-        """The step that was last started by `start`, None before."""
+        """The step that was started last by `start`; None if there is none."""
         return self._runner.background
 
     def environments(self, folder: str | Path = ENVIRONMENTS) -> pd.DataFrame:
-        """What can be deployed: one row per environment.
+        """The environments that can be deployed, one row each.
 
-        Besides the built-in ones these are the descriptions (YAML, see `g5kvirt.images.descriptions`) in
-        ``folder``, by default ``environments/`` where the notebook runs, and in
+        These are the built-in ones and those described by YAML files (see `g5kvirt.images.descriptions`) in
+        ``folder``, by default ``environments/`` in the current directory, and in
         ``~/.config/g5kvirt/environments``. Raises SpecError if the folder does not exist.
         """
         from g5kvirt.images.environments import known
@@ -246,27 +246,27 @@ class Experiment(VMAccess, LinkAccess):
         return pd.DataFrame([asdict(one) for one in known(environment_folders(folder))])
 
     def extend(self, walltime: int | str) -> Reservation:
-        """Give all jobs that much more walltime, such as ``"1:00:00"``, or none of them.
+        """Extend all jobs, or none, by ``walltime`` such as ``"1:00:00"``; possible while a step is running.
 
-        Also while a step is under way. OAR grants it as far as no other job follows on the same machines.
-        Returns the reservation with its new walltime. Raises TestbedError if a site refuses, which says where
-        a job has more time all the same; SpecError in a prediction; PhaseOrderError without a reservation.
+        OAR extends a job until the next reservation of its machines at most. Returns the reservation with its
+        new walltime. Raises TestbedError if a site refuses (the message names jobs that stay extended
+        nevertheless); SpecError in a prediction; PhaseOrderError without a reservation.
         """
         return self._runner.extend(walltime)
 
     def release(self) -> None:
-        """Give the machines back. Harmless when there is nothing to give back.
+        """Release the machines. Does nothing if there are none to release.
 
-        A step in the background is stopped first. Raises TestbedError if a job is still there afterwards;
-        call it again then. Raises RunError if the journal cannot be written, on a full disk for instance: the
-        machines are given back all the same, unless another process works on the run or it is read-only here.
-        A first Ctrl-C does not interrupt it.
+        Stops a step in the background first. Raises TestbedError if a job could not be deleted; call it again
+        then. Raises RunError if the journal cannot be written, for instance because the disk is full: the
+        machines are released nevertheless, unless another process works on the run or it is read-only. The
+        first Ctrl-C does not interrupt it.
         """
         with uninterrupted():
             self._runner.release()
 
     def __enter__(self) -> Experiment:
-        """Until the block ends, SIGTERM and a closed terminal end the process by way of its end, too."""
+        """Within the block, SIGTERM and SIGHUP raise an exception, so that the machines are released."""
         self._signals = orderly_end()
         self._signals.__enter__()
         return self
@@ -284,7 +284,7 @@ class Experiment(VMAccess, LinkAccess):
 
     @property
     def spec(self) -> Spec:
-        """The specification, with the sites that were chosen."""
+        """The specification, including the chosen sites."""
         return self._runner.spec
 
     @property
@@ -299,7 +299,7 @@ class Experiment(VMAccess, LinkAccess):
 
     @property
     def journal(self) -> Journal:
-        """What happened, event by event."""
+        """The journal of the run: its events."""
         return self._runner.journal
 
     @property
@@ -309,24 +309,24 @@ class Experiment(VMAccess, LinkAccess):
 
     @property
     def reservation(self) -> Reservation | None:
-        """What the testbed granted, or None before `reserve`."""
+        """The resources that the testbed granted; None before `reserve`."""
         return self._runner.reservation
 
     @property
     def frames(self) -> Frames:
-        """The run as pandas tables: events, spans, phases, hosts, vms."""
+        """The run as pandas tables: phases, vms, hosts, measurements and others."""
         return Frames(self.journal)
 
     @property
     def figures(self) -> Figures:
-        """The run as figures, one method each."""
+        """The figures of the run, one method each."""
         from g5kvirt.views.figures import Figures  # matplotlib takes most of a second to import
 
         frames = self._frames
         return Figures(frames, run=self.name, testbed=self.testbed_name, guest=frames.guest)
 
     def trace(self, path: str | Path) -> Path:
-        """Write the run as a trace for ui.perfetto.dev: a track per host, VMs as slices. Returns the file."""
+        """Write the run as a trace for ui.perfetto.dev, with one track per host. Returns the path."""
         guest = self._frames.guest
         return trace(self.journal, path, run=self.name, testbed=self.testbed_name, guest=guest)
 
@@ -353,7 +353,7 @@ class Experiment(VMAccess, LinkAccess):
 
     @property
     def testbed_name(self) -> str:
-        """The testbed for a reader, such as ``local:second``, whether it still exists or not."""
+        """The name of the testbed, such as ``local:second``, even if it no longer exists."""
         return self._runner.run.testbed
 
     def _display(self) -> Callable[[], None]:

@@ -24,17 +24,17 @@ class LinkAccess:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """The links in force: as last set, at first those of the specification."""
+        """The current links: those of the specification, or as last set by `set_links`."""
         found = self._runner.journal.state.links
         return self._runner.spec.links if found is None else found
 
     def set_links(self, links: Sequence[Link | Mapping[str, Any]]) -> pd.DataFrame:
-        """Set these links in the place of those in force, also while VMs run; ``[]`` takes all away.
+        """Replace all current links while VMs run; ``[]`` removes them.
 
-        Returns what `measure_links` does if VMs are deployed, else the same table with what was set. Each
-        call is an event of the run. Raises SpecError, before anything is touched, for what is no link and
-        for a latency or a loss where the hosts' kernels lack netem; PhaseOrderError before `launch` and after
-        `release`; PhaseError if a host did not do it.
+        If VMs are deployed, measures the new links and returns the result as `measure_links`; otherwise
+        returns the same table with the settings only. Each call is recorded in the journal. Raises SpecError,
+        before anything is touched, for an invalid link, and for a latency or loss if the hosts' kernels lack
+        netem; PhaseOrderError before `launch` and after `release`; PhaseError if it failed on a host.
         """
         from g5kvirt.phases import links as phase
 
@@ -46,11 +46,11 @@ class LinkAccess:
         return OutputTable(links_table([event]))
 
     def measure_links(self, sample: int = 1) -> pd.DataFrame:
-        """Measure the links in force between deployed VMs: a ping, and a transfer of some seconds.
+        """Measure the current links between deployed VMs with a ping and a transfer of a few seconds.
 
-        ``sample``: pairs of VMs for each direction of each link. One row each, see
-        `g5kvirt.run.link_tables.links_table`: what was requested and, beside it, what was measured. Each is
-        an event of the run. Raises PhaseOrderError before a deployment.
+        ``sample``: number of pairs of VMs for each direction of each link. Returns one row per pair, with the
+        columns of ``frames.links``: the requested and the measured values. Each measurement is recorded in
+        the journal. Raises PhaseOrderError before a deployment.
         """
         from g5kvirt.phases import links as phase
 

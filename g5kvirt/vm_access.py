@@ -36,21 +36,21 @@ class VMAccess:
     _runner: PhaseRunner
 
     def ssh_config(self) -> Path:
-        """Write an ssh configuration with which plain ``ssh -F FILE vm-12`` reaches a deployed VM.
+        """Write an ssh configuration for ``ssh -F FILE vm-12`` and return its path.
 
-        It works from any directory, also with scp and sftp. Hosts, service machines and frontends go by their
-        full names: ``graphene-3.nancy.grid5000.fr``.
+        It works from any directory, also with scp and sftp. It also contains hosts, service machines and
+        frontends, with their full names: ``graphene-3.nancy.grid5000.fr``.
         """
         from g5kvirt.guests.ssh import ssh_config
 
         return ssh_config(self._runner.context, self._runner.journal.state.placed_vms)
 
     def console(self, vm: str, size: int = 8192) -> str:
-        """The end of a VM's serial console, at most ``size`` bytes: at any time, also while it boots.
+        """The end of a VM's serial console, at most ``size`` bytes.
 
-        From its first power-on in `launch` on, also while a step runs in the background or in another
-        process. Raises SpecError for an unknown VM, and in a prediction; PhaseOrderError before `place` and
-        after `release`; TestbedError if it cannot be read.
+        Available from the VM's first power-on in `launch`, also while it boots or a step runs in the
+        background or in another process. Raises SpecError for an unknown VM, and in a prediction;
+        PhaseOrderError before `place` and after `release`; TestbedError if it cannot be read.
         """
         from g5kvirt.guests.consoles import show_console
 
@@ -90,16 +90,16 @@ class VMAccess:
         background: bool = False,
         group: str | None = None,
     ) -> pd.DataFrame | Program:
-        """Run a shell command on all deployed VMs, on those of ``group`` or on ``vms``; one row per VM.
+        """Run a shell command on all deployed VMs, those of ``group``, or ``vms``; returns one row per VM.
 
-        Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
-        unless ok, the ``reason``. ``timeout``: seconds for each, 60 if not given.
+        Columns: ``vm``; ``ok``; ``code``, the exit code (None if it is not known); ``out``; ``err``;
+        ``seconds``; ``reason`` of the failure. ``timeout``: seconds for each VM, by default 60.
 
-        With ``background`` it returns a `g5kvirt.guests.programs.Program` at once: the command goes on when
-        this process ends, at most ``timeout`` seconds (the walltime that is left); `programs` has it again.
-        It ends with its VM, at the latest at `release`.
+        With ``background``, returns a `g5kvirt.guests.programs.Program` immediately: the command continues
+        when this process ends, for at most ``timeout`` seconds (by default the remaining walltime), until its
+        VM is rebooted or released. `programs` lists the programs of a run.
 
-        Raises SpecError for an unknown VM or group, and in a prediction; PhaseOrderError where none is
+        Raises SpecError for an unknown VM or group, and in a prediction; PhaseOrderError if no VM is
         deployed, and after `release`.
         """
         from g5kvirt.guests.programs import start_program
@@ -115,7 +115,7 @@ class VMAccess:
 
     @property
     def programs(self) -> list[Program]:
-        """What ``run(…, background=True)`` has started in this run, from here or elsewhere, in its order."""
+        """The programs started in this run by ``run(…, background=True)``, by any process, oldest first."""
         from g5kvirt.guests.programs import programs
 
         runner = self._runner
@@ -131,14 +131,14 @@ class VMAccess:
         *,
         group: str | None = None,
     ) -> pd.DataFrame:
-        """Copy a file, a directory, or a list of them to all deployed VMs, a ``group`` or ``vms``.
+        """Copy a file, a directory, or a list of them to all deployed VMs, those of ``group``, or ``vms``.
 
-        ``target`` is the new path on the VMs; if it ends with ``/``, it is the directory for them, which is
-        made if needed. Owner is root, permissions and times are kept. Each link carries the files once,
-        whatever the number of VMs: from here to a service machine, down a chain of the hosts, from each host
-        to its VMs. Columns: ``vm``, ``ok``, ``seconds`` (of its host's transfer to it) and, unless ok, the
-        ``reason``. ``timeout``: seconds for each of these ways. Raises as `run`, and SpecError for files that
-        cannot be read, before anything is copied.
+        ``target`` is the path on the VMs; if it ends with ``/``, it is a directory that receives the files
+        and is created if needed. The owner is root; permissions and modification times are kept. Each link
+        carries the files once, whatever the number of VMs: from here to a service machine, down a chain of
+        the hosts, from each host to its VMs. Returns one row per VM: ``vm``, ``ok``, ``seconds`` (of the
+        transfer from its host), ``reason`` of the failure. ``timeout``: seconds for each of these three
+        transfers. Raises as `run`, and SpecError for files that cannot be read, before anything is copied.
         """
         from g5kvirt.guests.put import COLUMNS, put
 
@@ -155,12 +155,12 @@ class VMAccess:
         *,
         group: str | None = None,
     ) -> pd.DataFrame:
-        """Copy a file or directory from all deployed VMs, a ``group`` or ``vms``, to ``target/VM/``.
+        """Copy a file or directory from all deployed VMs, those of ``group``, or ``vms``, to ``target/VM/``.
 
-        Each host collects what its VMs have, and the hosts send it here side by side. Links that lead out of
-        the directory, sockets and devices are left out; the row is not ok then. Columns: ``vm``, ``ok``,
-        ``path`` (here), ``bytes``, ``seconds`` and, unless ok, the ``reason``. ``timeout``: seconds for a VM,
-        and for a host. Raises as `run`.
+        Each host collects the files of its VMs, and several hosts at a time send them here. Sockets, devices
+        and symbolic links that lead out of the directory are left out; the row is then not ok. Returns one
+        row per VM: ``vm``, ``ok``, ``path`` (here), ``bytes``, ``seconds``, ``reason`` of the failure.
+        ``timeout``: seconds for each VM, and for each host. Raises as `run`.
         """
         from g5kvirt.guests.get import COLUMNS, get
 
@@ -171,7 +171,7 @@ class VMAccess:
     def inventory(
         self, format: Format = "json", vms: Sequence[str] | None = None, *, group: str | None = None
     ) -> Path:
-        """Write all deployed VMs, a ``group`` or ``vms``, as another tool wants them, and return the file.
+        """Write an inventory of all deployed VMs, those of ``group``, or ``vms``; returns its path.
 
         ``format``: ``"ansible"`` (``ansible -i FILE vms …``), ``"clustershell"`` (a directory:
         ``CLUSTERSHELL_CFGDIR=DIR clush -w @vms …``), ``"ssh"`` (as `ssh_config`), ``"hosts"`` (lines for
@@ -187,10 +187,11 @@ class VMAccess:
         )
 
     def hosts(self, vms: Sequence[str] | None = None, *, group: str | None = None) -> list[execo.Host]:
-        """All deployed VMs, a ``group`` or ``vms``, as `execo.Host` objects for execo's actions.
+        """All deployed VMs, those of ``group``, or ``vms``, as `execo.Host` objects for execo's actions.
 
-        ``execo.Remote("hostname", exp.hosts()).run()``, likewise ``Put`` and ``Get``. How to reach them is
-        put into ``execo.default_connection_params`` of this process. Raises as `run`.
+        For instance ``execo.Remote("hostname", exp.hosts()).run()``, ``Put`` or ``Get``. Sets
+        ``execo.default_connection_params`` in this process to an ssh configuration for the VMs. Raises as
+        `run`.
         """
         from g5kvirt.guests.execo_hosts import execo_hosts
         from g5kvirt.guests.run import chosen_vms

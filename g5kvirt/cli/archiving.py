@@ -15,14 +15,14 @@ def add_archive(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = command_parser(
         sub,
         "archive",
-        "write runs as one file for reviewers and readers, from which all figures can be drawn again",
-        "It has the request and the journal of each run, its tables, figures and notebooks, the figures\n"
-        "that compare them, versions of the software, a page that tells how to draw again, checksums, and a\n"
-        "description for machines (RO-Crate). Logins, keys, tokens, passwords, e-mail addresses, home\n"
+        "archive runs in one file for reviewers, who can redraw all figures from it",
+        "The archive contains the specification and journal of each run, its tables, figures and notebooks, "
+        "figures that compare the runs, versions of the software, instructions for redrawing, checksums, and "
+        "machine-readable metadata (RO-Crate). Logins, keys, tokens, passwords, e-mail addresses, home "
         "directories and this host's name are replaced; transcripts, consoles and ssh keys are left out.\n\n"
         "examples:\n"
         "  g5kvirt archive first -o artifact.zip\n"
-        "  g5kvirt archive chain http --title 'Chain and http' --license CC-BY-4.0 --add paper.ipynb",
+        "  g5kvirt archive chain http --license CC-BY-4.0 --add paper.ipynb",
     )
     parser.add_argument(
         "run",
@@ -31,7 +31,11 @@ def add_archive(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="name or directory of a run, or a folder of runs such as a sweep",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="the archive (default: RUN.zip, of the first run)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the archive (default: RUN.zip, named after the first run)",
     )
     parser.add_argument(
         "--add",
@@ -39,18 +43,18 @@ def add_archive(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         action="append",
         default=[],
         metavar="FILE",
-        help="a notebook, the wheel of g5kvirt, or another file of yours; may be repeated",
+        help="add a notebook, the wheel of g5kvirt, or another file; may be repeated",
     )
-    parser.add_argument("--title", default="", metavar="TEXT", help="what the archive is called")
+    parser.add_argument("--title", default="", metavar="TEXT", help="title of the archive")
     parser.add_argument(
         "--author",
         action="append",
         default=[],
         metavar="NAME",
-        help="may be repeated; none for a blind review",
+        help="an author; may be repeated; omit it for a blind review",
     )
     parser.add_argument(
-        "--license", default="", metavar="NAME", help="of the data, such as CC-BY-4.0, or its URL"
+        "--license", default="", metavar="NAME", help="licence of the data, such as CC-BY-4.0, or its URL"
     )
     runs_option(parser)
     parser.set_defaults(do=archive)
@@ -61,19 +65,19 @@ def add_open(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = command_parser(
         sub,
         "open",
-        "unpack an archive of runs, check it, and draw its figures again",
-        "Needs neither root nor a testbed. Every file is compared with its checksum; then all tables and\n"
-        "figures are made anew from the journals, below redrawn/, and compared with the archived ones.\n\n"
-        "exit code 0: all are the same to the byte; 1: some differ, and the versions that may be why are\n"
-        "listed; 2: the archive is damaged.\n\n"
+        "unpack an archive of runs, verify it, and redraw its figures",
+        "Requires neither root nor a testbed. Verifies the checksum of every file, then redraws all tables "
+        "and figures from the journals into redrawn/ and compares them with the archived ones.\n\n"
+        "Exit code 0: all are byte-identical; 1: some differ, and the versions that differ are listed; 2: "
+        "the archive is damaged.\n\n"
         "examples:\n"
         "  g5kvirt open artifact.zip\n"
-        "  g5kvirt open .                         in a folder that was unpacked already",
+        "  g5kvirt open .                    in a folder that is already unpacked",
     )
-    parser.add_argument("archive", type=Path, metavar="FILE", help="the archive, or the folder it is in")
     parser.add_argument(
-        "--into", type=Path, metavar="DIR", help="where to unpack it (default: beside it, by its name)"
+        "archive", type=Path, metavar="FILE", help="the archive, or the folder it was unpacked to"
     )
+    parser.add_argument("--into", type=Path, metavar="DIR", help="where to unpack it (default: next to it)")
     parser.set_defaults(do=open_archive)
 
 

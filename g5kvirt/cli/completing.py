@@ -23,11 +23,13 @@ def add_completion(
     parser = command_parser(
         sub,
         "completion",
-        "print what makes the Tab key complete commands, options and files in a shell",
+        "print a script that makes a shell complete commands, options and files",
+        "For zsh, put fpath+=~/.zfunc into ~/.zshrc; for tcsh, put source ~/.g5kvirt.csh into ~/.tcshrc.\n\n"
         "examples:\n"
-        "  g5kvirt completion bash > ~/.local/share/bash-completion/completions/g5kvirt\n"
-        "  g5kvirt completion zsh > ~/.zfunc/_g5kvirt        with fpath+=~/.zfunc in ~/.zshrc\n"
-        "  g5kvirt completion tcsh > ~/.g5kvirt.csh          with source ~/.g5kvirt.csh in ~/.tcshrc",
+        "  D=~/.local/share/bash-completion/completions\n"
+        "  g5kvirt completion bash > $D/g5kvirt\n"
+        "  g5kvirt completion zsh > ~/.zfunc/_g5kvirt\n"
+        "  g5kvirt completion tcsh > ~/.g5kvirt.csh",
     )
     parser.add_argument("shell", choices=SHELLS, help="your shell")
     parser.set_defaults(do=partial(completion, whole))

@@ -15,15 +15,17 @@ def add_console(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         sub,
         "console",
         "print the end of a VM's serial console, also while it boots",
-        "Works from the first power-on of the VM until the run gives its machines back, also while a step\n"
-        "is under way in another process. Nothing is changed.\n\n"
-        "example:\n"
+        "Works from the first power-on of the VM until the run releases its machines, also while another "
+        "process runs a step. Changes nothing.\n\n"
+        "examples:\n"
         "  g5kvirt console first vm-3\n"
         "  watch -n 2 g5kvirt console first vm-3 --size 1500",
     )
     parser.add_argument("run", metavar="RUN", help="name or directory of the run")
     parser.add_argument("vm", metavar="VM", help="name of the virtual machine, such as vm-3")
-    parser.add_argument("--size", type=int, default=8192, metavar="BYTES", help="how much (default: 8192)")
+    parser.add_argument(
+        "--size", type=int, default=8192, metavar="BYTES", help="number of bytes to print (default: 8192)"
+    )
     runs_option(parser)
     parser.set_defaults(do=console)
 

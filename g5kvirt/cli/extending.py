@@ -16,15 +16,15 @@ def add_extend(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = command_parser(
         sub,
         "extend",
-        "give the machines of a run more walltime, also while a step is under way",
-        "All jobs of the run get it, or none: what some sites gave is taken back if another refuses. OAR\n"
-        "gives it as far as nobody else has reserved the same machines for afterwards.\n\n"
-        "exit code 3: a site refuses, and says why.\n\n"
+        "extend the walltime of a run, also while a step is running",
+        "Extends either all jobs of the run or none: if one site refuses, the extensions at the other sites "
+        "are undone. OAR extends a job until the next reservation of its machines at most.\n\n"
+        "Exit code 3: a site refused, and the message says why.\n\n"
         "example:\n"
         "  g5kvirt extend first 1:00:00",
     )
     parser.add_argument("run", metavar="RUN", help="name or directory of the run")
-    parser.add_argument("walltime", metavar="H:MM:SS", help="how much more, such as 1:00:00")
+    parser.add_argument("walltime", metavar="H:MM:SS", help="additional walltime, such as 1:00:00")
     runs_option(parser)
     parser.set_defaults(do=extend)
 

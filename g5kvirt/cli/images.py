@@ -36,7 +36,7 @@ def add_image(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     image = command_parser(
         sub,
         "image",
-        "make images of your own, and find out what an image lacks",
+        "build your own images, and check whether an image can be deployed",
         "examples:\n"
         "  g5kvirt image build --packages python3,iperf3 mine\n"
         "  g5kvirt image check environments/mine.yaml",
@@ -51,25 +51,30 @@ def _add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     check = command_parser(
         verbs,
         "check",
-        "boot an image once, in about a minute, and say what it lacks",
-        "FILE is the description of an environment (NAME.yaml), an archive (as if described with /vmlinuz,\n"
-        "/initrd.img and console=ttyS0), or the name of an environment. The archive is read, and booted in\n"
-        "an emulated VM with our devices, without a testbed: does its kernel start, does it get an address,\n"
-        "does ssh let root in, is its root the disk. Needs root, unless --no-boot is given.\n\n"
-        "  ✓ right   ! may be wrong   ✗ wrong: it cannot be deployed like this\n\n"
-        "exit code 0: it boots; 1: something is wrong.\n\n"
+        "boot an image once, in about a minute, and report what is missing",
+        "FILE is the description of an environment (NAME.yaml), an archive (kernel /vmlinuz, initrd "
+        "/initrd.img and console=ttyS0 are assumed), or the name of an environment. Reads the archive and "
+        "boots it in an emulated VM with the same devices as on a testbed, but needs no testbed. Checks "
+        "whether the kernel starts, the system gets an address, root can log in by ssh, and the root file "
+        "system is on the disk. Requires root, unless --no-boot is given.\n\n"
+        "  ✓ ok   ! may be wrong   ✗ wrong: it cannot be deployed like this\n\n"
+        "Exit code 0: it boots; 1: something is wrong.\n\n"
         "examples:\n"
         "  g5kvirt image check environments/mine.yaml\n"
-        "  g5kvirt image check --kernel /boot/vmlinuz --initrd /boot/initrd rootfs.tar.zst",
+        "  g5kvirt image check --kernel /boot/vmlinuz --initrd none rootfs.tar.zst",
     )
     check.add_argument("file", metavar="FILE", help="description, archive, or name of an environment")
-    check.add_argument("--kernel", metavar="PATH", help="of an archive: the kernel in it (default: /vmlinuz)")
     check.add_argument(
-        "--initrd", metavar="PATH", help="likewise (default: /initrd.img; none: there is none)"
+        "--kernel", metavar="PATH", help="path of the kernel in an archive (default: /vmlinuz)"
     )
-    check.add_argument("--memory", type=int, default=512, metavar="MIB", help="of the VM (default: 512)")
     check.add_argument(
-        "--limit", type=float, default=900, metavar="SECONDS", help="for the boot (default: 900)"
+        "--initrd", metavar="PATH", help="path of the initrd in an archive, or none (default: /initrd.img)"
+    )
+    check.add_argument(
+        "--memory", type=int, default=512, metavar="MIB", help="memory of the VM (default: 512)"
+    )
+    check.add_argument(
+        "--limit", type=float, default=900, metavar="SECONDS", help="time limit of the boot (default: 900)"
     )
     check.add_argument("--no-boot", action="store_true", help="only read the archive")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -131,20 +136,23 @@ def _add_build(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     build = command_parser(
         verbs,
         "build",
-        "build Debian with packages of your choice as an environment that can be deployed",
-        "Needs root and some minutes. Writes NAME.yaml and the image beside it into --output, where\n"
-        'measure(environment="NAME") and g5kvirt run --environment NAME find them. The image has a kernel,\n'
-        "systemd, DHCP on any network card, and an ssh server with a host key made at the first boot.\n"
-        "The same request again takes the image from the cache.\n\n"
+        "build an environment from Debian and packages of your choice",
+        "Requires root and takes a few minutes. Writes NAME.yaml and the image to --output, where "
+        'measure(environment="NAME") and g5kvirt run --environment NAME find them. The image contains a '
+        "kernel, systemd, a DHCP client for any network card, and an ssh server that generates its host key "
+        "at the first boot. An identical request takes the image from the cache.\n\n"
         "examples:\n"
         "  g5kvirt image build --packages python3,iperf3 mine\n"
-        "  g5kvirt image build --debian 13 --packages postgresql --script setup.sh --compression zstd db",
+        "  g5kvirt image build --debian 13 --script setup.sh --compression zstd db",
     )
     build.add_argument("name", metavar="NAME", help="name of the environment")
     build.add_argument("--packages", default="", metavar="NAME,…", help="Debian packages to install")
-    build.add_argument("--debian", type=int, default=12, metavar="N", help="12 (default) or 13")
+    build.add_argument("--debian", type=int, default=12, metavar="N", help="Debian 12 (default) or 13")
     build.add_argument(
-        "--script", type=Path, metavar="FILE", help="program to run as root in the new system, at the end"
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="program to run as root in the new system after the packages",
     )
     build.add_argument(
         "--compression", default="gzip", metavar="KIND", help="gzip (default), xz, zstd or none"
@@ -154,9 +162,9 @@ def _add_build(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         type=Path,
         default=Path("environments"),
         metavar="DIR",
-        help="where to put it (default: environments)",
+        help="where to write it (default: environments)",
     )
-    build.add_argument("--refresh", action="store_true", help="build it again, with newer packages")
+    build.add_argument("--refresh", action="store_true", help="rebuild it with newer packages")
     build.set_defaults(do=_build)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["command_parser", "confirmed", "print_help", "runs_option"]
 
 
+_PROSE = 98  #: columns that prose fills at most
+
+
 class _Parser(argparse.ArgumentParser):
-    """One whose messages show control characters of what was typed, and send none. Its commands are alike."""
+    """A parser whose messages escape control characters of the command line; so do those of its commands."""
 
     def __init__(self, *words: Any, **options: Any) -> None:
         super().__init__(*words, **options)
@@ -35,27 +39,37 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Prose fills the width; blocks with indented lines, such as examples, keep their line breaks."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = text.strip().split("\n\n")
+        return "\n\n".join(
+            block if re.search(r"^ ", block, re.MULTILINE) else textwrap.fill(block, min(width, _PROSE))
+            for block in blocks
+        )
+
+
 def command_parser(
     sub: argparse._SubParsersAction[argparse.ArgumentParser] | None, name: str, summary: str, epilog: str
 ) -> argparse.ArgumentParser:
-    """A parser whose help keeps its line breaks, as the whole program or as one of its commands."""
-    form = argparse.RawDescriptionHelpFormatter
+    """The parser of the whole program (without ``sub``) or of one of its commands."""
     if sub is None:
-        return _Parser(prog=name, description=summary, epilog=epilog, formatter_class=form)
+        return _Parser(prog=name, description=summary, epilog=epilog, formatter_class=_Help)
     described = summary[0].upper() + summary[1:] + "."
-    return sub.add_parser(name, help=summary, description=described, epilog=epilog, formatter_class=form)
+    return sub.add_parser(name, help=summary, description=described, epilog=epilog, formatter_class=_Help)
 
 
 def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
-    """What a command does that has only sub-commands."""
+    """What a command does that only has subcommands."""
     parser.print_help()
     return 0
 
 
 def confirmed(question: str, what: str) -> bool:
-    """Whether the person at the terminal agrees to ``what``. Raises SpecError if nobody is there."""
+    """Whether the user at the terminal confirms ``what``. Raises SpecError without a terminal."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise SpecError(f"nobody can be asked here whether to {what}", advice="call it with --yes")
+        raise SpecError(f"cannot ask whether to {what}: there is no terminal", advice="call it with --yes")
     return input(question).strip().lower() in ("y", "yes")
 
 

@@ -20,38 +20,41 @@ from g5kvirt.cli.report import add_report
 __all__ = ["build_parser"]
 
 _TOP = """\
-Boot virtual machines on Grid'5000, or on a miniature Grid'5000 on this machine, step by step; every step
+Boot thousands of virtual machines on Grid'5000, or on a miniature Grid'5000 on this machine. Every step
 of each virtual machine is timed.
 """
 
 _EXAMPLES = """\
 examples:
-  g5kvirt doctor                         find out what this machine can do
-  g5kvirt demo                           everything once, on a local testbed (as root)
-  g5kvirt local up                       start the local testbed, then …
-  g5kvirt check spec.yaml                … find out what would happen, without reserving anything
-  g5kvirt predict spec.yaml              … find out how long it would take, without any machine
-  g5kvirt run spec.yaml --name first     … reserve, deploy, configure, place and launch
-  g5kvirt run spec.yaml --measure 4,8    … and deploy an environment on 4 and then on 8 of the VMs
-  g5kvirt sweep sweep.yaml --dry-run     list the combinations of a parameter sweep
-  g5kvirt notebook scalability           run a notebook without a browser
-  g5kvirt show first --figures           show the state of a run, and draw its figures
-  g5kvirt archive first -o artifact.zip  write a run as one file for a reviewer; g5kvirt open reads it
-  g5kvirt local down                     stop the local testbed and remove all traces
+  g5kvirt doctor                       check what this machine can do
+  g5kvirt demo                         start a testbed and run a demo (as root)
+  g5kvirt local up                     start the local testbed
+  g5kvirt check spec.yaml              do a dry run, reserve nothing
+  g5kvirt predict spec.yaml            predict the duration with a model
+  g5kvirt run spec.yaml --name first   reserve, deploy, configure, place, launch
+  g5kvirt run spec.yaml --measure 4,8  then deploy on 4 and on 8 of the VMs
+  g5kvirt sweep sweep.yaml --dry-run   list the combinations of a sweep
+  g5kvirt notebook scalability         run a notebook without a browser
+  g5kvirt show first --figures         show the state of a run, draw its figures
+  g5kvirt archive first -o first.zip   archive a run for reviewers
+  g5kvirt open first.zip               verify an archive and redraw its figures
+  g5kvirt local down                   stop and remove the local testbed
 
 a specification (spec.yaml):
-  sites: {nancy: 2, rennes: 2}           # hosts that carry VMs, for each site
+  sites: {nancy: 2, rennes: 2}         # number of hosts per site
   vms: 8
 
 exit codes:
   0    success
   1    the run failed, or some of its VMs did
-  2    the request is invalid, names something that does not exist, or does not fit; nothing was touched
-  3    this machine or the testbed is unable to do it
+  2    the request is invalid, names something that does not exist, or does not
+       fit; nothing was touched
+  3    this machine or the testbed cannot do it
   70   a bug in g5kvirt
-  74   a file or directory that cannot be read or written
-  130  interrupted (Ctrl-C); reserved machines have been given back, unless that was interrupted as well
-  143  terminated (SIGTERM); reserved machines have been given back
+  74   a file or directory cannot be read or written
+  130  interrupted (Ctrl-C); reserved machines were released, unless that was
+       interrupted as well
+  143  terminated (SIGTERM); reserved machines were released
 """
 
 
@@ -60,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = command_parser(None, "g5kvirt", _TOP, _EXAMPLES)
     parser.add_argument("--version", action="version", version=f"g5kvirt {g5kvirt.__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     # Without a command, show the help.
     parser.set_defaults(do=partial(print_help, parser))
     sub = parser.add_subparsers(metavar="COMMAND", title="commands")
@@ -97,9 +100,9 @@ def _doctor(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     doctor = command_parser(
         sub,
         "doctor",
-        "find out what this machine can do: which testbeds, and how many VMs",
-        "Every probe is harmless and ends within seconds. Exit code 0: the local testbed can run here;\n"
-        "3: it cannot, and the table says what is missing.",
+        "report what this machine can do: which testbeds, and how many VMs",
+        "The checks change nothing and take a few seconds. Exit code 0: the local testbed can run here; 3: "
+        "it cannot, and the table says what is missing.",
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(do=commands.doctor)
@@ -113,12 +116,16 @@ def _demo(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         sub,
         "demo",
         "start a local testbed, run a notebook on it, and stop it again",
-        "Needs root. Leaves a run with the executed notebook and its figures, and a cache for next time.\n\n"
+        "Requires root. Keeps a run with the executed notebook and its figures, and a cache.\n\n"
+        "demos:\n"
         "  quickstart  8 virtual machines on 4 hosts of 2 sites, in a minute or two\n"
-        "  slides      the experiment of the 2013 slides: 4,552 light guests, which have no kernel of their\n"
-        "              own, on 355 hosts of 6 sites, in a quarter of an hour; --vms 300 shows a part of it",
+        "  slides      the experiment of the 2013 slides: 4,552 light guests (without\n"
+        "              a kernel of their own) on 355 hosts of 6 sites, in a quarter\n"
+        "              of an hour; --vms 300 runs part of it",
     )
-    demo.add_argument("which", nargs="?", default="quickstart", metavar="DEMO", help="default: quickstart")
+    demo.add_argument(
+        "which", nargs="?", default="quickstart", metavar="DEMO", help="quickstart (default) or slides"
+    )
     runs_option(demo)
     demo.add_argument("--vms", type=int, metavar="N", help="number of virtual machines")
     demo.set_defaults(do=commands.demo)
@@ -129,7 +136,7 @@ def _runs(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from g5kvirt.cli import commands
 
     runs = command_parser(sub, "runs", "list all runs, oldest first, and the machines they still hold", "")
-    runs.add_argument("--json", action="store_true", help="print them as JSON")
+    runs.add_argument("--json", action="store_true", help="print the list as JSON")
     runs_option(runs)
     runs.set_defaults(do=commands.runs)
 
@@ -141,7 +148,7 @@ def _release(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     release = command_parser(
         sub,
         "release",
-        "give back the machines of a run, after --keep or if its process was killed",
+        "release the machines of a run, after --keep or if its process was killed",
         "",
     )
     release.add_argument("run", metavar="RUN", help="name or directory of the run")
@@ -157,7 +164,7 @@ def _show(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     show.add_argument("run", metavar="RUN", help="name or directory of the run")
     show.add_argument("--figures", action="store_true", help="save all figures in RUN/figures")
     show.add_argument("--tables", action="store_true", help="save all tables in RUN/tables, as CSV")
-    show.add_argument("--json", action="store_true", help="print the state, and files, as JSON")
+    show.add_argument("--json", action="store_true", help="print the state and the names of files as JSON")
     runs_option(show)
     show.set_defaults(do=commands.show)
 
@@ -170,15 +177,15 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check = command_parser(
         sub,
         "check",
-        "find out what an experiment would do and what is wrong with it, without reserving anything",
-        "One line per question, with advice unless the answer is ok: do the API and the sites' frontends\n"
-        "answer, is the ssh key accepted, is the host environment known, does the usage policy allow the\n"
-        "reservation, when is everything free, are there enough machines that can run virtual machines and\n"
-        "join a KaVLAN, do the virtual machines fit, are the sub-networks large enough, is the walltime\n"
-        "long enough. Then the plan: hosts, virtual machines per host, expected times, addresses. Nothing\n"
-        "is changed and no run is created. Takes seconds, or some minutes at most if nothing answers.\n\n"
+        "do a dry run: report what an experiment would do and what is wrong, without reserving anything",
+        "Prints one line per check, with advice unless it is ok: whether the API and the sites' frontends "
+        "answer, the ssh key is accepted, the host environment exists, the usage policy allows the "
+        "reservation, when everything is free, whether enough machines can run virtual machines and join a "
+        "KaVLAN, the virtual machines fit, the sub-networks are large enough, and the walltime is long "
+        "enough. Then prints the plan: hosts, virtual machines per host, expected times, addresses. Changes "
+        "nothing and creates no run. Takes seconds, or a few minutes if nothing answers.\n\n"
         "  ✓ ok   ! warning   ✗ problem   ? unknown\n\n"
-        "exit code 0: no problem; 2: the request does not fit, is not allowed, or names something that does\n"
+        "Exit code 0: no problem; 2: the request does not fit, is not allowed, or names something that does "
         "not exist; 3: the testbed does not answer or denies access.\n\n"
         "examples:\n"
         "  g5kvirt check spec.yaml\n"
@@ -196,9 +203,9 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     where.add_argument(
         "--inventory",
         choices=sorted(TABLES),
-        help="contact no testbed: use the bundled inventory of Grid'5000 of that year",
+        help="check against the bundled inventory of Grid'5000 of that year, contact no testbed",
     )
-    check.add_argument("--name", help="name that the run would have (default: the date)")
+    check.add_argument("--name", help="name of the planned run (default: the date)")
     check.add_argument("--json", action="store_true", help="print findings and plan as JSON")
     runs_option(check)
     check.set_defaults(do=commands.check)
@@ -212,14 +219,14 @@ def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         sub,
         "run",
         "run an experiment: reserve, deploy, configure, place, launch, measure, release",
-        "SPEC.yaml has at least `sites` and `vms`; it is checked before anything is touched. Ctrl-C gives\n"
-        "the reserved machines back. Without any of the `measuring` options the virtual machines are\n"
-        "launched and nothing is deployed on them.\n\n"
-        "exit code 0: every VM came up and was deployed; 1: some did not, the run tells why.\n\n"
+        "SPEC.yaml needs at least `sites` (or `hosts`) and `vms`; it is checked before anything is touched. "
+        "Ctrl-C releases the reserved machines. Without any of the measuring options the virtual machines "
+        "are launched and nothing is deployed on them.\n\n"
+        "Exit code 0: every VM came up and was deployed; 1: some did not; the run records why.\n\n"
         "examples:\n"
         "  g5kvirt run spec.yaml --testbed local --name first\n"
         "  g5kvirt run spec.yaml --measure 4,8,16 --repeat 3\n"
-        "  g5kvirt run spec.yaml --measure all --environment debian12-min --broadcast http",
+        "  g5kvirt run spec.yaml --measure all --environment debian12-min",
     )
     run.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the specification")
     run.add_argument(
@@ -230,24 +237,24 @@ def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     run.add_argument("--name", help="name of the run (default: the date)")
     run.add_argument(
-        "--keep", action="store_true", help="keep the machines at the end (give them back by g5kvirt release)"
+        "--keep", action="store_true", help="keep the machines at the end (g5kvirt release releases them)"
     )
     runs_option(run)
-    measuring = run.add_argument_group("measuring", "any of these deploys an environment on the VMs")
+    measuring = run.add_argument_group("measuring", "any of these options deploys an environment on the VMs")
     measuring.add_argument(
         "--measure",
         type=commands.sizes,
         metavar="N,…",
-        help="numbers of VMs, one deployment after the other; all: every VM that is up (the default)",
+        help="numbers of VMs to deploy on, one deployment each, or all (default: all VMs that are up)",
     )
     measuring.add_argument("--environment", metavar="NAME", help="environment to deploy (default: mini)")
     measuring.add_argument("--repeat", type=int, metavar="N", help="deployments per size (default: 1)")
     measuring.add_argument(
         "--broadcast",
         metavar="KIND",
-        help="how the hosts get the image: chain, tree or http (default: chain)",
+        help="how the image is distributed to the hosts: chain, tree or http (default: chain)",
     )
-    measuring.add_argument("--group", metavar="NAME", help="only VMs of this group (default: all)")
+    measuring.add_argument("--group", metavar="NAME", help="deploy only on VMs of this group (default: all)")
     run.set_defaults(do=commands.run)
 
 
@@ -259,28 +266,28 @@ def _sweep(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         sub,
         "sweep",
         "run an experiment for every combination of parameters",
-        "SWEEP is a YAML file:\n"
+        "SWEEP.yaml looks like this:\n"
         "  testbed: local\n"
-        "  spec: {sites: {nancy: 2, rennes: 2}, vms: 8}   # common to all\n"
-        "  measure: {environment: mini, repeat: 3}        # omit it to launch only\n"
-        "  vary:                                          # parameter: its values\n"
-        "    netboot: [http, tftp]                        # keys of the specification,\n"
-        "    windows.boot: [2, 8]                         # a dot selects a part\n"
-        "    measure.broadcast: [chain, http]             # arguments of Experiment.measure\n"
+        "  spec: {sites: {nancy: 2, rennes: 2}, vms: 8}  # common to all\n"
+        "  measure: {environment: mini, repeat: 3}       # omit it to only launch\n"
+        "  vary:                                         # parameter: its values\n"
+        "    netboot: [http, tftp]                       # key of the specification\n"
+        "    windows.boot: [2, 8]                        # a dot selects a subkey\n"
+        "    measure.broadcast: [chain, http]            # argument of measure\n"
         "    measure.sizes: [4, 8]\n\n"
-        "Combinations with the same specification are measured on the same virtual cluster. Each cluster\n"
-        "is a run in RUNS/SWEEP, where index.csv lists the run and the deployments of each combination.\n"
-        "A finished combination is not repeated: after a crash, a failure or the end of a batch job, run\n"
-        "the same command again. Ctrl-C and SIGTERM give the machines back; the combination that was being\n"
+        "Combinations with the same specification are measured on the same virtual cluster. Each cluster is "
+        "a run in RUNS/SWEEP, where index.csv lists the run and the deployments of each combination. "
+        "Finished combinations are not repeated: after a crash, a failure or the end of a batch job, run the "
+        "same command again. Ctrl-C and SIGTERM release the machines; the combination that was being "
         "measured starts over next time.\n\n"
-        "exit code 0: all combinations are done; 1: some failed, run the command again to retry them.\n\n"
+        "Exit code 0: all combinations are done; 1: some failed, run the command again to retry them.\n\n"
         "examples:\n"
         "  g5kvirt sweep broadcast.yaml --dry-run\n"
         "  g5kvirt sweep broadcast.yaml --testbed grid5000 --runs ~/runs",
     )
     sweep.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="description of the sweep")
     sweep.add_argument(
-        "--testbed", metavar="TESTBED", help="overrides the one in SWEEP.yaml (default: local)"
+        "--testbed", metavar="TESTBED", help="overrides the testbed in SWEEP.yaml (default: local)"
     )
     sweep.add_argument("--dry-run", action="store_true", help="only list the combinations and clusters")
     runs_option(sweep)
@@ -295,14 +302,14 @@ def _notebook(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         sub,
         "notebook",
         "run a notebook without a browser (papermill), and save it with its output",
-        "NOTEBOOK is a bundled notebook or a file. Without it, the bundled notebooks and their parameters\n"
-        "are listed. The executed notebook and an HTML version of it are saved in the directory of its run,\n"
-        "or in --output, even if it fails; in that case its machines are given back.\n\n"
-        "exit code 0: it ran to the end; 1: a cell failed.\n\n"
+        "Without NOTEBOOK, lists the bundled notebooks and their parameters. The executed notebook and an "
+        "HTML version of it are saved in the directory of its run, or in --output, even if it fails; in that "
+        "case its machines are released.\n\n"
+        "Exit code 0: it ran to the end; 1: a cell failed.\n\n"
         "examples:\n"
         "  g5kvirt notebook\n"
         "  g5kvirt notebook scalability -p vms 32 -p sizes '[8, 16, 32]'\n"
-        "  g5kvirt notebook grid5000 --testbed grid5000 -p sites \"{'nancy': 4}\" --output results",
+        "  g5kvirt notebook grid5000 --testbed grid5000 -p sites \"{'nancy': 4}\"",
     )
     notebook.add_argument(
         "notebook", nargs="?", metavar="NOTEBOOK", help="name of a bundled notebook, or a file"
@@ -331,7 +338,7 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "local",
         "manage the local testbed, a miniature Grid'5000 on this machine",
         "examples:\n"
-        "  g5kvirt local up                       two sites with three machines each\n"
+        "  g5kvirt local up                  two sites with three machines each\n"
         "  g5kvirt local up --sites nancy=5,rennes=3,lille=2 --name second\n"
         "  g5kvirt local status --name second\n"
         "  g5kvirt local down --name second",
@@ -339,38 +346,46 @@ def _local(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     local.set_defaults(do=partial(print_help, local))
     verbs = local.add_subparsers(metavar="VERB", title="verbs")
     up = command_parser(
-        verbs, "up", "start it (cleans up after a crash); the first time, build its layers", "Needs root."
+        verbs,
+        "up",
+        "start the testbed (cleans up after a crash)",
+        "Requires root. The first start builds the testbed's file systems, which takes some minutes.",
     )
     what = up.add_mutually_exclusive_group()
     what.add_argument(
-        "--description", type=Path, metavar="FILE.yaml", help="description of sites, machines and link rates"
+        "--description",
+        type=Path,
+        metavar="FILE.yaml",
+        help="YAML file that describes sites, machines and link rates",
     )
-    what.add_argument("--sites", metavar="SITE=N,…", help="machines per site, including service machines")
+    what.add_argument(
+        "--sites", metavar="SITE=N,…", help="number of machines per site, including service machines"
+    )
     up.add_argument(
         "--switch",
         choices=("plain", "managed"),
-        help="with --sites, what forwards broadcasts (default plain; managed above a hundred machines)",
+        help="with --sites, the switch that forwards broadcasts (default: plain; above 100 machines managed)",
     )
     up.set_defaults(do=commands.local_up)
-    status = command_parser(verbs, "status", "show whether it is up (exit code 3 if not)", "")
-    status.add_argument("--json", action="store_true", help="print it as JSON")
+    status = command_parser(verbs, "status", "show whether the testbed is up (exit code 3 if not)", "")
+    status.add_argument("--json", action="store_true", help="print the status as JSON")
     status.set_defaults(do=commands.local_status)
     down = command_parser(
         verbs,
         "down",
-        "stop it: no process, namespace or mount is left",
-        "Needs root. Also stops the testbeds of demos that were killed.",
+        "stop the testbed and leave no process, namespace or mount behind",
+        "Requires root. Also stops the testbeds of demos that were killed.",
     )
     down.set_defaults(do=commands.local_down)
     clients = command_parser(
         verbs,
         "clients",
-        "write what python-grid5000, enoslib and execo need to use it, and say where",
-        "Needs root. The files hold the testbed's password; they are removed with it.",
+        "write configurations for python-grid5000, enoslib and execo, and print their paths",
+        "Requires root. The files contain the testbed's password; they are removed with the testbed.",
     )
     clients.set_defaults(do=commands.local_clients)
     for verb in (up, status, clients, down):
         which = down.add_mutually_exclusive_group() if verb is down else verb
         which.add_argument("--name", metavar="NAME", help="name of the testbed (default: local)")
         if verb is down:
-            which.add_argument("--all", action="store_true", help="all of them")
+            which.add_argument("--all", action="store_true", help="stop all testbeds")

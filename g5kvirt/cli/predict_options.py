@@ -17,16 +17,17 @@ def add_predict(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     predict = command_parser(
         sub,
         "predict",
-        "say how long an experiment would take, without any machine",
-        "The same steps on a model: no root, no testbed, on any system. It prints the seconds of each phase\n"
-        "and of each deployment, and makes a folder SPEC-prediction here (or in --into) that holds each\n"
-        "prediction as a run, marked as one, and a figure of the deployment time. Nothing is overwritten.\n"
-        "How good it is depends on the calibration: that for Grid'5000 is made of published figures and\n"
-        "assumptions; a small run of your own makes a better one (g5kvirt calibrate).\n\n"
+        "predict how long an experiment would take, with a model",
+        "Runs the same steps on a model: needs no root and no testbed, and works on any system. Prints the "
+        "seconds of each phase and of each deployment, and creates a folder SPEC-prediction here (or in "
+        "--into) with each prediction as a run, which is marked as a prediction, and a figure of the "
+        "deployment time; nothing is overwritten. The accuracy depends on the calibration: the one for "
+        "Grid'5000 consists of published figures and assumptions; g5kvirt calibrate makes a better one from "
+        "a small run of your own.\n\n"
         "examples:\n"
         "  g5kvirt predict large.yaml --measure 500,1000,4552\n"
         "  g5kvirt predict spec.yaml --inventory 2026 --vary windows.reboot=50,100,none\n"
-        "  g5kvirt predict spec.yaml --vary measure.broadcast=chain,http --calibration mine.yaml",
+        "  g5kvirt predict spec.yaml --vary measure.broadcast=chain,http",
     )
     _add_options(predict)
     predict.set_defaults(do=predicting.predict)
@@ -42,37 +43,41 @@ def _add_options(predict: argparse.ArgumentParser) -> None:
         "--inventory",
         default="2013",
         metavar="MACHINES",
-        help=f"Grid'5000 of {' or '.join(sorted(TABLES))}, a testbed's description (YAML), or a run"
-        " (its directory) for the machines that it had (default: 2013)",
+        help=f"machines: Grid'5000 in {' or '.join(sorted(TABLES))}, a testbed's description (YAML), or the"
+        " directory of a run, for the machines that it used (default: 2013)",
     )
     predict.add_argument(
-        "--measure", type=commands.sizes, default=[], metavar="N,…", help="VMs to deploy on (default: all)"
+        "--measure",
+        type=commands.sizes,
+        default=[],
+        metavar="N,…",
+        help="numbers of VMs to deploy on (default: all)",
     )
     predict.add_argument(
         "--environment",
         metavar="NAME",
-        help="what is deployed: one whose image size the calibration knows, such as mini or debian12-min"
-        " (default: mini; for light guests: light)",
+        help="environment to deploy, one whose image size the calibration knows, such as mini or"
+        " debian12-min (default: mini; for light guests: light)",
     )
     predict.add_argument(
         "--vary",
         action="append",
         default=[],
         metavar="KEY=V,…",
-        help="predict once for each of these values of a key of the specification, or of measure.sizes,"
-        " measure.environment or measure.broadcast; none is the key's default; several --vary: every"
-        " combination",
+        help="make one prediction for each of these values of a key of the specification, or of"
+        " measure.sizes, measure.environment or measure.broadcast; none stands for the key's default;"
+        " several --vary: every combination",
     )
     predict.add_argument(
         "--calibration",
         metavar="NAME|FILE",
-        help=f"durations: {', '.join(SHIPPED)}, or a file made by g5kvirt calibrate (default: that for"
+        help=f"durations: {', '.join(SHIPPED)}, or a file made by g5kvirt calibrate (default: the one for"
         " these machines)",
     )
     predict.add_argument(
         "--summary",
         action="store_true",
-        help="durations only, from a sample of the hosts: quick for any number of VMs, and no run is kept",
+        help="print durations only, from a sample of the hosts, and save no run: fast for any number of VMs",
     )
     predict.add_argument(
         "--into",
@@ -92,11 +97,11 @@ def add_calibrate(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     calibrate = command_parser(
         sub,
         "calibrate",
-        "take the durations for predictions from measured runs",
-        "The runs have guests of one kind, and a deployment. Several sizes are better than one.\n\n"
-        "examples:\n"
-        "  g5kvirt calibrate runs/small -o mine.yaml\n"
-        "  g5kvirt predict large.yaml --calibration mine.yaml",
+        "make a calibration for predictions from measured runs",
+        "The runs must have guests of the same kind, and at least one deployment; several sizes give better "
+        "predictions than one.\n\n"
+        "example:\n"
+        "  g5kvirt calibrate runs/small -o mine.yaml",
     )
     calibrate.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run")
     calibrate.add_argument(

@@ -51,18 +51,18 @@ def add_rehearse(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = command_parser(
         sub,
         "rehearse",
-        "do the smallest real run, step by step, to find out what works on a testbed",
-        f"{HOSTS} hosts, one service machine, {VMS} virtual machines, half an hour of walltime. What is\n"
-        "about to be reserved is shown and asked for first. The machines are given back however it ends,\n"
-        "and a page says what worked, how long it took, and what to do about what did not (also in\n"
-        "RUN/rehearsal.txt).\n\n"
-        "exit code 0: everything worked; 1: not everything.\n\n"
+        "run the smallest real experiment, to find out what works on a testbed",
+        f"Uses {HOSTS} hosts, one service machine, {VMS} virtual machines and half an hour of walltime. "
+        "Shows what it is about to reserve and asks for confirmation. Releases the machines however it ends, "
+        "and prints a report (also saved in RUN/rehearsal.txt): which steps worked, how long they took, and "
+        "advice for those that failed.\n\n"
+        "Exit code 0: everything worked; 1: some steps failed.\n\n"
         "examples:\n"
         "  g5kvirt rehearse --testbed grid5000 --site nancy\n"
         "  g5kvirt rehearse --testbed local",
     )
     parser.add_argument("--testbed", required=True, metavar="TESTBED", help="grid5000, local or local:NAME")
-    parser.add_argument("--site", metavar="SITE", help="where (default: where it fits)")
+    parser.add_argument("--site", metavar="SITE", help="site to use (default: one where it fits)")
     parser.add_argument("--name", help="name of the run (default: the date)")
     parser.add_argument("--yes", action="store_true", help="reserve without asking")
     runs_option(parser)

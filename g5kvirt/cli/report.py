@@ -28,19 +28,19 @@ def add_report(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = command_parser(
         sub,
         "report",
-        "write one archive about a run, to send with a bug",
-        "It has the journal, run.json, the versions of what runs here, and what was said to the testbed and\n"
-        "answered. Logins, keys, tokens, passwords, e-mail addresses, home directories, addresses of the\n"
-        "Internet and this host's name are replaced. What is in it is listed first; it is written after a\n"
-        "yes, or with --yes.\n\n"
+        "pack the data of a run for a bug report",
+        "The report contains the journal, run.json, versions of the software, and all commands and API "
+        "requests to the testbed with their answers. Logins, keys, tokens, passwords, e-mail addresses, home "
+        "directories, Internet addresses and this host's name are replaced. Lists the contents and asks for "
+        "confirmation before it writes the file.\n\n"
         "example:\n"
         "  g5kvirt report first -o bug.tar.gz",
     )
     parser.add_argument("run", metavar="RUN", help="name or directory of the run")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="the archive (default: RUN-report.tar.gz)"
+        "-o", "--output", type=Path, metavar="FILE", help="the file to write (default: RUN-report.tar.gz)"
     )
-    parser.add_argument("--yes", action="store_true", help="write it without asking")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     runs_option(parser)
     parser.set_defaults(do=report)
 

@@ -178,8 +178,8 @@ class VMProgram:
 class Program:
     """A command in the background on VMs, as returned by ``exp.run(…, background=True)``.
 
-    It goes on when the notebook ends; ``exp.programs`` has it again, also after `Experiment.open`. It ends by
-    itself, when its time is over, by `stop`, with its VM (a reboot, another deployment), and at the release.
+    It continues when the notebook ends; ``exp.programs`` lists it, also after `Experiment.open`. It ends when
+    it exits, at its time limit, on `stop`, when its VM is rebooted or redeployed, and at the release.
     """
 
     def __init__(
@@ -195,26 +195,27 @@ class Program:
 
     @property
     def path(self) -> str:
-        """Its directory on each VM: ``out`` and ``err``, whole; for ``exp.get``."""
+        """Its directory on each VM, with the full output in ``out`` and ``err``; for ``exp.get``."""
         return f"{FOLDER}/{self.name}"
 
     def status(self, tail: int = TAIL) -> pd.DataFrame:
-        """What became of it so far, one row per VM.
+        """Its current state, one row per VM.
 
-        Columns: ``vm``; ``state``, which is ``running``, ``ended``, ``lost`` (its VM was rebooted or deployed
-        anew, or its shell was killed), ``absent`` (it did not start there) or ``unknown`` (the VM cannot be
-        reached now); ``code`` (None unless ended), ``seconds``, the last ``tail`` bytes of ``out`` and
-        ``err``, and the ``reason`` unless it runs or has ended well. Raises PhaseOrderError after `release`.
+        Columns: ``vm``; ``state``, which is ``running``, ``ended``, ``lost`` (its VM was rebooted or
+        redeployed, or its shell was killed), ``absent`` (it did not start there) or ``unknown`` (the VM
+        cannot be reached at the moment); ``code``, the exit code (None unless it has ended); ``seconds``; the
+        last ``tail`` bytes of ``out`` and ``err``; ``reason`` of a failure. Raises PhaseOrderError after
+        `release`.
         """
         return self._table([vars(one) for one in self._look(tail)])
 
     @property
     def done(self) -> bool:
-        """Whether it has ended on every VM; its VMs are queried."""
+        """Whether it has ended on every VM; queries the VMs."""
         return all(one.over for one in self._look(0))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended on every VM, at most ``timeout`` seconds (None: its own limit)."""
+        """Wait until it has ended on every VM, at most ``timeout`` seconds; None: until its time limit."""
         limit = self.start_time + self.limit + LONGEST_PAUSE + ANSWER_TIMEOUT - time.time()
         deadline = time.monotonic() + max(0.0, limit if timeout is None else timeout)
         pause = FIRST_PAUSE
@@ -227,9 +228,9 @@ class Program:
         return True
 
     def result(self, timeout: float | None = None) -> pd.DataFrame:
-        """Its result in the columns of ``exp.run``, when it has ended on every VM.
+        """Wait until it has ended on every VM, and return its result with the columns of ``exp.run``.
 
-        Raises TimeoutError if it has not within ``timeout`` seconds; it goes on then.
+        Raises TimeoutError if it has not ended within ``timeout`` seconds; it continues then.
         """
         if not self.wait(timeout):
             limit = self.limit if timeout is None else timeout
@@ -238,7 +239,7 @@ class Program:
         return self._table([{name: _cell(one, name) for name in COLUMNS} for one in found])
 
     def stop(self) -> pd.DataFrame:
-        """End it where it runs: SIGTERM, after 3 s SIGKILL, for all processes of its group. Its `status`."""
+        """Stop it: SIGTERM, after 3 s SIGKILL, to its process group. Returns its `status`."""
         self._call(_STOP, "0")
         return self.status()
 

@@ -42,11 +42,11 @@ class AddressDemand:
     """The addresses that one site needs, and the sub-network to reserve for them."""
 
     site: str
-    vms: int  #: expected there, if OAR gives the machines with the most room
+    vms: int  #: number of VMs, if OAR assigns the machines with the highest capacity
     hosts: int
     services: int
-    addresses: int  #: to reserve: enough for all VMs, since how many come here is not known yet
-    prefix: int | None  #: of the sub-network to reserve, 22 … 16; None: not even a /16 is enough
+    addresses: int  #: number of addresses to reserve: enough for all VMs, as their distribution is not known
+    prefix: int | None  #: prefix length of the sub-network to reserve, 22 … 16; None: a /16 is too small
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,16 @@ class PhaseEstimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would happen. ``vms_per_host``: the fewest and the most VMs on a host; None if they do not fit.
+    """The plan of an experiment.
 
-    ``expected``: of each phase; nothing where it cannot be told.
+    ``vms_per_host``: the smallest and largest number of VMs on a host, None if they do not fit; ``services``:
+    site → number of service machines; ``expected``: the expected duration of each phase, empty if unknown.
     """
 
-    sites: Mapping[str, int]  #: hosts
+    sites: Mapping[str, int]  #: site → number of hosts
     services: Mapping[str, int]
-    clusters: Mapping[str, Mapping[str, int]]  #: site → cluster → machines that can carry VMs
-    room: tuple[int, int]  #: VMs that so many hosts carry: those with the least room, with the most
+    clusters: Mapping[str, Mapping[str, int]]  #: site → cluster → number of machines that can carry VMs
+    room: tuple[int, int]  #: capacity in VMs, if OAR assigns the machines with the lowest and the highest
     vms_per_host: tuple[int, int] | None
     addresses: tuple[AddressDemand, ...]
     expected: tuple[PhaseEstimate, ...] = ()

@@ -90,22 +90,22 @@ def alike(
 
 @dataclass(frozen=True)
 class Summary:
-    """One deployment, or several together, in numbers."""
+    """The numbers of one deployment, or of several together."""
 
-    requested: int
-    deployed: int
-    failed: int
-    unfinished: int
-    failures: tuple[tuple[str, str, str, str], ...]  #: (deployment, VM, step, reason) of each that failed
+    requested: int  #: number of VMs to deploy
+    deployed: int  #: number of VMs that were deployed
+    failed: int  #: number of VMs that failed
+    unfinished: int  #: number of VMs without an outcome
+    failures: tuple[tuple[str, str, str, str], ...]  #: (deployment, VM, step, reason) of each VM that failed
     total: float  #: seconds from the first start to the last end; NaN until all have ended
-    #: macro-step → median and 95th percentile, seconds, over deployed VMs of deployments that began `alike`
+    #: macro-step → median and 95th percentile in seconds, over the deployed VMs of comparable deployments
     macros: Mapping[str, tuple[float, float]]
-    #: (step, reason) → the console log of one of them, below the run's directory
+    #: (step, reason) → the console log of one such VM, relative to the run's directory
     consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def reasons(self) -> Mapping[tuple[str, str], int]:
-        """(step, reason) → how many, most frequent first."""
+        """(step, reason) → number of VMs, most frequent first."""
         return dict(Counter((step, reason) for _, _, step, reason in self.failures).most_common())
 
 
@@ -127,7 +127,7 @@ class Measurements:
 
     @property
     def predicted(self) -> bool:
-        """Whether they are predictions by a model; each table has a column ``prediction`` then."""
+        """Whether they are predictions by a model; each table then has a column ``prediction``."""
         return any(is_virtual(d.start) for d in self.states)
 
     @classmethod
@@ -144,10 +144,10 @@ class Measurements:
 
     @cached_property
     def transfers(self) -> pd.DataFrame:
-        """How far the image was on each VM, every few seconds while it wrote: one row per VM and look.
+        """The progress of the image on each VM: one row per VM and sample, every few seconds.
 
-        ``bytes`` of the image's ``total`` (compressed as it is) were taken at ``t``; ``rate``: bytes per
-        second since the row before it of the same VM, NaN in its first. Short transfers have no rows.
+        At ``t`` the VM had received ``bytes`` of the (compressed) image's ``total``; ``rate``: bytes per
+        second since the previous row of the same VM, NaN in its first. Short transfers have no rows.
         """
         rows: list[tuple[object, ...]] = []
         for state in self.states:
@@ -168,8 +168,9 @@ class Measurements:
 
         For each step and macro-step, with ``_`` for ``-``: ``X_start``, ``X_end``, ``X_duration``,
         ``X_attempt``, ``X_outcome``. Those of a step are of its last attempt (0 and "" if there was none).
-        A macro-step starts with its first try and ends with its last; its duration is the sum of its tries,
-        because between two of them a VM may be in another macro-step. With groups, ``group`` follows ``vm``.
+        A macro-step starts with its first attempt and ends with its last; its duration is the sum of its
+        attempts, because between two of them a VM may be in another macro-step. With groups, the column
+        ``group`` follows ``vm``.
         """
         named = _step_names(self.states)
         parts = [part for macro, steps in named.items() for part in (macro, *steps)]
@@ -200,8 +201,8 @@ class Measurements:
     def macros(self) -> pd.DataFrame:
         """One row per deployment and macro-step: how many VMs completed it, and how long it took.
 
-        The durations are over the VMs that completed it; ``tries`` counts those of all VMs, ``failed`` the
-        VMs that failed in it.
+        The durations are over the VMs that completed it; ``tries`` is the number of attempts of all VMs,
+        ``failed`` the number of VMs that failed in it.
         """
         rows = []
         for d in self.states:
@@ -218,8 +219,8 @@ class Measurements:
     def deployments(self) -> pd.DataFrame:
         """One row per deployment, in their order; ``requested = deployed + failed + unfinished``.
 
-        ``fresh``: the number of its VMs that were already in their minimal system and skipped the first
-        reboot; see `alike`. ``group``, if any was of one: the group that was measured, "" for all VMs.
+        ``fresh``: number of its VMs that were still in their minimal system and skipped the first reboot.
+        With groups, ``group`` is the group that was deployed, "" for all VMs.
         """
         rows = []
         for d in self.states:
@@ -230,11 +231,11 @@ class Measurements:
 
     @cached_property
     def scalability(self) -> pd.DataFrame:
-        """Time against number of VMs: one row per finished deployment that deployed any.
+        """Time against the number of VMs: one row per finished deployment in which a VM was deployed.
 
-        ``total``: from its start until its last VM was deployed or given up; ``median_vm`` and ``p95_vm``:
-        over the times of single deployed VMs. ``fresh`` as in `deployments`; ``transfer_bound``: the minimum
-        time of the image transfer at the link rates, NaN if not known; ``group`` as in `deployments`.
+        ``total``: from its start until its last VM was deployed or had failed; ``median_vm`` and ``p95_vm``:
+        over the times of the deployed VMs. ``transfer_bound``: the minimum time of the image transfer at the
+        link rates, NaN if not known; ``fresh`` and ``group`` as in `deployments`.
         """
         rows = []
         for d in self.states:
@@ -249,7 +250,7 @@ class Measurements:
         return table.sort_values(["environment", "vms", "repetition"], kind="stable", ignore_index=True)
 
     def summary(self, deployment: str | None = None) -> Summary:
-        """One deployment, or all together, in numbers. Raises KeyError for an unknown one."""
+        """The numbers of one deployment, or of all together. Raises KeyError for an unknown one."""
         chosen = [d for d in self.states if deployment in (None, d.name)]
         if deployment is not None and not chosen:
             raise KeyError(deployment)

@@ -74,19 +74,19 @@ _HOSTS = {"host": "object", "site": "object"} | dict.fromkeys(("vms", "up", "fai
 
 @dataclass(frozen=True)
 class Account:
-    """The outcome of every VM that was placed; always ``requested = up + failed + unfinished``."""
+    """The outcomes of all VMs; ``requested = up + failed + unfinished``."""
 
-    requested: int
-    up: int
-    failed: int
-    unfinished: int
-    failures: tuple[tuple[str, str, str], ...] = ()  #: (VM, step, reason) of each that failed
-    #: (step, reason) → the console log of one of them, below the run's directory
+    requested: int  #: number of VMs
+    up: int  #: number of VMs that are up
+    failed: int  #: number of VMs that failed
+    unfinished: int  #: number of VMs that are still booting or were interrupted
+    failures: tuple[tuple[str, str, str], ...] = ()  #: (VM, step, reason) of each VM that failed
+    #: (step, reason) → the console log of one such VM, relative to the run's directory
     consoles: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def reasons(self) -> Mapping[tuple[str, str], int]:
-        """(step, reason) → how many VMs, most frequent first."""
+        """(step, reason) → number of VMs, most frequent first."""
         return dict(Counter((step, reason) for _, step, reason in self.failures).most_common())
 
 
@@ -119,7 +119,7 @@ class Frames:
 
     @cached_property
     def spans(self) -> pd.DataFrame:
-        """Spans of time, in the order of their start.
+        """One row per step of a phase, host, service, site or VM, in the order of their start.
 
         ``status`` is ``ok``, ``failed``, ``skipped``, ``retry``, or ``unfinished`` (then ``end`` and
         ``duration`` are NaN).
@@ -128,9 +128,9 @@ class Frames:
 
     @cached_property
     def phases(self) -> pd.DataFrame:
-        """One row per phase that has started, in the experiment's order.
+        """One row per started phase, in the order of the experiment.
 
-        ``duration`` is the total time of all its ``tries``, NaN while the last one has no end; ``start`` is
+        ``duration`` is the total duration of all ``tries``, NaN until the last one has ended; ``start`` is
         that of the first, ``end`` and ``status`` are those of the last.
         """
         rows = []
@@ -142,11 +142,11 @@ class Frames:
 
     @cached_property
     def vms(self) -> pd.DataFrame:
-        """One row per VM: its place, its state, and when its last boot reached each step.
+        """One row per VM: where it was placed, its state, and when its last boot reached each step.
 
         ``power_on`` … ``minimal_system`` are epoch seconds, ``t_dhcp`` … ``t_minimal_system`` seconds since
-        the start of its QEMU process; NaN for steps that it did not reach. ``attempts``: how often it was
-        powered on. With groups, ``group`` follows the name.
+        the start of its QEMU process; NaN for steps that it did not reach. ``attempts``: number of power-ons.
+        With groups, the column ``group`` follows the name.
         """
         table = make_frame(map(_vm_cells, count(1), self.state.launched()), _VMS)
         return marked(with_groups(table, "name", self._groups), self.predicted)
@@ -158,7 +158,7 @@ class Frames:
 
     @cached_property
     def hosts(self) -> pd.DataFrame:
-        """One row per host with VMs or events: the number of its VMs, by outcome."""
+        """One row per host: the number of its VMs by outcome."""
         hosts: dict[str, list[Any]] = {
             name: [name, site, 0, 0, 0, 0] for name, site in self.state.hosts.items()
         }
@@ -171,34 +171,33 @@ class Frames:
 
     @cached_property
     def load(self) -> pd.DataFrame:
-        """How busy processors and links were while VMs were launched and deployed, see
-        `g5kvirt.run.load_tables.load_table`."""
+        """The load of processors and links while VMs were launched and deployed: one row per host and
+        sampling interval."""
         return load_table(self.journal)
 
     @cached_property
     def service_load(self) -> pd.DataFrame:
-        """The processors that each service used meanwhile, see
-        `g5kvirt.run.load_tables.service_load_table`."""
+        """The cores that each service used meanwhile: one row per service, host and sampling interval."""
         return service_load_table(self.journal)
 
     @property
     def predicted(self) -> bool:
-        """Whether all of it is a prediction by a model; each table has a column ``prediction`` then."""
+        """Whether the run is a prediction by a model; each table then has a column ``prediction``."""
         return bool(self.journal) and is_virtual(self.journal[0].t)
 
     @property
     def guest(self) -> str:
-        """The kind of guest that was launched: ``tcg``, ``kvm``, …; empty before that."""
+        """The kind of guest: ``tcg``, ``kvm``, …; empty before the launch."""
         return self.state.guest
 
     @cached_property
     def measurements(self) -> Measurements:
-        """The tables of the deployments, see `g5kvirt.run.deployment_tables.Measurements`."""
+        """The tables of the deployments: `g5kvirt.run.deployment_tables.Measurements`."""
         return Measurements(self.state.deployments.values(), self.guest, self._groups)
 
     @cached_property
     def links(self) -> pd.DataFrame:
-        """The links between VMs as they were set and measured, see `g5kvirt.run.link_tables.links_table`."""
+        """The links between VMs: one row per direction each time they were set, and one per measurement."""
         return links_table(self.journal)
 
     @cached_property
@@ -207,10 +206,10 @@ class Frames:
         return account(self.state)
 
     def export(self, directory: str | Path) -> list[Path]:
-        """Write all tables as CSV into ``directory`` (made if needed); returns the files.
+        """Write all tables as CSV into ``directory`` (created if needed); returns the paths.
 
-        ``vms.csv`` and so on; those of `measurements` as ``measure-vms.csv`` and so on, if there is any
-        deployment. Times keep microseconds; the events' detail is JSON.
+        The files are ``vms.csv`` and so on; those of `measurements` are ``measure-vms.csv`` and so on. Times
+        have microseconds; the events' detail is JSON.
         """
         tables = {name: getattr(self, name) for name in ("events", "spans", "phases", "hosts", "vms")}
         tables["events"] = self.events.assign(

@@ -1,8 +1,7 @@
-"""Carries a sweep out: one virtual cluster after the other, every combination once, over several starts.
+"""Runs a sweep: one virtual cluster after the other, each combination once, resuming after an interruption.
 
-A sweep is kept in ``runs/NAME``: a run for each virtual cluster that was launched, ``index.csv`` (the run
-and the deployments of each combination) and ``sweeper``, where execo_engine's ParamSweeper records what is
-done.
+A sweep is saved in ``runs/NAME``: one run per virtual cluster, ``index.csv`` (the run and the deployments of
+each combination) and ``sweeper``, where execo_engine's ParamSweeper records which combinations are done.
 """
 
 from __future__ import annotations

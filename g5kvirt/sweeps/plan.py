@@ -1,4 +1,4 @@
-"""What a sweep consists of: every combination of its factors' levels, and which of them share a cluster.
+"""The plan of a sweep: all combinations of the levels of its factors, and which of them share a cluster.
 
 ::
 
@@ -11,7 +11,7 @@
       measure.broadcast: [chain, http]
       measure.sizes: [4, 8, [4, 8]]
 
-A factor is a key of the specification, with a dot before a part of it, or ``measure.`` and an argument of
+A factor is a key of the specification (a dot selects a subkey), or ``measure.`` and an argument of
 `Experiment.measure`. Combinations with the same specification are measured on the same virtual cluster.
 Without ``measure`` and its factors, virtual clusters are launched and nothing is deployed on them.
 """

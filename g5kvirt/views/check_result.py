@@ -23,11 +23,11 @@ _WIDTH = 110
 
 @dataclass(frozen=True, repr=False)
 class CheckResult:
-    """What would happen, and what is wrong.
+    """The result of a dry run.
 
     ``ok`` is True unless a finding is a problem; warnings and unknowns do not count. ``frame`` has one row
-    per finding (pandas); ``plan`` is what would happen (`g5kvirt.planning.forecast.Plan`), None if the
-    testbed's resources are not known.
+    per finding (pandas); ``plan`` is the plan of the experiment (`g5kvirt.planning.forecast.Plan`), None if
+    the testbed's resources are not known.
     """
 
     preflight: Preflight
@@ -41,7 +41,7 @@ class CheckResult:
 
     @property
     def plan(self) -> Plan | None:
-        """Hosts, VMs on each, addresses, expected times."""
+        """Hosts, VMs per host, addresses, expected times."""
         return self.preflight.plan
 
     @property
@@ -54,7 +54,7 @@ class CheckResult:
 
     @property
     def verdict(self) -> str:
-        """The number of findings by status: ``2 problems, 1 warning``."""
+        """A summary such as ``2 problems, 1 warning``."""
         statuses = [finding.status for finding in self.preflight.findings]
         parts = [
             count(statuses.count("problem"), "problem"),

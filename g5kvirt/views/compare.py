@@ -63,11 +63,11 @@ Run = str | Path | _HasPath
 
 
 def compare(*runs: Run | Mapping[str, Run | Sequence[Run]], **labelled: Run | Sequence[Run]) -> Comparison:
-    """Compare runs: directories, or experiments. Each is read once; call again to include newer events.
+    """Compare runs, given as directories or experiments. Each is read once; call again for newer events.
 
-    Positional runs are labelled by what differs between their specs, or between how they deploy (or a
-    mapping has the labels); keywords are labels. A list of runs under one label means repetitions. Raises
-    RunError for a run that cannot be read, or without runs.
+    Labels are given as keywords or as a mapping; runs without a label are labelled with the differences
+    between their specs, or between their deployments. A list of runs with one label means repetitions. Raises
+    RunError if a run cannot be read, or without runs.
     """
     found: list[Labelled] = []
     for one in runs:
@@ -104,8 +104,8 @@ def _directory(run: object) -> Path:
 class Comparison(Drawer):
     """Runs with their labels, and the figures that compare them.
 
-    Each figure takes ``columns``, 1 or 2, the width it fills on a page; without data in these runs it raises
-    RunError.
+    ``columns``, 1 or 2, is the width of a figure in columns of a two-column page. If these runs have no data
+    for a figure, the method raises RunError.
     """
 
     def __init__(self, runs: Sequence[Labelled]) -> None:
@@ -113,12 +113,12 @@ class Comparison(Drawer):
 
     @property
     def labels(self) -> list[str]:
-        """The labels, in the order in which they were given."""
+        """The labels, in the given order."""
         return list(dict.fromkeys(run.label for run in self.runs))
 
     @property
     def summary(self) -> PaperTable:
-        """One row per run: VMs, seconds of its launch, median and p95 of its boots, deployments."""
+        """One row per run: number of VMs, time of the launch, median and p95 of the boots, deployments."""
         rows = []
         for run in self.runs:
             account, vms, phases = run.frames.account, run.frames.vms, run.frames.phases
@@ -148,8 +148,8 @@ class Comparison(Drawer):
     def deployment(self, columns: int = 1, *, vms: int | None = None) -> Picture:
         """The cumulative distribution of deployment times for each series.
 
-        Over all deployments on ``vms`` VMs, by default on the largest number that all series have.
-        Deployments that skipped the first reboot are left out if any series has others.
+        Includes all deployments on ``vms`` VMs, by default on the largest number that all series have.
+        Deployments that skipped the first reboot are excluded if any series has others.
         """
         every = vms_table(self.runs)
         data, requested = self._of_size(every, "requested", vms)
@@ -197,10 +197,10 @@ class Comparison(Drawer):
         prediction: Mapping[int, float] | None = None,
         statistic: Statistic = "median",
     ) -> Picture:
-        """Total time of deployments against their number of VMs: every deployment, and for each series a line
-        through the medians (or means) with their 95 % intervals.
+        """Total time of deployments against the number of VMs: one point per deployment, and for each series
+        a line through the medians (or means) with their 95 % intervals.
 
-        All arguments as in `Figures.scalability`.
+        The arguments are those of `Figures.scalability`.
         """
         shown = curve_table(self.runs)
         if shown.empty:
@@ -219,10 +219,10 @@ class Comparison(Drawer):
         )
 
     def over(self, parameter: str, columns: int = 1, *, vms: int | None = None) -> Picture:
-        """Time of the launch against a numeric parameter of the spec, such as "windows.boot", one point each.
+        """Duration of the launch against a numeric parameter such as "windows.boot": one point per run.
 
-        With ``vms`` the time of deployments on that many VMs. Runs in which the parameter was chosen
-        automatically are a horizontal line.
+        With ``vms``, the duration of deployments on that many VMs. Runs in which the parameter was chosen
+        automatically are shown as a horizontal line.
         """
         data = over_table(self.runs, parameter, vms)
         if data.empty:
@@ -243,15 +243,15 @@ class Comparison(Drawer):
         statistic: Statistic = "median",
         of: Literal["deployment", "launch"] = "deployment",
     ) -> PaperTable:
-        """How the times of each series differ from those of the ``reference`` (the first label), for each
-        number of VMs: one row each.
+        """The differences between the times of each series and of the ``reference`` (by default the first
+        label): one row per series and number of VMs.
 
-        Over comparable deployments, or with ``of="launch"`` over the launches of the runs. ``n``,
-        ``n_reference``: how many; ``difference`` in seconds with its 95 % bootstrap interval; ``ratio`` of
-        the two statistics; ``effect``: Cliff's delta, -1 if each is shorter than each of the reference, 1 if
-        each is longer; ``p``: two-sided Mann-Whitney test, ``p_holm``: corrected for the number of rows.
-        NaN where there are too few: fewer than five have no interval, 3 against 3 no test. ``to_latex``
-        writes it for a paper. Raises RunError.
+        Compares comparable deployments, or with ``of="launch"`` the launches of the runs. Columns: ``n`` and
+        ``n_reference``, the sample sizes; ``difference`` in seconds with its 95 % bootstrap interval;
+        ``ratio`` of the two statistics; ``effect``, Cliff's delta (-1 if every time is shorter than every
+        time of the reference, 1 if every time is longer); ``p`` of the two-sided Mann-Whitney test;
+        ``p_holm``, corrected for the number of rows. NaN if there are too few values: an interval needs five,
+        and 3 against 3 are not tested. ``to_latex`` converts it for a paper. Raises RunError.
         """
         return differences_table(self.runs, reference, vms, statistic, of)
 

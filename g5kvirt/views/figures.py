@@ -59,16 +59,15 @@ __all__ = ["Figures", "Picture"]
 
 
 class Figures(OutcomeFigures, LoadFigures):
-    """The figures of one run; those of `measure` are inherited.
+    """The figures of one run.
 
-    Each takes ``columns``, 1 or 2, the width it fills on a page.
-
-    A figure for which the run has no data yet raises RunError, which names the phase to call first.
+    ``columns``, 1 or 2, is the width of a figure in columns of a two-column page. If the run has no data for
+    a figure yet, the method raises RunError, which names the phase to call first.
     """
 
     @classmethod
     def open(cls, directory: str | Path) -> Figures:
-        """The figures of the run in this directory, which is only read. Raises RunError."""
+        """The figures of the run in ``directory``, opened read-only. Raises RunError."""
         one = open_run(Path(directory), None)
         return cls(one.frames, run=one.run, testbed=one.testbed, guest=one.frames.guest)
 
@@ -83,7 +82,7 @@ class Figures(OutcomeFigures, LoadFigures):
         return f"<{type(self).__name__} of {self.source.description}: {shown}; save(…) writes all>"
 
     def timeline(self, columns: int = 1) -> Picture:
-        """When each phase of the experiment ran; with two columns also the parts of each phase."""
+        """A timeline of the phases of the experiment; with two columns also the parts of each phase."""
         data = timeline_table(self.frames)
         if data.empty:
             raise RunError("no phase has started yet: call reserve() first")
@@ -110,8 +109,8 @@ class Figures(OutcomeFigures, LoadFigures):
     def steps(self, columns: int = 1) -> Picture:
         """The distribution of the time of every step over the VMs: of the boot and of all deployments.
 
-        A box from the 25th to the 75th percentile, a line from the 5th to the 95th, the median; with few VMs
-        also one point per VM.
+        Boxes extend from the 25th to the 75th percentile, lines from the 5th to the 95th, with a mark at the
+        median; with few VMs there is also one point per VM.
         """
         self._vms()
         data = steps_table(self.frames)

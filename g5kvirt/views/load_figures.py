@@ -40,10 +40,11 @@ class LoadFigures(RunDrawer):
     """The figures of the load."""
 
     def load(self, columns: int = 1, *, of: Literal["processors", "links"] = "processors") -> Picture:
-        """How busy the machines were, between each two looks at them.
+        """The load of the machines over time.
 
-        ``of="processors"``: what used them, as a share of all cores; ``of="links"``: bytes per second over
-        the links of hosts and service machines. Raises ValueError for another ``of``.
+        ``of="processors"``: the share of all cores used by VMs, services, g5kvirt and other programs;
+        ``of="links"``: bytes per second on the links of hosts and service machines. Raises ValueError for
+        another ``of``.
         """
         if of not in ("processors", "links"):
             raise ValueError(f"of must be 'processors' or 'links', not {of!r}")

@@ -89,10 +89,9 @@ class DeploymentFigures(RunDrawer):
     def breakdown(self, columns: int = 1, *, vms: int | None = None, series: str | None = None) -> Picture:
         """The time of each macro-step and its steps: the median, with a line up to the 95th percentile.
 
-        Over all deployments on ``vms`` VMs, by default on the largest number that was deployed. If the run's
-        deployments differ in their settings, only those of one ``series`` (such as "chain") are included, by
-        default that of the last one. Deployments that skipped the first reboot are left out if the run has
-        others.
+        Includes all deployments on ``vms`` VMs, by default on the largest number. If the run's deployments
+        differ in their settings, it includes only those of one ``series`` (such as "chain"), by default that
+        of the last deployment. Deployments that skipped the first reboot are excluded if there are others.
         """
         known = self._measured()
         labels = series_of(self.frames)
@@ -137,15 +136,15 @@ class DeploymentFigures(RunDrawer):
         prediction: Mapping[int, float] | None = None,
         statistic: Statistic = "median",
     ) -> Picture:
-        """Total time of deployments against their number of VMs: every deployment as a point, with a line
-        through the medians (or means) and their 95 % bootstrap intervals.
+        """Total time of deployments against the number of VMs: one point per deployment, and a line through
+        the medians (or means) with their 95 % bootstrap intervals.
 
-        Fewer than five deployments of a size have no interval (`g5kvirt.views.statistics.FEWEST`); their
-        number N is in the legend, and with ``n``, ``median``, ``ci_low`` and ``ci_high`` in the data.
-        ``bound``, number of VMs → seconds, is drawn as a lower bound, ``prediction`` as the result of a
-        model; both are columns of the data too, with additional rows for sizes that were not measured. The
+        Sizes with fewer than five deployments have no interval (`g5kvirt.views.statistics.FEWEST`). The
+        legend shows the number N of deployments; the data has ``n``, ``median``, ``ci_low`` and ``ci_high``.
+        ``bound`` (number of VMs → seconds) is drawn as a lower bound, ``prediction`` as the result of a
+        model; both are also columns of the data, with additional rows for sizes that were not measured. The
         default ``bound`` is the minimum time of the image transfer at the link rates in the testbed's
-        inventory, without what the VMs compute. Deployments with different settings have one line each.
+        inventory, without the VMs' computation. Deployments with different settings have separate lines.
         """
         shown = self._measured().scalability.copy()
         if shown.empty:

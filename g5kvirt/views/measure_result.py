@@ -27,8 +27,8 @@ _REASONS = 4  #: reasons that are shown in text
 class MeasureResult:
     """The deployments of one call of `measure`, or of a whole run.
 
-    ``source``: the run's `Frames`, or its events. ``deployments``: the names of those to include; None means
-    all. A name that is not in the journal, as of a deployment that never started, is left out.
+    ``source``: the run's `Frames`, or its events. ``deployments``: the names of those to include; None: all.
+    Names that are not in the journal, such as those of deployments that never started, are ignored.
     """
 
     phase = "measure"
@@ -48,7 +48,7 @@ class MeasureResult:
         frames = source if isinstance(source, Frames) else Frames(source)
         every = frames.measurements
         self.measurements = every if deployments is None else every.only(deployments)
-        self.state = frames.state.phases["measure"]  #: of the whole run
+        self.state = frames.state.phases["measure"]  #: the state of `measure` in the whole run
         self._load = frames.load
 
     # ---- the numbers ------------------------------------------------------------------------------
@@ -78,28 +78,27 @@ class MeasureResult:
 
     @property
     def sizes(self) -> PaperTable:
-        """One row per environment, broadcast, provisioner and number of VMs: VMs by outcome,
+        """One row per environment, broadcast method, provisioner and number of VMs: VMs by outcome,
         and median times over the comparable deployments (``compared`` of ``times``; see
-        `g5kvirt.run.deployment_tables.alike`). ``to_latex`` writes it for a paper."""
+        `g5kvirt.run.deployment_tables.alike`). ``to_latex`` converts it for a paper."""
         return PaperTable(sizes_table(self.measurements))
 
     @property
     def parts(self) -> PaperTable:
-        """One row per macro-step (``step`` empty) and one per step of it, over the deployed VMs. ``to_latex``
-        writes it for a paper."""
+        """One row per macro-step (with an empty ``step``) and per step, over the deployed VMs. ``to_latex``
+        converts it for a paper."""
         return PaperTable(breakdown_table(self.measurements))
 
     @property
     def summary(self) -> Summary:
-        """All deployments together: deployed, failed with reasons, total, median and 95th percentile of each
-        macro-step."""
+        """The numbers of all deployments together: deployed and failed VMs, reasons, total time, median and
+        95th percentile of each macro-step."""
         return self.measurements.summary()
 
     @property
     def failures(self) -> pd.DataFrame:
-        """One row per VM and deployment that failed: ``failed_macro``, ``failed_at``, ``reason``,
-        ``last_report``; and ``console``, the file below the run's directory with the end of its serial
-        console."""
+        """One row per failed VM and deployment: ``failed_macro``, ``failed_at``, ``reason``, ``last_report``,
+        and ``console``, the file with the end of its serial console (relative to the run's directory)."""
         table = self.frame
         columns = [
             "deployment",
@@ -115,7 +114,7 @@ class MeasureResult:
 
     @property
     def status(self) -> str:
-        """``ok`` (some VMs may have failed), ``failed`` (all did), ``unfinished`` or ``waiting``."""
+        """``ok`` (some VMs may have failed), ``failed`` (all VMs failed), ``unfinished`` or ``waiting``."""
         return _status(self.measurements)
 
     @property

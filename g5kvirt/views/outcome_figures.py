@@ -29,12 +29,12 @@ _WIDE = 12  #: throughputs that differ by more than this factor are on a logarit
 
 
 class OutcomeFigures(DeploymentFigures):
-    """The figures of failures and of the broadcast, and those of tables of one's own."""
+    """The figures of failures and of the broadcast, and figures of user-defined tables."""
 
     def failures(self, columns: int = 1) -> Picture:
-        """The share of VMs that failed against the number of VMs, with its 95 % interval (Wilson).
+        """The failure rate of VMs against the number of VMs, with its 95 % interval (Wilson).
 
-        Over all deployments of that size; those with different settings have one line each.
+        Includes all deployments of each size; those with different settings have separate lines.
         """
         self._measured()
         outcomes = outcomes_table(self.frames)
@@ -45,11 +45,11 @@ class OutcomeFigures(DeploymentFigures):
         return self._draw(draw_failures, data, data, columns, 1.4, title)
 
     def broadcast(self, columns: int = 1, *, statistic: Statistic = "median") -> Picture:
-        """The throughput of the broadcast against the number of hosts: the size of the image, over the time
+        """The throughput of the broadcast against the number of hosts: the image size divided by the time
         until the last host had it.
 
-        Every deployment as a point, with medians (or means) and their 95 % intervals; dashed the most that
-        the link rates of the inventory allow. Runs of earlier versions do not have the size of the image.
+        One point per deployment, with medians (or means) and their 95 % intervals; a dashed line shows the
+        maximum at the link rates of the inventory. Runs of earlier versions do not record the image size.
         """
         self._measured()
         shown = broadcast_table(self.frames)
@@ -77,12 +77,12 @@ class OutcomeFigures(DeploymentFigures):
         ylabel: str = "",
         title: str = "",
     ) -> Picture:
-        """A figure of your own table in the style of the others: every row a point at its ``x`` and ``y``.
+        """A figure of your own table in the same style: each row is a point at its ``x`` and ``y``.
 
-        ``y`` is a column of numbers. Numbers as ``x`` get a line through the medians (or means) with their
-        95 % bootstrap intervals; anything else is categories, side by side. ``series``: the column whose
-        values are told apart by colour. Rows without a value are left out. ``xlabel``, ``ylabel``: by
-        default the columns' names. Raises SpecError for a column that is not there, or of the wrong kind.
+        ``y`` is a numeric column. If ``x`` is numeric, there is a line through the medians (or means) with
+        their 95 % bootstrap intervals; otherwise its values are categories. ``series``: the column whose
+        values are distinguished by colour. Rows with missing values are left out. ``xlabel`` and ``ylabel``
+        default to the columns' names. Raises SpecError if a column is missing or has the wrong type.
         """
         shown = own_table(frame, x, y, series)
         data = with_summaries(shown.rename(columns={"_x": x, "_y": y}), x, y, statistic)

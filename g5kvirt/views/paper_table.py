@@ -43,7 +43,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, _TEX)))
 
 
 class PaperTable(pd.DataFrame):
-    """A DataFrame whose `to_latex` gives a table for a paper. What is selected from it is one, too."""
+    """A DataFrame whose `to_latex` makes a table for a paper; so does that of a selection from it."""
 
     @property
     def _constructor(self) -> Callable[..., pd.DataFrame]:
@@ -59,12 +59,12 @@ class PaperTable(pd.DataFrame):
         caption: str = "",
         label: str = "",
     ) -> str:
-        r"""The table as LaTeX, for ``\\usepackage{booktabs}``; with ``path`` it is written there, too.
+        r"""The table as LaTeX, for ``\\usepackage{booktabs}``; with ``path`` it is also written to that file.
 
-        Numbers have ``digits`` significant digits and are aligned right, NaN is a dash; p below 0.001 is
-        given as that. ``columns``: which, in which order (all); ``headings``: column → its heading. With a
-        ``caption`` or a ``label`` it is a ``table``, else the ``tabular`` alone. Raises KeyError for a
-        column that is not there.
+        Numbers have ``digits`` significant digits and are right-aligned, NaN is a dash; p below 0.001 is
+        shown as such. ``columns``: the columns to include, in this order; by default all. ``headings``:
+        column → heading. With a ``caption`` or a ``label`` it is a ``table``, otherwise only the ``tabular``.
+        Raises KeyError for an unknown column.
         """
         table: pd.DataFrame = self if columns is None else self[list(columns)]
         kinds = ["r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table]

@@ -27,8 +27,8 @@ __all__ = ["PhaseResult"]
 class PhaseResult:
     """One phase of an experiment, read from its journal.
 
-    ``status`` is ``ok``, ``failed``, ``unfinished`` or ``waiting``; ``seconds`` is how long it took (NaN if
-    it has not ended); ``facts`` are its results as text; ``parts`` the times of its parts (pandas).
+    ``status`` is ``ok``, ``failed``, ``unfinished`` or ``waiting``; ``seconds`` is its duration (NaN if it
+    has not ended); ``facts`` are its results as text; ``parts`` are the durations of its parts (pandas).
     """
 
     phase: str
@@ -51,7 +51,7 @@ class PhaseResult:
 
     @property
     def tries(self) -> int:
-        """How many times it was called until it succeeded; every call of `measure` counts."""
+        """The number of calls until it succeeded; for `measure`, the number of all calls."""
         row = self._row
         return 0 if row is None else int(row["tries"])
 
@@ -68,7 +68,7 @@ class PhaseResult:
         """One row per part: name, ``n`` (number of hosts, sites or services), ``seconds`` from the first
         start to the last end, ``status``.
 
-        For `launch` one row per step of the VMs, with ``median``, ``q95`` and ``max`` over the VMs.
+        For `launch`, one row per step of the boot, with ``median``, ``q95`` and ``max`` over the VMs.
         """
         if self.phase == "launch":
             table = quantiles(durations_table(self.frames))[["n", "median", "q95", "max"]]

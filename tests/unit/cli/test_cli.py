@@ -48,12 +48,18 @@ def commands_of(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) -
 
 
 @pytest.mark.parametrize("arguments", commands_of(build_parser()))
-def test_every_command_has_help(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as left:
         cli.main([*arguments, "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert f"usage: {' '.join(('g5kvirt', *arguments))}" in text
+    assert max(map(len, text.splitlines())) <= 80, (
+        "fits a terminal of 80 columns, and the documentation's page"
+    )
     if not arguments:
         for needed in ("examples:", "exit codes:", "doctor", "local", "run", "runs", "show"):
             assert needed in text
