@@ -56,7 +56,7 @@ __all__ = ["Experiment", "MeasureArguments"]
 class MeasureArguments(TypedDict, total=False):
     """The arguments of `Experiment.measure`, for `Experiment.start`."""
 
-    environment: str | Path
+    environment: str | Path | None
     sizes: Sequence[int] | None
     repeat: int
     broadcast: Broadcast
@@ -122,7 +122,7 @@ class Experiment(VMAccess, LinkAccess):
         self,
         sizes: Sequence[int] | None = None,
         *,
-        environment: str = "mini",
+        environment: str | None = None,
         broadcast: Broadcast = "chain",
         calibration: str = "",
         summary: bool = False,
@@ -173,7 +173,7 @@ class Experiment(VMAccess, LinkAccess):
 
     def measure(
         self,
-        environment: str | Path = "mini",
+        environment: str | Path | None = None,
         sizes: Sequence[int] | None = None,
         repeat: int = 1,
         *,
@@ -183,7 +183,8 @@ class Experiment(VMAccess, LinkAccess):
     ) -> MeasureResult:
         """Deploy ``environment`` on n of the VMs that are up, for each n in ``sizes``, ``repeat`` times.
 
-        ``environment`` is the name of one of `environments`, or the path of a YAML file that describes one.
+        ``environment`` is the name of one of `environments`, or the path of a YAML file that describes one;
+        by default ``"mini"``, and ``"light"`` for light guests.
         ``sizes`` defaults to all VMs that are up. Each call makes new deployments on the same virtual
         cluster. ``broadcast`` is the method that distributes the image: a ``"chain"`` of the hosts, or, for
         comparison, a ``"tree"`` (TakTuk) or ``"http"`` (every host downloads it from one server); with

@@ -162,7 +162,7 @@ class PhaseRunner:
 
     def measure_request(
         self,
-        environment: str | Path,
+        environment: str | Path | None,
         sizes: Sequence[int] | None,
         repeat: int,
         broadcast: Broadcast,

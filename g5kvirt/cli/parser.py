@@ -247,7 +247,11 @@ def _run(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N,…",
         help="numbers of VMs to deploy on, one deployment each, or all (default: all VMs that are up)",
     )
-    measuring.add_argument("--environment", metavar="NAME", help="environment to deploy (default: mini)")
+    measuring.add_argument(
+        "--environment",
+        metavar="NAME",
+        help="environment to deploy (default: mini; for light guests: light)",
+    )
     measuring.add_argument("--repeat", type=int, metavar="N", help="deployments per size (default: 1)")
     measuring.add_argument(
         "--broadcast",

@@ -15,6 +15,7 @@ from g5kvirt.images import environments
 from g5kvirt.inventory import VM
 from g5kvirt.phases.load import sampled_load
 from g5kvirt.planning.cluster import ClusterState, cluster_state
+from g5kvirt.planning.forecast import SMALLEST
 from g5kvirt.planning.windows import interleave
 from g5kvirt.provisioners.base import DeploymentRequest, Installer
 from g5kvirt.provisioners.events import build_progress
@@ -41,7 +42,7 @@ class MeasureRequest:
 
 
 def check_request(
-    environment: str | Path,
+    environment: str | Path | None,
     sizes: Iterable[int] | None,
     repeat: int,
     broadcast: str,
@@ -57,6 +58,8 @@ def check_request(
     Raises SpecError for sizes, a number of repetitions, a kind of broadcast or an environment that cannot be
     deployed; CapacityError for a size above ``up``.
     """
+    if environment is None:
+        environment = SMALLEST[guest]
     if not isinstance(environment, str | Path):
         raise SpecError(f"environment must be a name or a file such as 'mini', not {show(environment)}")
     environment = str(environment) if isinstance(environment, Path) else str.__str__(environment)

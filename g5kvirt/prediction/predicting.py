@@ -10,6 +10,7 @@ from pathlib import Path
 
 from g5kvirt.phase_runner import ENVIRONMENTS, Broadcast, PhaseRunner
 from g5kvirt.phases.measure import check_sizes, known_image
+from g5kvirt.planning.forecast import SMALLEST
 from g5kvirt.planning.inventories import Inventory
 from g5kvirt.prediction.result import Prediction
 from g5kvirt.prediction.sample import Sample, sample
@@ -32,7 +33,7 @@ def predict(
     testbed: Simulated,
     *,
     sizes: Sequence[int] | None = None,
-    environment: str = "mini",
+    environment: str | None = None,
     broadcast: Broadcast = "chain",
     summary: bool = False,
 ) -> Prediction:
@@ -58,10 +59,11 @@ def simulate(
     runs: Path,
     name: str,
     sizes: Sequence[int] | None = None,
-    environment: str = "mini",
+    environment: str | None = None,
     broadcast: Broadcast = "chain",
 ) -> PhaseRunner:
     """The same as a run that is kept in ``runs / name``, marked as a prediction."""
+    environment = environment or SMALLEST[spec.guest]
     measured = sizes is None or len(sizes) > 0
     if measured:
         known_image(environment, testbed.world)  # before the first step
@@ -81,7 +83,7 @@ def predict_run(
     calibration: str,
     *,
     sizes: Sequence[int] | None,
-    environment: str,
+    environment: str | None,
     broadcast: Broadcast,
     summary: bool = False,
 ) -> Prediction:

@@ -34,6 +34,7 @@ from g5kvirt.experiment import MeasureArguments
 from g5kvirt.images import environments
 from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
 from g5kvirt.phases.measure import check_broadcast
+from g5kvirt.planning.forecast import SMALLEST
 from g5kvirt.spec.groups import check_group
 from g5kvirt.spec.spec import Spec, suggest
 from g5kvirt.spec.yaml_files import load_yaml
@@ -167,7 +168,7 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
     folders = environment_folders(arguments.get("folder", ENVIRONMENTS))
-    environments.check(str(arguments.get("environment", "mini")), folders)
+    environments.check(str(arguments.get("environment", SMALLEST[spec.guest])), folders)
 
 
 def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured: bool) -> Combination:

@@ -41,7 +41,7 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
         SPEC,
         "l",
         """
-    first = exp.measure(environment="light", sizes=[4, 12])
+    first = exp.measure(sizes=[4, 12])
     look = "hostname; wc -c < /proc/timer_list; cat /etc/g5kvirt-environment; cat mark"
     look += "; echo $SSH_CONNECTION; touch mark"
     rows = [dict(zip(r["vm"], r["out"])) for r in (exp.run(look), exp.run(look))]

@@ -189,6 +189,16 @@ def test_hosts_that_died_stay_dead(tmp_path: Path) -> None:
     assert lost[0] < lost[1]
 
 
+def test_light_guests_get_their_own_environment_by_default(tmp_path: Path) -> None:
+    spec = Spec(sites={"nancy": 2}, vms=8, guest="light")
+    with Experiment(spec, testbed="simulated:2013//local-light", name="light", runs=tmp_path) as exp:
+        for phase in ("reserve", "deploy", "configure", "place", "launch"):
+            getattr(exp, phase)()
+        exp.measure()
+        assert exp.frames.measurements.deployments["environment"].tolist() == ["light"]
+        assert list(exp.predict()) == [8]
+
+
 def test_a_prediction_never_passes_for_a_measurement(tmp_path: Path) -> None:
     with Experiment(SPEC, testbed="simulated:2013", name="model", runs=tmp_path) as exp:
         exp.reserve()
