@@ -191,7 +191,7 @@ def test_hosts_that_died_stay_dead(tmp_path: Path) -> None:
 
 def test_light_guests_get_their_own_environment_by_default(tmp_path: Path) -> None:
     spec = Spec(sites={"nancy": 2}, vms=8, guest="light")
-    with Experiment(spec, testbed="simulated:2013//local-light", name="light", runs=tmp_path) as exp:
+    with Experiment(spec, testbed="simulated:2013/local-light", name="light", runs=tmp_path) as exp:
         for phase in ("reserve", "deploy", "configure", "place", "launch"):
             getattr(exp, phase)()
         exp.measure()
