@@ -18,7 +18,7 @@ from datetime import date, datetime
 from typing import Any
 
 from g5kvirt.inventory import Host
-from g5kvirt.planning.periods import DAY_BEGINS, DAY_ENDS, Working, closed_times, days, hours
+from g5kvirt.planning.periods import DAY_BEGINS, DAY_ENDS, Working, closed_times, days, hours, is_working
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.grid5000 import api, documents
 from g5kvirt.testbeds.grid5000.job_lists import cores_by_host, job_pages, resources_known
@@ -183,10 +183,8 @@ def breach(
 
 
 def french_working_days() -> Working:
-    """Tells whether the charter's quota applies on a day, by execo's calendar of holidays."""
-    from execo_g5k.charter import french_holidays
-
-    return lambda day: day.weekday() < 5 and day not in french_holidays(day.year)
+    """Tells whether the charter's quota applies on a day."""
+    return is_working
 
 
 def user_jobs(site: str, user: str, start: float, end: float, hosts: Mapping[str, Host]) -> list[JobUse]:

@@ -18,7 +18,7 @@ from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.planning.inventories import LARGEST, Inventory, Machine, read_machines
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.remote.result import classify_failure
-from g5kvirt.run.printable import printable
+from g5kvirt.run.printable import printable, short
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import api
@@ -234,7 +234,7 @@ def frontend_findings(site: str, environment: str, answer: Answer) -> list[Findi
     first, *lines = answer.lines or ("",)
     if not first.startswith(_SHELL):
         return _unreachable(site, environment, answer)
-    shell = printable(first.removeprefix(_SHELL).strip()) or "sh"
+    shell = short(first.removeprefix(_SHELL), 60) or "sh"
     findings = [Finding("frontend", site, "ok", "ok", f"answers, login shell {shell}")]
     if answer.noise:
         message = f"{shell} prints words of its own around each answer, which are left out: "

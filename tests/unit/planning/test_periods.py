@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.planning.availability import Calendar, Need, SiteCalendar, candidate_starts, first_slot
-from g5kvirt.planning.periods import closed_times
+from g5kvirt.planning.periods import closed_times, french_holidays, is_working
 from g5kvirt.spec.clock import PARIS
 
 HOLIDAY = date(2026, 12, 25)  # a Friday
@@ -87,6 +87,14 @@ def test_no_slot_touches_the_other_kind_of_time(job_type: str, minute: int, minu
     assert start == now or start in candidate_starts(calendar)
     earlier = [t for t in candidate_starts(calendar) if t < start]
     assert not any(calendar.is_open(t, minutes * 60.0) for t in earlier)
+
+
+def test_holidays_are_those_of_execo() -> None:
+    theirs = pytest.importorskip("execo_g5k.charter", reason="execo is not installed")
+    for year in range(2000, 2080):
+        assert french_holidays(year) == theirs.french_holidays(year)
+    assert is_working(date(2026, 11, 30))
+    assert not is_working(date(2026, 4, 6)), "Easter Monday"
 
 
 def test_other_types_are_never_closed_out() -> None:

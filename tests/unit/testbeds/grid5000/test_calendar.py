@@ -33,6 +33,7 @@ def test_machines_that_oar_gives_to_no_job_are_not_usable() -> None:
         host("exotic", exotic="YES"),  # for jobs of that type only
         host("usual", exotic="NO", deploy="YES"),
         host("never-deployed", exotic="YES", deploy="NO"),
+        host("disks-only", type="disk", disk="sda.disks-only"),  # a disk that can be reserved is no machine
     ]
     usual = {"a", "asleep", "usual"}
     assert parse_resources(rows, NOW).usable == usual

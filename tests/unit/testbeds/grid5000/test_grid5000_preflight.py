@@ -334,6 +334,12 @@ def test_preflight_of_a_testbed_without_charter_only_looks_for_a_slot() -> None:
     assert statuses(preflight.preflight(Sites(), exotic, None)) == {"usage charter": "ok", "start": "ok"}
 
 
+def test_a_login_shell_of_any_length_is_shown_in_short() -> None:
+    found, *_ = preflight.frontend_findings("nancy", "debian12-min", Answer((f"g5kvirt-shell {'9' * 5000}",)))
+    assert found.message.startswith("answers, login shell 999")
+    assert len(found.message) < 100
+
+
 def test_preflight_says_when_a_type_may_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
     noon = datetime(2099, 11, 23, 12, 0, tzinfo=PARIS).timestamp()
