@@ -107,16 +107,27 @@ class Experiment(VMAccess, LinkAccess):
         self._runner = PhaseRunner.open(locate(Path("runs"), str(path)).path, self._display)
         return self
 
-    def check(self) -> CheckResult:
+    def check(
+        self, environment: str | Path | None = None, *, folder: str | Path = ENVIRONMENTS
+    ) -> CheckResult:
         """What would happen, and what would be wrong, before anything is reserved. Changes nothing.
 
         Queries the testbed's API and the sites' frontends. Each query is bounded; if nothing answers, all of
-        them take some minutes. What could not be found out is a row that says so.
+        them take some minutes. What could not be found out is a row that says so. ``environment``: also say
+        whether the VMs are large enough for what is to be deployed on them (as for `measure`).
         """
         from g5kvirt.phases.check import check
         from g5kvirt.prediction import expected_times
 
-        found = check(self.spec, self.testbed, self.path.parent, self.name, expect=expected_times)
+        found = check(
+            self.spec,
+            self.testbed,
+            self.path.parent,
+            self.name,
+            environment=None if environment is None else str(environment),
+            folders=environment_folders(folder),
+            expect=expected_times,
+        )
         return CheckResult(found, of=f"run {self.name}", testbed=self.testbed_name)
 
     def predict(

@@ -165,6 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Find out what an experiment would do and what is wrong with it, without doing it."""
+    from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
     from g5kvirt.phases.check import check as preflight
     from g5kvirt.phases.check import on_table
     from g5kvirt.prediction import expected_times
@@ -174,14 +175,20 @@ def check(arguments: argparse.Namespace) -> int:
 
     console = _console()
     spec = Spec.load(arguments.spec)
+    deployed: Any = {"environment": arguments.environment, "folders": environment_folders(ENVIRONMENTS)}
     if arguments.inventory is not None:
         where = f"Grid'5000 of {arguments.inventory}"
-        found = on_table(spec, arguments.inventory, expect=expected_times)
+        found = on_table(spec, arguments.inventory, expect=expected_times, **deployed)
     else:
         where = arguments.testbed
         with _working(console, f"querying {where} …"):
             found = preflight(
-                spec, open_testbed(where), arguments.runs, arguments.name, expect=expected_times
+                spec,
+                open_testbed(where),
+                arguments.runs,
+                arguments.name,
+                expect=expected_times,
+                **deployed,
             )
     if arguments.json:
         findings = [asdict(one) for one in found.findings]

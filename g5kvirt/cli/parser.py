@@ -199,6 +199,7 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="contact no testbed: use the bundled inventory of Grid'5000 of that year",
     )
     check.add_argument("--name", help="name that the run would have (default: the date)")
+    check.add_argument("--environment", metavar="NAME", help="say whether the VMs are large enough for it")
     check.add_argument("--json", action="store_true", help="print findings and plan as JSON")
     runs_option(check)
     check.set_defaults(do=commands.check)
