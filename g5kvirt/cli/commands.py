@@ -23,6 +23,7 @@ from g5kvirt.views.formatting import count, duration
 
 if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
+    from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds.local.description import Description
 
 __all__ = [
@@ -133,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
     measure = _measure(arguments)
     if measure is not None:
         check_measure(spec, measure)
+        if not arguments.testbed.startswith("simulated"):  # there, an image is a size
+            _check_environment(console, spec, str(measure.get("environment", "mini")))
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     _print(
         console,
@@ -161,6 +164,18 @@ def run(arguments: argparse.Namespace) -> int:
     saved = experiment.figures.save(experiment.path / "figures")
     _print_saved(console, experiment.path, saved)
     return 1 if failed else 0
+
+
+def _check_environment(console: Console, spec: Spec, name: str) -> None:
+    """Say that VMs are small for an environment; raises SpecError if it cannot be deployed on them."""
+    from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
+    from g5kvirt.phases.check_environment import check_environment
+
+    for finding in check_environment(spec, name, environment_folders(ENVIRONMENTS)):
+        if finding.status == "problem":
+            raise SpecError(finding.message, advice=finding.advice)
+        if finding.status == "warning":
+            _print(console, f"{finding.message}: {finding.advice}")
 
 
 def check(arguments: argparse.Namespace) -> int:

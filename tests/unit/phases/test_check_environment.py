@@ -85,6 +85,11 @@ def test_the_command_says_it(
     Path("spec.yaml").write_text("{sites: {nancy: 1}, vms: 2, vm: {memory: 160, disk: 512}}")
     assert cli.main(["check", "spec.yaml", "--inventory", "2026", "--environment", "own"]) == 0
     assert "to start own by kexec takes" in " ".join(capsys.readouterr().out.split())
+    Path("small.yaml").write_text("{sites: {nancy: 1}, vms: 2, vm: {disk: 100}}")
+    words = ["run", "small.yaml", "--measure", "all", "--environment", "own", "--testbed", "local:none"]
+    assert cli.main(words) == 2
+    assert "own needs a disk of 224 MiB, and VMs have 100 MiB" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_kexec_is_not_tried_where_it_cannot_succeed() -> None:
