@@ -179,7 +179,8 @@ def build(
     )
     made_of = [_VERSION, recipe.release, recipe.include, _BEFORE, dict(AFTER), request.compression]
     key = json.dumps([*made_of, script.decode("utf-8", "surrogateescape")])
-    directory = build_cache.build_directory("environments", key, request.name)
+    # not by its name: the same request under another name is the same image
+    directory = build_cache.build_directory("environments", key, f"debian{request.debian}")
 
     def write(work: Path) -> dict[str, Any]:
         made = debian_system.write(recipe, work, progress)
