@@ -106,16 +106,28 @@ class Experiment(VMAccess, LinkAccess):
         self._runner = PhaseRunner.open(locate(Path("runs"), str(path)).path, self._display)
         return self
 
-    def check(self) -> CheckResult:
+    def check(
+        self, environment: str | Path | None = None, *, folder: str | Path = ENVIRONMENTS
+    ) -> CheckResult:
         """Do a dry run: what would happen and what is wrong, before anything is reserved. Changes nothing.
 
         Queries the testbed's API and the sites' frontends. Each query has a timeout; if nothing answers, the
         check takes a few minutes. A question that could not be answered is reported as unknown.
+        ``environment``: also report whether the VMs are large enough for it (an environment as for
+        `measure`).
         """
         from g5kvirt.phases.check import check
         from g5kvirt.prediction import expected_times
 
-        found = check(self.spec, self.testbed, self.path.parent, self.name, expect=expected_times)
+        found = check(
+            self.spec,
+            self.testbed,
+            self.path.parent,
+            self.name,
+            environment=None if environment is None else str(environment),
+            folders=environment_folders(folder),
+            expect=expected_times,
+        )
         return CheckResult(found, of=f"run {self.name}", testbed=self.testbed_name)
 
     def predict(

@@ -23,6 +23,7 @@ from g5kvirt.views.formatting import count, duration
 
 if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
+    from g5kvirt.spec.spec import Spec
     from g5kvirt.testbeds.described.description import Description
 
 __all__ = [
@@ -133,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
     measure = _measure(arguments)
     if measure is not None:
         check_measure(spec, measure)
+        if not arguments.testbed.startswith("simulated"):  # there, an image is a size
+            _check_environment(console, spec, str(measure.get("environment", "mini")))
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     _print(
         console,
@@ -163,8 +166,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _check_environment(console: Console, spec: Spec, name: str) -> None:
+    """Say that VMs are small for an environment; raises SpecError if it cannot be deployed on them."""
+    from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
+    from g5kvirt.phases.check_environment import check_environment
+
+    for finding in check_environment(spec, name, environment_folders(ENVIRONMENTS)):
+        if finding.status == "problem":
+            raise SpecError(finding.message, advice=finding.advice)
+        if finding.status == "warning":
+            _print(console, f"{finding.message}: {finding.advice}")
+
+
 def check(arguments: argparse.Namespace) -> int:
     """Find out what an experiment would do and what is wrong with it, without doing it."""
+    from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
     from g5kvirt.phases.check import check as preflight
     from g5kvirt.phases.check import on_table
     from g5kvirt.prediction import expected_times
@@ -174,14 +190,20 @@ def check(arguments: argparse.Namespace) -> int:
 
     console = _console()
     spec = Spec.load(arguments.spec)
+    deployed: Any = {"environment": arguments.environment, "folders": environment_folders(ENVIRONMENTS)}
     if arguments.inventory is not None:
         where = f"Grid'5000 of {arguments.inventory}"
-        found = on_table(spec, arguments.inventory, expect=expected_times)
+        found = on_table(spec, arguments.inventory, expect=expected_times, **deployed)
     else:
         where = arguments.testbed
         with _working(console, f"querying {where} …"):
             found = preflight(
-                spec, open_testbed(where), arguments.runs, arguments.name, expect=expected_times
+                spec,
+                open_testbed(where),
+                arguments.runs,
+                arguments.name,
+                expect=expected_times,
+                **deployed,
             )
     if arguments.json:
         findings = [asdict(one) for one in found.findings]

@@ -206,6 +206,7 @@ def _check(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="check against the bundled inventory of Grid'5000 of that year, contact no testbed",
     )
     check.add_argument("--name", help="name of the planned run (default: the date)")
+    check.add_argument("--environment", metavar="NAME", help="report whether the VMs are large enough for it")
     check.add_argument("--json", action="store_true", help="print findings and plan as JSON")
     runs_option(check)
     check.set_defaults(do=commands.check)

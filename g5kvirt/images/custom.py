@@ -28,6 +28,7 @@ from g5kvirt.images.cache import ProgressCallback, no_progress
 from g5kvirt.images.debian_system import AFTER, BEFORE, INCLUDE, SystemRecipe
 from g5kvirt.images.descriptions import NAME, Environment, load
 from g5kvirt.images.environments import BUILT_IN
+from g5kvirt.images.kexec import least_memory
 from g5kvirt.images.repository import RELEASES
 from g5kvirt.inventory import MIB
 from g5kvirt.netboot.services import KERNEL_ARGUMENTS
@@ -47,7 +48,7 @@ TOOLS = ("busybox",)
 _BEFORE = {**BEFORE, "etc/initramfs-tools/conf.d/busybox": "BUSYBOX=n\n"}
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
-_VERSION = 1  #: raised when the same request would give another image
+_VERSION = 2  #: raised when the same request would give another image
 
 
 def package_names(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -147,7 +148,9 @@ def build_image(
     packed = Path(made.image).stat().st_size
     sizes = f"{packed / MIB:.1f} MiB, unpacked {made.unpacked / MIB:.1f} MiB"
     progress(f"{path}: {sizes}, in {time.monotonic() - start:.0f} s")
-    progress(f"deploy it with vm.disk of at least {_least_disk(made.unpacked)} MiB: --environment {name}")
+    memory = f"vm.memory of at least {least_memory(made.loaded)} and " if made.loaded else ""
+    disk = f"vm.disk of at least {_least_disk(made.unpacked)} MiB"
+    progress(f"deploy it with {memory}{disk}: --environment {name}")
     return path
 
 
@@ -176,12 +179,14 @@ def build(
     )
     made_of = [_VERSION, recipe.release, recipe.include, _BEFORE, dict(AFTER), request.compression]
     key = json.dumps([*made_of, script.decode("utf-8", "surrogateescape")])
-    directory = build_cache.build_directory("environments", key, request.name)
+    # not by its name: the same request under another name is the same image
+    directory = build_cache.build_directory("environments", key, f"debian{request.debian}")
 
     def write(work: Path) -> dict[str, Any]:
         made = debian_system.write(recipe, work, progress)
         digest = sha256_of(work / "image", request.name)
-        return {"packages": dict(made.packages), "unpacked": made.unpacked, "sha256": digest}
+        sizes = {"unpacked": made.unpacked, "loaded": made.loaded}
+        return {"packages": dict(made.packages), "sha256": digest, **sizes}
 
     build_cache.build(directory, write, refresh=refresh)
     return _publish(request, directory, folder, progress)
@@ -201,7 +206,12 @@ def _publish(request: ImageRequest, directory: Path, folder: Path, progress: Pro
             "sha256": manifest["sha256"],
             "unpacked": manifest["unpacked"],
         },
-        "boot": {"kernel": "/vmlinuz", "initrd": "/initrd.img", "kernel_params": ARGUMENTS},
+        "boot": {
+            "kernel": "/vmlinuz",
+            "initrd": "/initrd.img",
+            "kernel_params": ARGUMENTS,
+            "loaded": manifest["loaded"],
+        },
         "filesystem": "ext4",
     }
     path = folder / f"{request.name}.yaml"

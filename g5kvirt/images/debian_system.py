@@ -19,6 +19,7 @@ from pathlib import Path
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.images import packages, repository
 from g5kvirt.images.cache import ProgressCallback
+from g5kvirt.images.kexec import loaded_bytes
 from g5kvirt.images.repository import fraction, reported
 
 __all__ = ["AFTER", "BEFORE", "COMPRESSORS", "INCLUDE", "System", "SystemRecipe", "program", "write"]
@@ -80,6 +81,7 @@ class System:
 
     packages: Mapping[str, str]  #: package → version
     unpacked: int  #: bytes of the archive when it is not compressed
+    loaded: int = 0  #: bytes that kexec loads of its kernel and initrd
 
 
 def write(recipe: SystemRecipe, work: Path, progress: ProgressCallback) -> System:
@@ -110,10 +112,11 @@ def write(recipe: SystemRecipe, work: Path, progress: ProgressCallback) -> Syste
     with reported(lambda: _installed_so_far(scratch, len(files)), tell):
         _run(_command(installer, recipe, scratch, lines, work / "image.tar"), scratch)
     size = (work / "image.tar").stat().st_size
+    loaded = loaded_bytes(work / "image.tar", "none", "/vmlinuz", "/initrd.img")
     _compress(work / "image.tar", work / "image", recipe.compression, scratch, tell)
     installed = (scratch / "installed").read_text(encoding="utf-8").split()
     shutil.rmtree(scratch)
-    return System(dict(entry.partition("=")[::2] for entry in installed), size)
+    return System(dict(entry.partition("=")[::2] for entry in installed), size, loaded)
 
 
 def program(scratch: Path) -> str:
@@ -209,7 +212,8 @@ def _failure(lines: Sequence[str]) -> MachineError | SpecError:
                 f"the script ended with exit code {line.removeprefix(_SCRIPT_FAILED)} ({last})",
                 advice="correct it; it runs as root in the new system, with the network of this machine",
             )
-    errors = [line for line in lines if line.startswith("E: ")] or list(lines) or ["no output"]
+    found = [line for line in lines if line.startswith("E: ") and line != "E: mmdebstrap failed to run"]
+    errors = found or list(lines) or ["no output"]
     return MachineError(
         f"mmdebstrap failed ({errors[-1]})", advice="check the network and the disk's space, then try again"
     )

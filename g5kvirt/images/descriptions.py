@@ -10,8 +10,9 @@
 
 ``image.file`` is a path, relative to the description's own directory, or an ``http(s)://`` URL, which needs
 ``sha256``. A file's SHA-256 is computed, and compared if one is given. ``image.unpacked`` (bytes) lets a disk
-that is too small be found before anything is written; it is computed where that is cheap. Keys of Kadeploy3's
-that change nothing here are accepted; one that would have to change something is refused by name.
+that is too small be found before anything is written; it is computed where that is cheap. ``boot.loaded``
+(bytes of the unpacked kernel and the initrd) says likewise whether a VM's memory suffices for kexec. Keys of
+Kadeploy3's that change nothing here are accepted; one that would have to change something is refused by name.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _ARCHITECTURES = ("x86_64",)
 _KEYS = {"name", "description", "image", "boot", "filesystem", "arch", *_IGNORED, *_REFUSED}
 _IMAGE_KEYS = {"file", "kind", "compression", "sha256", "unpacked"}
 _HYPERVISOR = ("hypervisor", "hypervisor_params")
-_BOOT_KEYS = {"kernel", "initrd", "kernel_params", *_HYPERVISOR}
+_BOOT_KEYS = {"kernel", "initrd", "kernel_params", "loaded", *_HYPERVISOR}
 
 #: Pattern, description of what it allows, and the longest text: the arguments of `g5kvirt.spec.fields.text`.
 NAME = (r"[A-Za-z0-9][A-Za-z0-9._+-]*", "at most 100 letters, digits and . _ + -", 100)
@@ -77,6 +78,7 @@ class Environment:
     initrd: str = ""
     kernel_arguments: str = "console=ttyS0"
     unpacked: int = 0  #: bytes on the disk; 0 if not known
+    loaded: int = 0  #: bytes that kexec loads, see `g5kvirt.images.kexec`; 0 if not known
 
     @property
     def remote(self) -> bool:
@@ -122,6 +124,7 @@ def _environment(data: object, folder: Path) -> Environment:
         initrd=text("boot.initrd", initrd, *FILE) if initrd else "",
         kernel_arguments=text("boot.kernel_params", "" if arguments is None else arguments, *ARGUMENTS),
         unpacked=whole("image.unpacked", image.get("unpacked", 0), 0, 1 << 60, "bytes"),
+        loaded=whole("boot.loaded", boot.get("loaded", 0), 0, 1 << 60, "bytes"),
     )
 
 

@@ -24,6 +24,7 @@ from g5kvirt.images.archives import check_archive, file_size, sha256_of, unpacke
 from g5kvirt.images.cache import ProgressCallback, no_progress
 from g5kvirt.images.descriptions import NAME, Environment, load
 from g5kvirt.images.download import Download, fetch
+from g5kvirt.images.kexec import loaded_bytes
 from g5kvirt.spec.fields import show, suggest
 
 __all__ = [
@@ -194,6 +195,10 @@ def _built(name: str, progress: ProgressCallback, *, refresh: bool) -> Environme
             "sha256": sha256_of(work / "image", name),
             "unpacked": unpacked_size(work / "image", compression),
         }
+        boot = fields.get("boot")
+        if isinstance(boot, dict):
+            files = (str(boot["kernel"]), str(boot.get("initrd") or ""))
+            fields["boot"] = {**boot, "loaded": loaded_bytes(work / "image", compression, *files)}
         description = yaml.safe_dump({**fields, "image": image})
         (work / "environment.yaml").write_text(description, encoding="utf-8")
         return {"packages": versions}

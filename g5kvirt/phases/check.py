@@ -13,6 +13,7 @@ from pathlib import Path
 from g5kvirt import paths
 from g5kvirt.errors import CapacityError, SpecError, TestbedError
 from g5kvirt.images import minimal
+from g5kvirt.phases.check_environment import check_environment
 from g5kvirt.phases.reservation_request import request_for, with_sites
 from g5kvirt.planning.forecast import with_selected_sites
 from g5kvirt.planning.inventories import Inventory, table
@@ -37,14 +38,24 @@ _SELECTION_LIMIT = 120.0  #: seconds to select the sites, which reads their cale
 
 
 def check(
-    spec: Spec, testbed: Testbed, runs: Path, name: str | None = None, *, expect: Expect | None = None
+    spec: Spec,
+    testbed: Testbed,
+    runs: Path,
+    name: str | None = None,
+    *,
+    environment: str | None = None,
+    folders: Sequence[Path] = (),
+    expect: Expect | None = None,
 ) -> Preflight:
     """Check a specification on a testbed. Never raises because of what it finds.
 
     ``runs`` and ``name``: where the run is kept or would be, and its name (None: by the date).
+    ``environment``: what is to be deployed on the VMs, searched for in ``folders``.
     ``expect``: see `preflight`.
     """
     here = [*_run_directory(spec, runs, name, keyed=not testbed.simulated), *_minimal_system(testbed)]
+    if environment is not None and not testbed.simulated:
+        here += check_environment(spec, environment, folders)
     try:
         inventory, answers = testbed.inventory(spec.sites)
     except TestbedError as error:
@@ -65,14 +76,22 @@ def check(
     )
 
 
-def on_table(spec: Spec, year: str, *, expect: Expect | None = None) -> Preflight:
+def on_table(
+    spec: Spec,
+    year: str,
+    *,
+    environment: str | None = None,
+    folders: Sequence[Path] = (),
+    expect: Expect | None = None,
+) -> Preflight:
     """The same on the tables of Grid'5000 of a year, without any testbed. Raises SpecError."""
     inventory = table(year)
     count = sum(map(len, inventory.machines.values()))
     message = f"{inventory.name}: {count:,} machines of {len(inventory.machines)} sites; no testbed was used"
     findings, inventory = filter_by_properties(spec, inventory)
     before = [Finding("inventory", "", "ok", "ok", message), *findings]
-    return preflight(spec, inventory, expect=expect, before=before)
+    here = [] if environment is None else check_environment(spec, environment, folders)
+    return preflight(spec, inventory, expect=expect, before=before, after=here)
 
 
 def _with_sites(

@@ -1,4 +1,4 @@
-"""Plays the walk of a newcomer and prints it: ``python tests/newcomer [--quick] [--guest vm]``.
+"""Plays the walk of a newcomer and prints it: ``python tests/newcomer [--quick] [--here] [--guest vm]``.
 
 In full it needs root, the package registry and minutes, of which the image takes three the first time.
 """
@@ -13,10 +13,11 @@ from walk import line, walk, with_root, without_root
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="without root; dependencies of this environment")
+    parser.add_argument("--quick", action="store_true", help="the part without root alone; implies --here")
+    parser.add_argument("--here", action="store_true", help="with the dependencies of this environment")
     parser.add_argument("--guest", default="light", choices=("light", "vm"), help="of the experiment")
     given = parser.parse_args()
-    with walk(fetched=not given.quick, guest=given.guest) as played:
+    with walk(fetched=not (given.quick or given.here), guest=given.guest) as played:
         played.report = lambda step: print(line(step), flush=True)
         without_root(played)
         if not given.quick:

@@ -27,7 +27,7 @@ with Experiment(spec, testbed=testbed, name="own") as exp:
     server = exp.run("iperf3 --server", group="server", background=True)
     address = exp.frames.vms.set_index("name")["ip"]["server-1"]
     once = f"iperf3 --client {address} --time 3 --omit 1 --json"
-    command = f"for i in 1 2 3 4 5; do {once} > $i.json || exit 1; done"
+    command = f"for i in 1 2 3 4 5; do {once} > $i.json || exit 1; sleep 1; done"
     client = exp.run(command, ["client-1"], background=True)
     ended = client.result()
     assert ended["ok"].all(), ended.to_string()
@@ -36,7 +36,10 @@ with Experiment(spec, testbed=testbed, name="own") as exp:
     server.stop()
 
 files = sorted((exp.path / "got/client-1/root").glob("*.json"))
-rates = [json.loads(file.read_text())["end"]["sum_received"]["bits_per_second"] for file in files]
+documents = [json.loads(file.read_text()) for file in files]
+for document in documents:
+    assert "error" not in document, document["error"]
+rates = [document["end"]["sum_received"]["bits_per_second"] for document in documents]
 table = exp.frames.vms.iloc[[1] * len(rates)][["name"]].assign(mbit_per_s=[rate / 1e6 for rate in rates])
 table.to_csv(exp.path / "transfers.csv", index=False)
 picture = exp.figures.of(table, x="name", y="mbit_per_s", ylabel="received (Mbit/s)")

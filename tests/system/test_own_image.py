@@ -38,7 +38,17 @@ def g5kvirt(folder: Path, *words: str, **environment: str) -> str:
 def test_an_image_is_built_and_boots(debian: str, tmp_path: Path) -> None:
     script = tmp_path / "setup"
     script.write_text("#!/bin/sh\niperf3 --version > /etc/made\n")
-    request = ("--debian", debian, "--packages", "iperf3", "--script", "setup", "--compression", "zstd")
+    request = (
+        "--debian",
+        debian,
+        "--packages",
+        "iperf3",
+        "--script",
+        "setup",
+        "--compression",
+        "zstd",
+        "--refresh",
+    )
     out = g5kvirt(tmp_path, "image", "build", *request, "mine")
     assert re.search(r"installing packages: \d+ of \d+ \(\d+ %\)", out)
     out = g5kvirt(tmp_path, "image", "check", "environments/mine.yaml")

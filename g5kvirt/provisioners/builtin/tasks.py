@@ -42,6 +42,7 @@ __all__ = [
     "TaskFile",
     "announcement",
     "announcement_path",
+    "least_disk",
     "render",
     "task_file",
     "task_path",
@@ -104,13 +105,19 @@ class TaskFile:
         check_fields(self, "task")
 
 
+def least_disk(unpacked: int) -> int:
+    """Bytes of a disk for so many of an image, 0 where that is not known.
+
+    ext4's tables, the boot loader and the last block of every file come on top.
+    """
+    return unpacked + unpacked // 10 + (4 << 20) if unpacked else 0
+
+
 def task_file(
     image: Image, *, task_id: TaskId, url: str, server: str, authorized_keys: Iterable[str], **more: Any
 ) -> TaskFile:
     """The deployment of ``image``, which the VM fetches from ``url``; ``more`` are further fields."""
     environment = image.environment
-    # ext4's tables, the boot loader and the last block of every file come on top
-    least = environment.unpacked + environment.unpacked // 10 + (4 << 20) if environment.unpacked else 0
     return TaskFile(
         id=task_id,
         environment=environment.name,
@@ -123,7 +130,7 @@ def task_file(
         kernel=environment.kernel,
         initrd=environment.initrd or None,
         arguments=environment.kernel_arguments,
-        least_disk=least,
+        least_disk=least_disk(environment.unpacked),
         **more,
     )
 

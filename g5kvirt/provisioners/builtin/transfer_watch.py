@@ -46,6 +46,8 @@ def described(transfers: Iterable[Transfer], total: int) -> str:
     start = f"writing the image of {total / MIB:,.1f} MiB"
 
     def part(one: Transfer) -> str:
+        if one.bytes >= total:
+            return f"{one.vm} has all of it"
         number, rate = one.bytes / MIB, one.rate / MIB
         return f"{one.vm} {100 * one.bytes // whole} %, {number:,.1f} MiB at {rate:,.1f} MiB/s"
 

@@ -22,6 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from g5kvirt.images.kexec import least_memory
 from g5kvirt.provisioners.builtin.meter import TimeoutRange
 
 __all__ = [
@@ -174,13 +175,15 @@ class Workflow:
         return {m.name: list(dict.fromkeys(s.name for v in m.variants for s in v.steps)) for m in self.macros}
 
 
-def boot_order(memory: int) -> tuple[Boot, ...]:
+def boot_order(memory: int, loaded: int = 0) -> tuple[Boot, ...]:
     """How VMs with ``memory`` MiB boot what was deployed, for `default_workflow`.
 
-    Where kexec cannot succeed (`KEXEC_MEMORY`), it is not tried. A larger environment than ``mini`` may need
-    more; there kexec fails with that reason, and the reset follows.
+    Where kexec cannot succeed, it is not tried. ``loaded``: bytes of the environment that it loads; where
+    they are not known (0), `KEXEC_MEMORY` counts: a larger environment than ``mini`` may need more, there
+    kexec fails with that reason, and the reset follows.
     """
-    return ("kexec" if memory >= KEXEC_MEMORY else "reboot", "reset")
+    needed = least_memory(loaded) if loaded else KEXEC_MEMORY
+    return ("kexec" if memory >= needed else "reboot", "reset")
 
 
 def default_workflow(

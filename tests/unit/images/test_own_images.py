@@ -242,7 +242,9 @@ def test_another_script_is_another_image(home: Path, monkeypatch: pytest.MonkeyP
     for text in ("echo 1", "echo 2", "echo 1"):
         (home / "setup").write_text(f"#!/bin/sh\n{text}\n")
         custom.build(ImageRequest(name="mine", script=home / "setup"), home)
+    other = custom.build(ImageRequest(name="other", script=home / "setup"), home)
     assert [recipe.script.split()[-1] for recipe in builder.recipes] == [b"1", b"2"]
+    assert other.name == "other", "the same image under another name"
 
 
 def test_the_command_says_where_it_is_and_how_large_a_disk_it_needs(

@@ -119,6 +119,10 @@ def test_many_vms_are_summed_up_with_the_one_that_is_last() -> None:
         "writing the image of 10.0 MiB: 10 VMs 55 % on average, 20.0 MiB/s together;"
         " last vm-1 10 %, 1.0 MiB at 2.0 MiB/s"
     )
+    some = [Transfer("vm-1", 10 * MIB, 0.0), Transfer("vm-2", MIB, float(MIB))]
+    assert described(some, 10 * MIB) == (
+        "writing the image of 10.0 MiB: vm-2 10 %, 1.0 MiB at 1.0 MiB/s; vm-1 has all of it"
+    )
 
 
 @given(
