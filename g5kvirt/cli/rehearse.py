@@ -23,14 +23,14 @@ HOSTS, VMS, WALLTIME = 2, 4, "0:30:00"
 
 #: What to do besides what an error advises, by the step that failed.
 _HINTS = {
-    "check": "correct what the rows say, or name another site (--site)",
-    "reserve": "name another site (--site), or try again when machines are free",
-    "deploy": "name another site (--site); Kadeploy3's own words are in the transcript",
+    "check": "fix the problems listed above, or choose another site (--site)",
+    "reserve": "choose another site (--site), or try again when machines are free",
+    "deploy": "choose another site (--site); Kadeploy3's output is in the transcript",
     "configure": "if packages could not be fetched, set package_proxy in grid5000.yaml",
     "launch": "if VMs got no address, the KaVLAN's own DHCP server may be in the way: kavlan -d -i N on the"
     " frontend of the site disables it",
     "measure": "the run's directory has the consoles of VMs that failed",
-    "run": "VMs were deployed, but do not let the run's key in from their hosts",
+    "run": "VMs were deployed, but reject the run's ssh key",
     "release": "g5kvirt release RUN, or oardel JOB on the frontend",
 }
 
@@ -104,7 +104,7 @@ def plan_text(spec: Spec, testbed: str) -> str:
     return (
         f"To be reserved on {testbed}, at {', '.join(spec.sites)}, as soon as possible:\n"
         f"  {spec.hosts + spec.services} machines ({machines}), a sub-network and a global KaVLAN,\n"
-        f"  for at most {duration(spec.walltime)}. They are given back at the end, usually before that."
+        f"  for at most {duration(spec.walltime)}. They are released at the end, usually earlier."
     )
 
 
@@ -208,10 +208,10 @@ def page(name: str, testbed: str, outcomes: Sequence[Outcome], directory: Path) 
     lines.append("")
     if bad:
         first = f"{bad[0].step} {'failed' if bad[0].state == 'failed' else 'worked in part'}"
-        lines.append(f"Begin with the first that did not work: {first}. Everything said to the testbed is in")
-        lines.append(f"{directory / 'transcript.jsonl'}; to have somebody look at it: g5kvirt report {name}")
+        lines.append(f"Start with the first that did not work: {first}. All commands and answers are in")
+        lines.append(f"{directory / 'transcript.jsonl'}; to report it: g5kvirt report {name}")
     else:
-        lines.append("Everything worked: a larger run may follow.")
+        lines.append("Everything worked: you can now start a larger run.")
     return "\n".join(lines) + "\n"
 
 

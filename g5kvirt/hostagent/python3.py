@@ -35,7 +35,7 @@ def script(proxy: str) -> str:
     return f"""\
 exec 2>&1 </dev/null
 if {HAS_PYTHON}; then exit 0; fi
-if ! command -v apt-get >/dev/null; then echo "E: it has no apt-get"; exit 127; fi
+if ! command -v apt-get >/dev/null; then echo "E: there is no apt-get"; exit 127; fi
 export {variables}
 if {install}; then exit 0; fi
 dpkg --configure -a
@@ -75,4 +75,6 @@ def _reason(result: Result) -> str:
     if mark is None:
         return apt_error(text) or result.reason
     reason = apt_error(text[mark.end() :]) or result.reason
-    return reason if mark[1] == "0" else f"{reason}; its lists are old: {apt_error(text[: mark.start()])}"
+    if mark[1] == "0":
+        return reason
+    return f"{reason}; its package lists are outdated: {apt_error(text[: mark.start()])}"

@@ -83,9 +83,7 @@ class ImageRequest:
             known = " or ".join(map(str, RELEASES))
             raise SpecError(f"debian must be {known}, not {self.debian}")
         if self.name in BUILT_IN:
-            raise SpecError(
-                f"{self.name} is an environment that g5kvirt builds itself", advice="use another name"
-            )
+            raise SpecError(f"{self.name} is a built-in environment", advice="use another name")
 
     def script_text(self) -> bytes:
         """The script; empty without one. Raises SpecError if it cannot be read or run."""
@@ -99,8 +97,8 @@ class ImageRequest:
             ) from error
         if not data.startswith(b"#!/"):
             raise SpecError(
-                f"the script {self.script} does not say which program runs it",
-                advice="let its first line be #!/bin/sh, or another interpreter that is in the image",
+                f"the script {self.script} has no interpreter line",
+                advice="start it with #!/bin/sh or another interpreter that is in the image",
             )
         return data
 

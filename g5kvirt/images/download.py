@@ -102,7 +102,7 @@ def _complete(download: Download, part: BufferedRandom, progress: ProgressCallba
         except _LostConnectionError as error:
             if attempt < ATTEMPTS:
                 continue
-            advice = "try again, the rest is fetched then" if _size(part) else "check the URL and the network"
+            advice = "try again: the download will resume" if _size(part) else "check the URL and the network"
             raise _cannot(download, f"{error}: {advice}") from error
         part.seek(0)
         found = hashlib.file_digest(part, "sha256").hexdigest()
@@ -153,7 +153,7 @@ def _request(download: Download, have: int) -> requests.Response:
     if response.status_code not in (codes.ok, codes.partial_content, codes.requested_range_not_satisfiable):
         response.close()
         answer = f"the server answers {response.status_code} {response.reason}".strip()
-        raise _cannot(download, f"{answer}: correct the URL, or have the file put there")
+        raise _cannot(download, f"{answer}: correct the URL, or put the file there")
     return response
 
 
@@ -176,7 +176,7 @@ def _write(
         if now > deadline:
             limit = f"{TOTAL_TIMEOUT / 3600:.0f} h"
             raise _cannot(
-                download, f"it takes more than {limit}: use a faster server, the rest is fetched then"
+                download, f"it takes longer than {limit}: use a faster server; the download will resume"
             )
         if now - reported >= REPORT_EVERY or have == total:
             reported = now

@@ -138,7 +138,7 @@ class Journal:
         with self._lock:
             if self._file is not None:
                 raise RunError(
-                    f"run {self._run!r} is in use by another step of this process: wait, or stop it"
+                    f"run {self._run!r} is in use by another step of this process: wait for it, or stop it"
                 )
             try:
                 if self._compressed:

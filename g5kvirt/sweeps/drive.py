@@ -195,7 +195,7 @@ def _release_killed(sweep: Sweep, folder: Path, report: Report, experiment: Any)
             held = len(one.journal)
             one.release()
             if len(one.journal) > held:
-                report(f"gave back virtual cluster {run.name}, left over from a killed process")
+                report(f"released virtual cluster {run.name}, left over from a killed process")
         finally:
             one.journal.close()
 

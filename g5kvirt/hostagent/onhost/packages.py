@@ -37,7 +37,7 @@ def packages(request: Record, home: str) -> Results:
         yield subject, {"unchanged": True}
         return
     if not shutil.which("apt-get"):
-        raise OSError("it has no apt-get")
+        raise OSError("there is no apt-get")
     root = str(request.get("root", ""))  # of the policy's file, for tests
     deadline = time.monotonic() + float(request.get("limit", 600.0))
     with ServicesBlocked(root + POLICY_FILE):
@@ -81,7 +81,7 @@ def install(names: list[str], proxy: str, options: list[str], deadline: float) -
     code, out = run_package_manager(command, deadline)
     if code:
         reason = apt_error(out) or f"apt-get ended with {code} without a message"
-        raise OSError(f"{reason}; its lists are old: {apt_error(why)}" if old else reason)
+        raise OSError(f"{reason}; its package lists are outdated: {apt_error(why)}" if old else reason)
 
 
 def apt_commands(names: list[str], proxy: str, options: list[str]) -> tuple[list[str], list[str]]:

@@ -235,7 +235,7 @@ def frontend_findings(site: str, environment: str, answer: Answer) -> list[Findi
     shell = printable(first.removeprefix(_SHELL).strip()) or "sh"
     findings = [Finding("frontend", site, "ok", "ok", f"answers, login shell {shell}")]
     if answer.noise:
-        message = f"{shell} prints words of its own around each answer, which are left out: "
+        message = f"{shell} prints extra text around each answer, which is ignored: "
         advice = "let its start-up files (.bashrc, .profile) print nothing unless the shell is interactive"
         message += quoted(answer.noise)
         findings.append(Finding("login shell", site, "warning", "noise", message, advice))

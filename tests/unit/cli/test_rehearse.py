@@ -72,7 +72,7 @@ def test_machines_are_given_back_whatever_fails(step: str) -> None:
     assert (states[step], states["release"]) == ("failed", "ok")
     assert [s for s, state in states.items() if state == "not tried"] == STEPS[STEPS.index(step) + 1 : -1]
     text = page("r", "grid5000", outcomes, Path("runs/r"))
-    assert f"Begin with the first that did not work: {step} failed" in text
+    assert f"Start with the first that did not work: {step} failed" in text
     assert "g5kvirt report r" in text
 
 

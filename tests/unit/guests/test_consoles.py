@@ -217,7 +217,7 @@ def test_what_is_no_console_is_refused_in_a_sentence(
 
 
 def test_before_place_and_after_release_there_are_no_consoles(tmp_path: Path) -> None:
-    with pytest.raises(PhaseOrderError, match="none is placed yet"):
+    with pytest.raises(PhaseOrderError, match="no consoles before VMs are placed"):
         consoles.show_console(looked_at(tmp_path / "a"), "vm-1", 10)
     released = Event("reserve", "release", "run", "r", "ok", 2.0)
     with pytest.raises(PhaseOrderError, match="has released its machines"):

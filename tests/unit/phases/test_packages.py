@@ -157,7 +157,7 @@ def test_old_lists_and_a_broken_dpkg_are_mended(lab: Lab) -> None:
     ("how", "update", "reason"),
     [
         ("gone", "0", "Failed to fetch http://deb/nginx.deb  Could not connect to proxy:3128"),
-        ("locked", "100", "Could not get lock; its lists are old: The repository has gone"),
+        ("locked", "100", "Could not get lock; its package lists are outdated: The repository has gone"),
         ("empty", "0", "nginx is installed, but brought no nginx"),
     ],
 )
@@ -180,7 +180,7 @@ def test_install_is_killed_completely_after_its_time_limit(lab: Lab) -> None:
 
 def test_machine_without_apt_is_reported(lab: Lab) -> None:
     (lab.folder / "bin" / "apt-get").unlink()
-    assert lab.ask("well", NGINX).reason == "it has no apt-get"
+    assert lab.ask("well", NGINX).reason == "there is no apt-get"
 
 
 # ------------------------------------------------------------------------------------- the phase's side
