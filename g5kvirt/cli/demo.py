@@ -33,7 +33,7 @@ __all__ = ["DEMOS", "Demo", "Follower", "demonstrate", "orphans"]
 #: Every demo has a testbed of its own, named after its process, so that neither the user's testbed nor that
 #: of another demo is touched.
 TESTBED = "demo"
-#: Hosts of the slides' experiment: 355 on 6 sites. How many were on which site is not said there.
+#: Hosts of the slides' experiment: 355 on 6 sites. The slides do not give the number per site.
 SLIDES = {"grenoble": 67, "lille": 62, "lyon": 63, "nancy": 59, "nantes": 61, "rennes": 43}
 SLIDES_VMS = 4552
 #: Up to so many, the demo also measures each thing that stood in the way.

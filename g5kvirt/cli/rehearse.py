@@ -70,7 +70,7 @@ def add_rehearse(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def rehearse(arguments: argparse.Namespace) -> int:
-    """Check, show, ask, run, give back, report."""
+    """Check, show the request, ask for confirmation, run, release, report."""
     from g5kvirt.experiment import Experiment
     from g5kvirt.spec.spec import Spec
 
@@ -111,7 +111,7 @@ def plan_text(spec: Spec, testbed: str) -> str:
 def rehearse_steps(
     experiment: Experiment, outcomes: list[Outcome], show: Callable[[Outcome], object]
 ) -> None:
-    """Do the steps until one fails, then give the machines back; each outcome is added as it is known."""
+    """Run the steps until one fails, then release the machines; each outcome is added as it is known."""
     steps: Sequence[tuple[str, Callable[[], Outcome | str]]] = (
         ("reserve", lambda: _machines(experiment)),
         ("deploy", lambda: _facts(experiment.deploy())),

@@ -1,4 +1,4 @@
-"""Images of one's own: Debian with the packages that a user names, as an environment that boots here.
+"""Custom images: Debian with packages of the user's choice, as an environment that boots in VMs.
 
 Built once and kept in the cache like any build, by what it is made of; then the image and its description go
 into a folder where `Experiment.measure` finds them by name.

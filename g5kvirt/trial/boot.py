@@ -35,7 +35,7 @@ _CONSOLE_LINES = 12
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen: text of the console, messages of DHCP, what ssh said, output of a login."""
+    """The observations: text of the console, DHCP messages, messages of ssh, output of a login."""
 
     console: str
     dhcp: Sequence[str]

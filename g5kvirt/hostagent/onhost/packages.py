@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Debian's maintainer scripts call it to learn whether a service may be started; 101 forbids it.
 POLICY_FILE = "/usr/sbin/policy-rc.d"
-#: Nothing is asked, in no other language than English, and no service is started again.
+#: No questions, messages in English, and no restart of services.
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "NEEDRESTART_SUSPEND": "1"}
 
 DENY_POLICY = "#!/bin/sh\n# by g5kvirt, while it installs packages: nothing starts by itself\nexit 101\n"

@@ -42,7 +42,7 @@ class DeploymentPart:
     wid: str = ""
     over: bool = False
     next_poll: float = 0.0
-    next_status: float = 0.0  #: when it is next asked which nodes are done
+    next_status: float = 0.0  #: when the nodes that are done are queried next
     last_answer: float = 0.0
     states: Mapping[str, NodeState] = field(default_factory=dict)
 

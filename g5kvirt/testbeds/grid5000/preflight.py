@@ -280,8 +280,8 @@ def _environment(site: str, name: str, lines: Sequence[str], answer: Answer) -> 
         return Finding(what, site, "ok", "ok", f"Kadeploy3 has {name}{which}")
     if answer.code is None:
         return Finding(what, site, "unknown", "not-checked", f"{name}: kaenv3 did not answer in time")
-    said = (words for line in lines if (words := printable(line.strip()).removeprefix("[ERROR] ")))
-    reason = next(said, "no reason given")[:150]
+    messages = (words for line in lines if (words := printable(line.strip()).removeprefix("[ERROR] ")))
+    reason = next(messages, "no reason given")[:150]
     # The environment's own name may be one of the words.
     without_name = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "", reason)
     missing = _NO_SUCH_ENVIRONMENT.search(without_name)

@@ -191,7 +191,7 @@ class Simulated:
         )
 
     def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
-        """There is nothing to give back."""
+        """There is nothing to release."""
 
     def access(self, key: str) -> Access:
         """Raises TestbedError: there is no machine to reach."""
@@ -227,7 +227,7 @@ def _subnetworks(prefixes: Mapping[str, int]) -> tuple[SubNetwork, ...]:
 def simulated(name: str) -> Simulated:
     """``simulated:2013``, ``simulated:2026``, ``simulated:FILE`` or ``simulated:RUN`` (see `source`).
 
-    With a calibration of one's own: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. Raises SpecError for
+    With a user's calibration: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. Raises SpecError for
     another name, and for a calibration that does not exist.
     """
     found, calibration = _parts(name or "2013")
@@ -237,7 +237,7 @@ def simulated(name: str) -> Simulated:
 
 
 def with_calibration(machines: str, calibration: str | None) -> str:
-    """The argument of `simulated` for machines and a calibration of one's own, if there is one."""
+    """The argument of `simulated` for machines and, if given, a user's calibration."""
     return f"{machines}{'/' if machines in TABLES else '//'}{calibration}" if calibration else machines
 
 
