@@ -78,7 +78,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
     spec = Spec(**where, vms=VMS, walltime=WALLTIME, job_name="g5kvirt-rehearsal")
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     if experiment.testbed.simulated:
-        raise SpecError("a prediction rehearses nothing", advice="use --testbed grid5000 or local")
+        raise SpecError("a prediction cannot be rehearsed", advice="use --testbed grid5000 or local")
     begin = time.monotonic()
     checked = experiment.check()
     print(checked)
@@ -87,7 +87,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
         return _report(experiment, outcomes)
     print(f"\n{plan_text(experiment.spec, experiment.testbed_name)}")
     if not arguments.yes and not confirmed("reserve this now? [y/N] ", "reserve machines"):
-        print("nothing is reserved")
+        print("nothing was reserved")
         return 1
     outcomes = [Outcome("check", "ok", time.monotonic() - begin, checked.verdict)]
     try:
@@ -183,12 +183,12 @@ def _measured(experiment: Experiment) -> Outcome | str:
 
 def _ran(experiment: Experiment) -> Outcome | str:
     table = experiment.run("uname -r")
-    return _part("run", int(table["ok"].sum()), len(table), "carried out a command")
+    return _part("run", int(table["ok"].sum()), len(table), "ran a command")
 
 
 def _released(experiment: Experiment) -> str:
     experiment.release()
-    return "no machine is held" if experiment.reservation is not None else "nothing was held"
+    return "no machine is reserved" if experiment.reservation is not None else "nothing was reserved"
 
 
 def outcome_text(outcome: Outcome) -> str:

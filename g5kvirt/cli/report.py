@@ -66,7 +66,7 @@ def report(arguments: argparse.Namespace) -> int:
     print(f"  replaced: {replaced or 'nothing'}")
     print("It is not encrypted. Look through it before you send it: it may contain other personal data.")
     if not arguments.yes and not confirmed(f"write {path}? [y/N] ", "write the report"):
-        print("nothing is written")
+        print("nothing was written")
         return 1
     _write(path, files)
     print(f"written: {path}")

@@ -50,7 +50,7 @@ def show_console(context: Context, name: object, size: object) -> ConsoleText:
     `release`; TestbedError if the console cannot be read.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
-        raise SpecError(f"size must be a whole number of bytes from 1 to {MAX_SIZE:,}, not {show(size)}")
+        raise SpecError(f"size must be a number of bytes from 1 to {MAX_SIZE:,}, not {show(size)}")
     state = context.journal.state
     vms = {vm.name: vm for vm in state.placed_vms}
     if not vms:

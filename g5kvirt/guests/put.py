@@ -76,7 +76,7 @@ def _alone(context: Context) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(
                 f"another put() of run {context.run.name!r} is under way",
-                advice="call it again when that has ended",
+                advice="call it again when the other has ended",
             ) from None
         yield
 

@@ -61,7 +61,7 @@ def check_command(command: object) -> None:
 def check_timeout(timeout: object) -> None:
     """Raises SpecError for what is no time limit in seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST:
-        raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
+        raise SpecError(f"timeout must be a number of seconds greater than 0, not {show(timeout)}")
 
 
 def chosen_vms(context: Context, names: Sequence[str] | None, call: str) -> list[VM]:

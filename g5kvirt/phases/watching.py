@@ -55,7 +55,7 @@ def watched(context: Context, phase: str) -> Iterator[None]:
             f"during {phase}() {reason}",
             phase=phase,
             step=step,
-            advice="start a new Experiment to continue; what was done so far is kept in this one",
+            advice="create a new Experiment to continue; the results so far are kept in this one",
         )
 
     try:

@@ -75,7 +75,7 @@ class Sessions:
         Raises MachineError if ssh is missing, SpecError for a timeout that is not above 0.
         """
         if timeout <= 0:
-            raise SpecError("a call needs a timeout above 0 seconds")
+            raise SpecError("a call needs a timeout greater than 0 seconds")
         if self._connections.owner != os.getpid():  # a fork: they are its parent's
             self._start()
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()

@@ -170,7 +170,7 @@ class Journal:
                     log.debug("a listener failed", exc_info=True)
                     if listener not in self._failed:
                         self._failed.append(listener)
-                        log.warning("the progress cannot be shown (%s); the run goes on", error)
+                        log.warning("the progress cannot be displayed (%s); the run continues", error)
 
     def _flock(self, file: FileIO) -> None:
         try:

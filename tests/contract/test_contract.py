@@ -134,7 +134,7 @@ def test_a_job_is_deleted_from_outside_while_the_api_is_down(grid: State, ends: 
     on(grid, "rennes.grid5000.fr", f"oardel {job}")
     text = end(ends["rennes"]).strip()
     sentence(text, "PhaseError during configure()", f"job {job} at rennes ended at", "deleted by g5k")
-    sentence(text, "start a new Experiment")
+    sentence(text, "create a new Experiment")
     [_, over] = seen(runs / "rennes", "configure", "phase")
     assert over.status == "failed"
     assert "deleted by g5k" in over.detail["reason"]

@@ -44,7 +44,7 @@ def packages(request: Record, home: str) -> Results:
         install(names, request.get("proxy") or "", request.get("options", []), deadline)
     left = [p for p in missing if not shutil.which(p)]
     if left:
-        raise OSError(f"{', '.join(names)} is installed, but brought no {', '.join(left)}")
+        raise OSError(f"{', '.join(names)} is installed, but does not provide {', '.join(left)}")
     yield subject, {"installed": names, "programs": missing}
 
 
@@ -102,7 +102,7 @@ def run_package_manager(command: list[str], deadline: float) -> tuple[int, str]:
     environment = {**os.environ, **ENVIRONMENT}
     left = deadline - time.monotonic()
     if left <= 0:
-        raise OSError("there was no time left for it")
+        raise OSError("there was no time left")
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ def run_package_manager(command: list[str], deadline: float) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             kill_group(process.pid)
             process.communicate()
-        raise OSError(f"{' '.join(command[:1])} was not done in time") from None
+        raise OSError(f"{' '.join(command[:1])} did not finish in time") from None
     return process.returncode, out
 
 

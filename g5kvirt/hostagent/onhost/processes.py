@@ -86,7 +86,7 @@ def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
             if left:
                 time.sleep(0.01)
     if left:
-        raise OSError(f"processes {[r['pid'] for r in left]} do not end")
+        raise OSError(f"processes {[r['pid'] for r in left]} did not end")
 
 
 def kill_group(pid: int, number: int = 0) -> None:

@@ -67,7 +67,7 @@ def serve(perform: Callable[[str], int], prepare: Callable[[str], None]) -> None
                     try:
                         call = Call(request, perform)
                     except OSError as error:  # no process, no descriptor: of this call alone
-                        tell({"id": request["id"], "code": 1, "err": f"the host cannot do it: {error}"})
+                        tell({"id": request["id"], "code": 1, "err": f"the host agent failed: {error}"})
                         continue
                     for one in call.descriptors:
                         calls[one] = call

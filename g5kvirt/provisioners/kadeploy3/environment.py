@@ -65,5 +65,5 @@ def describe(environment: Environment, path: str, *, version: int = 1) -> dict[s
     }
     found = keys.problems(described, keys.ENVIRONMENT)
     if found:
-        raise SpecError(f"Kadeploy3 would refuse the environment {environment.name}: {found[0]}")
+        raise SpecError(f"Kadeploy3 would reject the environment {environment.name}: {found[0]}")
     return described

@@ -111,4 +111,4 @@ def test_what_is_about_to_be_reserved_is_said() -> None:
 def test_a_prediction_rehearses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["rehearse", "--testbed", "simulated:2013", "--site", "nancy", "--runs", str(tmp_path), "--yes"]
     assert cli.main(words) == 2
-    assert "a prediction rehearses nothing" in capsys.readouterr().err
+    assert "a prediction cannot be rehearsed" in capsys.readouterr().err

@@ -116,11 +116,11 @@ def test_put_sends_once_to_each_and_cleans_up(world: World, tmp_path: Path) -> N
 
 
 def test_host_without_the_files_is_the_reason_of_its_vms_alone(world: World, tmp_path: Path) -> None:
-    world.lost = {HOSTS[1].name: "the disk takes no more"}
+    world.lost = {HOSTS[1].name: "cannot write to the disk"}
     rows = putting.put(world.context, tmp_path / "file", "/root/there", None, 60.0)
     for row, vm in zip(rows, KNOWN, strict=True):
         if vm.host == HOSTS[1].name:
-            assert row["reason"] == f"its host {vm.host}: the disk takes no more"
+            assert row["reason"] == f"its host {vm.host}: cannot write to the disk"
     world.saved = Result("service-vlan", False, None, b"", b"", 0.0, 1.0, reason="unreachable: no response")
     rows = putting.put(world.context, tmp_path / "file", "/root/there", ["vm-2"], 60.0)
     assert len(rows) == 1

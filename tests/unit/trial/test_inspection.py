@@ -86,8 +86,8 @@ def test_a_debian_that_has_it_all_has_no_fault() -> None:
             "warn",
             "systemctl enable ssh",
         ),
-        ({"etc/ssh/ssh_host_rsa_key": "secret"}, "host keys", "warn", "all VMs have the same"),
-        ({"etc/machine-id": "0123456789"}, "machine-id", "warn", "all VMs have the same"),
+        ({"etc/ssh/ssh_host_rsa_key": "secret"}, "host keys", "warn", "all VMs would have the same"),
+        ({"etc/machine-id": "0123456789"}, "machine-id", "warn", "all VMs would have the same"),
     ],
 )
 def test_each_fault_is_named_with_what_to_do(

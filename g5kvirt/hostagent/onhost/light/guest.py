@@ -82,7 +82,7 @@ class Guest:
                 elif self.root is not None:
                     await self._environment(self.root)
                 else:
-                    raise OSError("there is nothing on the disk")
+                    raise OSError("the disk is empty")
             except Reboot:
                 self.log("reboot")
                 self.start = time.monotonic()
