@@ -207,7 +207,7 @@ def _ssh_findings(seen: Observation, last: str, end: str) -> list[Finding]:
     if seen.output is None:
         kind, reason = classify_failure(seen.ssh.encode())
         if kind == "key":
-            advice = "let root log in with a key: PermitRootLogin prohibit-password, AuthorizedKeysFile as usual"
+            advice = "let root log in with a key: PermitRootLogin prohibit-password, usual AuthorizedKeysFile"
             return [Finding("ssh", "fail", f"its server does not accept root's key, {end}", advice)]
         advice = "an ssh server must start at boot, and generate its host keys if there are none"
         return [
