@@ -209,7 +209,7 @@ def test_open_refuses_what_is_damaged_or_hostile(
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine").write_text("x")
     assert cli.main(["open", str(good)]) == 2
-    assert "there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["mine"]
 
 
@@ -224,7 +224,7 @@ def test_archive_refuses_in_one_sentence(
     for words, said in [
         (["first", "--add", key], "private key"),
         (["first", "--add", tmp_path / "nothing"], "is not a file"),
-        (["first", "--add", tmp_path / "no.ipynb"], "is no notebook"),
+        (["first", "--add", tmp_path / "no.ipynb"], "is not a notebook"),
         (["first", tmp_path / "others" / "first"], "two of the runs are named 'first'"),
         (["empty"], "has no events yet"),
         (["first", "-o", tmp_path / "a.tar"], "zip"),

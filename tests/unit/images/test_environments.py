@@ -373,5 +373,5 @@ def test_an_image_in_zstd_needs_no_program_on_this_machine(
     (home / "image").write_bytes(stored(archive()))
     assert environments.obtain(path).environment.unpacked == len(archive())
     (home / "image").write_bytes(stored(archive())[:-7])
-    with pytest.raises(SpecError, match=r"is not a tar archive in zstd \(.*: it is cut short\)"):
+    with pytest.raises(SpecError, match=r"is not a tar archive in zstd \(.*: it is truncated\)"):
         environments.obtain(path)

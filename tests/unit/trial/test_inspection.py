@@ -72,7 +72,7 @@ def test_a_debian_that_has_it_all_has_no_fault() -> None:
         ({"boot/initrd.img-6": ""}, "initrd", "fail", "there is no /initrd.img"),
         ({"usr/sbin/init": None, "usr/lib/systemd/systemd": None}, "init", "fail", "no /sbin/init"),
         ({"etc/fstab": "UUID=1234 / ext4 x 0 1\n"}, "root file system", "warn", "UUID=1234"),
-        ({"usr/lib/systemd/systemd-networkd": None}, "DHCP client", "fail", "none is known"),
+        ({"usr/lib/systemd/systemd-networkd": None}, "DHCP client", "fail", "none was found"),
         (
             {"etc/systemd/system/multi-user.target.wants/systemd-networkd.service": None},
             "DHCP client",

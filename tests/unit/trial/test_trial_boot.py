@@ -134,7 +134,7 @@ def test_a_disk_is_made_of_an_image(root: Path, tmp_path: Path) -> None:
 def test_no_link_of_an_image_leads_out_of_it(target: str, root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (root / "root").symlink_to(target)
-    with pytest.raises(SpecError, match="leads out of it"):
+    with pytest.raises(SpecError, match="leads outside it"):
         make_disk(environment(), root, tmp_path, "key", "")
     assert not list((tmp_path / "outside").iterdir())
 

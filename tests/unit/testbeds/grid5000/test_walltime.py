@@ -107,7 +107,7 @@ def test_sites_that_have_more_are_named_if_it_cannot_be_taken_back() -> None:
 def test_nothing_is_requested_anywhere_if_a_site_does_not_answer() -> None:
     nancy, lyon = Oar(), Oar()
     lyon.gone = True
-    with pytest.raises(TestbedError, match=r"job 2 at lyon: Connection refused\), and no job has more"):
+    with pytest.raises(TestbedError, match=r"job 2 at lyon: Connection refused\), and no job was extended"):
         extend(HOUR, nancy=nancy, lyon=lyon)
     assert nancy.requests == 0
 
