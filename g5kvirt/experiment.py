@@ -1,4 +1,4 @@
-"""The experiment as a person holds it: six calls in their order, each of which can be repeated without harm.
+"""The experiment as the user sees it: six idempotent calls in order.
 
 ::
 

@@ -131,7 +131,7 @@ class PhaseRunner:
     def context(self) -> Context:
         """What every phase works with."""
         world = self.testbed.world
-        if world is not None:  # its clock goes on where that of an earlier process stopped
+        if world is not None:  # its clock resumes where that of an earlier process stopped
             world.go_on(max((event.t for event in self.journal), default=world.now()))
         return Context(self.spec, self.testbed, self.run, self.journal)
 

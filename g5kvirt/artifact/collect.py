@@ -1,4 +1,4 @@
-"""What an archive has of runs: their requests, journals and notebooks, without what concerns a person."""
+"""What an archive has of runs: their requests, journals and notebooks, without personal data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PRIVATE_KEY = b"PRIVATE KEY-----"
 
 
 class Redactor(Protocol):
-    """Takes out of documents what concerns a person; first it learns what that is."""
+    """Takes out of documents personal data; first it learns what that is."""
 
     def learn(self, value: Any) -> None: ...
     def document(self, value: Any) -> Any: ...

@@ -1,4 +1,4 @@
-"""``g5kvirt archive`` and ``g5kvirt open``: runs as one file for a reviewer; its figures anew."""
+"""``g5kvirt archive`` and ``g5kvirt open``: runs as one file for reviewers; redrawing its figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_archive", "add_open", "archive", "open_archive"]
 
-REDRAWN = "redrawn"  #: the folder of figures that were drawn anew
+REDRAWN = "redrawn"  #: the folder of redrawn figures
 
 
 def add_archive(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

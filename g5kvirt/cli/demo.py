@@ -174,7 +174,7 @@ def _check_memory(demo: Demo, vms: int) -> None:
 
 def _execute(console: Console, notebook: Path, run: Path, parameters: Mapping[str, Any]) -> Path:
     """Run the notebook with papermill and show the run's progress. Returns the executed notebook."""
-    # The experiment creates the run's directory; until then the notebook lies beside it.
+    # The experiment creates the run's directory; until then the notebook is next to it.
     beside = run.with_name(f"{run.name}.ipynb")
     try:
         with (

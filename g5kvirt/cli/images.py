@@ -106,7 +106,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def image_of(file: str, kernel: str | None, initrd: str | None) -> Image:
-    """The image that a person names: a description, an archive, or an environment known by its name.
+    """The image that the user names: a description, an archive, or an environment known by its name.
 
     Raises SpecError.
     """

@@ -1,4 +1,4 @@
-"""Takes out of a report what concerns a person and not the bug: names, keys, passwords, addresses. Pure.
+"""Takes out of a report personal data that does not concern the bug: names, keys, passwords, addresses. Pure.
 
 The same value has the same replacement everywhere, such as ``user-1``: what belongs together stays so.
 """
@@ -137,7 +137,7 @@ class Redaction:
     # ---- replacing ------------------------------------------------------------------------------------
 
     def document(self, value: Any) -> Any:
-        """A JSON value without what concerns a person, its keys included."""
+        """A JSON value without personal data, its keys included."""
         if isinstance(value, Mapping):
             return {
                 self.text(str(key)): self._replacement("secret", str(own))
@@ -157,7 +157,7 @@ class Redaction:
             return self.text(text)
 
     def text(self, text: str) -> str:
-        """A text without what concerns a person."""
+        """A text without personal data."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, self._replacement("secret", secret))

@@ -1,4 +1,4 @@
-"""Files from VMs: each host collects those of its own VMs, then all hosts send them here side by side."""
+"""Files from VMs: each host collects those of its own VMs, then all hosts send them here in parallel."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ echo "{_MARK} $?"
 def install_python(
     fanout: Fanout, hosts: Iterable[Host], *, proxy: str | None, limit: float
 ) -> list[AgentReply]:
-    """Install python3 on hosts, side by side, for at most ``limit`` seconds each.
+    """Install python3 on hosts, in parallel, for at most ``limit`` seconds each.
 
     ``proxy``: URL of the one through which they fetch packages; None: straight from the network.
     """

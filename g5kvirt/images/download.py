@@ -1,7 +1,7 @@
 """Fetching an image by HTTP: resumed after an interruption, checked by its SHA-256, whole or not there.
 
 What has arrived is in ``NAME.part`` beside the file's final place, which one process at a time holds locked.
-It stays there when a download fails half-way, and the next one goes on from there.
+It stays there when a download fails half-way, and the next one resumes from there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Download", "fetch"]
 
 TIMEOUT = 60.0  #: seconds until a server must have answered, and between two pieces of the file
 TOTAL_TIMEOUT = 6 * 3600.0  #: seconds for one image
-ATTEMPTS = 3  #: connections for one image; each goes on where the one before ended
+ATTEMPTS = 3  #: connections for one image; each resumes where the one before ended
 REPORT_EVERY = 5.0  #: seconds between two lines of progress
 _BLOCK = 1 << 16  #: bytes
 
@@ -43,7 +43,7 @@ class Download:
 
 
 class _LostConnectionError(Exception):
-    """The connection ended before the file did; another one may go on."""
+    """The connection ended before the file did; another one may continue."""
 
 
 def fetch(download: Download, path: Path, progress: ProgressCallback) -> None:

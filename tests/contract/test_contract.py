@@ -287,7 +287,8 @@ def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
 
 def test_the_walltime_ends_amid_a_step(grid: State, ends: Runs, runs: Path) -> None:
     text = end(ends["nancy"]).strip()
-    sentence(text, "PhaseError during", "at nancy ended at", "its walltime of 0:0:45 was over", "start a new")
+    ended = "its walltime of 0:0:45 was over"
+    sentence(text, "PhaseError during", "at nancy ended at", ended, "create a new")
     [granted] = seen(runs / "nancy", "reserve", "granted")
     over = [event for event in read_events(runs / "nancy" / "journal.jsonl") if event.status == "failed"][-1]
     assert over.step == "phase"

@@ -53,7 +53,7 @@ OPERATIONS = {
     "load": ("load", "load"),
     "teardown": ("teardown", "teardown"),
 }
-#: Change nothing on the host: others may go on beside them.
+#: Change nothing on the host: others may continue beside them.
 UNLOCKED = {"ssh", "console", "transfers", "load"}
 
 

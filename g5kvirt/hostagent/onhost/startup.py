@@ -1,4 +1,4 @@
-"""Many QEMUs at once: all come up side by side, then their guests run."""
+"""Many QEMUs at once: all come up in parallel, then their guests run."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def profile_name(node: Node, netboot: NetbootFiles) -> str:
 
 
 def vm_script(netboot: NetbootFiles) -> str:
-    """A VM's own iPXE script (`g5kvirt.netboot.services.vm_script_path`): go on with the profile
+    """A VM's own iPXE script (`g5kvirt.netboot.services.vm_script_path`): continue with the profile
     that Kadeploy3 has written; where it has written none, boot again rather than stand still."""
     return f"#!ipxe\nchain --autofree http://{netboot.export}/profiles/${{net0/ip}} || reboot\n"
 

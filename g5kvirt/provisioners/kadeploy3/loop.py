@@ -63,7 +63,7 @@ def drive(
 
     ``events`` has begun. What an earlier, interrupted call may have left running on these nodes is ended
     first. A part that is refused, gets lost, or is not done within ``limit`` seconds ends as
-    failed VMs; the others go on. ``tick``: seconds between two polls at the least.
+    failed VMs; the others continue. ``tick``: seconds between two polls at the least.
     """
     loop = _Loop(client, events, parts, request, clock, tick)
     deadline = clock() + limit

@@ -5,7 +5,7 @@ nodes takes 46 s, for 2,000 nodes 187 s (each requested node is looked up among 
 workflow around 500, 2,000 and 4,552 nodes then takes 11, 68 and 382 s. `post_seconds` and `own_seconds` are
 the curves through these points; the second lies on or above each of them, by 18 % at the most.
 
-Parts run side by side in one Ruby process, one thread at a time. So requests cost the same altogether
+Parts run in parallel in one Ruby process, one thread at a time. So requests cost the same altogether
 however many there are, and workflows cost the sum of their squares: n² / parts. On the other side each part
 broadcasts the image by itself, and all these copies leave through the same link.
 """

@@ -172,7 +172,7 @@ def _become_root(root: Root, outcome: int, wait: int) -> None:
 
 
 def _replace(path: str, text: str, mode: int) -> None:
-    """Write a file anew: what has its name may be a link to busybox."""
+    """Replace a file: the existing one may be a link to busybox."""
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         os.makedirs(parent, mode=0o700 if parent.startswith("root") else 0o755)

@@ -246,7 +246,7 @@ class Fetcher:
             self.suspend(self.peer, why)
 
     def fail_over(self, why: str) -> None:
-        """Leave it and go on with the next one at once."""
+        """Leave it and continue with the next one at once."""
         self.leave(why)
         if not self.requests:
             self.request_next()
