@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_archive", "add_open", "archive", "open_archive"]
 
-REDRAWN = "redrawn"  #: the folder of redrawn figures
+REDRAWN = "redrawn"  #: the folder of figures that were drawn anew
 
 
 def add_archive(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

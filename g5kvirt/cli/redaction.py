@@ -1,4 +1,4 @@
-"""Takes out of a report personal data that does not concern the bug: names, keys, passwords, addresses. Pure.
+"""Takes out of a report what concerns a person and not the bug: names, keys, passwords, addresses. Pure.
 
 The same value has the same replacement everywhere, such as ``user-1``: what belongs together stays so.
 """

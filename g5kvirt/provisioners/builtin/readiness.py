@@ -17,7 +17,7 @@ _KERNEL_TIME = re.compile(r"^\[ *\d+\.\d+\] ")
 _SEEN: dict[Failure, str] = {
     "refused": "its network is up, but no ssh server takes connections yet",
     "timeout": "it does not answer on the network yet",
-    "key": "its ssh server does not accept the key in /root/.ssh/authorized_keys",
+    "key": "its ssh server does not let root in with the key in /root/.ssh/authorized_keys",
 }
 
 

@@ -227,7 +227,7 @@ def _subnetworks(prefixes: Mapping[str, int]) -> tuple[SubNetwork, ...]:
 def simulated(name: str) -> Simulated:
     """``simulated:2013``, ``simulated:2026``, ``simulated:FILE`` or ``simulated:RUN`` (see `source`).
 
-    With a user's calibration: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. Raises SpecError for
+    With a calibration of one's own: ``simulated:2013/FILE``, ``simulated:RUN//FILE``. Raises SpecError for
     another name, and for a calibration that does not exist.
     """
     found, calibration = _parts(name or "2013")

@@ -74,8 +74,8 @@ class Writer:
             return "the host has no zstd: install that package, or compress the image with gzip"
         os.makedirs(self._aside)
         argv = ["tar", "-x", "--numeric-owner", *_FLAGS[compression], "-f", self._file, "-C", self._aside]
-        log = f"{self._file}.log"
-        with open(log, "wb") as errors:
+        said = f"{self._file}.said"
+        with open(said, "wb") as errors:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
             )
@@ -88,11 +88,11 @@ class Writer:
                 if before - self._free() > MOST:
                     return f"it unpacks to more than {MOST >> 20} MiB, which a host keeps in its memory"
                 await sleep(0.01)
-            message = tail(log).splitlines()
+            message = tail(said).splitlines()
         finally:
             process.kill()
             process.wait()
-            os.remove(log)
+            os.remove(said)
         if process.returncode:
             return message[-1] if message else f"tar ended with {process.returncode}"
         os.rename(self._aside, self._store.directory(self._sha256))

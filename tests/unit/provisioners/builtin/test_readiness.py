@@ -43,7 +43,7 @@ def test_another_system_is_not_ready(changed: str, why: str) -> None:
     [
         ("ssh: connect to host 10.0.0.9 port 22: Connection refused", "its network is up, but no ssh server"),
         ("ssh: connect to host 10.0.0.9 port 22: No route to host", "it does not answer on the network yet"),
-        ("root@10.0.0.9: Permission denied (publickey).", "its ssh server does not accept"),
+        ("root@10.0.0.9: Permission denied (publickey).", "its ssh server does not let root in"),
         ("Unable to negotiate: no matching host key type", "unreachable (Unable"),
     ],
 )
