@@ -1,4 +1,4 @@
-"""The experiment as a person holds it: six calls in their order, each of which can be repeated without harm.
+"""The experiment as the user sees it: six idempotent calls in order.
 
 ::
 
@@ -84,7 +84,7 @@ class Experiment(VMAccess, LinkAccess):
     ) -> None:
         if not isinstance(spec, Spec):
             raise SpecError(
-                f"an Experiment takes a Spec, made by Spec(...) or Spec.load(file), not {show(spec)}"
+                f"Experiment needs a Spec, created by Spec(...) or Spec.load(file), not {show(spec)}"
             )
         if not isinstance(testbed, str) and not hasattr(testbed, "connect"):
             raise SpecError(f'testbed must be a name such as "local" or "grid5000", not {show(testbed)}')
@@ -101,7 +101,7 @@ class Experiment(VMAccess, LinkAccess):
         interrupted. Raises RunError.
         """
         if not isinstance(path, str | Path):
-            raise RunError(f'a run is opened by its directory, such as "runs/first", not {show(path)}')
+            raise RunError(f'open a run by its directory, such as "runs/first", not {show(path)}')
         self = cls.__new__(cls)
         self._runner = PhaseRunner.open(locate(Path("runs"), str(path)).path, self._display)
         return self

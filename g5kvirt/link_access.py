@@ -70,5 +70,5 @@ class LinkAccess:
         if not runner.journal.state.done("launch"):
             raise PhaseOrderError(f"{call}() needs launch() first", advice="call launch()")
         if runner.journal.state.released:
-            raise PhaseOrderError(f"run {runner.run.name!r} has released its machines, and its VMs with them")
+            raise PhaseOrderError(f"run {runner.run.name!r} has released its machines and VMs")
         return runner.context

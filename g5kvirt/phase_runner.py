@@ -135,7 +135,7 @@ class PhaseRunner:
     def context(self) -> Context:
         """What every phase works with."""
         world = self.testbed.world
-        if world is not None:  # its clock goes on where that of an earlier process stopped
+        if world is not None:  # its clock resumes where that of an earlier process stopped
             world.go_on(max((event.t for event in self.journal), default=world.now()))
         return Context(self.spec, self.testbed, self.run, self.journal)
 
@@ -252,7 +252,7 @@ class PhaseRunner:
         return extend(self.context, seconds)
 
     def release(self) -> None:
-        """Give the machines back. Harmless when there is nothing to give back.
+        """Release the machines. Does nothing if there are none to release.
 
         A phase in the background is stopped first. Raises TestbedError if a job is still there afterwards,
         and RunError as `g5kvirt.experiment.Experiment.release` says.
@@ -290,7 +290,7 @@ class PhaseRunner:
                 inbox.take(self.run.path, self.journal)
 
     def _keep_transcript(self) -> None:
-        """What is said to the testbed from now on belongs to this run; a prediction says nothing to any."""
+        """Record exchanges with the testbed in this run from now on; a prediction has none."""
         if not self.run.predicted:
             transcript.keep_in(self.run.path)
 

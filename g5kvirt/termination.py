@@ -94,7 +94,7 @@ class _Handler:
             _say("interrupted: machines may still be reserved (g5kvirt runs; g5kvirt release RUN)")
             raise KeyboardInterrupt
         self._warned = True
-        _say("ending in order, which gives reserved machines back; press Ctrl-C again to stop that")
+        _say("cleaning up and releasing reserved machines; press Ctrl-C again to abort")
 
 
 def _say(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What a person does with deployed VMs: commands, programs, files, and ways to reach them from other tools.
+"""Access to deployed VMs: commands, programs, files, and ways to reach them from other tools.
 
 A part of `Experiment`.
 """

@@ -1,4 +1,4 @@
-"""What an archive has of runs: their requests, journals and notebooks, without what concerns a person."""
+"""What an archive has of runs: their requests, journals and notebooks, without personal data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PRIVATE_KEY = b"PRIVATE KEY-----"
 
 
 class Redactor(Protocol):
-    """Takes out of documents what concerns a person; first it learns what that is."""
+    """Takes out of documents personal data; first it learns what that is."""
 
     def learn(self, value: Any) -> None: ...
     def document(self, value: Any) -> Any: ...
@@ -44,13 +44,13 @@ def check_names(runs: Sequence[Run], more: Sequence[Path]) -> None:
                 f"{path} is not a file", advice="give files; pack a folder first, as .zip or .tar"
             )
         if path.suffix != ".ipynb" and _PRIVATE_KEY in path.read_bytes():
-            raise SpecError(f"{path} has a private key in it", advice="take it out first")
+            raise SpecError(f"{path} contains a private key", advice="remove it first")
 
 
 def check_presence(run: Run) -> None:
     """Raise RunError if nothing has happened in a run yet."""
     if not run.journal.exists():
-        raise RunError(f"run {run.name} has no journal yet", advice="archive it when it has done something")
+        raise RunError(f"run {run.name} has no journal yet", advice="archive it after a step has run")
 
 
 def collect(runs: Sequence[Run], more: Sequence[Path], folder: Path, redactor: Redactor) -> None:
@@ -88,7 +88,7 @@ def _journal(run: Run) -> list[str]:
     data = decompress(run.journal) if run.journal.suffix == ".xz" else run.journal.read_bytes()
     events, sound = parse(data, run.journal, 0)
     if not events:
-        raise RunError(f"run {run.name} has no event yet", advice="archive it when it has done something")
+        raise RunError(f"run {run.name} has no events yet", advice="archive it after a step has run")
     _ = Frames(events).state  # raises RunError for what no figure can be drawn of
     return data[:sound].decode().splitlines()
 
@@ -99,7 +99,7 @@ def _notebook(path: Path) -> Any:
         document["cells"][:0] = []  # a list of cells, as of nbformat 4
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(
-            f"{path} is no notebook ({error})", advice="open it in Jupyter and save it"
+            f"{path} is not a notebook ({error})", advice="open it in Jupyter and save it"
         ) from error
     return document
 

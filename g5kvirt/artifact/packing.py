@@ -60,7 +60,7 @@ def unpack(file: Path, folder: Path) -> None:
     folder; SpecError if there is something in the folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(f"{folder} is there already", advice="choose another folder with --into")
+        raise SpecError(f"{folder} already exists", advice="choose another folder with --into")
     try:
         with zipfile.ZipFile(file) as archive:
             members = [one for one in archive.infolist() if not one.is_dir()]
@@ -71,7 +71,7 @@ def unpack(file: Path, folder: Path) -> None:
                 with archive.open(one) as source, target.open("xb") as written:
                     shutil.copyfileobj(source, written, 1 << 20)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, FileExistsError) as error:
-        raise RunError(f"{file} is damaged, or no archive of g5kvirt ({error})") from error
+        raise RunError(f"{file} is damaged, or not an archive of g5kvirt ({error})") from error
     check_manifest(folder)
 
 
@@ -79,12 +79,12 @@ def _check_members(file: Path, members: list[zipfile.ZipInfo]) -> None:
     """Raise RunError for names that lead out of the folder, links, and sizes that no archive has."""
     names = {one.filename for one in members}
     if MANIFEST not in names or METADATA not in names:
-        raise RunError(f"{file} is no archive of g5kvirt", advice="give one that g5kvirt archive wrote")
+        raise RunError(f"{file} is not an archive of g5kvirt", advice="choose one made by g5kvirt archive")
     for one in members:
         path = PurePosixPath(one.filename)
         is_link = stat.S_ISLNK(one.external_attr >> 16)
         if path.is_absolute() or ".." in path.parts or "\\" in one.filename or is_link:
-            raise RunError(f"{file} has a name that leads out of its folder: {one.filename!r}")
+            raise RunError(f"{file} contains a path outside its folder: {one.filename!r}")
     if len(members) > _MOST or sum(one.file_size for one in members) > _LARGEST:
         raise RunError(f"{file} would unpack to more than {_LARGEST >> 30} GiB or {_MOST:,} files")
 
@@ -93,16 +93,16 @@ def check_manifest(folder: Path) -> None:
     """Raise RunError unless every file of the manifest is there with its checksum."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        raise RunError(f"{folder} is no archive of g5kvirt: it has no {MANIFEST}")
+        raise RunError(f"{folder} is not an archive of g5kvirt: it has no {MANIFEST}")
     for line in manifest.read_text(encoding="utf-8").splitlines():
         found = _LINE.fullmatch(line)
         if found is None or ".." in PurePosixPath(found[2]).parts:
-            raise RunError(f"{manifest} cannot be read: {line[:100]!r} is no checksum with a name")
+            raise RunError(f"{manifest} cannot be read: {line[:100]!r} is not a checksum with a file name")
         path = folder / found[2]
         if not path.is_file() or digest(path) != found[1]:
             raise RunError(
-                f"{path} is {'not what was archived' if path.exists() else 'missing'}",
-                advice="unpack the archive anew, or fetch it once more",
+                f"{path} is {'differs from what was archived' if path.exists() else 'missing'}",
+                advice="unpack the archive again, or download it again",
             )
 
 

@@ -19,12 +19,12 @@ _PAGE = """\
 | where | what |
 |---|---|
 | `runs/NAME/run.json` | what was requested: the specification, the testbed, versions of software |
-| `runs/NAME/journal.jsonl` | what happened, one event a line: the only source of all tables and figures |
+| `runs/NAME/journal.jsonl` | what happened, one event per line: the only source of all tables and figures |
 | `runs/NAME/figures/` | each figure as PDF and PNG, and its numbers as CSV |
 | `runs/NAME/tables/` | all numbers of the run as CSV |
 {more}\
 | `requirements.txt`, `versions.json` | the software with which the figures were drawn |
-| `{metadata}` | the same for machines (RO-Crate) |
+| `{metadata}` | machine-readable metadata (RO-Crate) |
 | `{manifest}` | the checksum of every file: `sha256sum -c {manifest}` |
 
 ## Runs
@@ -33,27 +33,27 @@ _PAGE = """\
 |---|---|---|
 {runs}
 
-## Draw the figures again
+## Redraw the figures
 
-This needs Python, no root, no testbed and no network once the software is installed:
+This requires Python, but neither root nor a testbed, and no network once the software is installed:
 
     python3 -m venv again
     again/bin/pip install -r requirements.txt
     again/bin/pip install {wheel}
     again/bin/g5kvirt open .
 
-The last command checks all checksums, draws every figure from the journals into `redrawn/`, and compares
-each with the one here, byte by byte. With the versions of `versions.json` they are the same. With other
-versions the numbers (CSV) still are, and it says which versions differ.
+The last command verifies all checksums, redraws every figure from the journals into `redrawn/`, and compares
+each with the one here. With the versions in `versions.json` they are byte-identical. With other versions the
+data (CSV) is still the same, and the command lists the versions that differ.
 
-For a figure of your own:
+To draw a figure yourself:
 
     from g5kvirt.views.figures import Figures
     figures = Figures.open("runs/{first}")
     figures.boot(columns=2).save("boot")
     figures.frames.vms             # the tables, as pandas data frames
 
-Logins, keys, tokens, passwords, e-mail addresses and home directories were replaced by words such as
+Logins, keys, tokens, passwords, e-mail addresses and home directories were replaced by placeholders such as
 `user-1`. The transcript of the testbed's answers and the consoles of the virtual machines are not included.
 """
 
@@ -63,7 +63,7 @@ def readme(runs: Sequence[Run], about: About, versions: Mapping[str, str], files
     first = ", ".join(run.name for run in runs)
     more = "| `comparison/` | figures over all runs |\n" if len(runs) > 1 else ""
     if any(name.endswith(".ipynb") for name in files):
-        more += "| `runs/NAME/*.ipynb`, `notebooks/` | notebooks, with what they showed |\n"
+        more += "| `runs/NAME/*.ipynb`, `notebooks/` | notebooks with their output |\n"
     if any(name.startswith("more/") for name in files):
         more += "| `more/` | files that the authors added |\n"
     wheel = next((name for name in files if name.endswith(".whl")), f"g5kvirt=={versions['g5kvirt']}")

@@ -164,7 +164,7 @@ class Redaction:
     # ---- replacing ------------------------------------------------------------------------------------
 
     def document(self, value: Any) -> Any:
-        """A JSON value without what concerns a person, its keys included."""
+        """A JSON value without personal data, its keys included."""
         if isinstance(value, Mapping):
             return {
                 self.text(str(key)): self._replacement("secret", str(own))
@@ -184,7 +184,7 @@ class Redaction:
             return self.text(text)
 
     def text(self, text: str) -> str:
-        """A text without what concerns a person."""
+        """A text without personal data."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, self._replacement("secret", secret))

@@ -31,7 +31,7 @@ def relay_job(plan: ChainPlan, stop: Stop) -> dict[str, Any]:
 
 
 def service_request(plan: ChainPlan, stop: Stop, home: str = protocol.HOME, mark: str = "") -> dict[str, Any]:
-    """The host agent's request that keeps a host's relay running: a killed one goes on where it was.
+    """The host agent's request that keeps a host's relay running: a killed one resumes where it was.
 
     The same request again changes nothing; with another ``mark`` the relay is restarted.
     """

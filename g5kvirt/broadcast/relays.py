@@ -28,8 +28,8 @@ def start(
     """Start the relays of all hosts, the front of the chain first; host name → reason, for those that failed.
 
     ``on_start`` is called with each host's name as soon as its relay takes connections. A host that fails
-    here is skipped by those behind it, so the broadcast goes on. Each call restarts the relays of its hosts,
-    so a failed one can be given another try.
+    here is skipped by those behind it, so the broadcast continues. Each call restarts the relays of its
+    hosts, so a failed one can be given another try.
     """
     mark = secrets.token_hex(4)
     documents = {

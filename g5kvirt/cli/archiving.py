@@ -1,4 +1,4 @@
-"""``g5kvirt archive`` and ``g5kvirt open``: runs as one file for a reviewer; its figures anew."""
+"""``g5kvirt archive`` and ``g5kvirt open``: runs as one file for reviewers; redrawing its figures."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
             unsubscribe()
             if not arguments.keep:
                 if sys.exc_info()[0] is not None and experiment.reservation is not None:
-                    _print(console, "giving the machines back …")
+                    _print(console, "releasing the machines …")
                 experiment.release()
             experiment.journal.close()
     if measure is not None:
@@ -345,7 +345,7 @@ def _description(arguments: argparse.Namespace) -> Description | None:
     from g5kvirt.testbeds.described import description
 
     if arguments.switch is not None and arguments.sites is None:
-        raise SpecError("--switch belongs to --sites", advice="a description file has a key `switch`")
+        raise SpecError("--switch requires --sites", advice="in a description file use the key `switch`")
     if arguments.description is not None:
         return description.load(arguments.description)
     if arguments.sites is None:

@@ -18,7 +18,7 @@ class Console(rich.console.Console):
     """rich's, but a reader that leaves does not end a run, and printed text cannot control the terminal."""
 
     def on_broken_pipe(self) -> None:
-        """Nothing more is printed; what was begun goes on."""
+        """Nothing more is printed; what was begun continues."""
         self.quiet = True
         discard_output(self.file)
 

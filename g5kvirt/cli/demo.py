@@ -33,7 +33,7 @@ __all__ = ["DEMOS", "Demo", "Follower", "demonstrate", "orphans"]
 #: Every demo has a testbed of its own, named after its process, so that neither the user's testbed nor that
 #: of another demo is touched.
 TESTBED = "demo"
-#: Hosts of the slides' experiment: 355 on 6 sites. How many were on which site is not said there.
+#: Hosts of the slides' experiment: 355 on 6 sites. The slides do not give the number per site.
 SLIDES = {"grenoble": 67, "lille": 62, "lyon": 63, "nancy": 59, "nantes": 61, "rennes": 43}
 SLIDES_VMS = 4552
 #: Up to so many, the demo also measures each thing that stood in the way.
@@ -175,7 +175,7 @@ def _check_memory(demo: Demo, vms: int) -> None:
 
 def _execute(console: Console, notebook: Path, run: Path, parameters: Mapping[str, Any]) -> Path:
     """Run the notebook with papermill and show the run's progress. Returns the executed notebook."""
-    # The experiment creates the run's directory; until then the notebook lies beside it.
+    # The experiment creates the run's directory; until then the notebook is next to it.
     beside = run.with_name(f"{run.name}.ipynb")
     try:
         with (

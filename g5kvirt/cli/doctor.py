@@ -165,7 +165,7 @@ def memory_and_cores() -> list[ProbeResult]:
 def kernel_tables(limits: SharedLimits) -> ProbeResult:
     """The tables that all hosts of a local testbed share: it raises them while it is up."""
     small, overflows = too_small(limits.current()), limits.overflows()
-    found = "large enough" if not small else f"{len(small)} are raised while a testbed is up"
+    found = "large enough" if not small else f"{len(small)} are increased while a testbed is up"
     if not overflows:
         return ProbeResult("kernel tables", "ok", found)
     full = "; ".join(f"{what}: {times:,}" for what, times in overflows.items())

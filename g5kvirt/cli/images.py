@@ -105,7 +105,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def image_of(file: str, kernel: str | None, initrd: str | None) -> Image:
-    """The image that a person names: a description, an archive, or an environment known by its name.
+    """The image that the user names: a description, an archive, or an environment known by its name.
 
     Raises SpecError.
     """
@@ -118,7 +118,7 @@ def image_of(file: str, kernel: str | None, initrd: str | None) -> Image:
     ending = next((e for e in _ENDINGS if file.endswith(e)), "")
     if not ending:
         if kernel is not None or initrd is not None:
-            raise SpecError("--kernel and --initrd are for an archive; a description names them itself")
+            raise SpecError("--kernel and --initrd apply to an archive; a description names its own")
         return environments.obtain(file, [Path("environments")], partial(print, file=sys.stderr))
     described = environments.Environment(
         name="archive",

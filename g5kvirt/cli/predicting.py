@@ -173,7 +173,7 @@ def variations(given: Sequence[str]) -> dict[str, list[Any]]:
                 if not all(words):
                     raise SpecError(f"--vary {text} has an empty value: write none for no value")
         except yaml.YAMLError as error:
-            raise SpecError(f"--vary {text}: {values!r} is no list of values") from error
+            raise SpecError(f"--vary {text}: {values!r} is not a list of values") from error
         if key.strip() in found:
             raise SpecError(f"--vary {key.strip()} is given twice", advice="name all of its values at once")
         if key.startswith("measure.") and key.strip() not in _MEASURE:

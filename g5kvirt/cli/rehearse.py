@@ -23,14 +23,14 @@ HOSTS, VMS, WALLTIME = 2, 4, "0:30:00"
 
 #: What to do besides what an error advises, by the step that failed.
 _HINTS = {
-    "check": "correct what the rows say, or name another site (--site)",
-    "reserve": "name another site (--site), or try again when machines are free",
-    "deploy": "name another site (--site); Kadeploy3's own words are in the transcript",
+    "check": "fix the problems listed above, or choose another site (--site)",
+    "reserve": "choose another site (--site), or try again when machines are free",
+    "deploy": "choose another site (--site); Kadeploy3's output is in the transcript",
     "configure": "if packages could not be fetched, set package_proxy in grid5000.yaml",
     "launch": "if VMs got no address, the KaVLAN's own DHCP server may be in the way: kavlan -d -i N on the"
     " frontend of the site disables it",
     "measure": "the run's directory has the consoles of VMs that failed",
-    "run": "VMs were deployed, but do not let the run's key in from their hosts",
+    "run": "VMs were deployed, but reject the run's ssh key",
     "release": "g5kvirt release RUN, or oardel JOB on the frontend",
 }
 
@@ -70,7 +70,7 @@ def add_rehearse(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def rehearse(arguments: argparse.Namespace) -> int:
-    """Check, show, ask, run, give back, report."""
+    """Check, show the request, ask for confirmation, run, release, report."""
     from g5kvirt.experiment import Experiment
     from g5kvirt.spec.spec import Spec
 
@@ -78,7 +78,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
     spec = Spec(**where, vms=VMS, walltime=WALLTIME, job_name="g5kvirt-rehearsal")
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     if experiment.testbed.simulated:
-        raise SpecError("a prediction rehearses nothing", advice="use --testbed grid5000 or local")
+        raise SpecError("a prediction cannot be rehearsed", advice="use --testbed grid5000 or local")
     begin = time.monotonic()
     checked = experiment.check()
     print(checked)
@@ -87,7 +87,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
         return _report(experiment, outcomes)
     print(f"\n{plan_text(experiment.spec, experiment.testbed_name)}")
     if not arguments.yes and not confirmed("reserve this now? [y/N] ", "reserve machines"):
-        print("nothing is reserved")
+        print("nothing was reserved")
         return 1
     outcomes = [Outcome("check", "ok", time.monotonic() - begin, checked.verdict)]
     try:
@@ -104,14 +104,14 @@ def plan_text(spec: Spec, testbed: str) -> str:
     return (
         f"To be reserved on {testbed}, at {', '.join(spec.sites)}, as soon as possible:\n"
         f"  {spec.hosts + spec.services} machines ({machines}), a sub-network and a global KaVLAN,\n"
-        f"  for at most {duration(spec.walltime)}. They are given back at the end, usually before that."
+        f"  for at most {duration(spec.walltime)}. They are released at the end, usually earlier."
     )
 
 
 def rehearse_steps(
     experiment: Experiment, outcomes: list[Outcome], show: Callable[[Outcome], object]
 ) -> None:
-    """Do the steps until one fails, then give the machines back; each outcome is added as it is known."""
+    """Run the steps until one fails, then release the machines; each outcome is added as it is known."""
     steps: Sequence[tuple[str, Callable[[], Outcome | str]]] = (
         ("reserve", lambda: _machines(experiment)),
         ("deploy", lambda: _facts(experiment.deploy())),
@@ -183,12 +183,12 @@ def _measured(experiment: Experiment) -> Outcome | str:
 
 def _ran(experiment: Experiment) -> Outcome | str:
     table = experiment.run("uname -r")
-    return _part("run", int(table["ok"].sum()), len(table), "carried out a command")
+    return _part("run", int(table["ok"].sum()), len(table), "ran a command")
 
 
 def _released(experiment: Experiment) -> str:
     experiment.release()
-    return "no machine is held" if experiment.reservation is not None else "nothing was held"
+    return "no machine is reserved" if experiment.reservation is not None else "nothing was reserved"
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -208,10 +208,10 @@ def page(name: str, testbed: str, outcomes: Sequence[Outcome], directory: Path) 
     lines.append("")
     if bad:
         first = f"{bad[0].step} {'failed' if bad[0].state == 'failed' else 'worked in part'}"
-        lines.append(f"Begin with the first that did not work: {first}. Everything said to the testbed is in")
-        lines.append(f"{directory / 'transcript.jsonl'}; to have somebody look at it: g5kvirt report {name}")
+        lines.append(f"Start with the first that did not work: {first}. All commands and answers are in")
+        lines.append(f"{directory / 'transcript.jsonl'}; to report it: g5kvirt report {name}")
     else:
-        lines.append("Everything worked: a larger run may follow.")
+        lines.append("Everything worked: you can now start a larger run.")
     return "\n".join(lines) + "\n"
 
 

@@ -53,14 +53,14 @@ def report(arguments: argparse.Namespace) -> int:
     redaction = redaction_of_this_person()
     files = contents(run, redaction)
     path = arguments.output or Path(f"{run.name}-report.tar.gz")
-    print(f"{path} will have, of run {run.name}:")
+    print(f"{path} will contain, from run {run.name}:")
     for name, text in files.items():
         print(f"  {name:18} {text.count(chr(10)):>7,} lines  {len(text.encode()):>11,} bytes")
     replaced = ", ".join(f"{kind} {number:,} times" for kind, number in sorted(redaction.count.items()))
     print(f"  replaced: {replaced or 'nothing'}")
-    print("It is not encrypted. Look through it before you send it: who else is named there is not known.")
+    print("It is not encrypted. Look through it before you send it: it may contain other personal data.")
     if not arguments.yes and not confirmed(f"write {path}? [y/N] ", "write the report"):
-        print("nothing is written")
+        print("nothing was written")
         return 1
     _write(path, files)
     print(f"written: {path}")

@@ -59,7 +59,9 @@ def sources_of(source: object) -> list[Path]:
     found = [Path(one).expanduser() for one in given]
     for path in found:
         if not path.exists():
-            raise SpecError(f"there is no file or directory {str(path)!r}", advice=f"here is {Path.cwd()}")
+            raise SpecError(
+                f"there is no file or directory {str(path)!r}", advice=f"paths are relative to {Path.cwd()}"
+            )
         if not os.access(path, os.R_OK):
             raise SpecError(f"{str(path)!r} cannot be read", advice="change its permissions")
     return found

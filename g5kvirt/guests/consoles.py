@@ -50,24 +50,22 @@ def show_console(context: Context, name: object, size: object) -> ConsoleText:
     `release`; TestbedError if the console cannot be read.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
-        raise SpecError(f"size must be a whole number of bytes from 1 to {MAX_SIZE:,}, not {show(size)}")
+        raise SpecError(f"size must be a number of bytes from 1 to {MAX_SIZE:,}, not {show(size)}")
     state = context.journal.state
     vms = {vm.name: vm for vm in state.placed_vms}
     if not vms:
-        raise PhaseOrderError(
-            "a console is that of a VM, and none is placed yet", advice="call place() first"
-        )
+        raise PhaseOrderError("there are no consoles before VMs are placed", advice="call place() first")
     if not isinstance(name, str) or name not in vms:
         raise SpecError(f"there is no VM {show(name)} in this run", advice=suggest(str(name), vms))
     if state.released:
-        raise PhaseOrderError(f"run {context.run.name!r} has released its machines, and its VMs with them")
+        raise PhaseOrderError(f"run {context.run.name!r} has released its machines and VMs")
     found = read(context, [vms[name]], state.deployed_hosts, size=size)
     console = found.get(name)
     if console is None or console.reason:
         reason = "its host is gone" if console is None else console.reason
         raise TestbedError(
             f"the console of {name} cannot be read: {reason}",
-            advice="a VM has a console from its first power-on in launch() on; light guests have none",
+            advice="VMs have a console from their first power-on in launch(); light guests have none",
         )
     return ConsoleText(console.text)
 

@@ -1,4 +1,4 @@
-"""Files from VMs: each host collects those of its own VMs, then all hosts send them here side by side."""
+"""Files from VMs: each host collects those of its own VMs, then all hosts send them here in parallel."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def _row(
     if result.returncode and (messages := result.stderr.decode(errors="replace").strip()):
         reason = f"exit code {result.returncode} ({messages.splitlines()[0][:200]})"  # the last says no more
     if not reason and isinstance(found, BaseException):
-        reason = f"what came is no whole archive ({found})"
+        reason = f"the received archive is incomplete ({found})"
     elif not reason and found is None:
         reason = "its host did not send it"
     elif not reason and isinstance(found, Unpacked) and found.left_out:
-        reason = f"left out, being no files and no links to any: {', '.join(found.left_out[:3])}"
+        reason = f"left out, as they are neither files nor links to files: {', '.join(found.left_out[:3])}"
         reason += ", …" * (len(found.left_out) > 3)
     whole = isinstance(found, Unpacked)
     return {

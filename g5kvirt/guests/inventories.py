@@ -102,7 +102,7 @@ def _hosts(vms: Sequence[VM], _: Path) -> Mapping[str, str]:
 
 
 def _json(vms: Sequence[VM], config: Path) -> Mapping[str, str]:
-    """One object per VM, for scripts of one's own."""
+    """One object per VM, for a user's scripts."""
     document = {
         "ssh_config": str(config),
         "groups": {name: [vm.name for vm in own] for name, own in groups_of(vms).items()},

@@ -278,15 +278,15 @@ def _read(vm: str, result: Result) -> VMProgram:
     line, _, out = result.text.partition("\n")
     words = line.split(" ", 4)
     if not result.ok or len(words) < 5:
-        return VMProgram(vm, "unknown", None, math.nan, "", "", result.reason or "it gave no answer")
+        return VMProgram(vm, "unknown", None, math.nan, "", "", result.reason or "it did not answer")
     state, code, since, now, reason = words
     known: dict[str, State] = {"running": "running", "ended": "ended", "lost": "lost"}
     found = known.get(state, "absent")
     exit_code = int(code) if found == "ended" else None
     if found == "lost":
-        reason = "its VM was rebooted or deployed anew, or it was killed"
+        reason = "its VM was rebooted or redeployed, or it was killed"
     elif found == "absent":
-        reason = "it was not started there, or its VM has been deployed anew"
+        reason = "it was not started there, or its VM was redeployed"
     elif exit_code and not reason:
         reason = f"exit code {exit_code}"
     seconds = float(now) - float(since) if found in ("running", "ended") else math.nan

@@ -76,7 +76,7 @@ def _alone(context: Context) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(
                 f"another put() of run {context.run.name!r} is under way",
-                advice="call it again when that has ended",
+                advice="call it again when the other has ended",
             ) from None
         yield
 
@@ -126,7 +126,7 @@ def _to_hosts(context: Context, archive: Archive, vms: Sequence[VM], timeout: fl
         idempotent=True,
     )[head.address]
     if not saved.ok:
-        reason = f"the service machine {head.name} did not take the files: {saved.reason}"
+        reason = f"the service machine {head.name} could not store the files: {saved.reason}"
         return {stop.host.name: reason for stop in plan.stops}
     lost = relays.start(fanout, plan)
     reached = relays.collect(fanout, plan, timeout=timeout, failed=lost)

@@ -50,18 +50,18 @@ def run_on(
 def check_command(command: object) -> None:
     """Raises SpecError for what cannot be run."""
     if not isinstance(command, str) or not command.strip():
-        raise SpecError(f"a command is a line for the VMs' shell such as 'uname -a', not {command!r}")
+        raise SpecError(f"command must be a shell command such as 'uname -a', not {command!r}")
     if "\0" in command or len(command.encode(errors="surrogateescape")) > LONGEST_COMMAND:
         raise SpecError(
-            f"a command has no NUL in it and at most {LONGEST_COMMAND:,} bytes",
-            advice="put a longer one into a file, and the file onto the VMs by put()",
+            f"a command must not contain NUL characters and may have at most {LONGEST_COMMAND:,} bytes",
+            advice="copy a longer script to the VMs with put()",
         )
 
 
 def check_timeout(timeout: object) -> None:
     """Raises SpecError for what is no time limit in seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST:
-        raise SpecError(f"timeout must be a number of seconds above 0, not {show(timeout)}")
+        raise SpecError(f"timeout must be a number of seconds greater than 0, not {show(timeout)}")
 
 
 def chosen_vms(context: Context, names: Sequence[str] | None, call: str) -> list[VM]:
@@ -73,10 +73,10 @@ def chosen_vms(context: Context, names: Sequence[str] | None, call: str) -> list
     vms = {vm.name: vm for vm in state.placed_vms}
     chosen = list(state.deployed_vms) if names is None else chosen_names(names, vms)
     if state.released:
-        raise PhaseOrderError(f"run {context.run.name!r} has released its machines, and its VMs with them")
+        raise PhaseOrderError(f"run {context.run.name!r} has released its machines and VMs")
     if not chosen and names is None:
         raise PhaseOrderError(
-            f"{call}() goes to deployed VMs, and there are none", advice="call measure() first"
+            f"{call}() needs deployed VMs, and there are none", advice="call measure() first"
         )
     return [vms[name] for name in chosen]
 
@@ -93,7 +93,7 @@ def group_names(
     state = context.journal.state
     members: list[str] = state.members(state.deployed_vms, group)
     if not members and not state.released:
-        message = f"{call}() goes to deployed VMs, and there are none in the group {group!r}"
+        message = f"{call}() needs deployed VMs, and there are none in the group {group!r}"
         raise PhaseOrderError(message, advice="call measure() first")
     return members
 

@@ -51,7 +51,7 @@ mv -T -- "$aside/agent" "$directory" 2>/dev/null || [ -e "$directory/__main__.py
 """
 )
 
-#: The same from Python, which then goes on as the agent: a session is one login even where it is missing.
+#: The same from Python, which then continues as the agent: a session is one login even where it is missing.
 _SESSION = """\
 import os, sys
 try:
@@ -118,7 +118,7 @@ def _compiled(contents: dict[str, bytes], directory: str) -> dict[str, bytes]:
 
 _CONTENTS = _contents()  # read once: content and name agree even if a source changes meanwhile
 
-#: Where the agent lies on hosts.
+#: The agent's directory on hosts.
 DIRECTORY = f"/usr/local/lib/g5kvirt-agent/{_digest(_CONTENTS)}"
 #: The command that installs it there, with `archive` on its standard input.
 INSTALL = ("sh", "-c", _INSTALL, "sh", DIRECTORY)

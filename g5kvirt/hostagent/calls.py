@@ -52,7 +52,7 @@ class AgentReply:
 
 
 def install_agent(fanout: Fanout, hosts: Iterable[Host], *, timeout: float) -> list[AgentReply]:
-    """Send the agent to machines, side by side, in one round trip; where this version is, nothing changes."""
+    """Send the agent to machines, in parallel, in one round trip; where this version is, nothing changes."""
     hosts = list(hosts)
     if fanout.keeps_connections:  # where it is missing, a session installs it
         return call_agents(fanout, dict.fromkeys(hosts, protocol.document()), timeout=timeout)
@@ -76,7 +76,7 @@ def call_agents(
     forward_key: bool = False,
     given_up: Callable[[], str] = str,
 ) -> list[AgentReply]:
-    """Give each machine's agent its own document, side by side; a machine that fails is in the result.
+    """Give each machine's agent its own document, in parallel; a machine that fails is in the result.
 
     A machine that does not have this version of the agent (the run was configured by another version of
     g5kvirt) gets it, and is called again. ``on_answer(host, answer)`` is called for each answer as it comes,

@@ -35,7 +35,7 @@ def script(proxy: str) -> str:
     return f"""\
 exec 2>&1 </dev/null
 if {HAS_PYTHON}; then exit 0; fi
-if ! command -v apt-get >/dev/null; then echo "E: it has no apt-get"; exit 127; fi
+if ! command -v apt-get >/dev/null; then echo "E: there is no apt-get"; exit 127; fi
 export {variables}
 if {install}; then exit 0; fi
 dpkg --configure -a
@@ -48,7 +48,7 @@ echo "{_MARK} $?"
 def install_python(
     fanout: Fanout, hosts: Iterable[Host], *, proxy: str | None, limit: float
 ) -> list[AgentReply]:
-    """Install python3 on hosts, side by side, for at most ``limit`` seconds each.
+    """Install python3 on hosts, in parallel, for at most ``limit`` seconds each.
 
     ``proxy``: URL of the one through which they fetch packages; None: straight from the network.
     """
@@ -75,4 +75,6 @@ def _reason(result: Result) -> str:
     if mark is None:
         return apt_error(text) or result.reason
     reason = apt_error(text[mark.end() :]) or result.reason
-    return reason if mark[1] == "0" else f"{reason}; its lists are old: {apt_error(text[: mark.start()])}"
+    if mark[1] == "0":
+        return reason
+    return f"{reason}; its package lists are outdated: {apt_error(text[: mark.start()])}"

@@ -52,7 +52,7 @@ class Watch:
         self._thread.join()
 
     def given_up(self) -> str:
-        """Why calls need not go on: it has been left; empty before."""
+        """Why calls need not continue: it has been left; empty before."""
         return "no longer needed" if self._left.is_set() else ""
 
     def look_safely(self) -> None:

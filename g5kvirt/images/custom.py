@@ -1,4 +1,4 @@
-"""Images of one's own: Debian with the packages that a user names, as an environment that boots here.
+"""Custom images: Debian with packages of the user's choice, as an environment that boots in VMs.
 
 Built once and kept in the cache like any build, by what it is made of; then the image and its description go
 into a folder where `Experiment.measure` finds them by name.
@@ -92,9 +92,7 @@ class ImageRequest:
             known = " or ".join(map(str, RELEASES))
             raise SpecError(f"debian must be {known}, not {self.debian}")
         if self.name in BUILT_IN:
-            raise SpecError(
-                f"{self.name} is an environment that g5kvirt builds itself", advice="use another name"
-            )
+            raise SpecError(f"{self.name} is a built-in environment", advice="use another name")
 
     def script_text(self) -> bytes:
         """The script; empty without one. Raises SpecError if it cannot be read or run."""
@@ -108,8 +106,8 @@ class ImageRequest:
             ) from error
         if not data.startswith(b"#!/"):
             raise SpecError(
-                f"the script {self.script} does not say which program runs it",
-                advice="let its first line be #!/bin/sh, or another interpreter that is in the image",
+                f"the script {self.script} has no interpreter line",
+                advice="start it with #!/bin/sh or another interpreter that is in the image",
             )
         return data
 

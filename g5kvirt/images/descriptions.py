@@ -105,10 +105,10 @@ def _environment(data: object, folder: Path) -> Environment:
     choice("arch", fields.get("arch") or _ARCHITECTURES[0], _ARCHITECTURES)
     for key, (why, advice) in _REFUSED.items():
         if fields.get(key):
-            raise SpecError(f"{key} cannot be honoured: {why}", advice=advice)
+            raise SpecError(f"{key} is not supported: {why}", advice=advice)
     if any(boot.get(key) for key in _HYPERVISOR):
         raise SpecError(
-            "boot.hypervisor cannot be honoured: VMs boot a Linux kernel",
+            "boot.hypervisor is not supported: VMs boot a Linux kernel",
             advice="deploy one without a hypervisor",
         )
     sha256 = str(image.get("sha256") or "").lower()
@@ -139,8 +139,8 @@ def _location(value: object, sha256: str, folder: Path) -> str:
     if _URL.fullmatch(file):
         if not sha256:
             raise SpecError(
-                "an image from a URL has no image.sha256",
-                advice="give it: the download is checked against it",
+                "image.sha256 is required for an image from a URL",
+                advice="add it: the download is verified against it",
             )
         return file
     if "://" in file:

@@ -1,7 +1,7 @@
 """Fetching an image by HTTP: resumed after an interruption, checked by its SHA-256, whole or not there.
 
 What has arrived is in ``NAME.part`` beside the file's final place, which one process at a time holds locked.
-It stays there when a download fails half-way, and the next one goes on from there.
+It stays there when a download fails half-way, and the next one resumes from there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Download", "fetch"]
 
 TIMEOUT = 60.0  #: seconds until a server must have answered, and between two pieces of the file
 TOTAL_TIMEOUT = 6 * 3600.0  #: seconds for one image
-ATTEMPTS = 3  #: connections for one image; each goes on where the one before ended
+ATTEMPTS = 3  #: connections for one image; each resumes where the one before ended
 REPORT_EVERY = 5.0  #: seconds between two lines of progress
 _BLOCK = 1 << 16  #: bytes
 
@@ -43,7 +43,7 @@ class Download:
 
 
 class _LostConnectionError(Exception):
-    """The connection ended before the file did; another one may go on."""
+    """The connection ended before the file did; another one may continue."""
 
 
 def fetch(download: Download, path: Path, progress: ProgressCallback) -> None:
@@ -102,7 +102,7 @@ def _complete(download: Download, part: BufferedRandom, progress: ProgressCallba
         except _LostConnectionError as error:
             if attempt < ATTEMPTS:
                 continue
-            advice = "try again, the rest is fetched then" if _size(part) else "check the URL and the network"
+            advice = "try again: the download will resume" if _size(part) else "check the URL and the network"
             raise _cannot(download, f"{error}: {advice}") from error
         part.seek(0)
         found = hashlib.file_digest(part, "sha256").hexdigest()
@@ -153,7 +153,7 @@ def _request(download: Download, have: int) -> requests.Response:
     if response.status_code not in (codes.ok, codes.partial_content, codes.requested_range_not_satisfiable):
         response.close()
         answer = f"the server answers {response.status_code} {response.reason}".strip()
-        raise _cannot(download, f"{answer}: correct the URL, or have the file put there")
+        raise _cannot(download, f"{answer}: correct the URL, or put the file there")
     return response
 
 
@@ -176,7 +176,7 @@ def _write(
         if now > deadline:
             limit = f"{TOTAL_TIMEOUT / 3600:.0f} h"
             raise _cannot(
-                download, f"it takes more than {limit}: use a faster server, the rest is fetched then"
+                download, f"it takes longer than {limit}: use a faster server; the download will resume"
             )
         if now - reported >= REPORT_EVERY or have == total:
             reported = now

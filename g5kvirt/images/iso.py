@@ -30,7 +30,7 @@ def _records(image: bytes) -> Iterator[tuple[bytes, int, int, int]]:
     volume = image[16 * _SECTOR : 17 * _SECTOR]
     if volume[1:6] != b"CD001":
         raise MachineError(
-            "ipxe.iso of the package ipxe is no ISO 9660 image", advice="boot the VMs by ROM instead"
+            "ipxe.iso of the package ipxe is not an ISO 9660 image", advice="boot the VMs by ROM instead"
         )
     start, size = struct.unpack_from("<I", volume, 158)[0] * _SECTOR, struct.unpack_from("<I", volume, 166)[0]
     at = start
@@ -54,7 +54,7 @@ def with_script(image: bytes, script: str) -> bytes:
     files = {name: rest for name, *rest in _records(image)}
     if not {b"EFI.IMG;1", b"ISOLINUX.CFG;1", b"IPXE.KRN;1"} <= files.keys():
         raise MachineError(
-            "ipxe.iso of the package ipxe is not made as expected", advice="boot the VMs by ROM instead"
+            "ipxe.iso of the package ipxe has an unexpected structure", advice="boot the VMs by ROM instead"
         )
     for name, content in ((b"EFI.IMG;1", script.encode()), (b"ISOLINUX.CFG;1", _CONFIGURATION)):
         record, sector, size = files[name]

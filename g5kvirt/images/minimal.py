@@ -165,7 +165,7 @@ def gather_files(
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Files of packages (package → paths), and the packages' versions; as `gather`.
 
-    Packages are those of Debian 12, whatever they are called in the Debian at hand (`packages.RENAMED`).
+    Packages are named as in Debian 12, whatever their names on this machine (`packages.RENAMED`).
     """
     wanted = packages.renamed(wanted)
     return _taken(packages.fetch(tuple(wanted), work), wanted)

@@ -31,7 +31,7 @@ def content_size(path: Path) -> int:
                 _skip(file, _number(file, 4), length)
                 continue
             if magic != _MAGIC:
-                raise ValueError("not zstd" if not frames else "something else follows what is zstd")
+                raise ValueError("not zstd" if not frames else "there is other data after the zstd data")
             size = _frame(file, length)
             total, known, frames = total + (size or 0), known and size is not None, frames + 1
     if not frames:
@@ -63,10 +63,10 @@ def _frame(file: IO[bytes], length: int) -> int | None:
 def _number(file: IO[bytes], width: int) -> int:
     data = file.read(width)
     if len(data) < width:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     return int.from_bytes(data, "little")
 
 
 def _skip(file: IO[bytes], size: int, length: int) -> None:
     if file.seek(size, os.SEEK_CUR) > length:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")

@@ -80,7 +80,7 @@ class BootTracker:
         self._attempts = attempts
         self._waiting = deque(vm.name for vm in vms)
         self._in_flight: dict[str, TrackedBoot] = {}  # insertion order is the order of power-on
-        self._unanswered: set[str] = set()  # whose host has not said when it was powered on
+        self._unanswered: set[str] = set()  # whose host has not reported the power-on yet
         self._open = len(self.boots)
         self._last_batch: float | None = None
         self._earliest = math.inf  # no VM is overdue before: thousands need not be looked at twice a second

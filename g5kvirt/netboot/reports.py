@@ -15,7 +15,7 @@ from g5kvirt.run.vocabulary import MACROS, MINIMAL_SYSTEM
 
 __all__ = ["REPORTED", "parse_report"]
 
-#: The steps that VMs report; all others are seen by somebody else.
+#: The steps that VMs report; all others are observed by other components.
 REPORTED = frozenset({MINIMAL_SYSTEM, "environment"}).union(*MACROS.values()) - {
     "reboot",
     "broadcast",

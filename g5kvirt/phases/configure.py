@@ -41,8 +41,8 @@ SWITCHED: Mapping[str, str | int] = {
 def configure(context: Context) -> Mapping[str, Any]:
     """Make the machines ready for VMs. Idempotent.
 
-    The run goes on without hosts that are not ready after a second try, as long as the VMs fit on the others.
-    Raises PhaseError if not, or if a service machine is not ready; it names the first of them.
+    The run continues without hosts that are not ready after a second try, as long as the VMs fit on the
+    others. Raises PhaseError if not, or if a service machine is not ready; it names the first of them.
     """
     spec, journal = context.spec, context.journal
     cluster = cluster_state(spec, journal.state)

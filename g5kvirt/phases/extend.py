@@ -45,9 +45,9 @@ def _put_off(context: Context, reservation: Reservation) -> None:
     replies = calls.call_agents(context.fanout, documents, timeout=context.spec.timeouts.services)
     if failed := [reply for reply in replies if not reply.ok]:
         raise PhaseError(
-            f"the walltime is extended, but DHCP on {failed[0].host.name} ends when it was to end before"
+            f"the walltime was extended, but DHCP on {failed[0].host.name} still ends at the previous time"
             f" ({failed[0].reason})",
             phase="reserve",
             step="extend",
-            advice="finish booting until then, or call launch() again, which sets it anew",
+            advice="finish booting before that, or call launch() again, which updates it",
         )

@@ -64,7 +64,7 @@ def set_links(context: Context, links: Sequence[Link]) -> Event:
 
 
 def remove(context: Context) -> None:
-    """Take the links away, before the machines are given back: what cannot be reached any more is let be."""
+    """Remove the links before the machines are released; unreachable hosts are ignored."""
     state = context.journal.state
     granted = state.reservation
     if not state.links or granted is None or time.time() > granted.start + granted.walltime:

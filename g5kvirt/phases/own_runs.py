@@ -1,4 +1,4 @@
-"""Machines that another run of one's own holds: said where a reservation fails for want of machines."""
+"""Machines held by the user's other runs, to explain why a reservation fails for lack of machines."""
 
 from __future__ import annotations
 

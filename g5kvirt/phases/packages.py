@@ -50,7 +50,7 @@ def with_agent(
 ) -> list[calls.AgentReply]:
     """Send the agent to machines, and to those without python3 once they have it; never raises for a machine.
 
-    All of these side by side, through the testbed's package proxy if it has one, for as long as a deployment
+    All of these in parallel, through the testbed's package proxy if it has one, for as long as a deployment
     of hosts may take. One journal span ``python3`` for each. ``timeout``: seconds for the agent alone.
     """
     replies = {r.host: r for r in calls.install_agent(context.fanout, machines, timeout=timeout)}
@@ -80,7 +80,7 @@ def install(
     """Install what is missing: for each machine program → package. Returns machine → its answers about
     ``packages``, then ``facts``.
 
-    All machines side by side, through the testbed's package proxy if it has one, for as long as a deployment
+    All machines in parallel, through the testbed's package proxy if it has one, for as long as a deployment
     of hosts may take. One journal span ``packages`` per machine. Raises PhaseError if one of them cannot
     get them, after all have answered.
     """

@@ -55,7 +55,7 @@ def watched(context: Context, phase: str) -> Iterator[None]:
             f"during {phase}() {reason}",
             phase=phase,
             step=step,
-            advice="start a new Experiment to continue; what was done so far is kept in this one",
+            advice="create a new Experiment to continue; the results so far are kept in this one",
         )
 
     try:
@@ -87,8 +87,8 @@ def interruptible(call: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         error.args = (
-            f"{call}() was interrupted, and what it was doing is stopped: call it again to continue, or"
-            " release() to give the machines back",
+            f"{call}() was interrupted and cleaned up: call it again to continue, or"
+            " release() to release the machines",
         )
         error._render_traceback_ = partial(for_a_notebook, error)  # type: ignore[attr-defined]
         raise

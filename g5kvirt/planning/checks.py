@@ -67,7 +67,7 @@ def _check_groups(spec: Spec, hosts_by_site: Mapping[str, Sequence[Host]]) -> No
             )
         if group.name in clusters:
             raise SpecError(
-                f"the group {group.name!r} has the name of a cluster: its VMs would be called like machines",
+                f"the group {group.name!r} has the name of a cluster: its VMs would have names like machines",
                 advice="give it another name",
             )
 

@@ -75,8 +75,8 @@ def plan_links(links: Sequence[Link], vms: Sequence[VM]) -> LinkPlan:
             cells[vm.name] = numbers.setdefault(ends, len(numbers) + 1)
     if len(numbers) > MAX_CELLS:
         raise SpecError(
-            f"the links tell {len(numbers):,} kinds of VMs apart",
-            advice=f"name fewer: at most {MAX_CELLS:,}",
+            f"the links distinguish {len(numbers):,} classes of VMs",
+            advice=f"use fewer: at most {MAX_CELLS:,}",
         )
     classes = {number: _classes(links, ends, numbers) for ends, number in numbers.items()}
     addresses = sorted((int(vm.ip), cells[vm.name], str(vm.ip)) for vm in vms if vm.name in cells)

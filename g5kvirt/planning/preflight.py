@@ -69,7 +69,7 @@ Code = Literal[
     "too-few",  # fewer machines than needed
     "too-small",  # the hosts have no room for the VMs
     "depends-on-machines",  # there is room on some of the machines that OAR may give, not on others
-    "unsuitable-machines",  # OAR may give machines that cannot carry VMs
+    "unsuitable-machines",  # OAR may assign machines that cannot carry VMs
     "too-large",  # no sub-network of the site is large enough
     "no-vlan",  # the site has no global KaVLAN
     "too-short",  # the walltime, for the expected time
@@ -160,7 +160,7 @@ def preflight(
     except SpecError as error:
         return result(refused("specification", "invalid", error))
     if inventory is None:
-        return result(*_not_checked("the testbed's machines are not known", "make the API answer first"))
+        return result(*_not_checked("the testbed's machines are not known", "make sure that the API answers"))
     emulated = real_cores is not None
     try:
         spec = with_selected_sites(spec, inventory, emulated=emulated)
@@ -177,7 +177,7 @@ def preflight(
     demands = [demand for demand in plan.addresses if demand.site in inventory.machines]
     findings += [_subnetwork(demand, inventory.largest.get(demand.site)) for demand in demands]
     findings += [*_vlan(spec, inventory), *_provisioner(spec)]
-    reason = "the VMs do not fit" if plan.vms_per_host is None else "nothing predicts it"
+    reason = "the VMs do not fit" if plan.vms_per_host is None else "no prediction is available"
     if plan.vms_per_host is not None and expect is not None:
         try:
             plan = replace(plan, expected=tuple(expect(forecast)))
@@ -247,7 +247,7 @@ def _unsuitable(forecast: Forecast, site: str) -> Iterator[Finding]:
     ]
     bad = sorted({m.host.cluster for m in eligible if forecast.exclusion_reason(m) is not None})
     if bad and forecast.fit[site]:
-        message = f"OAR may give machines that cannot carry VMs{_reasons(forecast, eligible)}"
+        message = f"OAR may assign machines that cannot carry VMs{_reasons(forecast, eligible)}"
         excluded = ", ".join(f"'{name}'" for name in bad)
         advice = f'exclude them: properties="cluster not in ({excluded})"'
         yield Finding("clusters", site, "warning", "unsuitable-machines", message, advice)
@@ -327,7 +327,7 @@ def _room(forecast: Forecast) -> Finding:
         advice = "request fewer or smaller VMs, or more hosts"
         return Finding("room for VMs", "", "problem", "too-small", forecast.misfit, advice)
     if spec.vms > least:
-        message += f" {most:,} if OAR gives the machines with the most room, {least:,} with the least"
+        message += f" {most:,} if OAR assigns the machines with the most room, {least:,} with the least"
         advice = "name clusters with enough room, or request more hosts"
         return Finding("room for VMs", "", "warning", "depends-on-machines", message, advice)
     disks = -(-spec.vms // spec.hosts) * spec.average_vm.disk * MIB / 2**30
@@ -345,7 +345,7 @@ def _min_hosts(forecast: Forecast) -> Iterator[Finding]:
         message = (
             f"{counted(spec.min_hosts, 'host')} would have room for at most {most:,} of {spec.vms:,} VMs"
         )
-        advice = "raise min_hosts: with so few hosts the run would fail anyway"
+        advice = "increase min_hosts: with so few hosts the run would fail anyway"
         yield Finding("min_hosts", "", "warning", "too-small", message, advice)
 
 

@@ -20,7 +20,7 @@ PLAIN_SHELL = "/bin/sh"
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 
-#: What a person's ssh configuration may say for their own logins, and must not do to ours: another command,
+#: What a user's ssh configuration may contain for their own logins, and must not do to ours: another command,
 #: a port that is taken already (ExitOnForwardFailure), a connection that others close.
 PLAIN_LOGIN = (
     "RemoteCommand=none",

@@ -92,7 +92,7 @@ class Connection:
         *lines, self._line = (self._line + data).split(b"\n")
         messages = [json.loads(line) for line in lines]
         if not all(isinstance(message, dict) for message in messages):
-            raise ValueError(f"{lines[0][:80]!r} is no message")
+            raise ValueError(f"{lines[0][:80]!r} is not a message")
         return messages
 
     def deadline(self, call: Call, login_timeout: float) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""What commands on hosts print, of any size: read while it comes, from several hosts side by side."""
+"""What commands on hosts print, of any size: read while it comes, from several hosts in parallel."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Fanout:
         """
         names = [check_host(host) for host in dict.fromkeys(hosts)]
         if not command or timeout <= 0:
-            raise SpecError("a command needs at least one argument and a timeout above 0 seconds")
+            raise SpecError("a command needs at least one argument and a timeout greater than 0 seconds")
         request = _Request(tuple(command), stdin, timeout, idempotent, on_line)
         deadline = None if within is None else time.monotonic() + within
         done: dict[str, Result] = {}

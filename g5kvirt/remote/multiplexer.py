@@ -324,7 +324,7 @@ class Multiplexer:
             self._repeat(call, delay)
 
     def _repeat(self, call: Call, delay: float) -> None:
-        """The call anew, over another connection, in ``delay`` seconds."""
+        """The call again, over another connection, in ``delay`` seconds."""
         call.tell("again")
         call.attempt += 1
         call.sent = call.begun = None

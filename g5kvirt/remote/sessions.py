@@ -2,7 +2,7 @@
 
 A login costs 0.1 s of a core and a new process on the host as much again; with hundreds of hosts and some ten
 calls to each, that is most of the time of a run. Here ssh is started once per host with a program that takes
-calls as lines of JSON and answers each with the output of a process of its own, any number side by side (see
+calls as lines of JSON and answers each with the output of a process of its own, any number in parallel (see
 `g5kvirt.hostagent.onhost.session` for its side).
 """
 
@@ -75,7 +75,7 @@ class Sessions:
         Raises MachineError if ssh is missing, SpecError for a timeout that is not above 0.
         """
         if timeout <= 0:
-            raise SpecError("a call needs a timeout above 0 seconds")
+            raise SpecError("a call needs a timeout greater than 0 seconds")
         if self._connections.owner != os.getpid():  # a fork: they are its parent's
             self._start()
         updates: queue.SimpleQueue[Update] = queue.SimpleQueue()

@@ -98,7 +98,7 @@ class Event:
         except OverflowError as error:
             raise ValueError("a number is too large") from error
         if not isinstance(detail, dict):
-            raise TypeError("its detail is no mapping")
+            raise TypeError("its detail is not a mapping")
         if not -_LATEST < t < _LATEST or not 0 <= attempt < _MOST_ATTEMPTS:  # nor NaN
             raise ValueError("no time, or no number of an attempt")
         # The same few strings again and again: kept once, a large journal takes less than half the memory.

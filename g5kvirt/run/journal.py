@@ -138,7 +138,7 @@ class Journal:
         with self._lock:
             if self._file is not None:
                 raise RunError(
-                    f"run {self._run!r} is in use by another step of this process: wait, or stop it"
+                    f"run {self._run!r} is in use by another step of this process: wait for it, or stop it"
                 )
             try:
                 if self._compressed:
@@ -170,7 +170,7 @@ class Journal:
                     log.debug("a listener failed", exc_info=True)
                     if listener not in self._failed:
                         self._failed.append(listener)
-                        log.warning("the progress cannot be shown (%s); the run goes on", error)
+                        log.warning("the progress cannot be displayed (%s); the run continues", error)
 
     def _flock(self, file: FileIO) -> None:
         try:

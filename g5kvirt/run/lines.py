@@ -74,7 +74,7 @@ def decompress(path: Path) -> bytes:
     except lzma.LZMAError as error:
         raise RunError(f"{path} is damaged ({error})") from error
     if decompressor.unused_data:
-        raise RunError(f"{path} has something behind its end: compress a journal as a whole")
+        raise RunError(f"{path} has data after its end: compress a journal as a whole")
     if not decompressor.eof:
         whole = len(data) == _LARGEST
         raise RunError(f"{path} is " + (f"larger than {_LARGEST:,} bytes" if whole else "not complete"))

@@ -222,7 +222,7 @@ class RunState:
 
     @property
     def released(self) -> bool:
-        """True if the machines have been given back."""
+        """True if the machines have been released."""
         return self.detail("reserve", "release") is not None
 
     @property

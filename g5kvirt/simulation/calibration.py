@@ -212,7 +212,7 @@ def load(name: str | Path) -> Calibration:
             raise SpecError(f"there is no calibration {show(str(name))}", advice=advice) from error
         raise
     if not isinstance(plain, dict):
-        raise SpecError(f"{path} is no calibration", advice="make one by g5kvirt calibrate")
+        raise SpecError(f"{path} is not a calibration", advice="make one with g5kvirt calibrate")
     return Calibration.from_plain(plain, str(path))
 
 

@@ -115,7 +115,7 @@ def _check_unique(moment: datetime) -> None:
     if first.utcoffset() == second.utcoffset():
         return
     there = first.astimezone(UTC).astimezone(PARIS).replace(tzinfo=None) == moment
-    problem = "comes twice that night" if there else "does not come that night"
+    problem = "occurs twice that night" if there else "does not occur that night"
     raise SpecError(
         f"start {moment:%Y-%m-%d %H:%M} {problem}, since the clocks are changed in Paris",
         advice="give a time before or after that hour",

@@ -142,7 +142,7 @@ def read_vms(vms: object, groups: Sequence[Group] = ()) -> VMs:
             raise SpecError(
                 f"vms is {number}, but the groups {', '.join(g.name for g in groups)} have"
                 f" {sum(g.count for g in groups)} VMs",
-                advice="give the groups anew: vms=[Group(...), ...]",
+                advice="pass the groups again: vms=[Group(...), ...]",
             )
         return {"vms": number, "groups": tuple(groups)}
     if not vms or len(vms) > MAX_GROUPS:
@@ -150,7 +150,7 @@ def read_vms(vms: object, groups: Sequence[Group] = ()) -> VMs:
     found = tuple(_read_group(item) for item in vms)
     names = [group.name for group in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise SpecError(f"vms has two groups {twice!r}", advice="give each a name of its own")
+        raise SpecError(f"vms has two groups {twice!r}", advice="give each a different name")
     return {"vms": whole("vms", sum(group.count for group in found), 1, MAX_VMS), "groups": found}
 
 

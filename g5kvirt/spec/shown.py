@@ -1,4 +1,4 @@
-"""A specification as a person would write it: without what is as by default."""
+"""A specification as a user would write it, without default values."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ class Spec:
         plain["sites"] = dict(plain["sites"]) or count
         plain["walltime"] = format_walltime(self.walltime)
         plain["job_types"] = list(self.job_types)
-        # a specification without them is written as ever
+        # a specification without them is written as before
         return {key: value for key, value in plain.items() if value or key not in ("job_types", "links")}
 
 

@@ -59,7 +59,7 @@ def load_yaml(path: Path) -> Any:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
-            raise SpecError(f"{path} is larger than {LARGEST >> 20} MiB", advice="name a YAML file of ours")
+            raise SpecError(f"{path} is larger than {LARGEST >> 20} MiB", advice="name a g5kvirt YAML file")
         text = data.decode("utf-8")
     except OSError as error:
         raise SpecError(
@@ -96,5 +96,5 @@ def _size(value: object, known: dict[int, int]) -> int:
         children = value if isinstance(value, list) else value.values()
         known[id(value)] = 1 + sum(_size(child, known) for child in children)
     elif known[id(value)] < 0:
-        raise ValueError("an alias stands inside of what it names")
+        raise ValueError("an alias refers to itself")
     return known[id(value)]

@@ -195,7 +195,7 @@ def _release_killed(sweep: Sweep, folder: Path, report: Report, experiment: Any)
             held = len(one.journal)
             one.release()
             if len(one.journal) > held:
-                report(f"gave back virtual cluster {run.name}, left over from a killed process")
+                report(f"released virtual cluster {run.name}, left over from a killed process")
         finally:
             one.journal.close()
 
@@ -307,8 +307,8 @@ class _SweepProgress:
         self, one: Combination, run: str, begun: float, deployments: Iterable[str], *counts: int
     ) -> None:
         """It is done. The row in the index comes first, so that everything done has one."""
-        asked, ok, failed = counts
-        row = {"deployments": " ".join(deployments), "asked": asked, "ok": ok, "failed": failed}
+        requested, ok, failed = counts
+        row = {"deployments": " ".join(deployments), "asked": requested, "ok": ok, "failed": failed}
         self._write([(one, {"run": run, "state": "done", **row, **_times(begun)})])
         self._do(lambda: self._sweeper.done(one.key))
 

@@ -1,4 +1,4 @@
-"""What was said to a testbed and what it answered, word by word, for a report of a bug.
+"""Commands and API requests to a testbed with their answers, verbatim, for bug reports.
 
 ``transcript.jsonl`` of a run's directory has one line for each command on a frontend and each request to the
 API, with the time it took and its answer. It is bounded, and only its owner may read it. Nothing reads it but
@@ -33,7 +33,7 @@ class Transcript:
         self._lock = threading.Lock()
 
     def keep_in(self, folder: Path) -> None:
-        """From now on, and what was said before there was a place for it, into this run's directory."""
+        """Write exchanges into this run's directory from now on, including those collected so far."""
         with self._lock:
             if folder == self._folder:
                 return

@@ -35,7 +35,7 @@ _CONSOLE_LINES = 12
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen: text of the console, messages of DHCP, what ssh said, output of a login."""
+    """The observations: text of the console, DHCP messages, messages of ssh, output of a login."""
 
     console: str
     dhcp: Sequence[str]
@@ -175,7 +175,7 @@ def findings(seen: Observation) -> list[Finding]:
     last = "\n".join(seen.console.splitlines()[-_CONSOLE_LINES:])
     end = "it ended itself" if seen.ended else f"not within {seen.limit:.0f} s"
     if not seen.console and not seen.dhcp:
-        advice = "its kernel needs a driver for a serial port, and console=ttyS0 in boot.kernel_params"
+        advice = "the kernel needs a driver for serial ports, and console=ttyS0 in boot.kernel_params"
         return [Finding("boot", "fail", f"no sign of the kernel on its console, {end}", advice)]
     if _panicked(seen.console):
         advice = "is a driver for a virtio disk in the kernel or the initrd, and is the root /dev/vda1?"
@@ -183,17 +183,17 @@ def findings(seen: Observation) -> list[Finding]:
     found.append(Finding("boot", "ok", "its kernel runs"))
     if "discover" not in seen.dhcp and "request" not in seen.dhcp:
         advice = (
-            "a DHCP client must run for every Ethernet card, and the kernel needs a driver for virtio-net"
+            "a DHCP client must run on every Ethernet interface, and the kernel needs a driver for virtio-net"
         )
         found.append(
-            Finding("address", "fail", f"it requests none, {end}; its console ends with\n{last}", advice)
+            Finding(
+                "address", "fail", f"it does not request one, {end}; its console ends with\n{last}", advice
+            )
         )
         return found
     if "ack" not in seen.dhcp:
-        advice = "is there a firewall in it, or a client that waits for more?"
-        found.append(
-            Finding("address", "fail", f"it does not take the one that it is offered, {end}", advice)
-        )
+        advice = "does it have a firewall, or a client that waits for other options?"
+        found.append(Finding("address", "fail", f"it does not accept the offered address, {end}", advice))
         return found
     found.append(Finding("address", "ok", "by DHCP"))
     return [*found, *_ssh_findings(seen, last, end)]
@@ -207,13 +207,13 @@ def _ssh_findings(seen: Observation, last: str, end: str) -> list[Finding]:
     if seen.output is None:
         kind, reason = classify_failure(seen.ssh.encode())
         if kind == "key":
-            advice = "let root in with a key: PermitRootLogin prohibit-password, AuthorizedKeysFile as usual"
-            return [Finding("ssh", "fail", f"its server does not let root in with a key, {end}", advice)]
-        advice = "an ssh server must start at boot, and make its host keys if it has none"
+            advice = "let root log in with a key: PermitRootLogin prohibit-password, usual AuthorizedKeysFile"
+            return [Finding("ssh", "fail", f"its server does not accept root's key, {end}", advice)]
+        advice = "an ssh server must start at boot, and generate its host keys if there are none"
         return [
-            Finding("ssh", "fail", f"nobody answers on port 22, {end} ({reason}); console:\n{last}", advice)
+            Finding("ssh", "fail", f"nothing answers on port 22, {end} ({reason}); console:\n{last}", advice)
         ]
-    found = [Finding("ssh", "ok", f"root was let in after {seen.seconds:.0f} s (emulated)")]
+    found = [Finding("ssh", "ok", f"root could log in after {seen.seconds:.0f} s (emulated)")]
     root = next((line.split()[0] for line in seen.output.splitlines() if " / " in line), "")
     mounts = [
         line.split()[0]
@@ -224,6 +224,8 @@ def _ssh_findings(seen: Observation, last: str, end: str) -> list[Finding]:
     if root.startswith("/dev/vd"):
         found.append(Finding("root", "ok", root))
     else:
-        advice = "its init must mount the disk (root= on the kernel's command line), not stay in memory"
+        advice = (
+            "its init must mount the disk (root= on the kernel command line) instead of staying in memory"
+        )
         found.append(Finding("root", "fail", f"its root is {root or 'unknown'}, not the disk", advice))
     return found

@@ -38,7 +38,7 @@ def check_image(
     """
     if boots and os.geteuid() != 0:
         raise MachineError(
-            "a trial boot needs root", advice="use sudo, or look at the archive only: --no-boot"
+            "booting an image requires root", advice="use sudo, or only read the archive: --no-boot"
         )
     environment = image.environment
     parent = paths.cache() / "trials"
@@ -52,7 +52,7 @@ def check_image(
             finding.state == "fail" for finding in found if finding.name in ("kernel", "initrd")
         ):
             return found
-        progress("unpacking it and making a disk of it")
+        progress("unpacking it and creating a disk")
         root = scratch / "root"
         root.mkdir(mode=0o755)
         unpack(image.path, environment.compression, root, scratch)

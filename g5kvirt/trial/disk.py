@@ -78,7 +78,7 @@ def _inside(root: Path, path: str) -> Path:
     here = root
     for part in Path(path.lstrip("/")).parts:
         if part == "..":
-            raise SpecError(f"the path {path} leads out of the image", advice="correct it")
+            raise SpecError(f"the path {path} is outside the image", advice="correct it")
         here /= part
         for _ in range(40):
             if not here.is_symlink():
@@ -87,7 +87,7 @@ def _inside(root: Path, path: str) -> Path:
             base = root if target.startswith("/") else here.parent
             here = Path(os.path.normpath(base / target.lstrip("/")))
             if not here.is_relative_to(root):
-                raise SpecError(f"the link {path} of the image leads out of it", advice="correct the image")
+                raise SpecError(f"the link {path} of the image leads outside it", advice="correct the image")
     return here
 
 

@@ -114,7 +114,7 @@ def _boot_files(tree: Tree, environment: Environment) -> list[Finding]:
     found = []
     for name, path in (("kernel", environment.kernel), ("initrd", environment.initrd)):
         if not path:
-            found.append(Finding(name, "ok", "none is needed, by the description"))
+            found.append(Finding(name, "ok", "the description names none"))
         elif tree.has(path):
             found.append(Finding(name, "ok", path))
         else:
@@ -150,20 +150,20 @@ def _root(tree: Tree) -> Finding:
                 "name /dev/vda1 in /etc/fstab, or leave the line out: the file system is made anew each time"
             )
             return Finding("root file system", "warn", f"/etc/fstab has {words[0]} for /", advice)
-    return Finding("root file system", "ok", "none in /etc/fstab; the kernel is told")
+    return Finding("root file system", "ok", "none in /etc/fstab; the kernel command line names it")
 
 
 def _network(tree: Tree) -> Finding:
     program = tree.first(_CLIENTS)
     if not program:
-        advice = "install one, such as systemd-networkd, and let it run for any Ethernet card"
-        return Finding("DHCP client", "fail", "none is known here", advice)
+        advice = "install one, such as systemd-networkd, and run it on any Ethernet interface"
+        return Finding("DHCP client", "fail", "none was found", advice)
     client = _CLIENTS[program]
     if client == "systemd-networkd" and tree.units and "systemd-networkd.service" not in tree.units:
         others = tree.first(path for path, name in _CLIENTS.items() if name != client)
         if not others:
             advice = "systemctl enable systemd-networkd, and a .network file with DHCP=yes"
-            return Finding("DHCP client", "fail", "systemd-networkd is there, but not enabled", advice)
+            return Finding("DHCP client", "fail", "systemd-networkd is installed, but not enabled", advice)
         client = _CLIENTS[others]
     return Finding("DHCP client", "ok", client)
 
@@ -171,7 +171,7 @@ def _network(tree: Tree) -> Finding:
 def _ssh(tree: Tree) -> list[Finding]:
     server = tree.first(_SERVERS)
     if not server:
-        return [Finding("ssh server", "fail", "none is known here", "install openssh-server or dropbear")]
+        return [Finding("ssh server", "fail", "none was found", "install openssh-server or dropbear")]
     units = {"ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service"}
     found = [Finding("ssh server", "ok", f"/{server}")]
     if tree.units and not units & tree.units:
@@ -186,9 +186,13 @@ def _identities(tree: Tree) -> list[Finding]:
         path for path in tree.modes if re.fullmatch(r"etc/(ssh|dropbear)/(ssh_host|dropbear)_.*key", path)
     ]
     if keys:
-        advice = "remove them, and let the ssh server's unit make them at the first boot (see the how-to)"
-        found.append(Finding("host keys", "warn", "they are in the image: all VMs have the same", advice))
+        advice = (
+            "remove them, and have the ssh server's unit generate them at the first boot (see the how-to)"
+        )
+        found.append(
+            Finding("host keys", "warn", "they are in the image: all VMs would have the same", advice)
+        )
     if tree.texts.get("etc/machine-id", "").strip() not in ("", "uninitialized"):
-        advice = "empty /etc/machine-id: some DHCP clients introduce themselves with it"
-        found.append(Finding("machine-id", "warn", "it is in the image: all VMs have the same", advice))
+        advice = "empty /etc/machine-id: some DHCP clients derive their identifier from it"
+        found.append(Finding("machine-id", "warn", "it is in the image: all VMs would have the same", advice))
     return found

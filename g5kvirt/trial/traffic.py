@@ -1,4 +1,4 @@
-"""What a guest said on the network, from a file that QEMU wrote. Pure.
+"""The packets that a guest sent, from a capture file that QEMU wrote. Pure.
 
 Sources: the file format of libpcap (draft-ietf-opsawg-pcap); RFC 2131 and 2132 for DHCP.
 """

@@ -62,7 +62,7 @@ class CheckResult:
             f"{statuses.count('unknown')} unknown",
         ]
         found = [part for part in parts if not part.startswith("0 ")]
-        return ", ".join(found) if found else "all is well"
+        return ", ".join(found) if found else "no problems"
 
     @property
     def _summary(self) -> list[tuple[str, str]]:

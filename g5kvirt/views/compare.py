@@ -316,7 +316,7 @@ class Comparison(Drawer):
                 predicted.add(words)
         if not groups:
             raise RunError("no VM of these runs has reached this step yet")
-        full = f"{title} {', '.join(map(str, dict.fromkeys(data[by])))}; median / 95 % of the VMs (s)"
+        full = f"{title} {', '.join(map(str, dict.fromkeys(data[by])))}; median / p95 over the VMs (s)"
         return self._draw(
             lambda ax, _: draw_shares(ax, groups, xlabel, predicted), data, data, columns, 1.6, full, part
         )

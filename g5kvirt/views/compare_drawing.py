@@ -68,7 +68,7 @@ def draw_grouped(ax: Axes, rows: pd.DataFrame) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(y - 0.09 - 0.02, -0.08)
     ax.set_xlim(0, 1.3 * float(rows[["median", "p95"]].to_numpy().max()) or 1.0)
-    ax.set_xlabel("time of a VM in the step (s): median / 95 %")
+    ax.set_xlabel("time per VM in the step (s): median / p95")
     ax.grid(axis="x")
     entries = [
         Patch(

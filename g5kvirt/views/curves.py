@@ -213,7 +213,7 @@ def draw_shares(
     ax.set_ylabel("VMs")
     ax.grid()
     wide = max(len(label) for label, _ in groups) > 24
-    legend(ax, entries, (1 if wide else 2) if narrow(ax) else 3, "median / 95 % of the VMs (s)")
+    legend(ax, entries, (1 if wide else 2) if narrow(ax) else 3, "median / p95 over the VMs (s)")
 
 
 def sizes_axis(ax: Axes, sizes: list[int]) -> None:

@@ -279,4 +279,4 @@ def _distribution(ax: Axes, data: pd.DataFrame) -> None:
     ax.set_xlabel("duration of the step (s)")
     ax.set_ylabel("VMs")
     ax.grid()
-    legend(ax, ax.get_lines(), 2 if narrow(ax) else 3, "median / 95 % of the VMs (s)")
+    legend(ax, ax.get_lines(), 2 if narrow(ax) else 3, "median / p95 over the VMs (s)")

@@ -26,7 +26,7 @@ __all__ = ["MAPS", "By", "Map", "draw_map", "lay_out"]
 By = Literal["state", "boot", "deployment", "group"]
 MAPS = ("state", "boot", "deployment", "group")  #: what the colours of a map can show
 
-_WORDS = {"boot": "boot time of a VM (s)", "deployment": "deployment time of a VM (s)"}
+_WORDS = {"boot": "boot time per VM (s)", "deployment": "deployment time per VM (s)"}
 _STATES = {
     "placed": (STATE_COLOURS[PLANNED], "placed"),
     "booting": (STATE_COLOURS["kernel"], "booting"),

@@ -265,5 +265,5 @@ def _breakdown(ax: Axes, rows: pd.DataFrame) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, span * (1.36 if narrow(ax) else 1.14))
-    ax.set_xlabel("median / 95 % of the VMs (s)")
+    ax.set_xlabel("median / p95 over the VMs (s)")
     ax.grid(axis="x")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_own", "own_table"]
 
-_MOST = 60  #: categories that can be told apart
+_MOST = 60  #: categories that can be distinguished
 
 
 def own_table(frame: Any, x: str, y: str, series: str | None) -> pd.DataFrame:

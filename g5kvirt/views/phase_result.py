@@ -165,7 +165,7 @@ def _deploy(frames: Frames) -> dict[str, str]:
 
 
 def _failed_machines(detail: Mapping[str, Any]) -> dict[str, str]:
-    """The machines without which the run goes on, each with the reason."""
+    """The machines without which the run continues, each with the reason."""
     failed = sorted(dict(detail.get("failed", {})).items())
     return {"failed": _first_few([f"{name}: {reason}" for name, reason in failed])} if failed else {}
 

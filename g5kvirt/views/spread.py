@@ -54,7 +54,7 @@ def draw_steps(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xlim(max(_SHORTEST, 0.8 * float(rows["seconds"].min())), 1.15 * longest)
     ax.minorticks_off()
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_xlabel("time of a VM in the step (s); beside it median / 95 %")
+    ax.set_xlabel("time per VM in the step (s); right: median / p95")
     ax.grid(axis="x")
     legend(ax, [Patch(color=c, label=m) for m, c in colours.items() if m in set(rows["macro"])], 4)
 

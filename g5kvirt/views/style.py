@@ -25,7 +25,7 @@ ONE_COLUMN = 3.3  #: inches: a column of a two-column paper (the narrowest commo
 TWO_COLUMNS = 7.0  #: inches: the full width
 
 #: Lines of different series: colour (Okabe and Ito), dashes, marker. Each of the three distinguishes them, so
-#: that they can be told apart in black and white.
+#: that they are also distinguishable in black and white.
 SERIES = (
     ("#0072b2", "-", "o"),
     ("#e69f00", "--", "s"),

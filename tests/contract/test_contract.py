@@ -134,7 +134,7 @@ def test_a_job_is_deleted_from_outside_while_the_api_is_down(grid: State, ends: 
     on(grid, "rennes.grid5000.fr", f"oardel {job}")
     text = end(ends["rennes"]).strip()
     sentence(text, "PhaseError during configure()", f"job {job} at rennes ended at", "deleted by g5k")
-    sentence(text, "start a new Experiment")
+    sentence(text, "create a new Experiment")
     [_, over] = seen(runs / "rennes", "configure", "phase")
     assert over.status == "failed"
     assert "deleted by g5k" in over.detail["reason"]
@@ -287,7 +287,8 @@ def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
 
 def test_the_walltime_ends_amid_a_step(grid: State, ends: Runs, runs: Path) -> None:
     text = end(ends["nancy"]).strip()
-    sentence(text, "PhaseError during", "at nancy ended at", "its walltime of 0:0:45 was over", "start a new")
+    ended = "its walltime of 0:0:45 was over"
+    sentence(text, "PhaseError during", "at nancy ended at", ended, "create a new")
     [granted] = seen(runs / "nancy", "reserve", "granted")
     over = [event for event in read_events(runs / "nancy" / "journal.jsonl") if event.status == "failed"][-1]
     assert over.step == "phase"

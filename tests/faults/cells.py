@@ -128,7 +128,7 @@ ALL = [cell for victim in VICTIMS for phase in PHASES if (cell := Cell(victim, p
 
 @dataclass
 class Outcome:
-    """What became of a cell. ``problems``: what should not have happened; empty if all is well."""
+    """What became of a cell. ``problems``: what should not have happened; empty if no problems."""
 
     cell: Cell
     seconds: float = 0.0  #: of the whole experiment

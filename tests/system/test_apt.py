@@ -133,7 +133,7 @@ def test_missing_package_has_a_reason(lab: Lab) -> None:
     assert nowhere.reason == "Unable to locate package g5knothing"
     refused = lab.ask("packages.invalid", "g5knothing", proxy="http://127.0.0.1:9")
     assert refused.reason.startswith(
-        "Unable to locate package g5knothing; its lists are old: Failed to fetch "
+        "Unable to locate package g5knothing; its package lists are outdated: Failed to fetch "
     )
     assert "packages.invalid" in refused.reason
     assert "127.0.0.1:9" in refused.reason

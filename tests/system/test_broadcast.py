@@ -217,7 +217,7 @@ def test_a_disk_that_is_or_becomes_full_is_a_reason_and_gets_its_room_back(lab: 
         subprocess.run([*lab.inside(1), "sh", "-c", fill], check=True, timeout=10)
         relays.start(0)  # last, so that nothing has come before the room is taken
         relays.wait((1, 2), 30)
-        assert relays.last(1)["reason"] == "the disk takes no more: No space left on device"
+        assert relays.last(1)["reason"] == "cannot write to the disk: No space left on device"
         words = [*lab.inside(1), "du", "-s", "-B1", "/run/images"]
         left = int(subprocess.run(words, check=True, capture_output=True, timeout=10).stdout.split()[0])
         assert left < SIZE / 8

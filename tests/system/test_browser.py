@@ -47,8 +47,8 @@ PICTURE = "[data-g5kvirt-picture]"
 ERRORS = '[data-mime-type="application/vnd.jupyter.stderr"]'  # and tracebacks
 
 INTERRUPTED = (
-    "KeyboardInterrupt: launch() was interrupted, and what it was doing is stopped: call it again to"
-    " continue, or release() to give the machines back"
+    "KeyboardInterrupt: launch() was interrupted and cleaned up: call it again to continue, or release() to"
+    " release the machines"
 )
 
 #: Notes the colours of the wall at some points, whenever they are new: one row of pixels each time.

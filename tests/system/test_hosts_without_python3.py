@@ -84,6 +84,6 @@ def test_hosts_without_python3_get_it_through_the_proxy_or_are_left_out(tmp_path
     assert sorted(ends) == sorted([(service, "ok"), (one, "ok"), (two, "failed"), (two, "failed")]), "twice"
     reason = f"{two}: it has no python3, which could not be installed from the package proxy {url}: "
     assert facts["failed"].startswith(reason)
-    assert "its lists are old: Failed to fetch http://packages.invalid/empty" in facts["failed"]
+    assert "its package lists are outdated: Failed to fetch http://packages.invalid/empty" in facts["failed"]
     assert {e.subject for e in events if e.step == "facts" and e.status == "ok"} == {service, one}
     assert "http://packages.invalid/./python3.deb" in repository.requested

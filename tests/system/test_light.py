@@ -171,7 +171,9 @@ def test_guests_die_with_their_process_and_those_of_other_hosts_stay(small: Stat
         process.kill()
     status = found["status"]
     assert sorted(status.values()) == ["dead"] * 6 + ["running"] * 6
-    gone = [reason for _, reason in found["refused"] if "gone with the process of the light guests" in reason]
+    gone = [
+        reason for _, reason in found["refused"] if "ended with the process of the light guests" in reason
+    ]
     assert len(gone) == 6, "from their host; the other one does not know them"
     assert found["left"] == []
     assert not light_processes(small)

@@ -52,7 +52,7 @@ def test_an_image_is_built_and_boots(debian: str, tmp_path: Path) -> None:
     out = g5kvirt(tmp_path, "image", "build", *request, "mine")
     assert re.search(r"installing packages: \d+ of \d+ \(\d+ %\)", out)
     out = g5kvirt(tmp_path, "image", "check", "environments/mine.yaml")
-    assert "root was let in" in out
+    assert "root could log in" in out
     assert "✗" not in out
 
 
@@ -70,6 +70,6 @@ def test_the_recipe_of_the_howto_makes_an_image_that_boots(tmp_path: Path) -> No
         ["sh", "-c", found[1]], cwd=tmp_path, env={**os.environ, **environment}, check=True, timeout=1800
     )
     out = g5kvirt(tmp_path, "image", "check", "own.tar.zst")
-    assert "root was let in" in out
+    assert "root could log in" in out
     assert "✗" not in out
     subprocess.run(["rm", "-rf", "rootfs"], cwd=tmp_path, check=True)

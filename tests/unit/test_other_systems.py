@@ -77,5 +77,5 @@ def test_figures_of_a_run_are_drawn(system: str, tmp_path: Path) -> None:
 def test_grid5000_needs_a_system_that_execo_knows(system: str, tmp_path: Path) -> None:
     done = run(system, tmp_path, "check", "small.yaml", "--testbed", "grid5000")
     assert done.returncode == 3
-    sentence = "Grid'5000 is driven from Linux or macOS, and this is Windows"
+    sentence = "Grid'5000 can be used from Linux or macOS, not from Windows"
     assert (sentence in done.stderr) == (system == "windows")

@@ -70,7 +70,7 @@ def _start(command: Sequence[str], work: Callable[[], int] | None, output: int, 
         become([*descriptors, lifeline], command[0])
         _die_at_end_of(len(descriptors))
         code = work()
-    except BaseException as error:  # noqa: BLE001  nothing may go on as if it were the supervisor
+    except BaseException as error:  # noqa: BLE001  nothing may continue as if it were the supervisor
         print(f"{command[0]} cannot be started: {error!r}", file=sys.stderr)
     finally:
         sys.stdout.flush()

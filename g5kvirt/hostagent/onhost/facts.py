@@ -109,4 +109,4 @@ def describe_end(code: int, out: str) -> str:
     words = " ".join(out.split())
     if len(words) > 300:
         words = "…" + words[-300:]
-    return f"QEMU {how} before the test guest had run" + (f'; QEMU said: "{words}"' if words else "")
+    return f"QEMU {how} before the test guest had run" + (f'; QEMU reported: "{words}"' if words else "")

@@ -2,7 +2,7 @@
 
 nftables gives each packet on its way to a VM the class of its source address (one look-up in a map of
 ranges, whatever the number of VMs), and htb on the VM's tap has the classes: one for each link, below it one
-for each cell of source addresses, below that netem, or a queue of bytes. What has no class passes as ever.
+for each cell of source addresses, below that netem, or a queue of bytes. What has no class passes as before.
 
 What was requested is kept in ``links.json``: a tap that is made later gets its classes from there.
 """

@@ -1,6 +1,6 @@
 """How busy a host is: counters of its processors, its link, its VMs and services, all since it started.
 
-Nothing is started for it and nothing is kept: who asks twice has the difference. One look reads a line for
+Nothing is started for it and nothing is kept: two queries give the difference. One look reads a line for
 each process on the host.
 """
 

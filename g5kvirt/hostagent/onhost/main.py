@@ -53,7 +53,7 @@ OPERATIONS = {
     "load": ("load", "load"),
     "teardown": ("teardown", "teardown"),
 }
-#: Change nothing on the host: others may go on beside them.
+#: Change nothing on the host: others may continue beside them.
 UNLOCKED = {"ssh", "console", "transfers", "load"}
 
 
@@ -113,7 +113,7 @@ def locked(home: str, limit: float = 60.0) -> IO[str]:
             return file
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise OSError(f"another agent has been busy on this host for {limit:g} s") from None
+                raise OSError(f"another agent has been running on this host for {limit:g} s") from None
             time.sleep(0.01)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Debian's maintainer scripts call it to learn whether a service may be started; 101 forbids it.
 POLICY_FILE = "/usr/sbin/policy-rc.d"
-#: Nothing is asked, in no other language than English, and no service is started again.
+#: No questions, messages in English, and no restart of services.
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "NEEDRESTART_SUSPEND": "1"}
 
 DENY_POLICY = "#!/bin/sh\n# by g5kvirt, while it installs packages: nothing starts by itself\nexit 101\n"
@@ -37,14 +37,14 @@ def packages(request: Record, home: str) -> Results:
         yield subject, {"unchanged": True}
         return
     if not shutil.which("apt-get"):
-        raise OSError("it has no apt-get")
+        raise OSError("there is no apt-get")
     root = str(request.get("root", ""))  # of the policy's file, for tests
     deadline = time.monotonic() + float(request.get("limit", 600.0))
     with ServicesBlocked(root + POLICY_FILE):
         install(names, request.get("proxy") or "", request.get("options", []), deadline)
     left = [p for p in missing if not shutil.which(p)]
     if left:
-        raise OSError(f"{', '.join(names)} is installed, but brought no {', '.join(left)}")
+        raise OSError(f"{', '.join(names)} is installed, but does not provide {', '.join(left)}")
     yield subject, {"installed": names, "programs": missing}
 
 
@@ -81,7 +81,7 @@ def install(names: list[str], proxy: str, options: list[str], deadline: float) -
     code, out = run_package_manager(command, deadline)
     if code:
         reason = apt_error(out) or f"apt-get ended with {code} without a message"
-        raise OSError(f"{reason}; its lists are old: {apt_error(why)}" if old else reason)
+        raise OSError(f"{reason}; its package lists are outdated: {apt_error(why)}" if old else reason)
 
 
 def apt_commands(names: list[str], proxy: str, options: list[str]) -> tuple[list[str], list[str]]:
@@ -102,7 +102,7 @@ def run_package_manager(command: list[str], deadline: float) -> tuple[int, str]:
     environment = {**os.environ, **ENVIRONMENT}
     left = deadline - time.monotonic()
     if left <= 0:
-        raise OSError("there was no time left for it")
+        raise OSError("there was no time left")
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ def run_package_manager(command: list[str], deadline: float) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             kill_group(process.pid)
             process.communicate()
-        raise OSError(f"{' '.join(command[:1])} was not done in time") from None
+        raise OSError(f"{' '.join(command[:1])} did not finish in time") from None
     return process.returncode, out
 
 

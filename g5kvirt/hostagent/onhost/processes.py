@@ -86,7 +86,7 @@ def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
             if left:
                 time.sleep(0.01)
     if left:
-        raise OSError(f"processes {[r['pid'] for r in left]} do not end")
+        raise OSError(f"processes {[r['pid'] for r in left]} did not end")
 
 
 def kill_group(pid: int, number: int = 0) -> None:
@@ -117,7 +117,7 @@ def become(descriptors: Sequence[int], name: str) -> None:
 def detach(work: Callable[[], object], log: str, name: str) -> int:
     """Do ``work`` in a process of its own that outlives this one; returns its id.
 
-    A fork, with all modules that are here: Python anew would cost a host 50 ms of a core. What it prints
+    A fork, with all modules that are here: a new Python would cost a host 50 ms of a core. What it prints
     goes to the end of the file ``log``.
     """
     gc.freeze()  # a collection in the child would copy all that it shares with us
@@ -128,7 +128,7 @@ def detach(work: Callable[[], object], log: str, name: str) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         become((os.open(os.devnull, os.O_RDONLY), output, output), name)
         work()
-    except BaseException:  # noqa: BLE001  nothing may go on as if it were the operation
+    except BaseException:  # noqa: BLE001  nothing may continue as if it were the operation
         import traceback
 
         traceback.print_exc()

@@ -53,7 +53,7 @@ def tail(path: str, size: int = 600) -> str:
 def check_name(name: Any) -> str:
     """The name, if it is safe in paths and on command lines. Raises ValueError if not."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no usable name (letters, digits, dot, dash, underscore; at most 63)")
+        raise ValueError(f"{name!r} is not a valid name (letters, digits, dot, dash, underscore; at most 63)")
     return name
 
 

@@ -34,7 +34,7 @@ def serve(request: Record, home: str) -> Results:
     """
     name, until = check_name(request["name"]), request.get("until")
     if until is not None and time.time() >= until:
-        raise ValueError(f"its time is over since {time.time() - until:.0f} s")
+        raise ValueError(f"its time limit ended {time.time() - until:.0f} s")
     place = f"{home}/services/{name}"
     os.makedirs(place, mode=0o700, exist_ok=True)
     for directory in request.get("directories", []):

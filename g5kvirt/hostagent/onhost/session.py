@@ -1,11 +1,11 @@
-"""Calls to a host side by side over one connection: ``python3 -I -S DIRECTORY session``.
+"""Calls to a host in parallel over one connection: ``python3 -I -S DIRECTORY session``.
 
 A line of JSON comes in for each call, ``{"id", "limit", "document"}``. Back go ``{"id", "begun": true}``, its
 output in lines ``{"id", "out"}``, and at its end ``{"id", "code", "err", "late"}``. A line
 ``{"id", "cancel": true}`` ends it early.
 
 Each call is carried out by a child of this process, so none sees what another has left, and one that lasts
-longer than ``limit`` seconds is killed: it is ``late``. A process started anew would cost ten times as much,
+longer than ``limit`` seconds is killed: it is ``late``. A process started again would cost ten times as much,
 and a login twice that again.
 """
 
@@ -67,7 +67,7 @@ def serve(perform: Callable[[str], int], prepare: Callable[[str], None]) -> None
                     try:
                         call = Call(request, perform)
                     except OSError as error:  # no process, no descriptor: of this call alone
-                        tell({"id": request["id"], "code": 1, "err": f"the host cannot do it: {error}"})
+                        tell({"id": request["id"], "code": 1, "err": f"the host agent failed: {error}"})
                         continue
                     for one in call.descriptors:
                         calls[one] = call
@@ -194,7 +194,7 @@ def become(perform: Callable[[str], int], document: str, out: int, err: int) -> 
         os.closerange(3, 1024)
         code = perform(document)
         sys.stdout.flush()
-    except BaseException:  # noqa: BLE001  nothing may go on as if it were the parent
+    except BaseException:  # noqa: BLE001  nothing may continue as if it were the parent
         import traceback
 
         traceback.print_exc()

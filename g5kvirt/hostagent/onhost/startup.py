@@ -1,4 +1,4 @@
-"""Many QEMUs at once: all come up side by side, then their guests run."""
+"""Many QEMUs at once: all come up in parallel, then their guests run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def resume_all(home: str, ready: dict[str, Started]) -> Results:
             write_text(path, json.dumps({**load_record(path), "power_on": sent[name]}))
             yield name, {"pid": process.pid, "power_on": sent[name], "spawn": spawned, "tap": vm["tap"]}
         except EXPECTED_ERRORS as error:
-            yield name, failure(home, name, f"QEMU does not start its guest: {error}")
+            yield name, failure(home, name, f"QEMU could not start its guest: {error}")
         finally:
             connection.close()
 

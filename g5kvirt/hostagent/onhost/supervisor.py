@@ -113,7 +113,7 @@ def run_until_end(
         readable = select.select([wake, *output.pipes], [], [], max(0.0, pause))[0]
         signals = pending_signals(wake) if wake in readable else b""
         if not ending and until.over():
-            log_lines(log, ["supervisor: its time is over"])
+            log_lines(log, ["supervisor: its time limit is over"])
             signals += bytes([signal.SIGTERM])
         for number in signals:
             if number == signal.SIGHUP:

@@ -32,4 +32,4 @@ def teardown(request: Record, home: str) -> Results:
     for path in request.get("directories", []):
         shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(home)
-    yield os.uname().nodename, {"bridge": "removed" if restored else "none of ours"}
+    yield os.uname().nodename, {"bridge": "removed" if restored else "not started by g5kvirt"}

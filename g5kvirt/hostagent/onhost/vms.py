@@ -35,9 +35,9 @@ def start(request: Record, home: str) -> Results:
         try:
             check_name(vm["name"])
             if any(subject == one["name"] for one in accepted):
-                raise ValueError(f"{subject} is there twice in the request")
+                raise ValueError(f"{subject} appears twice in the request")
             if not MAC.fullmatch(vm["mac"]):
-                raise ValueError(f"{vm['mac']!r} is no MAC address (lower case, colons)")
+                raise ValueError(f"{vm['mac']!r} is not a MAC address (lower case, colons)")
             if "ip" in vm:
                 socket.inet_aton(vm["ip"])  # OSError
             vm["tap"] = "v" + vm["mac"].replace(":", "")
@@ -137,7 +137,7 @@ def stop(request: Record, home: str) -> Results:
             yield name, ended[name]
             continue
         if record and not light.is_light(record) and is_alive(record):
-            yield name, OSError(f"process {record['pid']} does not end: {trouble}")
+            yield name, OSError(f"process {record['pid']} did not end: {trouble}")
             continue
         gone = [path for path in vm_paths(home, name).values() if os.path.exists(path)]
         for path in gone:
@@ -166,7 +166,7 @@ def power(request: Record, home: str) -> Results:
             if not record:
                 raise ValueError(f"there is no VM {name} on this host")
             if light.is_light(record):
-                raise ValueError(f"{name} has gone with the process of the light guests: start it")
+                raise ValueError(f"{name} ended with the process of the light guests: start it")
             if action == "reset":
                 execute_on(vm_paths(home, name)["qmp"], "system_reset")
                 yield name, {"power_on": time.time(), "pid": record["pid"]}

@@ -7,8 +7,8 @@ Decisions (no I/O, no clock, no threads), each module on top of those before it:
 `meter` (how long they may take), `orders` (what is ordered and reported), `positions` (how far each VM has
 come), `window_queue` (who waits for a window), `deadlines` (who is late), `host_broadcasts` (the broadcast to
 each host), `recorder` (what happened, as events), `state` (all of that for one deployment), `transitions`
-(how a VM goes on, back, or ends), `reports` (what a report means), `expiry` (what silence means), `dispatch`
-(which orders are due), `engine` (`Deployment`, the whole), `tasks` (task files).
+(how a VM proceeds, goes back, or ends), `reports` (what a report means), `expiry` (what silence means),
+`dispatch` (which orders are due), `engine` (`Deployment`, the whole), `tasks` (task files).
 
 I/O: `loop` (the loop, and the `Driver` protocol), `driver` (host agents, ssh), `task_server` (task files on
 nginx's hosts), `transport` (broadcasts), `provisioner` (the door).

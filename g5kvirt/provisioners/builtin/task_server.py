@@ -105,4 +105,4 @@ class TaskServer:
             timeout = self._context.spec.timeouts.command
             (reply,) = calls.call_agents(self._context.fanout, {machine.host: document}, timeout=timeout)
         if not reply.ok:
-            raise RuntimeError(f"{machine.host.name} did not take the VMs' files: {reply.reason}")
+            raise RuntimeError(f"{machine.host.name} could not store the VMs' files: {reply.reason}")

@@ -160,7 +160,7 @@ def render(task: TaskFile) -> str:
 
 
 def task_path(vm: str, www: str) -> str:
-    """Where the task file of the VM named ``vm`` goes on its HTTP server."""
+    """The path of the task file of the VM named ``vm`` on its HTTP server."""
     return posixpath.join(www, "task", vm)
 
 

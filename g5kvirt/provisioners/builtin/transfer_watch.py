@@ -1,7 +1,7 @@
 """How far the image is on its way: bytes and rate of each VM that writes it, and of each host that gets it.
 
-Relays count what each VM takes from them; a VM takes no more than it has unpacked and written. Nothing is
-asked of the VMs, and hosts are looked at only while one of their VMs writes.
+Relays count the bytes that each VM downloads; a VM downloads no more than it has unpacked and written. VMs
+are not queried, and hosts only while one of their VMs writes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a VM goes on from a step that is done, back from one that failed, and how it ends.
+"""How a VM proceeds after a step that is done, goes back after one that failed, and ends.
 
 The only module that moves VMs. Times: ``t`` when it happened, ``now`` when it is dealt with: what begins,
 begins ``now``.
@@ -216,7 +216,7 @@ class Transitions:
     # ---- one host -----------------------------------------------------------------------------------
 
     def complete_host(self, broadcast: HostBroadcast, t: float, now: float) -> None:
-        """A host has the image; the VMs that wait for it go on."""
+        """A host has the image; the VMs that wait for it continue."""
         broadcast.position.meter.record(t - broadcast.start, self._state.load())
         self._recorder.host(broadcast, "ok", t)
         for progress in broadcast.end("ok"):

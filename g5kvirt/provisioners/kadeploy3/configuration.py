@@ -189,7 +189,7 @@ def profile_name(node: Node, netboot: NetbootFiles) -> str:
 
 
 def vm_script(netboot: NetbootFiles) -> str:
-    """A VM's own iPXE script (`g5kvirt.netboot.services.vm_script_path`): go on with the profile
+    """A VM's own iPXE script (`g5kvirt.netboot.services.vm_script_path`): continue with the profile
     that Kadeploy3 has written; where it has written none, boot again rather than stand still."""
     return f"#!ipxe\nchain --autofree http://{netboot.export}/profiles/${{net0/ip}} || reboot\n"
 
@@ -218,7 +218,7 @@ def render(server: Server, cluster: NodeCluster, addresses: Mapping[str, str]) -
 
     ``addresses``: host name → where the server reaches that host (`power_table`). Keys are not among them:
     they are made on the machine (`g5kvirt.provisioners.kadeploy3.server`). Raises SpecError for a value that
-    Kadeploy3 would refuse, or that could mean more than itself in a shell.
+    Kadeploy3 would reject, or that could mean more than itself in a shell.
     """
     _check(server, cluster)
     return {
@@ -243,7 +243,7 @@ def shell_file(name: str) -> str:
 def _yaml(data: Mapping[str, Any], shape: keys.Shape, what: str) -> str:
     found = keys.problems(data, shape)
     if found:
-        raise SpecError(f"Kadeploy3 would refuse {what} file: {found[0]}")
+        raise SpecError(f"Kadeploy3 would reject {what} file: {found[0]}")
     text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=False, width=4096)
     return f"# Written by g5kvirt.\n{text}"
 

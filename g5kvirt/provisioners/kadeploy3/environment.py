@@ -31,7 +31,7 @@ def version_of(sha256: str) -> int:
 
 
 def describe(environment: Environment, path: str, *, version: int = 1) -> dict[str, Any]:
-    """The description to register; ``path``: where the image lies on the server's machine.
+    """The description to register; ``path``: where the image is on the server's machine.
 
     Raises SpecError for what Kadeploy3 cannot deploy: images that are not compressed, texts that are too long
     for its database.
@@ -69,7 +69,7 @@ def describe(environment: Environment, path: str, *, version: int = 1) -> dict[s
     }
     found = keys.problems(described, keys.ENVIRONMENT)
     if found:
-        raise SpecError(f"Kadeploy3 would refuse the environment {environment.name}: {found[0]}")
+        raise SpecError(f"Kadeploy3 would reject the environment {environment.name}: {found[0]}")
     return described
 
 

@@ -189,7 +189,7 @@ class EventMapper(DeploymentEvents):
     # ---- how it ends --------------------------------------------------------------------------------
 
     def failed_for_good(self, now: float, nodes: Iterable[str]) -> None:
-        """These nodes have failed while others go on: they end when they were seen to fail.
+        """These nodes have failed while others continue: they end when they were seen to fail.
 
         One whose reason is not known yet, or whose failing was not seen, is left to `end`.
         """

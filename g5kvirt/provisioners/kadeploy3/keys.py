@@ -2,7 +2,7 @@
 
 A shape is a type, a tuple of the only values, a list with the shape of each element, or a mapping from key
 to shape; a key that ends with ``!`` must be there, ``*`` stands for any key. Kadeploy3 itself only warns of
-a key that it does not know and goes on with its default, so a slip of the pen would be found late or never.
+a key that it does not know and continues with its default, so a slip of the pen would be found late or never.
 
 Source: the administrator's manual and the configuration samples of Kadeploy 3.3, and a configuration that a
 real server of that version accepted.

@@ -44,7 +44,7 @@ class DeploymentPart:
     wid: str = ""
     over: bool = False
     next_poll: float = 0.0
-    next_status: float = 0.0  #: when it is next asked which nodes are done
+    next_status: float = 0.0  #: when the nodes that are done are queried next
     last_answer: float = 0.0
     states: Mapping[str, NodeState] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def drive(
 
     ``events`` has begun. What an earlier, interrupted call may have left running on these nodes is ended
     first. A part that is refused, gets lost, or is not done within ``limit`` seconds ends as
-    failed VMs; the others go on. ``tick``: seconds between two polls at the least.
+    failed VMs; the others continue. ``tick``: seconds between two polls at the least.
     """
     loop = _Loop(client, events, parts, request, clock, tick)
     deadline = clock() + limit

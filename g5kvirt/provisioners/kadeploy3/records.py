@@ -128,7 +128,7 @@ _LINE = re.compile(r"([0-9]{1,10}\.[0-9]{1,9})\|(?:\[(?:[^\].]*\.)?(\w+)\] )?(.*
 
 
 def read_log(text: str) -> list[LogLine]:
-    """The lines of a piece of the log, each ``TIME|[SET] TEXT``; one without a time goes on with the last."""
+    """The lines of a piece of the log, each ``TIME|[SET] TEXT``; one without a time continues the last."""
     lines: list[LogLine] = []
     for raw in text.splitlines():
         found = _LINE.fullmatch(raw)

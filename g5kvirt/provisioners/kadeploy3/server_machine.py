@@ -118,13 +118,13 @@ class ServerMachine:
     def _failed(self, what: str, step: str, reason: str, *, packages: bool = False) -> PhaseError:
         repository = self._context.spec.kadeploy3.repository
         if not packages:
-            advice = "nothing has been rebooted; correct that and call measure() again"
+            advice = "nothing has been rebooted; fix that and call measure() again"
         elif repository:
             advice = f"check that {repository!r} is right and that {self._host.name} can reach it"
         else:
             advice = _NO_REPOSITORY
         return PhaseError(
-            f"{self._host.name} cannot be made a Kadeploy3 server: {what} ({reason}); {advice}",
+            f"{self._host.name} cannot be set up as a Kadeploy3 server: {what} ({reason}); {advice}",
             phase=PHASE,
             step=step,
         )

@@ -1,12 +1,11 @@
 """How large a deployment Kadeploy3 is given at once: what its own bookkeeping costs, and into how many parts.
 
-Measured on Kadeploy 3.3 with two cores, steps that do nothing and 4,552 nodes configured: the request for
-500 nodes takes it 46 s, for 2,000 nodes 187 s (each node asked for is looked up among all that are
-configured); the workflow around 500, 2,000 and 4,552 nodes then takes 11, 68 and 382 s. `post_seconds` and
-`own_seconds` are the curves through these points; the second lies on or above each of them, by 18 % at the
-most.
+Measured on Kadeploy 3.3 with two cores, steps that do nothing and 4,552 nodes configured: the request for 500
+nodes takes 46 s, for 2,000 nodes 187 s (each requested node is looked up among all that are configured); the
+workflow around 500, 2,000 and 4,552 nodes then takes 11, 68 and 382 s. `post_seconds` and `own_seconds` are
+the curves through these points; the second lies on or above each of them, by 18 % at the most.
 
-Parts run side by side in one Ruby process, one thread at a time. So requests cost the same altogether
+Parts run in parallel in one Ruby process, one thread at a time. So requests cost the same altogether
 however many there are, and workflows cost the sum of their squares: n² / parts. On the other side each part
 broadcasts the image by itself, and all these copies leave through the same link.
 """
@@ -32,7 +31,7 @@ __all__ = [
     "split",
 ]
 
-_LOOK_UP = 2.06e-5  # seconds for each node asked × each node configured
+_LOOK_UP = 2.06e-5  # seconds for each node requested × each node configured
 _START, _SQUARE = 6.6, 1.85e-5  # seconds for a workflow at all, and for each node²
 
 #: Seconds of its own cost that are taken without a further part.

@@ -1,7 +1,7 @@
 """Kadeploy3's steps by the names of this project.
 
 A step that is the same thing as one of the built-in workflow has the same name there, so that
-the figures of both kinds of deployment stand beside each other; the others keep Kadeploy3's, with hyphens. A
+the figures of both kinds of deployment are next to each other; the others keep Kadeploy3's, with hyphens. A
 step of ours belongs to one macro-step only, so some of Kadeploy3's, which stand in two, have a second name
 there.
 
@@ -28,7 +28,7 @@ __all__ = [
 #: In the order in which a node goes through them.
 MACROS = ("SetDeploymentEnv", "BroadcastEnv", "BootNewEnv")
 
-#: Micro-steps that end for a node when it is there, though its set goes on together.
+#: Micro-steps that end for a node when it is there, though its set continues together.
 WAITS = ("wait_reboot",)
 
 #: The operation of our own behind ``send_key``: what is deployed is written into it (`environment`).

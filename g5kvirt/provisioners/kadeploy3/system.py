@@ -1,8 +1,8 @@
 """The deployment environment: the system that Kadeploy3 netboots a VM into, and works in.
 
-Made from Debian packages like the minimal system, once, and cached: Debian's cloud kernel, and an initrd
-with what Kadeploy3 calls on a node. Its commands come by TakTuk, which wants Perl there, and OpenSSH's client
-to go on to further nodes with the key that is forwarded; its scripts want bash, ``stat --format``, mkfs and
+Made from Debian packages like the minimal system, once, and cached: Debian's cloud kernel, and an initrd with
+what Kadeploy3 calls on a node. Its commands come by TakTuk, which wants Perl there, and OpenSSH's client to
+continue to further nodes with the key that is forwarded; its scripts want bash, ``stat --format``, mkfs and
 kexec; ours fdisk and extlinux. dropbear answers on port 22 and on the port by which Kadeploy3 knows that this
 is the deployment environment. Whose keys it accepts is not in what is cached: `with_keys`.
 

@@ -7,7 +7,7 @@ from g5kvirt.errors import MachineError
 # execo drives ssh in ways that Windows does not have.
 if platform.system() == "Windows":
     raise MachineError(
-        "Grid'5000 is driven from Linux or macOS, and this is Windows",
-        advice="use its Jupyter service; here work g5kvirt predict, testbed='simulated:2013', check"
-        " --inventory, and all that reads a run (show, figures, Experiment.open)",
+        "Grid'5000 can be used from Linux or macOS, not from Windows",
+        advice="use its Jupyter service; on Windows you can use g5kvirt predict, testbed='simulated:2013',"
+        " check --inventory, and everything that reads a run (show, figures, Experiment.open)",
     )

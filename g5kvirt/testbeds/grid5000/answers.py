@@ -1,4 +1,4 @@
-"""What a command on a frontend answered, told from everything else that comes over the same connection. Pure.
+"""The output of a command on a frontend, separated from everything else on the same connection. Pure.
 
 A login shell may be fish or tcsh; its start-up files, a motd or a background process may print whatever they
 like, before, after and between the lines of the command; and a pseudo-terminal mixes standard error in and
@@ -53,9 +53,9 @@ class Answer:
 
     @property
     def last(self) -> str:
-        """The last line that says something, of standard error if there is one; printable and short."""
-        said = [line.strip() for line in (*self.lines, *self.errors) if line.strip()]
-        return short(said[-1]) if said else ""
+        """The last line that is not empty, of standard error if there is one; printable and short."""
+        lines = [line.strip() for line in (*self.lines, *self.errors) if line.strip()]
+        return short(lines[-1]) if lines else ""
 
 
 def marked(command: str, *, live: bool = False) -> str:

@@ -65,11 +65,10 @@ def error_summary(error: Exception) -> str:
     elif isinstance(cause, KeyError):
         text = f"its answer has no {cause}"
     elif isinstance(cause, AttributeError | TypeError):
-        text = "its answer has another form"
+        text = "its answer has an unexpected structure"
     elif isinstance(cause, JSONDecodeError):
-        text = (
-            f'its answer is no JSON: "{short(cause.doc, 80)}"' if cause.doc.strip() else "its answer is empty"
-        )
+        shown = short(cause.doc, 80)
+        text = f'its answer is not JSON: "{shown}"' if cause.doc.strip() else "its answer is empty"
     elif response is not None:
         text = f"status {response.status_code}{_explanation(response)}"
     else:

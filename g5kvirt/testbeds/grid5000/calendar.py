@@ -186,7 +186,7 @@ def calendar(
             )
             missing = [site for site in sites if site not in found]
             if missing:
-                why = _why(reader, ValueError("its resources or jobs are not as execo reads them"))
+                why = _why(reader, ValueError("execo cannot read its resources or jobs"))
                 raise TestbedError(
                     f"the calendar of {missing[0]} cannot be read ({why})",
                     advice="check that its API is up, try again, or leave the site out",

@@ -44,7 +44,7 @@ __all__ = ["Grid5000", "Settings", "open_grid5000"]
 
 log = logging.getLogger(__name__)
 
-_SLOT_TRIES = 3  #: how often the first slot is requested, where somebody else was faster
+_SLOT_TRIES = 3  #: how often the first slot is requested, if another user was faster
 _STATE_TIMEOUT = 60.0  #: seconds to wait for a site to answer with the state of its job
 
 

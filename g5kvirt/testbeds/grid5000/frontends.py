@@ -122,7 +122,7 @@ def _end(process: Any) -> str:
     if code < 0:
         return f"ended by {_signal(-code)} before it answered"
     if code == 255:
-        return "ssh failed and did not say why"
+        return "ssh failed without a message"
     return f"exit code {code}" if code else "no answer"
 
 

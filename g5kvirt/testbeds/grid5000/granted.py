@@ -76,14 +76,14 @@ def _read(
         except ValueError:
             why = unreadable(answer, f"the answer about {what}")
     raise TestbedError(
-        f"what job {job} at {site} was given cannot be read ({why})", advice="call reserve() again"
+        f"the resources of job {job} at {site} cannot be read ({why})", advice="call reserve() again"
     )
 
 
 def machine_names(lines: Sequence[str]) -> tuple[str, ...]:
     """The names that oarprint printed, one on each line. Raises ValueError for anything else, or none."""
     if not lines or not all(_MACHINE.fullmatch(line) for line in lines):
-        raise ValueError("no names of machines")
+        raise ValueError("it has no machine names")
     return tuple(sorted(set(lines)))
 
 
@@ -92,7 +92,7 @@ def vlan_ids(lines: Sequence[str]) -> tuple[int, ...]:
     if any(_NO_VLAN.search(line) for line in lines):
         return ()
     if not lines or not all(re.fullmatch("[0-9]{1,4}", line) for line in lines):
-        raise ValueError("no ids of VLANs")
+        raise ValueError("it has no VLAN ids")
     return tuple(map(int, lines))
 
 
@@ -103,7 +103,7 @@ def subnetwork(site: str, lines: Sequence[str]) -> SubNetwork | None:
     """
     rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
     if any(len(row) < 2 or "/" not in row[0] for row in rows):
-        raise ValueError("no sub-networks")
+        raise ValueError("it has no sub-networks")
     networks = [IPv4Network(row[0]) for row in rows]
     if not networks:
         return None

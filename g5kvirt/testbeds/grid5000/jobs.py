@@ -93,7 +93,7 @@ def submit(site: str, request: ReservationRequest, start: float | None) -> int:
     """Submit the job for one site; its id. Raises TestbedError with OAR's reason if it is refused."""
     from execo_g5k.oar import get_oarsub_commandline
 
-    # Its remarks and its reasons are told apart by their words: their streams differ.
+    # Remarks and reasons are distinguished by their wording, because they are on different streams.
     answer = run_on_frontend(site, f"{get_oarsub_commandline(submission(request, site, start))} 2>&1")
     job = submitted_job(answer.lines)
     if answer.ok and job is not None:
@@ -278,9 +278,9 @@ def _late(site: str, job: int, found: Mapping[str, Any], predicted: float | None
 
 #: Seconds after which the deletion of a job that is still there is sent again.
 _DELETE_AGAIN = 5.0
-#: Seconds that one deletion may take: a frontend that hangs keeps the others from being told again.
+#: Seconds that one deletion may take, so that a frontend that hangs does not delay the others.
 _DELETE_LIMIT = 15.0
-#: Seconds in which a site must have said anything about a job, for it to be waited for any longer.
+#: Seconds without any answer from a site about a job after which it is no longer waited for.
 _SILENT_LIMIT = 30.0
 
 

@@ -166,7 +166,7 @@ def deployed_nodes(text: str) -> set[str]:
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """What stands before the closing parenthesis of a reason; ``lines`` may go on behind it."""
+    """What stands before the closing parenthesis of a reason; ``lines`` may continue behind it."""
     depth, ends = 1, []
     for number, line in enumerate(lines):
         depth += line.count("(") - line.count(")")

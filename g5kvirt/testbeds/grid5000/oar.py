@@ -141,7 +141,7 @@ def _reason(state: str, events: list[tuple[str, str, str]], fields: Mapping[str,
         user = _DELETED.search(descriptions["FRAG_JOB_REQUEST"])
         return f"it was deleted{f' by {user[1]}' if user else ''}"
     if state == "Terminated":
-        return "its command was over"
+        return "its command ended"
     last = events[-1][2] if events else ""
     return f"state {state}" + (f", {last[:100]}" if last else "")
 

@@ -237,7 +237,7 @@ def frontend_findings(site: str, environment: str, answer: Answer) -> list[Findi
     shell = short(first.removeprefix(_SHELL), 60) or "sh"
     findings = [Finding("frontend", site, "ok", "ok", f"answers, login shell {shell}")]
     if answer.noise:
-        message = f"{shell} prints words of its own around each answer, which are left out: "
+        message = f"{shell} prints extra text around each answer, which is ignored: "
         advice = "let its start-up files (.bashrc, .profile) print nothing unless the shell is interactive"
         message += quoted(answer.noise)
         findings.append(Finding("login shell", site, "warning", "noise", message, advice))
@@ -282,8 +282,8 @@ def _environment(site: str, name: str, lines: Sequence[str], answer: Answer) -> 
         return Finding(what, site, "ok", "ok", f"Kadeploy3 has {name}{which}")
     if answer.code is None:
         return Finding(what, site, "unknown", "not-checked", f"{name}: kaenv3 did not answer in time")
-    said = (words for line in lines if (words := printable(line.strip()).removeprefix("[ERROR] ")))
-    reason = next(said, "no reason given")[:150]
+    messages = (words for line in lines if (words := printable(line.strip()).removeprefix("[ERROR] ")))
+    reason = next(messages, "no reason given")[:150]
     # The environment's own name may be one of the words.
     without_name = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "", reason)
     missing = _NO_SUCH_ENVIRONMENT.search(without_name)

@@ -1,4 +1,4 @@
-"""How Grid'5000 is reached: the driver's settings, and the file in which a person sets some for all runs.
+"""How Grid'5000 is reached: the driver's settings, and the file in which a user sets some for all runs.
 
 ::
 

@@ -116,8 +116,8 @@ def _request(
         return ""
     got = state.walltime - (wanted - seconds)
     return (
-        f"it granted {format_walltime(max(0, got))} of that within {patience:.0f} s, which is so where other"
-        " jobs follow on its machines"
+        f"it granted {format_walltime(max(0, got))} of that within {patience:.0f} s, probably because"
+        " other jobs follow on its machines"
     )
 
 
@@ -172,7 +172,7 @@ def _refusal(
 ) -> TestbedError:
     reasons = "; ".join(f"job {jobs[site]} at {site}: {reason}" for site, reason in refused.items())
     if not left:
-        rest = "no job has more time now" if len(jobs) > 1 else "it ends as before"
+        rest = "no job was extended" if len(jobs) > 1 else "it ends as before"
         return TestbedError(f"OAR does not extend the walltime ({reasons}), and {rest}", advice=_ADVICE)
     words = [
         f"job {jobs[site]} at {site} may have more"
@@ -181,7 +181,7 @@ def _refusal(
         for site, more in left.items()
     ]
     return TestbedError(
-        f"OAR does not extend the walltime ({reasons}), and could not take back what it gave others:"
+        f"OAR does not extend the walltime ({reasons}), and extensions at other sites could not be undone:"
         f" {'; '.join(words)}",
         advice=f"call extend() again, or {_ADVICE}",
     )

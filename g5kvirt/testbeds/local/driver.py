@@ -61,9 +61,9 @@ def table_finding(current: Mapping[str, int], overflows: Mapping[str, int]) -> F
     small = too_small(current)
     if small:
         key, value = next(iter(small.items()))
-        message = f"{key} is {value:,} here, and could not be raised to {LIMITS[key]:,}"
+        message = f"{key} is {value:,} here, and could not be increased to {LIMITS[key]:,}"
         return Finding(
-            what, "", "warning", "small-tables", message, "raise it as root outside of a container"
+            what, "", "warning", "small-tables", message, "increase it as root outside the container"
         )
     if overflows:
         message = "; ".join(f"{what}: {times:,}" for what, times in overflows.items())

@@ -70,7 +70,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: Packages of this machine that are visible through the layers: with another version, a layer is built anew.
+#: Packages of this machine that are visible through the layers: with another version, a layer is rebuilt.
 _HOST_PACKAGES = (
     "base-files",
     "libc6",

@@ -70,7 +70,7 @@ def up(
 
     The remains of a broken one are removed first. The first time, layers are built (about a minute).
 
-    :raises SpecError: it is up with another description; take it down first.
+    :raises SpecError: it is up with another description; stop it first.
     :raises MachineError: not root, a missing tool or package.
     :raises TestbedError: it did not start; nothing remains of it but the log named in the message.
     """
@@ -86,7 +86,7 @@ def up(
                 "name": description.name,
             }:
                 raise SpecError(
-                    f"testbed {state_dir.name!r} is up with another description", advice="take it down first"
+                    f"testbed {state_dir.name!r} is up with another description", advice="stop it first"
                 )
             return state
         _clear(state_dir, keep_lock=True)
@@ -123,7 +123,9 @@ def status(name: str | None = None) -> Status:
     """The status of testbed ``name``, from its processes and its API, not only its state file."""
     state_dir = directory(name)
     if os.geteuid() and state_dir.is_dir():
-        return Status(state_dir.name, "unknown", "it belongs to root, who alone sees its status: use sudo.")
+        return Status(
+            state_dir.name, "unknown", "it belongs to root, so only root can see its status: use sudo."
+        )
     remedy = f"run g5kvirt local up{option(state_dir.name)} or g5kvirt local down{option(state_dir.name)}"
     try:
         state = State.load(state_dir.name)
@@ -392,7 +394,7 @@ def _kill(pids: list[int], name: str) -> None:
         for fd in waiting:
             if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise TestbedError(
-                    f"a process of testbed {name!r} does not die", advice="check the output of ps"
+                    f"a process of the testbed {name!r} did not end", advice="check the output of ps"
                 )
     finally:
         for fd in waiting:

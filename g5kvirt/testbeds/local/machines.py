@@ -116,7 +116,7 @@ class Machines:
             self._dhcp.stop(kavlan)
 
     def _reset_dhcp(self, vlan: Vlan) -> None:
-        """Start the DHCP server of a KaVLAN that nobody is in any more, for those who get it next."""
+        """Start the DHCP server of a KaVLAN that has no nodes any more, for those who get it next."""
         here = self._description.vlan
         if not any(
             in_one == vlan.id and here(self._description.node(name).site, vlan.id) == vlan

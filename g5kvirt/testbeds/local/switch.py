@@ -142,7 +142,7 @@ class Switch:
     def add_vlan(self, vlan: tuple[str, int], gateway: bytes, router: int, bridge: str) -> None:
         """A KaVLAN, with the bridge of its gateway in the network namespace of process ``router``.
 
-        ``vlan``: the site of its gateway, and its number, which each site has anew for those of its own.
+        ``vlan``: the site of its gateway, and its number; sites number their own KaVLANs alike.
         """
         if vlan in self._vlans:
             return

@@ -193,7 +193,7 @@ class Simulated:
         )
 
     def release(self, jobs: Iterable[tuple[str, int]], job_name: str, sites: Sequence[str]) -> None:
-        """There is nothing to give back."""
+        """There is nothing to release."""
 
     def access(self, key: str) -> Access:
         """Raises TestbedError: there is no machine to reach."""
@@ -242,7 +242,7 @@ def simulated(name: str) -> Simulated:
 
 
 def with_calibration(machines: str, calibration: str | None) -> str:
-    """The argument of `simulated` for machines and a calibration of one's own, if there is one."""
+    """The argument of `simulated` for machines and, if given, a user's calibration."""
     return f"{machines}{'/' if machines in TABLES else '//'}{calibration}" if calibration else machines
 
 

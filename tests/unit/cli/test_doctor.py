@@ -121,7 +121,7 @@ def test_memory_is_measured_once_and_told_twice(monkeypatch: pytest.MonkeyPatch)
 def test_kernel_tables_that_were_full_are_named() -> None:
     small = SimpleNamespace(current=lambda: dict.fromkeys(LIMITS, 1), overflows=lambda: {})
     found = doctor.kernel_tables(small)  # type: ignore[arg-type]
-    assert (found.state, found.found) == ("ok", f"{len(LIMITS)} are raised while a testbed is up")
+    assert (found.state, found.found) == ("ok", f"{len(LIMITS)} are increased while a testbed is up")
     full = SimpleNamespace(current=lambda: dict(LIMITS), overflows=lambda: {"ARP table full": 57_044})
     found = doctor.kernel_tables(full)  # type: ignore[arg-type]
     assert (found.state, found.found) == ("warn", "large enough; ARP table full: 57,044")

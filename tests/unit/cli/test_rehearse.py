@@ -72,7 +72,7 @@ def test_machines_are_given_back_whatever_fails(step: str) -> None:
     assert (states[step], states["release"]) == ("failed", "ok")
     assert [s for s, state in states.items() if state == "not tried"] == STEPS[STEPS.index(step) + 1 : -1]
     text = page("r", "grid5000", outcomes, Path("runs/r"))
-    assert f"Begin with the first that did not work: {step} failed" in text
+    assert f"Start with the first that did not work: {step} failed" in text
     assert "g5kvirt report r" in text
 
 
@@ -111,4 +111,4 @@ def test_what_is_about_to_be_reserved_is_said() -> None:
 def test_a_prediction_rehearses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["rehearse", "--testbed", "simulated:2013", "--site", "nancy", "--runs", str(tmp_path), "--yes"]
     assert cli.main(words) == 2
-    assert "a prediction rehearses nothing" in capsys.readouterr().err
+    assert "a prediction cannot be rehearsed" in capsys.readouterr().err

@@ -116,15 +116,15 @@ def test_put_sends_once_to_each_and_cleans_up(world: World, tmp_path: Path) -> N
 
 
 def test_host_without_the_files_is_the_reason_of_its_vms_alone(world: World, tmp_path: Path) -> None:
-    world.lost = {HOSTS[1].name: "the disk takes no more"}
+    world.lost = {HOSTS[1].name: "cannot write to the disk"}
     rows = putting.put(world.context, tmp_path / "file", "/root/there", None, 60.0)
     for row, vm in zip(rows, KNOWN, strict=True):
         if vm.host == HOSTS[1].name:
-            assert row["reason"] == f"its host {vm.host}: the disk takes no more"
+            assert row["reason"] == f"its host {vm.host}: cannot write to the disk"
     world.saved = Result("service-vlan", False, None, b"", b"", 0.0, 1.0, reason="unreachable: no response")
     rows = putting.put(world.context, tmp_path / "file", "/root/there", ["vm-2"], 60.0)
     assert len(rows) == 1
-    assert "the service machine service did not take the files: unreachable" in str(rows[0]["reason"])
+    assert "the service machine service could not store the files: unreachable" in str(rows[0]["reason"])
 
 
 def test_interrupted_put_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_get_sorts_what_comes_by_vm(world: World, tmp_path: Path, monkeypatch: p
     found = {row["vm"]: row for row in rows}
     assert [found[name]["ok"] for name in ("vm-1", "vm-2", "vm-3", "vm-4")] == [False, False, True, True]
     assert found["vm-1"]["reason"] == "exit code 1 (tar: out: No such file)"
-    assert "no whole archive" in str(found["vm-2"]["reason"])
+    assert "the received archive is incomplete" in str(found["vm-2"]["reason"])
     for name in ("vm-3", "vm-4"):
         assert Path(str(found[name]["path"])).read_bytes() == b"result"
         assert found[name]["bytes"] == 6

@@ -125,7 +125,7 @@ def test_lists_are_fetched_where_they_are_missing(tmp_path: Path) -> None:
         ("gone", "Unable to locate package python3 (gone)"),
         (
             "unreachable",
-            "Unable to locate package python3 (unreachable); its lists are old: "
+            "Unable to locate package python3 (unreachable); its package lists are outdated: "
             "Failed to fetch http://deb/ Could not connect to proxy:3128",
         ),
     ],
@@ -143,7 +143,7 @@ def test_it_is_ended_after_its_time_limit(tmp_path: Path) -> None:
 def test_host_without_apt_is_reported(tmp_path: Path) -> None:
     hosts = Hosts(tmp_path, one="well")
     (tmp_path / "one" / "bin" / "apt-get").unlink()
-    assert install(hosts)["one"].endswith(": it has no apt-get")
+    assert install(hosts)["one"].endswith(": there is no apt-get")
 
 
 @pytest.mark.parametrize("python", ["none", "minimal"])

@@ -106,7 +106,7 @@ def test_broken_download_is_resumed(server: Server, tmp_path: Path) -> None:
 
 def test_partial_download_is_kept_for_the_next_call(server: Server, tmp_path: Path) -> None:
     server.breaks = [1000, 1000, 1000]
-    assert refusal(server, tmp_path / "image").endswith("try again, the rest is fetched then")
+    assert refusal(server, tmp_path / "image").endswith("try again: the download will resume")
     assert not (tmp_path / "image").exists()
     get(server, tmp_path / "image")
     assert (tmp_path / "image").read_bytes() == DATA

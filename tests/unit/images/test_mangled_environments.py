@@ -158,7 +158,7 @@ def test_every_real_description_is_understood_up_to_what_vms_cannot_honour(tmp_p
         whole = {key: value for key, value in environment.items() if key != "user"}
         file.write_text(yaml.safe_dump(whole))
         with pytest.raises(
-            SpecError, match=r"(postinstalls|boot\.hypervisor) cannot be honoured|arch must be|server://"
+            SpecError, match=r"(postinstalls|boot\.hypervisor) is not supported|arch must be|server://"
         ):
             load(file)
         described(yaml.safe_dump(environment), tmp_path)

@@ -56,7 +56,7 @@ def test_packages_are_named_with_commas_or_blanks(given: str | list[str], names:
         ({"packages": ("--yes",)}, "packages must be names"),
         ({"packages": ("a;b",)}, "packages must be names"),
         ({"debian": 11}, "debian must be 12 or 13, not 11"),
-        ({"name": "mini"}, "mini is an environment that g5kvirt builds itself"),
+        ({"name": "mini"}, "mini is a built-in environment"),
         ({"name": "a b"}, "name must be at most 100 letters"),
         ({"compression": "zip"}, "compression must be 'gzip' or 'xz' or 'zstd' or 'none'"),
         ({"script": "x"}, "script must be the path of a file"),
@@ -72,7 +72,7 @@ def test_a_script_must_be_there_and_say_who_runs_it(home: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         ImageRequest(name="mine", script=home / "none").script_text()
     (home / "plain").write_text("echo hello\n")
-    with pytest.raises(SpecError, match="does not say which program runs it"):
+    with pytest.raises(SpecError, match="has no interpreter line"):
         ImageRequest(name="mine", script=home / "plain").script_text()
 
 

@@ -35,12 +35,12 @@ def test_content_size_is_read_off_the_frames(tmp_path: Path, length: int) -> Non
         (b"", "not zstd"),
         (b"no archive at all", "not zstd"),
         (skippable(b"abc"), "not zstd"),
-        (MAGIC, "cut short"),
+        (MAGIC, "truncated"),
         (MAGIC + b"\xa8" + bytes(7), "not zstd"),  # a reserved bit
         (MAGIC + b"\x00\x58" + b"\x07\x00\x00", "a block is corrupt"),
-        (stored(b"abc")[:-1], "cut short"),
-        (stored(b"abc") + b"trailing", "something else follows"),
-        (skippable(b"abc")[:-1], "cut short"),
+        (stored(b"abc")[:-1], "truncated"),
+        (stored(b"abc") + b"trailing", "other data after"),
+        (skippable(b"abc")[:-1], "truncated"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, data: bytes, why: str) -> None:

@@ -23,7 +23,7 @@ SPEC = Spec(sites={"nancy": 1}, vms=2)
 
 @pytest.mark.parametrize("spec", [{"sites": {"nancy": 1}, "vms": 2}, None, "spec.yaml"])
 def test_invalid_spec_is_refused(spec: Any, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"takes a Spec, made by Spec\(...\) or Spec.load\(file\), not "):
+    with pytest.raises(SpecError, match=r"needs a Spec, created by Spec\(...\) or Spec.load\(file\), not "):
         Experiment(spec, testbed=Bed(f"give@{tmp_path}"), runs=tmp_path / "runs")  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()
 
@@ -38,7 +38,7 @@ def test_invalid_testbed_is_refused(testbed: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, 5, b"runs/first"])
 def test_invalid_run_path_is_refused(path: Any) -> None:
-    with pytest.raises(RunError, match='a run is opened by its directory, such as "runs/first", not '):
+    with pytest.raises(RunError, match='open a run by its directory, such as "runs/first", not '):
         Experiment.open(path)
 
 

@@ -157,8 +157,8 @@ def test_old_lists_and_a_broken_dpkg_are_mended(lab: Lab) -> None:
     ("how", "update", "reason"),
     [
         ("gone", "0", "Failed to fetch http://deb/nginx.deb  Could not connect to proxy:3128"),
-        ("locked", "100", "Could not get lock; its lists are old: The repository has gone"),
-        ("empty", "0", "nginx is installed, but brought no nginx"),
+        ("locked", "100", "Could not get lock; its package lists are outdated: The repository has gone"),
+        ("empty", "0", "nginx is installed, but does not provide nginx"),
     ],
 )
 def test_reason_is_the_last_error_of_apt(how: str, update: str, reason: str, lab: Lab) -> None:
@@ -172,7 +172,7 @@ def test_reason_is_the_last_error_of_apt(how: str, update: str, reason: str, lab
 def test_install_is_killed_completely_after_its_time_limit(lab: Lab) -> None:
     began = time.monotonic()
     answer = lab.ask("slow", NGINX, limit=1)
-    assert answer.reason == "apt-get was not done in time"
+    assert answer.reason == "apt-get did not finish in time"
     assert time.monotonic() - began < 30
     assert not lab.policy.exists()
     assert not Path("/proc", lab.lines("pid")[0]).exists()
@@ -180,7 +180,7 @@ def test_install_is_killed_completely_after_its_time_limit(lab: Lab) -> None:
 
 def test_machine_without_apt_is_reported(lab: Lab) -> None:
     (lab.folder / "bin" / "apt-get").unlink()
-    assert lab.ask("well", NGINX).reason == "it has no apt-get"
+    assert lab.ask("well", NGINX).reason == "there is no apt-get"
 
 
 # ------------------------------------------------------------------------------------- the phase's side

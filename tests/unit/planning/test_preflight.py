@@ -131,7 +131,7 @@ def test_vms_that_do_not_fit_are_a_problem() -> None:
 def test_vms_that_fit_only_on_the_largest_machines_get_a_warning() -> None:
     found = finding(look(vms=40), "room for VMs")
     assert found.status == "warning"
-    assert "48 if OAR gives the machines with the most room, 32 with the least" in found.message
+    assert "48 if OAR assigns the machines with the most room, 32 with the least" in found.message
 
 
 def test_room_depends_on_memory_and_disk() -> None:

@@ -433,7 +433,7 @@ def test_compressed_journal_is_read_and_never_written(tmp_path: Path) -> None:
     [
         (lambda d: d[:-40], "not complete"),
         (lambda d: b"x" + d, "is damaged"),
-        (lambda d: d + d, "something behind its end"),
+        (lambda d: d + d, "data after its end"),
     ],
 )
 def test_damaged_compressed_journal_is_an_error(

@@ -384,7 +384,7 @@ def test_unquoted_clock_is_not_a_number_in_base_60(tmp_path: Path) -> None:
         ("!!python/object/apply:os.getpid []", "YAML"),
         ("vms: " + "9" * 5000, "YAML"),
         ("[" * 3000, "YAML"),
-        ("sites: &a {nancy: *a}\nvms: 1", "inside of what it names"),
+        ("sites: &a {nancy: *a}\nvms: 1", "refers to itself"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, text: str, words: str) -> None:

@@ -72,7 +72,7 @@ def test_a_debian_that_has_it_all_has_no_fault() -> None:
         ({"boot/initrd.img-6": ""}, "initrd", "fail", "there is no /initrd.img"),
         ({"usr/sbin/init": None, "usr/lib/systemd/systemd": None}, "init", "fail", "no /sbin/init"),
         ({"etc/fstab": "UUID=1234 / ext4 x 0 1\n"}, "root file system", "warn", "UUID=1234"),
-        ({"usr/lib/systemd/systemd-networkd": None}, "DHCP client", "fail", "none is known"),
+        ({"usr/lib/systemd/systemd-networkd": None}, "DHCP client", "fail", "none was found"),
         (
             {"etc/systemd/system/multi-user.target.wants/systemd-networkd.service": None},
             "DHCP client",
@@ -86,8 +86,8 @@ def test_a_debian_that_has_it_all_has_no_fault() -> None:
             "warn",
             "systemctl enable ssh",
         ),
-        ({"etc/ssh/ssh_host_rsa_key": "secret"}, "host keys", "warn", "all VMs have the same"),
-        ({"etc/machine-id": "0123456789"}, "machine-id", "warn", "all VMs have the same"),
+        ({"etc/ssh/ssh_host_rsa_key": "secret"}, "host keys", "warn", "all VMs would have the same"),
+        ({"etc/machine-id": "0123456789"}, "machine-id", "warn", "all VMs would have the same"),
     ],
 )
 def test_each_fault_is_named_with_what_to_do(

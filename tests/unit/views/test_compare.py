@@ -123,7 +123,7 @@ def test_boot_figure_has_the_boot_times_of_each_run(both: list[Path]) -> None:
         words = [t.get_text() for one in picture.figure.legends for t in one.get_texts()]
         assert any(word.startswith(f"{label} (N = 8): {np.median(took):.1f} / ") for word in words)
     assert picture.caption == (
-        "Boot time by http, tftp; median / 95 % of the VMs (s)."
+        "Boot time by http, tftp; median / p95 over the VMs (s)."
         " runs first, second, testbed local:mine, guests: virtual machines (QEMU, emulated)."
     )
 

@@ -82,7 +82,7 @@ class Guest:
                 elif self.root is not None:
                     await self._environment(self.root)
                 else:
-                    raise OSError("there is nothing on the disk")
+                    raise OSError("the disk is empty")
             except Reboot:
                 self.log("reboot")
                 self.start = time.monotonic()
@@ -112,7 +112,7 @@ class Guest:
         return text.decode("utf-8", "replace")
 
     async def report(self, server: str, step: str, **values: object) -> None:
-        """Tell the server, until it has heard it."""
+        """Send a report to the server, and retry until it is received."""
         words = {"step": step, "name": self.name, "mac": self.mac, "up": f"{self.uptime:.2f}", **values}
         url = f"{server}/report?" + "&".join(f"{key}={quote(str(value))}" for key, value in words.items())
         while True:

@@ -86,7 +86,7 @@ async def _exchange(
     if first.split(" ")[1:2] != ["200"]:
         raise TransferError(f"the server answered {first[:80]!r}")
     if "transfer-encoding" in fields:
-        raise TransferError(f"the server sends it {fields['transfer-encoding']}, which is not understood")
+        raise TransferError(f"the server sends it {fields['transfer-encoding']}, which is not supported")
     length = fields.get("content-length", "")
     size = int(length) if length.isascii() and length.isdigit() else -1
     received = len(rest)

@@ -91,7 +91,7 @@ class Loop:
                 task.coroutine.close()
 
     def fire(self, signal: Signal) -> None:
-        """All that wait for ``signal`` go on in the next round."""
+        """All that wait for ``signal`` continue in the next round."""
         for task in list(signal.waiting):
             self._leave(task)
             self._new.append(task)

@@ -32,7 +32,7 @@ def is_light(record: Record) -> bool:
 
 
 def start(home: str, vms: list[Record], bridge: str) -> Results:
-    """Start guests, side by side; yields one answer per guest."""
+    """Start guests, in parallel; yields one answer per guest."""
     for directory in (f"{home}/vms", f"{home}/ram", f"{home}/consoles", f"{home}/light"):
         os.makedirs(directory, mode=0o700, exist_ok=True)
     _ensure_daemon(home)

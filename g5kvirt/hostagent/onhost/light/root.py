@@ -65,12 +65,12 @@ class Root:
 
     async def open(self) -> int:
         """Mount it, in namespaces of its own; returns the descriptor from which power commands are read."""
-        result, told = os.pipe()
+        result, outcome = os.pipe()
         wait, go = os.pipe()
         child = os.fork()
         if child == 0:
-            _become_root(self, told, wait)
-        os.close(told)
+            _become_root(self, outcome, wait)
+        os.close(outcome)
         os.close(wait)
         try:
             await ready(result, READABLE, time.monotonic() + 30.0)
@@ -156,7 +156,7 @@ class Root:
         shutil.rmtree(self._own, ignore_errors=True)
 
 
-def _become_root(root: Root, told: int, wait: int) -> None:
+def _become_root(root: Root, outcome: int, wait: int) -> None:
     """The child process of `Root.open`: never returns."""
     message = "ok"
     try:
@@ -165,14 +165,14 @@ def _become_root(root: Root, told: int, wait: int) -> None:
     except OSError as error:
         message = str(error)
     try:
-        os.write(told, message.encode())
+        os.write(outcome, message.encode())
         os.read(wait, 1)
     finally:
         os._exit(0)
 
 
 def _replace(path: str, text: str, mode: int) -> None:
-    """Write a file anew: what has its name may be a link to busybox."""
+    """Replace a file: the existing one may be a link to busybox."""
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         os.makedirs(parent, mode=0o700 if parent.startswith("root") else 0o755)

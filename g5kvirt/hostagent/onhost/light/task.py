@@ -51,7 +51,7 @@ def read_task(text: str) -> dict[str, str]:
     )
     missing = {"deployment", "environment", "image", "sha256", "server", "compression"} - values.keys()
     if missing:
-        raise ValueError(f"the task does not say {', '.join(sorted(missing))}")
+        raise ValueError(f"the task lacks {', '.join(sorted(missing))}")
     return values
 
 
@@ -96,7 +96,7 @@ async def _fetch(guest: Guest, values: dict[str, str]) -> int:
                 await sleep(0.02)
             if guest.images.is_ready(sha256):
                 return number
-            reason = "the guest that unpacked it was ended"
+            reason = "the guest that unpacked it was stopped"
         guest.log(reason)
         await sleep(float(number))
     raise TaskError("image", f"{values['image']} could not be fetched in {TRIES} attempts: {reason}")

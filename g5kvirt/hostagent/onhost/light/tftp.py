@@ -72,7 +72,7 @@ def block_size(acknowledgement: bytes) -> int:
 async def _packet(
     link: socket.socket, server: str, expected: int, until: float
 ) -> tuple[bytes, tuple[str, int]]:
-    """The next packet that goes on with the transfer. Raises TimeoutError, TransferError."""
+    """The next packet that continues with the transfer. Raises TimeoutError, TransferError."""
     while True:
         await ready(link.fileno(), READABLE, until)
         try:

@@ -6,7 +6,7 @@ Every relay *pulls*: it requests the file from the nearest of its predecessors, 
 lacks, by plain HTTP (``GET /SHA256`` with ``Range``). What arrives is appended to a file on the RAM disk and
 sent on from there by sendfile(2) to every client: successors and VMs. So a host that is lost costs its
 successors one more request to the next predecessor alive, any HTTP server that knows ranges can be the head,
-and a relay that was killed goes on where its file ends.
+and a relay that was killed resumes where its file ends.
 
 A predecessor that pauses for longer than is usual for its bytes (20 ms at the least, `silence` at the most)
 gets a HEAD request, the probe, on a separate connection. If it answers, it is alive and has no more data

@@ -134,14 +134,14 @@ class Fetcher:
                 if request.code not in (200, 206):
                     raise ValueError(f"it answers {request.code}")
                 if body_offset(request.code, request.header, relay.image.size) != relay.image.have:
-                    raise ValueError("it knows no ranges")
+                    raise ValueError("it does not support ranges")
             except ValueError as error:
                 request.error = error_text(error)
                 request.sock.close()
         if request.error:
             reason = header_field(request.header, b"X-Reason").decode("utf-8", "replace")
             if reason and peer is self.peers[-1]:  # the head itself will never have it
-                relay.fail(f"{peer.host} has given it up: {reason}"[:600])
+                relay.fail(f"{peer.host} failed: {reason}"[:600])
             else:
                 self.suspend(peer, request.error)
             return
@@ -186,20 +186,20 @@ class Fetcher:
         if got:
             self.accept(self.buffer[:got], late)
         else:
-            self.fail_over("it closed the connection in the middle")
+            self.fail_over("it closed the connection before the end")
 
     def accept(self, data: memoryview, late: bool = False) -> None:
         """Append; hand on; see whether that was all."""
         image, relay = self.relay.image, self.relay
         if data:
             if image.have + len(data) > image.size:
-                self.fail_over("it sends more than the file has")
+                self.fail_over("it sends more bytes than the file has")
                 return
             try:
                 image.append(data)
             except OSError as error:
                 image.discard()  # what else is on that disk needs the room
-                relay.fail(f"the disk takes no more: {error_text(error)}")
+                relay.fail(f"cannot write to the disk: {error_text(error)}")
                 return
             if late:
                 self.arrivals.add_backlog(len(data))
@@ -246,7 +246,7 @@ class Fetcher:
             self.suspend(self.peer, why)
 
     def fail_over(self, why: str) -> None:
-        """Leave it and go on with the next one at once."""
+        """Leave it and continue with the next one at once."""
         self.leave(why)
         if not self.requests:
             self.request_next()

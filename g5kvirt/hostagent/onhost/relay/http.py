@@ -33,4 +33,4 @@ def body_offset(code: int, header: bytes, size: int) -> int:
             return int(found.group(1))
     elif code == 200 and header_field(header, b"Content-Length") == b"%d" % size:
         return 0
-    raise ValueError(f"it answers {code} with a file of another size or none")
+    raise ValueError(f"it answers {code} with a file of a different size, or without one")

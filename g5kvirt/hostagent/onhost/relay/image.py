@@ -48,7 +48,7 @@ class StoredFile:
 
     def read_sum(self) -> None:
         """Read the checker's result: the sum, or that it ended without one."""
-        self.sum = os.read(self.result, 64).decode("ascii") or "unknown: the checking process was ended"
+        self.sum = os.read(self.result, 64).decode("ascii") or "unknown: the verification was interrupted"
 
     def discard(self) -> None:
         """Give the room on the RAM disk back: the file will not be whole."""

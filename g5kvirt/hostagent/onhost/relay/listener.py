@@ -12,7 +12,7 @@ from .errors import error_text
 def listen(address: str, port: int) -> socket.socket:
     """A listening socket that never blocks. An address still held by a relay before us gets 2 s.
 
-    Raises OSError if the address cannot be had.
+    Raises OSError if the address is not available.
     """
     family, kind, proto, _, where = socket.getaddrinfo(
         address, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE

@@ -25,7 +25,7 @@ class Predecessor:
     def __init__(self, record: Record) -> None:
         found = URL.fullmatch(str(record["url"]))
         if not found:
-            raise ValueError(f"{record['url']!r} is no http URL with a port")
+            raise ValueError(f"{record['url']!r} is not an http URL with a port")
         self.host = str(record["host"])
         self.address, self.port, self.path = found.group(1).strip("[]"), int(found.group(2)), found.group(3)
         self.has_answered = False

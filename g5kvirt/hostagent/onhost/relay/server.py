@@ -179,7 +179,7 @@ class Relay:
                 self.unwritten = bool(self.clients)
                 self.write_state()
         elif self.now - self.began > self.limits["deadline"]:
-            self.fail(f"not here within {self.limits['deadline']:g} s")
+            self.fail(f"not received within {self.limits['deadline']:g} s")
         elif self.now - self.reported >= 1.0:
             self.report()
         self.set_priority()

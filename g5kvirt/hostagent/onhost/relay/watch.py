@@ -34,7 +34,7 @@ def watch(path: str, limit: float) -> int:
         if record.get("state") in ("ok", "failed"):
             return 0
         if record and now - seen > RESTART_LIMIT:
-            reason = "its relay is gone, and nobody has started it again"
+            reason = "its relay has ended and was not restarted"
             sys.stdout.write(
                 json.dumps({**record, "state": "failed", "reason": reason, "t": time.time()}) + "\n"
             )

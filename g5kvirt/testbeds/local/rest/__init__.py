@@ -1,9 +1,9 @@
 """The REST API of a local testbed, in the forms of Grid'5000's 3.11.
 
-`server` speaks HTTP and knows who asks, `api` maps a request to its answer. What an answer contains is
-decided by pure functions: `jobs` (documents and lists of jobs), `submission` (a request for a job), `status`
-(what the nodes do). `writes` submits, deletes and prolongs jobs with OAR's own commands, `deployments`
-deploys nodes with the frontends' Kadeploy, `vlans` moves them.
+`server` speaks HTTP and authenticates the client, `api` maps a request to its answer. What an answer contains
+is decided by pure functions: `jobs` (documents and lists of jobs), `submission` (a request for a job),
+`status` (what the nodes do). `writes` submits, deletes and prolongs jobs with OAR's own commands,
+`deployments` deploys nodes with the frontends' Kadeploy, `vlans` moves them.
 
 - GET of any reference path: the document (`g5kvirt.testbeds.local.reference`)
 - ``sites/S/jobs`` (GET, POST), ``sites/S/jobs/J`` (GET, DELETE), ``sites/S/jobs/J/walltime`` (GET, POST)

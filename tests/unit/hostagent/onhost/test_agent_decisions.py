@@ -90,13 +90,13 @@ def test_apt_error_prefers_dpkg_then_the_line_that_gives_a_reason() -> None:
             -6,
             "qemu: error: failed to set MSR\nqemu: kvm.c:3183: Assertion failed.\n",
             "QEMU was killed by signal 6 (Aborted) before the test guest had run"
-            '; QEMU said: "qemu: error: failed to set MSR qemu: kvm.c:3183: Assertion failed."',
+            '; QEMU reported: "qemu: error: failed to set MSR qemu: kvm.c:3183: Assertion failed."',
         ),
         (1, "", "QEMU ended with code 1 before the test guest had run"),
         (
             1,
             "y" + "x" * 300,
-            f'QEMU ended with code 1 before the test guest had run; QEMU said: "…{"x" * 300}"',
+            f'QEMU ended with code 1 before the test guest had run; QEMU reported: "…{"x" * 300}"',
         ),
     ],
 )

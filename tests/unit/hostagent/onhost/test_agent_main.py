@@ -78,4 +78,4 @@ def test_console_reads_the_end_and_a_missing_one_hides_no_other(home: Path) -> N
     assert not third.ok
     assert "vm-3.serial" in third.reason
     (refused,) = call(home, protocol.console(["../x"]))
-    assert "no usable name" in refused.reason
+    assert "not a valid name" in refused.reason

@@ -118,12 +118,12 @@ def test_service_ends_when_its_time_is_over_and_is_not_started_again(home: Path,
     state = json.loads((tmp_path / "state.json").read_text())
     assert state["starts"] == 1
     assert start_time(state["child"]) is None
-    assert "supervisor: its time is over" in (tmp_path / "log").read_text()
+    assert "supervisor: its time limit is over" in (tmp_path / "log").read_text()
 
     order = service(tmp_path / "c", "", command, ready_log="up", until=time.time() - 5)
     (late,) = call(home, order)
     assert not late.ok
-    assert "its time is over since" in late.reason
+    assert "its time limit ended" in late.reason
     order["until"] = time.time() + 600
     (started,) = call(home, order)
     assert started.ok, started.reason

@@ -97,7 +97,7 @@ def test_refusals_carry_their_number_and_reason(
 
 def test_deployment_needs_a_user_with_rights(client: KadeployClient) -> None:
     client.register(DEBIAN)
-    with pytest.raises(RefusedError, match="no right") as error:
+    with pytest.raises(RefusedError, match="no permission") as error:
         client.deploy(NODES, "debian")
     assert error.value.code == 6
     with pytest.raises(RefusedError, match="status 401"):

@@ -277,7 +277,7 @@ def test_packages_that_cannot_be_installed_raise_advice(
         with pytest.raises(PhaseError) as raising:
             prepared(made, image)
         said = str(raising.value)
-        assert said.startswith("head.nancy.grid5000.fr cannot be made a Kadeploy3 server: ")
+        assert said.startswith("head.nancy.grid5000.fr cannot be set up as a Kadeploy3 server: ")
         assert "(E: Unable to locate package kadeploy)" in said
         assert advice in said
         assert "\n" not in said

@@ -110,7 +110,7 @@ def _told(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ("oarprint", 'given cannot be read (the answer about its machines cannot be read: "some words'),
+        ("oarprint", 'cannot be read (the answer about its machines cannot be read: "some words'),
         ("g5k-subnets", 'the answer about its sub-network cannot be read: "some words'),
         ("kavlan -j", 'the answer about its KaVLAN cannot be read: "some words'),
     ],

@@ -291,8 +291,8 @@ def test_a_deletion_that_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("process", "reason"),
     [
-        ({"exit_code": 65280}, "ssh failed and did not say why"),
-        ({"exit_code": 255}, "ssh failed and did not say why"),
+        ({"exit_code": 65280}, "ssh failed without a message"),
+        ({"exit_code": 255}, "ssh failed without a message"),
         ({"exit_code": 256}, "exit code 1"),
         ({"exit_code": 15}, "ended by SIGTERM before it answered"),
         ({"exit_code": 35}, "ended by signal 35 before it answered"),

@@ -123,11 +123,11 @@ def test_no_remark_is_the_reason_of_a_refusal(before: list[str], after: list[str
         ("", ""),
         ("    state = Running\n", ""),
         ("    state = Waiting\r\n", ""),
-        ("    state = Terminated\n", "job 7 at nancy ended (its command was over)"),
+        ("    state = Terminated\n", "job 7 at nancy ended (its command ended)"),
         ("    state = Error\n", "job 7 at nancy ended (state Error)"),
         (
             "id: 7\n    state = Terminated\n    stop_time = 2026-12-01 19:00:00\n    events =\n",
-            "job 7 at nancy ended at 2026-12-01 19:00:00 (its command was over)",
+            "job 7 at nancy ended at 2026-12-01 19:00:00 (its command ended)",
         ),
         (
             "    state = Error\r\n    walltime = 0:30:0\r\n    stopTime = 2026-12-01 19:00:00\r\n"

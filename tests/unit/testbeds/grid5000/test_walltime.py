@@ -80,7 +80,7 @@ def test_what_others_gave_is_taken_back_if_a_site_refuses() -> None:
     with pytest.raises(TestbedError, match=r"job 2 at lyon: Forbidden: request cannot") as caught:
         extend(HOUR, nancy=nancy, lyon=lyon)
     assert "setlocale" not in str(caught.value)
-    assert "no job has more time now" in str(caught.value)
+    assert "no job was extended" in str(caught.value)
     assert (nancy.walltime, nancy.pending, lyon.walltime) == (1800, 0, 1800)
 
 
@@ -100,14 +100,14 @@ def test_a_request_that_only_waits_is_replaced() -> None:
 
 def test_sites_that_have_more_are_named_if_it_cannot_be_taken_back() -> None:
     nancy, lyon = Oar(keeps=True), Oar(refusal="no")
-    with pytest.raises(TestbedError, match=r"could not take back .*: job 1 at nancy has 1:00:00 more"):
+    with pytest.raises(TestbedError, match=r"could not be undone: job 1 at nancy has 1:00:00 more"):
         extend(HOUR, nancy=nancy, lyon=lyon)
 
 
 def test_nothing_is_requested_anywhere_if_a_site_does_not_answer() -> None:
     nancy, lyon = Oar(), Oar()
     lyon.gone = True
-    with pytest.raises(TestbedError, match=r"job 2 at lyon: Connection refused\), and no job has more"):
+    with pytest.raises(TestbedError, match=r"job 2 at lyon: Connection refused\), and no job was extended"):
         extend(HOUR, nancy=nancy, lyon=lyon)
     assert nancy.requests == 0
 

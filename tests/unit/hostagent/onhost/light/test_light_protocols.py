@@ -103,7 +103,7 @@ def test_task_files_are_read_as_a_shell_does() -> None:
     assert values["authorized_keys"].splitlines() == keys
     assert (values["image"], values["sha256"]) == (task.image, task.sha256)
     assert (values["deployment"], values["compression"]) == (str(task.id), "gzip")
-    with pytest.raises(ValueError, match="the task does not say compression"):
+    with pytest.raises(ValueError, match="the task lacks compression"):
         read_task("# d1\ndeployment=d1\nenvironment=e\nimage=i\nsha256=s\nserver=x\n")
 
 
