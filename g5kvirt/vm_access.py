@@ -93,7 +93,8 @@ class VMAccess:
         """Run a shell command on all deployed VMs, on those of ``group`` or on ``vms``; one row per VM.
 
         Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
-        unless ok, the ``reason``. ``timeout``: seconds for each, 60 if not given.
+        unless ok, the ``reason``. ``timeout``: seconds for each, 60 if not given. A command that prints more
+        than 16 MiB is cut off (less with many VMs, `g5kvirt.guests.commands.most_output`): `get` fetches files.
 
         With ``background`` it returns a `g5kvirt.guests.programs.Program` at once: the command goes on when
         this process ends, at most ``timeout`` seconds (the walltime that is left); `programs` has it again.
