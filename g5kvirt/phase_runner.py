@@ -29,7 +29,7 @@ from g5kvirt.run import directory as run_directories
 from g5kvirt.run import inbox
 from g5kvirt.run.create import create_run
 from g5kvirt.run.directory import Run
-from g5kvirt.run.journal import Journal
+from g5kvirt.run.journal import MOVED, Journal
 from g5kvirt.run.recovery import missing_ends
 from g5kvirt.run.vocabulary import PHASES
 from g5kvirt.spec.clock import parse_extension
@@ -286,6 +286,13 @@ class PhaseRunner:
             inbox.take(self.run.path, self.journal)
             try:
                 yield
+            except (G5kvirtError, OSError) as error:
+                if (
+                    not self.journal.path.exists()
+                ):  # whatever it says, it was for want of the run's keys or files
+                    gone = f"{self.run.path} was moved or removed while a step of it ran"
+                    raise RunError(gone, advice=MOVED) from error
+                raise
             finally:
                 inbox.take(self.run.path, self.journal)
 

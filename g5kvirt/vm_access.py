@@ -93,7 +93,9 @@ class VMAccess:
         """Run a shell command on all deployed VMs, those of ``group``, or ``vms``; returns one row per VM.
 
         Columns: ``vm``; ``ok``; ``code``, the exit code (None if it is not known); ``out``; ``err``;
-        ``seconds``; ``reason`` of the failure. ``timeout``: seconds for each VM, by default 60.
+        ``seconds``; ``reason`` of the failure. ``timeout``: seconds for each VM, by default 60. A command
+        that prints more than 16 MiB (less with many VMs: `g5kvirt.guests.commands.most_output`) is cut off;
+        fetch files with `get`.
 
         With ``background``, returns a `g5kvirt.guests.programs.Program` immediately: the command continues
         when this process ends, for at most ``timeout`` seconds (by default the remaining walltime), until its

@@ -63,7 +63,7 @@ def read_report(line: str) -> Progress | None:
             skipped=tuple(d["skipped"]),
             reason=str(d["reason"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

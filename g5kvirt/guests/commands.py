@@ -48,6 +48,17 @@ _SSH_OPTIONS = (
 #: ssh's own exit code where the login failed.
 _SSH_FAILED = 255
 
+#: Bytes of output of all VMs together that are kept here; of the VMs of one host, as JSON may make six times
+#: as much of it (`connections.MOST_OUTPUT`); and of one VM at most and at least.
+ALL_OUTPUT, HOST_OUTPUT = 1 << 30, 24 << 20
+MOST_OUTPUT, LEAST_OUTPUT = 16 << 20, 64 << 10
+
+
+def most_output(vms: int, of_one_host: int) -> int:
+    """Bytes of output that each of ``vms`` may send, with ``of_one_host`` of them on the fullest host."""
+    return max(LEAST_OUTPUT, min(MOST_OUTPUT, HOST_OUTPUT // of_one_host, ALL_OUTPUT // vms))
+
+
 OnResult = Callable[[Result], object]
 
 
@@ -129,6 +140,7 @@ class GuestCommands:
             vm = self._vms[name]
             by_host.setdefault(self._hosts[vm.host], {})[name] = str(vm.ip)
         at_once = self._at_once(len(by_host))
+        most = most_output(len(names), max(map(len, by_host.values())))
         limit = CONNECT_TIMEOUT + LOGIN_TIMEOUT + round_.timeout + KILL_AFTER
         command = script(round_.token, argv, round_.timeout) if round_.token else "true"
         request: dict[str, Any] = {
@@ -138,6 +150,7 @@ class GuestCommands:
             "at_once": at_once,
             "input": files.input,
             "output": files.output,
+            "most": most,
         }
         documents = {
             host: protocol.document(protocol.ssh(guests, command, **request))
@@ -206,9 +219,10 @@ class _Round:
         if self._on_result is not None:
             self._on_result(result)
 
-    def read(self, _: Host, answer: Answer) -> None:
-        """An answer of a host."""
-        if answer.op != "ssh" or not answer.ok or answer.subject not in self._vms:
+    def read(self, host: Host, answer: Answer) -> None:
+        """An answer of a host, which speaks for its own VMs only."""
+        vm = self._vms.get(answer.subject)
+        if answer.op != "ssh" or not answer.ok or vm is None or vm.host != host.name:
             return
         result, kind = _result(answer.subject, answer.detail, self.token, self.timeout, self._attempt)
         delay = None
@@ -246,7 +260,7 @@ def _result(
     end = time.time()
     start = end - float(detail["seconds"])
     begun = start + float(detail["begun"] or detail["seconds"])
-    late = "" if detail["code"] is not None else f"timed out: no end within {detail['seconds']:.0f} s"
+    late = "" if detail["code"] is not None else str(detail.get("stopped") or "its host gives no exit code")
     if token:
         capture = Capture(name, token)
         capture.feed_stdout(out, end)

@@ -13,6 +13,7 @@ from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout, File, Result
 from g5kvirt.remote.envelope import OnLine
 from g5kvirt.run.journal import Journal
+from g5kvirt.run.printable import short
 
 __all__ = [
     "INSTALL_TIMEOUT",
@@ -32,6 +33,8 @@ __all__ = [
 #: Called with each answer of a host as it comes.
 OnAnswer = Callable[[Host, Answer], None]
 
+#: Characters of the reason why a machine failed: it may have reported one for each of its VMs.
+LONGEST_REASON = 4000
 #: Seconds to install the agent where a call finds that it is missing.
 INSTALL_TIMEOUT = 60.0
 
@@ -154,7 +157,7 @@ def _reply(host: Host, result: Result) -> AgentReply:
     except TestbedError as error:  # one host whose answer cannot be read hides no other
         answers, reason = (), reason or str(error)
     bad = [f"{a.op} of {a.subject}: {a.reason}" for a in answers if not a.ok]
-    return AgentReply(host, result, answers, reason or "; ".join(bad))
+    return AgentReply(host, result, answers, reason or short("; ".join(bad), LONGEST_REASON))
 
 
 def replies_of(hosts: Iterable[Host], results: Mapping[str, Result]) -> list[AgentReply]:

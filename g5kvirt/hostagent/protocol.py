@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.hostagent import bundle
+from g5kvirt.hostagent.answer_forms import check_detail
 from g5kvirt.inventory import Facts
 from g5kvirt.run.printable import short
 
@@ -88,12 +89,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Line:
-    """A line that was appended to a followed file; the next one begins at ``offset`` of file ``inode``."""
+    """A line that was appended to a followed file; the next one begins at ``offset`` of that ``piece``."""
 
     file: str
     offset: int
     text: str
-    inode: int = 0
+    piece: int = 0
 
 
 def document(*requests: Request, home: str = HOME) -> bytes:
@@ -235,7 +236,7 @@ def serve(
     """Keep ``command`` running; ready when it logs ``ready_log`` or listens, within ``limit`` seconds.
 
     ``until``: when the host ends it, in seconds since the epoch. ``rotated``: logs that it writes itself and
-    opens again at SIGUSR1; each is put aside as ``LOG.1`` when it is long.
+    opens again at SIGUSR1; each is put aside when it is long (`onhost.pieces`).
     """
     ready: Request = {"tcp": list(ready_tcp)} if ready_tcp else {"log": ready_log}
     return {
@@ -279,13 +280,13 @@ def files(contents: Mapping[str, str], *, remove: Iterable[str] = ()) -> Request
 
 
 def follow(
-    files: Mapping[str, int], poll: float = 0.05, *, inodes: Mapping[str, int] | None = None
+    files: Mapping[str, int], poll: float = 0.05, *, pieces: Mapping[str, int] | None = None
 ) -> Request:
     """Stream what is appended to files (path → offset to begin at) until the reader is gone.
 
-    ``inodes``: path → the file in which that offset is, if it has been put aside since.
+    ``pieces``: path → the number of the file in which that offset is (`onhost.pieces`).
     """
-    return {"op": "follow", "files": dict(files), "poll": poll, "inodes": dict(inodes or {})}
+    return {"op": "follow", "files": dict(files), "poll": poll, "pieces": dict(pieces or {})}
 
 
 def ssh(
@@ -298,17 +299,20 @@ def ssh(
     at_once: int = 8,
     input: str | None = None,
     output: str | None = None,
+    most: int | None = None,
 ) -> Request:
     """Run a shell command as root on guests (name → address) by ssh, ``at_once`` at a time.
 
     ``options``: of ssh_config(5), each ``Key=value``. ``limit``: seconds for one guest, with its login.
     ``key``: a private key, as text; without one, the ssh agent that the caller forwards is used. ``input``: a
     file of the host that each command reads; ``output``: a directory of the host where each guest's standard
-    output becomes a file, named as the guest. One answer for each guest: ``code`` (of ssh), ``out``, ``err``,
-    the seconds until its first output (``begun``) and until its end (``seconds``), ``bytes`` of its file.
+    output becomes a file, named as the guest. ``most``: bytes of output of one guest, after which it is cut
+    off. One answer for each guest: ``code`` (of ssh; None if it was ``stopped``), ``out``, ``err``, the
+    seconds until its first output (``begun``) and until its end (``seconds``), ``bytes`` of its file.
     """
     request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "options": list(options)}
-    more = {name: value for name, value in (("input", input), ("output", output)) if value is not None}
+    optional = {"input": input, "output": output, "most": most}
+    more = {name: value for name, value in optional.items() if value is not None}
     return {**request, "limit": limit, "key": key, "at_once": at_once, **more}
 
 
@@ -343,6 +347,8 @@ def _answer(line: str) -> Answer:
         words = isinstance(found.op, str) and isinstance(found.subject, str)
         if not (words and isinstance(found.detail, dict) and math.isfinite(found.t)):
             raise ValueError("a part has the wrong type")
+        if found.ok:
+            check_detail(found.op, found.detail)
     except _UNREADABLE as error:
         raise TestbedError(
             f"the host agent's output {short(repr(line), 120)} is not an answer",
@@ -356,7 +362,7 @@ def parse_line(line: str) -> Line | None:
     try:
         d = json.loads(line)
         return (
-            Line(str(d["file"]), int(d["offset"]), str(d["line"]), int(d["inode"])) if "line" in d else None
+            Line(str(d["file"]), int(d["offset"]), str(d["line"]), int(d["piece"])) if "line" in d else None
         )
     except _UNREADABLE as error:
         raise TestbedError(

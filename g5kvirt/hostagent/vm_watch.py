@@ -50,7 +50,8 @@ class VMWatch(Watch):
         }
         for reply in calls.call_agents(self.fanout, documents, timeout=PATIENCE, given_up=self.given_up):
             for answer in reply.answers:
-                if answer.detail.get("state") == "dead":
+                # a host knows of its own VMs only
+                if answer.detail.get("state") == "dead" and answer.subject in self._vms[reply.host]:
                     last = str(answer.detail.get("log") or "").strip()
                     reason = f"its process on {reply.host.name} has ended" + (f": {last}" if last else "")
                     self._gone(answer.subject, reason, called)

@@ -39,7 +39,7 @@ class LogTail:
         self._phase = phase
         logs = {"dhcp": protocol.service_log("dnsmasq"), "http": services.ACCESS_LOG}
         self._offsets = {logs[role]: 0 for role in machine.roles}
-        self._inodes: dict[str, int] = {}
+        self._pieces: dict[str, int] = {}
         self._tries = 0
         self._reconnect_at = 0.0
         self._stream: Stream | None = None
@@ -90,7 +90,7 @@ class LogTail:
 
     def _connect(self) -> None:
         self._reconnect_at = 0.0
-        request = protocol.document(protocol.follow(self._offsets, inodes=self._inodes)).decode().strip()
+        request = protocol.document(protocol.follow(self._offsets, pieces=self._pieces)).decode().strip()
         self._stream = Stream(
             self._access, self._machine.host.address, [*protocol.COMMAND, request], on_line=self._receive
         )
@@ -98,6 +98,6 @@ class LogTail:
     def _receive(self, text: str, _: float) -> None:
         line = protocol.parse_line(text)
         self._tries = 0
-        if line is not None:
-            self._offsets[line.file], self._inodes[line.file] = line.offset, line.inode
+        if line is not None and line.file in self._offsets:  # it has no other
+            self._offsets[line.file], self._pieces[line.file] = line.offset, line.piece
             self._on_line(line.text)

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from g5kvirt.context import Context
-from g5kvirt.errors import CapacityError, PhaseError
+from g5kvirt.errors import CapacityError, PhaseError, TestbedError
 from g5kvirt.guests.qemu import ISO
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
@@ -215,7 +215,8 @@ def _prepare(context: Context, cluster: ClusterState, machines: Sequence[Host]) 
         (a.detail["kvm_known"] for a in replies[0].answers if a.op == "facts" and a.ok), {}
     )
     documents = {host: document(host, known) for host in others}
-    return replies + calls.call_agents(context.fanout, documents, timeout=limit)
+    replies += calls.call_agents(context.fanout, documents, timeout=limit)
+    return [_with_all_parts(reply) for reply in replies]
 
 
 def _record_facts(context: Context, replies: Sequence[calls.AgentReply]) -> dict[str, str]:
@@ -231,12 +232,25 @@ def _record_facts(context: Context, replies: Sequence[calls.AgentReply]) -> dict
 
 def _missing(reply: calls.AgentReply) -> dict[str, str]:
     """The programs that are missing on a machine, each with its package."""
-    return {p: packages.PACKAGES[p] for p in _answer(reply, "facts").detail["missing"]}
+    missing = _answer(reply, "facts").detail["missing"]
+    return {p: packages.PACKAGES[p] for p in missing if p in packages.PACKAGES}
+
+
+def _with_all_parts(reply: calls.AgentReply) -> calls.AgentReply:
+    """A machine that leaves a part out has failed."""
+    given = {word for answer in reply.answers for word in (answer.op, answer.subject)}
+    left_out = [what for what in ("facts", "bridge", "sysctls") if what not in given]
+    if not reply.ok or not left_out:
+        return reply
+    return replace(reply, reason=f"its agent has not answered about its {left_out[0]}")
 
 
 def _answer(reply: calls.AgentReply, what: str) -> protocol.Answer:
-    """A machine's answer to ``facts``, or about a part of ``prepare``."""
-    return next(a for a in reply.answers if what in (a.op, a.subject))
+    """A machine's answer to ``facts``, or about a part of ``prepare``. Raises TestbedError without one."""
+    for answer in reply.answers:
+        if what in (answer.op, answer.subject):
+            return answer
+    raise TestbedError(f"the agent of {reply.host.name} has not answered about its {what}")
 
 
 def _memory_for(context: Context, host: Host) -> tuple[int, int]:

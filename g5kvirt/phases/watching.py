@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from g5kvirt.context import Context
@@ -28,7 +29,7 @@ INTERVAL = 2.0
 
 @contextmanager
 def watched(context: Context, phase: str) -> Iterator[None]:
-    """The block inside ends when a job of the run's reservation does.
+    """The block inside ends when a job of the run's reservation does, or the run's directory is gone.
 
     Raises PhaseError then, also in place of one that is raised inside: the end of the job is its cause. In a
     thread other than the main one nothing is interrupted; the jobs are only polled after a PhaseError.
@@ -44,6 +45,8 @@ def watched(context: Context, phase: str) -> Iterator[None]:
             inbox.take(context.run.path, context.journal)  # such as a walltime that was extended meanwhile
         except RunError as error:
             log.debug("%s", error)
+        if _is_gone(context.journal.path):  # with the keys without which nothing goes on
+            return "the run's directory was moved or removed"
         try:
             return context.testbed.ended(granted)
         except TestbedError as error:
@@ -92,6 +95,17 @@ def interruptible(call: str) -> Iterator[None]:
         )
         error._render_traceback_ = partial(for_a_notebook, error)  # type: ignore[attr-defined]
         raise
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is no such file; a file system that does not answer for a moment is no reason."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.debug("%s", error)
+    return False
 
 
 class _Watch:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from g5kvirt.remote.access import Access
-from g5kvirt.remote.connections import UNREADABLE, Call, Connection, Program, raise_limit
+from g5kvirt.remote.connections import UNREADABLE, Call, Connection, Program, exit_code, raise_limit
 from g5kvirt.remote.processes import terminate
 from g5kvirt.remote.result import Failure, classify_failure, exit_reason, last_line, retry_delay
 from g5kvirt.run.printable import short
@@ -158,7 +158,7 @@ class Multiplexer:
                 self._attach(connection, call)
 
     def _start_due(self) -> None:
-        now = time.time()
+        now = time.monotonic()
         while self._retries and self._retries[0][0] <= now:
             self._begin([heapq.heappop(self._retries)[2]])
         logins = sum(not connection.ready for connection in self._connections.values())
@@ -194,7 +194,7 @@ class Multiplexer:
             self._send_call(connection, call)
 
     def _send_call(self, connection: Connection, call: Call) -> None:
-        call.sent = time.time()
+        call.note_sent()
         self._send(connection, call.line)
 
     def _send(self, connection: Connection, data: bytes) -> None:
@@ -235,25 +235,26 @@ class Multiplexer:
 
     def _take(self, connection: Connection, message: Mapping[str, Any]) -> None:
         if "ready" in message:
-            connection.ready, connection.installing = True, False
+            connection.greeted()
             for call in self._calls[connection].values():
                 self._send_call(connection, call)
             return
         if "send" in message:
-            connection.installing, connection.waiting_since = True, time.time()
+            connection.wants_archive()
             archive = self.program.archive()
             self._send(connection, b"%d " % len(archive) + archive)
             return
         known = self._calls[connection].get(int(message["id"]))
-        if known is None:  # cancelled
+        if known is None or known.sent is None:  # cancelled
+            connection.note_stray()
             return
         if "begun" in message:
-            known.begun = time.time()
+            known.note_begun()
         elif "out" in message:
-            known.tell("output", data=message["out"].encode("utf-8", "surrogateescape"))
+            known.tell_output(message["out"])
         else:
             late = f"timed out: ended after {known.limit:g} s" if message.get("late") else ""
-            known.tell("end", code=int(message["code"]), reason=late, data=str(message["err"]).encode())
+            known.tell("end", code=exit_code(message), reason=late, data=str(message["err"]).encode())
             del self._calls[connection][known.number]
             if len(self._connections) > self._most and not self._calls[connection]:
                 self._forget(connection)
@@ -262,7 +263,7 @@ class Multiplexer:
 
     def _look(self) -> None:
         """Find what is late."""
-        now = time.time()
+        now = time.monotonic()  # a clock that is set makes nobody late
         if now - self._looked < _LOOK:
             return
         self._looked = now
@@ -292,9 +293,7 @@ class Multiplexer:
         """The connection has ended."""
         self._tell_lost(connection)
         calls = self._forget(connection)
-        code = _exit_code(connection.process)
-        while connection.read_errors():
-            pass
+        code = connection.exit_code()
         if not connection.ready and code is not None and 0 < code != _SSH_FAILED:
             reason = exit_reason(code, connection.errors)
             for call in calls:
@@ -328,7 +327,8 @@ class Multiplexer:
         call.tell("again")
         call.attempt += 1
         call.sent = call.begun = None
-        heapq.heappush(self._retries, (time.time() + delay, call.number, call))
+        call.received = 0
+        heapq.heappush(self._retries, (time.monotonic() + delay, call.number, call))
 
     def _drop(self, connection: Connection, reason: str) -> None:
         """A connection of no use."""
@@ -388,11 +388,3 @@ class Multiplexer:
             if self._inbox:
                 self._start()
         terminate(processes)
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """With which it has ended; None if it still runs."""
-    try:
-        return process.wait(0.5)
-    except subprocess.TimeoutExpired:
-        return None

@@ -168,6 +168,8 @@ class _Output:
     def add(self, data: bytes) -> None:
         """Keep it, and pass on what is complete."""
         self.data += data
+        if b"\n" not in data:
+            return
         while self._on_line is not None and (end := self.data.find(b"\n", self._passed_on)) >= 0:
             line = self.data[self._passed_on : end].decode(errors="replace")
             self._passed_on = end + 1

@@ -29,7 +29,10 @@ from g5kvirt.run.lines import decompress, parse
 from g5kvirt.run.state import RunState
 from g5kvirt.run.vocabulary import Kind, Status
 
-__all__ = ["Journal", "Listener", "read_events"]
+__all__ = ["MOVED", "Journal", "Listener", "read_events"]
+
+#: What to do when the directory of a run is not where it was.
+MOVED = "if the run's directory was moved, move it back, or open the run where it is now"
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +152,8 @@ class Journal:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._holder = holder
                 self._file = FileIO(self.path, "a")
+            except FileNotFoundError as error:
+                raise RunError(f"{self.path} is not there any more", advice=MOVED) from error
             except OSError as error:
                 raise RunError(
                     f"{self.path} cannot be written ({error.strerror}): this run can only be read here"

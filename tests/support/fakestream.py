@@ -32,7 +32,7 @@ class FakeStream:
 
     def send(self, text: str, file: str = "/var/lib/g5kvirt/access.log", offset: int = 1) -> None:
         """A line of a followed log arrives."""
-        self._on_line(json.dumps({"file": file, "offset": offset, "inode": 7, "line": text}), 0.0)
+        self._on_line(json.dumps({"file": file, "offset": offset, "piece": 7, "line": text}), 0.0)
 
     def break_off(self, reason: str) -> None:
         """The connection ends."""

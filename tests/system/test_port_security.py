@@ -87,3 +87,42 @@ def test_only_the_runs_own_dhcp_servers_reach_a_vm(bridge: Bridge, destination: 
         assert received(bridge, other, destination) == "offer"
     finally:
         other.close()
+
+
+#: A message of a DHCP client, with this MAC address in it, cut into fragments of so many bytes.
+CLIENT = """
+import socket, struct, sys
+mac, size = bytes.fromhex(sys.argv[1].replace(":", "")), int(sys.argv[2])
+decline = b"\\x63\\x82\\x53\\x63\\x35\\x01\\x04\\xff"
+message = struct.pack("!BBBBIHH16x16s192x", 1, 1, 6, 0, 7, 0, 0, mac) + decline
+datagram = struct.pack("!HHHH", 68, 67, 8 + len(message), 0) + message
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for at in range(0, len(datagram), size):
+    piece = datagram[at:at + size]
+    more = 0x2000 if at + size < len(datagram) else 0
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(piece), 77, more | at // 8, 9, 17, 0,
+        socket.inet_aton("10.0.0.11"), socket.inet_aton("10.0.0.1"))
+    s.sendto(header + piece, ("10.0.0.1", 0))
+"""
+SERVER = RECEIVE.replace("68", "67").replace("recv(9).decode()", "recv(999)[28:34].hex()")
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "arrives"),
+    [(1, 1400, True), (2, 1400, False), (2, 8, False), (2, 32, False), (1, 32, False)],
+)
+def test_a_vm_speaks_to_dhcp_servers_for_itself_only(
+    bridge: Bridge, number: int, size: int, arrives: bool
+) -> None:
+    mac = f"{MAC}{number}"
+    for enforced in (False, True):
+        if enforced:
+            bridge.enforce()
+            bridge.enforce()
+        argv = bridge.host.argv(sys.executable, "-c", SERVER)
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            bridge.vms[1].run(sys.executable, "-c", CLIENT, mac, str(size))
+            found = server.stdout.read().strip()
+        assert found == (mac.replace(":", "") if arrives or not enforced else "nothing"), enforced

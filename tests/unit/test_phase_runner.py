@@ -11,7 +11,7 @@ import pytest
 from backgroundbeds import Bed
 
 from g5kvirt import Spec
-from g5kvirt.errors import PhaseOrderError, TestbedError
+from g5kvirt.errors import PhaseOrderError, RunError, TestbedError
 from g5kvirt.phase_runner import PhaseRunner, run_phase
 
 SPEC = Spec(sites={"nancy": 1}, vms=2)
@@ -78,3 +78,17 @@ print([name for name in sys.modules if name.startswith(unwanted)])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_that_is_moved_amid_a_step_is_the_reason_of_its_failure(tmp_path: Path) -> None:
+    run, _ = runner(tmp_path, "refuse")
+    moved = tmp_path / "elsewhere"
+    run.journal.subscribe(lambda _: run.run.path.rename(moved) if run.run.path.exists() else None)
+    with pytest.raises(RunError, match="x was moved or removed while a step of it ran") as found:
+        run.execute("reserve")
+    assert "open the run where it is now" in found.value.advice
+    with pytest.raises(RunError, match="is not there any more"):
+        run.execute("reserve")
+    assert not run.run.path.exists(), "no second run is begun in its place"
+    again = PhaseRunner.open(moved)
+    assert again.journal.state.phases["reserve"].tries[0].status == "failed"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
 import time
+
+from .pieces import newest_first, number_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,15 +25,15 @@ MOST = 1 << 20  #: bytes that are read at once
 def follow(request: Record, emit: Callable[[Record], object], input_is_open: bool) -> None:
     """Emit every line that is appended to the files, until our output has no reader any more.
 
-    A file may not exist yet, or be rotated: what was put aside as ``FILE.1`` is read first. With each line
-    come the ``offset`` where the next one begins, and the file's ``inode``: given back as the start, nothing
-    is lost or seen twice. A heartbeat is sent every 5 s.
+    A file may not exist yet, or be rotated: what was put aside (see `pieces`) is read first. With each line
+    come the ``offset`` where the next one begins, and the number of its ``piece``: given back as the start,
+    nothing is lost or seen twice. A heartbeat is sent every 5 s.
     ``input_is_open``: the request did not come by standard input, so its end means that the reader is gone.
     """
     pause, beat = max(0.01, float(request.get("poll", 0.05))), 0.0
     until = time.monotonic() + float(request.get("seconds", 10 * 86400))
-    inodes = request.get("inodes", {})
-    files = [Followed(path, int(offset), inodes.get(path)) for path, offset in request["files"].items()]
+    pieces = request.get("pieces", {})
+    files = [Followed(path, int(offset), pieces.get(path)) for path, offset in request["files"].items()]
     hangup = select.poll()
     hangup.register(sys.stdout.fileno(), 0)
     if input_is_open:
@@ -47,69 +50,94 @@ def follow(request: Record, emit: Callable[[Record], object], input_is_open: boo
 
 
 class Followed:
-    """A file that grows, and that is put aside as ``PATH.1`` from time to time."""
+    """A file that grows, and that is put aside from time to time."""
 
-    def __init__(self, path: str, offset: int, inode: int | None) -> None:
+    def __init__(self, path: str, offset: int, piece: int | None) -> None:
         self.path = path
         self._offset = offset
-        self._inode = inode  # None: from the beginning of all that is there
+        self._piece = piece  # its number; None: from the beginning of all that is there
         self._file: IO[bytes] | None = None
         self._torn = b""
         self._replaced = 0.0  # when there was first another file in its place
 
     def appended(self) -> Iterator[dict[str, Any]]:
-        """New whole lines, each with the offset behind it and the file's inode."""
+        """New whole lines, each with the offset behind it and the number of its piece."""
         if self._file is None and not self._open():
             return
         assert self._file is not None
         data = self._file.read(MOST)
         *lines, self._torn = (self._torn + data).split(b"\n")
+        if lines:
+            self._piece = number_of(self._file)  # its first line is whole now
         for line in lines:
             self._offset += len(line) + 1
             text = line.decode("utf-8", "replace")
-            yield {"offset": self._offset, "inode": self._inode, "line": text}
+            yield {"offset": self._offset, "piece": self._piece, "line": text}
         if not data:
             self._close_if_replaced()
 
     def _open(self) -> bool:
-        """Where we were, else from the beginning: of the piece that was put aside, if there is one."""
-        older = [f"{self.path}.1"] if self._inode is not None or self._offset == 0 else []
-        for path in (*older, self.path):
-            try:
+        """Where we were, else from the beginning: of the oldest piece that was put aside, if there is one."""
+        file = self._find()
+        if file is None and self._piece is not None:  # that one is gone, with its lines
+            self._piece, self._offset = None, 0
+            file = self._find()
+        if file is None:
+            return False
+        if self._offset > os.fstat(file.fileno()).st_size or not begins_line(file, self._offset):
+            self._offset = 0  # emptied
+        self._file = file
+        file.seek(self._offset)
+        return True
+
+    def _find(self) -> IO[bytes] | None:
+        """The piece where we were, or to begin with; None if it is not there."""
+        only_newest = self._piece is None and self._offset
+        paths = [self.path] if only_newest else [path for path, _ in newest_first(self.path)]
+        for path in reversed(paths):
+            with contextlib.suppress(FileNotFoundError):
                 file = open(path, "rb")
-            except FileNotFoundError:
-                continue
-            found = os.fstat(file.fileno())
-            if self._inode in (None, found.st_ino):
-                if self._offset > found.st_size or not begins_line(file, self._offset):
-                    self._offset = 0  # emptied, or another file with the number of one that is gone
-                self._file, self._inode = file, found.st_ino
-                file.seek(self._offset)
-                return True
-            file.close()
-        if self._inode is not None:  # that one is gone, with its lines
-            self._inode, self._offset = None, 0
-            return self._open()
-        return False
+                if self._piece in (None, number_of(file)):
+                    return file
+                file.close()
+        return None
 
     def _close_if_replaced(self) -> None:
-        """Go on with the file that is now in its place, if this one has been put aside, or with its beginning
-        if it has been emptied.
+        """Go on with the next piece, if this one has been put aside, or with its beginning if it has been
+        emptied.
         """
         assert self._file is not None
-        try:
-            now = os.stat(self.path)
-        except FileNotFoundError:
-            return
-        if now.st_ino != self._inode:
+        here = os.fstat(self._file.fileno())
+        newer, path = None, ""
+        for path, found in newest_first(self.path):
+            if found.st_ino == here.st_ino:
+                break
+            newer = path
+        else:
+            path = ""  # it is gone: all that is there is newer
+        if newer is not None:
             self._replaced = self._replaced or time.monotonic()
             if time.monotonic() - self._replaced < LINGER:
                 return
-            self._inode = now.st_ino
-        elif now.st_size >= self._offset:
-            return
-        self._file.close()
-        self._file, self._offset, self._torn, self._replaced = None, 0, b"", 0.0
+            self._file.close()
+            self._offset, self._torn, self._replaced = 0, b"", 0.0
+            self._open_next(here.st_ino)
+        elif path == self.path and here.st_size < self._offset:
+            self._file.seek(0)
+            self._offset, self._torn = 0, b""
+
+    def _open_next(self, inode: int) -> None:
+        """The piece after the one with this inode, or the oldest one if that is gone."""
+        file = None
+        for path, found in newest_first(self.path):
+            if found.st_ino == inode:
+                break
+            with contextlib.suppress(FileNotFoundError):
+                candidate = open(path, "rb")
+                if file is not None:
+                    file.close()
+                file = candidate
+        self._file, self._piece = file, None
 
 
 def begins_line(file: IO[bytes], offset: int) -> bool:

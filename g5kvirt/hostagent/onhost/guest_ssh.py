@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 TRIES = 4  #: of a guest that refuses connections
 FIRST_PAUSE = 0.5  #: seconds until the second one, doubled each time
-MOST_OUTPUT = 64 << 20  #: bytes of one guest, after which its command is ended
+MOST_OUTPUT = 16 << 20  #: bytes of one guest, after which its command is ended
+LEAST_ROOM = 64 << 20  #: bytes that are left free where outputs become files
 
 #: Of every login. The user's and the host's own configuration and keys have no say in it.
 _ARGUMENTS = ["ssh", "-T", "-F", "/dev/null", "-l", "root"]
@@ -27,10 +28,12 @@ def ssh(request: Record, _home: str) -> Results:
 
     ``input``: a file of this host that each guest's command reads; without one, its input is empty.
     ``output``: a directory of this host, made if needed, in which each guest's standard output becomes a file
-    with the guest's name. Raises OSError where there is neither a key nor an agent.
+    with the guest's name. ``most``: bytes of output and of errors that a guest may send; one that sends more,
+    or is late, is cut off (``stopped`` says so). Raises OSError where there is neither a key nor an agent.
     """
     words = list(_ARGUMENTS)
     files = Files(request.get("input"), request.get("output"))
+    most = int(request.get("most", MOST_OUTPUT))
     for option in request["options"]:
         words += ["-o", option]
     key = -1
@@ -58,7 +61,7 @@ def ssh(request: Record, _home: str) -> Results:
                 _, name, address, number = waiting.popleft()
                 argv = [*words, "--", address, request["command"]]
                 limit = float(request["limit"])
-                running.append(Login(name, address, argv, limit, poll, number, files))
+                running.append(Login(name, address, argv, limit, poll, number, files, most))
             poll.poll(250 if running else 50)
             for login in list(running):
                 if not login.has_ended():
@@ -109,6 +112,13 @@ class Files:
         path = f"{self.folder}/{check_name(name)}"
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
+    def are_full(self) -> bool:
+        """Whether outputs have filled their disk, which others need, too."""
+        if self.folder is None:
+            return False
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize < LEAST_ROOM
+
     def size(self, name: str) -> int:
         """Bytes of one guest's file."""
         return os.path.getsize(f"{self.folder}/{name}") if self.folder is not None else 0
@@ -126,13 +136,15 @@ class Login:
         poll: select.poll,
         number: int,
         files: Files,
+        most: int,
     ) -> None:
         self.name, self.address, self.number = name, address, number
+        self._most = most
         self._poll = poll
         self._start = time.monotonic()
         self._limit = limit
         self._begun: float | None = None  # seconds until the first output
-        self._late = False
+        self._stopped = ""  # why it was ended
         self._files = files
         source, target = files.input(), files.output(name)
         try:
@@ -156,11 +168,21 @@ class Login:
         for pipe in list(self._open):
             while self._read(pipe) and exited:
                 pass
-        late = time.monotonic() - self._start > self._limit
-        if not exited and not self._late and (late or max(map(len, self._data.values())) > MOST_OUTPUT):
-            self._late = True
+        if not exited and not self._stopped and (reason := self._reason_to_stop()):
+            self._stopped = reason
             self._process.kill()
         return exited
+
+    def _reason_to_stop(self) -> str:
+        """Empty if it may go on."""
+        if time.monotonic() - self._start > self._limit:
+            return f"timed out: no end within {self._limit:.0f} s"
+        if max(map(len, self._data.values())) > self._most:
+            mebibytes = f"{self._most / (1 << 20):.3g} MiB"
+            return f"cut off: more than {mebibytes} of output; get() fetches files of any size"
+        if self._files.are_full():
+            return "cut off: the disk of its host is full"
+        return ""
 
     def _read(self, pipe: int) -> bool:
         """Read a piece; False if there is none."""
@@ -181,9 +203,10 @@ class Login:
         self._close()
         err = self._data.pop(self._err)
         return {
-            "code": None if self._late else self._process.returncode,
-            "out": b"".join(self._data.values()).decode("utf-8", "surrogateescape"),
-            "err": err.decode("utf-8", "surrogateescape"),
+            "code": None if self._stopped else self._process.returncode,
+            "stopped": self._stopped,
+            "out": b"".join(self._data.values())[: self._most].decode("utf-8", "surrogateescape"),
+            "err": err[: self._most].decode("utf-8", "surrogateescape"),
             "begun": self._begun,
             "seconds": time.monotonic() - self._start,
             "bytes": self._files.size(self.name),

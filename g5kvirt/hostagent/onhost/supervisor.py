@@ -9,6 +9,7 @@ import select
 import signal
 import time
 
+from . import pieces
 from .child import HANDLED, Child
 from .processes import kill_group, start_time
 from .records import load_record, write_text
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from .records import Record
 
-LOG_LIMIT = 32 << 20  #: bytes of a service's log before it is put aside (one older piece is kept)
-OWN_LOG_LIMIT = 128 << 20  #: the same for a log that the service writes itself
+LOG_LIMIT = 16 << 20  #: bytes of a service's log before it is put aside (see `pieces`)
+OWN_LOG_LIMIT = 64 << 20  #: the same for a log that the service writes itself
 OWN_LOG_PAUSE = 10.0  #: seconds between two looks at it
 END_LIMIT = 5.0  #: seconds between SIGTERM and SIGKILL
 
@@ -134,11 +135,11 @@ def run_until_end(
 
 
 def put_aside(logs: Iterable[str]) -> bool:
-    """Rename the logs that are long, each to ``LOG.1``; whether there was one."""
+    """Rename the logs that are long; whether there was one."""
     long = [path for path in logs if os.path.exists(path) and os.path.getsize(path) > OWN_LOG_LIMIT]
     for path in long:
         with contextlib.suppress(OSError):
-            os.replace(path, f"{path}.1")
+            pieces.put_aside(path)
     return bool(long)
 
 
@@ -188,4 +189,4 @@ def log_lines(path: str, lines: Iterable[str]) -> None:
             log.write("".join(stamp + line + "\n" for line in lines))
             full = log.tell() > LOG_LIMIT
         if full:
-            os.replace(path, path + ".1")
+            pieces.put_aside(path)

@@ -125,7 +125,7 @@ class TransferWatch(Watch):
                 hosts[host] = have
             for address, number in taken.items():
                 vm = self._by_address.get(address, "")
-                if vm in writing:
+                if vm in writing and self._vms[vm].host == host:  # it knows of its own VMs only
                     transfers.append(self._transfer(vm, int(number), t))
         if transfers:
             self._shown = True

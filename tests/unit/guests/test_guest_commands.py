@@ -230,3 +230,43 @@ def test_host_that_cannot_log_in_is_passed_through(made: Make, monkeypatch: pyte
     results = guests.run(NAMES, ["true"], timeout=9.0)
     assert [sorted(names) for names in asked] == [sorted(NAMES)]
     assert {result.text for result in results.values()} == {"direct"}
+
+
+def test_a_host_speaks_for_its_own_vms_only(made: Make, tmp_path: Path) -> None:
+    guests, machines = made(lambda name, *_: {"code": 0, "out": f"I am {name}\n", "err": ""})
+    (tmp_path / "check").write_text("k")
+    first = KNOWN[0].host
+
+    def call(host: str, text: bytes, on_line: Any) -> Result:
+        if host == first:  # it answers in the place of all, before they do
+            for vm in KNOWN:
+                detail = {"begun": 0.1, "seconds": 0.3, "code": 0, "out": "lies\n", "err": ""}
+                line = {"op": "ssh", "subject": vm.name, "status": "ok", "t": 1, "detail": detail}
+                on_line(host, json.dumps(line), 1.0)
+        return machines_call(host, text, on_line)
+
+    machines_call = machines._call
+    machines._call = call  # type: ignore[method-assign]
+    names = [vm.name for vm in KNOWN]
+    results = guests.run(names, ["true"], timeout=9.0, key=tmp_path / "check")
+    others = {vm.name for vm in KNOWN if vm.host != first}
+    assert others
+    assert {results[name].text for name in others} == {f"I am {name}\n" for name in others}
+
+
+def test_output_that_is_cut_off_is_no_success(made: Make, tmp_path: Path) -> None:
+    (tmp_path / "check").write_text("k")
+    cut = {"code": None, "stopped": "cut off: more than 16 MiB of output", "out": "y" * 99, "err": ""}
+    guests, _ = made(lambda *_: cut)
+    results = guests.run(["vm-1"], ["true"], timeout=9.0, key=tmp_path / "check")
+    assert (results["vm-1"].ok, results["vm-1"].reason) == (False, "cut off: more than 16 MiB of output")
+    assert results["vm-1"].text == "y" * 99
+
+
+@pytest.mark.parametrize(("vms", "of_one_host", "mebibytes"), [(1, 1, 16), (8, 4, 6), (4552, 16, 0.2)])
+def test_less_output_of_each_is_kept_where_there_are_many(
+    vms: int, of_one_host: int, mebibytes: float
+) -> None:
+    most = commands.most_output(vms, of_one_host)
+    assert most == pytest.approx(mebibytes * (1 << 20), rel=0.15)
+    assert commands.most_output(10**6, 10**4) == commands.LEAST_OUTPUT

@@ -86,3 +86,24 @@ def test_nobody_looks_where_no_connection_is_kept(quick: None) -> None:
     with watch(agents, lambda *_: pytest.fail("nobody asked")):
         time.sleep(0.2)
     assert agents.called == []
+
+
+def test_a_host_knows_of_its_own_vms_only(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = Agents({"vm-0": "dead"})
+    agents.broken = False
+    answer = agents._answer
+
+    def liar(host: str, text: bytes) -> Result:
+        """It says that all VMs of the other host are dead."""
+        request = {"op": "status", "names": ["vm-0", "vm-3", "vm-2"]}
+        agents.states = {"vm-0": "dead", "vm-3": "dead", "vm-2": "dead"} if host == "a-1" else {}
+        return answer(host, json.dumps({"requests": [request]}).encode())
+
+    monkeypatch.setattr(agents, "_answer", liar)
+    found: list[str] = []
+    with watch(agents, lambda vm, *_: found.append(vm)):
+        deadline = time.monotonic() + 5
+        while len(agents.called) < 6 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert agents.called
+    assert found == []

@@ -183,3 +183,13 @@ def test_nothing_is_watched_without_a_reservation(tmp_path: Path) -> None:
         watched(Context(spec, nowhere, run, journal), "reserve"),
     ):
         time.sleep(0.01)
+
+
+def test_a_run_that_is_moved_or_removed_ends_the_step(context: Context, tmp_path: Path) -> None:
+    def step() -> None:
+        with watched(context, "launch"):
+            context.run.path.rename(tmp_path / "elsewhere")
+            time.sleep(10)
+
+    with pytest.raises(PhaseError, match=r"during launch\(\) the run's directory was moved or removed"):
+        step()

@@ -35,7 +35,8 @@ class Client:
         self.received, self.head = b"", b""  # what came, and what of our answer's header is still to be sent
         self.at = self.end = -1
         self.mask = selectors.EVENT_READ
-        self.address = "" if needs_token else peer_address(sock)
+        self.peer = peer_address(sock)
+        self.address = "" if needs_token else self.peer
         sock.setblocking(False)
         relay.selector.register(sock, self.mask, self.ready)
 

@@ -12,7 +12,7 @@ import sys
 import time
 
 from ..records import write_text
-from .client import Client
+from .client import Client, peer_address
 from .fetch import Fetcher
 from .image import StoredFile
 from .limits import DEFAULTS
@@ -31,6 +31,8 @@ FETCH_TICK = 0.005
 TICK = 0.1
 IDLE_TICK = 2.0  #: when all is here and nobody wants it
 CONNECTIONS = 1024  #: at once
+FOR_SUCCESSORS = 256  #: of them, which VMs do not get
+OF_ONE = 32  #: of one address
 
 
 class Relay:
@@ -138,12 +140,17 @@ class Relay:
             sock = accept(listener)
             if sock is None:
                 return
-            if len(self.clients) >= CONNECTIONS:
+            if self.has_room(peer_address(sock), needs_token):
+                self.clients.add(Client(self, sock, needs_token))
+            else:
                 sock.close()
-                return
-            self.clients.add(Client(self, sock, needs_token))
 
         return on_client
+
+    def has_room(self, address: str, needs_token: bool) -> bool:
+        """Whether one more connection is taken: nobody, and not all VMs together, can keep the others out."""
+        most = CONNECTIONS if needs_token else CONNECTIONS - FOR_SUCCESSORS
+        return len(self.clients) < most and sum(one.peer == address for one in self.clients) < OF_ONE
 
     # -------------------------------------------------------------------------------------------- the file
     def hand_on(self) -> None:

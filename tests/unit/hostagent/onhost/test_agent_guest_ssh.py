@@ -11,6 +11,7 @@ import pytest
 from agent_calls import call
 
 from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.onhost import guest_ssh
 
 #: Does what the address says; prints the key that it was given, and the rest of its arguments.
 SSH = """#!/bin/sh
@@ -117,3 +118,22 @@ def test_input_is_a_file_and_so_is_the_output(home: Path, tmp_path: Path) -> Non
         home, protocol.ssh({"vm-7": "10.0.0.7"}, "true", options=[], limit=9.0, key="k", **files)
     )
     assert "No such file" in answer.reason
+
+
+def test_what_prints_without_end_is_cut_off(home: Path) -> None:
+    order = protocol.ssh({"vm-6": "10.0.0.6"}, "true", options=[], limit=30.0, key="k", most=1 << 20)
+    (answer,) = call(home, order)
+    assert answer.detail["code"] is None
+    assert answer.detail["stopped"].startswith("cut off: more than 1 MiB of output")
+    assert len(answer.detail["out"]) == 1 << 20
+    assert answer.detail["seconds"] < 15
+    late = protocol.ssh({"vm-3": "10.0.0.3"}, "true", options=[], limit=1.0, key="k")
+    assert call(home, late)[0].detail["stopped"] == "timed out: no end within 1 s"
+
+
+def test_outputs_leave_room_on_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = guest_ssh.Files(None, str(tmp_path / "output"))
+    assert not files.are_full()
+    monkeypatch.setattr(guest_ssh, "LEAST_ROOM", 1 << 60)
+    assert files.are_full()
+    assert not guest_ssh.Files(None, None).are_full()

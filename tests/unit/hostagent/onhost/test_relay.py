@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from g5kvirt.hostagent.onhost.relay import server
 from g5kvirt.hostagent.onhost.relay.http import REQUEST_LINE, body_offset, header_field, parse_range
 from g5kvirt.hostagent.onhost.relay.image import CHUNK, StoredFile
 from g5kvirt.hostagent.onhost.relay.predecessor import Predecessor
@@ -163,34 +164,71 @@ def test_predecessor_may_have_an_ipv6_address() -> None:
     assert (peer.address, peer.port, peer.path) == ("fd00::1", 80, "/x")
 
 
+class Serving:
+    """A relay that has its image, in a thread, open to VMs at `port`."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.data = bytes(range(256)) * (32 << 10)  # 8 MiB, more than the kernel buffers
+        self.digest, self.state = hashlib.sha256(self.data).hexdigest(), folder / "state.json"
+        (folder / self.digest).write_bytes(self.data)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        place = {"store": str(folder), "open": [["127.0.0.1", self.port]], "source": None, "remove": False}
+        job = {"host": "h", "sha256": self.digest, "size": len(self.data), "token": "x" * 16, **place}
+        self.relay = Relay(job, str(self.state))
+        monkeypatch.setattr("signal.signal", lambda *_: None)  # they are for the main thread
+        monkeypatch.setattr("signal.set_wakeup_fd", lambda _: None)
+        self.thread = threading.Thread(target=self.relay.run)
+
+    def __enter__(self) -> Serving:
+        self.thread.start()
+        wait_for(lambda: self.state.exists() and json.loads(self.state.read_text())["state"] == "ok")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.relay.ending = True
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def vm(self, address: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 10, (address, 0))
+
+    def takes(self, address: str) -> bool:
+        """Whether a VM of this address gets something."""
+        with self.vm(address) as link:
+            try:
+                link.sendall(f"GET /{self.digest} HTTP/1.1\r\n\r\n".encode())
+                return bool(link.recv(1000))
+            except ConnectionError:
+                return False
+
+
 def test_what_a_vm_has_taken_is_in_the_state_also_after_the_image_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = bytes(range(256)) * (32 << 10)  # 8 MiB, more than the kernel buffers
-    digest, state = hashlib.sha256(data).hexdigest(), tmp_path / "state.json"
-    (tmp_path / digest).write_bytes(data)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    place = {"store": str(tmp_path), "open": [["127.0.0.1", port]], "source": None, "remove": False}
-    relay = Relay({"host": "h", "sha256": digest, "size": len(data), "token": "x" * 16, **place}, str(state))
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # they are for the main thread
-    monkeypatch.setattr("signal.set_wakeup_fd", lambda _: None)
-    thread = threading.Thread(target=relay.run)
-    thread.start()
-    try:
-        wait_for(lambda: state.exists() and json.loads(state.read_text())["state"] == "ok")
+    with Serving(tmp_path, monkeypatch) as serving:
+        state, size = serving.state, len(serving.data)
         assert json.loads(state.read_text())["taken"] == {}
-        with socket.create_connection(("127.0.0.1", port)) as vm:
-            vm.sendall(f"GET /{digest} HTTP/1.1\r\n\r\n".encode())
+        with serving.vm() as vm:
+            vm.sendall(f"GET /{serving.digest} HTTP/1.1\r\n\r\n".encode())
             got = len(vm.recv(1000))
-            wait_for(lambda: 0 < taken(state) < len(data))  # it takes no more, and that is seen
-            while got < len(data):
+            wait_for(lambda: 0 < taken(state) < size)  # it takes no more, and that is seen
+            while got < size:
                 got += len(vm.recv(1 << 20))
-        wait_for(lambda: taken(state) == len(data))
-    finally:
-        relay.ending = True
-        thread.join(30)
-    assert not thread.is_alive()
+        wait_for(lambda: taken(state) == size)
+
+
+def test_no_vm_keeps_the_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Serving(tmp_path, monkeypatch) as serving:
+        held = [serving.vm("127.0.0.2") for _ in range(server.OF_ONE + 5)]
+        wait_for(lambda: len(serving.relay.clients) == server.OF_ONE)
+        assert not serving.takes("127.0.0.2")
+        assert serving.takes("127.0.0.3")
+        monkeypatch.setattr(server, "CONNECTIONS", server.OF_ONE + server.FOR_SUCCESSORS)
+        assert not serving.takes("127.0.0.3"), "what is left is for successors"
+        assert serving.relay.has_room("127.0.0.3", needs_token=True)
+        for link in held:
+            link.close()
 
 
 def wait_for(condition: object) -> None:
