@@ -33,6 +33,7 @@ def redaction_of_this_person() -> Redaction:
 
 
 def _configured_logins() -> Iterator[str]:
+    from g5kvirt.testbeds.grid5000.api_login import read_login
     from g5kvirt.testbeds.grid5000.settings import load_settings
 
     try:
@@ -42,3 +43,6 @@ def _configured_logins() -> Iterator[str]:
     yield settings.user or ""
     if settings.jump and "@" in settings.jump:
         yield settings.jump.partition("@")[0]
+    if settings.password_file is not None:
+        with contextlib.suppress(SpecError):
+            yield read_login(settings.password_file).username

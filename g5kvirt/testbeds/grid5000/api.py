@@ -11,12 +11,27 @@ from g5kvirt.errors import TestbedError
 from g5kvirt.run.printable import short
 from g5kvirt.testbeds.grid5000 import documents
 
-__all__ = ["error_summary", "get", "hide_password", "items", "read", "uids"]
+__all__ = [
+    "CHECK_THAT_IT_IS_UP",
+    "error_summary",
+    "get",
+    "hide_password",
+    "items",
+    "read",
+    "uids",
+    "unanswered",
+]
 
 T = TypeVar("T")
 
 _TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_ADVICE = "check that it is up, and from outside that ~/.execo.conf.py has your api_username"
+CHECK_THAT_IT_IS_UP = "check that it is up: https://www.grid5000.fr/status/"
+_NO_CONNECTION = "check the network of this machine, and then the API: https://www.grid5000.fr/status/"
+_NO_LOGIN = (
+    "from outside Grid'5000 it needs a login: api_username in ~/.execo.conf.py, or password_file in"
+    " ~/.config/g5kvirt/grid5000.yaml (docs/grid5000.md)"
+)
+_REJECTED = "check the login and the password; one that execo stored can be corrected in the keyring"
 
 
 def get(path: str) -> dict[str, Any]:
@@ -26,10 +41,7 @@ def get(path: str) -> dict[str, Any]:
     try:
         document = api_utils.get_resource_attributes(path)
     except (api_utils.APIException, ValueError, OSError, RecursionError) as error:
-        raise TestbedError(
-            f"the testbed's API does not answer at /{path.lstrip('/')} ({error_summary(error)})",
-            advice=_ADVICE,
-        ) from error
+        raise unanswered(path, error) from error
     return read(path, lambda: documents.mapping(document, "the document"))
 
 
@@ -56,6 +68,46 @@ def read(path: str, part: Callable[[], T]) -> T:
         ) from error
 
 
+def unanswered(path: str, error: Exception) -> TestbedError:
+    """The error for a request of the document at ``path`` that failed with ``error``."""
+    from execo_g5k.config import g5k_configuration
+
+    uri = hide_password(str(getattr(error, "uri", None) or f"/{path.lstrip('/')}"))
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        username = g5k_configuration["api_username"]
+        login = f"the login {username}" if username else "requests without a login"
+        return TestbedError(
+            f"the API rejects {login} at {uri} ({error_summary(error)})",
+            advice=_REJECTED if username else _NO_LOGIN,
+        )
+    cause = getattr(error, "exception", None) or error
+    return TestbedError(
+        f"the testbed's API does not answer at {uri} ({error_summary(error)})",
+        advice=_NO_CONNECTION if _connection_failure(cause) else CHECK_THAT_IT_IS_UP,
+    )
+
+
+def _connection_failure(error: BaseException) -> str:
+    """Why there is no connection, in a few words; "" for any other error.
+
+    Its own text is the representation of several nested errors, in which the reason comes last.
+    """
+    import requests
+    import urllib3.exceptions as urllib3
+
+    inner = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"its certificate is not accepted: {short(str(inner or error), 100)}"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy in HTTPS_PROXY or HTTP_PROXY does not forward the request"
+    if isinstance(error, requests.exceptions.Timeout):
+        return "no answer in time"
+    if isinstance(inner, urllib3.NewConnectionError):
+        return "no connection: " + (str(inner).rpartition("] ")[2].rstrip(")") or str(inner))
+    return ""
+
+
 def error_summary(error: Exception) -> str:
     """An error on one line of at most 200 characters, without passwords: why, or what came instead."""
     cause = getattr(error, "exception", None) or error
@@ -72,7 +124,7 @@ def error_summary(error: Exception) -> str:
     elif response is not None:
         text = f"status {response.status_code}{_explanation(response)}"
     else:
-        text = str(cause)
+        text = _connection_failure(cause) or str(cause)
     return short(hide_password(text)) or type(error).__name__
 
 

@@ -9,6 +9,7 @@ import threading
 from g5kvirt.errors import TestbedError
 from g5kvirt.remote.access import PLAIN_LOGIN, PLAIN_SHELL
 from g5kvirt.testbeds.grid5000.api import hide_password
+from g5kvirt.testbeds.grid5000.api_login import read_login, use_login
 from g5kvirt.testbeds.grid5000.recording import record
 from g5kvirt.testbeds.grid5000.settings import Settings
 from g5kvirt.testbeds.transcript import transcript
@@ -76,6 +77,7 @@ def configure(settings: Settings, jump: str) -> None:
         api_utils.get_api_data.__defaults__ = (f"{settings.cache}/",)
     if not _configured:
         record(transcript)
+        use_login(read_login(settings.password_file) if settings.password_file is not None else None)
     # Failures are reported by our own errors; execo logs whole processes with their output.
     execo.log.logger.setLevel(logging.CRITICAL)
     _configured[:] = [uri]

@@ -97,8 +97,8 @@ def inventory(name: str, sites: Collection[str]) -> tuple[Inventory | None, list
 
 
 def _api_problem(site: str, error: Exception) -> Finding:
-    advice = "check that it is up, and from outside that ~/.execo.conf.py has your api_username"
-    return Finding("API", site, "problem", "no-answer", _reason(error), advice)
+    advice = error.advice if isinstance(error, G5kvirtError) else ""
+    return Finding("API", site, "problem", "no-answer", _reason(error), advice or api.CHECK_THAT_IT_IS_UP)
 
 
 def _unreadable(site: str, name: str, why: str) -> Finding:

@@ -7,6 +7,7 @@
     jump: jdoe@access.grid5000.fr     # ssh servers in between; "" for none; found out if left out
     ssh_config: ~/.ssh/grid5000       # instead of ~/.ssh/config
     package_proxy: http://proxy:3128  # proxy through which machines download missing packages
+    password_file: ~/.python-grid5000.yaml  # username and password for the API, from outside
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from g5kvirt.errors import SpecError
 from g5kvirt.remote import jumps
 from g5kvirt.spec import fields
 from g5kvirt.spec.yaml_files import load_yaml
+from g5kvirt.testbeds.grid5000.api_login import read_login
 
 __all__ = ["KEYS", "Settings", "load_settings", "settings_file"]
 
-KEYS = ("user", "jump", "ssh_config", "package_proxy")
+KEYS = ("user", "jump", "ssh_config", "package_proxy", "password_file")
 
 _PROXY = re.compile(r"https?://(?:\[[0-9a-f:]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?/?")
 
@@ -44,6 +46,7 @@ class Settings:
     #: ssh servers in between, as ``ssh -J`` takes them: "" for none, None: see `g5kvirt.remote.jumps`
     jump: str | None = None
     package_proxy: str | None = None  #: proxy through which machines download packages: "http://proxy:3128"
+    password_file: Path | None = None  #: username and password for the API; None: as execo is configured
     polling_interval: float = 10.0  #: seconds between two requests for a job's state
     tiny_polling_interval: float = 2.0
     command_timeout: float = 120.0  #: seconds for one command on a frontend
@@ -87,4 +90,7 @@ def _checked(found: Any) -> dict[str, Any]:
                 f"ssh_config: there is no file {config}", advice="correct the path, or leave it out"
             )
         found["ssh_config"] = config.resolve()
+    if "password_file" in found:
+        found["password_file"] = Path(found["password_file"]).expanduser().resolve()
+        read_login(found["password_file"])  # it fails here rather than at the first request
     return dict(found)
