@@ -19,10 +19,17 @@ __all__ = ["redaction_of_this_person"]
 _SECRET_VARIABLE = re.compile(r"PASS|TOKEN|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
+#: Where other programs keep the login of Grid'5000: a file below the home, and what names it there.
+_LOGINS_OF_OTHERS = (
+    (".ssh/config", re.compile(r"^[ \t]*User[ \t=]+\"?([A-Za-z_][\w.-]*)", re.I | re.M)),
+    (".execo.conf.py", re.compile(r"api_username['\"\]]*\s*[:=]\s*['\"]([A-Za-z_][\w.-]*)")),
+)
+
+
 def redaction_of_this_person() -> Redaction:
     """Replaces logins, secrets in environment variables, names of this machine, and the home directory."""
     logins = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "SUDO_USER")}
-    logins |= set(_configured_logins())
+    logins |= {*_configured_logins(), *_logins_of_others()}
     with contextlib.suppress(KeyError, OSError):  # a number without a name
         logins.add(getpass.getuser())
     secrets = [
@@ -46,3 +53,9 @@ def _configured_logins() -> Iterator[str]:
     if settings.password_file is not None:
         with contextlib.suppress(SpecError):
             yield read_login(settings.password_file).username
+
+
+def _logins_of_others() -> Iterator[str]:
+    for name, pattern in _LOGINS_OF_OTHERS:
+        with contextlib.suppress(OSError):  # most have no such file
+            yield from pattern.findall((Path.home() / name).read_text(errors="replace"))

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from g5kvirt.artifact.secrets import BEGIN, GAP, QUOTE, SECRET_KEY, replace_secrets
+
 __all__ = ["Redaction"]
 
-_SECRET_KEY = re.compile(
-    r"pass(word|wd|phrase)?$|token|secret|credential|authorization|api_?key|private_?key", re.I
-)
 #: Fields whose value is a login.
 _LOGIN_KEY = re.compile(r"(user|user_uid|owner|login|api_username|username|logname)", re.I)
 #: Words that name no person and no machine of anybody, though a login or a host may be called so: to replace
@@ -60,58 +59,38 @@ _NOBODY = frozenset(
 #: All addresses of IPv6 that are given out; what else has colons is no address.
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 
-# A text may have been quoted for JSON, for printf(1) or for a URL, more than once: what stands between two
-# words, and before one, may be an escape.
-_GAP = r"(?:\s|%20)"
-_QUOTE = r"(?:\\0(?:042|047|134)|[\\\"']|%(?:22|27|5C))"
-_BEGIN = (
-    r"(?:(?<![A-Za-z0-9_.+-])|(?<=\\[bfnrt])|(?<=\\0[0-7]{3})|(?<=\\x[0-9A-Fa-f]{2})"
-    r"|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
-)
-
-_END_OF_LINE = r"(?:\r?\n|\\n|\\0?012|%0A)"
-_BASE64 = r"(?:[A-Za-z0-9+/=_-]|%2B|%2F|%3D)"
-
-_PEM = re.compile(r"-----BEGIN[A-Z0-9 %]*-----.*?(?:-----END[A-Z0-9 %]*-----|\Z)", re.S)
-_PUBLIC_KEY = re.compile(
-    rf"((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+){_GAP}+(AAAA{_BASE64}+)(?:{_GAP}+[^\s'\"\\%]+)?"
-)
-#: Keys without what stands around them: a whole file in base64 (-----BEGIN), the inside of OpenSSH's own
-#: (openssh-key-v1), a public one (a length and the key's type).
-_BARE_KEY = re.compile(
-    rf"{_BEGIN}(?:(?:LS0tLS1CRUdJTi|b3BlbnNzaC1rZXktdjE){_BASE64}*(?:{_END_OF_LINE}{_BASE64}{{16,}})*"
-    rf"|AAAA[A-Z][A-Za-z0-9+/]{{12,}}={{0,2}})"
-)
-#: Tokens that are known by their beginning: GitHub's, GitLab's, Slack's, JSON web tokens.
-_TOKEN = re.compile(
-    _BEGIN + r"(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
-)
-#: Up to the last @: a password may have one.
-_URL_USER = re.compile(r"(?<=//)[^/\s'\"\\]+(?=@|%40)")
-_OPTION_USER = re.compile(rf"((?:\s|%20)(?:-u|--user){_GAP}+{_QUOTE}*)([^\s:'\"\\%]+(?::|%3A)[^\s'\"\\%]+)")
+#: Colours and the like of a terminal: they would part a name from what stands before it.
+_ANSI = re.compile(r"(?:\x1b|\\u001b|\\x1b|\\0?33|\\e)\[[0-9;?]{0,40}[A-Za-z]", re.I)
 #: Where somebody came from: a frontend greets with it.
-_LAST_LOGIN = re.compile(rf"(Last{_GAP}login(?::|%3A)[^\n]{{0,80}}?{_GAP}from{_GAP}+)([A-Za-z0-9.:_-]+)")
-_IPV4 = re.compile(_BEGIN + r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9]|\.[0-9])")
-_IPV6 = re.compile(rf"{_BEGIN}(?<!:)(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}[0-9A-Fa-f]{{0,4}}(?![\w:])")
-_BEARER = re.compile(rf"(bearer|basic){_GAP}+([A-Za-z0-9._~+/=-]{{6,}})", re.I)
-_ASSIGNMENT = (
-    r"(?:pass(?:word|wd|phrase)?|[a-z_-]*token|[a-z_-]*secret|api[_-]?key|authorization)"
-    rf"{_QUOTE}*{_GAP}*(?:[:=]|%3[AD]){_GAP}*"
+_LAST_LOGIN = re.compile(
+    rf"((?:Last{GAP}login|Derni.{{1,12}}re{GAP}connexion){GAP}?(?::|%3A)[^\n]{{0,80}}?{GAP}(?:from|depuis|de){GAP}+)"
+    r"([A-Za-z0-9.:_-]+)"
 )
-_QUOTED = re.compile(
-    rf"({_ASSIGNMENT}(?P<quote>{_QUOTE}+))(?![,}}\]\s\"'\\])([^\n]{{1,200}}?)(?=(?P=quote))", re.I
+#: An address in a name, as providers give to homes.
+_NUMBERED = re.compile(
+    r"(?<![\w-])(?:[a-z]{1,20}[-.])?((?:[0-9]{1,3}[-.]){3}[0-9]{1,3})(?:[.-][A-Za-z0-9-]+)+"
 )
-_ASSIGNED = re.compile(rf"({_ASSIGNMENT}{_QUOTE}*)([^\s\"'\\,;&}}%]+)", re.I)
+_IPV4 = re.compile(BEGIN + r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9]|\.[0-9])")
+_IPV6 = re.compile(rf"{BEGIN}(?<!:)(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}[0-9A-Fa-f]{{0,4}}(?![\w:])")
 _EMAIL = re.compile(
-    _BEGIN + r"(?!root@)([A-Za-z0-9_.+-]+)(?:@|%40)((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?![A-Za-z0-9-])"
+    BEGIN + r"(?!root@)([A-Za-z0-9_.+-]+)(?:@|%40)((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?![A-Za-z0-9-])"
 )
-_HOME = re.compile(r"/(home|Users)/(?!user-\d)([^/\s\"'\\:,;%]+)")
+_HOME = re.compile(r"(/home/|/Users/|(?<![\w/~.-])~(?=[a-z_][\w.-]*/))(?!user-\d)([^/\s\"'\\:,;%]+)")
 _LOGIN_FIELD = re.compile(
-    rf"(?:{_QUOTE}+(?:user|user_uid|owner|login){_QUOTE}+{_GAP}*(?::|%3A){_GAP}*{_QUOTE}+"
-    rf"|(?:owner|user){_GAP}(?:=|%3D){_GAP}|\bUser{_GAP}(?=\S+{_GAP}requested))"
-    r"([A-Za-z_][\w.-]*)"
+    rf"(?:{QUOTE}+(?:user|user_uid|owner|login){QUOTE}+{GAP}*(?::|%3A){GAP}*{QUOTE}+"
+    rf"|(?:owner|user){GAP}(?:=|%3D){GAP}|\bUser{GAP}(?=\S+{GAP}requested)"
+    rf"|^{GAP}*(?:owner|user):{GAP}+|\bX-(?:Remote-Ident|Kadeploy-User):{GAP}*|\buid=[0-9]{{1,10}}\("
+    rf"|\bsudo{GAP}+-u{GAP}*|\bC:\\+Users\\+|^[-dl](?:[-rwxsStT]{{9}})[.+@]?{GAP}+[0-9]{{1,6}}{GAP}+)"
+    r"([A-Za-z_][\w.-]*)",
+    re.M,
 )
+#: Logins with what follows them: a refusal of ssh, a line of who(1) or of passwd(5), a home.
+_LOGIN_BEFORE = re.compile(
+    r"(?<![^\s'\"])([A-Za-z_][\w.-]{0,40})"
+    r"(?:@[\w.-]{1,100}: Permission denied|\s{1,20}pts/[0-9]|:[x*!]?:[0-9]{1,10}:[0-9]{1,10}:)",
+    re.M,
+)
+_GECOS = re.compile(r"^([A-Za-z_][\w.-]{0,40}:[x*!]?:[0-9]{1,10}:[0-9]{1,10}:)([^:\n]+)(?=:)", re.M)
 
 
 class Redaction:
@@ -151,7 +130,9 @@ class Redaction:
             for own in value:
                 self.learn(own)
         elif isinstance(value, str):
-            for login in (*_LOGIN_FIELD.findall(value), *(found[1] for found in _HOME.findall(value))):
+            value = _ANSI.sub("", value)
+            homes = [found[1] for found in _HOME.findall(value)]
+            for login in (*_LOGIN_FIELD.findall(value), *_LOGIN_BEFORE.findall(value), *homes):
                 self._know("user", login)
 
     def _know(self, kind: str, value: str) -> None:
@@ -167,14 +148,22 @@ class Redaction:
         """A JSON value without personal data, its keys included."""
         if isinstance(value, Mapping):
             return {
-                self.text(str(key)): self._replacement("secret", str(own))
-                if isinstance(own, str | int) and not isinstance(own, bool) and _SECRET_KEY.search(str(key))
-                else self.document(own)
+                self.text(str(key)): (self._secret if SECRET_KEY.search(str(key)) else self.document)(own)
                 for key, own in value.items()
             }
         if isinstance(value, list | tuple):
             return [self.document(own) for own in value]
         return self.text(value) if isinstance(value, str) else value
+
+    def _secret(self, value: Any) -> Any:
+        """A JSON value whose name says that it is a secret: nothing of it stays but its form."""
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self._secret(own) for key, own in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._secret(own) for own in value]
+        if value is None or isinstance(value, bool) or value == "":
+            return value
+        return self._replacement("secret", str(value))
 
     def line(self, text: str) -> str:
         """A line of JSON, or whatever else it is."""
@@ -188,17 +177,13 @@ class Redaction:
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, self._replacement("secret", secret))
-        text = _PEM.sub(lambda m: f"({self._replacement('key', m[0])})", text)
-        text = _PUBLIC_KEY.sub(lambda m: f"{m[1]} {self._replacement('key', m[2])}", text)
-        text = _BARE_KEY.sub(lambda m: self._replacement("key", m[0]), text)
-        text = _TOKEN.sub(lambda m: self._replacement("secret", m[0]), text)
-        text = _BEARER.sub(lambda m: f"{m[1]} {self._replacement('secret', m[2])}", text)
-        text = _QUOTED.sub(lambda m: m[1] + self._replacement("secret", m[3]), text)
-        text = _ASSIGNED.sub(lambda m: m[1] + self._replacement("secret", m[2]), text)
-        text = _URL_USER.sub(lambda m: self._replacement("secret", m[0]), text)
-        text = _OPTION_USER.sub(lambda m: m[1] + self._replacement("secret", m[2]), text)
+        text = replace_secrets(_ANSI.sub("", text), self._replacement)
+        text = _GECOS.sub(lambda m: m[1] + self._replacement("user", m[2]), text)
         text = _EMAIL.sub(lambda m: self._replacement("email", m[0]), text)
         text = _LAST_LOGIN.sub(lambda m: m[1] + self._replacement("address", m[2]), text)
+        text = _NUMBERED.sub(
+            lambda m: self._replacement("address", m[0]) if _public(m[1].replace("-", ".")) else m[0], text
+        )
         for pattern in (_IPV4, _IPV6):
             text = pattern.sub(lambda m: self._replacement("address", m[0]) if _public(m[0]) else m[0], text)
         if self._home and self._home not in ("/", "/root"):
@@ -209,7 +194,7 @@ class Redaction:
             if self._pattern is None:
                 words = sorted(self._known, key=len, reverse=True)
                 self._pattern = re.compile(
-                    rf"(?:(?<![A-Za-z0-9_])|{_BEGIN})(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9_])"
+                    rf"(?:(?<![A-Za-z0-9_])|{BEGIN})(?:{'|'.join(map(re.escape, words))})(?![A-Za-z0-9_])"
                 )
             text = self._pattern.sub(lambda m: self._replacement(self._known[m[0]], m[0]), text)
         return text

@@ -7,6 +7,7 @@ import json
 import platform
 import stat
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,9 +16,11 @@ import pytest
 from runmaker import run_events
 
 from g5kvirt import cli
+from g5kvirt.artifact.person import redaction_of_this_person
 from g5kvirt.artifact.redaction import Redaction
 from g5kvirt.testbeds.grid5000.answers import marked
 
+Patch = pytest.MonkeyPatch
 LOGIN, OTHER, MAIL = "jdoe", "asmith", "jane.doe@inria.example"
 HOST = "janes-laptop"
 TOKEN, PASSWORD, VARIABLE = "tok_8f3kq92mzx", "hunter2-very-long", "env_9Zk2p0Qd"
@@ -171,3 +174,78 @@ def test_names_of_machines_and_programs_are_not_taken_for_persons() -> None:
         assert redaction.text(text) == text
     assert redaction.text("al: al-1") == "user-1: user-1-1"
     assert redaction.count == {"user": 2}
+
+
+#: Text → what of it must not be sent.
+LEAKS = {
+    "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG": "wJalr",
+    "export SECRET_KEY=hunter2pw GITHUB_PAT='ghq-x012'; declare -x MY_TOKEN_ID": "hunter2pw",
+    "id AKIAIOSFODNN7EXAMPLE of eu-west": "AKIAIOSF",
+    "Set-Cookie: session=abcdef0123; CASTGC=tail-of-it; Path=/": "tail-of-it",
+    'Authorization: Digest username="x", response="6629fae49393"': "6629fae",
+    "ticket=ST-1234-abcdefghijk-cas": "abcdefgh",
+    "curl -ux:tail-of-it http://h/; curl --user=x:tail-of-it http://h/": "tail-of-it",
+    "sshpass -p tail-of-it ssh h; mysql -uroot -ptail-of-it db": "tail-of-it",
+    "wget --http-password tail-of-it http://h/": "tail-of-it",
+    "machine api.grid5000.fr login x password hunter2pw": "hunter2pw",
+    "mot de passe : hunter2pw": "hunter2pw",
+    "the password is hunter2pw": "hunter2pw",
+    "password=hunter,tail;tail%40tail&tail": "tail",
+    json.dumps({"pwd": "hunter2pw", "auth": "aHVudGVyMnB3"}): "hunter2pw",
+    json.dumps({"auths": {"registry": {"auth": "aHVudGVyMnB3"}}}): "aHVu",
+    "xauth add h/unix:10 MIT-MAGIC-COOKIE-1 0123456789abcdef0123456789abcdef": "89abcdef",
+    "root:$6$saltsalt$abcdefghijklmnopqrstuvwxyz:19000:0:99999:7:::": "abcdefgh",
+    "sk-proj-abcdefghijklmnopqrstuv hf_abcdefghijklmnopqrstuvw pypi-AgEIcHlwaS5vcmcC": "pqrstuv",
+    "pypi-AgEIcHlwaS5vcmcC AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQ": "QQQQ",
+    "GET https://h/x?key=0123abc&X-Amz-Signature=0123abc": "0123abc",
+    "PrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=": "yAnz5",
+    "MIIEpAIBAAKCAQEA7bq8M6j7wq9C5Jn0b6w3M0f3dFz0d2L1yq7n8mV9V2a1": "7bq8",
+    "password=\x1b[31mhunter2pw\x1b[0m": "hunter2pw",
+    "\x1b[31m88.120.3.4\x1b[0m": "88.120",
+    "box 88-120-3-4.subs.provider.example": "88-120",
+    "Derni\u00e8re connexion : lun. 30 nov. depuis box-1.provider.example": "provider",
+    "~asmith/public and asmith": "asmith",
+    "C:\\Users\\asmith\\x": "asmith",
+    "asmith   pts/0    10.0.0.1   10:00": "asmith",
+    "    user: asmith": "asmith",
+    "asmith@fnancy: Permission denied (publickey).": "asmith",
+    "uid=10234(asmith) gid=8000(users)": "asmith",
+    "asmith:x:10234:8000:Ann Smith:/home/asmith:/bin/bash": "Smith",
+    "X-Kadeploy-User: asmith": "asmith",
+    "drwxr-xr-x 2 asmith users 4096 x": "asmith",
+    "sudo -u asmith ls": "asmith",
+}
+
+
+@pytest.mark.parametrize("text", LEAKS)
+@pytest.mark.parametrize("quoted", [False, True], ids=["plain", "in-json"])
+def test_no_secret_in_any_form_stays(text: str, quoted: bool) -> None:
+    redaction = Redaction()
+    line = json.dumps({"to": "nancy", "answer": text}) if quoted else text
+    redaction.learn(json.loads(line) if quoted else line)
+    assert LEAKS[text] not in redaction.line(line)
+
+
+def test_all_that_a_secret_s_field_holds_is_replaced() -> None:
+    found = Redaction().document({"credentials": {"value": "a-1", "list": ["b-2", 3]}, "tokens": None})
+    assert found == {"credentials": {"value": "secret-1", "list": ["secret-2", "secret-3"]}, "tokens": None}
+
+
+@pytest.mark.parametrize(
+    "word", ["a", "-", "a-", "Ab0+/", "1.", ":", "/", "ssh-", "pass", "\\", " ", "a@", "%20"]
+)
+def test_long_answers_take_no_time(word: str) -> None:
+    """A transcript keeps 64 Ki characters of an answer, whatever they are."""
+    begin = time.process_time()
+    Redaction(["jdoe"]).line(json.dumps({"answer": word * (65_536 // len(word))}))
+    assert time.process_time() - begin < 2
+
+
+def test_logins_of_ssh_s_and_execo_s_configuration_are_known(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text("Host *.g5k\n  user=asmith\nHost *\n  User %r\n")
+    (tmp_path / ".execo.conf.py").write_text("g5k_configuration = {'api_username': 'bsmith', 'x': 1}\n")
+    redaction = redaction_of_this_person()
+    assert "smith" not in redaction.text("asmith at nancy and bsmith of the API")
