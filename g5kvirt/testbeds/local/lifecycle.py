@@ -393,9 +393,7 @@ def _kill(pids: list[int], name: str) -> None:
                 signal.pidfd_send_signal(waiting[-1], signal.SIGKILL)
         for fd in waiting:
             if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TestbedError(
-                    f"a process of the testbed {name!r} did not end", advice="check the output of ps"
-                )
+                raise TestbedError(f"a process of testbed {name!r} did not end", advice="find it with ps")
     finally:
         for fd in waiting:
             os.close(fd)
