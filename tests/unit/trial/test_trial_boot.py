@@ -156,7 +156,7 @@ def test_an_archive_is_checked_as_it_would_be_described(tmp_path: Path) -> None:
     image = image_of(str(tmp_path / "a.tgz"), None, "none")
     assert (image.environment.compression, image.environment.kernel) == ("gzip", "/vmlinuz")
     assert image.environment.initrd == ""
-    with pytest.raises(SpecError, match="for an archive"):
+    with pytest.raises(SpecError, match="apply to an archive"):
         image_of("mini", "/vmlinuz", None)
     (tmp_path / "b.tar.zst").write_text("no")
     with pytest.raises(SpecError, match="not a tar archive in zstd"):
