@@ -269,6 +269,36 @@ def test_more_walltime_for_all_or_for_none(grid: State, tmp_path: Path) -> None:
     assert text.splitlines()[1] == "4800.0"
 
 
+def test_oar_accepts_the_first_slot_of_a_job_of_the_type_night(grid: State, tmp_path: Path) -> None:
+    """Real OAR with the rule of the local testbed: a weekend that was found is taken; a Wednesday is not."""
+    script = """
+    from datetime import datetime, timedelta
+    from g5kvirt.testbeds.base import ReservationRequest
+    from g5kvirt.testbeds.grid5000 import jobs, scheduling
+    exp = Experiment(Spec(sites={"lyon": 1}, vms=1), testbed=testbed, name="night", runs=runs)
+    bed = exp._runner.testbed
+    bed.connect()
+    noon = datetime.now().replace(hour=12, minute=0, second=0)
+    noon += timedelta(days=2 + (7 - noon.weekday()) % 7)
+    for kind, hours in (("night", 61), ("day", 10)):
+        request = ReservationRequest({"lyon": 1}, {}, hours * 3600, kind, start="first", job_types=(kind,))
+        start = scheduling.reservation_date(bed, request, None)
+        job = jobs.submit("lyon", request, start)
+        print(kind, start, job)
+        try:
+            jobs.submit("lyon", request, noon.timestamp())
+        except G5kvirtError as error:
+            print(type(error).__name__, error)
+    """
+    lines = end(start(script, grid, tmp_path)).strip().splitlines()
+    for kind, made, refused in zip(("night", "day"), lines[::2], lines[1::2], strict=True):
+        known, _, job = made.split()
+        printed = on(grid, "lyon.grid5000.fr", f"oarstat -fj {job}; oardel {job}")
+        assert known == kind
+        assert f", {kind}" in printed or f"{kind}," in printed
+        sentence(refused, "TestbedError OAR", f"a job of the type {kind} cannot run then for so long")
+
+
 def test_the_api_is_down(grid: State, tmp_path: Path) -> None:
     script = """
     from pathlib import Path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import date
 from pathlib import Path
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.planning.periods import french_holidays
 from g5kvirt.testbeds.described.model import SiteDescription
 from g5kvirt.testbeds.local import namespaces as ns
-from g5kvirt.testbeds.local import network, oarsql, sshd
+from g5kvirt.testbeds.local import network, oar_periods, oarsql, sshd
 from g5kvirt.testbeds.local.capabilities import BASIC, NETWORK
 from g5kvirt.testbeds.local.container_spec import ContainerSpec
 from g5kvirt.testbeds.local.oardb import connector
@@ -101,7 +103,7 @@ def database_socket(container: Container) -> Path:
 
 
 def load_resources(container: Container, site: SiteDescription) -> None:
-    """Write the resources of the site to its database."""
+    """Write the resources of the site to its database, and the rule that hangs on the calendar."""
     import pg8000.exceptions
 
     connect = connector(database_socket(container), "postgres")
@@ -116,6 +118,9 @@ def load_resources(container: Container, site: SiteDescription) -> None:
             time.sleep(0.02)
     try:
         connection.run(oarsql.resources(site))
+        year = date.today().year
+        holidays = (*french_holidays(year), *french_holidays(year + 1))
+        connection.run(oar_periods.statements(sorted(holidays)))
     except pg8000.exceptions.Error as error:
         raise TestbedError(
             f"{site.name}: writing the resources to OAR's database failed ({error})"
