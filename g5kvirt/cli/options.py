@@ -14,7 +14,7 @@ from g5kvirt.run.printable import printable
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-__all__ = ["command_parser", "confirmed", "print_help", "runs_option"]
+__all__ = ["command_parser", "confirmed", "need_terminal", "print_help", "runs_option"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,10 +52,15 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
     return 0
 
 
-def confirmed(question: str, what: str) -> bool:
-    """Whether the person at the terminal agrees to ``what``. Raises SpecError if nobody is there."""
+def need_terminal(what: str) -> None:
+    """Raise SpecError if there is no terminal on which somebody could agree to ``what``."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise SpecError(f"nobody can be asked here whether to {what}", advice="call it with --yes")
+        raise SpecError(f"cannot {what} without confirmation, and there is no terminal", advice="add --yes")
+
+
+def confirmed(question: str, what: str) -> bool:
+    """Whether the person at the terminal agrees to ``what``. Raises SpecError if there is no terminal."""
+    need_terminal(what)
     return input(question).strip().lower() in ("y", "yes")
 
 
