@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+from g5kvirt.spec.clock import format_walltime, oar_date
+
 __all__ = ["GIB", "MIB", "VM", "Facts", "Host", "Reservation", "SubNetwork", "to_plain"]
 
 # `from_plain` of each class reads back what is in the journal, so that a run can be opened again.
@@ -83,6 +85,15 @@ class Reservation:
     vlan_site: str | None  #: the site whose job holds the KaVLAN
     start: float
     walltime: float
+
+    def __str__(self) -> str:
+        jobs = ", ".join(f"job {job} at {site}" for site, job in self.jobs.items())
+        end = oar_date(self.start + self.walltime)
+        walltime = format_walltime(round(self.walltime))
+        return f"{len(self.hosts)} machines until {end} (Paris), walltime {walltime}: {jobs}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # IPython, notebooks
+        printer.text(str(self))
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Reservation:

@@ -10,9 +10,14 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from g5kvirt.artifact.redaction import Redaction
 from g5kvirt.errors import SpecError
+
+if TYPE_CHECKING:
+    from g5kvirt.testbeds.grid5000.api_login import ApiLogin
+    from g5kvirt.testbeds.grid5000.settings import Settings
 
 __all__ = ["redaction_of_this_person"]
 
@@ -32,30 +37,47 @@ def redaction_of_this_person() -> Redaction:
     logins |= {*_configured_logins(), *_logins_of_others()}
     with contextlib.suppress(KeyError, OSError):  # a number without a name
         logins.add(getpass.getuser())
-    secrets = [
-        value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= 6
-    ]
+    secrets = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
+    if (api_login := _api_login()) is not None:
+        logins.add(api_login.username)
+        secrets.append(api_login.password)
+    secrets = [secret for secret in secrets if len(secret) >= 6]
     hosts = {platform.node(), socket.gethostname()}
     return Redaction(logins, secrets, hosts - {""}, str(Path.home()))
 
 
-def _configured_logins() -> Iterator[str]:
-    from g5kvirt.testbeds.grid5000.api_login import read_login
+def _settings() -> Settings | None:
     from g5kvirt.testbeds.grid5000.settings import load_settings
 
     try:
-        settings = load_settings()
+        return load_settings()
     except SpecError:
+        return None
+
+
+def _configured_logins() -> Iterator[str]:
+    settings = _settings()
+    if settings is None:
         return
     yield settings.user or ""
     if settings.jump and "@" in settings.jump:
         yield settings.jump.partition("@")[0]
-    if settings.password_file is not None:
-        with contextlib.suppress(SpecError):
-            yield read_login(settings.password_file).username
 
 
 def _logins_of_others() -> Iterator[str]:
     for name, pattern in _LOGINS_OF_OTHERS:
         with contextlib.suppress(OSError):  # most have no such file
             yield from pattern.findall((Path.home() / name).read_text(errors="replace"))
+
+
+def _api_login() -> ApiLogin | None:
+    """The login and password of the file that the settings name, if it can be read."""
+    from g5kvirt.testbeds.grid5000.api_login import read_login
+
+    settings = _settings()
+    if settings is None or settings.password_file is None:
+        return None
+    try:
+        return read_login(settings.password_file)
+    except SpecError:
+        return None

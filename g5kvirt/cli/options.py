@@ -15,7 +15,7 @@ from g5kvirt.run.printable import printable
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-__all__ = ["command_parser", "confirmed", "print_help", "runs_option"]
+__all__ = ["command_parser", "confirmed", "need_terminal", "print_help", "runs_option"]
 
 
 _PROSE = 98  #: columns that prose fills at most
@@ -66,10 +66,15 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
     return 0
 
 
+def need_terminal(what: str) -> None:
+    """Raise SpecError if there is no terminal at which the user can confirm ``what``."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise SpecError(f"cannot {what} without confirmation, and there is no terminal", advice="add --yes")
+
+
 def confirmed(question: str, what: str) -> bool:
     """Whether the user at the terminal confirms ``what``. Raises SpecError without a terminal."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise SpecError(f"cannot ask whether to {what}: there is no terminal", advice="call it with --yes")
+    need_terminal(what)
     return input(question).strip().lower() in ("y", "yes")
 
 

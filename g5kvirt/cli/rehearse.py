@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g5kvirt.cli.options import command_parser, confirmed, runs_option
+from g5kvirt.cli.options import command_parser, confirmed, need_terminal, runs_option
 from g5kvirt.errors import G5kvirtError, SpecError
 from g5kvirt.views.formatting import count, duration
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "add_rehearse", "page", "rehearse", "rehearse_steps"]
 
 HOSTS, VMS, WALLTIME = 2, 4, "0:30:00"
+_RESERVE = "reserve machines"
 
 #: What to do besides what an error advises, by the step that failed.
 _HINTS = {
@@ -74,6 +75,8 @@ def rehearse(arguments: argparse.Namespace) -> int:
     from g5kvirt.experiment import Experiment
     from g5kvirt.spec.spec import Spec
 
+    if not arguments.yes:
+        need_terminal(_RESERVE)  # now rather than after the check, which makes a run
     where: Any = {"sites": {arguments.site: HOSTS}} if arguments.site else {"sites": 1, "hosts": HOSTS}
     spec = Spec(**where, vms=VMS, walltime=WALLTIME, job_name="g5kvirt-rehearsal")
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
@@ -86,7 +89,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
         outcomes = [Outcome("check", "failed", time.monotonic() - begin, checked.verdict, _HINTS["check"])]
         return _report(experiment, outcomes)
     print(f"\n{plan_text(experiment.spec, experiment.testbed_name)}")
-    if not arguments.yes and not confirmed("reserve this now? [y/N] ", "reserve machines"):
+    if not arguments.yes and not confirmed("reserve this now? [y/N] ", _RESERVE):
         print("nothing was reserved")
         return 1
     outcomes = [Outcome("check", "ok", time.monotonic() - begin, checked.verdict)]

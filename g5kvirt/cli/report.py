@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from g5kvirt.artifact.person import redaction_of_this_person
 from g5kvirt.cli.options import command_parser, confirmed, runs_option
+from g5kvirt.views.formatting import count
 
 if TYPE_CHECKING:
     from g5kvirt.artifact.redaction import Redaction
@@ -56,7 +57,9 @@ def report(arguments: argparse.Namespace) -> int:
     print(f"{path} will contain, from run {run.name}:")
     for name, text in files.items():
         print(f"  {name:18} {text.count(chr(10)):>7,} lines  {len(text.encode()):>11,} bytes")
-    replaced = ", ".join(f"{kind} {number:,} times" for kind, number in sorted(redaction.count.items()))
+    replaced = ", ".join(
+        f"{kind} {count(number, 'time')}" for kind, number in sorted(redaction.count.items())
+    )
     print(f"  replaced: {replaced or 'nothing'}")
     print("It is not encrypted. Look through it before you send it: it may contain other personal data.")
     if not arguments.yes and not confirmed(f"write {path}? [y/N] ", "write the report"):
@@ -75,6 +78,8 @@ def contents(run: Run, redaction: Redaction) -> Mapping[str, str]:
     transcript = "".join(_read(run.path / name) for name in FILES)
     if transcript:
         raw["transcript.jsonl"] = transcript
+    if page := _read(run.path / "rehearsal.txt"):
+        raw["rehearsal.txt"] = page
     raw["versions.json"] = json.dumps(versions())
     for text in raw.values():  # all names before the first replacement
         for line in text.splitlines():
@@ -83,7 +88,10 @@ def contents(run: Run, redaction: Redaction) -> Mapping[str, str]:
             except (ValueError, RecursionError):
                 redaction.learn(line)
     return {
-        name: "".join(f"{redaction.line(line)}\n" for line in text.splitlines()) for name, text in raw.items()
+        name: redaction.text(text)
+        if name.endswith(".txt")
+        else "".join(f"{redaction.line(line)}\n" for line in text.splitlines())
+        for name, text in raw.items()
     }
 
 

@@ -112,3 +112,14 @@ def test_a_prediction_rehearses_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["rehearse", "--testbed", "simulated:2013", "--site", "nancy", "--runs", str(tmp_path), "--yes"]
     assert cli.main(words) == 2
     assert "a prediction cannot be rehearsed" in capsys.readouterr().err
+
+
+def test_without_a_terminal_nothing_is_made_before_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert cli.main(["rehearse", "--testbed", "grid5000", "--site", "nancy", "--runs", str(runs)]) == 2
+    assert "add --yes" in capsys.readouterr().err
+    assert not runs.exists()

@@ -97,6 +97,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for text in SENTENCES
         ]
         (path / name).write_text("".join(json.dumps(one) + "\n" for one in exchanges))
+    (path / "rehearsal.txt").write_text("Rehearsal first: 1 of 9 steps worked\n" + "\n".join(SENTENCES))
     (path / "ssh").mkdir()
     (path / "ssh" / "id_ed25519").write_text(PRIVATE)
     return path
@@ -121,6 +122,7 @@ def test_no_secret_of_any_place_is_in_the_archive(
         "journal.jsonl",
         "transcript.jsonl",
         "versions.json",
+        "rehearsal.txt",
     }
     for name, text in found.items():
         for secret in SECRETS:
@@ -135,6 +137,7 @@ def test_what_a_bug_needs_is_still_there(run: Path, tmp_path: Path) -> None:
     journal = found["g5kvirt-report/journal.jsonl"].splitlines()
     assert json.loads(journal[0]) == json.loads(run_events(4)[0].to_json())
     assert "requested to frag the job" in found["g5kvirt-report/transcript.jsonl"]
+    assert found["g5kvirt-report/rehearsal.txt"].startswith("Rehearsal first: 1 of 9 steps worked\n")
     versions = json.loads(found["g5kvirt-report/versions.json"])
     assert {"g5kvirt", "python", "execo", "system", "kernel"} <= versions.keys()
     owners = {json.loads(line)["detail"]["owner"] for line in journal if '"owner"' in line}
@@ -157,6 +160,19 @@ def test_nothing_is_written_without_a_yes(
     monkeypatch.setattr("builtins.input", lambda _: "y")
     assert cli.main(arguments) == 0
     assert out.exists()
+
+
+def test_login_and_password_of_the_password_file_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "g5kvirt").mkdir()
+    (tmp_path / "login.yaml").write_text("username: mmustermann\npassword: correct horse\n")
+    (tmp_path / "login.yaml").chmod(0o600)
+    (tmp_path / "g5kvirt" / "grid5000.yaml").write_text(f"password_file: {tmp_path / 'login.yaml'}\n")
+    text = redaction_of_this_person().text("GET jobs?user=mmustermann with correct horse")
+    assert "mmustermann" not in text
+    assert "horse" not in text
 
 
 def test_names_of_machines_and_programs_are_not_taken_for_persons() -> None:
