@@ -94,7 +94,7 @@ class VMAccess:
 
         Columns: ``vm``, ``ok``, ``code`` (None if its end was not seen), ``out``, ``err``, ``seconds`` and,
         unless ok, the ``reason``. ``timeout``: seconds for each, 60 if not given. A command that prints more
-        than 16 MiB is cut off (less with many VMs, `g5kvirt.guests.commands.most_output`): `get` fetches files.
+        than 16 MiB (less with many VMs: `g5kvirt.guests.commands.most_output`) is cut off; `get` has files.
 
         With ``background`` it returns a `g5kvirt.guests.programs.Program` at once: the command goes on when
         this process ends, at most ``timeout`` seconds (the walltime that is left); `programs` has it again.

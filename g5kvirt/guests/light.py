@@ -24,7 +24,7 @@ class Light:
     """A `g5kvirt.guests.base.Guest`."""
 
     words: Mapping[str, str] = {"light": "light guests: network namespaces, no kernel of their own"}
-    programs: tuple[str, ...] = ("ip", "tar")
+    programs: tuple[str, ...] = ("ip", "tar", "nft")
     root = "overlay"
     has_kernel = False
     boot_bytes = float(sum(stand_in.SIZES.values()))
@@ -46,4 +46,7 @@ class Light:
         self, spec: Spec, host: str, facts: Facts, vms: Iterable[VM], dhcp_servers: Iterable[IPv4Address] = ()
     ) -> protocol.Request:
         """Sizes do not matter: it takes what it needs. Broadcasts, such as a refusal by DHCP, reach none."""
-        return protocol.start_light([protocol.vm(vm.name, vm.mac) for vm in vms], host)
+        vms = list(vms)
+        secured = [{"ip": str(vm.ip)} if spec.vm.port_security else {} for vm in vms]
+        known = [protocol.vm(vm.name, vm.mac, **one) for vm, one in zip(vms, secured, strict=True)]
+        return protocol.start_light(known, host)

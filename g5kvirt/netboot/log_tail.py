@@ -98,6 +98,6 @@ class LogTail:
     def _receive(self, text: str, _: float) -> None:
         line = protocol.parse_line(text)
         self._tries = 0
-        if line is not None:
+        if line is not None and line.file in self._offsets:  # it has no other
             self._offsets[line.file], self._pieces[line.file] = line.offset, line.piece
             self._on_line(line.text)

@@ -19,7 +19,7 @@ import secrets
 import shlex
 from collections.abc import Callable, Sequence
 
-__all__ = ["KILL_AFTER", "Capture", "OnLine", "new_token", "one_line", "script"]
+__all__ = ["KILL_AFTER", "MOST_OUTPUT", "Capture", "OnLine", "new_token", "one_line", "script"]
 
 #: Called as (host, line without its newline, seconds since the epoch) for each line of standard output.
 OnLine = Callable[[str, str, float], None]
@@ -64,6 +64,11 @@ def one_line(text: str) -> str:
 _REPORT = 64
 #: Bytes at the end of standard error that are kept for a command that runs indefinitely.
 _STDERR_TAIL = 16 << 10
+#: Bytes of standard output and of standard error of other commands that are kept: who sends more is up to
+#: something. Of a line that is passed on.
+MOST_OUTPUT = 1 << 30
+_MOST_ERRORS = 16 << 20
+_LONGEST_LINE = 4 << 20
 
 
 class Capture:
@@ -76,6 +81,7 @@ class Capture:
         self.started: float | None = None
         self.ended: float | None = None  #: when the host reported the exit code
         self.returncode: int | None = None
+        self.cut = False  #: whether there was more output than is kept
         self.seconds = 0.0  #: that the command took by the host's clock, 0 if the host did not report it
         self.last = 0.0  #: when the latest output arrived
         self._first = f"{token}\n".encode()
@@ -102,10 +108,15 @@ class Capture:
         """Add a chunk of standard output, of any length."""
         self.last = t
         if self._keep:
-            self.stdout += data
+            room = MOST_OUTPUT - len(self.stdout)
+            self.stdout += data[:room]
+            self.cut = self.cut or len(data) > room
         if self._on_line is None:
             return
-        self._line += data
+        if len(self._line) < _LONGEST_LINE:  # of a longer one the beginning is passed on
+            self._line += data
+        elif b"\n" in data:
+            self._line += data[data.index(b"\n") :]
         if b"\n" in data:
             *lines, rest = self._line.split(b"\n")
             self._line = bytearray(rest)
@@ -117,9 +128,12 @@ class Capture:
         self.last = t
         self._stderr += data
         if self.started is None:
-            at = self._stderr.find(self._first)
+            at = self._stderr.find(self._first, self._searched)
             if at < 0:
+                self._searched = max(0, len(self._stderr) - len(self._first))
+                self._shorten()
                 return
+            self._searched = 0
             self.started = t
             self._ssh_stderr = bytes(self._stderr[:at])
             del self._stderr[: at + len(self._first)]
@@ -133,9 +147,14 @@ class Capture:
                 del self._stderr[found.start() : found.end()]
             else:  # the token may span two chunks
                 self._searched = max(0, len(self._stderr) - len(self._first) - _REPORT)
-                if not self._keep and len(self._stderr) > 2 * _STDERR_TAIL:
-                    del self._stderr[:-_STDERR_TAIL]
-                    self._searched = 0
+                self._shorten()
+
+    def _shorten(self) -> None:
+        """Keep the end of standard error: the token and the last message are there."""
+        most = _MOST_ERRORS if self._keep else 2 * _STDERR_TAIL
+        if len(self._stderr) > most:
+            del self._stderr[: -most // 2]
+            self._searched = 0
 
     def close(self, t: float) -> None:
         """End of output: pass on a last line without a newline."""

@@ -17,7 +17,7 @@ from typing import IO
 
 from g5kvirt.errors import SpecError
 from g5kvirt.remote.access import Access
-from g5kvirt.remote.envelope import KILL_AFTER, Capture, OnLine, new_token, script
+from g5kvirt.remote.envelope import KILL_AFTER, MOST_OUTPUT, Capture, OnLine, new_token, script
 from g5kvirt.remote.processes import reopen, spawn, terminate
 from g5kvirt.remote.result import Failure, Result, classify_failure, exit_reason, last_line, retry_delay
 
@@ -81,9 +81,11 @@ def make_result(
         kind, reason = classify_failure(capture.ssh_stderr)
         if stop_reason:
             kind, reason = "timeout", stop_reason
+    if capture.cut:
+        reason = reason or f"cut off: more than {MOST_OUTPUT >> 20:,} MiB of output"
     result = Result(
         host=capture.host,
-        ok=code == 0,
+        ok=code == 0 and not capture.cut,
         returncode=code,
         stdout=bytes(capture.stdout),
         stderr=capture.stderr,

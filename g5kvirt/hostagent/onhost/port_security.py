@@ -67,7 +67,7 @@ def client_rules(tap: str, mac: str) -> str:
 
 
 def enforce(vms: Sequence[Record], dhcp_servers: Iterable[str] = ()) -> None:
-    """Let VMs, whose taps exist, use the addresses that are theirs, and no others.
+    """Let VMs, whose taps need not exist yet, use the addresses that are theirs, and no others.
 
     ``dhcp_servers``: IPv4 addresses from which DHCP reaches VMs; without any, from all. One call for all VMs
     of a request; VMs that run already keep their entries. Raises OSError where the host's nftables lack

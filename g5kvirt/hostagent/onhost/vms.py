@@ -61,13 +61,13 @@ def start(request: Record, home: str) -> Results:
         except EXPECTED_ERRORS as error:
             yield subject, error
     bridge = request.get("bridge", "br0")
+    port_security.enforce(accepted, servers)  # before any of them can send
     guests = [vm for vm in accepted if vm.get("kind") == light.KIND]
     if guests:
         yield from with_links(home, light.start(home, guests, bridge))
     machines = [vm for vm in accepted if vm.get("kind") != light.KIND]
     if machines:
         create_taps([vm["tap"] for vm in machines], bridge)
-        port_security.enforce(machines, servers)
         links.restore(home)
         yield from start_qemus(home, machines, float(request.get("limit", 20.0)), fresh=True)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.errors import SpecError
-from g5kvirt.remote import Access, File
+from g5kvirt.remote import Access, File, envelope
 from g5kvirt.remote.access import check_host, parse_identity
 from g5kvirt.remote.envelope import Capture, new_token, one_line, script
 from g5kvirt.remote.files import pack, unpack_argv
@@ -262,3 +262,29 @@ def test_identity_is_parsed_from_ssh_g(tmp_path: Path) -> None:
     lines = ["host h", "user g5k", f"identityfile {tmp_path}/none", f"identityfile {tmp_path}/key", "port 22"]
     identity = parse_identity(lines)
     assert (identity.user, identity.keys) == ("g5k", (tmp_path / "key",))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_host_sends_without_end_is_not_all_kept(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope, "MOST_OUTPUT", 1 << 20)
+    monkeypatch.setattr(envelope, "_MOST_ERRORS", 1 << 20)
+    monkeypatch.setattr(envelope, "_LONGEST_LINE", 1 << 20)
+    lines: list[str] = []
+    capture = Capture("h", TOKEN, lambda _, line, __: lines.append(line), keep=keep)
+    piece = b"x" * 65536
+    for number in range(100):
+        capture.feed_stdout(piece, float(number))
+        capture.feed_stderr(piece, float(number))  # a banner before the login
+    capture.feed_stderr(b"\n" + TOKEN[:5].encode(), 100.0)
+    capture.feed_stderr(TOKEN[5:].encode() + b"\n", 100.0)
+    assert capture.started == 100.0
+    for number in range(100):
+        capture.feed_stderr(piece, float(number))
+    capture.feed_stderr(f"\nno room\n\n{TOKEN} 0 1.0 2.0\n".encode(), 101.0)
+    capture.feed_stdout(b"\nshort\n", 102.0)
+    assert [len(line) for line in lines] == [1 << 20, 5]
+    assert len(capture.stdout) == keep << 20
+    assert len(capture.stderr) <= 1 << 20
+    result, _ = make_result(capture, 10.0, 0.0, 102.0)
+    assert result.ok != keep
+    assert result.reason == ("cut off: more than 1,024 MiB of output" if keep else "")

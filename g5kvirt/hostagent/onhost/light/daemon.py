@@ -81,7 +81,11 @@ class Daemon:
     async def _serve(self, listener: socket.socket) -> None:
         while True:
             await ready(listener.fileno(), READABLE, float("inf"))
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # it has gone again, or no descriptor is left for the moment
+                await sleep(0.05)
+                continue
             self._loop.spawn(self._answer(connection))
 
     async def _answer(self, connection: socket.socket) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 FILE_PATIENCE = 300.0
 SSH_PORT = 22
+MOST_SESSIONS = 64  #: of its ssh server at once; each is a process of the host
+_PAUSE = 0.05  #: seconds until a connection is tried again that could not be taken
 LOOK = 0.5  #: seconds until a task is looked at again that was not as announced
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -223,11 +225,15 @@ class Guest:
                 await ready(listener.fileno(), READABLE, float("inf"))
                 try:
                     connection, _ = listener.accept()
-                except OSError:  # it has gone again
+                except OSError:  # it has gone again, or no descriptor is left
+                    await sleep(_PAUSE)
                     continue
-                with connection:
-                    self.sessions.add(root.serve(connection, self.ns))
                 self.reap()
+                with connection:
+                    if len(self.sessions) < MOST_SESSIONS:
+                        # no process may be left: this one is refused, and the guest goes on
+                        with contextlib.suppress(OSError):
+                            self.sessions.add(root.serve(connection, self.ns))
 
     def reap(self) -> None:
         """Collect ssh servers that have ended."""
