@@ -117,9 +117,9 @@ class Cell:
 
     @property
     def makes_sense(self) -> bool:
-        """There is no relay before the broadcast, and no VM before the launch."""
+        """There is no relay before the broadcast, and no VM and no agent before the launch."""
         order = list(PHASES)
-        first = {"relay": "broadcast", "vm": "launch", "dnsmasq": "launch", "nginx": "launch"}
+        first = {"relay": "broadcast", **dict.fromkeys(("vm", "dnsmasq", "nginx", "hostile-agent"), "launch")}
         return order.index(self.phase) >= order.index(first.get(self.victim, order[0]))
 
 

@@ -12,6 +12,7 @@ pytestmark = [*MARKS, pytest.mark.slow]
 CELLS = (
     Cell("host", "set-up"),
     Cell("link", "launch"),
+    Cell("hostile-agent", "set-up"),
     Cell("vm", "broadcast"),
     Cell("dnsmasq", "launch"),
     Cell("nginx", "broadcast"),

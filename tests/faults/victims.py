@@ -82,6 +82,29 @@ def host_link(scene: Scene) -> None:
     subprocess.run(command, check=True, timeout=10)
 
 
+#: In the place of a host's agent: it takes calls as the agent does, and answers without end.
+HOSTILE = """
+import json, os, sys, time
+if "session" not in sys.argv: time.sleep(600)
+os.write(1, b'{"ready": true}\\n')
+for line in sys.stdin:
+    number = json.loads(line)["id"]
+    os.write(1, json.dumps({"id": number, "begun": True}).encode() + b"\\n")
+    while True:
+        os.write(1, json.dumps({"id": number, "out": "x" * 60000}).encode() + b"\\n")
+"""
+
+
+def hostile_agent(scene: Scene) -> None:
+    """A host comes into somebody else's hands: its agent is another program from the next call on."""
+    scene.lost_hosts.append(scene.host)
+    init = scene.container(scene.node.uid)
+    for main in Path(f"/proc/{init}/root/usr/local/lib/g5kvirt-agent").glob("*/__main__.py*"):
+        main.unlink()
+        main.with_name("__main__.py").write_text(HOSTILE)
+    scene.kill([pid for pid in below(init) if command_line(pid).endswith(" session")])
+
+
 def vm(scene: Scene) -> None:
     """The VMs of a host, without a word: light guests are one process."""
     scene.lost_hosts.append(scene.host)
@@ -156,6 +179,7 @@ def full_disk(scene: Scene) -> Mend:
 VICTIMS: dict[str, Callable[[Scene], Mend | None]] = {
     "host": host_processes,
     "link": host_link,
+    "hostile-agent": hostile_agent,
     "vm": vm,
     "dnsmasq": dnsmasq,
     "nginx": nginx,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import localbed
 from localbed import MARKS, Job, children, command_line, kavlan, on, ssh, wait
 
 from g5kvirt.guests.ssh import configuration
@@ -220,6 +222,7 @@ def test_root_of_a_node_and_users_of_a_frontend_have_the_privileges_that_they_ne
         assert ssh(bed, inside, opened % 22).returncode == 0
         for port in (6666, 6667, 5432):
             assert ssh(bed, inside, opened % port).returncode != 0, f"port {port} is OAR's own"
+        assert frames_in_a_tunnel(bed, inside, str(gateway)) == {"nancy": 0, "rennes": 0}
     frontend = "nancy.grid5000.fr"
     assert on(bed, frontend, "id -u; id -g").split() == [str(layers.USER_ID)] * 2
     assert "Peer authentication failed" in ssh(bed, frontend, "psql -U postgres -d oar -c ''").stderr
@@ -227,6 +230,25 @@ def test_root_of_a_node_and_users_of_a_frontend_have_the_privileges_that_they_ne
     assert "password authentication failed" in ssh(bed, frontend, command).stderr
     assert "1" in on(bed, frontend, "PGPASSWORD=read psql -h 127.0.0.1 -U oarreader -d oar -c 'select 1'")
     assert ssh(bed, frontend, "cat /etc/oar/oar.conf").returncode != 0
+
+
+def frames_in_a_tunnel(bed: State, node: str, gateway: str) -> dict[str, int]:
+    """How many frames come into another KaVLAN at each site, if a node sends them to the tunnels' ends."""
+    frame = r"\x08\0\0\0\0\0\x63\0" + r"\xff" * 6 + r"\x02\0\0\0\0\x99\x08\x06" + "x" * 46  # of KaVLAN 99
+    routers = {site.name: localbed.inside(bed, site.name) for site in bed.description.sites}
+    for site in bed.description.sites:
+        made = f"ip link add vx99 type vxlan id 99 local {site.wan_ip} dstport 4789 && ip link set vx99 up"
+        subprocess.run(["nsenter", "-t", str(routers[site.name]), "-n", "sh", "-c", made], check=True)
+    for address in (gateway, *(str(site.wan_ip) for site in bed.description.sites)):
+        send = f"for i in 1 2 3; do printf '{frame}' > /dev/udp/{address}/4789; done"
+        ssh(bed, node, f'bash -c "{send}"')
+    found = {}
+    for name, pid in routers.items():
+        look = "ip -j -s link show vx99; ip link del vx99"
+        argv = ["nsenter", "-t", str(pid), "-n", "sh", "-c", look]
+        text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        found[name] = json.loads(text)[0]["stats64"]["rx"]["packets"]
+    return found
 
 
 def own_lease(bed: State, node: str, address: str, job: int) -> None:

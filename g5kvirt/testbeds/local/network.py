@@ -28,6 +28,7 @@ from g5kvirt.testbeds.local import namespaces as ns
 from g5kvirt.testbeds.local.model import Description, NodeDescription, SiteDescription, Vlan
 
 __all__ = [
+    "VXLAN_PORT",
     "Batch",
     "apply",
     "attach",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _UPLINK_MTU = 1600  # room for vxlan's 50 bytes around 1500
-_VXLAN_PORT = 4789
+VXLAN_PORT = 4789
 _MANAGED_AGEING = 86_400  # seconds for which a managed switch remembers where a machine is
 _TIMEOUT = 30.0  # seconds; a batch takes milliseconds
 
@@ -164,7 +165,7 @@ def vlan_bridge(description: Description, site: SiteDescription, vlan: Vlan) -> 
     if vlan.kind == "global":
         tunnel = f"vx{vlan.id}"
         ip += [
-            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {site.wan_ip} dstport {_VXLAN_PORT}"
+            f"link add {tunnel} mtu 1500 type vxlan id {vlan.id} local {site.wan_ip} dstport {VXLAN_PORT}"
             + (f" ageing {_MANAGED_AGEING}" if managed else ""),
             f"link set {tunnel} master {name} up",
         ]

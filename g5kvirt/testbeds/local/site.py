@@ -29,9 +29,13 @@ USER = "g5k"
 _ALMIGHTY_PORT = 6666
 
 #: Almighty and OAR's sshd listen on all addresses, also in KaVLANs; only OAR connects to them, from here.
+#: Tunnels between sites carry KaVLANs: whoever could speak to their ends would be in all of them.
 _OWN_PORTS = (
     "add chain inet local in { type filter hook input priority 0; };"
-    ' add rule inet local in iifname != "lo" tcp dport { 6666, 6667 } reject with tcp reset'
+    ' add rule inet local in iifname != "lo" tcp dport { 6666, 6667 } reject with tcp reset;'
+    f' add rule inet local in iifname != "uplink" udp dport {network.VXLAN_PORT} drop;'
+    " add chain inet local through { type filter hook forward priority 0; };"
+    f" add rule inet local through ip daddr 10.0.0.0/16 udp dport {network.VXLAN_PORT} drop"
 )
 
 
