@@ -175,7 +175,9 @@ class MachineBoots:
             for order in orders[reply.host]:
                 answer = answers.get(order.vm.name)
                 if answer is not None and answer.ok:
-                    t, reason = float(answer.detail["power_on"]) - offset, ""
+                    known = float(answer.detail["power_on"]) - offset
+                    since = self._cluster.reservation.start
+                    t, reason = power_on_time(known, since, reply.result.end), ""
                 else:
                     t = time.time()
                     reason = answer.reason if answer is not None else reply.reason or "no answer for it"
@@ -194,3 +196,12 @@ class MachineBoots:
             if not self._context.fanout.is_gone(host.address)
         }
         calls.call_agents(self._context.fanout, documents, timeout=self._context.spec.timeouts.command)
+
+
+def power_on_time(t: float, since: float, answered: float) -> float:
+    """When a VM was powered on, as its host says, if that can be: after ``since``, as the reservation began.
+
+    Else when the host answered. Its clock may have been set since it was compared with ours, and a VM of
+    tomorrow would be waited for until then.
+    """
+    return t if since <= t <= answered else answered

@@ -80,7 +80,7 @@ def test_links_are_set_after_launch(tmp_path: Path) -> None:
 
 
 def test_hosts_of_light_guests_get_what_links_need() -> None:
-    assert needed("light") == ["ip", "tar"]
+    assert needed("light") == ["ip", "tar", "nft"]
     assert needed("light", links=True) == ["ip", "tar", "nft", "tc"]
     assert needed("vm", ("dhcp",), links=True) == ["ip", "dnsmasq"]
 

@@ -467,3 +467,14 @@ def test_missing_ssh_is_said_plainly(make: Callable[..., Sessions], access: Fake
     access.argv = lambda host, command: ["no-such-ssh"]  # type: ignore[method-assign]
     with pytest.raises(MachineError, match="no-such-ssh not found"):
         call(make(), a="print(1)")
+
+
+def test_setting_the_clock_makes_no_call_late(
+    make: Callable[..., Sessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    timer = threading.Timer(0.4, lambda: monkeypatch.setattr(time, "time", lambda: now() + 86400))
+    timer.start()
+    result = call(make(), timeout=20, a="import time; time.sleep(1.2); print('done')")["a"]
+    timer.join()
+    assert (result.ok, result.text) == (True, "done\n"), result.reason
