@@ -10,12 +10,13 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from g5kvirt.errors import SpecError
+from g5kvirt.remote.tar_members import BoundedMember
 from g5kvirt.spec.fields import show
 
 __all__ = ["Archive", "Unpacked", "check_path", "packed", "sources_of", "unpack"]
@@ -111,12 +112,12 @@ def unpack(stream: IO[bytes], folder: Path) -> Unpacked:
     """Write files and directories of a tar archive into ``folder``, which is made if needed.
 
     What comes from a VM is not trusted: nothing is written outside ``folder`` or through a link. Symbolic
-    links out of it, sockets and devices are left out; a hard link becomes a copy. Raises OSError, and
-    tarfile.TarError for a torn archive.
+    links out of it, sockets, devices and files with holes, which may be of any size, are left out; a hard
+    link becomes a copy. Raises OSError, and one of `tar_members.UNREADABLE` for a torn archive.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size, left_out = 0, []
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedMember) as tar:
         for member in tar:
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
             path = folder.joinpath(*parts)
@@ -130,7 +131,7 @@ def unpack(stream: IO[bytes], folder: Path) -> Unpacked:
                 path.symlink_to(member.linkname)
             elif member.islnk() and (copied := _linked(folder, member.linkname)) is not None:
                 _write(copied, path, member)
-            elif not member.isreg():
+            elif not member.isreg() or member.issparse():
                 left_out.append(member.name)
             else:
                 content = tar.extractfile(member)
@@ -146,9 +147,13 @@ def _through_link(folder: Path, parents: Sequence[str]) -> bool:
 
 
 def _leads_inside(parts: Sequence[str], link: str) -> bool:
-    """Whether a symbolic link stays below the directory into which all is unpacked."""
-    end = posixpath.normpath(posixpath.join(*parts[:-1], link))
-    return not link.startswith("/") and end != ".." and not end.startswith("../")
+    """Whether a symbolic link stays below the directory into which all is unpacked.
+
+    It may go up at its beginning only: behind a name, which may be a link itself, it would go up from there.
+    """
+    steps = [step for step in link.split("/") if step not in ("", ".")]
+    up = next((n for n, step in enumerate(steps) if step != ".."), len(steps))
+    return not link.startswith("/") and up < len(parts) and ".." not in steps[up:]
 
 
 def _linked(folder: Path, name: str) -> IO[bytes] | None:
@@ -166,4 +171,5 @@ def _write(content: IO[bytes], path: Path, member: tarfile.TarInfo) -> None:
     with content, path.open("xb") as file:
         shutil.copyfileobj(content, file, _CHUNK)
     path.chmod(0o600 | member.mode & 0o155)
-    os.utime(path, (member.mtime, member.mtime))
+    with suppress(OverflowError, ValueError, OSError):  # a time beyond all clocks
+        os.utime(path, (member.mtime, member.mtime))

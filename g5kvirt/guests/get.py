@@ -19,6 +19,8 @@ from g5kvirt.netboot import services
 from g5kvirt.remote import Result
 from g5kvirt.remote.download import download
 from g5kvirt.remote.envelope import new_token
+from g5kvirt.remote.tar_members import UNREADABLE, BoundedMember
+from g5kvirt.run.printable import short
 from g5kvirt.spec.fields import show
 
 __all__ = ["COLUMNS", "get"]
@@ -63,11 +65,11 @@ def _row(
     if result.returncode and (messages := result.stderr.decode(errors="replace").strip()):
         reason = f"exit code {result.returncode} ({messages.splitlines()[0][:200]})"  # the last says no more
     if not reason and isinstance(found, BaseException):
-        reason = f"what came is no whole archive ({found})"
+        reason = f"what came is no whole archive ({short(str(found)) or type(found).__name__})"
     elif not reason and found is None:
         reason = "its host did not send it"
     elif not reason and isinstance(found, Unpacked) and found.left_out:
-        reason = f"left out, being no files and no links to any: {', '.join(found.left_out[:3])}"
+        reason = f"left out, being no files and no links to any: {short(', '.join(found.left_out[:3]))}"
         reason += ", …" * (len(found.left_out) > 3)
     whole = isinstance(found, Unpacked)
     return {
@@ -126,7 +128,7 @@ def _fetch(
 def _read(stream: IO[bytes], folder: Path, names: set[str]) -> dict[str, Unpacked | BaseException]:
     """Unpack what a host sends: an archive with an archive of each of its VMs."""
     found: dict[str, Unpacked | BaseException] = {}
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedMember) as tar:
         for member in tar:
             name = posixpath.basename(member.name)
             if member.isreg() and name in names:
@@ -139,5 +141,5 @@ def _read(stream: IO[bytes], folder: Path, names: set[str]) -> dict[str, Unpacke
 def _unpacked(stream: IO[bytes], folder: Path) -> Unpacked | BaseException:
     try:
         return unpack(stream, folder)
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except UNREADABLE as error:
         return error

@@ -16,6 +16,7 @@ from typing import Literal
 
 from g5kvirt.errors import SpecError
 from g5kvirt.images import zstd
+from g5kvirt.remote.tar_members import UNREADABLE, BoundedMember
 
 __all__ = ["check_archive", "file_size", "sha256_of", "unpacked_size"]
 
@@ -51,11 +52,11 @@ def check_archive(path: Path, name: str, compression: str) -> None:
         if compression == "zstd":
             _check_zstd(path)
         else:
-            with tarfile.open(path, _MODES[compression]) as archive:
+            with tarfile.open(path, _MODES[compression], tarinfo=BoundedMember) as archive:
                 _check_first(archive)
     except PermissionError as error:
         raise _unreadable(path, name, error) from error
-    except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+    except (*UNREADABLE, zlib.error, lzma.LZMAError) as error:
         format_name = "tar archive" if compression == "none" else f"tar archive in {compression}"
         raise SpecError(
             f"the image of {name} is not a {format_name} ({path}: {error})",
@@ -79,7 +80,7 @@ def _check_zstd(path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            with tarfile.open(fileobj=process.stdout, mode="r|", tarinfo=BoundedMember) as archive:
                 _check_first(archive)
         finally:
             process.kill()  # the rest is not wanted

@@ -12,6 +12,7 @@ from typing import IO
 
 from g5kvirt.errors import MachineError, SpecError
 from g5kvirt.images import packages
+from g5kvirt.remote.tar_members import UNREADABLE, BoundedMember
 from g5kvirt.trial.inspection import Tree
 
 __all__ = ["read_tree", "unpack"]
@@ -35,7 +36,7 @@ def read_tree(path: Path, compression: str, scratch: Path) -> Tree:
     tree = Tree()
     with _unpacked(path, compression, scratch) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedMember) as archive:
                 for member in archive:
                     link = member.linkname if member.issym() else ""
                     tree.add(member.name, _mode(member), link, member.size)
@@ -46,7 +47,7 @@ def read_tree(path: Path, compression: str, scratch: Path) -> Tree:
                         tree.texts[_plain(member.name)] = (
                             file.read().decode("utf-8", "replace") if file else ""
                         )
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except UNREADABLE as error:
             raise SpecError(
                 f"{path} is not a tar archive in {compression} ({error})",
                 advice="correct image.compression in its description, or create the archive again",

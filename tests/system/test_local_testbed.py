@@ -239,7 +239,8 @@ def frames_in_a_tunnel(bed: State, node: str, gateway: str) -> dict[str, int]:
     for site in bed.description.sites:
         made = f"ip link add vx99 type vxlan id 99 local {site.wan_ip} dstport 4789 && ip link set vx99 up"
         subprocess.run(["nsenter", "-t", str(routers[site.name]), "-n", "sh", "-c", made], check=True)
-    for address in (gateway, *(str(site.wan_ip) for site in bed.description.sites)):
+    ends = [str(address) for site in bed.description.sites for address in (site.wan_ip, site.gateway)]
+    for address in (gateway, *ends):
         send = f"for i in 1 2 3; do printf '{frame}' > /dev/udp/{address}/4789; done"
         ssh(bed, node, f'bash -c "{send}"')
     found = {}

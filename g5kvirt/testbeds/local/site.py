@@ -34,6 +34,7 @@ _OWN_PORTS = (
     "add chain inet local in { type filter hook input priority 0; };"
     ' add rule inet local in iifname != "lo" tcp dport { 6666, 6667 } reject with tcp reset;'
     f' add rule inet local in iifname != "uplink" udp dport {network.VXLAN_PORT} drop;'
+    f" add rule inet local in ip daddr != 10.0.0.0/16 udp dport {network.VXLAN_PORT} drop;"
     " add chain inet local through { type filter hook forward priority 0; };"
     f" add rule inet local through ip daddr 10.0.0.0/16 udp dport {network.VXLAN_PORT} drop"
 )

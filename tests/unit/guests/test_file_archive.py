@@ -6,12 +6,16 @@ import hashlib
 import io
 import os
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from g5kvirt.errors import SpecError
 from g5kvirt.guests.archive import check_path, packed, sources_of, unpack
+from g5kvirt.remote.tar_members import UNREADABLE
 
 
 def entry(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
@@ -125,3 +129,76 @@ def test_torn_archive_is_an_error(tmp_path: Path) -> None:
     stream = archive(entry("a", b"x" * 100_000))
     with pytest.raises((tarfile.TarError, OSError)):
         unpack(io.BytesIO(stream.getvalue()[:5000]), tmp_path / "folder")
+
+
+def test_links_that_go_up_behind_another_link_are_left_out(tmp_path: Path) -> None:
+    def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+        return entry(name, type=tarfile.SYMTYPE, linkname=target)
+
+    stream = archive(
+        link("here", "."),
+        link("out", "here/../other"),
+        entry("a", type=tarfile.DIRTYPE, mode=0o700),
+        link("a/up", "../fine"),
+        link("a/too-far", "../../fine"),
+        link("a/fine", "./b/c"),
+        link("top", ".."),
+    )
+    found = unpack(stream, tmp_path / "folder")
+    assert set(found.left_out) == {"out", "a/too-far", "top"}
+    for path in (tmp_path / "folder").rglob("*"):
+        assert path.resolve().is_relative_to(tmp_path / "folder")
+
+
+def raw(**fields: object) -> bytes:
+    """A header as somebody writes it by hand."""
+    info = tarfile.TarInfo("x")
+    for name, value in fields.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_an_archive_takes_no_more_memory_room_or_time_than_it_has_bytes(tmp_path: Path) -> None:
+    class Endless(io.BytesIO):
+        """Zeros behind what there is."""
+
+        def __init__(self, head: bytes) -> None:
+            super().__init__(head)
+            self.given = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            found = super().read(size)
+            self.given += size or 0
+            assert self.given < 100 << 20, "it is read without end"
+            return found + bytes(max(0, (size or 0) - len(found)))
+
+    for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+        with pytest.raises(tarfile.TarError, match="a header of"):
+            unpack(Endless(raw(type=kind, size=1 << 40)), tmp_path / "folder")
+    negative = bytearray(raw(type=tarfile.REGTYPE, size=1))
+    negative[124:136] = b"\xff" * 12  # -1 in base 256
+    negative[148:156] = b"%06o\0 " % (256 + sum(negative[:148]) + sum(negative[156:]))
+    with pytest.raises(tarfile.TarError, match="a header of"):
+        unpack(Endless(bytes(negative)), tmp_path / "folder")
+    late = archive(entry("late", b"x", mtime=8**11 - 1), entry("later", b"y", mtime=1 << 70))
+    assert unpack(late, tmp_path / "late").left_out == ()
+    assert (tmp_path / "late/later").read_bytes() == b"y"
+    headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,0"}
+    holes = tarfile.TarInfo("holes")
+    holes.pax_headers = {**headers, "GNU.sparse.size": str(1 << 50), "GNU.sparse.name": "holes"}
+    stream = io.BytesIO(holes.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    assert unpack(stream, tmp_path / "holes").left_out == ("holes",)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_no_archive_raises_what_nobody_expects(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    good = bytearray(archive(entry("a/b", b"x" * 600), entry("n" * 150, b"y")).getvalue())
+    for _ in range(data.draw(st.integers(1, 12))):
+        good[data.draw(st.integers(0, 4000))] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("mutated")
+    with suppress(*UNREADABLE):
+        unpack(io.BytesIO(bytes(good)), folder / "in")
+    assert [path.name for path in folder.iterdir()] in ([], ["in"])
