@@ -8,6 +8,7 @@ through instead, with a connection to each VM.
 
 from __future__ import annotations
 
+import base64
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +49,7 @@ _SSH_OPTIONS = (
 #: ssh's own exit code where the login failed.
 _SSH_FAILED = 255
 
-#: Bytes of output of all VMs together that are kept here; of the VMs of one host, as JSON may make six times
+#: Bytes of output of all VMs together that are kept here; of the VMs of one host, as JSON may make thrice
 #: as much of it (`connections.MOST_OUTPUT`); and of one VM at most and at least.
 ALL_OUTPUT, HOST_OUTPUT = 1 << 30, 24 << 20
 MOST_OUTPUT, LEAST_OUTPUT = 16 << 20, 64 << 10
@@ -251,12 +252,22 @@ class _Round:
         return list(again), max(again.values(), default=0.0)
 
 
+def _output(detail: Mapping[str, Any], key: str) -> bytes:
+    """What a VM has printed: text, or base64 where that is shorter."""
+    if f"{key}64" not in detail:
+        return str(detail[key]).encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(detail[f"{key}64"], validate=True)
+    except ValueError:  # of a host that is up to something
+        return b""
+
+
 def _result(
     name: str, detail: Mapping[str, Any], token: str, timeout: float, attempt: int
 ) -> tuple[Result, Failure | None]:
     """What became of a command on a VM, from its host's account of one login; and the kind of failure if it
     did not begin. ``token``: of its envelope, empty if it had none."""
-    out, err = (str(detail[key]).encode("utf-8", "surrogateescape") for key in ("out", "err"))
+    out, err = (_output(detail, key) for key in ("out", "err"))
     end = time.time()
     start = end - float(detail["seconds"])
     begun = start + float(detail["begun"] or detail["seconds"])

@@ -103,9 +103,11 @@ _NEEDED: Mapping[str, Mapping[str, Check]] = {
 _POSSIBLE: Mapping[str, Check] = {
     "addresses": _each(_interface),
     "bytes": _count,
+    "err64": _text,
     "installed": _each(_word),
     "keys": _words_to(_word),
     "log": _text,
+    "out64": _text,
     "state": _word,
     "stopped": _word,
     "text": _text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import select
 import subprocess
@@ -19,6 +20,9 @@ FIRST_PAUSE = 0.5  #: seconds until the second one, doubled each time
 MOST_OUTPUT = 16 << 20  #: bytes of one guest, after which its command is ended
 LEAST_ROOM = 64 << 20  #: bytes that are left free where outputs become files
 
+_SHORT = 4096  #: bytes of output that are text in any case
+#: What JSON writes as it is, or nearly.
+_PLAIN = bytes(range(32, 127)) + b"\t\n\r"
 #: Of every login. The user's and the host's own configuration and keys have no say in it.
 _ARGUMENTS = ["ssh", "-T", "-F", "/dev/null", "-l", "root"]
 
@@ -124,6 +128,16 @@ class Files:
         return os.path.getsize(f"{self.folder}/{name}") if self.folder is not None else 0
 
 
+def encoded(key: str, data: bytes) -> Record:
+    """Output for an answer: text under ``key``, or in base64 under ``key`` and 64, where that is shorter.
+
+    JSON writes each control character with six, and twice as many backslashes in a session.
+    """
+    if len(data) < _SHORT or 4 * len(data.translate(None, _PLAIN)) <= len(data):
+        return {key: data.decode("utf-8", "surrogateescape")}
+    return {key: "", f"{key}64": base64.b64encode(data).decode()}
+
+
 class Login:
     """One ssh that runs."""
 
@@ -205,8 +219,8 @@ class Login:
         return {
             "code": None if self._stopped else self._process.returncode,
             "stopped": self._stopped,
-            "out": b"".join(self._data.values())[: self._most].decode("utf-8", "surrogateescape"),
-            "err": err[: self._most].decode("utf-8", "surrogateescape"),
+            **encoded("out", b"".join(self._data.values())[: self._most]),
+            **encoded("err", bytes(err[: self._most])),
             "begun": self._begun,
             "seconds": time.monotonic() - self._start,
             "bytes": self._files.size(self.name),

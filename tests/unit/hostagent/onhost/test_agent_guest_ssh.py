@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from agent_calls import call
 
+from g5kvirt.guests import commands
 from g5kvirt.hostagent import protocol
 from g5kvirt.hostagent.onhost import guest_ssh
 
@@ -129,6 +131,15 @@ def test_what_prints_without_end_is_cut_off(home: Path) -> None:
     assert answer.detail["seconds"] < 15
     late = protocol.ssh({"vm-3": "10.0.0.3"}, "true", options=[], limit=1.0, key="k")
     assert call(home, late)[0].detail["stopped"] == "timed out: no end within 1 s"
+
+
+def test_output_that_is_no_text_takes_little_more_than_its_bytes() -> None:
+    for data in (bytes(1 << 20), b"\xff" * (1 << 20), os.urandom(1 << 20), "é".encode() * (1 << 19)):
+        found = json.loads(json.dumps(guest_ssh.encoded("out", data)))
+        assert len(json.dumps(json.dumps(found))) < 1.5 * len(data)
+        assert commands._output(found, "out") == data
+    assert guest_ssh.encoded("out", b"a line\n") == {"out": "a line\n"}
+    assert commands._output({"out": "", "out64": "no base64!"}, "out") == b""
 
 
 def test_outputs_leave_room_on_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
