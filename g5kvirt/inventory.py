@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
-
-from g5kvirt.spec.clock import format_walltime, oar_date
 
 __all__ = ["GIB", "MIB", "VM", "Facts", "Host", "Reservation", "SubNetwork", "to_plain"]
 
@@ -88,9 +87,9 @@ class Reservation:
 
     def __str__(self) -> str:
         jobs = ", ".join(f"job {job} at {site}" for site, job in self.jobs.items())
-        end = oar_date(self.start + self.walltime)
-        walltime = format_walltime(round(self.walltime))
-        return f"{len(self.hosts)} machines until {end} (Paris), walltime {walltime}: {jobs}"
+        end = datetime.fromtimestamp(self.start + self.walltime).astimezone()
+        walltime = timedelta(seconds=round(self.walltime))
+        return f"{len(self.hosts)} machines until {end:%Y-%m-%d %H:%M:%S %Z}, walltime {walltime}: {jobs}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # IPython, notebooks
         printer.text(str(self))

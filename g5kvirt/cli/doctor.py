@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from g5kvirt.cli.memory import available_memory
+from g5kvirt.errors import SpecError
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
+from g5kvirt.testbeds.grid5000.settings import KEYS, load_settings, settings_file
 from g5kvirt.testbeds.local.shared_limits import SharedLimits, too_small
 from g5kvirt.views.formatting import count, size
 
@@ -71,7 +73,7 @@ def examine() -> list[ProbeResult]:
         kernel = pool.submit(kernel_features)
         guests = pool.submit(kvm)
         first = [system(), root(), programs(), *memory_and_cores(), kernel_tables(SharedLimits())]
-        return [*first, *kernel.result(), guests.result()]
+        return [*first, *kernel.result(), guests.result(), *grid5000_settings()]
 
 
 def able(findings: Sequence[ProbeResult]) -> bool:
@@ -86,7 +88,10 @@ def report(findings: Sequence[ProbeResult]) -> dict[str, Any]:
 
 def verdict(findings: Sequence[ProbeResult]) -> str:
     """Two or three sentences: which testbeds, how many VMs."""
-    remote = "Grid'5000 itself needs an account and ssh access; it was not probed."
+    remote = (
+        "Grid'5000 itself needs an account and ssh access; it was not probed, which"
+        " `g5kvirt check spec.yaml --testbed grid5000` does."
+    )
     if not able(findings):
         missing = ", ".join(f.name for f in findings if f.state == "fail")
         return f"The local testbed cannot run here: {missing}. {remote}"
@@ -132,6 +137,19 @@ def root() -> ProbeResult:
     if os.geteuid() == 0:
         return ProbeResult("root", "ok", "yes")
     return ProbeResult("root", "fail", f"no, user {os.geteuid()}", "use sudo for the local testbed")
+
+
+def grid5000_settings() -> list[ProbeResult]:
+    """Whether the settings for Grid'5000, if there are any, can be used. Nothing is contacted."""
+    path = settings_file()
+    if not path.exists():
+        return []
+    try:
+        settings = load_settings(path)
+    except SpecError as error:
+        return [ProbeResult("Grid'5000", "warn", error.message, error.advice)]
+    keys = [key for key in KEYS if getattr(settings, key) is not None]
+    return [ProbeResult("Grid'5000", "ok", f"{path} sets {', '.join(keys) or 'nothing'}")]
 
 
 def programs(which: Callable[[str], str | None] = shutil.which) -> ProbeResult:

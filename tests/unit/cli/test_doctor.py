@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -125,6 +126,21 @@ def test_kernel_tables_that_were_full_are_named() -> None:
     full = SimpleNamespace(current=lambda: dict(LIMITS), overflows=lambda: {"ARP table full": 57_044})
     found = doctor.kernel_tables(full)  # type: ignore[arg-type]
     assert (found.state, found.found) == ("warn", "large enough; ARP table full: 57,044")
+
+
+def test_settings_of_grid5000_are_read_but_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert doctor.grid5000_settings() == []
+    (tmp_path / "g5kvirt").mkdir()
+    file = tmp_path / "g5kvirt" / "grid5000.yaml"
+    file.write_text("user: jdoe\njump: ''\n")
+    assert [(f.state, f.found) for f in doctor.grid5000_settings()] == [("ok", f"{file} sets user, jump")]
+    file.write_text("password_file: /none\n")
+    (found,) = doctor.grid5000_settings()
+    assert found.state == "warn"
+    assert "there is no file /none" in found.found
 
 
 def test_verdict_names_the_failed_probes() -> None:
