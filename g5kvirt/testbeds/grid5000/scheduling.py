@@ -56,7 +56,9 @@ def reservation_date(
         start = _first_start(testbed, request, user, calendar, needs)
         if start is None:
             raise _no_slot(calendar, needs, request)
-        return None if start < now + _AT_ONCE else math.ceil(start)
+        if start < now + _AT_ONCE and _may_begin(request, user, calendar, now):
+            return None
+        return math.ceil(start)
     if not isinstance(request.start, str):
         start = request.start
         check_start(start)
@@ -67,6 +69,15 @@ def reservation_date(
         if breach := charter_check(testbed.hosts(), request, user, at, at + request.walltime)(at):
             raise TestbedError(breach.message, advice=breach.advice)
     return start
+
+
+def _may_begin(request: ReservationRequest, user: str | None, calendar: Calendar, now: float) -> bool:
+    """Whether nothing but other jobs keeps the request's from starting already: OAR waits for those only."""
+    if user is not None and charter.boundary_crossing(
+        now, request.walltime, now, charter.french_working_days()
+    ):
+        return False
+    return calendar.is_open(now, request.walltime)
 
 
 def types_breach(request: ReservationRequest, now: float) -> charter.Breach | None:
@@ -109,9 +120,15 @@ def _first_start(
 ) -> float | None:
     if user is None:
         return first_slot(calendar, needs, request.walltime)
-    breach = charter_check(testbed.hosts(), request, user, calendar.start, calendar.end + request.walltime)
-    edges = charter.day_edges(calendar.start, calendar.end, charter.french_working_days())
-    return first_slot(calendar, needs, request.walltime, allowed=lambda t: not breach(t), also=edges)
+    hosts, working = testbed.hosts(), charter.french_working_days()
+    used = _usage(
+        hosts, list(request.machines), user, calendar.start, calendar.end + request.walltime, working
+    )
+    breach = _charter_rule(hosts, request, used, working)
+    also = charter.day_edges(calendar.start, calendar.end, working)
+    for site, (needed, cores) in _worst_cases(hosts, request).items():
+        also += charter.evening_starts(needed, cores, used[site], calendar.start, calendar.end, working)
+    return first_slot(calendar, needs, request.walltime, allowed=lambda t: not breach(t), also=also)
 
 
 def _no_slot(calendar: Calendar, needs: Mapping[str, Need], request: ReservationRequest) -> TestbedError:
@@ -142,18 +159,37 @@ def charter_check(
     """
     working = charter.french_working_days()
     used = _usage(hosts, list(request.machines), user, since, until, working)
+    return _charter_rule(hosts, request, used, working)
+
+
+def _charter_rule(
+    hosts: Mapping[str, Sequence[Host]],
+    request: ReservationRequest,
+    used: Mapping[str, charter.Usage],
+    working: Working,
+) -> Callable[[float], charter.Breach | None]:
     submitted = time.time()
+    worst = _worst_cases(hosts, request)
 
     def breach(t: float) -> charter.Breach | None:
         if found := charter.boundary_crossing(t, request.walltime, submitted, working):
             return found
-        for site, machines in request.machines.items():
-            needed, cores = charter.worst_case_cores(hosts[site], machines, request.clusters.get(site))
+        for site, (needed, cores) in worst.items():
             if found := charter.breach(site, needed, cores, t, request.walltime, used[site], working):
                 return found
         return None
 
     return breach
+
+
+def _worst_cases(
+    hosts: Mapping[str, Sequence[Host]], request: ReservationRequest
+) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
+    """What `charter.worst_case_cores` gives for each site."""
+    return {
+        site: charter.worst_case_cores(hosts[site], machines, request.clusters.get(site))
+        for site, machines in request.machines.items()
+    }
 
 
 def _usage(
