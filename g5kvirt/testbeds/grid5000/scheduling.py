@@ -6,14 +6,16 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from datetime import time as clock_time
 from typing import Protocol
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
-from g5kvirt.planning.periods import Working
+from g5kvirt.planning.periods import Working, days
 from g5kvirt.run.printable import short
-from g5kvirt.spec.clock import check_start, format_walltime
+from g5kvirt.spec.clock import PARIS, check_start, format_walltime, is_doubled
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
@@ -118,17 +120,36 @@ def _first_start(
     calendar: Calendar,
     needs: Mapping[str, Need],
 ) -> float | None:
+    also = _ends_of_doubled_hours(calendar.start, calendar.end)
     if user is None:
-        return first_slot(calendar, needs, request.walltime)
+        return first_slot(
+            calendar, needs, request.walltime, allowed=lambda t: _has_a_date(t, calendar), also=also
+        )
     hosts, working = testbed.hosts(), charter.french_working_days()
     used = _usage(
         hosts, list(request.machines), user, calendar.start, calendar.end + request.walltime, working
     )
     breach = _charter_rule(hosts, request, used, working)
-    also = charter.day_edges(calendar.start, calendar.end, working)
+    also += charter.day_edges(calendar.start, calendar.end, working)
     for site, (needed, cores) in _worst_cases(hosts, request).items():
         also += charter.evening_starts(needed, cores, used[site], calendar.start, calendar.end, working)
-    return first_slot(calendar, needs, request.walltime, allowed=lambda t: not breach(t), also=also)
+    return first_slot(
+        calendar,
+        needs,
+        request.walltime,
+        allowed=lambda t: _has_a_date(t, calendar) and not breach(t),
+        also=also,
+    )
+
+
+def _has_a_date(t: float, calendar: Calendar) -> bool:
+    """Whether OAR, which knows no other clock than that of Paris, can be given a time, or it is now."""
+    return t <= calendar.start or not is_doubled(t)
+
+
+def _ends_of_doubled_hours(start: float, end: float) -> list[float]:
+    ends = [datetime.combine(day, clock_time(3), PARIS).timestamp() for day in days(start, end)]
+    return [t for t in ends if start < t < end and is_doubled(t - 1)]
 
 
 def _no_slot(calendar: Calendar, needs: Mapping[str, Need], request: ReservationRequest) -> TestbedError:

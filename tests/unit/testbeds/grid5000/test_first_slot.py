@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from g5kvirt.inventory import Host
 from g5kvirt.planning.availability import Calendar, SiteCalendar, shortage
 from g5kvirt.planning.periods import closed_times
-from g5kvirt.spec.clock import PARIS
+from g5kvirt.spec.clock import PARIS, oar_date
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter, scheduling
 
@@ -69,6 +69,8 @@ def allowed(testbed: Testbed, request: ReservationRequest, now: float, used: flo
         testbed.whole.sites["nancy"], scheduling.Need(request.machines["nancy"]), t, request.walltime
     ):
         return False
+    if t > now and oar_date(t) in (oar_date(t - HOUR), oar_date(t + HOUR)):
+        return False  # what date would OAR be given?
     begin, end = (datetime.fromtimestamp(x, PARIS) for x in (t, t + request.walltime))
     inside = 0.0  # seconds of charter time of the first day
     day = begin.date()
@@ -126,6 +128,17 @@ def test_a_job_that_may_run_into_the_evening_starts_when_the_quota_allows() -> N
     with pytest.MonkeyPatch.context() as patch:
         _, found = find(patch, now, request, [[], [], []], used=15)  # 9 of 24 core-hours are left: 45 minutes
     assert found == now + 45 * MINUTE
+
+
+@pytest.mark.parametrize("user", ["jdoe", None])
+@pytest.mark.parametrize("minutes", [30, 90])
+def test_a_slot_begins_in_no_hour_that_comes_twice(minutes: int, user: str | None) -> None:
+    two = datetime(2026, 10, 25, 2, tzinfo=PARIS).timestamp()
+    now = two - HOUR
+    request = ReservationRequest({"nancy": 1}, {}, HOUR, "run", start="first")
+    with pytest.MonkeyPatch.context() as patch:
+        testbed, _ = find(patch, now, request, [[(now, two + minutes * MINUTE)]] * 3, used=0)
+        assert scheduling.first_start(testbed, request, user) == two + 2 * HOUR
 
 
 @pytest.mark.parametrize(("types", "hour"), [((), 8), (("night",), 18), (("day",), 8)])
