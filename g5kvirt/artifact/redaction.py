@@ -168,7 +168,9 @@ class Redaction:
     def line(self, text: str) -> str:
         """A line of JSON, or whatever else it is."""
         try:
-            return json.dumps(self.document(json.loads(text)), ensure_ascii=False)
+            done = json.dumps(self.document(json.loads(text)), ensure_ascii=False)
+            # half of a surrogate pair, as a VM may report it, is no text that can be written
+            return done.encode("utf-8", "backslashreplace").decode()
         except (ValueError, RecursionError):
             return self.text(text)
 

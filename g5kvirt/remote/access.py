@@ -21,7 +21,8 @@ PLAIN_SHELL = "/bin/sh"
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:%-]*[A-Za-z0-9])?")
 
 #: What a user's ssh configuration may contain for their own logins, and must not do to ours: another command,
-#: a port that is taken already (ExitOnForwardFailure), a connection that others close.
+#: a port that is taken already (ExitOnForwardFailure), a connection that others close, a failure
+#: without its reason (LogLevel QUIET).
 PLAIN_LOGIN = (
     "RemoteCommand=none",
     "PermitLocalCommand=no",
@@ -29,6 +30,7 @@ PLAIN_LOGIN = (
     "ForwardX11=no",
     "ControlMaster=no",
     "ControlPath=none",
+    "LogLevel=ERROR",
 )
 
 #: Options of every ssh that we start. The post-quantum key exchange that OpenSSH 9 prefers costs the client
@@ -44,7 +46,6 @@ OPTIONS = (
     "UserKnownHostsFile=/dev/null",
     "GSSAPIAuthentication=no",
     "KexAlgorithms=^curve25519-sha256",
-    "LogLevel=ERROR",
     "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
 )

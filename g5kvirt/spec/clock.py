@@ -16,6 +16,7 @@ __all__ = [
     "PARIS",
     "check_start",
     "format_walltime",
+    "is_doubled",
     "oar_date",
     "oar_seconds",
     "parse_extension",
@@ -120,6 +121,12 @@ def _check_unique(moment: datetime) -> None:
         f"start {moment:%Y-%m-%d %H:%M} {problem}, since the clocks are changed in Paris",
         advice="give a time before or after that hour",
     )
+
+
+def is_doubled(t: float) -> bool:
+    """Whether the clocks of Paris show a time (seconds since the epoch) twice, as they are changed."""
+    there = datetime.fromtimestamp(t, PARIS)
+    return there.replace(fold=0).utcoffset() != there.replace(fold=1).utcoffset()
 
 
 def start_seconds(start: str) -> float | None:

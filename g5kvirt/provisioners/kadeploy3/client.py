@@ -23,6 +23,7 @@ import requests
 from urllib3.exceptions import NewConnectionError
 
 from g5kvirt.errors import TestbedError
+from g5kvirt.provisioners.kadeploy3.bounded import read_body
 from g5kvirt.provisioners.kadeploy3.records import (
     STATISTICS,
     LogLine,
@@ -253,29 +254,31 @@ class KadeployClient:
                 session.trust_env = (
                     False  # never through the user's proxy: the server is at the end of our tunnel
                 )
+                deadline = time.monotonic() + (timeout or self.timeout)
                 answer = session.request(
-                    method, self.url + path, params=query, data=data, headers=headers,
-                    timeout=(min(10.0, self.timeout), timeout or self.timeout),
+                    method, self.url + path, params=query, data=data, headers=headers, stream=True,
+                    timeout=(min(10.0, self.timeout), timeout or self.timeout), allow_redirects=False,
                 )  # fmt: skip
+                content = read_body(answer, deadline).decode(errors="replace")
         except requests.RequestException as error:
             raise TestbedError(
                 f"Kadeploy3 at {self.url} does not answer {method} {path} ({type(error).__name__})",
                 advice="look at its log, /var/log/kadeploy3",
             ) from error
         if answer.status_code != requests.codes.ok:
-            raise self._refusal(method, path, answer)
+            raise self._refusal(method, path, answer, content)
         if answer.headers.get("Content-Type", "").startswith("application/json"):
             try:
-                return answer.json()
+                return json.loads(content)
             except (ValueError, RecursionError) as error:
                 raise TestbedError(f"Kadeploy3 answered {method} {path} with broken JSON") from error
-        return answer.text
+        return content
 
     @staticmethod
-    def _refusal(method: str, path: str, answer: requests.Response) -> RefusedError:
+    def _refusal(method: str, path: str, answer: requests.Response, content: str) -> RefusedError:
         number = answer.headers.get("X-Application-Error-Code", "")
         code = int(number) if re.fullmatch("[0-9]{1,4}", number) else -1
-        text = short(answer.text, 300)
+        text = short(content, 300)
         why = f"{ERRORS[code]}: {text}" if code in ERRORS else f"status {answer.status_code}: {text}"
         return RefusedError(f"Kadeploy3 refuses {method} {path}: {why}", code, answer.status_code)
 

@@ -19,7 +19,10 @@ __all__ = ["Answer", "marked", "quoted", "read_answer", "unreadable"]
 #: The marks are put together on the frontend: a shell that echoes its commands must not seem to answer.
 _NAME = "g5kvirt"
 _MARK = re.compile(rf"{_NAME}-(out|err|begin|end):(.*)")
-_END_OF_LINE = re.compile(r"\r*\n")
+#: What a program prints for a terminal: colours, its title, modes. No part of any answer.
+_TERMINAL = re.compile(
+    r"\x1b(?:\[[0-?]{0,40}[ -/]{0,4}[@-~]|\][^\x07\x1b\n]{0,200}(?:\x07|\x1b\\)|[()][0-9A-Za-z]|[=>78])"
+)
 _QUOTED = 120  #: characters of an answer that an error shows
 
 #: Standard output and standard error each pass a sed that marks their lines; 4 takes the exit code.
@@ -70,14 +73,14 @@ def marked(command: str, *, live: bool = False) -> str:
 
 
 def read_answer(printed: str) -> Answer:
-    """The answer to a command of `marked` in all that was printed; never raises."""
+    """The answer to a command of `marked` in all that was printed, without colours; never raises."""
     parts: dict[str, list[str]] = {"out": [], "err": [], "noise": []}
     code: int | None = None
     inside = False
-    for line in _END_OF_LINE.split(printed):
+    for line in _TERMINAL.sub("", printed).split("\n"):
         mark = _MARK.search(line)
         before = line if mark is None else line[: mark.start()]
-        parts["out" if inside else "noise"].append(before)
+        parts["out" if inside else "noise"].append(before.rstrip("\r"))
         if mark is None:
             continue
         if mark[1] in parts:

@@ -12,6 +12,7 @@ where psycopg2 does, and its ``get_next_charter_period`` mistakes the machine's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -32,6 +33,7 @@ __all__ = [
     "breach",
     "day_edges",
     "day_seconds",
+    "evening_starts",
     "french_working_days",
     "type_breach",
     "usage_by_day",
@@ -73,6 +75,32 @@ def day_seconds(start: float, end: float, working: Working) -> dict[date, float]
 def day_edges(start: float, end: float, working: Working) -> list[float]:
     """When charter time begins and ends, between two times: candidates for the start of a job."""
     return [t for day in days(start, end) if working(day) for t in hours(day) if start < t < end]
+
+
+def evening_starts(
+    needed: Mapping[str, int],
+    cores: Mapping[str, int],
+    used: Usage,
+    start: float,
+    end: float,
+    working: Working,
+) -> list[float]:
+    """When what is left of a day's quota is enough until the evening, between two times.
+
+    Of a job that may run into the evening, only its time before that counts: it may start then, though
+    nothing becomes free at that time. The other arguments are those of `breach`.
+    """
+    found = []
+    for day in filter(working, days(start, end)):
+        begins, ends = hours(day)
+        lefts = (
+            (QUOTA * cores[cluster] - used.get(cluster, {}).get(day, 0.0)) / number
+            for cluster, number in needed.items()
+        )
+        t = ends - math.floor(min(lefts, default=0.0))
+        if max(start, begins) < t < min(end, ends):
+            found.append(t)
+    return found
 
 
 def boundary_crossing(start: float, walltime: float, submitted: float, working: Working) -> Breach | None:

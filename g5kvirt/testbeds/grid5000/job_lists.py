@@ -33,10 +33,13 @@ def job_pages(
         items = [documents.check_job(item) for item in documents.items(answer)]
         for item in items:
             documents.number(item.get("uid"), "uid")
-        new = [item for item in items if str(item["uid"]) not in seen]
+        new = []
+        for item in items:  # also one that stands twice on a page: the quota would count it twice
+            if str(item["uid"]) not in seen:
+                seen.add(str(item["uid"]))
+                new.append(item)
         if not new:  # the end; or the API ignores the offset
             return
-        seen |= {str(item["uid"]) for item in new}
         yield new
         total = answer.get("total")
         if isinstance(total, int) and offset + len(items) >= total:

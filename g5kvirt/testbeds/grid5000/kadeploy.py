@@ -140,12 +140,23 @@ def listed_nodes(lines: Sequence[str]) -> tuple[set[str], dict[str, str]]:
             heading = found[1]
         elif heading == "is successful" and re.fullmatch(_NODE, line):
             done.add(line)
-        elif heading == "failed" and (node := _FAILED.fullmatch(line)):
+        elif (
+            heading == "failed"
+            and (node := _FAILED.fullmatch(line))
+            # the name alone may be a part of the reason before, and that of a node that was deployed
+            and not (node[2] is None and failed and _is_open(failed[-1][1]))
+        ):
             failed.append((node[1], [] if node[2] is None else [node[2]]))
         elif heading == "failed" and failed and failed[-1][1]:
             failed[-1][1].append(line)
     reasons = {name: _reason(own) for name, own in failed}
     return done - set(reasons), reasons
+
+
+def _is_open(reason: Sequence[str]) -> bool:
+    """Whether the closing parenthesis of a reason has not come yet."""
+    text = "".join(reason)
+    return bool(reason) and text.count("(") + 1 > text.count(")")
 
 
 def deployed_nodes(text: str) -> set[str]:

@@ -6,14 +6,16 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from datetime import time as clock_time
 from typing import Protocol
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
-from g5kvirt.planning.periods import Working
+from g5kvirt.planning.periods import Working, days
 from g5kvirt.run.printable import short
-from g5kvirt.spec.clock import check_start, format_walltime
+from g5kvirt.spec.clock import PARIS, check_start, format_walltime, is_doubled
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.calendar import HORIZON
@@ -56,7 +58,9 @@ def reservation_date(
         start = _first_start(testbed, request, user, calendar, needs)
         if start is None:
             raise _no_slot(calendar, needs, request)
-        return None if start < now + _AT_ONCE else math.ceil(start)
+        if start < now + _AT_ONCE and _may_begin(request, user, calendar, now):
+            return None
+        return math.ceil(start)
     if not isinstance(request.start, str):
         start = request.start
         check_start(start)
@@ -67,6 +71,15 @@ def reservation_date(
         if breach := charter_check(testbed.hosts(), request, user, at, at + request.walltime)(at):
             raise TestbedError(breach.message, advice=breach.advice)
     return start
+
+
+def _may_begin(request: ReservationRequest, user: str | None, calendar: Calendar, now: float) -> bool:
+    """Whether nothing but other jobs keeps the request's from starting already: OAR waits for those only."""
+    if user is not None and charter.boundary_crossing(
+        now, request.walltime, now, charter.french_working_days()
+    ):
+        return False
+    return calendar.is_open(now, request.walltime)
 
 
 def types_breach(request: ReservationRequest, now: float) -> charter.Breach | None:
@@ -107,11 +120,36 @@ def _first_start(
     calendar: Calendar,
     needs: Mapping[str, Need],
 ) -> float | None:
+    also = _ends_of_doubled_hours(calendar.start, calendar.end)
     if user is None:
-        return first_slot(calendar, needs, request.walltime)
-    breach = charter_check(testbed.hosts(), request, user, calendar.start, calendar.end + request.walltime)
-    edges = charter.day_edges(calendar.start, calendar.end, charter.french_working_days())
-    return first_slot(calendar, needs, request.walltime, allowed=lambda t: not breach(t), also=edges)
+        return first_slot(
+            calendar, needs, request.walltime, allowed=lambda t: _has_a_date(t, calendar), also=also
+        )
+    hosts, working = testbed.hosts(), charter.french_working_days()
+    used = _usage(
+        hosts, list(request.machines), user, calendar.start, calendar.end + request.walltime, working
+    )
+    breach = _charter_rule(hosts, request, used, working)
+    also += charter.day_edges(calendar.start, calendar.end, working)
+    for site, (needed, cores) in _worst_cases(hosts, request).items():
+        also += charter.evening_starts(needed, cores, used[site], calendar.start, calendar.end, working)
+    return first_slot(
+        calendar,
+        needs,
+        request.walltime,
+        allowed=lambda t: _has_a_date(t, calendar) and not breach(t),
+        also=also,
+    )
+
+
+def _has_a_date(t: float, calendar: Calendar) -> bool:
+    """Whether OAR, which knows no other clock than that of Paris, can be given a time, or it is now."""
+    return t <= calendar.start or not is_doubled(t)
+
+
+def _ends_of_doubled_hours(start: float, end: float) -> list[float]:
+    ends = [datetime.combine(day, clock_time(3), PARIS).timestamp() for day in days(start, end)]
+    return [t for t in ends if start < t < end and is_doubled(t - 1)]
 
 
 def _no_slot(calendar: Calendar, needs: Mapping[str, Need], request: ReservationRequest) -> TestbedError:
@@ -142,18 +180,37 @@ def charter_check(
     """
     working = charter.french_working_days()
     used = _usage(hosts, list(request.machines), user, since, until, working)
+    return _charter_rule(hosts, request, used, working)
+
+
+def _charter_rule(
+    hosts: Mapping[str, Sequence[Host]],
+    request: ReservationRequest,
+    used: Mapping[str, charter.Usage],
+    working: Working,
+) -> Callable[[float], charter.Breach | None]:
     submitted = time.time()
+    worst = _worst_cases(hosts, request)
 
     def breach(t: float) -> charter.Breach | None:
         if found := charter.boundary_crossing(t, request.walltime, submitted, working):
             return found
-        for site, machines in request.machines.items():
-            needed, cores = charter.worst_case_cores(hosts[site], machines, request.clusters.get(site))
+        for site, (needed, cores) in worst.items():
             if found := charter.breach(site, needed, cores, t, request.walltime, used[site], working):
                 return found
         return None
 
     return breach
+
+
+def _worst_cases(
+    hosts: Mapping[str, Sequence[Host]], request: ReservationRequest
+) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
+    """What `charter.worst_case_cores` gives for each site."""
+    return {
+        site: charter.worst_case_cores(hosts[site], machines, request.clusters.get(site))
+        for site, machines in request.machines.items()
+    }
 
 
 def _usage(

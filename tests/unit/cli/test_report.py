@@ -265,3 +265,20 @@ def test_logins_of_ssh_s_and_execo_s_configuration_are_known(tmp_path: Path, mon
     (tmp_path / ".execo.conf.py").write_text("g5k_configuration = {'api_username': 'bsmith', 'x': 1}\n")
     redaction = redaction_of_this_person()
     assert "smith" not in redaction.text("asmith at nancy and bsmith of the API")
+
+
+def test_a_report_of_broken_and_binary_files_is_written(run: Path, tmp_path: Path) -> None:
+    document = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(document | {"spec": {"project": "half \ud83d"}}))
+    lines = [
+        b'{"t": 1, "detail": {"reason": "half \\ud83d of jdoe"}}',
+        bytes(range(256)),
+        b"[" * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ]
+    (run / "journal.jsonl").write_bytes(b"\n".join(lines))
+    (run / "transcript.jsonl").write_bytes(bytes(range(256)) * 1000)
+    out = tmp_path / "bug.tar.gz"
+    assert cli.main(["report", "first", "--runs", str(run.parent), "-o", str(out), "--yes"]) == 0
+    first = archived(out)["g5kvirt-report/journal.jsonl"].splitlines()[0]
+    assert json.loads(first)["detail"]["reason"] == "half \ud83d of user-1"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from g5kvirt.provisioners.kadeploy3.ssh_tunnel import SSHTunnel
-from g5kvirt.remote.access import Access
+from g5kvirt.remote.access import PLAIN_LOGIN, Access
 
 HOSTILE = """
 Host *
@@ -22,6 +22,8 @@ Host *
   DynamicForward 1080
   ExitOnForwardFailure yes
   ForwardX11 yes
+  Tunnel yes
+  LogLevel QUIET
   ControlMaster auto
   ControlPath /tmp/%C
   ControlPersist yes
@@ -50,6 +52,16 @@ def test_no_command_forwarding_or_shared_connection_of_the_users_configuration(t
     assert found.get("controlpath", "none") == "none"
     assert found["batchmode"] == "yes"
     assert found["forwardx11"] == "no"
+    assert found["tunnel"] in ("no", "false")
+    words = [word for option in PLAIN_LOGIN for word in ("-o", option)]  # those of commands on frontends
+    done = subprocess.run(
+        ["ssh", "-F", str(config), *words, "-G", "host"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert "loglevel ERROR" in done.stdout.splitlines(), "a failure says why"
     assert found["user"] == "root"
 
 

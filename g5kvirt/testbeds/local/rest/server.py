@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 import logging
@@ -53,13 +52,12 @@ class _RestHandler(BaseHTTPRequestHandler):
         self._send(Answer(error_document(known, message or known.description), known))
 
     def _process(self) -> None:
-        url = urlsplit(self.path)
-        query = {key: values[-1] for key, values in parse_qs(url.query, keep_blank_values=True).items()}
         try:
             body = self._body()
+            path, query = _address(self.path)
             user = self._user()
             request = Request(user, query, _parsed(body, self.headers.get("Content-Type", "")))
-            answer = self.server.api.answer(self.command, url.path, request)
+            answer = self.server.api.answer(self.command, path, request)
         except HttpError as error:
             answer = Answer(error_document(error.status, str(error)), error.status, error.headers)
         except TestbedError as error:
@@ -116,6 +114,16 @@ class _RestHandler(BaseHTTPRequestHandler):
         log.debug("%s " + format, self.address_string(), *args)
 
 
+def _address(target: str) -> tuple[str, dict[str, str]]:
+    """Path and query of a request's target. Raises HttpError."""
+    try:
+        url = urlsplit(target)
+        fields = parse_qs(url.query, keep_blank_values=True)
+    except ValueError as error:
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"the address is no URL: {error}") from error
+    return url.path, {key: values[-1] for key, values in fields.items()}
+
+
 def _parsed(body: bytes, kind: str) -> Any:
     """The body of a request: None, JSON, or the fields of a form. Raises HttpError."""
     if not body:
@@ -130,7 +138,7 @@ def _parsed(body: bytes, kind: str) -> Any:
             return {key: values if len(values) > 1 else values[0] for key, values in form.items()}
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HttpError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
 
 
@@ -138,7 +146,7 @@ def _credentials(header: str) -> tuple[str, str]:
     kind, _, value = header.partition(" ")
     try:
         text = base64.b64decode(value, validate=True).decode() if kind.lower() == "basic" else ""
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, or none of ASCII, or of no text
         text = ""
     user, _, password = text.partition(":")
     return user, password

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from kadeploymaker import cluster
@@ -12,6 +15,7 @@ from kadeployserver import Kadeploy, serving
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.images.environments import Environment
+from g5kvirt.provisioners.kadeploy3 import bounded
 from g5kvirt.provisioners.kadeploy3.client import KadeployClient, RefusedError
 from g5kvirt.provisioners.kadeploy3.environment import LOCAL_BOOT, describe
 from g5kvirt.provisioners.kadeploy3.records import (
@@ -174,6 +178,49 @@ def test_other_refusals_to_stop_are_raised(client: KadeployClient, kadeploy: Kad
 def test_unreachable_server_raises_where_to_look() -> None:
     with pytest.raises(TestbedError, match="look at its log"):
         KadeployClient("http://127.0.0.1:9", timeout=2).version()
+
+
+@contextmanager
+def answering(head: str, pieces: Iterator[bytes], pause: float = 0.0) -> Iterator[str]:
+    """A server that answers one request with these pieces."""
+
+    def answer() -> None:
+        with suppress(OSError), listening.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(f"HTTP/1.1 {head}\r\n\r\n".encode())
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    thread.join(10)
+
+
+def test_an_answer_that_drips_is_given_up_in_time() -> None:
+    start = time.monotonic()
+    drops = itertools.repeat(b"x", 60)
+    with (
+        answering("200 OK\r\nContent-Length: 1000", drops, pause=0.1) as url,
+        pytest.raises(TestbedError, match="ReadTimeout"),
+    ):
+        KadeployClient(url, timeout=0.5).version()
+    assert time.monotonic() - start < 4
+
+
+def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "MOST_ANSWER", 1 << 20)
+    endless = itertools.repeat(bytes(65536), 10_000)
+    with answering("200 OK", endless) as url, pytest.raises(TestbedError, match="ConnectionError"):
+        KadeployClient(url).version()
+
+
+def test_a_redirection_is_a_refusal() -> None:
+    head = "302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0"
+    with answering(head, iter([])) as url, pytest.raises(RefusedError, match="status 302"):
+        KadeployClient(url).version()
 
 
 def test_the_log_is_read_line_by_line() -> None:

@@ -6,6 +6,7 @@ reader with ``-m slow``.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+import urllib3
 from hypothesis import strategies as st
 from kadeploymaker import cluster
 from mangling import HTML, bodies, check_sentence, reader_tests, sentence_of, texts
@@ -188,7 +190,8 @@ def check(name: str, data: st.DataObject) -> None:
         response = requests.Response()
         response.status_code, headers, body = answer
         response.headers.update(headers)
-        response._content, response.encoding = body.encode(errors="surrogatepass"), "utf-8"
+        content = io.BytesIO(body.encode(errors="surrogatepass"))
+        response.raw = urllib3.HTTPResponse(content, preload_content=False)
         return response
 
     with pytest.MonkeyPatch.context() as patch:

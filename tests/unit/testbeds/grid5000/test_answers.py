@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -16,7 +17,8 @@ from g5kvirt.testbeds.grid5000.answers import marked, quoted, read_answer, unrea
 from g5kvirt.testbeds.grid5000.frontends import answer_of
 
 SHELLS = [shell for shell in ("sh", "bash", "dash", "zsh", "fish", "tcsh") if shutil.which(shell)]
-LINES = st.lists(st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\r\n")), max_size=5)
+PLAIN = [word for word in WORDS if "\x1b" not in word]  # what is for a terminal is no part of an answer
+LINES = st.lists(st.sampled_from(PLAIN) | st.text(st.characters(exclude_characters="\r\n\x1b")), max_size=5)
 
 
 # ---- the command ---------------------------------------------------------------------------------------
@@ -71,6 +73,32 @@ def test_answer_comes_out_of_any_noise(
     assert list(answer.errors) == stripped(errors)
     assert answer.code == code
     assert not any("g5kvirt-" in line for line in answer.noise)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "\x1b[32m{}\x1b[0m",
+        "{}\x1b[K",
+        "\x1b]0;g5k@fnancy: ~\x07{}",
+        "\x1b[?2004l{}",
+        "\x1b(B{}",
+        "\x1b[38;5;1m{}",
+    ],
+)
+def test_colours_are_no_part_of_an_answer(word: str) -> None:
+    """oarsub's id between two colours is an id: its job would hold its machines, and be called refused."""
+    text = word.format("OAR_JOB_ID=12")
+    answer = read_answer(
+        f"{word}\r\n{word.format('g5kvirt-out:')}{text}\r\n{word.format('g5kvirt-end:0')}\r\n"
+    )
+    assert (answer.lines, answer.code) == (("OAR_JOB_ID=12",), 0)
+
+
+def test_carriage_returns_are_read_once() -> None:
+    begin = time.process_time()
+    assert not read_answer("\r" * 200_000 + "x").ok
+    assert time.process_time() - begin < 2
 
 
 @given(

@@ -121,7 +121,7 @@ def test_unreadable_answer_is_quoted(part: str, words: str, monkeypatch: Patch) 
     install(monkeypatch, connection)
     with pytest.raises(TestbedError) as told:
         granted.allocation("nancy", 7, True)
-    assert words.replace("some words", r"some \x1b[1mwords") in str(told.value)
+    assert words in str(told.value)
     monkeypatch.setitem(CLEAN, part, ([], 70))
     with pytest.raises(TestbedError, match=r"exit code 70"):
         granted.allocation("nancy", 7, True)

@@ -181,3 +181,20 @@ def test_ranges_that_no_cluster_has_cost_nothing() -> None:
     assert len(kadeploy.deployed_nodes(endless)) == 1001
     digits = f"End of deployment for gros-[{'9' * 5000}-²].nancy.grid5000.fr after 3s\n"
     assert len(kadeploy.deployed_nodes(digits)) == 1
+
+
+def test_a_node_that_the_reason_of_another_names_is_not_failed() -> None:
+    one, two, three = (f"gros-{n}.nancy.grid5000.fr" for n in (1, 2, 3))
+    lines = [
+        "The deployment is successful on nodes",
+        one,
+        "The deployment failed on nodes",
+        f"{two} (BroadcastEnv-send: the chain is broken (after",
+        one,
+        "))",
+        three,
+    ]
+    assert kadeploy.listed_nodes(lines) == (
+        {one},
+        {two: f"BroadcastEnv-send: the chain is broken (after {one} )", three: ""},
+    )

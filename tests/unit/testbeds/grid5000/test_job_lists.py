@@ -46,6 +46,11 @@ def test_an_api_without_an_offset_ends_too() -> None:
     assert [[job["uid"] for job in page] for page in pages] == [[1, 2]]
 
 
+def test_a_job_that_stands_twice_on_a_page_is_one_job() -> None:
+    pages = list(job_pages(lambda _: {"items": [{"uid": 1}, {"uid": "1"}, {"uid": 2}]}, "nancy", {}))
+    assert [[job["uid"] for job in page] for page in pages] == [[1, 2]]
+
+
 def test_conditions_are_quoted() -> None:
     api = Api(1)
     list(job_pages(api.get, "nancy", {"user": "a&b=c", "state": "waiting,running"}))

@@ -212,6 +212,17 @@ def test_an_unsupported_method_is_answered_in_json(bed: Bed, method: str, path: 
     assert method in answer.json()["message"]
 
 
+def test_a_malformed_request_is_answered_in_json(bed: Bed, locked: Bed) -> None:
+    """Each ended its connection without an answer, and with a traceback on the testbed's side."""
+    deep = bed.session.post(f"{bed.uri}/sites/nancy/jobs", data=b"[" * 100_000, timeout=10)
+    assert (deep.status_code, deep.json()["code"]) == (400, 400)
+    word = bed.session.get(f"{locked.uri}/sites", headers={"Authorization": "Basic \xff"}, timeout=10)
+    assert word.status_code == 401
+    with socket.create_connection(bed.sock.getsockname(), timeout=10) as raw:
+        raw.sendall(b"GET http://[x/3.0/sites HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert raw.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
 def test_errors_of_http_itself_are_json_too(bed: Bed) -> None:
     answer = bed.session.request("BREW", f"{bed.uri}/sites", timeout=10)
     assert (answer.status_code, answer.json()["code"]) == (501, 501)
