@@ -105,7 +105,7 @@ def test_noisy_login_shell_is_a_warning_and_hides_nothing() -> None:
     findings = frontend_findings("nancy", "debian12-min", answer(out.replace("bash", "fish"), CLOSED))
     assert statuses(findings) == {"frontend": "ok", "login shell": "warning", "environment": "ok"}
     assert findings[0].message == "answers, login shell fish"
-    assert r'"Welcome to \x1b[1mnancy, 12 users / name: motd / > / mail!' in findings[1].message
+    assert r'"Welcome to nancy, 12 users / name: motd / > / mail!' in findings[1].message
     assert "print nothing" in findings[1].advice
 
 

@@ -299,9 +299,9 @@ def test_a_deletion_that_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) 
         ({"exit_code": 15, "timeouted": True, "timeout": 30}, "no answer within 30 s"),
         ({"exit_code": None}, "no answer"),
         ({"exit_code": 256, "stderr": "\nNo such job\x1b[1m\n"}, r"No such job\x1b[1m"),
-        ({"exit_code": 0, "stdout": "g5kvirt-err:No job\x1b[1m\r\ng5kvirt-end:70\r\n"}, r"No job\x1b[1m"),
+        ({"exit_code": 0, "stdout": "g5kvirt-err:No job\x1b[1m\r\ng5kvirt-end:70\r\n"}, "No job"),
         ({"exit_code": 0, "stdout": "Welcome\r\ng5kvirt-end:70\r\n"}, "exit code 70"),
-        ({"exit_code": 0, "stdout": "\x1b[1mWelcome\r\n2 users\r\n"}, r'read: "\x1b[1mWelcome / 2 users"'),
+        ({"exit_code": 0, "stdout": "\x1b[1mWelcome\r\n2 users\r\n"}, 'read: "Welcome / 2 users"'),
         ({"exit_code": 0}, "no answer"),
         (
             {"exit_code": 255, "stderr": "ssh: connect to host f port 22: Connection refused\n"},
