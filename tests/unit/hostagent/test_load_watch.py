@@ -26,6 +26,12 @@ from g5kvirt.remote import Fanout, Result
 HOSTS = [Host(f"h-{i}.nancy.grid5000.fr", "nancy", "h", 4, GIB, address=f"a-{i}") for i in range(3)]
 
 
+def sample(busy: int) -> dict[str, Any]:
+    """What an agent counts."""
+    counted = {"busy": busy, "memory": 0, "received": 0, "sent": 0, "vms": 0}
+    return {"t": 1.0, "machine": "boot-id", "cores": 4, **counted, "services": {}}
+
+
 class Agents:
     """Host agents; the second call fails as a whole, one host is gone, one answers nothing."""
 
@@ -42,7 +48,7 @@ class Agents:
         if self.calls == 2:
             raise OSError("no ssh for a moment")
         assert all(json.loads(text)["requests"] == [protocol.load()] for text in texts.values())
-        line = {"op": "load", "subject": "h", "status": "ok", "t": 1.0, "detail": {"busy": self.calls}}
+        line = {"op": "load", "subject": "h", "status": "ok", "t": 1.0, "detail": sample(self.calls)}
         out = {"a-0": json.dumps(line).encode() + b"\n"}
         return {host: Result(host, True, 0, out.get(host, b""), b"", 0.0, 0.0) for host in texts}
 
@@ -66,7 +72,7 @@ def looks(agents: Any, monkeypatch: pytest.MonkeyPatch, seconds: float, fails: b
 def test_looks_come_first_in_between_and_last(monkeypatch: pytest.MonkeyPatch) -> None:
     agents = Agents()
     found = looks(agents, monkeypatch, 0.6)
-    assert found[0] == ({"h-0.nancy.grid5000.fr": {"busy": 1}}, True)
+    assert found[0] == ({"h-0.nancy.grid5000.fr": sample(1)}, True)
     assert len(found) >= 3, "one that failed is not the last"
     assert [first for _, first in found[1:]] == [False] * (len(found) - 1)
     assert found[-1][0]["h-0.nancy.grid5000.fr"]["busy"] == agents.calls, "the last is as the step ends"

@@ -347,7 +347,7 @@ def test_a_raising_listener_harms_neither_the_run_nor_other_listeners(
     with journal.held():
         journal.append("place", "two", "run", "r", "ok")
     assert seen == ["one", "two"]
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
     leave()
     other.append("place", "three", "run", "r", "ok")
     with journal.held():
