@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from json import JSONDecodeError
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from g5kvirt.errors import TestbedError
 from g5kvirt.run.printable import short
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 _TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 CHECK_THAT_IT_IS_UP = "check that it is up: https://www.grid5000.fr/status/"
+_IS_LOCAL_UP = "check that it is up: g5kvirt local status"
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 _NO_CONNECTION = "check the network of this machine, and then the API: https://www.grid5000.fr/status/"
 _NO_LOGIN = (
     "from outside Grid'5000 it needs a login: api_username in ~/.execo.conf.py, or password_file in"
@@ -82,10 +85,10 @@ def unanswered(path: str, error: Exception) -> TestbedError:
             advice=_REJECTED if username else _NO_LOGIN,
         )
     cause = getattr(error, "exception", None) or error
-    return TestbedError(
-        f"the testbed's API does not answer at {uri} ({error_summary(error)})",
-        advice=_NO_CONNECTION if _connection_failure(cause) else CHECK_THAT_IT_IS_UP,
-    )
+    advice = _NO_CONNECTION if _connection_failure(cause) else CHECK_THAT_IT_IS_UP
+    if urlsplit(uri).hostname in _THIS_MACHINE:
+        advice = _IS_LOCAL_UP
+    return TestbedError(f"the testbed's API does not answer at {uri} ({error_summary(error)})", advice=advice)
 
 
 def _connection_failure(error: BaseException) -> str:
