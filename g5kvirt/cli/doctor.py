@@ -22,7 +22,6 @@ from g5kvirt.cli.memory import available_memory
 from g5kvirt.errors import SpecError
 from g5kvirt.hostagent import bundle
 from g5kvirt.inventory import GIB
-from g5kvirt.testbeds.grid5000.settings import KEYS, load_settings, settings_file
 from g5kvirt.testbeds.local.shared_limits import SharedLimits, too_small
 from g5kvirt.views.formatting import count, size
 
@@ -141,6 +140,9 @@ def root() -> ProbeResult:
 
 def grid5000_settings() -> list[ProbeResult]:
     """Whether the settings for Grid'5000, if there are any, can be used. Nothing is contacted."""
+    # not on Windows, where this cannot be imported
+    from g5kvirt.testbeds.grid5000.settings import KEYS, load_settings, settings_file
+
     path = settings_file()
     if not path.exists():
         return []

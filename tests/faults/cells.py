@@ -157,7 +157,7 @@ class Outcome:
 
 def play(cell: Cell) -> Outcome:
     """The whole cell, on a testbed of its own, of which nothing is left."""
-    name = f"{PREFIX}-fault"
+    name = f"{PREFIX}-fault{ALL.index(cell)}"  # others may be played at the same time
     folder = Path(tempfile.mkdtemp(prefix="g5kvirt-fault-"))
     outcome = Outcome(cell)
     mounted = False

@@ -197,6 +197,7 @@ def test_failed_deployment_reports_why_and_can_be_repeated(bench: Bench) -> None
     assert set(seen) == {"partition", "format", "image"}
 
 
+@pytest.mark.slow  # a whole deployment more
 def test_an_image_in_zstd_is_deployed(bench: Bench) -> None:
     """With the tools of an earlier deployment there already: the program for zstd is fetched by itself."""
     if shutil.which("zstd") is None:

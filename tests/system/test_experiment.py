@@ -150,8 +150,18 @@ def reached(journal: Path, phase: str) -> list[Event]:
 
 
 CUTS = [
-    *((phase, signal.SIGINT) for phase in ("reserve", "deploy", "configure", "launch")),
-    *((phase, signal.SIGKILL) for phase in ("reserve", "deploy", "configure")),  # launch and measure: below
+    ("reserve", signal.SIGKILL),
+    ("deploy", signal.SIGINT),
+    ("configure", signal.SIGKILL),  # launch and measure: below
+    ("launch", signal.SIGINT),
+    *(
+        pytest.param(phase, how, marks=pytest.mark.slow)
+        for phase, how in (
+            ("reserve", signal.SIGINT),
+            ("deploy", signal.SIGKILL),
+            ("configure", signal.SIGINT),
+        )
+    ),
 ]
 
 
@@ -241,6 +251,7 @@ def test_down_while_vms_run_leaves_nothing(name: str, tmp_path: Path) -> None:
     assert set(Path("/sys/class/net").iterdir()) == interfaces
 
 
+@pytest.mark.slow  # tests/faults does the same to light guests
 def test_a_vm_and_services_are_killed_while_vms_boot(grid: State, tmp_path: Path) -> None:
     """The VM is powered on again, once; the other one needs no second start, and the services are back."""
     script = LAUNCHED % ("vms=2, timeouts={'boot': 90}", "dies", "")

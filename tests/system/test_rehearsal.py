@@ -41,12 +41,14 @@ def test_rehearsal_and_its_report(grid: State, tmp_path: Path) -> None:
     words = ["rehearse", "--testbed", f"local:{grid.name}", "--site", "nancy"]
     unasked = g5kvirt(tmp_path, *words, "--name", "unasked")
     assert unasked.returncode == 2
-    assert "3 machines (2 hosts, 1 service machine)" in unasked.stdout
+    assert "there is no terminal: add --yes" in unasked.stderr
+    assert not (tmp_path / "runs").exists()
     assert on(grid, "nancy.grid5000.fr", "oarstat").strip() == ""
 
     done = g5kvirt(tmp_path, *words, "--name", "first", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "runs" / "first" / "rehearsal.txt").read_text()
+    assert "3 machines (2 hosts, 1 service machine)" in done.stdout
     assert done.stdout.endswith(text)
     for step in ("check", "reserve", "deploy", "configure", "place", "launch", "measure", "run", "release"):
         assert f"✓ {step} " in text

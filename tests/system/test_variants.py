@@ -156,6 +156,7 @@ def transfers(logs: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield site, entry
 
 
+@pytest.mark.slow  # tests/faults and test_measure.py kill HTTP servers as well
 def test_http_of_two_sites_killed_amid_the_kernel(grid: State, tmp_path: Path) -> None:
     """nginx dies while kernels are on their way, at the rate of the machines' links, and comes back.
 

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import agent_copy
+import pytest
 
 from g5kvirt.hostagent import protocol
-from g5kvirt.hostagent.onhost import pieces
-from g5kvirt.hostagent.onhost.follow import LINGER, Followed
+from g5kvirt.hostagent.onhost import follow, pieces
+from g5kvirt.hostagent.onhost.follow import Followed
 
 
 def test_follow_streams_lines_from_an_offset_and_ends_with_its_input(tmp_path: Path) -> None:
@@ -59,11 +60,17 @@ def number(path: Path) -> int:
         return pieces.number_of(file)
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds for which a replaced file is read: few, as each test waits for them several times."""
+    monkeypatch.setattr(follow, "LINGER", 0.2)
+
+
 def everything(*files: Followed) -> list[str]:
     """The lines until no file gives any for longer than a replaced one is read."""
     found: list[str] = []
     quiet = time.monotonic()
-    while time.monotonic() - quiet < LINGER + 0.3:
+    while time.monotonic() - quiet < follow.LINGER + 0.3:
         new = [line["line"] for file in files for line in file.appended()]
         found += new
         if new:
