@@ -10,14 +10,13 @@ from localbed import MARKS
 
 pytestmark = MARKS
 
-#: One for each victim, in a phase in which it matters; nginx is killed by tests/system/test_measure.py.
+#: One for each victim, in a phase in which it matters; tests/system/test_measure.py kills nginx and a relay.
 CELLS = (
     Cell("host", "set-up"),
     Cell("link", "launch"),
     Cell("hostile-agent", "set-up"),
     Cell("vm", "broadcast"),
     Cell("dnsmasq", "launch"),
-    Cell("relay", "broadcast"),
     Cell("postgresql", "reserve"),
     Cell("almighty-killed", "reserve"),
     Cell("api-stopped", "deploy"),

@@ -50,7 +50,7 @@ STORIES = {
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
 #: Minutes; the demonstration and test_light show most of it as well, tests/newcomer that of own-experiment.
-LONG = {"broadcast", "own-experiment", "slides", "windows"}
+LONG = {"broadcast", "grid5000", "own-experiment", "slides", "windows"}
 #: What a notebook has to print.
 PRINTS = {"own-experiment": "all the same to the byte"}
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow

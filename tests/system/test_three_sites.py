@@ -117,6 +117,7 @@ def served(machines: list[Any], own: set[str], name_of: Mapping[str, str]) -> No
     assert max(map(len, shares)) - min(map(len, shares)) <= 1, "VMs are dealt in turn"
 
 
+@pytest.mark.slow  # tests/faults has two sites, each with its own services
 def test_each_vm_is_served_by_its_own_site(name: str, tmp_path: Path) -> None:
     """nancy has a machine for DHCP and DNS and two for HTTP, the others have one for all."""
     hosts = {"nancy": 2, "rennes": 1, "lyon": 1}
