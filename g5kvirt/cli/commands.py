@@ -124,6 +124,7 @@ def local_down(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Run an experiment from its specification to its release."""
     from g5kvirt.experiment import Experiment
+    from g5kvirt.planning.forecast import SMALLEST
     from g5kvirt.run.vocabulary import PHASES
     from g5kvirt.spec.spec import Spec
     from g5kvirt.sweeps import check_measure
@@ -135,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     if measure is not None:
         check_measure(spec, measure)
         if not arguments.testbed.startswith("simulated"):  # there, an image is a size
-            _check_environment(console, spec, str(measure.get("environment", "mini")))
+            _check_environment(console, spec, str(measure.get("environment", SMALLEST[spec.guest])))
     experiment = Experiment(spec, testbed=arguments.testbed, name=arguments.name, runs=arguments.runs)
     _print(
         console,
