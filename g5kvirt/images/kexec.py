@@ -12,6 +12,8 @@ import struct
 import tarfile
 from pathlib import Path
 
+from g5kvirt.images.archive_links import resolve
+
 __all__ = ["KERNEL_RESERVE", "least_memory", "loaded_bytes"]
 
 #: MiB of a VM that the kernel of the minimal system keeps for itself: what MemTotal in /proc/meminfo is less.
@@ -23,7 +25,6 @@ _HEADER = 0x264  #: bytes up to the end of ``init_size``
 _MAGIC, _VERSION, _INIT_SIZE = 0x202, 0x206, 0x260
 _HAS_INIT_SIZE = 0x020A  #: the version of the boot protocol from which on it is there
 _SMALLEST = 1 << 18  #: no kernel is smaller
-_HOPS = 40  #: links that are followed, as many as Linux does
 
 
 def least_memory(loaded: int) -> int:
@@ -56,8 +57,8 @@ def loaded_bytes(path: Path, compression: str, kernel: str, initrd: str) -> int:
                         kernels[name] = _init_size(file.read(_HEADER) if file else b"")
     except (tarfile.TarError, EOFError, OSError):
         return 0  # `archives.check_archive` says what is wrong with it
-    size = kernels.get(_resolved(kernel, links), 0)
-    rest = sizes.get(_resolved(initrd, links), 0) if initrd else 0
+    size = kernels.get(resolve(kernel, links) or "", 0)
+    rest = sizes.get(resolve(initrd, links) or "", 0) if initrd else 0
     return size + rest if size and (rest or not initrd) else 0
 
 
@@ -68,19 +69,3 @@ def _init_size(header: bytes) -> int:
     (version,) = struct.unpack_from("<H", header, _VERSION)
     (size,) = struct.unpack_from("<I", header, _INIT_SIZE)
     return int(size) if version >= _HAS_INIT_SIZE else 0
-
-
-def _resolved(path: str, links: dict[str, str]) -> str:
-    """Where a path in the archive leads, links followed in each of its parts."""
-    left, done = [part for part in path.split("/") if part], ""
-    for _ in range(_HOPS + path.count("/")):
-        if not left:
-            break
-        name = posixpath.normpath(posixpath.join(done, left.pop(0)))
-        if name in links:
-            target = links[name]
-            done = "" if target.startswith("/") else posixpath.dirname(name)
-            left = [*(part for part in target.split("/") if part), *left]
-        else:
-            done = name
-    return done

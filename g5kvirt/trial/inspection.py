@@ -10,9 +10,9 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Literal
 
+from g5kvirt.images.archive_links import resolve
 from g5kvirt.images.descriptions import Environment
 
 __all__ = ["Finding", "Tree", "inspect"]
@@ -62,26 +62,10 @@ class Tree:
 
     def resolve(self, path: str) -> str | None:
         """Where a path leads, links followed in every part of it; None if there is nothing."""
-        parts, done, hops = list(PurePosixPath(path.strip("/")).parts), "", 0
-        while parts:
-            part = parts.pop(0)
-            if part == "..":
-                done = done.rpartition("/")[0]
-                continue
-            name = f"{done}/{part}" if done else part
-            if name in self.links:
-                hops += 1
-                if hops > 40:  # as many as Linux follows
-                    return None
-                target = self.links[name]
-                if target.startswith("/"):
-                    done = ""
-                parts = [*PurePosixPath(target.strip("/")).parts, *parts]
-            elif name in self.modes or any(known.startswith(f"{name}/") for known in self.modes):
-                done = name
-            else:
-                return None
-        return done
+        return resolve(path, self.links, self._exists)
+
+    def _exists(self, name: str) -> bool:
+        return name in self.modes or any(known.startswith(f"{name}/") for known in self.modes)
 
     def has(self, path: str) -> bool:
         """Whether there is a file with something in it."""
