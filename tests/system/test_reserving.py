@@ -126,9 +126,9 @@ def test_impossible_reservation_is_one_sentence_and_leaves_no_jobs(
     tried("nonsense", bed, sites={"nancy": 1}, properties="nonsense > 1")
     tried("open-filter", bed, hosts=2, properties="nonsense > 1")
     tried("environment", bed, sites={"rennes": 1}, host_environment="debian12-mni")
-    from g5kvirt.testbeds.grid5000.charter import french_working_days
+    from g5kvirt.planning.periods import is_working
     day = later.date() + datetime.timedelta(days=1)
-    while not french_working_days()(day):
+    while not is_working(day):
         day += datetime.timedelta(days=1)
     strict = type(bed)(replace(bed.settings, charter=True), bed._state)
     tried("charter", strict, sites={"nancy": 1}, start=f"{day} 10:00", walltime="9:00:00")

@@ -30,10 +30,9 @@ from typing import Any
 from g5kvirt.errors import TestbedError
 from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.inventories import SMALLEST
-from g5kvirt.planning.periods import closed_times
+from g5kvirt.planning.periods import closed_times, is_working
 from g5kvirt.planning.properties import matching_machines
 from g5kvirt.testbeds.grid5000 import api, documents
-from g5kvirt.testbeds.grid5000.charter import french_working_days
 from g5kvirt.testbeds.grid5000.job_lists import job_pages, resources_known
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, Resources, parse_resources
 from g5kvirt.testbeds.parallel import for_each
@@ -206,7 +205,7 @@ def calendar(
                 advice="check that the API is up, and try again",
             ) from error
     # a job that begins at the end may go on as long as we look ahead
-    closed = closed_times(job_types, begin, end + HORIZON, french_working_days()) if job_types else ()
+    closed = closed_times(job_types, begin, end + HORIZON, is_working) if job_types else ()
     return Calendar(begin, end, calendars, closed)
 
 

@@ -19,7 +19,7 @@ from datetime import date, datetime
 from typing import Any
 
 from g5kvirt.inventory import Host
-from g5kvirt.planning.periods import DAY_BEGINS, DAY_ENDS, Working, closed_times, days, hours, is_working
+from g5kvirt.planning.periods import DAY_BEGINS, DAY_ENDS, Working, closed_times, days, hours
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.grid5000 import api, documents
 from g5kvirt.testbeds.grid5000.job_lists import cores_by_host, job_pages, resources_known
@@ -34,7 +34,6 @@ __all__ = [
     "day_edges",
     "day_seconds",
     "evening_starts",
-    "french_working_days",
     "type_breach",
     "usage_by_day",
     "user_jobs",
@@ -208,11 +207,6 @@ def breach(
                     + f"start after {DAY_ENDS} o'clock, or choose other or fewer machines",
                 )
     return None
-
-
-def french_working_days() -> Working:
-    """Tells whether the charter's quota applies on a day."""
-    return is_working
 
 
 def user_jobs(site: str, user: str, start: float, end: float, hosts: Mapping[str, Host]) -> list[JobUse]:

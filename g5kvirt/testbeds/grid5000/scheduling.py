@@ -13,7 +13,7 @@ from typing import Protocol
 from g5kvirt.errors import TestbedError
 from g5kvirt.inventory import Host, Reservation
 from g5kvirt.planning.availability import Calendar, Need, candidate_starts, first_slot, shortage
-from g5kvirt.planning.periods import Working, days
+from g5kvirt.planning.periods import Working, days, is_working
 from g5kvirt.run.printable import short
 from g5kvirt.spec.clock import PARIS, check_start, format_walltime, is_doubled
 from g5kvirt.testbeds.base import ReservationRequest
@@ -75,9 +75,7 @@ def reservation_date(
 
 def _may_begin(request: ReservationRequest, user: str | None, calendar: Calendar, now: float) -> bool:
     """Whether nothing but other jobs keeps the request's from starting already: OAR waits for those only."""
-    if user is not None and charter.boundary_crossing(
-        now, request.walltime, now, charter.french_working_days()
-    ):
+    if user is not None and charter.boundary_crossing(now, request.walltime, now, is_working):
         return False
     return calendar.is_open(now, request.walltime)
 
@@ -87,7 +85,7 @@ def types_breach(request: ReservationRequest, now: float) -> charter.Breach | No
     if not request.job_types or request.start == "first":
         return None
     start = now if isinstance(request.start, str) else request.start
-    return charter.type_breach(request.job_types, start, request.walltime, charter.french_working_days())
+    return charter.type_breach(request.job_types, start, request.walltime, is_working)
 
 
 def first_start(testbed: SchedulingSource, request: ReservationRequest, user: str | None) -> float | None:
@@ -125,7 +123,7 @@ def _first_start(
         return first_slot(
             calendar, needs, request.walltime, allowed=lambda t: _has_a_date(t, calendar), also=also
         )
-    hosts, working = testbed.hosts(), charter.french_working_days()
+    hosts, working = testbed.hosts(), is_working
     used = _usage(
         hosts, list(request.machines), user, calendar.start, calendar.end + request.walltime, working
     )
@@ -178,7 +176,7 @@ def charter_check(
 
     The user's other jobs are read once. Raises TestbedError if they cannot be.
     """
-    working = charter.french_working_days()
+    working = is_working
     used = _usage(hosts, list(request.machines), user, since, until, working)
     return _charter_rule(hosts, request, used, working)
 
@@ -248,7 +246,7 @@ def check_extension(
     """
     if user is None:
         return
-    hosts, working = testbed.hosts(), charter.french_working_days()
+    hosts, working = testbed.hosts(), is_working
     end, whole = reservation.start + reservation.walltime, reservation.walltime + seconds
     found = charter.boundary_crossing(reservation.start, whole, time.time(), working)
     sites = list(reservation.jobs)

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 import pytest
 
 from g5kvirt.inventory import Host
+from g5kvirt.planning.periods import is_working
 from g5kvirt.spec.clock import PARIS
-from g5kvirt.testbeds.grid5000 import charter
 from g5kvirt.testbeds.grid5000.charter import (
     Breach,
     boundary_crossing,
@@ -205,7 +205,7 @@ def test_user_jobs_does_not_read_a_history_of_years(monkeypatch: pytest.MonkeyPa
 
 def test_french_holidays() -> None:
     pytest.importorskip("execo_g5k.charter", reason="execo is not installed")
-    working_day = charter.french_working_days()
+    working_day = is_working
     assert working_day(date(2026, 7, 13))
     assert not working_day(date(2026, 7, 14))
     assert not working_day(date(2026, 4, 6)), "Easter Monday"

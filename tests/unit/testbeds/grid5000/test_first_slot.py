@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from g5kvirt.inventory import Host
 from g5kvirt.planning.availability import Calendar, SiteCalendar, shortage
-from g5kvirt.planning.periods import closed_times
+from g5kvirt.planning.periods import closed_times, is_working
 from g5kvirt.spec.clock import PARIS, oar_date
 from g5kvirt.testbeds.base import ReservationRequest
 from g5kvirt.testbeds.grid5000 import charter, scheduling
@@ -24,7 +24,7 @@ HOSTS = [Host(f"a-{n}", "nancy", "a", 4, 1) for n in range(3)]
 MINUTE, HOUR = 60, 3600
 #: Around holidays (All Saints, Armistice, Christmas, 14 July) and both changes of the clocks.
 EVENINGS = ["2026-10-23", "2026-10-25", "2026-10-30", "2026-11-10", "2026-12-24", "2026-03-27", "2026-07-13"]
-WORKING = charter.french_working_days()
+WORKING = is_working
 
 
 class Testbed:

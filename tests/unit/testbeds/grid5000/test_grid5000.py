@@ -301,7 +301,7 @@ def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytes
     monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()
     spent: list[tuple[float, float, Mapping[str, int]]] = []
     monkeypatch.setattr(charter, "user_jobs", lambda *_: spent)
-    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    monkeypatch.setattr(scheduling, "is_working", lambda day: day.weekday() < 5)
     oars.reserve(start=monday, walltime=3 * 3600)  # two of three machines for three hours
     spent.append((monday, monday + 3600, {"c": 1}))
     with pytest.raises(
@@ -318,7 +318,7 @@ def test_reserve_refuses_what_the_charter_forbids(oars: Oars, monkeypatch: pytes
 def test_jobs_of_the_type_night_start_at_night_and_of_the_type_day_by_day(
     oars: Oars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    monkeypatch.setattr(scheduling, "is_working", lambda day: day.weekday() < 5)
     monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()
     evening = monday + 9 * 3600
     oars.reserve(start=evening, walltime=3600, job_types=("night", "exotic"))
@@ -352,7 +352,7 @@ def test_jobs_of_the_type_night_start_at_night_and_of_the_type_day_by_day(
 def test_extension_is_refused_if_the_charter_forbids_it(oars: Oars, monkeypatch: pytest.MonkeyPatch) -> None:
     granted: list[int] = []
     monkeypatch.setattr(walltime, "extend", lambda jobs, seconds, _: granted.append(seconds))
-    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    monkeypatch.setattr(scheduling, "is_working", lambda day: day.weekday() < 5)
     spent: list[tuple[float, float, Mapping[str, int]]] = []
     monkeypatch.setattr(charter, "user_jobs", lambda *_: spent)
     monday = datetime(2099, 11, 23, 10, 0, tzinfo=PARIS).timestamp()

@@ -17,7 +17,7 @@ from g5kvirt.planning.availability import Calendar, SiteCalendar
 from g5kvirt.planning.preflight import Finding
 from g5kvirt.spec.clock import PARIS
 from g5kvirt.testbeds.base import ReservationRequest
-from g5kvirt.testbeds.grid5000 import api, charter, connection, preflight
+from g5kvirt.testbeds.grid5000 import api, connection, preflight, scheduling
 from g5kvirt.testbeds.grid5000.answers import Answer
 from g5kvirt.testbeds.grid5000.charter import Breach
 from g5kvirt.testbeds.grid5000.driver import Grid5000, Settings
@@ -341,7 +341,7 @@ def test_a_login_shell_of_any_length_is_shown_in_short() -> None:
 
 
 def test_preflight_says_when_a_type_may_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charter, "french_working_days", lambda: lambda day: day.weekday() < 5)
+    monkeypatch.setattr(scheduling, "is_working", lambda day: day.weekday() < 5)
     noon = datetime(2099, 11, 23, 12, 0, tzinfo=PARIS).timestamp()
     for start, status in ((noon, "problem"), (noon + 8 * 3600, "ok"), ("first", "ok")):
         asked = ReservationRequest({"nancy": 1}, {}, 3600, "x", start=start, job_types=("night",))
