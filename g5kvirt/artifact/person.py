@@ -23,7 +23,6 @@ __all__ = ["redaction_of_this_person"]
 
 _SECRET_VARIABLE = re.compile(r"PASS|TOKEN|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
-
 #: Where other programs keep the login of Grid'5000: a file below the home, and what names it there.
 _LOGINS_OF_OTHERS = (
     (".ssh/config", re.compile(r"^[ \t]*User[ \t=]+\"?([A-Za-z_][\w.-]*)", re.I | re.M)),
@@ -34,11 +33,12 @@ _LOGINS_OF_OTHERS = (
 def redaction_of_this_person() -> Redaction:
     """Replaces logins, secrets in environment variables, names of this machine, and the home directory."""
     logins = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "SUDO_USER")}
-    logins |= {*_configured_logins(), *_logins_of_others()}
+    settings = _settings()
+    logins |= {*_configured_logins(settings), *_logins_of_others()}
     with contextlib.suppress(KeyError, OSError):  # a number without a name
         logins.add(getpass.getuser())
     secrets = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
-    if (api_login := _api_login()) is not None:
+    if (api_login := _api_login(settings)) is not None:
         logins.add(api_login.username)
         secrets.append(api_login.password)
     secrets = [secret for secret in secrets if len(secret) >= 6]
@@ -55,8 +55,7 @@ def _settings() -> Settings | None:
         return None
 
 
-def _configured_logins() -> Iterator[str]:
-    settings = _settings()
+def _configured_logins(settings: Settings | None) -> Iterator[str]:
     if settings is None:
         return
     yield settings.user or ""
@@ -70,11 +69,10 @@ def _logins_of_others() -> Iterator[str]:
             yield from pattern.findall((Path.home() / name).read_text(errors="replace"))
 
 
-def _api_login() -> ApiLogin | None:
+def _api_login(settings: Settings | None) -> ApiLogin | None:
     """The login and password of the file that the settings name, if it can be read."""
     from g5kvirt.testbeds.grid5000.api_login import read_login
 
-    settings = _settings()
     if settings is None or settings.password_file is None:
         return None
     try:

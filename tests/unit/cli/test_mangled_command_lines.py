@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from mangling import examples
 
 from g5kvirt.cli import main
 
@@ -123,13 +124,7 @@ def run(
     assert all(c.isprintable() or c in "\n\t" for c in out + err), (words, out + err)
 
 
-def check(examples: int) -> settings:
-    return settings(
-        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
-
-
-@check(150)
+@examples(150)
 @given(words=command_lines())
 def test_a_mangled_command_line_gets_a_sentence(
     words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -139,7 +134,7 @@ def test_a_mangled_command_line_gets_a_sentence(
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@check(10_000)
+@examples(10_000)
 @given(words=command_lines())
 def test_ten_thousand_mangled_command_lines(
     words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from mangling import examples
 
 from g5kvirt.errors import SpecError
 from g5kvirt.images.descriptions import Environment, load
@@ -104,12 +105,6 @@ def texts(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-def check(examples: int) -> settings:
-    return settings(
-        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
-
-
 def described(text: str, folder: Path) -> None:
     file = folder / "own.yaml"
     file.write_text(text, encoding="utf-8")
@@ -124,14 +119,14 @@ def described(text: str, folder: Path) -> None:
     assert time.monotonic() - start < 5
 
 
-@check(600)
+@examples(600)
 @given(text=texts())
 def test_a_mangled_description_gets_a_sentence(text: str, tmp_path: Path) -> None:
     described(text, tmp_path)
 
 
 @pytest.mark.slow
-@check(10_000)
+@examples(10_000)
 @given(text=texts())
 def test_ten_thousand_mangled_descriptions(text: str, tmp_path: Path) -> None:
     described(text, tmp_path)

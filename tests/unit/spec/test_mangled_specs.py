@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from mangling import examples
 
 from g5kvirt.errors import SpecError
 from g5kvirt.inventory import SubNetwork
@@ -32,12 +32,6 @@ from g5kvirt.planning.site_selection import select_sites
 from g5kvirt.spec.spec import Spec
 
 HOSTS = {site: [m.host for m in own] for site, own in table("2026").machines.items()}
-
-
-def check(examples: int) -> settings:
-    return settings(
-        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
 
 
 def plan(spec: Spec) -> Placement:
@@ -198,7 +192,7 @@ def mangled(draw: st.DrawFn) -> Any:
     return document if draw(st.integers(0, 30)) else draw(strange)
 
 
-@check(400)
+@examples(400)
 @given(mangled())
 def test_from_dictionaries(document: Any) -> None:
     plan_or_sentence(lambda: Spec.from_dict(document))
@@ -231,32 +225,30 @@ def texts(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-@check(400)
+@examples(400)
 @given(text=texts())
 def test_from_text(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = _file(tmp_path_factory)
+    loaded(text, tmp_path_factory)
+
+
+def loaded(text: str, factory: pytest.TempPathFactory) -> None:
+    file = factory.getbasetemp() / "spec.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     plan_or_sentence(lambda: Spec.load(file))
 
 
-def _file(factory: pytest.TempPathFactory) -> Path:
-    return factory.getbasetemp() / "spec.yaml"
-
-
 @pytest.mark.slow
-@check(10_000)
+@examples(10_000)
 @given(mangled())
 def test_many_from_dictionaries(document: Any) -> None:
     plan_or_sentence(lambda: Spec.from_dict(document))
 
 
 @pytest.mark.slow
-@check(10_000)
+@examples(10_000)
 @given(text=texts())
 def test_many_from_text(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = _file(tmp_path_factory)
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    plan_or_sentence(lambda: Spec.load(file))
+    loaded(text, tmp_path_factory)
 
 
 def test_good_ones_have_a_plan() -> None:
