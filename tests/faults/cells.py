@@ -282,8 +282,10 @@ class _Play:
         done = set(known.vms.query("deployment == @last and outcome == 'deployed'")["vm"]) if last else set()
         if last and safe - done:
             problems.append(f"{len(safe - done)} VMs of hosts that were not hit are not deployed")
-        elif not last and not scene.lost_sites and self.cell.phase not in ("reserve", "deploy", "configure"):
+        elif not last and not scene.lost_sites:
             problems.append("nothing was deployed")
+        if not lost and outcome.deployed < VMS:
+            problems.append(f"{outcome.deployed} of {VMS} VMs were deployed, though no host was lost")
         for one in self.state.description.sites:
             if one.name not in scene.lost_sites:
                 done_ = ssh(self.state, f"{one.name}.grid5000.fr", "oarstat", timeout=60)

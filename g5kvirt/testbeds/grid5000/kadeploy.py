@@ -40,7 +40,8 @@ _LONGEST_REASON = 300
 
 #: Seconds: less is not worth a second try.
 _SHORTEST_TRY = 5.0
-#: Seconds from try to try: a frontend whose sshd is being restarted takes connections again by then.
+#: Seconds from the end of a try to the next: a frontend whose sshd is being restarted takes connections again
+#: by then.
 _BETWEEN_TRIES = 2.0
 #: Seconds that a client may take to end after its time-out.
 _KILLED_WITHIN = 3.0
@@ -70,16 +71,14 @@ def deploy(
     """
     left = {site: list(names) for site, names in nodes.items()}
     failed: dict[str, str] = {}
-    began = time.monotonic()
-    deadline = began + timeout
+    deadline = time.monotonic() + timeout
     for number in range(tries):
-        if number:
-            time.sleep(max(0.0, min(began + _BETWEEN_TRIES, deadline) - time.monotonic()))
-        began = time.monotonic()
-        seconds = deadline - began
         left = {site: names for site, names in left.items() if names}
+        pause = _BETWEEN_TRIES if number else 0.0
+        seconds = deadline - time.monotonic() - pause
         if not left or (number and seconds < _SHORTEST_TRY):
             break
+        time.sleep(pause)
         clients: dict[str, Any] = {}
         try:
             for site, names in left.items():
