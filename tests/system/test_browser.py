@@ -2,7 +2,7 @@
 the live view, interrupt a step, restart the kernel, open the run again, go on to the end.
 
 Pictures of the page are kept in the directory that the environment variable G5KVIRT_ARTEFACTS names, by
-default below pytest's own. Where a browser cannot be had this is skipped, unless G5KVIRT_BROWSER is "must".
+default below pytest's own. Where a browser cannot be had this is skipped, unless G5KVIRT_REQUIRE names it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def state_of(red: int, green: int, blue: int, alpha: int) -> str:
 @pytest.fixture(scope="module")
 def program() -> Chromium:
     """A browser, or the reason why there is none."""
-    if os.environ.get("G5KVIRT_BROWSER") == "must":
+    if "browser" in os.environ.get("G5KVIRT_REQUIRE", ""):
         return chromium()
     pytest.importorskip("playwright", reason="playwright is missing: pip install -e '.[dev]'")
     try:

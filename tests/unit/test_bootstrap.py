@@ -66,15 +66,15 @@ class Fake:
         said = self.checkout.parent
         inner = f'case "$*" in *pip*install*) echo "pip $*" >>{said}/pip.log; '
         inner += "echo ERROR: no such index; exit 1 ;;" if not pip_ok else "exit 0 ;;"
-        inner += f' *-m*) echo "$*" >>{said}/ran.log ;; esac'
+        inner += f' *compileall*) ;; *-m*) echo "$*" >>{said}/ran.log ;; esac'
         return self.program(
             "python3",
             'case "$*" in\n'
             f"*version_info*) exit {int(not version_ok)} ;;\n"
-            "*-m\\ venv*) mkdir -p .venv/bin\n"
-            f"    printf '#!/bin/sh\\n%s\\n' '{inner}' >.venv/bin/python\n"
-            f"    printf '#!/bin/sh\\necho g5kvirt \"$@\" >>{said}/ran.log\\n' >.venv/bin/g5kvirt\n"
-            "    chmod +x .venv/bin/python .venv/bin/g5kvirt ;;\n"
+            "*-m\\ venv*) for last; do :; done; mkdir -p $last/bin\n"
+            f"    printf '#!/bin/sh\\n%s\\n' '{inner}' >$last/bin/python\n"
+            f"    printf '#!/bin/sh\\necho g5kvirt \"$@\" >>{said}/ran.log\\n' >$last/bin/g5kvirt\n"
+            "    chmod +x $last/bin/python $last/bin/g5kvirt ;;\n"
             "esac",
         )
 
@@ -134,13 +134,13 @@ def test_continuous_integration_calls_bootstrap(tmp_path: Path) -> None:
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     (tmp_path / "elsewhere").mkdir()
     called = _calls(tmp_path, [str(tmp_path / ".ci/run")], tmp_path / "elsewhere")
-    assert called == f"bootstrap test [{tmp_path}/artefacts] [must]\n"
+    assert called == f"bootstrap test [{tmp_path}/artefacts] [browser enoslib]\n"
 
 
 def _calls(checkout: Path, command: list[str], cwd: Path | None = None) -> str:
     """The arguments and the environment with which ``command`` calls ``checkout``'s bootstrap."""
     fake = checkout / "bootstrap"
-    fake.write_text('#!/bin/sh\necho bootstrap "$*" "[$G5KVIRT_ARTEFACTS]" "[$G5KVIRT_BROWSER]"\n')
+    fake.write_text('#!/bin/sh\necho bootstrap "$*" "[$G5KVIRT_ARTEFACTS]" "[$G5KVIRT_REQUIRE]"\n')
     fake.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("G5KVIRT_")}
     done = subprocess.run(
@@ -251,12 +251,15 @@ def test_failed_check_is_repeated_at_the_next_call(machine: Fake) -> None:
     python.write_text(f'#!/bin/sh\necho "$*" >>{ran}\ncase "$*" in *mypy*) exit 1 ;; esac\n')
     done = machine.run("test", "-k", "two words")
     assert done.returncode == 1
+    assert "enoslib, for one of the tests … " in done.stdout
     assert "failed: mypy" in done.stderr
     last = machine.log("ran")[-1]
     assert last.startswith("-m pytest "), "pytest runs all the same, and last"
     assert last.endswith(" -k two words"), "the user's words come after our own, and so win"
     python.write_text('#!/bin/sh\ncase "$*" in *pytest*) exit 5 ;; esac\n')
-    assert machine.run("test").returncode == 5
+    done = machine.run("test")
+    assert done.returncode == 5
+    assert "enoslib" not in done.stdout, "installed only once"
 
 
 def test_ctrl_c_exits_with_130_and_the_next_call_continues(machine: Fake) -> None:
