@@ -37,12 +37,13 @@ BEFORE: Mapping[str, str] = {
     "etc/dpkg/dpkg.cfg.d/g5kvirt": "path-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\n"
     "path-exclude=/usr/share/locale/*\n",
 }
-#: Files that come last: DHCP by systemd-networkd on any network card, whatever it is called; one host key,
-#: made at the first boot (one of the RSA kind would take an emulated VM long).
+#: Files that come last. DHCP by systemd-networkd on any network card, whatever it is called, but not on what
+#: an experiment makes in the VM: bridges, taps and veths have a kind, and networkd would take them off their
+#: bridge. One host key, made at the first boot (one of the RSA kind would take an emulated VM long).
 AFTER: Mapping[str, str] = {
     "etc/fstab": "/dev/vda1 / auto defaults,noatime 0 1\n",
-    "etc/systemd/network/10-g5kvirt.network": "[Match]\nType=ether\n\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n"
-    "LinkLocalAddressing=no\n\n[DHCPv4]\nUseHostname=no\nClientIdentifier=mac\n",
+    "etc/systemd/network/10-g5kvirt.network": "[Match]\nType=ether\nKind=!*\n\n[Network]\n"
+    "DHCP=ipv4\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n\n[DHCPv4]\nUseHostname=no\nClientIdentifier=mac\n",
     "etc/ssh/sshd_config.d/g5kvirt.conf": "HostKey /etc/ssh/ssh_host_ed25519_key\n"
     "PasswordAuthentication no\nUseDNS no\n",
     "etc/systemd/system/ssh.service.d/g5kvirt.conf": '[Service]\nExecStartPre=\nExecStartPre=/bin/sh -c "'

@@ -264,3 +264,10 @@ def test_debian12_min_is_such_a_system(home: Path, monkeypatch: pytest.MonkeyPat
     assert debian.write(home, lambda _: None) == {"iperf3": "3.12"}
     (recipe,) = builder.recipes
     assert [2, recipe.release, list(recipe.include), dict(recipe.before), dict(recipe.after)] == debian.RECIPE
+
+
+def test_only_network_cards_get_an_address_by_dhcp() -> None:
+    """Not the bridges and taps of an experiment with containers or VMs of its own."""
+    page = (Path(__file__).parents[3] / "docs/howto/environment.md").read_text(encoding="utf-8")
+    for text in (debian_system.AFTER["etc/systemd/network/10-g5kvirt.network"], page):
+        assert "Type=ether\nKind=!*\n" in text
