@@ -1,32 +1,38 @@
-"""The walk of a newcomer: without root each time, in full with ``-m slow`` or ``python tests/newcomer``."""
+"""The walk of a newcomer. With ``-m slow`` all dependencies are installed anew, from the package registry."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import os
 
 import pytest
 from localbed import MARKS
 from walk import Walk, line, walk, with_root, without_root
 
 
-def table(played: Walk) -> str:
-    return "\n".join(map(line, played.steps))
+def played(*, fetched: bool, root: bool) -> Walk:
+    with walk(fetched=fetched) as made:
+        without_root(made)
+        if root:
+            with_root(made)
+    print("\n".join(map(line, made.steps)))
+    return made
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="the walk with root begins with it")
 def test_a_user_without_root_checks_predicts_and_draws_from_a_wheel() -> None:
-    with walk(fetched=False) as played:
-        without_root(played)
-    assert played.ok, table(played)
+    assert played(fetched=False, root=False).ok
 
 
 class TestWithRoot:
-    """What only root can do."""
+    """From a wheel to an archive that somebody else opens: groups, a link, an image, an experiment."""
 
-    pytestmark: ClassVar = [*MARKS, pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(3600)]
+    pytestmark = MARKS
 
-    def test_the_whole_walk_to_an_archive_that_somebody_else_opens(self) -> None:
-        with walk(fetched=True) as played:
-            without_root(played)
-            with_root(played)
-        print(table(played))
-        assert played.ok, table(played)
+    @pytest.mark.timeout(900)
+    def test_the_whole_walk(self) -> None:
+        assert played(fetched=False, root=True).ok
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(3600)
+    def test_the_whole_walk_in_a_fresh_environment(self) -> None:
+        assert played(fetched=True, root=True).ok

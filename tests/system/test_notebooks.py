@@ -49,8 +49,9 @@ STORIES = {
     "own-experiment": ([], 1, {"transfers", "load", "map"}),
     "grid5000": (["-p", "vms", "1", "-p", "sizes", "[1]"], 1, {"timeline", "scalability"}),
 }
-#: Minutes; the demonstration and test_light show most of it as well, tests/newcomer that of own-experiment.
-LONG = {"broadcast", "grid5000", "own-experiment", "slides", "windows"}
+#: Minutes; the demonstration, test_light and test_variants show most of it as well, tests/newcomer that of
+#: own-experiment.
+LONG = {"broadcast", "grid5000", "netboot-http-vs-tftp", "own-experiment", "slides", "windows"}
 #: What a notebook has to print.
 PRINTS = {"own-experiment": "all the same to the byte"}
 LIMIT = 900.0  # seconds; emulated guests on a busy machine are slow

@@ -133,8 +133,14 @@ def test_continuous_integration_calls_bootstrap(tmp_path: Path) -> None:
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     (tmp_path / "elsewhere").mkdir()
+    pythons = tmp_path / ".ci/pythons"
+    pythons.write_text("#!/bin/sh\necho pythons")
+    pythons.chmod(0o755)
     called = _calls(tmp_path, [str(tmp_path / ".ci/run")], tmp_path / "elsewhere")
-    assert called == f"bootstrap test [{tmp_path}/artefacts] [browser enoslib]\n"
+    assert called == f"bootstrap test -n 3 [{tmp_path}/artefacts] [browser enoslib]\npythons\n"
+    pythons.write_text("#!/bin/sh\nexit 1")
+    with pytest.raises(subprocess.CalledProcessError):
+        _calls(tmp_path, [str(tmp_path / ".ci/run")])
 
 
 def _calls(checkout: Path, command: list[str], cwd: Path | None = None) -> str:
