@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import threading
 import time
@@ -75,7 +76,10 @@ def _run(
     process = spawn(access.argv(host, script(token, argv, timeout)), env=access.environment())
     running.add(process)
     late = threading.Event()
-    errors = threading.Thread(target=_read_errors, args=(process, capture), daemon=True)
+    assert process.stderr is not None
+    # A descriptor of its own: `terminate` closes that of the process, maybe while the thread reads.
+    pipe = os.dup(process.stderr.fileno())
+    errors = threading.Thread(target=_read_errors, args=(pipe, capture), daemon=True)
     limit = access.login_timeout + timeout + REPLY_SECONDS
     timer = threading.Timer(limit, _end, (process, late))
     timer.daemon = True
@@ -110,7 +114,7 @@ def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
     process.kill()
 
 
-def _read_errors(process: subprocess.Popen[bytes], capture: Capture) -> None:
-    assert process.stderr is not None
-    while data := process.stderr.read(1 << 14):
-        capture.feed_stderr(data, time.time())
+def _read_errors(pipe: int, capture: Capture) -> None:
+    with open(pipe, "rb", 0) as stream:
+        while data := stream.read(1 << 14):
+            capture.feed_stderr(data, time.time())

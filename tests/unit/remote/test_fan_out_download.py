@@ -65,6 +65,7 @@ def test_failures_are_those_of_their_host() -> None:
     assert found["fine"][1] == b"whole\n"
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_reader_that_fails_ends_the_command_at_once() -> None:
     def fail(_: str, stream: IO[bytes]) -> None:
         stream.read(5)
