@@ -51,6 +51,8 @@ __all__ = [
 ]
 
 _LONGEST_PAUSE = 60.0  #: seconds between two polls of a job that starts much later
+#: Connections to one frontend at once, at most: its sshd refuses some of more than ten that log in.
+_AT_ONCE = 4
 _CLOSE = 90.0  #: seconds before its start from which on a job is polled often
 
 
@@ -129,7 +131,9 @@ def _find_at(site: str, name: str) -> list[tuple[str, int]]:
     known = listed_jobs(listing.lines) if listing.ok else None
     if known is None:
         raise not_listed(site, listing.failure or unreadable(listing))
-    printed = for_each(lambda job: oarstat(site, job), known)
+    printed: list[Answer] = []
+    for first in range(0, len(known), _AT_ONCE):
+        printed += for_each(lambda job: oarstat(site, job), known[first : first + _AT_ONCE])
     if silent := [answer.failure for answer in printed if not answer.ok]:
         raise not_listed(site, silent[0])
     names = [oarstat_fields(answer.text).get("name") for answer in printed]

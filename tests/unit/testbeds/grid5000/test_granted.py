@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
@@ -138,6 +140,32 @@ def test_listing_that_cannot_be_read_hides_no_job(monkeypatch: Patch) -> None:
         jobs.find(["nancy"], "run")
     monkeypatch.setitem(CLEAN, "oarstat -u", ([], 0))
     assert jobs.find(["nancy"], "run") == []
+
+
+def test_user_with_many_jobs_does_not_flood_the_frontend(monkeypatch: Patch) -> None:
+    """sshd refuses logins beyond MaxStartups, ten by default."""
+    running = most = 0
+    lock = threading.Lock()
+
+    def run(site: str, command: str, timeout: float | None = None) -> Answer:
+        nonlocal running, most
+        if "-u" in command:
+            return Answer(tuple(["Job id S User", *(f"{job} R me" for job in range(1, 61))]), code=0)
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            running -= 1
+        job = command.split()[-1]
+        return Answer(
+            (f"Job_Id: {job}", f"    name = {'run' if job == '60' else 'other'}", "    state = Running"),
+            code=0,
+        )
+
+    monkeypatch.setattr(jobs, "run_on_frontend", run)
+    assert jobs.find(["nancy"], "run") == [("nancy", 60)]
+    assert 1 < most <= 5
 
 
 def test_answer_about_another_job_is_none(monkeypatch: Patch) -> None:
