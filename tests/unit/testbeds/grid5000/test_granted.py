@@ -150,7 +150,7 @@ def test_user_with_many_jobs_does_not_flood_the_frontend(monkeypatch: Patch) -> 
     def run(site: str, command: str, timeout: float | None = None) -> Answer:
         nonlocal running, most
         if "-u" in command:
-            return Answer(tuple(["Job id S User", *(f"{job} R me" for job in range(1, 61))]), code=0)
+            return Answer(("Job id S User", *(f"{job} R me" for job in range(1, 61))), code=0)
         with lock:
             running += 1
             most = max(most, running)
