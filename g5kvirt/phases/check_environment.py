@@ -16,7 +16,7 @@ from g5kvirt.provisioners.registry import PROVISIONERS
 from g5kvirt.spec.groups import Kind
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["check_environment"]
+__all__ = ["check_disk", "check_environment"]
 
 _WHAT = "VMs' environment"
 
@@ -51,6 +51,15 @@ def check_environment(spec: Spec, name: str, folders: Sequence[Path]) -> Iterato
         yield Finding(
             _WHAT, "", "ok", "ok", f"{name} needs {' and '.join(needs)}" if needs else f"{name}: known"
         )
+
+
+def check_disk(spec: Spec, name: str, folders: Sequence[Path]) -> None:
+    """Raises SpecError if there is no environment ``name``, or if it does not fit on the VMs' disks."""
+    environments.check(name, folders)
+    _, image = environments.look_up(name, folders)
+    if image is not None and GUESTS[spec.guest].has_kernel:
+        for finding in _disk(spec, name, image.environment.unpacked):
+            raise SpecError(finding.message, advice=finding.advice)
 
 
 def _disk(spec: Spec, name: str, unpacked: int) -> Iterator[Finding]:

@@ -31,8 +31,8 @@ from typing import Any
 
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.experiment import MeasureArguments
-from g5kvirt.images import environments
 from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
+from g5kvirt.phases.check_environment import check_disk
 from g5kvirt.phases.measure import check_broadcast
 from g5kvirt.planning.forecast import SMALLEST
 from g5kvirt.spec.groups import check_group
@@ -168,7 +168,7 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
     folders = environment_folders(arguments.get("folder", ENVIRONMENTS))
-    environments.check(str(arguments.get("environment", SMALLEST[spec.guest])), folders)
+    check_disk(spec, str(arguments.get("environment", SMALLEST[spec.guest])), folders)
 
 
 def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured: bool) -> Combination:

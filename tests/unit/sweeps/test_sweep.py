@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from collections import Counter
@@ -507,12 +508,17 @@ def test_check_measure_refuses_environments_that_cannot_be_deployed(tmp_path: Pa
     spec = Spec(sites={"nancy": 1}, vms=2)
     (tmp_path / "bad.yaml").write_text("name: bad\nimage: 5\n")
     (tmp_path / "gone.yaml").write_text("name: gone\nimage: {file: gone.tar}\n")
+    with tarfile.open(tmp_path / "large.tar", "w") as tar:
+        tar.add(__file__, "file")
+    large = "name: large\nimage: {file: large.tar, unpacked: 9000000000}\n"
+    (tmp_path / "large.yaml").write_text(large)
     for arguments, words in (
         ({"environment": "bad", "folder": str(tmp_path)}, "image must be a mapping of keys to values, not 5"),
         ({"environment": "gone", "folder": str(tmp_path)}, "gone.tar: No such file"),
         ({"environment": str(tmp_path / "gone.yaml")}, "gone.tar: No such file"),
         ({"folder": str(tmp_path / "none")}, "there is no folder"),
         ({"folder": 5}, "there is no folder 5"),
+        ({"environment": "large", "folder": str(tmp_path)}, r"large needs a disk of \d+ MiB, and VMs have"),
     ):
         with pytest.raises(SpecError, match=words):
             check_measure(spec, arguments)
