@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         name: str
         images: ImageStore
         place: str
+        dns: tuple[str, ...]
 
         def log(self, line: str) -> None: ...
 
