@@ -52,8 +52,8 @@ def check(
 
     ``runs`` and ``name``: where the run is kept or would be, and its name (None: by the date).
     ``environment``: what is to be deployed on the VMs, searched for in ``folders``.
-    ``expect``: see `preflight`. ``held``: until when the run holds its machines, so that there is nothing left
-    to request; empty if it holds none.
+    ``expect``: see `preflight`. ``held``: until when the run holds its machines, so that nothing is left to
+    request; empty if it holds none.
     """
     here = [*_run_directory(spec, runs, name, keyed=not testbed.simulated), *_minimal_system(testbed)]
     if environment is not None and not testbed.simulated:
