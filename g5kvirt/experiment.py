@@ -17,6 +17,7 @@ a type checker nor an editor's completion could tell what ``exp.figures`` is.
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -118,7 +119,9 @@ class Experiment(VMAccess, LinkAccess):
         """
         from g5kvirt.phases.check import check
         from g5kvirt.prediction import expected_times
+        from g5kvirt.views.text import machines_held
 
+        machines = machines_held(self.journal.state, time.time())
         found = check(
             self.spec,
             self.testbed,
@@ -127,6 +130,7 @@ class Experiment(VMAccess, LinkAccess):
             environment=None if environment is None else str(environment),
             folders=environment_folders(folder),
             expect=expected_times,
+            held=machines if machines.startswith("held") else "",
         )
         return CheckResult(found, of=f"run {self.name}", testbed=self.testbed_name)
 

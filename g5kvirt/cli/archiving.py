@@ -95,6 +95,8 @@ def archive(arguments: argparse.Namespace) -> int:
         folder=arguments.runs,
     )
     print(made)
+    if not any(Path(added).suffix == ".whl" for added in arguments.add or ()):
+        print("It does not contain g5kvirt, which is not on PyPI: --add its wheel for those who open it.")
     print(f"Look through it before you publish it, and try it: g5kvirt open {made.path}")
     return 0
 

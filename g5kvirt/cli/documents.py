@@ -31,6 +31,9 @@ def run_vms(one: Run) -> int:
     """How many VMs were requested."""
     spec = one.document.get("spec")
     vms = spec.get("vms") if isinstance(spec, Mapping) else None
+    if isinstance(vms, list):  # groups
+        counts = [group.get("count") for group in vms if isinstance(group, Mapping)]
+        return sum(count for count in counts if isinstance(count, int))
     return vms if isinstance(vms, int) else 0
 
 

@@ -46,12 +46,14 @@ def check(
     environment: str | None = None,
     folders: Sequence[Path] = (),
     expect: Expect | None = None,
+    held: str = "",
 ) -> Preflight:
     """Check a specification on a testbed. Never raises because of what it finds.
 
     ``runs`` and ``name``: where the run is kept or would be, and its name (None: by the date).
     ``environment``: what is to be deployed on the VMs, searched for in ``folders``.
-    ``expect``: see `preflight`.
+    ``expect``: see `preflight`. ``held``: until when the run holds its machines, so that nothing is left to
+    request; empty if it holds none.
     """
     here = [*_run_directory(spec, runs, name, keyed=not testbed.simulated), *_minimal_system(testbed)]
     if environment is not None and not testbed.simulated:
@@ -69,7 +71,7 @@ def check(
         *_environment(spec, testbed, sites),
         *_links(spec, testbed),
         *selection,
-        *_request(spec, testbed, inventory),
+        *([_held(held)] if held else _request(spec, testbed, inventory)),
     ]
     return preflight(
         spec, inventory, real_cores=testbed.real_cores, expect=expect, before=findings, after=here
@@ -141,6 +143,10 @@ def _links(spec: Spec, testbed: Testbed) -> Iterator[Finding]:
         yield Finding("links", "", "unknown", "netem-unknown", message)
     else:
         yield Finding("links", "", "ok", "ok", message)
+
+
+def _held(until: str) -> Finding:
+    return Finding("start", "", "ok", "ok", f"the machines of this run are {until}")
 
 
 def _request(spec: Spec, testbed: Testbed, inventory: Inventory | None) -> Sequence[Finding]:

@@ -182,6 +182,8 @@ def _named(root: Path, name: str) -> Path:
         path.mkdir()
     except FileExistsError:
         advice = f'continue it by Experiment.open("{path}"), or choose another name'
+        if _has_run(path) and not Run(path, {}).journal.exists():  # it was created, and perhaps checked
+            advice += "; nothing was done in it: delete it to begin anew, such as with another Spec"
         raise RunError(f"there is already a run {name!r} in {root}", advice=advice) from None
     return path
 

@@ -131,7 +131,7 @@ class Comparison(Drawer):
             done = len(run.frames.measurements.deployments)
             rows.append([run.label, run.run, *numbers, done, whole.deployed, whole.failed])
         head = ["label", "run", "vms", "up", "given_up", "launch", "boot_median", "boot_p95"]
-        return PaperTable(rows, columns=[*head, "deployments", "deployed", "failed"])
+        return PaperTable.of_times(rows, columns=[*head, "deployments", "deployed", "failed"])
 
     # ---- the figures ------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ _TICKS = 8  #: up to this many sizes each has its tick
 _WIDE = 30  #: sizes that differ by more than this factor are on a logarithmic axis
 _ASIDE = 4  #: points between two series
 _INTERVAL: dict[str, Any] = {"linewidth": 0.9, "markersize": 4, "markeredgewidth": 0.9, "zorder": 3.5}
+#: A median that no line leads through.
+_LEVEL: dict[str, Any] = {"linestyle": "", "marker": "_", "markersize": 7, "markeredgewidth": 1.4}
 _LINES = {"bound": "--", "prediction": PREDICTED}
 
 
@@ -135,9 +137,9 @@ def points(
     """One point per row, and for each ``series`` a line through the medians (or means) with their 95 %
     intervals; returns the legend's entries, with the number of values.
 
-    ``connected``: False draws a short level in the place of the line, where ``x`` are categories. The point
-    is hollow if VMs failed. Deployments that are not comparable (see `alike`) are drawn as a plus
-    and not included in the median.
+    ``connected``: False draws a short level in the place of the line, where ``x`` are categories; so is the
+    median of several values at a single ``x``. The point is hollow if VMs failed. Deployments that are not
+    comparable (see `alike`) are drawn as a plus and not included in the median.
     """
     compared = comparable(rows)
     names = list(dict.fromkeys(rows["series"]))
@@ -166,16 +168,19 @@ def points(
             )
         centers = whole[whole["series"] == name]
         line: dict[str, Any] = {"color": style["color"], "linestyle": style["linestyle"]}
-        if not connected:
-            line |= {"linestyle": "", "marker": "_", "markersize": 7, "markeredgewidth": 1.4, "zorder": 4}
-        ax.plot(centers[x], centers["center"], transform=place if connected else beside, **line)
+        level = not connected or (len(centers) == 1 and bool(centers["n"].gt(1).all()))
+        if level:
+            line |= {**_LEVEL, "zorder": 4}
+        ax.plot(centers[x], centers["center"], transform=beside if level else place, **line)
         for at, low, high in centers[[x, "ci_low", "ci_high"]].dropna().itertuples(index=False):
             ax.plot([at, at], [low, high], "_-", color=style["color"], transform=beside, **_INTERVAL)
         single = is_predicted(own) and bool(centers["n"].le(1).all())  # a model has nothing to repeat
         word = name if name and len(names) > 1 else "prediction" if single else statistic
         times = "" if single else number_words(centers["n"])
-        style |= {} if connected else {"linestyle": ""}
-        entries.append(Line2D([], [], markersize=3.5, label=f"{word} ({times})" if times else word, **style))
+        style |= {"markersize": 3.5} | ({"linestyle": ""} if level else {})
+        if level and word == statistic:  # the points are single values
+            style |= _LEVEL
+        entries.append(Line2D([], [], label=f"{word} ({times})" if times else word, **style))
     if shown:
         words = f"95 % interval of the {statistic}"
         entries.append(Line2D([], [], color="black", linestyle="", marker="|", label=words, **_INTERVAL))

@@ -56,7 +56,7 @@ def differences_table(
         raise RunError(
             "no number of VMs was measured in two series", advice="deploy on the same sizes in each"
         )
-    table = PaperTable(found, columns=[*_HEAD, statistic, f"{statistic}_reference", *_TAIL])
+    table = PaperTable.of_times(found, columns=[*_HEAD, statistic, f"{statistic}_reference", *_TAIL])
     table["p_holm"] = holm(table["p"].to_list())
     return table
 

@@ -38,6 +38,7 @@ __all__ = [
     "Picture",
     "RunDrawer",
     "Segment",
+    "balanced",
     "draw_picture",
     "draw_vm_timelines",
     "is_simulated",
@@ -133,6 +134,14 @@ class FigureSource:
         return f"{words}, {guests_clause(guest)}" if guest else words
 
 
+def balanced(words: str, most: int) -> list[str]:
+    """``words`` in as few lines of at most ``most`` characters as possible, about equally long."""
+    lines = wrap(words, most)
+    longest = range(-(-len(words) // len(lines)), most) if lines else range(0)
+    tries = (wrap(words, length) for length in longest)
+    return next((shorter for shorter in tries if len(shorter) == len(lines)), lines)
+
+
 def draw_picture(
     draw: Callable[[Axes, pd.DataFrame], None],
     shown: pd.DataFrame,
@@ -154,7 +163,7 @@ def draw_picture(
         axes = figure.add_subplot()
         draw(axes, shown)
         words = f"{part}; {source.description}" if part else source.description
-        foot = wrap(words, _FOOTER * columns)
+        foot = balanced(words, _FOOTER * columns)
         at = figure.text(0.99, 0.005, "\n".join(foot), fontsize=5.5, color="#555555", ha="right", va="bottom")
         at.set_linespacing(1.1)
         _fit(figure, axes, height, 0.17 + 0.085 * (len(foot) - 1))

@@ -81,13 +81,13 @@ class MeasureResult:
         """One row per environment, broadcast method, provisioner and number of VMs: VMs by outcome,
         and median times over the comparable deployments (``compared`` of ``times``; see
         `g5kvirt.run.deployment_tables.alike`). ``to_latex`` converts it for a paper."""
-        return PaperTable(sizes_table(self.measurements))
+        return PaperTable.of_times(sizes_table(self.measurements))
 
     @property
     def parts(self) -> PaperTable:
         """One row per macro-step (with an empty ``step``) and per step, over the deployed VMs. ``to_latex``
         converts it for a paper."""
-        return PaperTable(breakdown_table(self.measurements))
+        return PaperTable.of_times(breakdown_table(self.measurements))
 
     @property
     def summary(self) -> Summary:

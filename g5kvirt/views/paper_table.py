@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -17,10 +17,8 @@ _HEADINGS = {
     "n": "N",
     "vms": "VMs",
     "p": "p",
-    "p95": "p95 (s)",
     "p95_vm": "p95 per VM (s)",
     "median_vm": "median per VM (s)",
-    "total": "total (s)",
     "ci_low": "95 % from",
     "ci_high": "95 % to",
     "p_holm": "p (Holm)",
@@ -28,10 +26,10 @@ _HEADINGS = {
     "effect": "Cliff's delta",
     "boot_median": "boot, median (s)",
     "boot_p95": "boot, p95 (s)",
-    "launch": "launch (s)",
     "mb_per_s": "MB/s",
 }
-_SECONDS = ("median", "mean", "min", "max", "difference", "seconds")
+#: Columns of g5kvirt's own tables that are times; in a user's table they may be anything.
+_TIMES = ("median", "mean", "min", "max", "p95", "difference", "total", "launch")
 _TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -44,6 +42,16 @@ _SPECIAL = re.compile("|".join(map(re.escape, _TEX)))
 
 class PaperTable(pd.DataFrame):
     """A DataFrame whose `to_latex` makes a table for a paper; so does that of a selection from it."""
+
+    _metadata: ClassVar[list[str]] = ["times"]  # kept by pandas in a selection
+    times: bool = False  #: whether ``median``, ``total`` and the like are seconds
+
+    @classmethod
+    def of_times(cls, *args: Any, **keywords: Any) -> PaperTable:
+        """A table of g5kvirt, where such columns are seconds; arguments as for a DataFrame."""
+        table = cls(*args, **keywords)
+        table.times = True
+        return table
 
     @property
     def _constructor(self) -> Callable[..., pd.DataFrame]:
@@ -63,13 +71,14 @@ class PaperTable(pd.DataFrame):
 
         Numbers have ``digits`` significant digits and are right-aligned, NaN is a dash; p below 0.001 is
         shown as such. ``columns``: the columns to include, in this order; by default all. ``headings``:
-        column → heading. With a ``caption`` or a ``label`` it is a ``table``, otherwise only the ``tabular``.
+        column → heading, such as ``{"median": "median (Mbit/s)"}``: units of your own columns are not
+        known. With a ``caption`` or a ``label`` it is a ``table``, otherwise only the ``tabular``.
         Raises KeyError for an unknown column.
         """
         table: pd.DataFrame = self if columns is None else self[list(columns)]
         kinds = ["r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table]
         named = {**_HEADINGS, **(headings or {})}
-        head = [_escaped(named.get(str(name), _heading(str(name)))) for name in table]
+        head = [_escaped(named.get(str(name), _heading(str(name), self.times))) for name in table]
         body = []
         for row in table.itertuples(index=False):
             cells = zip(table.columns, row, strict=True)
@@ -89,9 +98,9 @@ class PaperTable(pd.DataFrame):
         return text
 
 
-def _heading(name: str) -> str:
+def _heading(name: str, times: bool) -> str:
     words = name.replace("_", " ")
-    return f"{words} (s)" if name in _SECONDS else words
+    return f"{words} (s)" if name == "seconds" or (times and name in _TIMES) else words
 
 
 def _line(cells: Sequence[str]) -> str:

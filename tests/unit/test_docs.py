@@ -16,6 +16,8 @@ import yaml
 from g5kvirt import __version__
 from g5kvirt.cli.parser import build_parser
 from g5kvirt.run.tables import Frames
+from g5kvirt.spec.spec import Spec
+from g5kvirt.sweeps import plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -91,6 +93,23 @@ def test_every_column_of_a_table_is_documented() -> None:
         columns = {re.sub(steps, r"STEP_\1", column) for column in table.columns}
         documented = re.findall(r"^\|((?: `\w+`,?)+) \|", section, re.MULTILINE)
         assert {column for row in documented for column in re.findall(r"`(\w+)`", row)} == columns, name
+
+
+def test_yaml_in_the_documentation_is_accepted() -> None:
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```yaml.*?\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    ]
+    documents = [yaml.safe_load(block) for block in blocks]
+    sweeps = [document for document in documents if "vary" in document]
+    assert sweeps
+    for document in sweeps:
+        plan.parse(document, "docs")
+    specs = [one for one in documents if "vms" in one and ("sites" in one or "hosts" in one)]
+    assert len(specs) > 3
+    for document in specs:
+        Spec.from_dict(document)
 
 
 def test_commands_in_the_documentation_exist() -> None:

@@ -182,7 +182,7 @@ def start_finding(request: ReservationRequest, first: float | Exception | None, 
         return Finding(what, "", "warning", "no-slot", message, advice)
     if first <= now + _SOON:
         return Finding(what, "", "ok", "ok", "everything is free now")
-    message = f"everything is free from {datetime.fromtimestamp(first, PARIS):%Y-%m-%d %H:%M} in Paris on"
+    message = f"everything is free from {datetime.fromtimestamp(first, PARIS):%Y-%m-%d %H:%M} (Paris time)"
     if request.start == "first":
         return Finding(what, "", "ok", "ok", message)
     if isinstance(request.start, float) and request.start >= first:

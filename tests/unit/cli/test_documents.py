@@ -65,6 +65,16 @@ def test_runs_gives_a_list_and_a_damaged_one_says_so(runs: Path, capsys: pytest.
     assert output(capsys, "runs", "--runs", str(runs / "none"), "--json") == []
 
 
+def test_vms_of_groups_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [{"name": "server", "count": 2}, {"name": "client", "count": 5, "memory": 512}]
+    create(tmp_path, "one", {"testbed": "local", "spec": {"vms": groups}})
+    found = output(capsys, "show", "one", "--runs", str(tmp_path), "--json")
+    assert isinstance(found, dict)
+    assert found["vms"] == 7
+    assert main(["runs", "--runs", str(tmp_path)]) == 0
+    assert "0 of 7" in capsys.readouterr().out
+
+
 def test_status_of_a_testbed_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     found = output(capsys, "local", "status", "--name", "no-such-testbed", "--json")
     assert isinstance(found, dict)

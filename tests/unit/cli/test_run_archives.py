@@ -144,13 +144,18 @@ def test_same_runs_give_the_same_archive(runs: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_archive_is_an_ro_crate_that_describes_every_file(runs: Path, tmp_path: Path) -> None:
+def test_archive_is_an_ro_crate_that_describes_every_file(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(runs / "second", reserved(seed=2), created=1_700_000_100.0)
     wheel = tmp_path / "g5kvirt-0.1-py3-none-any.whl"
     wheel.write_bytes(b"PK")
     file = tmp_path / "a.zip"
     words = ["--title", "Two runs", "--author", "A. Person", "--license", "CC-BY-4.0", "--add", wheel]
+    assert archive(runs, "-o", tmp_path / "alone.zip") == 0
+    assert "It does not contain g5kvirt" in capsys.readouterr().out
     assert archive(runs, "-o", file, *words) == 0, "a folder stands for all runs in it"
+    assert "It does not contain g5kvirt" not in capsys.readouterr().out
     assert cli.main(["open", str(file)]) == 0
     crate: Any = ROCrate(tmp_path / "a")
     assert crate.name == "Two runs"

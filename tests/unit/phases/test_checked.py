@@ -54,6 +54,13 @@ def test_start_in_the_past_is_a_problem(tmp_path: Path) -> None:
     assert (row.status, row.message) == ("problem", "2020-01-01 12:00:00 in Paris is in the past")
 
 
+def test_reserved_machines_are_not_requested_again(tmp_path: Path) -> None:
+    exp = Experiment(Spec(sites={"nancy": 2}, vms=4), testbed=Bed("give@/"), name="one", runs=tmp_path)  # type: ignore[arg-type]
+    exp.reserve()
+    assert "✓ start the machines of this run are held until " in " ".join(repr(exp.check()).split())
+    exp.journal.close()
+
+
 def test_unknown_sites_are_not_sent_to_the_testbed(tmp_path: Path) -> None:
     found = phase.check(Spec(sites={"mars": 2}, vms=4), Bed("give@/"), tmp_path)  # type: ignore[arg-type]
     known = {(one.what, one.subject): one.code for one in found.findings}

@@ -38,7 +38,7 @@ def test_a_reader_learns_the_testbed_and_its_network(tmp_path: Path) -> None:
 
 def test_existing_name_is_refused(tmp_path: Path) -> None:
     directory.create(tmp_path, "one", {"spec": 1})
-    with pytest.raises(RunError, match=r"already a run 'one' .*Experiment.open\(.*one"):
+    with pytest.raises(RunError, match=r"already a run 'one' .*Experiment.open\(.*one.*nothing was done"):
         directory.create(tmp_path, "one", {"spec": 2})
     assert directory.find(tmp_path, "one").document["spec"] == 1
 

@@ -1,10 +1,11 @@
-"""How many columns a legend has."""
+"""How many columns a legend has, and how a footer is broken."""
 
 from __future__ import annotations
 
 import pytest
 
 from g5kvirt.views.curves import legend_columns
+from g5kvirt.views.drawing import balanced
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,16 @@ from g5kvirt.views.curves import legend_columns
 )
 def test_a_legend_has_as_many_columns_as_fit(labels: list[str], columns: int) -> None:
     assert legend_columns(labels, 3, 58) == columns
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ("one two three four five own", ["one two three", "four five own"]),  # not one word on the last line
+        ("short", ["short"]),
+        ("", []),
+        ("a-word-longer-than-a-line-is", ["a-word-longer-", "than-a-line-is"]),
+    ],
+)
+def test_lines_of_a_footer_are_about_equally_long(words: str, lines: list[str]) -> None:
+    assert balanced(words, 24) == lines

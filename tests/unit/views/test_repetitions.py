@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from figurecheck import check_layout
+from matplotlib.lines import Line2D
 from measuremaker import measure_events, series_events
 from runmaker import run_events
 from test_compare import keep
@@ -103,7 +104,7 @@ def test_differences_of_launches_are_over_runs(tmp_path: Path) -> None:
 
 
 def test_tables_become_latex(tmp_path: Path) -> None:
-    table = PaperTable(
+    table = PaperTable.of_times(
         {
             "series": ["50 % chain_1", "http"],
             "vms": [4552, 8],
@@ -132,6 +133,9 @@ def test_tables_become_latex(tmp_path: Path) -> None:
     part = table.loc[table["vms"] == 8]
     short = part.to_latex(columns=["vms", "p"], headings={"vms": "machines"}, digits=2)
     assert short.splitlines()[2:5] == [r"machines & p \\", r"\midrule", r"8 & 0.031 \\"]
+    assert part.to_latex(columns=["median"]).splitlines()[2] == r"median (s) \\"
+    own = PaperTable({"median": [93.1], "total": [8], "seconds": [1.5]})
+    assert own.to_latex().splitlines()[2] == r"median & total & seconds (s) \\", "of unknown units"
     with pytest.raises(KeyError):
         table.to_latex(columns=["nothing"])
 
@@ -210,6 +214,12 @@ def test_figures_of_own_tables() -> None:
     named = own.of(table, x="kind", y="rate")
     labels = [tick.get_text() for tick in named.figure.axes[0].get_xticklabels()]
     assert labels == ["kind 1", "kind 2", "kind 4"]
+    for alone in (named, own.of(table[table["clients"] == 2], x="clients", y="rate")):
+        handle = alone.figure.legends[0].legend_handles[0]
+        assert isinstance(handle, Line2D)
+        assert handle.get_marker() == "_", "a median is not one of the points"
+        drawn = [(line.get_marker(), line.get_markersize()) for line in alone.figure.axes[0].lines]
+        assert ("_", 7) in drawn
     for words, said in [
         ({"x": "nothing", "y": "rate"}, "its columns are clients"),
         ({"x": "clients", "y": "link"}, "not one of numbers"),

@@ -38,14 +38,16 @@ _SO_ATTACH_FILTER = 26
 
 
 class Lease:
-    """What a server gave: address and netmask as text, boot file, next server, name."""
+    """What a server gave: address, netmask and DNS servers as text, boot file, next server, name."""
 
-    __slots__ = ("address", "file", "name", "netmask", "next_server", "server")
+    __slots__ = ("address", "dns", "file", "name", "netmask", "next_server", "server")
 
     def __init__(self, message: bytes, options: dict[int, bytes]) -> None:
         self.address = socket.inet_ntoa(message[16:20])
         mask = options.get(1, b"")
         self.netmask = socket.inet_ntoa(mask if len(mask) == 4 else b"\xff\xff\xff\xff")
+        dns = options.get(6, b"")
+        self.dns = tuple(socket.inet_ntoa(dns[at : at + 4]) for at in range(0, len(dns) - 3, 4))
         file = options.get(67) or message[108:236]
         self.file = file.split(b"\0")[0].decode("ascii", "replace")
         self.next_server = socket.inet_ntoa(message[20:24])

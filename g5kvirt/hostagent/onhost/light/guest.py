@@ -67,6 +67,7 @@ class Guest:
         self.place = place  #: path without extension for what it writes
         self.console = console  #: file
         self.root: Root | None = None  #: what was deployed
+        self.dns: tuple[str, ...] = ()  #: addresses of its DNS servers, from its last lease
         self.start = time.monotonic()
         self.sessions: set[int] = set()
 
@@ -133,6 +134,7 @@ class Guest:
     async def _address(self, ipxe: bool) -> dhcp.Lease:
         deadline = time.monotonic() + PATIENCE
         lease = await dhcp.lease(self.home, self.ns, INTERFACE, self.mac, ipxe=ipxe, deadline=deadline)
+        self.dns = lease.dns
         self.home.assign(self.ns, lease.address, lease.netmask)
         self.home.announce(self.bridge, lease.address, self.mac)
         self.log(f"address {lease.address} ({'iPXE' if ipxe else 'system'})")

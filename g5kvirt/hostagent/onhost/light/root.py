@@ -33,6 +33,8 @@ _SERVERS = (
     ("usr/sbin/dropbear", ["dropbear", "-i", "-s", "-R"]),
     ("usr/sbin/sshd", ["sshd", "-i", "-e"]),
 )
+#: Files that every user of the guest may read.
+_PUBLIC = ("etc/hostname", "etc/resolv.conf")
 _ENVIRONMENT = {"PATH": "/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "LANG": "C"}
 
 
@@ -42,7 +44,7 @@ class Root:
     def __init__(
         self, image: str, own: str, name: str, files: Mapping[str, str], identity: Mapping[str, str]
     ):
-        """``files`` (path → text), readable by root alone, are written over those of the image at first."""
+        """``files`` (path → text) are written over those of the image at first."""
         self.image = image
         self.identity = dict(identity)  #: deployment, server, …: of the task
         self.name = name
@@ -107,8 +109,7 @@ class Root:
         os.chdir("/")
         if not self._written:
             for path, text in self._files.items():
-                _replace(path, text, 0o755 if text.startswith("#!") else 0o600)
-            os.chmod("etc/hostname", 0o644)
+                _replace(path, text, 0o755 if text.startswith("#!") else 0o644 if path in _PUBLIC else 0o600)
         with contextlib.suppress(FileNotFoundError):
             os.remove(_POWER)
         os.mkfifo(_POWER, 0o600)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         name: str
         images: ImageStore
         place: str
+        dns: tuple[str, ...]
 
         def log(self, line: str) -> None: ...
 
@@ -119,7 +120,7 @@ async def _fetch_once(guest: Guest, values: dict[str, str], writer: Writer | Non
 
 
 def _install(guest: Guest, values: dict[str, str]) -> Root:
-    """Key and identity, on top of the image."""
+    """Key, identity and DNS servers, on top of the image, as a VM's deployment writes them."""
     fields = {
         "name": values["environment"],
         "sha256": values["sha256"],
@@ -130,6 +131,8 @@ def _install(guest: Guest, values: dict[str, str]) -> Root:
         "root/.ssh/authorized_keys": values.get("authorized_keys", "") + "\n",
         "etc/g5kvirt-environment": "".join(f"{key}={value}\n" for key, value in fields.items()),
     }
+    if guest.dns:
+        files["etc/resolv.conf"] = "".join(f"nameserver {address}\n" for address in guest.dns)
     try:
         image = guest.images.directory(values["sha256"])
         root = Root(image, f"{guest.place}.disk", guest.name, files, fields)

@@ -295,7 +295,7 @@ def test_start_finding(answer: Any, start: Any, status: str) -> None:
     finding = start_finding(ReservationRequest({"nancy": 2}, {}, 3600, "x", start=start), answer, now=1000.0)
     assert finding.status == status
     if isinstance(answer, float) and answer > 1000:
-        assert f"{datetime.fromtimestamp(answer, PARIS):%Y-%m-%d %H:%M} in Paris" in finding.message
+        assert f"{datetime.fromtimestamp(answer, PARIS):%Y-%m-%d %H:%M} (Paris time)" in finding.message
 
 
 @pytest.mark.parametrize(

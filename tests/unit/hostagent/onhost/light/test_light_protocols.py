@@ -52,6 +52,17 @@ def test_dhcp_answer_is_read() -> None:
     assert (lease.file, lease.name, lease.server) == ("/boot", "vm-2", bytes([10, 144, 0, 1]))
 
 
+def test_dhcp_answer_names_the_dns_servers() -> None:
+    for option, servers in (
+        (b"\x06\x08\x0a\x90\x00\x01\x0a\x9c\x00\x01", ("10.144.0.1", "10.156.0.1")),
+        (b"\x06\x05\x0a\x90\x00\x01\x0a", ("10.144.0.1",)),
+        (b"", ()),
+    ):
+        found = dhcp.parse(answer(dhcp.ACK, extra=option), MAC, 7)
+        assert found is not None
+        assert found[1].dns == servers
+
+
 def test_dhcp_answers_to_others_are_ignored() -> None:
     good = answer(dhcp.OFFER)
     assert dhcp.parse(good, MAC, 8) is None
