@@ -71,6 +71,8 @@ def test_what_cannot_be_built_is_refused(fields: dict[str, Any], message: str) -
 def test_a_script_must_be_there_and_say_who_runs_it(home: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         ImageRequest(name="mine", script=home / "none").script_text()
+    with pytest.raises(SpecError, match="is not a file"):  # read to its end, it would fill the memory
+        ImageRequest(name="mine", script=Path("/dev/zero")).script_text()
     (home / "plain").write_text("echo hello\n")
     with pytest.raises(SpecError, match="has no interpreter line"):
         ImageRequest(name="mine", script=home / "plain").script_text()

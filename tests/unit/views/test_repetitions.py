@@ -297,3 +297,36 @@ def test_a_figure_of_a_prediction_keeps_the_numbers_of_a_predicted_line() -> Non
     table = pd.DataFrame({"x": [1.0, 2.0], "prediction": [3.0, 4.0]})
     assert list(predicted.of(table, x="x", y="prediction").data["prediction"]) == [3.0, 4.0]
     assert predicted.boot().data["prediction"].eq(True).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (0.0009999, "0.00100"),
+        (1234.5, r"1\,234"),
+        (-1234567, r"$-$1\,234\,567"),
+        (np.int64(-5), "$-$5"),
+        (-0.0, "0"),
+        (math.inf, r"$\infty$"),
+        (-math.inf, r"$-$$\infty$"),
+        (math.nan, "--"),
+        (pd.NA, "--"),
+        (pd.NaT, "--"),
+        (None, ""),
+        ("a<b|\x1b", r"a\textless{}b\textbar{}\textbackslash{}x1b"),
+    ],
+)
+def test_cells_in_latex(value: object, shown: str) -> None:
+    table = PaperTable({"a": pd.Series([value, "x"], dtype=object)})
+    assert table.to_latex().splitlines()[4] == rf"{shown} \\"
+
+
+def test_to_latex_refuses_what_would_not_be_latex(tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"digits": 0}, {"digits": 1.5}, {"label": "a}b"}, {"headings": ["a"]}]
+    for words in wrong:
+        with pytest.raises(SpecError):
+            PaperTable({"a": [1.5]}).to_latex(tmp_path / "t.tex", **words)
+    assert not list(tmp_path.iterdir())
+    assert PaperTable({"a": [1.5]}).to_latex(label="tab:a_b", headings={"a": 1})  # type: ignore[dict-item]
