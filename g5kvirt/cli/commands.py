@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from g5kvirt.cli.console import Console
-from g5kvirt.cli.documents import print_json, run_document, run_events, run_vms
+from g5kvirt.cli.documents import print_json, run_document, run_events
 from g5kvirt.cli.options import whole_number
 from g5kvirt.errors import G5kvirtError, MachineError, SpecError, TestbedError
 from g5kvirt.inventory import to_plain
@@ -263,7 +263,7 @@ def runs(arguments: argparse.Namespace) -> int:
         print_json([run_document(one, time.time()) for one in found])
         return 0
     for one in found:
-        vms = run_vms(one)
+        vms = one.vms
         about = (str(one.path.relative_to(arguments.runs)), _date(one.created), one.testbed)
         try:
             events = run_events(one)
@@ -292,7 +292,7 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         document = run_document(one, time.time())
     else:
-        model = LiveModel.of(events, run_vms(one))
+        model = LiveModel.of(events, one.vms)
         console.print(run_text(one.name, one.testbed, model, model.now()))
     if arguments.figures:
         from g5kvirt.views.figures import Figures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from g5kvirt.errors import G5kvirtError
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from g5kvirt.run.directory import Run
     from g5kvirt.run.events import Event
 
-__all__ = ["print_json", "run_document", "run_events", "run_vms"]
+__all__ = ["print_json", "run_document", "run_events"]
 
 
 def print_json(document: object) -> None:
@@ -27,16 +26,6 @@ def run_events(one: Run) -> list[Event]:
     return read_events(one.journal) if one.journal.exists() else []
 
 
-def run_vms(one: Run) -> int:
-    """How many VMs were requested."""
-    spec = one.document.get("spec")
-    vms = spec.get("vms") if isinstance(spec, Mapping) else None
-    if isinstance(vms, list):  # groups
-        counts = [group.get("count") for group in vms if isinstance(group, Mapping)]
-        return sum(count for count in counts if isinstance(count, int))
-    return vms if isinstance(vms, int) else 0
-
-
 def run_document(one: Run, now: float) -> dict[str, Any]:
     """A run: what was requested, its phases, its machines, its VMs and deployments. Times are epoch seconds,
     durations seconds; ``now`` decides whether the walltime is over. A journal that cannot be read is an
@@ -49,7 +38,7 @@ def run_document(one: Run, now: float) -> dict[str, Any]:
         "created": one.created,
         "testbed": one.testbed,
         "prediction": one.predicted,
-        "vms": run_vms(one),
+        "vms": one.vms,
     }
     try:
         state = RunState.of(run_events(one))

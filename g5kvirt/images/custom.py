@@ -99,6 +99,8 @@ class ImageRequest:
         if self.script is None:
             return b""
         try:
+            if self.script.exists() and not self.script.is_file():  # a device might never end
+                raise SpecError(f"the script {self.script} is not a file", advice="name a file")
             data = self.script.read_bytes()
         except OSError as error:
             raise SpecError(

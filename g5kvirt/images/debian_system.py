@@ -183,11 +183,15 @@ def _installed_so_far(scratch: Path, total: int) -> str:
 
 
 def _run(argv: list[str], scratch: Path) -> None:
-    """Run mmdebstrap, bounded by `BUILD_TIMEOUT`. What it started ends with it."""
+    """Run mmdebstrap, bounded by `BUILD_TIMEOUT`. What it started ends with it.
+
+    It mounts in a namespace of its own: however it ends, nothing stays mounted in the cache.
+    """
     lines: deque[str] = deque(maxlen=2000)
     environment = {**os.environ, "TMPDIR": str(scratch), "LC_ALL": "C.UTF-8"}
     with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ["unshare", "--mount", *argv],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", env=environment, start_new_session=True,
     ) as process:  # fmt: skip
         alarm = threading.Timer(BUILD_TIMEOUT, process.terminate)

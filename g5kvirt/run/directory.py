@@ -41,6 +41,20 @@ class Run:
         return float(self.document["created"])
 
     @property
+    def spec(self) -> Mapping[str, Any]:
+        """What was requested, as it was written; empty if that is no specification."""
+        spec = self.document.get("spec")
+        return spec if isinstance(spec, Mapping) else {}
+
+    @property
+    def vms(self) -> int:
+        """How many VMs were requested, those of all groups; 0 if it does not say."""
+        vms = self.spec.get("vms")
+        groups = [group for group in vms if isinstance(group, Mapping)] if isinstance(vms, list) else []
+        counts = [group.get("count") for group in groups] or [vms]
+        return sum(count for count in counts if isinstance(count, int) and not isinstance(count, bool))
+
+    @property
     def predicted(self) -> bool:
         """Whether it is a prediction by a model: no machine ran. Its testbed says so as well."""
         kind = str(self.document.get("testbed")).partition(":")[0]

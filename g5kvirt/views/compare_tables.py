@@ -63,7 +63,7 @@ def open_run(path: Path, label: str | None) -> Labelled:
     """The run in this directory; raises RunError if there is none that can be read."""
     found = run_directories.find(path.parent, path.name)
     testbed = found.testbed
-    spec = flat(_complete(found.document.get("spec") or {}))
+    spec = flat(_complete(found.spec))
     frames = Frames(read_events(found.journal))
     known = list(settings_of(frames).values())
     common = {key: value for key, value in (known[0] if known else {}).items() if key not in differing(known)}

@@ -189,7 +189,9 @@ class Drawer(ABC):
         part: str = "",
     ) -> Picture:
         if self.source.predicted:
-            shown, data = shown.assign(prediction=True), data.assign(prediction=True)
+            shown = shown.assign(prediction=True)
+            if "prediction" not in data:  # numbers of a predicted line, or a column of the user's
+                data = data.assign(prediction=True)
         return draw_picture(draw, shown, data, columns, height, title, self.source, part)
 
 

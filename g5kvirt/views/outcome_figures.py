@@ -15,7 +15,7 @@ from g5kvirt.views.drawing import Picture, legend, narrow
 from g5kvirt.views.formatting import count
 from g5kvirt.views.measure_figures import DeploymentFigures
 from g5kvirt.views.outcome_tables import broadcast_table, failure_rates, outcomes_table
-from g5kvirt.views.own_figures import draw_own, own_table
+from g5kvirt.views.own_figures import as_drawn, draw_own, named_columns, own_table
 from g5kvirt.views.repetitions import with_summaries
 from g5kvirt.views.statistics import Statistic
 from g5kvirt.views.style import series_style
@@ -81,15 +81,16 @@ class OutcomeFigures(DeploymentFigures):
 
         ``y`` is a numeric column. If ``x`` is numeric, there is a line through the medians (or means) with
         their 95 % bootstrap intervals; otherwise its values are categories. ``series``: the column whose
-        values are distinguished by colour. Rows with missing values are left out. ``xlabel`` and ``ylabel``
-        default to the columns' names. Raises SpecError if a column is missing or has the wrong type.
+        values are distinguished by colour. Rows with missing or infinite values are left out. ``xlabel`` and
+        ``ylabel`` default to the columns' names. The data has your columns, and ``n``, the statistic,
+        ``ci_low`` and ``ci_high``; if you have a column ``n``, ours is ``n (2)``. Raises SpecError if a
+        column is missing or has the wrong type.
         """
         shown = own_table(frame, x, y, series)
-        data = with_summaries(shown.rename(columns={"_x": x, "_y": y}), x, y, statistic)
-        named = data.drop(columns="series") if series is None else data.rename(columns={"series": series})
-        name = title or f"{y} against {x}"
+        named = named_columns(with_summaries(shown, "_x", "_y", statistic), x, y, series)
+        name = as_drawn(title or f"{y} against {x}")
         return self._draw(
-            lambda ax, rows: draw_own(ax, rows, xlabel or x, ylabel or y, statistic),
+            lambda ax, rows: draw_own(ax, rows, as_drawn(xlabel or x), as_drawn(ylabel or y), statistic),
             shown,
             named,
             columns,

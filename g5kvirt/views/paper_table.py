@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+
+from g5kvirt.run.printable import printable
+from g5kvirt.spec.fields import text as text_of
+from g5kvirt.spec.fields import whole, wrong
 
 __all__ = ["PaperTable"]
 
@@ -33,6 +38,9 @@ _TIMES = ("median", "mean", "min", "max", "p95", "difference", "total", "launch"
 _TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "^": r"\textasciicircum{}",
     "–": "--",
     "…": r"\ldots{}",
@@ -69,16 +77,20 @@ class PaperTable(pd.DataFrame):
     ) -> str:
         r"""The table as LaTeX, for ``\\usepackage{booktabs}``; with ``path`` it is also written to that file.
 
-        Numbers have ``digits`` significant digits and are right-aligned, NaN is a dash; p below 0.001 is
-        shown as such. ``columns``: the columns to include, in this order; by default all. ``headings``:
-        column → heading, such as ``{"median": "median (Mbit/s)"}``: units of your own columns are not
-        known. With a ``caption`` or a ``label`` it is a ``table``, otherwise only the ``tabular``.
-        Raises KeyError for an unknown column.
+        Numbers have ``digits`` significant digits and are right-aligned, a missing one is a dash; p below
+        0.001 is shown as such. ``columns``: the columns to include, in this order; by default all.
+        ``headings``: column → heading, such as ``{"median": "median (Mbit/s)"}``: units of your own columns
+        are not known. With a ``caption`` or a ``label`` it is a ``table``, otherwise only the ``tabular``.
+        Raises KeyError for an unknown column, SpecError for another wrong argument.
         """
+        digits = whole("digits", digits, 1, 17)
+        text_of("label", label, r"[^\s\\{}%#~^$&]*", r"a word without any of \\ { } % # ~ ^ $ &")
+        if not isinstance(headings or {}, Mapping):
+            wrong("headings", "a mapping of columns to headings such as {'vms': 'VMs'}", headings)
         table: pd.DataFrame = self if columns is None else self[list(columns)]
-        kinds = ["r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table]
+        kinds = ["r" if pd.api.types.is_numeric_dtype(kind) else "l" for kind in table.dtypes]
         named = {**_HEADINGS, **(headings or {})}
-        head = [_escaped(named.get(str(name), _heading(str(name), self.times))) for name in table]
+        head = [_escaped(str(named.get(str(name), _heading(str(name), self.times)))) for name in table]
         body = []
         for row in table.itertuples(index=False):
             cells = zip(table.columns, row, strict=True)
@@ -108,25 +120,28 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _SPECIAL.sub(lambda found: _TEX[found[0]], text)
+    return _SPECIAL.sub(lambda found: _TEX[found[0]], printable(text))
 
 
 def _cell(value: Any, digits: int, is_p: bool) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return _escaped("" if value is None else str(value).replace("\n", " "))
-    if not math.isfinite(value):
+    if value is None:
+        return ""
+    if value is pd.NA or value is pd.NaT or value != value:
         return "--"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return _escaped(str(value).replace("\n", " "))
     if is_p and value < 0.001:
         return "$<$0.001"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", r"\,")
-    return _number(value, digits)
+    minus = "$-$" if value < 0 else ""
+    if isinstance(value, Integral):
+        return minus + f"{abs(int(value)):,}".replace(",", r"\,")
+    number = abs(float(value))
+    if math.isinf(number):
+        return rf"{minus}$\infty$"
+    return minus + _number(number, digits) if number else "0"
 
 
 def _number(value: float, digits: int) -> str:
-    """So many significant digits, none of them an exponent; a minus of LaTeX."""
-    if value == 0:
-        return "0"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    text = f"{abs(value):,.{places}f}".replace(",", r"\,")
-    return f"$-${text}" if value < 0 else text
+    """A positive number with so many significant digits, none of them an exponent."""
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: 9.996 is 10.0
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace(",", r"\,")

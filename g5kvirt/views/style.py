@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 __all__ = [
+    "MOST_SERIES",
     "ONE_COLUMN",
     "PREDICTED",
     "SERIES",
@@ -34,6 +35,8 @@ SERIES = (
     ("#56b4e9", (0, (5, 1, 1, 1, 1, 1)), "v"),
     ("#000000", (0, (6, 2)), "P"),
 )
+
+MOST_SERIES = len(SERIES) ** 2  #: lines of one figure that can be told apart
 
 #: The dashes of every predicted line, which no other line has.
 PREDICTED = ":"
@@ -84,9 +87,12 @@ def width(columns: int) -> float:
 def series_style(number: int, *, predicted: bool = False) -> dict[str, Any]:
     """The style of the ``number``-th line of a figure, from 0: ``color``, ``linestyle``, ``marker``.
 
+    No two of the first `MOST_SERIES` are the same: a colour comes again with other dashes and another mark.
     Lines of predictions are dotted, and no others are.
     """
-    style = dict(zip(("color", "linestyle", "marker"), SERIES[number % len(SERIES)], strict=True))
+    colour = SERIES[number % len(SERIES)][0]
+    _, dashes, marker = SERIES[(number + number // len(SERIES)) % len(SERIES)]
+    style = {"color": colour, "linestyle": dashes, "marker": marker}
     return style | ({"linestyle": PREDICTED} if predicted else {})
 
 

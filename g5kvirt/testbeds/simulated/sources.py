@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from g5kvirt.errors import RunError, SpecError
 from g5kvirt.inventory import Host
@@ -94,5 +93,4 @@ def _run(path: Path) -> Source:
 
 
 def _guest(run: Run) -> str:
-    spec: Any = run.document.get("spec")
-    return "light" if isinstance(spec, dict) and spec.get("guest") == "light" else "vm"
+    return "light" if run.spec.get("guest") == "light" else "vm"

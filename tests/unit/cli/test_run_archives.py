@@ -18,7 +18,7 @@ from runmaker import run_events
 from test_report import HOST, LOGIN, MAIL, PASSWORD, PRIVATE, SECRETS, SENTENCES, TOKEN, VARIABLE
 
 from g5kvirt import cli
-from g5kvirt.artifact.packing import MANIFEST
+from g5kvirt.artifact.packing import MANIFEST, VERSIONS, read_versions
 from g5kvirt.views.style import STYLE
 
 PNG = "iVBORw0KGgo/jdoe/AAAA+jdoe+token=jdoe"  # not a word of it may change
@@ -200,6 +200,7 @@ def test_open_refuses_what_is_damaged_or_hostile(
                 if data is not None:
                     file.writestr(member, data)
         assert cli.main(["open", str(bad)]) == 2
+        assert not bad.with_suffix("").exists(), "nothing is left of what was refused"
         return capsys.readouterr().err
 
     journal = "runs/first/journal.jsonl"
@@ -209,6 +210,16 @@ def test_open_refuses_what_is_damaged_or_hostile(
         assert "outside its folder" in refused(number, {name: b"x"})
     assert not (tmp_path / "outside").exists()
     assert "not an archive of g5kvirt" in refused(9, {MANIFEST: None})
+    assert "does not list: more/x" in refused(10, {"more/x": b"x"})
+    lines = found[MANIFEST].splitlines(keepends=True)
+    assert "no checksum" in refused(
+        11, {MANIFEST: b"".join(line for line in lines if b"journal" not in line)}
+    )
+    assert "no checksum" in refused(12, {MANIFEST: b""})
+    assert "cannot be read" in refused(13, {MANIFEST: b"\xff\xfe\0"})
+    assert "cannot be read" in refused(14, {MANIFEST: found[MANIFEST] + b"0" * 64 + b"  /etc/passwd\n"})
+    assert "is damaged" in refused(15, {f"{journal}/inside": b"x"})
+    assert "is damaged" in refused(16, {"a" * 300: b"x"})
     (tmp_path / "text.zip").write_text("no zip")
     assert cli.main(["open", str(tmp_path / "text.zip")]) == 2
     (tmp_path / "a").mkdir()
@@ -238,3 +249,30 @@ def test_archive_refuses_in_one_sentence(
         assert archive(*words, "--runs", runs) == 2, words
         assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.zip"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_open_refuses_bytes_that_cannot_be_unpacked(
+    method: int, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "a.zip", tmp_path / "bad.zip"
+    assert archive("first", "--runs", runs, "-o", good) == 0
+    with zipfile.ZipFile(bad, "w", method) as file:
+        for member, content in contents(good).items():
+            file.writestr(member, content)
+    data = bytearray(bad.read_bytes())
+    with zipfile.ZipFile(bad) as file:
+        one = file.getinfo("runs/first/journal.jsonl")
+    data[one.header_offset + 60 : one.header_offset + 160] = b"\xff" * 100
+    bad.write_bytes(data)
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["open", str(bad), "--into", str(tmp_path / "empty")]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert not list((tmp_path / "empty").iterdir()), "a folder that was there stays, and is empty"
+
+
+def test_open_reads_versions_of_any_shape(tmp_path: Path) -> None:
+    (tmp_path / VERSIONS).write_text("[" * 100_000)
+    assert read_versions(tmp_path) == {}
+    (tmp_path / VERSIONS).write_text('{"matplotlib": "\\u001b[31m", "numpy": [1]}')
+    assert read_versions(tmp_path) == {"matplotlib": r"\x1b[31m", "numpy": "[1]"}

@@ -71,6 +71,8 @@ def test_what_cannot_be_built_is_refused(fields: dict[str, Any], message: str) -
 def test_a_script_must_be_there_and_say_who_runs_it(home: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         ImageRequest(name="mine", script=home / "none").script_text()
+    with pytest.raises(SpecError, match="is not a file"):  # read to its end, it would fill the memory
+        ImageRequest(name="mine", script=Path("/dev/zero")).script_text()
     (home / "plain").write_text("echo hello\n")
     with pytest.raises(SpecError, match="has no interpreter line"):
         ImageRequest(name="mine", script=home / "plain").script_text()
@@ -271,3 +273,12 @@ def test_only_network_cards_get_an_address_by_dhcp() -> None:
     page = (Path(__file__).parents[3] / "docs/howto/environment.md").read_text(encoding="utf-8")
     for text in (debian_system.AFTER["etc/systemd/network/10-g5kvirt.network"], page):
         assert "Type=ether\nKind=!*\n" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_an_installation_that_is_killed_leaves_nothing_mounted(tmp_path: Path) -> None:
+    script = f"mount -t tmpfs none {tmp_path} && touch {tmp_path}/inside && kill -9 $$"
+    with pytest.raises(MachineError, match="failed"):
+        debian_system._run(["sh", "-c", script], tmp_path)
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+    assert not list(tmp_path.iterdir()), "and so it can be removed"

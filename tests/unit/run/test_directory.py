@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from g5kvirt.errors import RunError
 from g5kvirt.run import directory
+from g5kvirt.views.compare_tables import open_run
 
 
 def test_created_run_is_found(tmp_path: Path) -> None:
@@ -155,3 +157,23 @@ def test_failed_write_leaves_no_run(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         directory.create(tmp_path, "one", {"spec": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "vms"),
+    [
+        ({"vms": 8}, 8),
+        ({"vms": [{"name": "server", "count": 2}, {"name": "client", "count": 6}]}, 8),
+        ({"vms": ["x", {"count": "many"}, {"count": True}]}, 0),
+        ({"vms": True}, 0),
+        ({}, 0),
+        ("x", 0),
+        (None, 0),
+    ],
+)
+def test_a_run_says_how_many_vms_were_requested(spec: Any, vms: int, tmp_path: Path) -> None:
+    run = directory.create(tmp_path, "one", {"spec": spec})
+    assert run.vms == vms
+    assert isinstance(run.spec, dict)
+    (run.path / "journal.jsonl").touch()
+    assert open_run(run.path, None).spec.keys() >= run.spec.keys(), "figures can be drawn of it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from g5kvirt.run.events import Event
 from g5kvirt.run.tables import Frames
 from g5kvirt.views.figures import Figures, Picture
 from g5kvirt.views.paper_table import PaperTable
+from g5kvirt.views.style import MOST_SERIES, series_style
 
 
 def figures(events: list[Event]) -> Figures:
@@ -242,3 +244,99 @@ def test_pictures_say_what_of_the_run_they_show(ways: list[Event]) -> None:
     assert foot["breakdown"].startswith("http, 16 VMs, 6 repetitions;")
     names = [tick.get_text() for tick in own.deployment().figure.axes[0].get_yticklabels()]
     assert sorted(names) == sorted(f"vm-{n}" for n in range(1, 17))
+
+
+@pytest.mark.parametrize("name", ["n", "series", "center", "median", "ci_low", "fresh", "failed", "vms"])
+@pytest.mark.parametrize("place", ["x", "y", "series"])
+def test_columns_of_an_own_table_may_have_the_names_of_ours(name: str, place: str) -> None:
+    names = {"x": "clients", "y": "rate", "series": "link"} | {place: name}
+    values: dict[str, list[Any]] = {"x": [1, 1, 2, 2], "y": [5.0, 7.0, 9.0, 9.0], "series": ["a"] * 4}
+    table = pd.DataFrame({names[key]: values[key] for key in names})
+    found = figures(run_events(4)).of(table, **names).data
+    assert found.columns.is_unique
+    for key, column in names.items():
+        assert list(found[column]) == values[key], "the user's column keeps its name and its values"
+    assert list(found["n (2)" if name == "n" else "n"]) == [2] * 4
+    assert list(found["median (2)" if name == "median" else "median"]) == [6.0, 6.0, 9.0, 9.0]
+
+
+def test_a_column_of_an_own_table_may_be_used_twice() -> None:
+    table = pd.DataFrame({"clients": [1, 2], "rate": [3.0, 4.0]})
+    found = figures(run_events(4)).of(table, x="rate", y="rate", series="clients").data
+    assert list(found["rate"]) == [3.0, 4.0]
+    assert found.columns.is_unique
+
+
+def test_what_a_figure_of_an_own_table_cannot_show_is_refused() -> None:
+    own = figures(run_events(4))
+    table = pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]})
+    twice = pd.DataFrame([[1, 2, 3]], columns=["x", "x", "y"])
+    many = pd.DataFrame({"x": range(37), "y": range(37), "s": range(37)})
+    for frame, series, said in [
+        (twice, None, "2 columns 'x'"),
+        (table.assign(y=table["y"] + 1j), None, "not one of numbers"),
+        (table.assign(y=1.7e308), None, "beyond 1e\\+300"),
+        (table.assign(x=[-1e308, 1.0]), None, "beyond 1e\\+300"),
+        (many, "s", "at most 36 series"),
+    ]:
+        with pytest.raises(SpecError, match=said):
+            own.of(frame, x="x", y="y", series=series)
+    with pytest.raises(SpecError, match="no column"):
+        own.of(table, x=["x"], y="y")  # type: ignore[arg-type]
+
+
+def test_texts_of_an_own_table_are_drawn_as_they_can_be() -> None:
+    rows = {"x": ["\ud800", "\x1b[31m", "b"], "y": [1.0, 2.0, 3.0], "s": ["\0", "c", None]}
+    found = figures(run_events(4)).of(pd.DataFrame(rows), x="x", y="y", series="s", ylabel="\ud800")
+    assert found.png()
+    assert list(found.data["x"]) == [r"\ud800", r"\x1b[31m"], "a row without a series is left out"
+
+
+def test_no_two_series_of_a_figure_look_the_same() -> None:
+    styles = [tuple(series_style(number).values()) for number in range(MOST_SERIES)]
+    assert len(set(styles)) == MOST_SERIES == 36
+
+
+def test_a_figure_of_a_prediction_keeps_the_numbers_of_a_predicted_line() -> None:
+    one = figures([*run_events(4), *measure_events([2, 4])])
+    predicted = Figures(one.frames, run="first", testbed="simulated:2013")
+    assert (
+        list(predicted.scalability(prediction={2: 11.0, 4: 22.0}).data["prediction"])
+        == [11.0] * 2 + [22.0] * 2
+    )
+    table = pd.DataFrame({"x": [1.0, 2.0], "prediction": [3.0, 4.0]})
+    assert list(predicted.of(table, x="x", y="prediction").data["prediction"]) == [3.0, 4.0]
+    assert predicted.boot().data["prediction"].eq(True).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (0.0009999, "0.00100"),
+        (1234.5, r"1\,234"),
+        (-1234567, r"$-$1\,234\,567"),
+        (np.int64(-5), "$-$5"),
+        (-0.0, "0"),
+        (math.inf, r"$\infty$"),
+        (-math.inf, r"$-$$\infty$"),
+        (math.nan, "--"),
+        (pd.NA, "--"),
+        (pd.NaT, "--"),
+        (None, ""),
+        ("a<b|\x1b", r"a\textless{}b\textbar{}\textbackslash{}x1b"),
+    ],
+)
+def test_cells_in_latex(value: object, shown: str) -> None:
+    table = PaperTable({"a": pd.Series([value, "x"], dtype=object)})
+    assert table.to_latex().splitlines()[4] == rf"{shown} \\"
+
+
+def test_to_latex_refuses_what_would_not_be_latex(tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"digits": 0}, {"digits": 1.5}, {"label": "a}b"}, {"headings": ["a"]}]
+    for words in wrong:
+        with pytest.raises(SpecError):
+            PaperTable({"a": [1.5]}).to_latex(tmp_path / "t.tex", **words)
+    assert not list(tmp_path.iterdir())
+    assert PaperTable({"a": [1.5]}).to_latex(label="tab:a_b", headings={"a": 1})  # type: ignore[dict-item]
