@@ -137,7 +137,7 @@ def test_continuous_integration_calls_bootstrap(tmp_path: Path) -> None:
     pythons.write_text("#!/bin/sh\necho pythons")
     pythons.chmod(0o755)
     called = _calls(tmp_path, [str(tmp_path / ".ci/run")], tmp_path / "elsewhere")
-    assert called == f"bootstrap test -n 3 [{tmp_path}/artefacts] [browser enoslib]\npythons\n"
+    assert called == f"bootstrap test [{tmp_path}/artefacts] [browser enoslib]\npythons\n"
     pythons.write_text("#!/bin/sh\nexit 1")
     with pytest.raises(subprocess.CalledProcessError):
         _calls(tmp_path, [str(tmp_path / ".ci/run")])
