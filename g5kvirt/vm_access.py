@@ -175,6 +175,8 @@ class VMAccess:
     ) -> Path:
         """Write an inventory of all deployed VMs, those of ``group``, or ``vms``; returns its path.
 
+        That of a group, and that of ``vms``, is in a directory of its own.
+
         ``format``: ``"ansible"`` (``ansible -i FILE vms …``), ``"clustershell"`` (a directory:
         ``CLUSTERSHELL_CFGDIR=DIR clush -w @vms …``), ``"ssh"`` (as `ssh_config`), ``"hosts"`` (lines for
         /etc/hosts) or ``"json"``. The groups of the specification and the sites are groups there. Raises as
@@ -184,9 +186,8 @@ class VMAccess:
         from g5kvirt.guests.run import chosen_vms
 
         context = self._machines("be in an inventory")
-        return write_inventory(
-            context, format, chosen_vms(context, self._chosen(vms, group, "inventory"), "inventory")
-        )
+        chosen = chosen_vms(context, self._chosen(vms, group, "inventory"), "inventory")
+        return write_inventory(context, format, chosen, group or ("" if vms is None else "selected"))
 
     def hosts(self, vms: Sequence[str] | None = None, *, group: str | None = None) -> list[execo.Host]:
         """All deployed VMs, those of ``group``, or ``vms``, as `execo.Host` objects for execo's actions.

@@ -23,9 +23,10 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 Groups = Mapping[str, Sequence[VM]]
 
 
-def write_inventory(context: Context, kind: object, vms: Sequence[VM]) -> Path:
+def write_inventory(context: Context, kind: object, vms: Sequence[VM], part: str = "") -> Path:
     """Write ``inventory/`` of the run for one tool; returns the file, for ClusterShell the directory.
 
+    ``part``: what to call some of the VMs, whose inventory has a directory of its own: that of all VMs stays.
     Raises SpecError for an unknown format.
     """
     if kind not in FORMATS:
@@ -33,7 +34,7 @@ def write_inventory(context: Context, kind: object, vms: Sequence[VM]) -> Path:
     config = ssh_config(context, context.journal.state.placed_vms)
     if kind == "ssh":
         return config
-    folder = context.run.path / "inventory"
+    folder = context.run.path / "inventory" / part
     if kind == "clustershell":
         folder = folder / "clustershell"
     files: Mapping[str, Callable[[Sequence[VM], Path], Mapping[str, str]]] = {

@@ -55,7 +55,11 @@ def test_clustershell_has_a_directory_for_its_configuration(context: Any, tmp_pa
 
 
 def test_hosts_and_json(context: Any) -> None:
-    lines = write_inventory(context, "hosts", VMS[:2]).read_text()
+    whole = write_inventory(context, "hosts", VMS)
+    before = whole.read_text()
+    some = write_inventory(context, "hosts", VMS[:2], "client")
+    assert (some.parent.name, whole.read_text()) == ("client", before)
+    lines = some.read_text()
     assert lines == "10.144.0.3\tvm-1\n10.156.0.3\tvm-2\n"
     found = json.loads(write_inventory(context, "json", VMS).read_text())
     assert found["vms"][2] == {
