@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import RunError
+from g5kvirt.run.printable import short
 from g5kvirt.spec.fields import show, suggest
 
 __all__ = ["JOB_NAME", "Run", "create", "find", "job_name", "list_runs", "locate"]
@@ -62,13 +63,13 @@ class Run:
 
     @property
     def testbed(self) -> str:
-        """Where it ran, for a reader: ``local:demo (managed switch)``, ``simulated:2013 (prediction by the
-        calibration grid5000, assumed)``."""
+        """Where it ran, for a reader, in one short line: ``local:demo (managed switch)``,
+        ``simulated:2013 (prediction by the calibration grid5000, assumed)``."""
         name, network = (str(self.document.get(key, "")) for key in ("testbed", "network"))
         about = network
         if self.predicted:
             name, about = _simulated_machines(name), f"prediction{self._calibration}"
-        return f"{name or '–'} ({about})" if about else name or "–"
+        return short(f"{name or '–'} ({about})" if about else name or "–")
 
     @property
     def _calibration(self) -> str:

@@ -177,3 +177,8 @@ def test_a_run_says_how_many_vms_were_requested(spec: Any, vms: int, tmp_path: P
     assert isinstance(run.spec, dict)
     (run.path / "journal.jsonl").touch()
     assert open_run(run.path, None).spec.keys() >= run.spec.keys(), "figures can be drawn of it"
+
+
+def test_testbed_of_a_damaged_run_is_a_line_that_figures_can_draw(tmp_path: Path) -> None:
+    assert len(directory.Run(tmp_path, {"testbed": "x" * 100_000}).testbed) <= 200
+    assert "\n" not in directory.Run(tmp_path, {"testbed": "a\nb\x1b[31m"}).testbed
