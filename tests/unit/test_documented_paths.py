@@ -29,6 +29,7 @@ ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name 
 #: Written by runs, sweeps and continuous integration, or by the user: not in a checkout.
 WRITTEN = {"runs/", "artefacts/", "consoles/", "sweeper/", "spec.yaml", "sweep.yaml", "broadcasts.yaml"}
 WRITTEN |= {"environments/mine.yaml", "small.yaml", "large.yaml", "large/", "reboot-50/"}
+WRITTEN |= {"inventory/", "inventory/client/", "inventory/selected/"}
 #: What an archive of runs has.
 WRITTEN |= {"tables/", "figures/", "comparison/", "more/"}
 
