@@ -14,9 +14,10 @@ U = TypeVar("U")
 _WORKERS = 16
 
 
-def for_each(function: Callable[[U], T], items: Sequence[U]) -> list[T]:
-    """``function`` of all items, in parallel; waits for all, then raises the first error if there was one."""
-    with ThreadPoolExecutor(max_workers=max(1, min(_WORKERS, len(items)))) as pool:
+def for_each(function: Callable[[U], T], items: Sequence[U], at_once: int = _WORKERS) -> list[T]:
+    """``function`` of all items, ``at_once`` of them in parallel; waits for all, then raises the first error
+    if there was one."""
+    with ThreadPoolExecutor(max_workers=max(1, min(at_once, len(items)))) as pool:
         futures = [pool.submit(function, item) for item in items]
     return [future.result() for future in futures]
 

@@ -131,9 +131,7 @@ def _find_at(site: str, name: str) -> list[tuple[str, int]]:
     known = listed_jobs(listing.lines) if listing.ok else None
     if known is None:
         raise not_listed(site, listing.failure or unreadable(listing))
-    printed: list[Answer] = []
-    for first in range(0, len(known), _AT_ONCE):
-        printed += for_each(lambda job: oarstat(site, job), known[first : first + _AT_ONCE])
+    printed = for_each(lambda job: oarstat(site, job), known, _AT_ONCE)
     if silent := [answer.failure for answer in printed if not answer.ok]:
         raise not_listed(site, silent[0])
     names = [oarstat_fields(answer.text).get("name") for answer in printed]

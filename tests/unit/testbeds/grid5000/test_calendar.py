@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from ipaddress import IPv4Network
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from at_once import AtOnce
 
 from g5kvirt.testbeds.grid5000.calendar import Reader, busy_times
 from g5kvirt.testbeds.grid5000.resources import RESOURCES, parse_resources
@@ -73,16 +73,10 @@ def test_busy_times_of_kavlans_and_subnetworks() -> None:
 
 def test_reader_reads_each_document_once_and_few_at_a_time() -> None:
     pytest.importorskip("execo_g5k", reason="execo is not installed")
-    lock, now, most = threading.Lock(), 0, 0
+    busy = AtOnce()
 
     def get(path: str) -> dict[str, str]:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        time.sleep(0.01)
-        with lock:
-            now -= 1
+        busy.stay(0.01)
         return {"path": path}
 
     reader = Reader(get)
@@ -92,7 +86,7 @@ def test_reader_reads_each_document_once_and_few_at_a_time() -> None:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert 1 < most <= 16
+    assert 1 < busy.most <= 16
     assert len(list(reader.jobs("nancy"))) == 50
     assert [job["path"] for job in reader.jobs("rennes")] == ["/sites/rennes/jobs/7"]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from at_once import AtOnce
 from hypothesis import given
 from hypothesis import strategies as st
 from noise import WORDS, connection, ends, finished, noise, prompts
@@ -144,19 +143,12 @@ def test_listing_that_cannot_be_read_hides_no_job(monkeypatch: Patch) -> None:
 
 def test_user_with_many_jobs_does_not_flood_the_frontend(monkeypatch: Patch) -> None:
     """sshd refuses logins beyond MaxStartups, ten by default."""
-    running = most = 0
-    lock = threading.Lock()
+    busy = AtOnce()
 
     def run(site: str, command: str, timeout: float | None = None) -> Answer:
-        nonlocal running, most
         if "-u" in command:
             return Answer(("Job id S User", *(f"{job} R me" for job in range(1, 61))), code=0)
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.005)
-        with lock:
-            running -= 1
+        busy.stay(0.005)
         job = command.split()[-1]
         return Answer(
             (f"Job_Id: {job}", f"    name = {'run' if job == '60' else 'other'}", "    state = Running"),
@@ -165,7 +157,7 @@ def test_user_with_many_jobs_does_not_flood_the_frontend(monkeypatch: Patch) -> 
 
     monkeypatch.setattr(jobs, "run_on_frontend", run)
     assert jobs.find(["nancy"], "run") == [("nancy", 60)]
-    assert 1 < most <= 5
+    assert 1 < busy.most <= 5
 
 
 def test_answer_about_another_job_is_none(monkeypatch: Patch) -> None:
