@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 from g5kvirt.errors import SpecError
@@ -16,7 +16,7 @@ from g5kvirt.provisioners.registry import PROVISIONERS
 from g5kvirt.spec.groups import Kind
 from g5kvirt.spec.spec import Spec
 
-__all__ = ["check_disk", "check_environment"]
+__all__ = ["Sizes", "check_disk", "check_environment"]
 
 _WHAT = "VMs' environment"
 
@@ -53,12 +53,21 @@ def check_environment(spec: Spec, name: str, folders: Sequence[Path]) -> Iterato
         )
 
 
-def check_disk(spec: Spec, name: str, folders: Sequence[Path]) -> None:
-    """Raises SpecError if there is no environment ``name``, or if it does not fit on the VMs' disks."""
-    environments.check(name, folders)
-    _, image = environments.look_up(name, folders)
-    if image is not None and GUESTS[spec.guest].has_kernel:
-        for finding in _disk(spec, name, image.environment.unpacked):
+Sizes = MutableMapping[tuple[str, tuple[Path, ...]], int]  #: (environment, folders) → bytes; 0: not known
+
+
+def check_disk(spec: Spec, name: str, folders: Sequence[Path], sizes: Sizes) -> None:
+    """Raises SpecError if there is no environment ``name``, or if it does not fit on the VMs' disks.
+
+    ``sizes``: of the environments that were read already, since an image may be read as a whole for it.
+    """
+    key = (name, tuple(folders))
+    if key not in sizes:
+        environments.check(name, folders)
+        _, image = environments.look_up(name, folders)
+        sizes[key] = 0 if image is None else image.environment.unpacked
+    if GUESTS[spec.guest].has_kernel:
+        for finding in _disk(spec, name, sizes[key]):
             raise SpecError(finding.message, advice=finding.advice)
 
 

@@ -32,7 +32,7 @@ from typing import Any
 from g5kvirt.errors import CapacityError, SpecError
 from g5kvirt.experiment import MeasureArguments
 from g5kvirt.phase_runner import ENVIRONMENTS, environment_folders
-from g5kvirt.phases.check_environment import check_disk
+from g5kvirt.phases.check_environment import Sizes, check_disk
 from g5kvirt.phases.measure import check_broadcast
 from g5kvirt.planning.forecast import SMALLEST
 from g5kvirt.spec.groups import check_group
@@ -137,8 +137,9 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
             f"the sweep has {number:,} combinations: vary less, at most {MAX_COMBINATIONS:,} are allowed"
         )
     made: dict[str, Combination] = {}
+    unpacked: Sizes = {}
     for levels in itertools.product(*factors.values()):
-        one = _combination(base, dict(zip(factors, levels, strict=True)), measured=measured)
+        one = _combination(base, dict(zip(factors, levels, strict=True)), unpacked, measured=measured)
         if one.key in made:
             raise SpecError(f"two combinations are equal, {one} and {made[one.key]}: remove one")
         made[one.key] = one
@@ -147,8 +148,11 @@ def parse(document: Any, name: str, testbed: str | None = None) -> Sweep:
     return Sweep(title, where, tuple(factors), tuple(together))
 
 
-def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
-    """Raises SpecError for what `Experiment.measure` would refuse only when the virtual cluster is up."""
+def check_measure(spec: Spec, arguments: Mapping[str, Any], unpacked: Sizes | None = None) -> None:
+    """Raises SpecError for what `Experiment.measure` would refuse only when the virtual cluster is up.
+
+    ``unpacked``: shared by the combinations of a sweep, see `check_disk`.
+    """
     known = MeasureArguments.__annotations__
     for name in arguments:
         if name not in known:
@@ -168,10 +172,13 @@ def check_measure(spec: Spec, arguments: Mapping[str, Any]) -> None:
     _whole("measure.repeat", arguments.get("repeat", 1))
     check_broadcast(arguments.get("broadcast", "chain"), spec.provisioner)
     folders = environment_folders(arguments.get("folder", ENVIRONMENTS))
-    check_disk(spec, str(arguments.get("environment", SMALLEST[spec.guest])), folders)
+    name = str(arguments.get("environment", SMALLEST[spec.guest]))
+    check_disk(spec, name, folders, {} if unpacked is None else unpacked)
 
 
-def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured: bool) -> Combination:
+def _combination(
+    base: Mapping[str, Any], levels: Mapping[str, Any], unpacked: Sizes, *, measured: bool
+) -> Combination:
     made = copy.deepcopy(dict(base))
     for factor, level in levels.items():
         _set(made, _path(factor), copy.deepcopy(level))
@@ -183,7 +190,7 @@ def _combination(base: Mapping[str, Any], levels: Mapping[str, Any], *, measured
     try:
         spec = Spec.from_dict(made["spec"])
         if measured:
-            check_measure(spec, arguments)
+            check_measure(spec, arguments, unpacked)
     except CapacityError as error:
         raise CapacityError(
             _with_levels(levels, str(error)), requested=error.requested, available=error.available
