@@ -117,6 +117,8 @@ class Call:
         self._late = False
         self._errors = b""
         self._out, out, self._err, err = pipes()
+        # Before it begins: whoever loses this host then knows that the call may have done something.
+        tell({"id": self._id, "begun": True})
         try:
             self._pid = os.fork()
         except OSError:
@@ -125,7 +127,6 @@ class Call:
             raise
         if self._pid == 0:
             become(perform, request["document"], out, err)
-        tell({"id": self._id, "begun": True})
         os.close(out)
         os.close(err)
         try:

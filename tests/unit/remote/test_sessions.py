@@ -261,6 +261,16 @@ def test_lost_connection_is_opened_again_only_if_the_call_may_run_twice(
     assert (again.ok, again.text, again.attempt) == (True, "2\n", 2)
 
 
+def test_call_that_ends_its_host_before_it_says_more_has_begun(access: FakeAccess, tmp_path: Path) -> None:
+    slow = "import os, time\nfork = os.fork\nos.fork = lambda: (pid := fork()) and time.sleep(1) or pid\n"
+    (tmp_path / "slow.py").write_text(slow + HOST.format(directory=str(agent_copy.directory())))
+    program = Program(f"exec {sys.executable} -I -S {tmp_path}/slow.py")
+    sessions = Sessions(cast(Access, access), program, window=1, attempts=1)
+    lost = call(sessions, idempotent=False, a="import os; os.kill(os.getppid(), 9)")["a"]
+    assert (lost.started, lost.reason) == (True, "connection lost while the command ran")
+    sessions.close()
+
+
 def test_session_that_has_died_meanwhile_is_replaced(
     make: Callable[..., Sessions], access: FakeAccess
 ) -> None:
