@@ -70,9 +70,10 @@ class MachineBoots:
         self._pool = ThreadPoolExecutor(max_workers=4)
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         watched = [*self._hosts.values(), *(machine.host for machine in self._cluster.layout.machines)]
-        self._stack.enter_context(HostWatch(self._context.fanout, watched, self._host_gone))
+        fanout, cores = self._context.fanout, self._context.testbed.real_cores
+        self._stack.enter_context(HostWatch(fanout, watched, self._host_gone))
         self._stack.enter_context(
-            VMWatch(self._context.fanout, self._hosts.values(), self._vms, self._vm_gone)
+            VMWatch(fanout, self._hosts.values(), self._vms, self._vm_gone, real_cores=cores)
         )
         if not self._has_firmware:
             self._register()

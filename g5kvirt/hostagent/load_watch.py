@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.hostagent.watch import Watch
+from g5kvirt.hostagent.watch import Watch, affordable
 from g5kvirt.inventory import Host
 from g5kvirt.remote import Fanout
 
@@ -31,8 +31,7 @@ Take = Callable[[float, Mapping[str, Any], Mapping[str, Any], bool], object]
 
 def interval_for(hosts: int, real_cores: int | None) -> float:
     """Seconds from one look to the next; ``real_cores``: those that all hosts share, if they do."""
-    shared = hosts * COST / (SHARE * real_cores) if real_cores else 0.0
-    return max(SHORTEST, PER_HOST * hosts, shared)
+    return affordable(max(SHORTEST, PER_HOST * hosts), hosts, real_cores, cost=COST, share=SHARE)
 
 
 class LoadWatch(Watch):

@@ -1,4 +1,5 @@
-"""Notices within half a minute that the process of a VM has ended, which nobody reports."""
+"""Notices that the process of a VM has ended, which nobody reports: within half a minute, or some minutes
+where hundreds of hosts share the processors of one machine."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.hostagent.watch import Watch
+from g5kvirt.hostagent.watch import Watch, affordable
 from g5kvirt.inventory import VM, Host
 from g5kvirt.remote import Fanout
 
 __all__ = ["INTERVAL", "VMWatch"]
 
-#: Seconds between two looks at all hosts. A look costs a host some 20 ms of a core.
+#: Seconds between two looks at all hosts.
 INTERVAL = 25.0
 #: Seconds that the hosts have for their answers.
 PATIENCE = 15.0
@@ -24,6 +25,7 @@ class VMWatch(Watch):
     ``hosts``: all that VMs are on. ``t``: when the host was called, by our clock: what has begun since is not
     meant. A VM that stays dead is reported at each look. Hosts that do not answer are left to `HostWatch`,
     and where no connections are kept (through jump hosts) nothing is watched. A context manager.
+    ``real_cores``: those that all hosts share, if they do.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class VMWatch(Watch):
         hosts: Iterable[Host],
         vms: Iterable[VM],
         gone: Callable[[str, str, float], object],
+        *,
+        real_cores: int | None = None,
     ) -> None:
-        super().__init__(fanout, "the VMs", INTERVAL)
         by_name = {host.name: host for host in hosts}
         self._vms: dict[Host, list[str]] = {}
         for vm in vms:
             self._vms.setdefault(by_name[vm.host], []).append(vm.name)
+        super().__init__(fanout, "the VMs", affordable(INTERVAL, len(self._vms), real_cores))
         self._gone = gone
 
     def look(self) -> None:

@@ -84,7 +84,8 @@ def test_light_guests_boot_are_deployed_and_answer_ssh(small: State, tmp_path: P
         "programs": [one.name for one in once_more] == [program.name],
         "ended": ended[["vm", "code", "out"]].values.tolist(), "stopped": list(stopped["reason"]),
         "execo": [p.stdout.strip() for p in remote.processes],
-        "left": exp.run("ls /var/lib/g5kvirt", ["vm-1"])["out"].tolist()}
+        "left": exp.run("ls /var/lib/g5kvirt", ["vm-1"])["out"].tolist(),
+        "may": exp.run("grep CapBnd /proc/self/status", ["vm-2"])["out"][0]}
     exp.figures.save(exp.path / "figures")
     html = exp._repr_html_()
     print(json.dumps({"rows": rows, "again": again["out"], "html": html, "guest": exp.frames.guest,
@@ -137,6 +138,8 @@ def check_files(found: dict[str, Any]) -> None:
     assert found["stopped"] == ["stopped"]
     assert found["execo"] == ["vm-2", "vm-8"]
     assert found["left"] == ["programs\n"]
+    load_modules, reboot = 1 << 16, 1 << 22
+    assert not int(found["may"].split()[1], 16) & (load_modules | reboot), "the kernel is the host's"
 
 
 def test_guests_die_with_their_process_and_those_of_other_hosts_stay(small: State, tmp_path: Path) -> None:

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 
 def facts(request: Record, home: str) -> Results:
-    """Cores, memory, whether KVM works, missing programs, features, clock."""
+    """Cores, memory, whether KVM works, missing programs, features, clock.
+
+    QEMU is started for its version only where it is among the programs that are needed, or none is named.
+    """
     memory = {
         line.split(":")[0]: int(line.split()[1]) << 10 for line in read_text("/proc/meminfo").splitlines()
     }
     known = dict(request.get("kvm_known", {}))
     kvm, reason = kvm_works(home, float(request.get("kvm_limit", 3.0)), known)
-    qemu = re.search(r"version (\S+)", run([QEMU, "--version"])[1]) if shutil.which(QEMU) else None
+    programs = request.get("programs", [])
+    wanted = (not programs or QEMU in programs) and shutil.which(QEMU)
+    qemu = re.search(r"version (\S+)", run([QEMU, "--version"])[1]) if wanted else None
     yield (
         os.uname().nodename,
         {
@@ -38,7 +43,7 @@ def facts(request: Record, home: str) -> Results:
             "kvm": kvm,
             "kvm_reason": reason,
             "qemu": qemu.group(1) if qemu else None,
-            "missing": [p for p in request.get("programs", []) if not shutil.which(p)],
+            "missing": [p for p in programs if not shutil.which(p)],
             "features": {
                 "tun": os.path.exists("/dev/net/tun"),
                 "vhost_net": os.path.exists("/dev/vhost-net"),

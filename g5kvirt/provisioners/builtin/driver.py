@@ -104,7 +104,8 @@ class MachineDriver:
         service_machines = [machine.host for machine in cluster.layout.machines]
         watched = [*(host for host in cluster.hosts if host.name in used), *service_machines]
         self._host_watch = HostWatch(context.fanout, watched, self._host_gone)
-        self._vm_watch = VMWatch(context.fanout, cluster.hosts, vms, self._vm_gone)
+        cores = context.testbed.real_cores
+        self._vm_watch = VMWatch(context.fanout, cluster.hosts, vms, self._vm_gone, real_cores=cores)
         self._log = BootLog(vms)
         self._task_server = TaskServer(context, cluster)
         self._transport = Transport(context, cluster, vms, image, self._reports.put, self._submit_task)
@@ -116,6 +117,7 @@ class MachineDriver:
             image.size,
             lambda: self._transport.state_file,
             lambda events: context.journal.extend(events),
+            real_cores=cores,
         )
         #: seconds of one attempt of a VM to fetch the image
         self._image_patience = max(

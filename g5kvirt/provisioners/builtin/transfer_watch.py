@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from g5kvirt.hostagent import calls, protocol
-from g5kvirt.hostagent.watch import Watch
+from g5kvirt.hostagent.watch import Watch, affordable
 from g5kvirt.inventory import MIB, VM, Host
 from g5kvirt.provisioners.builtin.orders import Report
 from g5kvirt.remote import Fanout
@@ -21,7 +21,7 @@ from g5kvirt.run.events import Event
 
 __all__ = ["Transfer", "TransferWatch", "described"]
 
-#: Seconds between two looks, at least, and for each host: a look costs it 20 ms of a core.
+#: Seconds between two looks, at least, and for each host.
 INTERVAL = 5.0
 INTERVAL_PER_HOST = 0.1
 #: Seconds that the hosts have for their answers.
@@ -63,7 +63,8 @@ def described(transfers: Iterable[Transfer], total: int) -> str:
 class TransferWatch(Watch):
     """Calls ``write([event])`` every few seconds while VMs write the image.
 
-    ``state``: the file of the relays, or "" while there is none.
+    ``state``: the file of the relays, or "" while there is none. ``real_cores``: those that all hosts share,
+    if they do.
     """
 
     def __init__(
@@ -75,9 +76,12 @@ class TransferWatch(Watch):
         total: int,
         state: Callable[[], str],
         write: Callable[[list[Event]], object],
+        *,
+        real_cores: int | None = None,
     ) -> None:
         self._hosts = {host.name: host for host in hosts}
-        super().__init__(fanout, "the transfers", max(INTERVAL, INTERVAL_PER_HOST * len(self._hosts)))
+        shortest = max(INTERVAL, INTERVAL_PER_HOST * len(self._hosts))
+        super().__init__(fanout, "the transfers", affordable(shortest, len(self._hosts), real_cores))
         self._deployment, self._total = deployment, total
         self._vms = {vm.name: vm for vm in vms}
         self._by_address = {str(vm.ip): vm.name for vm in self._vms.values()}

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.hostagent import load_watch, protocol
+from g5kvirt.hostagent import load_watch, protocol, watch
 from g5kvirt.hostagent.load_watch import COST, SHARE, LoadWatch, interval_for
 from g5kvirt.hostagent.onhost.load import cpu_of, load
 from g5kvirt.hostagent.onhost.processes import start_time
+from g5kvirt.hostagent.watch import affordable
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.remote import Fanout, Result
 
@@ -93,6 +94,15 @@ def test_looks_cost_a_bounded_share_of_the_processors(hosts: int, cores: int | N
     assert COST / seconds <= SHARE, "of one core of a host"
     if cores is not None:
         assert hosts * COST / seconds <= SHARE * cores * 1.000001
+
+
+@given(st.integers(1, 5000), st.none() | st.integers(1, 256))
+def test_other_looks_are_rarer_only_where_hosts_share_processors(hosts: int, cores: int | None) -> None:
+    seconds = affordable(25.0, hosts, cores)
+    if cores is None:
+        assert seconds == 25
+    else:
+        assert seconds == pytest.approx(max(25.0, hosts * watch.COST / (watch.SHARE * cores)))
 
 
 def test_agent_counts_vms_and_services_with_what_they_started(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .announcements import Announcements
 from .guest import Guest
 from .image import ImageStore
 from .loop import READABLE, Loop, ready, sleep
-from .netns import Home
+from .netns import Home, drop_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Daemon:
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        drop_capabilities()
         path = f"{self._directory}/light/socket"
         with socket.socket(socket.AF_UNIX) as listener:
             if os.path.exists(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -34,6 +35,7 @@ _FILTER = (
     (0x06, 0, 0, 0xFFFF),
     (0x06, 0, 0, 0),
 )
+_PROGRAM = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _FILTER))
 _SO_ATTACH_FILTER = 26
 
 
@@ -89,17 +91,13 @@ def parse(data: bytes, mac: bytes, xid: int) -> tuple[int, Lease] | None:
 
 
 def _open(home: Home, ns: int, interface: str) -> socket.socket:
-    import ctypes
-
+    # Deaf until it is bound: one that hears every interface before makes bind wait for all processors, 10 ms.
     with home.inside(ns):
-        link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        link.setblocking(False)
+        program = struct.pack("HL", len(_FILTER), ctypes.addressof(_PROGRAM))
+        link.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
         link.bind((interface, 0x0800))
-    link.setblocking(False)
-    program = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
-    kept = ctypes.create_string_buffer(program)
-    link.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_FILTER), ctypes.addressof(kept))
-    )
     return link
 
 

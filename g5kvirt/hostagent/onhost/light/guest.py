@@ -198,7 +198,7 @@ class Guest:
     async def _environment(self, root: Root) -> None:
         """Run what was deployed: answer ssh, until it reboots."""
         await self._address(ipxe=False)
-        power = await root.open()
+        power = root.open()
         tasks = []
         try:
             if root.server is not None:

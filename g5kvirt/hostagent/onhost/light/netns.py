@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import socket
@@ -16,7 +17,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+#: Opened once: each opening makes two classes, and a guest enters namespaces dozens of times.
+LIBC = ctypes.CDLL(None, use_errno=True)
+
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x00020000, 0x04000000, 0x40000000
+
+_PR_CAPBSET_DROP, _CAP_SYS_BOOT, _CAP_SYS_MODULE = 24, 22, 16
 
 #: What a guest calls its interface.
 INTERFACE = "eth0"
@@ -52,19 +58,41 @@ def unshare(kinds: int) -> None:
         _call("unshare", kinds)
 
 
-def _call(name: str, *arguments: int) -> None:
-    import ctypes
+def drop_capabilities() -> None:
+    """Programs that are started from here on may neither load modules nor reboot: a guest's kernel is the
+    host's."""
+    for capability in (_CAP_SYS_BOOT, _CAP_SYS_MODULE):
+        _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments):
+
+def _call(name: str, *arguments: int) -> None:
+    if getattr(LIBC, name)(*arguments):
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
 
 class Home:
-    """The host's own network namespace, to which the process returns after each visit elsewhere."""
+    """The host's own namespaces, to which the process returns after each visit elsewhere."""
 
     def __init__(self) -> None:
-        self.fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.fd, self._mounts, self._names = (
+            os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("net", "mnt", "uts")
+        )
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """The process may take a guest's root, mounts, host name and network here.
+
+        If it cannot return, it ends: it would take the files of a guest for those of the host.
+        """
+        try:
+            yield
+        finally:
+            try:
+                setns(self._mounts, CLONE_NEWNS)  # with them come the host's root and directory
+                setns(self._names, CLONE_NEWUTS)
+                setns(self.fd, CLONE_NEWNET)
+            except OSError as error:
+                raise SystemExit(f"the way back from a guest's namespaces failed: {error}") from None
 
     @contextlib.contextmanager
     def small_tables(self) -> Iterator[None]:

@@ -13,25 +13,25 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import time
 
-from .loop import READABLE, ready
-from .netns import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns, unshare
+from .netns import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, LIBC, setns, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .netns import Home
+
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
-_PR_CAPBSET_DROP, _CAP_SYS_BOOT, _CAP_SYS_MODULE = 24, 22, 16
 _POWER = "/.g5kvirt-power"  #: not in a directory, which in an image may be a link that leads out of it
 _REBOOT = f"#!/bin/sh\necho reboot > {_POWER}\n"
 
-#: ssh servers that an image may have, with the arguments for one connection on standard input and output.
+_SSHD = "mkdir -p /run/sshd; ssh-keygen -A >/dev/null 2>&1; exec /usr/sbin/sshd -i -e"
+#: ssh servers that an image may have, with the program and its arguments for one connection on standard input
+#: and output.
 _SERVERS = (
-    ("usr/sbin/dropbear", ["dropbear", "-i", "-s", "-R"]),
-    ("usr/sbin/sshd", ["sshd", "-i", "-e"]),
+    ("usr/sbin/dropbear", "/usr/sbin/dropbear", ["dropbear", "-i", "-s", "-R"]),
+    ("usr/sbin/sshd", "/bin/sh", ["sh", "-c", _SSHD]),
 )
 #: Files that every user of the guest may read.
 _PUBLIC = ("etc/hostname", "etc/resolv.conf")
@@ -42,9 +42,16 @@ class Root:
     """One guest's root file system: ``image`` (a directory) with changes in ``own``."""
 
     def __init__(
-        self, image: str, own: str, name: str, files: Mapping[str, str], identity: Mapping[str, str]
-    ):
+        self,
+        home: Home,
+        image: str,
+        own: str,
+        name: str,
+        files: Mapping[str, str],
+        identity: Mapping[str, str],
+    ) -> None:
         """``files`` (path → text) are written over those of the image at first."""
+        self._home = home
         self.image = image
         self.identity = dict(identity)  #: deployment, server, …: of the task
         self.name = name
@@ -59,39 +66,30 @@ class Root:
 
     @property
     def server(self) -> tuple[str, list[str]] | None:
-        """The image's ssh server and its arguments; None if it has none."""
-        for path, arguments in _SERVERS:
+        """The program that starts the image's ssh server, and its arguments; None if it has none."""
+        for path, program, arguments in _SERVERS:
             if os.path.exists(f"{self.image}/{path}"):
-                return f"/{path}", arguments
+                return program, arguments
         return None
 
-    async def open(self) -> int:
-        """Mount it, in namespaces of its own; returns the descriptor from which power commands are read."""
-        result, outcome = os.pipe()
-        wait, go = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _become_root(self, outcome, wait)
-        os.close(outcome)
-        os.close(wait)
-        try:
-            await ready(result, READABLE, time.monotonic() + 30.0)
-            message = os.read(result, 4096).decode("utf-8", "replace")
-            if message != "ok":
-                raise OSError(f"the root file system cannot be mounted: {message}")
-            kinds = ("mnt", "uts")
-            self._spaces = [os.open(f"/proc/{child}/ns/{kind}", os.O_RDONLY) for kind in kinds]
-            # by way of the child: a FIFO in an overlay is another one than that of the directory below
-            self._written = True
-            return os.open(f"/proc/{child}/root{_POWER}", os.O_RDWR | os.O_NONBLOCK)
-        finally:
-            os.close(result)
-            os.close(go)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+    def open(self) -> int:
+        """Mount it, in namespaces of its own; returns the descriptor from which power commands are read.
 
-    def become(self) -> None:
-        """In a child process: its root is that of the guest, out of which no link of the image leads."""
+        Raises OSError.
+        """
+        try:
+            with self._home.away():
+                unshare(CLONE_NEWNS | CLONE_NEWUTS)
+                self._spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("mnt", "uts")]
+                self._mount()
+                self._write()
+                return os.open(_POWER, os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:
+            self.close()
+            raise OSError(f"the root file system cannot be mounted: {error}") from None
+
+    def _mount(self) -> None:
+        """Its root becomes that of this process: no link of the image leads out of it."""
         options = f"lowerdir={self.image},upperdir={self._own}/upper,workdir={self._own}/work"
         root = f"{self._own}/root"
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
@@ -107,6 +105,9 @@ class Root:
             _mount("/dev/null", f"{root}/proc/timer_list", None, _MS_BIND)
         os.chroot(root)
         os.chdir("/")
+
+    def _write(self) -> None:
+        """What this guest has of its own."""
         if not self._written:
             for path, text in self._files.items():
                 _replace(path, text, 0o755 if text.startswith("#!") else 0o644 if path in _PUBLIC else 0o600)
@@ -114,36 +115,34 @@ class Root:
             os.remove(_POWER)
         os.mkfifo(_POWER, 0o600)
         socket.sethostname(self.name)
+        self._written = True
 
     def serve(self, connection: socket.socket, ns: int) -> int:
-        """Start the ssh server for one connection, inside the guest; returns its process."""
-        self.used = True
+        """Start the ssh server for one connection, inside the guest; returns its process. Raises OSError."""
         server = self.server
         assert server is not None
-        pid = os.fork()
-        if pid:
-            return pid
-        try:
-            os.setsid()
-            kinds = (CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS)
+        self.used = True
+        connection.setblocking(True)
+        actions = [
+            (os.POSIX_SPAWN_DUP2, connection.fileno(), 0),
+            (os.POSIX_SPAWN_DUP2, connection.fileno(), 1),
+            (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+        ]
+        kinds = (CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS)
+        with self._home.away():
             for fd, kind in zip([ns, *self._spaces], kinds):  # noqa: B905  Python 3.9
                 setns(fd, kind)
             os.chroot(f"{self._own}/root")
             os.chdir("/")
-            null = os.open("/dev/null", os.O_WRONLY)
-            for source, target in ((connection.fileno(), 0), (connection.fileno(), 1), (null, 2)):
-                os.dup2(source, target)
-            connection.setblocking(True)
-            libc = ctypes.CDLL(None)
-            for capability in (_CAP_SYS_BOOT, _CAP_SYS_MODULE):  # its kernel is the host's
-                libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-            if server[0].endswith("sshd"):
-                os.makedirs("/run/sshd", exist_ok=True)
-                subprocess.run(["ssh-keygen", "-A"], stdout=null, stderr=null, env=_ENVIRONMENT, check=False)
-            os.closerange(3, 65536)
-            os.execve(server[0], server[1], _ENVIRONMENT)  # noqa: S606
-        finally:
-            os._exit(127)
+            # A fork would copy the page tables of all guests' process, and then each page that it writes.
+            return os.posix_spawn(
+                server[0],
+                server[1],
+                _ENVIRONMENT,
+                file_actions=actions,
+                setsid=True,
+                setsigdef=[signal.SIGPIPE],
+            )
 
     def close(self) -> None:
         """Without its processes (`kill_processes`) nothing holds the mounts any more."""
@@ -155,21 +154,6 @@ class Root:
         """Everything that the guest has written."""
         self.close()
         shutil.rmtree(self._own, ignore_errors=True)
-
-
-def _become_root(root: Root, outcome: int, wait: int) -> None:
-    """The child process of `Root.open`: never returns."""
-    message = "ok"
-    try:
-        unshare(CLONE_NEWNS | CLONE_NEWUTS)
-        root.become()
-    except OSError as error:
-        message = str(error)
-    try:
-        os.write(outcome, message.encode())
-        os.read(wait, 1)
-    finally:
-        os._exit(0)
 
 
 def _replace(path: str, text: str, mode: int) -> None:
@@ -185,9 +169,8 @@ def _replace(path: str, text: str, mode: int) -> None:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     words = [None if word is None else word.encode() for word in (source, target, kind)]
-    if libc.mount(*words, ctypes.c_ulong(flags), None if data is None else data.encode()):
+    if LIBC.mount(*words, ctypes.c_ulong(flags), None if data is None else data.encode()):
         number = ctypes.get_errno()
         raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
 
