@@ -110,7 +110,8 @@ LEFT JOIN gantt_jobs_predictions g ON g.moldable_job_id = m.moldable_id
 """
 _ASSIGNED = """
 SELECT a.moldable_job_id, r.type, r.network_address, r.cpuset, r.vlan, r.subnet_address, r.subnet_prefix,
-       to_jsonb(r)->>'disk' AS disk, to_jsonb(r)->>'host' AS host
+       CASE r.type WHEN 'disk' THEN to_jsonb(r)->>'disk' END AS disk,
+       CASE r.type WHEN 'disk' THEN to_jsonb(r)->>'host' END AS host
 FROM (SELECT moldable_job_id, resource_id FROM assigned_resources
       WHERE moldable_job_id = ANY(CAST(:ids AS integer[]))
       UNION
@@ -119,6 +120,18 @@ FROM (SELECT moldable_job_id, resource_id FROM assigned_resources
 JOIN resources r ON r.resource_id = a.resource_id
 ORDER BY r.resource_id
 """
+
+# Both tables have an index on the moldable description; a union below the join would be read as a whole.
+_ACTIVE_NODES = " UNION ".join(
+    f"""SELECT r.network_address AS node, j.job_id AS job
+FROM jobs j
+JOIN moldable_job_descriptions m ON m.moldable_job_id = j.job_id
+JOIN {table} a ON a.moldable_job_id = m.moldable_id
+JOIN resources r ON r.resource_id = a.resource_id
+WHERE j.state = ANY(CAST(:states AS varchar[])) AND r.type = 'default'"""  # noqa: S608 - our own words
+    for table in ("assigned_resources", "gantt_jobs_resources")
+)
+_ACTIVE_NODES += " ORDER BY job"  # of two jobs the later one has the node: the other is about to end
 
 Row = Mapping[str, Any]
 
@@ -260,9 +273,9 @@ class Database:
             id=job,
         )
 
-    def active_jobs(self) -> list[Job]:
-        """Jobs that have their resources now; a node in none of them is free."""
-        return self.jobs(ACTIVE)
+    def active_nodes(self) -> dict[str, int]:
+        """Node → job that has it now; any other is free."""
+        return {row["node"]: row["job"] for row in self._rows(_ACTIVE_NODES, states=list(ACTIVE))}
 
     def reservation_starts(self) -> tuple[float, ...]:
         """Start times of the waiting advance reservations, in ascending order."""

@@ -79,8 +79,7 @@ def watch_site(
             dirty = machines.dirty(site)
             if not dirty:
                 continue
-            active = {node: job.id for job in database.active_jobs() for node in job.assigned.nodes}
-            clean, owners = plan_cleanup(dirty, owners, active)
+            clean, owners = plan_cleanup(dirty, owners, database.active_nodes())
         except (TestbedError, OSError) as error:
             log.warning("%s: %s", site, error)
             continue

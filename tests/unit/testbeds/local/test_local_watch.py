@@ -92,7 +92,7 @@ def test_watching_a_site_goes_on_after_an_unexpected_error(
     watch_site(
         "nancy",
         cast(Any, SimpleNamespace(node=lambda name: name)),
-        cast(Any, SimpleNamespace(reservation_starts=lambda: [], active_jobs=lambda: [])),
+        cast(Any, SimpleNamespace(reservation_starts=lambda: [], active_nodes=lambda: {})),
         cast(Any, SimpleNamespace(dirty=dirty, clean=clean)),
         lambda: None,
         lambda: next(remaining),
