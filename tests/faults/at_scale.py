@@ -88,7 +88,7 @@ def strike(state: State, run: Path, seed: int) -> set[str]:
     return set(lost)
 
 
-def judged(run: Path, lost: set[str]) -> dict[str, Any]:
+def judged(run: Path, lost: set[str], struck: float) -> dict[str, Any]:
     """What became of the guests; ``problems`` is empty if all is as it has to be."""
     frames = Frames(read_events(run / "journal.jsonl"))
     known = frames.measurements
@@ -97,7 +97,9 @@ def judged(run: Path, lost: set[str]) -> dict[str, Any]:
     failed = rows[rows["outcome"] == "failed"]
     safe = set(frames.vms.loc[~frames.vms["host"].isin(lost), "name"])
     everyone = set(frames.vms["name"])
+    late = rows["vm"][(rows["outcome"] == "deployed") & (rows["end"] > struck + 1)]
     problems = {
+        "deployed after their host was lost": sorted(set(late) - safe),
         "no account": sorted(everyone - deployed - set(failed["vm"])),
         "on hosts that live, not deployed": sorted(safe - deployed),
         "failed without step or reason": sorted(
@@ -109,6 +111,7 @@ def judged(run: Path, lost: set[str]) -> dict[str, Any]:
         "deployed": len(deployed),
         "failed": len(failed),
         "on lost hosts": len(everyone - safe),
+        "of them deployed before": len(deployed - safe),
         "reasons": failed["reason"].value_counts().head(5).to_dict(),
         "problems": {what: names[:10] for what, names in problems.items() if names},
     }
@@ -126,17 +129,17 @@ def play(vms: int, seed: int = 1) -> dict[str, Any]:
             try:
                 progress = Progress(run / "journal.jsonl")
                 wait(lambda: process.poll() is not None or progress.look() >= vms // 10, timeout=BOUND)
-                struck = time.time()
                 lost = strike(state, run, seed)
+                struck = time.time()
                 out, errors = process.communicate(timeout=BOUND)
             finally:
                 process.kill()
                 process.wait(20)
             if process.returncode:
                 raise RuntimeError(errors[-2000:])
-            found = judged(run, lost)
             last = json.loads(out.splitlines()[-1])
-            return {"hosts lost": len(lost), "image on": progress.images, **found, **last, "struck": struck}
+            found = judged(run, lost, struck)
+            return {"hosts lost": len(lost), "images by then": progress.images, **found, **last}
         finally:
             lifecycle.down(name)
 
