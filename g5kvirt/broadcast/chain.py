@@ -38,6 +38,7 @@ __all__ = [
     "Stop",
     "chain",
     "http",
+    "limits_for",
     "natural",
     "order",
 ]
@@ -47,6 +48,8 @@ KINDS: tuple[Kind, ...] = ("chain", "tree", "http")
 
 #: Where hosts listen for their successors and their VMs.
 PORT = 25390
+#: Seconds of a core to start a relay, with the other end of its call and what else is started meanwhile.
+START_SECONDS = 0.2
 #: A host knows so many predecessors: if it knew all, what is sent would grow with the square of the hosts.
 REACH = 16
 #: On the hosts' RAM disk: goes when the host agent's teardown unmounts it.
@@ -111,6 +114,23 @@ class ChainPlan:
                 address, port = stop.open[0]
                 return f"http://{_bracketed(address)}:{port}/{self.image.sha256}"
         raise KeyError(host.name)
+
+
+def limits_for(hosts: int, real_cores: int | None, *, deadline: float) -> dict[str, float]:
+    """The limits of as many relays (see `relay.limits`); ``deadline``: seconds for the whole broadcast.
+
+    Where all hosts share the ``real_cores`` of one machine, relays start one after another and answer late:
+    with those for hosts of their own, two thirds of 355 gave up before their predecessor had started.
+    """
+    if real_cores is None:
+        return {"deadline": deadline}
+    started = hosts * START_SECONDS / real_cores
+    return {
+        "deadline": deadline,
+        "grace": max(DEFAULTS["grace"], started),
+        "patience": max(DEFAULTS["patience"], 3 * started),
+        "answer": max(DEFAULTS["answer"], started / 20),
+    }
 
 
 def natural(name: str) -> tuple[tuple[int, int | str], ...]:

@@ -10,9 +10,10 @@ from chainhosts import HEAD, IMAGE, SUM, host
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g5kvirt.broadcast.chain import REACH, Payload, chain, http, order
+from g5kvirt.broadcast.chain import REACH, Payload, chain, http, limits_for, order
 from g5kvirt.errors import SpecError
 from g5kvirt.hostagent.onhost.relay.http import URL
+from g5kvirt.hostagent.onhost.relay.limits import DEFAULTS
 from g5kvirt.inventory import Host
 
 hosts = st.lists(
@@ -106,3 +107,15 @@ def test_invalid_plan_is_refused(change: dict[str, Any]) -> None:
 def test_payload_needs_a_sum_and_a_size(sha256: str, size: int) -> None:
     with pytest.raises(SpecError):
         Payload(sha256, size)
+
+
+@given(st.integers(1, 1000), st.none() | st.integers(1, 64))
+def test_relays_wait_longer_only_where_many_hosts_share_processors(hosts: int, cores: int | None) -> None:
+    limits = {**DEFAULTS, **limits_for(hosts, cores, deadline=600.0)}
+    assert limits["deadline"] == 600
+    assert all(limits[name] >= value for name, value in DEFAULTS.items() if name != "deadline")
+    if cores is None or hosts <= 10 * cores:
+        assert limits == {**DEFAULTS, "deadline": 600.0}
+    else:
+        assert limits["patience"] > limits["grace"] > limits["answer"]
+    assert not limits.keys() - DEFAULTS.keys()

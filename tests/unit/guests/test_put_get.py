@@ -42,6 +42,7 @@ class World:
         self.context: Any = SimpleNamespace(
             run=SimpleNamespace(path=folder, name="one"),
             journal=SimpleNamespace(state=state),
+            testbed=SimpleNamespace(real_cores=None),
             spec=None,
             fanout=self,
             access=None,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: time since the last byte: hundreds of relays that wait for those before them may share one processor.
 FETCH_TICK = 0.005
 TICK = 0.1
+START_TICK = 1.0  #: as long as nothing has come: those before us may be starting
 IDLE_TICK = 2.0  #: when all is here and nobody wants it
 CONNECTIONS = 1024  #: at once
 FOR_SUCCESSORS = 256  #: of them, which VMs do not get
@@ -99,7 +100,8 @@ class Relay:
             return IDLE_TICK
         if self.arrived is not None:
             return TICK
-        return min(TICK, max(FETCH_TICK, (self.now - self.fetch.arrivals.last) / 10))
+        longest = START_TICK if self.fetch.arrivals.first is None else TICK
+        return min(longest, max(FETCH_TICK, (self.now - self.fetch.arrivals.last) / 10))
 
     def begin(self) -> None:
         """Check that there is something to do, and room for it."""
