@@ -23,7 +23,7 @@ import os
 import sys
 import time
 
-from .processes import EXPECTED_ERRORS
+from .processes import EXPECTED_ERRORS, next_look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,15 +106,15 @@ def perform(request: Record, home: str) -> None:
 def locked(home: str, limit: float = 60.0) -> IO[str]:
     """Hold the host's lock: two connections never change the same host at once. Returns the open file."""
     file = open(f"{home}/lock", "w", encoding="ascii")  # its closing releases the lock
-    deadline = time.monotonic() + limit
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > began + limit:
                 raise OSError(f"another agent has been running on this host for {limit:g} s") from None
-            time.sleep(0.01)
+            time.sleep(next_look(began, 0.01))
 
 
 def read_document(text: str) -> tuple[str, list[Record]]:

@@ -71,6 +71,14 @@ def is_alive(record: Record) -> bool:
     return bool(record.get("pid")) and began is not None and start_time(record["pid"]) == began
 
 
+def next_look(began: float, shortest: float, longest: float = 1.0) -> float:
+    """Seconds until the next look at what has been awaited since ``began``, by the monotonic clock.
+
+    A tenth of that time: hundreds of hosts that wait for each other may share one machine.
+    """
+    return min(longest, max(shortest, (time.monotonic() - began) / 10))
+
+
 def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
     """End processes: SIGTERM to all, ``limit`` seconds to obey together, then SIGKILL."""
     left = [r for r in records if is_alive(r)]
@@ -80,11 +88,11 @@ def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
                 os.kill(record["pid"], number)
             except ProcessLookupError:
                 pass
-        deadline = time.monotonic() + patience
-        while left and time.monotonic() < deadline:
+        began = time.monotonic()
+        while left and time.monotonic() < began + patience:
             left = [r for r in left if is_alive(r)]
             if left:
-                time.sleep(0.01)
+                time.sleep(next_look(began, 0.01))
     if left:
         raise OSError(f"processes {[r['pid'] for r in left]} did not end")
 

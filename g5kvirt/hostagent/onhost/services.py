@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 
-from .processes import attempt, detach, is_alive, kill_group, run, start_time, terminate
+from .processes import attempt, detach, is_alive, kill_group, next_look, run, start_time, terminate
 from .records import check_name, load_record, read_text, requested_names, tail, write_text
 from .supervisor import supervise
 
@@ -151,7 +151,7 @@ def wait_until_ready(place: str, old: Record, since: int, ready: Record, limit: 
                 return
             else:
                 why = f"it does not log {ready['log']!r}"
-        time.sleep(max(0.02, (time.monotonic() - began) / 10))  # hundreds may wait on one machine
+        time.sleep(next_look(began, 0.02, limit))
     raise OSError(f"not ready within {limit:g} s: {why}; its log ends: {tail(f'{place}/log')}")
 
 

@@ -38,7 +38,7 @@ class Daemon:
         self._directory = home_directory
         self._loop = Loop()
         self._home = Home()
-        self._images = ImageStore(f"{home_directory}/light/images")
+        self._images = ImageStore(f"{home_directory}/light/images", self._loop)
         self._announcements = Announcements(self._home, self._loop)
         self._guests: dict[str, Guest] = {}
         self._lives: dict[str, Task] = {}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import time
 
 from ..records import tail
-from .loop import sleep
+from .loop import READABLE, Signal, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
+
+    from .loop import Loop
 
 #: Device files are left out: the host's /dev is over them, and a container may not make any.
 _TAR = ["tar", "-x", "--numeric-owner", "--anchored", "--exclude=dev/*", "--exclude=./dev/*"]
 _FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"], "zstd": ["--zstd"]}
 #: Seconds to unpack an image.
 LIMIT = 300.0
+_LOOK = 0.25  #: seconds between two looks at how much that is by now
 #: Bytes that an image may have unpacked: a small archive may hold very much of nothing.
 MOST = 2 << 30
 
@@ -26,8 +30,10 @@ MOST = 2 << 30
 class ImageStore:
     """Unpacked images below ``place``, by their SHA-256."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, loop: Loop) -> None:
         self._place = place
+        self._loop = loop
+        self._released = Signal()
         self._writers: dict[str, Writer] = {}
         shutil.rmtree(place, ignore_errors=True)  # of a process that was killed: nobody knows what is whole
         os.makedirs(place, mode=0o700)
@@ -47,13 +53,15 @@ class ImageStore:
         self._writers[sha256] = writer = Writer(self, sha256)
         return writer
 
-    def is_written(self, sha256: str) -> bool:
-        """Whether a guest is at it."""
-        return sha256 in self._writers
+    async def written(self, sha256: str) -> None:
+        """Wait until no guest is at it."""
+        while sha256 in self._writers:
+            await self._released.wait(float("inf"))
 
     def release(self, sha256: str) -> None:
         """Its writer has ended."""
         self._writers.pop(sha256, None)
+        self._loop.fire(self._released)
 
 
 class Writer:
@@ -81,20 +89,25 @@ class Writer:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
             )
+        ended = os.pidfd_open(process.pid)
         try:
             deadline = time.monotonic() + LIMIT
             before = self._free()
-            while process.poll() is None:
-                if time.monotonic() > deadline:
+            has_ended = False
+            while not has_ended:
+                with contextlib.suppress(TimeoutError):
+                    await ready(ended, READABLE, time.monotonic() + _LOOK)
+                has_ended = process.poll() is not None
+                if not has_ended and time.monotonic() > deadline:
                     return f"not unpacked within {LIMIT:g} s"
                 if before - self._free() > MOST:
                     return f"it unpacks to more than {MOST >> 20} MiB, which a host keeps in its memory"
-                await sleep(0.01)
             # tar's last line says only that there was an error
             message = [line for line in tail(said).splitlines() if "due to previous errors" not in line]
         finally:
             process.kill()
             process.wait()
+            os.close(ended)
             os.remove(said)
         if process.returncode:
             return message[-1] if message else f"tar ended with {process.returncode}"

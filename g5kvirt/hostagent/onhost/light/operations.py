@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 
-from ..processes import detach, is_alive
+from ..processes import detach, is_alive, next_look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,15 +81,15 @@ def _ensure_daemon(home: str) -> None:
     from .daemon import Daemon  # only here: hosts of VMs do without
 
     pid = detach(lambda: Daemon(home).run(), f"{home}/light/log", COMMAND_NAME)
-    deadline = time.monotonic() + START_LIMIT
+    began = time.monotonic()
     while not _answers(home):
         if os.waitpid(pid, os.WNOHANG)[0]:
             raise OSError(f"the process of the light guests ended at once: see {home}/light/log")
-        if time.monotonic() > deadline:
+        if time.monotonic() > began + START_LIMIT:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise OSError(f"the process of the light guests does not answer within {START_LIMIT:g} s")
-        time.sleep(0.005)
+        time.sleep(next_look(began, 0.005))
 
 
 def _answers(home: str) -> bool:

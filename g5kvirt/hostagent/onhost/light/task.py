@@ -100,8 +100,7 @@ async def _fetch(guest: Guest, values: Mapping[str, str]) -> int:
             if writer is not None:
                 writer.close()
         if not reason:
-            while guest.images.is_written(sha256):
-                await sleep(0.02)
+            await guest.images.written(sha256)
             if guest.images.is_ready(sha256):
                 return number
             reason = "the guest that unpacked it was stopped"

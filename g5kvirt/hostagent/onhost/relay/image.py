@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+from ..processes import next_look
 from .priority import set_scheduler
 
 TYPE_CHECKING = False
@@ -89,12 +90,15 @@ class StoredFile:
             set_scheduler(0, os.SCHED_IDLE)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             digest, at, view = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
+            last = time.monotonic()
             while at < self.size and os.getppid() == parent:
                 got = os.preadv(self.fd, [view[: min(CHUNK, self.size - at)]], at)
                 digest.update(view[:got])
                 at += got
-                if not got:
-                    time.sleep(0.02)
+                if got:
+                    last = time.monotonic()
+                else:
+                    time.sleep(next_look(last, 0.02))
             if at == self.size:
                 os.write(answer, digest.hexdigest().encode())
         finally:

@@ -38,7 +38,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int
 
 def unpack(place: Path, data: bytes, compression: str = "none") -> tuple[str, Path]:
     """Why it failed, or "", and where the image is."""
-    store = ImageStore(str(place))
+    loop = Loop()
+    store = ImageStore(str(place), loop)
     writer = store.writer(SHA)
     assert writer is not None
     writer.write(data)
@@ -48,7 +49,6 @@ def unpack(place: Path, data: bytes, compression: str = "none") -> tuple[str, Pa
         results.append(await writer.unpack(compression))
         await sleep(0.01)  # an event, after which the loop looks whether it is done
 
-    loop = Loop()
     loop.spawn(run())
     end = time.monotonic() + 20
     loop.run(lambda: not results and time.monotonic() < end)
@@ -120,3 +120,33 @@ def test_an_archive_that_unpacks_to_very_much_is_given_up(
     assert "unpacks to more than 1 MiB" in reason
     assert not root.exists()
     assert list(root.parent.iterdir()) == [], "nothing of it stays"
+
+
+def test_guests_that_wait_for_the_writer_go_on_when_it_ends(tmp_path: Path) -> None:
+    loop = Loop()
+    store = ImageStore(str(tmp_path / "images"), loop)
+    writer = store.writer(SHA)
+    assert writer is not None
+    assert store.writer(SHA) is None, "one writes it"
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        await store.written(SHA)
+        woken.append(number)
+        await sleep(0.0)
+
+    async def end() -> None:
+        await sleep(0.05)
+        assert not woken
+        loop.cancel(given_up)
+        writer.close()
+        await sleep(0.05)
+
+    for number in range(3):
+        loop.spawn(wait(number))
+    given_up = loop.spawn(wait(3))
+    loop.spawn(end())
+    deadline = time.monotonic() + 5
+    loop.run(lambda: len(woken) < 3 and time.monotonic() < deadline)
+    assert sorted(woken) == [0, 1, 2]
+    assert not store.is_ready(SHA)
