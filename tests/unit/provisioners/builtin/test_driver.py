@@ -151,6 +151,7 @@ def driving(
         key=str(keys / "id_ed25519"),
         check_key=keys / "check",
         spec=SimpleNamespace(timeouts=timeouts, guest=guest),
+        testbed=SimpleNamespace(real_cores=None),
     )
     reached: Any = guests or Guests(machines)
     try:

@@ -45,7 +45,10 @@ class Lab:
             layout=SimpleNamespace(machines=(machine,)),
             addresses={host.name: IPv4Address(9) for host in HOSTS},
         )
-        context: Any = SimpleNamespace(fanout=self, spec=SimpleNamespace(timeouts=Timeouts()))
+        testbed = SimpleNamespace(real_cores=None)
+        context: Any = SimpleNamespace(
+            fanout=self, spec=SimpleNamespace(timeouts=Timeouts()), testbed=testbed
+        )
         image: Any = SimpleNamespace(sha256="a" * 64, size=1000, path=Path("/nowhere"))
         self.transport = Transport(context, cluster, VMS, image, self.reports.append, self.released.append)
         monkeypatch.setattr(transport, "Fanout", lambda *_, **__: self)
