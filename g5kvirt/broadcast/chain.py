@@ -120,7 +120,8 @@ def limits_for(hosts: int, real_cores: int | None, *, deadline: float) -> dict[s
     """The limits of as many relays (see `relay.limits`); ``deadline``: seconds for the whole broadcast.
 
     Where all hosts share the ``real_cores`` of one machine, relays start one after another and answer late:
-    with those for hosts of their own, two thirds of 355 gave up before their predecessor had started.
+    with the limits for hosts that have their own processors, two thirds of 355 gave up before their
+    predecessor had started.
     """
     if real_cores is None:
         return {"deadline": deadline}

@@ -14,9 +14,10 @@ __all__ = ["Watch", "affordable"]
 log = logging.getLogger(__name__)
 
 
-#: Seconds of a core that a call of a host takes with its answer, and the share of the processors that looks
-#: may take where all hosts share one machine: at 355 hosts there, looks every 25 s took an eighth of them.
+#: Seconds of a core that a call of a host takes with its answer.
 COST = 0.02
+#: Share of the processors that looks may take where all hosts share one machine: with 355 hosts, looks every
+#: 25 s took an eighth of them.
 SHARE = 0.02
 
 

@@ -82,8 +82,11 @@ def strike(state: State, run: Path, seed: int) -> set[str]:
     for host in lost:
         host_processes(Scene(state, host, run))
     scene = Scene(state, other, run)
-    scene.kill(scene.processes(name="g5kvirt-relay", within=scene.container(scene.node.uid)))
+    relays = scene.processes(name="g5kvirt-relay", within=scene.container(scene.node.uid))
     nginx = scene.processes(command="nginx: master")
+    assert relays
+    assert nginx
+    scene.kill(relays)
     scene.kill([draw.choice(nginx)])
     return set(lost)
 
@@ -129,6 +132,8 @@ def play(vms: int, seed: int = 1) -> dict[str, Any]:
             try:
                 progress = Progress(run / "journal.jsonl")
                 wait(lambda: process.poll() is not None or progress.look() >= vms // 10, timeout=BOUND)
+                if process.poll() is not None:
+                    raise RuntimeError(f"it was over too early: {process.communicate()[1][-2000:]}")
                 lost = strike(state, run, seed)
                 struck = time.time()
                 out, errors = process.communicate(timeout=BOUND)

@@ -114,7 +114,7 @@ def locked(home: str, limit: float = 60.0) -> IO[str]:
         except BlockingIOError:
             if time.monotonic() > began + limit:
                 raise OSError(f"another agent has been running on this host for {limit:g} s") from None
-            time.sleep(next_look(began, 0.01))
+            time.sleep(next_look(began, 0.01, 0.1))  # a newcomer must not always be first
 
 
 def read_document(text: str) -> tuple[str, list[Record]]:

@@ -93,6 +93,7 @@ def terminate(records: Iterable[Record], limit: float = 3.0) -> None:
             left = [r for r in left if is_alive(r)]
             if left:
                 time.sleep(next_look(began, 0.01))
+        left = [r for r in left if is_alive(r)]
     if left:
         raise OSError(f"processes {[r['pid'] for r in left]} did not end")
 

@@ -131,7 +131,7 @@ JOIN resources r ON r.resource_id = a.resource_id
 WHERE j.state = ANY(CAST(:states AS varchar[])) AND r.type = 'default'"""  # noqa: S608 - our own words
     for table in ("assigned_resources", "gantt_jobs_resources")
 )
-_ACTIVE_NODES += " ORDER BY job"  # of two jobs the later one has the node: the other is about to end
+_ACTIVE_NODES += " ORDER BY job"  # a node in two jobs is the later one's: the other is about to end
 
 Row = Mapping[str, Any]
 

@@ -91,7 +91,8 @@ def parse(data: bytes, mac: bytes, xid: int) -> tuple[int, Lease] | None:
 
 
 def _open(home: Home, ns: int, interface: str) -> socket.socket:
-    # Deaf until it is bound: one that hears every interface before makes bind wait for all processors, 10 ms.
+    # It hears nothing until it is bound. After a socket that hears every interface, bind waits until all
+    # processors have noticed, 10 ms.
     with home.inside(ns):
         link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         link.setblocking(False)

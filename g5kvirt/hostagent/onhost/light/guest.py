@@ -233,9 +233,10 @@ class Guest:
                 self.reap()
                 with connection:
                     if len(self.sessions) < MOST_SESSIONS:
-                        # no process may be left: this one is refused, and the guest goes on
-                        with contextlib.suppress(OSError):
+                        try:
                             self.sessions.add(root.serve(connection, self.ns))
+                        except OSError as error:  # no process is left, or no ssh server: the guest goes on
+                            self.log(f"ssh: {error}")
 
     def reap(self) -> None:
         """Collect ssh servers that have ended."""
@@ -248,7 +249,7 @@ class Guest:
 
     def end_processes(self) -> None:
         """Kill what runs in the guest."""
-        for pid in self.sessions:  # one that has not entered the guest yet, too
+        for pid in self.sessions:  # one that has left the guest's network, too
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.root is not None and self.root.used:

@@ -89,8 +89,9 @@ class Writer:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
             )
-        ended = os.pidfd_open(process.pid)
+        ended = -1
         try:
+            ended = os.pidfd_open(process.pid)
             deadline = time.monotonic() + LIMIT
             before = self._free()
             has_ended = False
@@ -107,7 +108,8 @@ class Writer:
         finally:
             process.kill()
             process.wait()
-            os.close(ended)
+            if ended >= 0:
+                os.close(ended)
             os.remove(said)
         if process.returncode:
             return message[-1] if message else f"tar ended with {process.returncode}"

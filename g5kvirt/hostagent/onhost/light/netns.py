@@ -77,6 +77,7 @@ class Home:
         self.fd, self._mounts, self._names = (
             os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("net", "mnt", "uts")
         )
+        self.null = os.open(os.devnull, os.O_WRONLY)
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
@@ -92,7 +93,8 @@ class Home:
                 setns(self._names, CLONE_NEWUTS)
                 setns(self.fd, CLONE_NEWNET)
             except OSError as error:
-                raise SystemExit(f"the way back from a guest's namespaces failed: {error}") from None
+                os.write(2, f"the way back from a guest's namespaces failed: {error}\n".encode())
+                os._exit(1)  # nothing may be cleaned up here
 
     @contextlib.contextmanager
     def small_tables(self) -> Iterator[None]:

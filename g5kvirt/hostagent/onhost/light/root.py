@@ -80,16 +80,20 @@ class Root:
         try:
             with self._home.away():
                 unshare(CLONE_NEWNS | CLONE_NEWUTS)
-                self._spaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("mnt", "uts")]
+                for kind in ("mnt", "uts"):
+                    self._spaces.append(os.open(f"/proc/self/ns/{kind}", os.O_RDONLY))
                 self._mount()
                 self._write()
                 return os.open(_POWER, os.O_RDWR | os.O_NONBLOCK)
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise OSError(f"the root file system cannot be mounted: {error}") from None
+            if isinstance(error, OSError):
+                raise OSError(f"the root file system cannot be mounted: {error}") from None
+            raise
 
     def _mount(self) -> None:
-        """Its root becomes that of this process: no link of the image leads out of it."""
+        """Its root becomes that of this process: the image's links are followed within it, where /proc is the
+        host's."""
         options = f"lowerdir={self.image},upperdir={self._own}/upper,workdir={self._own}/work"
         root = f"{self._own}/root"
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
@@ -126,7 +130,7 @@ class Root:
         actions = [
             (os.POSIX_SPAWN_DUP2, connection.fileno(), 0),
             (os.POSIX_SPAWN_DUP2, connection.fileno(), 1),
-            (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, self._home.null, 2),  # a guest's own may be anything, by now
         ]
         kinds = (CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS)
         with self._home.away():
