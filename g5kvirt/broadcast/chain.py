@@ -116,18 +116,17 @@ class ChainPlan:
         raise KeyError(host.name)
 
 
-def limits_for(hosts: int, real_cores: int | None, *, deadline: float) -> dict[str, float]:
-    """The limits of as many relays (see `relay.limits`); ``deadline``: seconds for the whole broadcast.
+def limits_for(hosts: int, real_cores: int | None) -> dict[str, float]:
+    """The limits of as many relays that are not the usual ones (see `relay.limits`).
 
     Where all hosts share the ``real_cores`` of one machine, relays start one after another and answer late:
     with the limits for hosts that have their own processors, two thirds of 355 gave up before their
     predecessor had started.
     """
     if real_cores is None:
-        return {"deadline": deadline}
+        return {}
     started = hosts * START_SECONDS / real_cores
     return {
-        "deadline": deadline,
         "grace": max(DEFAULTS["grace"], started),
         "patience": max(DEFAULTS["patience"], 3 * started),
         "answer": max(DEFAULTS["answer"], started / 20),
@@ -161,13 +160,15 @@ def chain(
     port: int = PORT,
     store: str = STORE,
     limits: Mapping[str, float] | None = None,
+    real_cores: int | None = None,
     service: str = "relay",
 ) -> ChainPlan:
     """Plan a chain. ``head_url``: the complete image on any HTTP server that supports ranges (nginx on
     a service machine, for example). ``heads``: site → (name, URL) of one there, where a site has its
     own: the first of its hosts takes the image from it, so that nothing comes from another site; if it is
-    gone, from the site before. ``open_at``: host's name → its address in the VM network. ``service``: the
-    relays' name, with a ``port`` of its own. Nothing is touched.
+    gone, from the site before. ``open_at``: host's name → its address in the VM network. ``real_cores``:
+    those that all hosts share, if they do. ``service``: the relays' name, with a ``port`` of its own.
+    Nothing is touched.
 
     Raises SpecError for a head URL that relays cannot use, an unknown limit, or no host.
     """
@@ -189,7 +190,8 @@ def chain(
         )
         for n, host in enumerate(line)
     )
-    return ChainPlan("chain", image, stops, secrets.token_hex(16), store, dict(limits or {}), service)
+    limits = {**limits_for(len(line), real_cores), **(limits or {})}
+    return ChainPlan("chain", image, stops, secrets.token_hex(16), store, limits, service)
 
 
 def _before(

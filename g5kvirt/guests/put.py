@@ -100,16 +100,16 @@ def _plan(context: Context, archive: Archive, vms: Sequence[VM], timeout: float)
     head = _head(context)
     used = {vm.host for vm in vms}
     cluster = cluster_state(context.spec, context.journal.state)
-    hosts = [host for host in cluster.hosts if host.name in used]
     return chain.chain(
-        hosts,
+        [host for host in cluster.hosts if host.name in used],
         chain.Payload(archive.sha256, archive.size),
         head_url=f"http://{head.addresses[head.host.site]}:80/{FILES}/{archive.sha256}",
         head_name=head.host.name,
         head_site=head.host.site,
         port=PORT,
         store=STORE,
-        limits=chain.limits_for(len(hosts), context.testbed.real_cores, deadline=timeout),
+        limits={"deadline": timeout},
+        real_cores=context.testbed.real_cores,
         service=SERVICE,
     )
 

@@ -24,7 +24,7 @@ from scripts import start
 from victims import Scene, host_processes
 
 from g5kvirt.cli.demo import SLIDES_VMS, slides_sites
-from g5kvirt.run.journal import read_events
+from g5kvirt.run.journal import Journal
 from g5kvirt.run.tables import Frames
 from g5kvirt.testbeds.described.description import make
 from g5kvirt.testbeds.local import lifecycle
@@ -50,32 +50,21 @@ finally:
 class Progress:
     """How many guests have their image, by what is new in a journal."""
 
-    def __init__(self, journal: Path) -> None:
-        self._journal, self._at = journal, 0
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self._read = journal, 0
         self.images = 0
 
     def look(self) -> int:
-        if self._journal.exists():
-            with self._journal.open("rb") as file:
-                file.seek(self._at)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    self._at += len(line)
-                    if b'"image"' in line:
-                        event = json.loads(line)
-                        self.images += (event["step"], event["kind"], event["status"]) == (
-                            "image",
-                            "vm",
-                            "ok",
-                        )
+        new = self._journal.since(self._read)
+        self._read += len(new)
+        self.images += sum((e.step, e.kind, e.status) == ("image", "vm", "ok") for e in new)
         return self.images
 
 
-def strike(state: State, run: Path, seed: int) -> set[str]:
+def strike(state: State, journal: Journal, seed: int) -> set[str]:
     """Break what is to break; returns the hosts that are lost."""
     draw = random.Random(seed)
-    vms = Frames(read_events(run / "journal.jsonl")).vms
+    run, vms = journal.path.parent, Frames(list(journal)).vms
     hosts = sorted(set(vms["host"]))
     lost = draw.sample(hosts, max(1, len(hosts) // 100))
     other = draw.choice([host for host in hosts if host not in lost])
@@ -91,9 +80,9 @@ def strike(state: State, run: Path, seed: int) -> set[str]:
     return set(lost)
 
 
-def judged(run: Path, lost: set[str], struck: float) -> dict[str, Any]:
+def judged(journal: Journal, lost: set[str], struck: float) -> dict[str, Any]:
     """What became of the guests; ``problems`` is empty if all is as it has to be."""
-    frames = Frames(read_events(run / "journal.jsonl"))
+    frames = Frames(list(journal))
     known = frames.measurements
     rows = known.vms[known.vms["deployment"] == known.deployments["deployment"].iloc[-1]]
     deployed = set(rows["vm"][rows["outcome"] == "deployed"])
@@ -127,14 +116,14 @@ def play(vms: int, seed: int = 1) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         state = lifecycle.up(name, make(machines, switch="managed"))
         try:
-            run = Path(folder) / "faults"
+            journal = Journal.open(Path(folder) / "faults/journal.jsonl")
             process = start(SCRIPT % vms, state, Path(folder))
             try:
-                progress = Progress(run / "journal.jsonl")
+                progress = Progress(journal)
                 wait(lambda: process.poll() is not None or progress.look() >= vms // 10, timeout=BOUND)
                 if process.poll() is not None:
                     raise RuntimeError(f"it was over too early: {process.communicate()[1][-2000:]}")
-                lost = strike(state, run, seed)
+                lost = strike(state, journal, seed)
                 struck = time.time()
                 out, errors = process.communicate(timeout=BOUND)
             finally:
@@ -143,7 +132,7 @@ def play(vms: int, seed: int = 1) -> dict[str, Any]:
             if process.returncode:
                 raise RuntimeError(errors[-2000:])
             last = json.loads(out.splitlines()[-1])
-            found = judged(run, lost, struck)
+            found = judged(journal, lost, struck)
             return {"hosts lost": len(lost), "images by then": progress.images, **found, **last}
         finally:
             lifecycle.down(name)

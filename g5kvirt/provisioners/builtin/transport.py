@@ -81,16 +81,16 @@ class Transport:
             for site, m in machines.items()
         }
         site, (name, url) = next(iter(heads.items()))
-        hosts = [host for host in self._cluster.hosts if host.name in self._used]
         plan = chain.chain(
-            hosts,
+            [host for host in self._cluster.hosts if host.name in self._used],
             chain.Payload(self._image.sha256, self._image.size),
             head_url=url,
             head_name=name,
             head_site=site,
             heads=heads,
             open_at={name: str(a) for name, a in self._cluster.addresses.items()},
-            limits=chain.limits_for(len(hosts), self._context.testbed.real_cores, deadline=self._limit),
+            limits={"deadline": self._limit},
+            real_cores=self._context.testbed.real_cores,
         )
         return chain.http(plan) if variant == "http" else plan
 

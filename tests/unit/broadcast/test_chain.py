@@ -111,7 +111,7 @@ def test_payload_needs_a_sum_and_a_size(sha256: str, size: int) -> None:
 
 @given(st.integers(1, 1000), st.none() | st.integers(1, 64))
 def test_relays_wait_longer_only_where_many_hosts_share_processors(hosts: int, cores: int | None) -> None:
-    limits = {**DEFAULTS, **limits_for(hosts, cores, deadline=600.0)}
+    limits = {**DEFAULTS, **limits_for(hosts, cores), "deadline": 600.0}
     assert limits["deadline"] == 600
     assert all(limits[name] >= value for name, value in DEFAULTS.items() if name != "deadline")
     if cores is None or hosts <= 10 * cores:

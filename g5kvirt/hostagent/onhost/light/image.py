@@ -22,9 +22,9 @@ _TAR = ["tar", "-x", "--numeric-owner", "--anchored", "--exclude=dev/*", "--excl
 _FLAGS = {"none": [], "gzip": ["-z"], "bzip2": ["-j"], "xz": ["-J"], "zstd": ["--zstd"]}
 #: Seconds to unpack an image.
 LIMIT = 300.0
-_LOOK = 0.25  #: seconds between two looks at how much that is by now
 #: Bytes that an image may have unpacked: a small archive may hold very much of nothing.
 MOST = 2 << 30
+_LOOK = 0.25  #: seconds between two looks at how many there are by now
 
 
 class ImageStore:
