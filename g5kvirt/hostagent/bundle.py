@@ -17,6 +17,8 @@ import tarfile
 from functools import cache
 from pathlib import Path
 
+from g5kvirt.hostagent import bootstrap
+from g5kvirt.hostagent.bootstrap import NO_PYTHON
 from g5kvirt.remote.connections import Program
 
 __all__ = ["DIRECTORY", "HAS_PYTHON", "INSTALL", "NO_PYTHON", "SESSION", "archive", "unpack"]
@@ -24,59 +26,11 @@ __all__ = ["DIRECTORY", "HAS_PYTHON", "INSTALL", "NO_PYTHON", "SESSION", "archiv
 #: What Python runs. The package itself is imported from the same directory, even with -I.
 _MAIN = b"import sys\n\nfrom onhost.main import main\n\nsys.exit(main(sys.argv[1:]))\n"
 
-#: What a host without python3 writes on standard error instead of anything else, whatever its language is.
-NO_PYTHON = "g5kvirt: this host has no python3"
-
 #: In sh: whether python3 is there, and whole. Debian's python3-minimal lacks some modules, json among them.
 HAS_PYTHON = "python3 -I -S -c 'import json' >/dev/null 2>&1"
 
-_REFUSE = f'echo "{NO_PYTHON}" >&2; exit 127'
-
-#: With the archive on standard input: the directory is there afterwards, whole (gzip has a checksum). If it
-#: is there already, nothing is written. ``-m``: a host's clock may be behind ours. Without python3 to run it
-#: nothing is written either; what is sent is read, so that nobody fails to send it.
-_INSTALL = (
-    f"{HAS_PYTHON} || {{ cat >/dev/null; {_REFUSE}; }}\n"
-    """\
-set -e
-directory=$1
-if [ -e "$directory/__main__.py" ]; then cat >/dev/null; exit 0; fi
-mkdir -p -- "${directory%/*}"
-aside=$(mktemp -d -- "$directory.XXXXXX")
-trap 'rm -rf -- "$aside"' EXIT
-cat >"$aside/archive"
-mkdir "$aside/agent"
-tar -x -z -m --no-same-owner -f "$aside/archive" -C "$aside/agent"
-mv -T -- "$aside/agent" "$directory" 2>/dev/null || [ -e "$directory/__main__.py" ]  # another was faster
-"""
-)
-
-#: The same from Python, which then continues as the agent: a session is one login even where it is missing.
-_SESSION = """\
-import os, sys
-try:
-    import json
-except ImportError:
-    os.write(2, b"%s\\n")
-    sys.exit(127)
-install = sys.argv[1:]
-directory = install[-1]
-if not os.path.exists(directory + "/__main__.py"):
-    import subprocess
-    os.write(1, b'{"send": true}\\n')
-    head = b""
-    while not head.endswith(b" "):
-        head += os.read(0, 1) or sys.exit(1)
-    data = b""
-    while len(data) < int(head):
-        data += os.read(0, int(head) - len(data)) or sys.exit(1)
-    done = subprocess.run(install, input=data, stdout=2)
-    if done.returncode:
-        sys.exit(done.returncode)
-sys.path.insert(0, directory)
-from onhost.main import main
-sys.exit(main(["session"]))
-""".replace("%s", NO_PYTHON)
+#: What a host's Python runs that may not have the agent.
+_BOOTSTRAP = Path(bootstrap.__file__).read_text(encoding="utf-8")
 
 
 def _contents() -> dict[str, bytes]:
@@ -120,8 +74,16 @@ _CONTENTS = _contents()  # read once: content and name agree even if a source ch
 
 #: The agent's directory on hosts.
 DIRECTORY = f"/usr/local/lib/g5kvirt-agent/{_digest(_CONTENTS)}"
-#: The command that installs it there, with `archive` on its standard input.
-INSTALL = ("sh", "-c", _INSTALL, "sh", DIRECTORY)
+
+
+def _bootstrap(mode: str, without: str = "") -> tuple[str, ...]:
+    """The command that runs `bootstrap` on a host. ``without``: what sh does first if Python is missing."""
+    check = f'command -v python3 >/dev/null || {{ {without}echo "{NO_PYTHON}" >&2; exit 127; }}'
+    return ("sh", "-c", f'{check}; exec python3 -I -S -c "$@"', "sh", _BOOTSTRAP, mode, DIRECTORY)
+
+
+#: The command that installs the agent, with `archive` on its standard input.
+INSTALL = _bootstrap("install", "cat >/dev/null; ")
 
 
 @cache
@@ -131,15 +93,7 @@ def archive() -> bytes:
 
 
 #: Starts it for calls one after another (`onhost.session`); it requests `archive` where it is missing.
-SESSION = Program(
-    shlex.join(
-        (
-            *("sh", "-c", f'command -v python3 >/dev/null || {{ {_REFUSE}; }}; exec python3 -I -S -c "$@"'),
-            *("sh", _SESSION, *INSTALL),
-        )
-    ),
-    archive,
-)
+SESSION = Program(shlex.join(_bootstrap("session")), archive)
 
 
 def unpack(directory: Path) -> Path:

@@ -13,10 +13,10 @@ import agent_copy
 import pytest
 from agent_calls import call
 
-from g5kvirt.hostagent import bundle, protocol
+from g5kvirt.hostagent import bootstrap, bundle, protocol
 
 PACKAGE = Path(bundle.__file__).parent / "onhost"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [Path(bootstrap.__file__), *sorted(PACKAGE.rglob("*.py"))]
 
 
 def install(directory: Path, archive: bytes = bundle.archive()) -> subprocess.CompletedProcess[bytes]:
@@ -31,6 +31,10 @@ def test_installed_agent_runs_and_keeps_its_compiled_modules(tmp_path: Path) -> 
     words = [*agent_copy.argv()[:-1], str(directory)]
     document = protocol.document(protocol.status(), protocol.services(), home=str(tmp_path / "home"))
     assert subprocess.run(words, input=document, check=True, timeout=30).returncode == 0
+    with tarfile.open(fileobj=io.BytesIO(bundle.archive())) as tar:
+        contents = {name: file.read() for name in tar.getnames() if (file := tar.extractfile(name))}
+    files = {path.relative_to(directory): path for path in directory.rglob("*") if path.is_file()}
+    assert {str(name): path.read_bytes() for name, path in files.items()} == contents
     assert list((directory / "onhost" / "__pycache__").glob("vms.*.pyc"))
     assert [path.name for path in directory.parent.iterdir()] == ["abc"]
 
@@ -54,6 +58,25 @@ def test_damaged_archive_leaves_nothing(tmp_path: Path, damage: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_agent_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "agents").touch()
+    done = install(tmp_path / "agents" / "abc")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"the host agent cannot be installed: [Errno ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_session_gets_the_agent_once(tmp_path: Path) -> None:
+    command = bundle.SESSION.command.replace(bundle.DIRECTORY, str(tmp_path / "abc"))
+    archive = bundle.archive()
+    first = subprocess.run(
+        ["sh", "-c", command], input=b"%d " % len(archive) + archive, capture_output=True, timeout=30
+    )
+    assert first.stdout.splitlines() == [b'{"send": true}', b'{"ready": true}'], first.stderr
+    second = subprocess.run(["sh", "-c", command], input=b"", capture_output=True, timeout=30)
+    assert second.stdout.splitlines() == [b'{"ready": true}'], second.stderr
+
+
 def test_agents_installed_at_once_are_one(tmp_path: Path) -> None:
     words = [str(tmp_path / "abc") if word == bundle.DIRECTORY else word for word in bundle.INSTALL]
     running = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(6)]
@@ -70,7 +93,7 @@ def test_name_depends_on_the_content_alone() -> None:
     compiled = bundle._compiled(contents, bundle.DIRECTORY)
     assert bundle._archive(contents) == bundle._archive(contents)
     with tarfile.open(fileobj=io.BytesIO(bundle.archive())) as tar:
-        sources = {"__main__.py", *(str(p.relative_to(PACKAGE.parent)) for p in MODULES)}
+        sources = {"__main__.py", *(str(p.relative_to(PACKAGE.parent)) for p in PACKAGE.rglob("*.py"))}
         assert set(tar.getnames()) == {*sources, *compiled}
         assert len(compiled) == len(sources)
 
@@ -88,7 +111,7 @@ def test_python_of_our_version_compiles_nothing(tmp_path: Path) -> None:
     assert not [line for line in ours if "wrote" in line]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_module_is_of_the_standard_library_and_understood_by_python_3_9(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
     for node in ast.walk(tree):
@@ -98,7 +121,7 @@ def test_module_is_of_the_standard_library_and_understood_by_python_3_9(path: Pa
             names = [str(node.module)]
         else:
             continue
-        assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+        assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "onhost"}
     unions = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "isinstance"]
     assert not [n for n in unions if isinstance(n.args[1], ast.BinOp)], "int | str is not a class in 3.9"
 
