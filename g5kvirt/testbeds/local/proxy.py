@@ -4,14 +4,14 @@ Resolves HOST with the testbed's own names and connects inside the network names
 testbed's init. With ProxyUseFdpass the connected socket is passed to ssh and this process ends, else it
 copies the bytes. A name that the testbed does not have is rejected, never looked up elsewhere. A testbed that
 has ended is rejected even if another of the same name is up: the ssh of a killed run must not submit its job
-there. Uses few modules of the standard library, because it runs once for every ssh connection.
+there.
+
+It runs once for every ssh connection, so it does without most of the standard library, even without socket:
+that imports enum and selectors, which takes as long as Python itself takes to start.
 """
 
-import array
-import ctypes
+import _socket
 import os
-import socket
-import stat
 import sys
 
 CONNECT_TIMEOUT = 20.0  # seconds
@@ -36,13 +36,34 @@ def enter(pid: int, start_time: int) -> None:
     with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - importing pathlib would take longest
         if int(file.read().rpartition(")")[2].split()[19]) != start_time:
             raise ProcessLookupError
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    setns(fd)
     os.close(fd)
 
 
-def copy(connection: socket.socket) -> None:
+def setns(fd: int) -> None:
+    """Enter a network namespace. Raises OSError."""
+    if sys.version_info >= (3, 12):
+        os.setns(fd, CLONE_NEWNET)
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def connect(address: str, port: int) -> _socket.socket:
+    """A connection to an address. Raises OSError."""
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+    connection = _socket.socket(family, _socket.SOCK_STREAM)
+    connection.settimeout(CONNECT_TIMEOUT)
+    connection.connect((address, port))
+    connection.settimeout(None)
+    connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    return connection
+
+
+def copy(connection: _socket.socket) -> None:
     """Standard input to the connection and back, until the testbed's end closes it."""
     import threading
 
@@ -50,7 +71,7 @@ def copy(connection: socket.socket) -> None:
         try:
             while data := os.read(0, 1 << 16):
                 connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            connection.shutdown(_socket.SHUT_WR)
         except OSError:  # closed by the other end, which ends the main thread
             pass
 
@@ -84,16 +105,15 @@ def main(directory: str, pid: str, start_time: str, host: str, port: str) -> str
     except PermissionError:
         return f"only root can enter testbed {testbed!r}"
     try:
-        connection = socket.create_connection((address, int(port)), CONNECT_TIMEOUT)
+        connection = connect(address, int(port))
     except OSError as error:
         return f"connect to {host} ({address}) port {port}: {error}"
-    connection.setblocking(True)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not stat.S_ISSOCK(os.fstat(1).st_mode):
+    try:
+        ssh = _socket.socket(fileno=os.dup(1))
+    except OSError:  # a pipe
         copy(connection)
-    rights = array.array("i", [connection.fileno()])
-    with socket.socket(fileno=os.dup(1)) as ssh:
-        ssh.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    rights = connection.fileno().to_bytes(4, sys.byteorder)
+    ssh.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
     return None
 
 
