@@ -22,21 +22,25 @@ def create_bridge(home: str, bridge: str, nic: str | None = None) -> Record:
     One batch, because the ssh connection of this request comes in through that very NIC.
     """
     known = load_record(f"{home}/bridge.json")
-    if bridge in interface_names():
-        ports = [link["ifname"] for link in ip_json("link", "show", "master", bridge)]
+    every_route, links = ip_json("route show", "addr show")
+    exists = any(link["ifname"] == bridge for link in links)
+    if exists:
+        ports = [link["ifname"] for link in links if link.get("master") == bridge]
         if known.get("nic") in ports or (nic and nic in ports):
             return {"unchanged": True, **known}
-        if not nic and default_nic(bridge) == bridge:  # made by somebody else: fine as it is
+        if not nic and default_nic(every_route, links, bridge) == bridge:  # made by somebody else
             return {"unchanged": True, "bridge": bridge, "foreign": True}
-    nic = nic or default_nic(bridge)
-    link = ip_json("addr", "show", "dev", nic)[0]
+    nic = nic or default_nic(every_route, links, bridge)
+    link = next((link for link in links if link["ifname"] == nic), None)
+    if link is None:
+        raise OSError(f"this host has no interface {nic}")
     addresses = [
         f"{a['local']}/{a['prefixlen']}"
         for a in link["addr_info"]
         if a["scope"] == "global" and not a.get("temporary")
     ]
-    routes = [r for r in ip_json("-4", "route", "show", "dev", nic) if r.get("protocol") != "kernel"]
-    batch = [] if bridge in interface_names() else [f"link add {bridge} type bridge"]
+    routes = [r for r in every_route if r.get("dev") == nic and r.get("protocol") != "kernel"]
+    batch = [] if exists else [f"link add {bridge} type bridge"]
     batch += [
         f"link set {bridge} address {link['address']} mtu {link.get('mtu', 1500)}",
         f"link set {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
@@ -74,19 +78,22 @@ def remove_bridge(home: str) -> bool:
 
 def add_addresses(bridge: str, addresses: list[str]) -> Record:
     """Further addresses on the bridge (a service machine's address in the VM network)."""
-    there = {f"{a['local']}/{a['prefixlen']}" for a in ip_json("addr", "show", "dev", bridge)[0]["addr_info"]}
+    (links,) = ip_json(f"addr show dev {bridge}")
+    there = {f"{a['local']}/{a['prefixlen']}" for a in links[0]["addr_info"]}
     missing = [a for a in addresses if a not in there]
     if missing:
         run_checked(["ip", "-batch", "-"], "\n".join(assign_commands(bridge, missing, [])) + "\n")
     return {"unchanged": not missing, "addresses": list(addresses)}
 
 
-def default_nic(bridge: str) -> str:
+def default_nic(routes: list[Record], links: list[Record], bridge: str) -> str:
     """The interface of the default route, else the first Ethernet interface with an IPv4 address."""
-    for route in ip_json("-4", "route", "show", "default"):
-        return str(route["dev"])
-    for link in ip_json("-4", "addr"):
-        if link.get("link_type") == "ether" and link["addr_info"] and link["ifname"] != bridge:
+    for route in routes:
+        if route["dst"] == "default" and "dev" in route:
+            return str(route["dev"])
+    for link in links:
+        has_address = any(address["family"] == "inet" for address in link["addr_info"])
+        if link.get("link_type") == "ether" and has_address and link["ifname"] != bridge:
             return str(link["ifname"])
     raise OSError("this host has no default route and no Ethernet interface with an IPv4 address")
 

@@ -79,10 +79,10 @@ def _start(command: Sequence[str], work: Callable[[], int] | None, output: int, 
 
 
 def _die_with_parent() -> None:
-    """For a program. Python has no call for it, and what it takes costs 10 ms to import."""
-    import ctypes
+    """For a program. Python has no call for it, and what it takes is slow to import."""
+    from .libc import prctl
 
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _die_at_end_of(pipe: int) -> None:

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def ip_json(*words: str) -> Any:
-    """What ``ip -j …`` answers."""
-    return json.loads(run_checked(["ip", "-j", *words]) or "[]")
+def ip_json(*commands: str) -> list[Any]:
+    """What one ip(8) answers to several commands: a list for each."""
+    lines = run_checked(["ip", "-j", "-batch", "-"], "\n".join(commands) + "\n").splitlines()
+    answers = [json.loads(line) for line in lines if line]
+    if len(answers) != len(commands):
+        raise OSError(f"ip gave {len(answers)} answers to {len(commands)} commands: {'; '.join(commands)}")
+    return answers
 
 
 def interface_names() -> set[str]:

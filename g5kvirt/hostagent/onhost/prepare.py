@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from . import libc
 from .bridge import add_addresses, create_bridge
-from .processes import attempt, run_checked
+from .processes import attempt
 from .records import read_text
 
 TYPE_CHECKING = False
@@ -63,6 +64,6 @@ def mount_tmpfs(home: str, name: str, size: int) -> Record:
         figures = os.statvfs(path)
         if abs(figures.f_blocks * figures.f_frsize - size) < 1 << 20:
             return {"unchanged": True, "path": path, "size": size}
-    options = f"{'remount,' * mounted}size={size},mode=700,nosuid,nodev"
-    run_checked(["mount", "-t", "tmpfs", "-o", options, "g5kvirt", path])
+    flags = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_REMOUNT * mounted
+    libc.mount("g5kvirt", path, "tmpfs", flags, f"size={size},mode=700")
     return {"path": path, "size": size, "resized": mounted}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import select
 import time
-import traceback
 import types
 from collections import deque
 
@@ -133,6 +132,8 @@ class Loop:
             return
         except Exception:  # noqa: BLE001  a bug in one guest ends no other
             task.done = True
+            import traceback  # slow to import, and hardly ever needed
+
             traceback.print_exc()
             return
         fd, events, deadline = request

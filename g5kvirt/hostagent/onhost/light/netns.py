@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import socket
 import struct
 
 from ..interfaces import interface_names
+from ..libc import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, prctl, setns, unshare
 from ..processes import run, run_checked
 from ..records import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-#: Opened once: each opening makes two classes, and a guest enters namespaces dozens of times.
-LIBC = ctypes.CDLL(None, use_errno=True)
-
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x00020000, 0x04000000, 0x40000000
 
 _PR_CAPBSET_DROP, _CAP_SYS_BOOT, _CAP_SYS_MODULE = 24, 22, 16
 
@@ -42,32 +37,11 @@ def write_setting(path: str, value: str) -> None:
         file.write(value)
 
 
-def setns(fd: int, kind: int) -> None:
-    """Enter a namespace; Python has it from 3.12 on."""
-    if hasattr(os, "setns"):
-        os.setns(fd, kind)
-    else:
-        _call("setns", fd, kind)
-
-
-def unshare(kinds: int) -> None:
-    """Enter new namespaces."""
-    if hasattr(os, "unshare"):
-        os.unshare(kinds)
-    else:
-        _call("unshare", kinds)
-
-
 def drop_capabilities() -> None:
     """Programs that are started from here on may neither load modules nor reboot: a guest's kernel is the
     host's."""
     for capability in (_CAP_SYS_BOOT, _CAP_SYS_MODULE):
-        _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
-
-
-def _call(name: str, *arguments: int) -> None:
-    if getattr(LIBC, name)(*arguments):
-        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+        prctl(_PR_CAPBSET_DROP, capability)
 
 
 class Home:

@@ -8,13 +8,22 @@ its network namespace. Power is a file: ``reboot`` writes into it, since a guest
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import socket
 
-from .netns import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, LIBC, setns, unshare
+from ..libc import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWUTS,
+    MS_BIND,
+    MS_PRIVATE,
+    MS_REC,
+    mount,
+    setns,
+    unshare,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
 
     from .netns import Home
 
-_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _POWER = "/.g5kvirt-power"  #: not in a directory, which in an image may be a link that leads out of it
 _REBOOT = f"#!/bin/sh\necho reboot > {_POWER}\n"
 
@@ -96,17 +104,17 @@ class Root:
         host's."""
         options = f"lowerdir={self.image},upperdir={self._own}/upper,workdir={self._own}/work"
         root = f"{self._own}/root"
-        _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-        _mount("overlay", root, "overlay", 0, options)
+        mount("none", "/", None, MS_REC | MS_PRIVATE)
+        mount("overlay", root, "overlay", 0, options)
         for path in ("dev", "proc", "sys"):
             if os.path.islink(f"{root}/{path}"):
                 raise OSError(f"the image's /{path} is a link")
             os.makedirs(f"{root}/{path}", exist_ok=True)
-            _mount(f"/{path}", f"{root}/{path}", None, _MS_BIND | _MS_REC)
+            mount(f"/{path}", f"{root}/{path}", None, MS_BIND | MS_REC)
         # As in any container. It lists the timers of the whole machine, 0.15 s of a core where thousands of
         # guests are on it, and dropbear reads it for each connection.
         with contextlib.suppress(FileNotFoundError):
-            _mount("/dev/null", f"{root}/proc/timer_list", None, _MS_BIND)
+            mount("/dev/null", f"{root}/proc/timer_list", None, MS_BIND)
         os.chroot(root)
         os.chdir("/")
 
@@ -170,13 +178,6 @@ def _replace(path: str, text: str, mode: int) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)
         os.fchmod(file.fileno(), mode)
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    words = [None if word is None else word.encode() for word in (source, target, kind)]
-    if LIBC.mount(*words, ctypes.c_ulong(flags), None if data is None else data.encode()):
-        number = ctypes.get_errno()
-        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
 
 
 def kill_processes(ns: int) -> None:
