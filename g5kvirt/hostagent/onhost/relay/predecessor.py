@@ -14,6 +14,7 @@ from .http import HEADER_LIMIT, URL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ..records import Record
     from .interface import RelayInterface
@@ -33,6 +34,14 @@ class Predecessor:
         self.failures = 0
         self.retry_at = 0.0  # not before this time
         self.reason = ""
+        self._found: tuple[socket.AddressFamily, int, tuple[Any, ...]] | None = None
+
+    def resolve(self) -> tuple[socket.AddressFamily, int, tuple[Any, ...]]:
+        """Family, protocol and address; looked up once, since it is probed often. Raises OSError."""
+        if self._found is None:
+            family, _, proto, _, where = socket.getaddrinfo(self.address, self.port, 0, socket.SOCK_STREAM)[0]
+            self._found = family, proto, where
+        return self._found
 
     def back_off(self, now: float) -> None:
         """Do not use it for a while, longer each time."""
@@ -58,8 +67,8 @@ class OutgoingRequest:
         self.code, self.header, self.body_start = 0, b"", b""
         self.began, self.connected = relay.now, False
         self.error = ""
-        family, kind, proto, _, where = socket.getaddrinfo(peer.address, peer.port, 0, socket.SOCK_STREAM)[0]
-        self.sock = socket.socket(family, kind, proto)
+        family, proto, where = peer.resolve()
+        self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
         self.sock.setblocking(False)
         host = f"[{peer.address}]" if ":" in peer.address else peer.address
         lines = f"{method} {peer.path} HTTP/1.1\r\nHost: {host}:{peer.port}\r\nConnection: close\r\n"

@@ -164,6 +164,23 @@ def test_predecessor_may_have_an_ipv6_address() -> None:
     assert (peer.address, peer.port, peer.path) == ("fd00::1", 80, "/x")
 
 
+def test_name_of_a_predecessor_is_looked_up_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups: list[object] = []
+
+    def lookup(*words: object) -> list[tuple[object, ...]]:
+        lookups.append(words)
+        if len(lookups) == 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    peer = Predecessor({"host": "a", "url": "http://a.nancy:80/x"})
+    with pytest.raises(OSError, match="try again"):
+        peer.resolve()
+    assert peer.resolve() == peer.resolve() == (socket.AF_INET, 6, ("10.0.0.1", 80))
+    assert len(lookups) == 2
+
+
 class Serving:
     """A relay that has its image, in a thread, open to VMs at `port`."""
 
