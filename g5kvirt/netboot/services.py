@@ -78,6 +78,7 @@ class Netboot:
     attempts: int = 8  #: to fetch kernel and initrd, before the firmware starts over
     poll: int = 2  #: seconds between two looks of an idle VM for its task
     www: str = WWW
+    ipv6_router: bool = True  #: whether the VMs' firmware waits for one (iPXE does)
     #: when DHCP and router advertisements end by themselves, before the KaVLAN may go that keeps them in
     until: float | None = None
 
@@ -186,7 +187,7 @@ def dnsmasq_conf(netboot: Netboot, machine: ServiceMachine) -> str:
         domain=netboot.domain,
         servers={_server_tag(a): (netboot.url(a), own) for a, own in _http_servers(netboot, machine).items()},
         protocol=netboot.protocol,
-        prefix6=PREFIX6,
+        prefix6=PREFIX6 if netboot.ipv6_router else "",
         www=netboot.www,
     )
 
@@ -248,7 +249,7 @@ def extra_addresses(netboot: Netboot, machine: ServiceMachine) -> list[str]:
     """The addresses that ``prepare`` must add to the machine's bridge, with their prefix lengths."""
     length = netboot.layout.network.prefixlen
     own = [f"{address}/{length}" for address in machine.addresses.values()]
-    if "dhcp" not in machine.roles:
+    if "dhcp" not in machine.roles or not netboot.ipv6_router:
         return own
     first = int(next(iter(machine.addresses.values())))
     return [*own, f"{PREFIX6}{first >> 16:x}:{first & 0xFFFF:x}/64"]  # the router that answers iPXE

@@ -113,6 +113,7 @@ def boot_plan(
         parts=tuple((s.site, s.network) for s in cluster.reservation.subnetworks),
         protocol=context.spec.netboot,
         attempts=context.spec.timeouts.netboot_attempts,
+        ipv6_router=GUESTS[context.spec.guest].has_kernel,
         until=_last_moment(cluster.reservation),
     )
 

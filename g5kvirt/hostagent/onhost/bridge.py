@@ -7,7 +7,7 @@ import os
 
 from .interfaces import interface_names, ip_json
 from .processes import run, run_checked
-from .records import load_record, write_text
+from .records import load_record, read_text, write_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,9 +81,19 @@ def add_addresses(bridge: str, addresses: list[str]) -> Record:
     (links,) = ip_json(f"addr show dev {bridge}")
     there = {f"{a['local']}/{a['prefixlen']}" for a in links[0]["addr_info"]}
     missing = [a for a in addresses if a not in there]
+    if any(":" in address for address in missing):
+        enable_ipv6(bridge)
     if missing:
         run_checked(["ip", "-batch", "-"], "\n".join(assign_commands(bridge, missing, [])) + "\n")
     return {"unchanged": not missing, "addresses": list(addresses)}
+
+
+def enable_ipv6(interface: str) -> None:
+    """On a host without it: this one interface has it from here on."""
+    path = f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"
+    if read_text(path, "0").strip() != "0":
+        with open(path, "w", encoding="ascii") as file:
+            file.write("0")
 
 
 def default_nic(routes: list[Record], links: list[Record], bridge: str) -> str:

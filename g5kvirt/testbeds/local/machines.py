@@ -220,6 +220,8 @@ class Machines:
         )
         for one, container in started:
             self._plug(one, vlan, container)
+            if self._switch is not None:
+                network.disable_ipv6(container.pid)
             network.apply(network.configure_node(self._description, one, vlan), container.pid)
             container.expect("mounted")
             container.send(start=True)

@@ -94,6 +94,20 @@ def test_dhcp_has_no_names_to_keep_and_dns_no_leases() -> None:
     assert "addn-hosts=/var/lib/g5kvirt/dns-hosts" in names
 
 
+def test_only_firmware_that_waits_for_an_ipv6_router_gets_one() -> None:
+    """Its advertisements reach every host and guest, which then give themselves addresses."""
+    plan = netboot()
+    machine = plan.layout.machines[0]
+    assert "enable-ra" in nb.dnsmasq_conf(plan, machine).splitlines()
+    without = dataclasses.replace(plan, ipv6_router=False)
+    conf = nb.dnsmasq_conf(without, machine)
+    assert "ra-" not in conf
+    assert nb.PREFIX6 not in conf
+    assert [a for a in nb.extra_addresses(plan, machine) if ":" not in a] == nb.extra_addresses(
+        without, machine
+    )
+
+
 def test_dhcp_answers_vms_only() -> None:
     plan = netboot()
     for machine in (plan.layout.machines[0], plan.layout.machines[3]):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.hostagent.onhost import facts, niceness
-from g5kvirt.hostagent.onhost.bridge import assign_commands, without_metrics
+from g5kvirt.hostagent.onhost.bridge import assign_commands, default_nic, without_metrics
 from g5kvirt.hostagent.onhost.facts import describe_end
 from g5kvirt.hostagent.onhost.packages import apt_error
 from g5kvirt.hostagent.onhost.processes import start_time
@@ -73,6 +73,20 @@ def test_routes_of_the_bridge_win_over_those_of_a_dhcp_client() -> None:
     assert without_metrics([only]) == [{"dst": "default", "gateway": "192.0.2.1", "flags": []}]
     two = [only, {**only, "gateway": "192.0.2.2", "metric": 1003}]
     assert without_metrics(two) == two
+
+
+def test_nic_is_that_of_the_default_route_else_the_first_with_an_address() -> None:
+    links = [
+        {"ifname": "lo", "link_type": "loopback", "addr_info": [{"family": "inet"}]},
+        {"ifname": "br0", "link_type": "ether", "addr_info": [{"family": "inet"}]},
+        {"ifname": "eth0", "link_type": "ether", "addr_info": [{"family": "inet6"}]},
+        {"ifname": "eth1", "link_type": "ether", "addr_info": [{"family": "inet6"}, {"family": "inet"}]},
+    ]
+    routes = [{"dst": "192.0.2.0/24", "dev": "eth1"}, {"dst": "default", "dev": "eth0"}]
+    assert default_nic(routes, links, "br0") == "eth0"
+    assert default_nic(routes[:1], links, "br0") == "eth1"
+    with pytest.raises(OSError, match="no default route"):
+        default_nic([], links[:3], "br0")
 
 
 def test_apt_error_prefers_dpkg_then_the_line_that_gives_a_reason() -> None:
