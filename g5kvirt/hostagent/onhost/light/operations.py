@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -70,6 +71,9 @@ def call(home: str, request: Record) -> Results:
             if not piece:
                 raise OSError("the process of the light guests has ended")
             data += piece
+        if request["op"] == "stop":
+            with contextlib.suppress(OSError):  # it has ended, too
+                link.recv(1)  # with the last guest the process goes, and this connection with it
     for subject, result in json.loads(data):
         yield subject, result if isinstance(result, dict) else OSError(result)
 
