@@ -18,9 +18,7 @@ __all__ = ["LoadWatch", "interval_for"]
 #: Seconds between two looks, and for each host more, as every look is kept in the journal.
 SHORTEST = 5.0
 PER_HOST = 0.05
-#: Seconds of a core that a look costs a host: 20 ms for a call as of `VMWatch`, 6 ms to read 180 processes
-#: (measured). And the share of the processors that all looks may take where all hosts share one machine.
-COST = 0.03
+#: The share of the processors that all looks may take where all hosts share one machine.
 SHARE = 0.01
 #: Seconds that the hosts have for their answers.
 PATIENCE = 10.0
@@ -31,7 +29,7 @@ Take = Callable[[float, Mapping[str, Any], Mapping[str, Any], bool], object]
 
 def interval_for(hosts: int, real_cores: int | None) -> float:
     """Seconds from one look to the next; ``real_cores``: those that all hosts share, if they do."""
-    return affordable(max(SHORTEST, PER_HOST * hosts), hosts, real_cores, cost=COST, share=SHARE)
+    return affordable(max(SHORTEST, PER_HOST * hosts), hosts, real_cores, share=SHARE)
 
 
 class LoadWatch(Watch):

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.hostagent import load_watch, protocol, watch
-from g5kvirt.hostagent.load_watch import COST, SHARE, LoadWatch, interval_for
+from g5kvirt.hostagent.load_watch import SHARE, LoadWatch, interval_for
 from g5kvirt.hostagent.onhost.load import cpu_of, load
 from g5kvirt.hostagent.onhost.processes import start_time
-from g5kvirt.hostagent.watch import affordable
+from g5kvirt.hostagent.watch import COST, affordable
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.remote import Fanout, Result
 
@@ -102,7 +102,7 @@ def test_other_looks_are_rarer_only_where_hosts_share_processors(hosts: int, cor
     if cores is None:
         assert seconds == 25
     else:
-        assert seconds == pytest.approx(max(25.0, hosts * watch.COST / (watch.SHARE * cores)))
+        assert seconds == pytest.approx(max(25.0, hosts * COST / (watch.SHARE * cores)))
 
 
 def test_agent_counts_vms_and_services_with_what_they_started(tmp_path: Path) -> None:
