@@ -76,7 +76,7 @@ def main(mode: str, directory: str) -> None:
         sys.stderr.write(f"{NO_PYTHON}\n")
         sys.exit(127)
     if not is_installed(directory):
-        install(directory, archive or receive())
+        install(directory, archive if mode == "install" else receive())
     if mode == "session":
         sys.path.insert(0, directory)
         from onhost.main import main as agent  # type: ignore[import-not-found]

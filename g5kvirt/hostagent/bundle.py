@@ -76,14 +76,17 @@ _CONTENTS = _contents()  # read once: content and name agree even if a source ch
 DIRECTORY = f"/usr/local/lib/g5kvirt-agent/{_digest(_CONTENTS)}"
 
 
-def _bootstrap(mode: str, without: str = "") -> tuple[str, ...]:
-    """The command that runs `bootstrap` on a host. ``without``: what sh does first if Python is missing."""
-    check = f'command -v python3 >/dev/null || {{ {without}echo "{NO_PYTHON}" >&2; exit 127; }}'
+def _bootstrap(mode: str, check: str, without: str = "") -> tuple[str, ...]:
+    """The command that runs `bootstrap` on a host.
+
+    ``check``: in sh, whether Python is there; ``without``: what sh does first if it is not.
+    """
+    check = f'{check} || {{ {without}echo "{NO_PYTHON}" >&2; exit 127; }}'
     return ("sh", "-c", f'{check}; exec python3 -I -S -c "$@"', "sh", _BOOTSTRAP, mode, DIRECTORY)
 
 
 #: The command that installs the agent, with `archive` on its standard input.
-INSTALL = _bootstrap("install", "cat >/dev/null; ")
+INSTALL = _bootstrap("install", HAS_PYTHON, "cat >/dev/null; ")
 
 
 @cache
@@ -93,7 +96,7 @@ def archive() -> bytes:
 
 
 #: Starts it for calls one after another (`onhost.session`); it requests `archive` where it is missing.
-SESSION = Program(shlex.join(_bootstrap("session")), archive)
+SESSION = Program(shlex.join(_bootstrap("session", "command -v python3 >/dev/null")), archive)
 
 
 def unpack(directory: Path) -> Path:

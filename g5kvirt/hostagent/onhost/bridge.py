@@ -24,16 +24,15 @@ def create_bridge(home: str, bridge: str, nic: str | None = None) -> Record:
     known = load_record(f"{home}/bridge.json")
     every_route, links = ip_json("route show", "addr show")
     exists = any(link["ifname"] == bridge for link in links)
+    nic = nic and real_name(links, nic)
     if exists:
         ports = [link["ifname"] for link in links if link.get("master") == bridge]
         if known.get("nic") in ports or (nic and nic in ports):
             return {"unchanged": True, **known}
         if not nic and default_nic(every_route, links, bridge) == bridge:  # made by somebody else
             return {"unchanged": True, "bridge": bridge, "foreign": True}
-    nic = nic or default_nic(every_route, links, bridge)
-    link = next((link for link in links if link["ifname"] == nic), None)
-    if link is None:
-        raise OSError(f"this host has no interface {nic}")
+    nic = nic or real_name(links, default_nic(every_route, links, bridge))
+    link = next(link for link in links if link["ifname"] == nic)
     addresses = [
         f"{a['local']}/{a['prefixlen']}"
         for a in link["addr_info"]
@@ -94,6 +93,14 @@ def enable_ipv6(interface: str) -> None:
     if read_text(path, "0").strip() != "0":
         with open(path, "w", encoding="ascii") as file:
             file.write("0")
+
+
+def real_name(links: list[Record], name: str) -> str:
+    """The name of an interface that may be called by an alternative one."""
+    for link in links:
+        if name in (link["ifname"], *link.get("altnames", ())):
+            return str(link["ifname"])
+    raise OSError(f"this host has no interface {name}")
 
 
 def default_nic(routes: list[Record], links: list[Record], bridge: str) -> str:

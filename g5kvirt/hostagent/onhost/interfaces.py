@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def ip_json(*commands: str) -> list[Any]:
     """What one ip(8) answers to several commands: a list for each."""
     lines = run_checked(["ip", "-j", "-batch", "-"], "\n".join(commands) + "\n").splitlines()
-    answers = [json.loads(line) for line in lines if line]
+    answers = [json.loads(line) for line in lines if line.startswith("[")]  # it may warn, too
     if len(answers) != len(commands):
         raise OSError(f"ip gave {len(answers)} answers to {len(commands)} commands: {'; '.join(commands)}")
     return answers

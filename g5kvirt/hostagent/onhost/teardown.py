@@ -7,6 +7,7 @@ import shutil
 
 from . import links, port_security
 from .bridge import remove_bridge
+from .light import operations as light
 from .prepare import MOUNTS
 from .processes import run_checked
 from .services import stop_service
@@ -23,6 +24,7 @@ def teardown(request: Record, home: str) -> Results:
         for subject, result in function({}, home):
             if isinstance(result, Exception):
                 yield subject, result
+    light.end(home)
     for name in MOUNTS.values():
         if os.path.ismount(f"{home}/{name}"):
             run_checked(["umount", "-l", f"{home}/{name}"])

@@ -48,13 +48,13 @@ def test_complete_agent_is_not_written_again(tmp_path: Path) -> None:
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "lost"])
 def test_damaged_archive_leaves_nothing(tmp_path: Path, damage: str) -> None:
     whole = bundle.archive()
-    archive = whole[:-2000] if damage == "cut" else whole[:5000] + b"\0\0" + whole[5002:]
-    done = install(tmp_path / "abc", archive)
-    assert done.returncode != 0
-    assert done.stderr
+    archives = {"cut": whole[:-2000], "changed": whole[:5000] + b"\0\0" + whole[5002:], "lost": b""}
+    done = install(tmp_path / "abc", archives[damage])
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"the host agent cannot be installed: ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -106,7 +106,7 @@ class Daemon:
             connection.sendall(json.dumps(self._perform(request)).encode() + b"\n")
             if request["op"] == "stop" and not self._guests:
                 self._end()
-                connection.detach()  # open until this process has ended: the other end waits for that
+                connection.detach()  # open until this process ends, for which the other end waits
 
     def _perform(self, request: Record) -> list[tuple[str, Any]]:
         if request["op"] == "start":

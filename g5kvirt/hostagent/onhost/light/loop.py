@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import select
+import sys
 import time
 import types
 from collections import deque
@@ -132,9 +133,7 @@ class Loop:
             return
         except Exception:  # noqa: BLE001  a bug in one guest ends no other
             task.done = True
-            import traceback  # slow to import, and hardly ever needed
-
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())  # traceback is slow to import, and needs a descriptor for that
             return
         fd, events, deadline = request
         if isinstance(fd, Signal):

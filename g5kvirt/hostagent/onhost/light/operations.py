@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import time
 
 from ..processes import detach, is_alive, next_look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from ..records import Record, Results
@@ -25,6 +27,8 @@ COMMAND_NAME = "g5kvirt-light"
 START_LIMIT = 20.0
 #: Seconds for an answer: the guests of a host are started one after another.
 ANSWER_LIMIT = 120.0
+#: Seconds for the process to end after its last guest.
+END_LIMIT = 10.0
 
 
 def is_light(record: Record) -> bool:
@@ -41,8 +45,36 @@ def start(home: str, vms: list[Record], bridge: str) -> Results:
 
 
 def stop(home: str, names: Iterable[str]) -> dict[str, Any]:
-    """End guests; name → result."""
-    return dict(call(home, {"op": "stop", "names": list(names)}))
+    """End guests; name → result. With the last of them their process ends, too, which is awaited."""
+    with _connection(home) as link:
+        (pid,) = struct.unpack_from("i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        process = os.pidfd_open(pid)
+        try:
+            results = dict(_exchange(link, {"op": "stop", "names": list(names)}))
+            link.settimeout(END_LIMIT)
+            with contextlib.suppress(OSError):
+                link.recv(1)  # at once if guests are left, else when it is about to end
+            if not _answers(home):
+                _await_end(process)
+        finally:
+            os.close(process)
+    return results
+
+
+def _await_end(process: int) -> None:
+    """Wait until a process has ended; one that does not is killed. Its guests are gone already."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    if not poll.poll(1000 * END_LIMIT):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        poll.poll(1000 * END_LIMIT)
+
+
+def end(home: str) -> None:
+    """End the process of the guests if it has none: it would wait a while for new ones."""
+    if _answers(home):
+        stop(home, [])
 
 
 def power(home: str, action: str, names: Iterable[str]) -> Results:
@@ -61,19 +93,26 @@ def status(record: Record) -> Record:
 
 def call(home: str, request: Record) -> Results:
     """One request to the daemon. Raises OSError if it does not answer."""
+    with _connection(home) as link:
+        yield from _exchange(link, request)
+
+
+@contextlib.contextmanager
+def _connection(home: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(ANSWER_LIMIT)
         link.connect(f"{home}/light/socket")
-        link.sendall(json.dumps(request).encode() + b"\n")
-        data = b""
-        while not data.endswith(b"\n"):
-            piece = link.recv(1 << 20)
-            if not piece:
-                raise OSError("the process of the light guests has ended")
-            data += piece
-        if request["op"] == "stop":
-            with contextlib.suppress(OSError):  # it has ended, too
-                link.recv(1)  # with the last guest the process goes, and this connection with it
+        yield link
+
+
+def _exchange(link: socket.socket, request: Record) -> Results:
+    link.sendall(json.dumps(request).encode() + b"\n")
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = link.recv(1 << 20)
+        if not piece:
+            raise OSError("the process of the light guests has ended")
+        data += piece
     for subject, result in json.loads(data):
         yield subject, result if isinstance(result, dict) else OSError(result)
 

@@ -47,6 +47,7 @@ class Predecessor:
         """Do not use it for a while, longer each time."""
         self.failures += 1
         self.retry_at = now + min(8.0, 0.25 * 2**self.failures)
+        self._found = None  # another address may be right
 
 
 class OutgoingRequest:

@@ -164,7 +164,7 @@ def test_predecessor_may_have_an_ipv6_address() -> None:
     assert (peer.address, peer.port, peer.path) == ("fd00::1", 80, "/x")
 
 
-def test_name_of_a_predecessor_is_looked_up_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_of_a_predecessor_is_looked_up_once_while_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     lookups: list[object] = []
 
     def lookup(*words: object) -> list[tuple[object, ...]]:
@@ -179,6 +179,9 @@ def test_name_of_a_predecessor_is_looked_up_once_it_is_known(monkeypatch: pytest
         peer.resolve()
     assert peer.resolve() == peer.resolve() == (socket.AF_INET, 6, ("10.0.0.1", 80))
     assert len(lookups) == 2
+    peer.back_off(now=0.0)
+    peer.resolve()
+    assert len(lookups) == 3, "it may have another address by now"
 
 
 class Serving:
