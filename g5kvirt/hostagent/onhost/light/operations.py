@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import struct
 import time
 
-from ..processes import detach, is_alive, next_look
+from ..processes import detach, is_alive, next_look, start_time, terminate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,27 +47,14 @@ def stop(home: str, names: Iterable[str]) -> dict[str, Any]:
     """End guests; name → result. With the last of them their process ends, too, which is awaited."""
     with _connection(home) as link:
         (pid,) = struct.unpack_from("i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        process = os.pidfd_open(pid)
-        try:
-            results = dict(_exchange(link, {"op": "stop", "names": list(names)}))
-            link.settimeout(END_LIMIT)
-            with contextlib.suppress(OSError):
-                link.recv(1)  # at once if guests are left, else when it is about to end
-            if not _answers(home):
-                _await_end(process)
-        finally:
-            os.close(process)
+        daemon = {"pid": pid, "born": start_time(pid)}
+        results = dict(_exchange(link, {"op": "stop", "names": list(names)}))
+        link.settimeout(END_LIMIT)
+        with contextlib.suppress(OSError):
+            link.recv(1)  # at once if guests are left, else when it is about to end
+    if not _answers(home):
+        terminate([daemon], END_LIMIT)
     return results
-
-
-def _await_end(process: int) -> None:
-    """Wait until a process has ended; one that does not is killed. Its guests are gone already."""
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    if not poll.poll(1000 * END_LIMIT):
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        poll.poll(1000 * END_LIMIT)
 
 
 def end(home: str) -> None:
