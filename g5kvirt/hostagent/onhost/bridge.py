@@ -7,7 +7,7 @@ import os
 
 from .interfaces import interface_names, ip_json
 from .processes import run, run_checked
-from .records import load_record, read_text, write_text
+from .records import load_record, read_text, write_setting, write_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,15 +24,15 @@ def create_bridge(home: str, bridge: str, nic: str | None = None) -> Record:
     known = load_record(f"{home}/bridge.json")
     every_route, links = ip_json("route show", "addr show")
     exists = any(link["ifname"] == bridge for link in links)
-    nic = nic and real_name(links, nic)
+    link = link_named(links, nic) if nic else None
     if exists:
         ports = [link["ifname"] for link in links if link.get("master") == bridge]
-        if known.get("nic") in ports or (nic and nic in ports):
+        if known.get("nic") in ports or (link and link["ifname"] in ports):
             return {"unchanged": True, **known}
-        if not nic and default_nic(every_route, links, bridge) == bridge:  # made by somebody else
+        if link is None and default_nic(every_route, links, bridge) == bridge:  # made by somebody else
             return {"unchanged": True, "bridge": bridge, "foreign": True}
-    nic = nic or real_name(links, default_nic(every_route, links, bridge))
-    link = next(link for link in links if link["ifname"] == nic)
+    link = link or link_named(links, default_nic(every_route, links, bridge))
+    nic = link["ifname"]
     addresses = [
         f"{a['local']}/{a['prefixlen']}"
         for a in link["addr_info"]
@@ -91,15 +91,14 @@ def enable_ipv6(interface: str) -> None:
     """On a host without it: this one interface has it from here on."""
     path = f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"
     if read_text(path, "0").strip() != "0":
-        with open(path, "w", encoding="ascii") as file:
-            file.write("0")
+        write_setting(path, "0")
 
 
-def real_name(links: list[Record], name: str) -> str:
-    """The name of an interface that may be called by an alternative one."""
+def link_named(links: list[Record], name: str) -> Record:
+    """The interface of this name, or of this alternative name. Raises OSError."""
     for link in links:
         if name in (link["ifname"], *link.get("altnames", ())):
-            return str(link["ifname"])
+            return link
     raise OSError(f"this host has no interface {name}")
 
 

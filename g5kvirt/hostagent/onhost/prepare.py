@@ -7,7 +7,7 @@ import os
 from . import libc
 from .bridge import add_addresses, create_bridge
 from .processes import attempt
-from .records import read_text
+from .records import read_text, write_setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def set_sysctls(wanted: Record) -> Record:
             elif read_text(path).split() == str(value).split():
                 results[key] = "unchanged"
             else:
-                with open(path, "w", encoding="ascii") as file:
-                    file.write(str(value))
+                write_setting(path, str(value))
                 results[key] = "set"
         except (OSError, ValueError) as error:
             results[key] = f"refused: {error}"

@@ -39,6 +39,12 @@ def write_text(path: str, text: str, mode: int = 0o600) -> None:
     os.replace(temporary, path)
 
 
+def write_setting(path: str, value: str) -> None:
+    """Set a sysctl by its file, which cannot be replaced as `write_text` does it."""
+    with open(path, "w", encoding="ascii") as file:
+        file.write(value)
+
+
 def load_record(path: str) -> Record:
     """A JSON record, or {} if there is none."""
     record: Record = json.loads(read_text(path, "{}"))

@@ -33,8 +33,8 @@ def test_installed_agent_runs_and_keeps_its_compiled_modules(tmp_path: Path) -> 
     assert subprocess.run(words, input=document, check=True, timeout=30).returncode == 0
     with tarfile.open(fileobj=io.BytesIO(bundle.archive())) as tar:
         contents = {name: file.read() for name in tar.getnames() if (file := tar.extractfile(name))}
-    files = {path.relative_to(directory): path for path in directory.rglob("*") if path.is_file()}
-    assert {str(name): path.read_bytes() for name, path in files.items()} == contents
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(directory)): path.read_bytes() for path in files} == contents
     assert list((directory / "onhost" / "__pycache__").glob("vms.*.pyc"))
     assert [path.name for path in directory.parent.iterdir()] == ["abc"]
 

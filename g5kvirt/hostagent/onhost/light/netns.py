@@ -11,7 +11,7 @@ import struct
 from ..interfaces import interface_names
 from ..libc import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, prctl, setns, unshare
 from ..processes import run, run_checked
-from ..records import read_text
+from ..records import read_text, write_setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8913, 0x8914, 0x
 _SIOCSARP = 0x8955
 _IFF_UP = 1
 _ARPHRD_ETHER, _ATF_COMPLETE, _ATF_PERMANENT = 1, 2, 4
-
-
-def write_setting(path: str, value: str) -> None:
-    """Set a sysctl by its file."""
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)
 
 
 def drop_capabilities() -> None:

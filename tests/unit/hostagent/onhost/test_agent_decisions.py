@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g5kvirt.hostagent.onhost import facts, niceness
-from g5kvirt.hostagent.onhost.bridge import assign_commands, default_nic, real_name, without_metrics
+from g5kvirt.hostagent.onhost.bridge import assign_commands, default_nic, link_named, without_metrics
 from g5kvirt.hostagent.onhost.facts import describe_end
 from g5kvirt.hostagent.onhost.packages import apt_error
 from g5kvirt.hostagent.onhost.processes import start_time
@@ -77,9 +77,10 @@ def test_routes_of_the_bridge_win_over_those_of_a_dhcp_client() -> None:
 
 def test_interface_may_be_called_by_another_name() -> None:
     links = [{"ifname": "lo"}, {"ifname": "eno1", "altnames": ["enp24s0f0"]}]
-    assert real_name(links, "eno1") == real_name(links, "enp24s0f0") == "eno1"
+    for name in ("eno1", "enp24s0f0"):
+        assert link_named(links, name)["ifname"] == "eno1"
     with pytest.raises(OSError, match="no interface eth7"):
-        real_name(links, "eth7")
+        link_named(links, "eth7")
 
 
 def test_nic_is_that_of_the_default_route_else_the_first_with_an_address() -> None:
