@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.onhost import libssh
 from g5kvirt.images import stand_in
 from g5kvirt.images.cache import ProgressCallback
 from g5kvirt.images.minimal import MinimalSystem
@@ -24,7 +25,7 @@ class Light:
     """A `g5kvirt.guests.base.Guest`."""
 
     words: Mapping[str, str] = {"light": "light guests: network namespaces, no kernel of their own"}
-    programs: tuple[str, ...] = ("ip", "tar", "nft")
+    programs: tuple[str, ...] = ("ip", "tar", "nft", libssh.FILE)
     root = "overlay"
     has_kernel = False
     boot_bytes = float(sum(stand_in.SIZES.values()))

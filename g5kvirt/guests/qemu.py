@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.onhost import libssh
 from g5kvirt.images import minimal
 from g5kvirt.images.cache import ProgressCallback
 from g5kvirt.inventory import MIB, VM, Facts
@@ -26,7 +27,7 @@ class Qemu:
         "kvm": "virtual machines (QEMU, KVM)",
         "tcg": "virtual machines (QEMU, emulated)",
     }
-    programs: tuple[str, ...] = ("ip", "qemu-system-x86_64", "nft")
+    programs: tuple[str, ...] = ("ip", "qemu-system-x86_64", "nft", libssh.FILE)
     root = "/dev/vd"
     has_kernel = True
     boot_bytes = 15.4e6  # Debian's kernel, 14.2 MB, and our initrd

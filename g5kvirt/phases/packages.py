@@ -8,13 +8,14 @@ from g5kvirt.context import Context
 from g5kvirt.errors import PhaseError
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.onhost import libssh
 from g5kvirt.hostagent.python3 import install_python
 from g5kvirt.inventory import Host
 
 __all__ = ["PACKAGES", "SERVICE_PROGRAMS", "install", "needed", "with_agent"]
 
-#: Program → the Debian package that brings it, in Debian 11 and newer. QEMU's brings its firmware and network
-#: boot ROMs with it; nothing else of it is recommended or wanted.
+#: Program or library → the Debian package that brings it, in Debian 11 and newer. QEMU's brings its firmware
+#: and network boot ROMs with it; nothing else of it is recommended or wanted.
 PACKAGES: Mapping[str, str] = {
     "ip": "iproute2",
     "qemu-system-x86_64": "qemu-system-x86",
@@ -23,6 +24,7 @@ PACKAGES: Mapping[str, str] = {
     "tar": "tar",
     "nft": "nftables",
     "tc": "iproute2",
+    libssh.FILE: libssh.PACKAGE,
 }
 
 #: What a service machine runs in each of its roles.

@@ -48,13 +48,14 @@ class Result:
         return self.end - self.start
 
 
-# The first pattern that matches decides. The first four concern a connection that was already logged in:
+# The first pattern that matches decides. The first five concern a connection that was already logged in:
 # the command may have started although its first token did not reach us.
 _PATTERNS: tuple[tuple[str, Failure], ...] = (
     ("client_loop", "other"),
     ("read from remote host", "other"),
     ("packet_write_wait", "other"),
     ("dispatch_run_fatal", "other"),
+    ("connection lost", "other"),  # of a host to its guest
     # messages of the proxy of the local testbed
     ("is not a name of", "name"),
     ("is not up", "other"),
@@ -72,6 +73,8 @@ _PATTERNS: tuple[tuple[str, Failure], ...] = (
     ("no route to host", "timeout"),
     ("network is unreachable", "timeout"),
     ("timeouted", "timeout"),  # a message of TakTuk
+    ("timeout connecting", "timeout"),  # this and the next one are libssh's, on hosts
+    ("socket error: disconnected", "refused"),
     ("connection refused", "refused"),
     ("connection reset", "refused"),
     ("connection closed", "refused"),

@@ -12,6 +12,7 @@ import sys
 import time
 
 from . import clock
+from .packages import is_installed
 from .processes import run
 from .qemu import QEMU
 from .records import load_record, read_text, write_text
@@ -43,7 +44,7 @@ def facts(request: Record, home: str) -> Results:
             "kvm": kvm,
             "kvm_reason": reason,
             "qemu": qemu.group(1) if qemu else None,
-            "missing": [p for p in programs if not shutil.which(p)],
+            "missing": [p for p in programs if not is_installed(p)],
             "features": {
                 "tun": os.path.exists("/dev/net/tun"),
                 "vhost_net": os.path.exists("/dev/vhost-net"),

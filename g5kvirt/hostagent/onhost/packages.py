@@ -24,13 +24,13 @@ DENY_POLICY = "#!/bin/sh\n# by g5kvirt, while it installs packages: nothing star
 
 
 def packages(request: Record, home: str) -> Results:
-    """Install the Debian packages of the programs that are missing, from the network; one answer for all.
+    """Install the Debian packages of missing programs, from the network; one answer for all.
 
-    ``programs``: program → its package. Nothing that comes with them is started: a web server of the
-    distribution's would take the port that ours is about to listen on.
+    ``programs``: program, or library, → its package. Nothing that comes with them is started: a web server of
+    the distribution's would take the port that ours is about to listen on.
     """
     wanted: Record = request["programs"]
-    missing = [p for p in wanted if not shutil.which(p)]
+    missing = [p for p in wanted if not is_installed(p)]
     names = sorted({str(wanted[p]) for p in missing})
     subject = os.uname().nodename
     if not names:
@@ -42,10 +42,17 @@ def packages(request: Record, home: str) -> Results:
     deadline = time.monotonic() + float(request.get("limit", 600.0))
     with ServicesBlocked(root + POLICY_FILE):
         install(names, request.get("proxy") or "", request.get("options", []), deadline)
-    left = [p for p in missing if not shutil.which(p)]
+    left = [p for p in missing if not is_installed(p)]
     if left:
         raise OSError(f"{', '.join(names)} is installed, but does not provide {', '.join(left)}")
     yield subject, {"installed": names, "programs": missing}
+
+
+def is_installed(name: str) -> bool:
+    """Whether a program is there, or a library (``libNAME.so.VERSION``)."""
+    if ".so." not in name:
+        return shutil.which(name) is not None
+    return any(os.path.exists(f"/usr/{d}/{name}") for d in (f"lib/{os.uname().machine}-linux-gnu", "lib64"))
 
 
 class ServicesBlocked:

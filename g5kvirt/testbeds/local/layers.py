@@ -61,6 +61,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "dnsmasq-base",
         "nginx-light",
         "taktuk",
+        "libssh-4",
         "busybox-static",
         "nftables",
         "iproute2",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from g5kvirt.errors import PhaseError
+from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import GIB, Host, SubNetwork
@@ -115,7 +116,7 @@ def test_every_machine_is_prepared_and_missing_packages_are_installed(
         sizes = [v for k, v in prepare["sysctls"].items() if "ipv4" in k]
         assert sizes == [4096, 8192, 16384], "room for 3,000 VMs and three machines, on every machine"
         assert facts["programs"] == (
-            ["ip", "dnsmasq", "nginx"] if host == lab.service else ["ip", "qemu-system-x86_64", "nft"]
+            ["ip", "dnsmasq", "nginx"] if host == lab.service else [*GUESTS["vm"].programs]
         )
         assert bool(prepare["ramdisk"]) == (host != lab.service)
     without = lab.hosts[1].name

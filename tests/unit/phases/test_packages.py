@@ -18,6 +18,7 @@ import pytest
 from g5kvirt.errors import PhaseError
 from g5kvirt.guests.registry import GUESTS
 from g5kvirt.hostagent import calls, protocol
+from g5kvirt.hostagent.onhost.packages import is_installed
 from g5kvirt.hostagent.protocol import Answer
 from g5kvirt.inventory import GIB, Host
 from g5kvirt.phases import packages
@@ -185,8 +186,8 @@ def test_machine_without_apt_is_reported(lab: Lab) -> None:
 
 # ------------------------------------------------------------------------------------- the phase's side
 def test_each_role_has_its_programs_and_each_program_its_package() -> None:
-    assert packages.needed("vm") == ["ip", "qemu-system-x86_64", "nft"]
-    assert packages.needed("light") == ["ip", "tar", "nft"]
+    assert packages.needed("vm") == ["ip", "qemu-system-x86_64", "nft", "libssh.so.4"]
+    assert packages.needed("light") == ["ip", "tar", "nft", "libssh.so.4"]
     assert packages.needed("vm", ("dhcp", "http")) == ["ip", "dnsmasq", "nginx"]
     every = [(guest, roles) for guest in GUESTS for roles in ((), ("dhcp", "http"))]
     assert {p for guest, roles in every for p in packages.needed(guest, roles, links=True)} == {
@@ -269,3 +270,10 @@ def test_error_names_the_host_the_packages_and_what_to_do(monkeypatch: pytest.Mo
     assert "\n" not in said
     assert [e[3] for e in run.events] == ["start", "ok", "start", "failed", "start", "failed"]
     assert run.events[3][4] == {"reason": "Could not connect to proxy:3128"}
+
+
+def test_a_library_is_found_where_the_system_keeps_them() -> None:
+    assert is_installed("libc.so.6")
+    assert not is_installed("libnowhere.so.1")
+    assert is_installed("sh")
+    assert not is_installed("no-such-program")
