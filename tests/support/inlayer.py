@@ -33,6 +33,7 @@ FILES = (
     "test_apt.py",
     "test_port_security.py",
     "test_links.py",
+    "test_libssh.py",
 )
 
 

@@ -190,6 +190,8 @@ class Daemon:
         """A guest and everything of it."""
         self._power_off(name)
         guest = self._guests.pop(name)
-        if guest.root is not None:
-            guest.root.remove()
+        root = guest.root
+        guest.forget()
+        if root is not None:
+            root.remove()
         os.close(guest.ns)  # with its namespace goes its link

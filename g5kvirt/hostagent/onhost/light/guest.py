@@ -13,6 +13,7 @@ from .boot_script import BootScript, argument, read_script
 from .loop import READABLE, ready, sleep
 from .netns import INTERFACE
 from .root import kill_processes
+from .ssh_server import SshServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Guest:
         self.root: Root | None = None  #: what was deployed
         self.dns: tuple[str, ...] = ()  #: addresses of its DNS servers, from its last lease
         self.start = time.monotonic()
-        self.sessions: set[int] = set()
+        self.server: SshServer | None = None  #: of an image that has none
+        self.sessions: set[int] = set()  #: processes of ssh servers, or left by them
 
     # ---- its life -----------------------------------------------------------------------------------
 
@@ -188,8 +190,7 @@ class Guest:
             self.log(f"task {here}")
             root = await task.perform(self, text)
             if root is not None:
-                if self.root is not None:
-                    self.root.close()
+                self.forget()
                 self.root = root
                 raise Reboot
 
@@ -201,8 +202,7 @@ class Guest:
         power = root.open()
         tasks = []
         try:
-            if root.server is not None:
-                tasks.append(self.loop.spawn(self._answer_ssh(root)))
+            tasks.append(self.loop.spawn(self._answer_ssh(root)))
             about = {"deployment": root.identity["deployment"], "status": "ok"}
             tasks.append(self.loop.spawn(self.report(root.identity["server"], "environment", **about)))
             self.log("environment")
@@ -212,6 +212,8 @@ class Guest:
             os.close(power)
             for one in tasks:
                 self.loop.cancel(one)
+            if self.server is not None:
+                self.server.disconnect()
             self.end_processes()
             root.close()
 
@@ -231,12 +233,31 @@ class Guest:
                     await sleep(_PAUSE)
                     continue
                 self.reap()
-                with connection:
-                    if len(self.sessions) < MOST_SESSIONS:
-                        try:
-                            self.sessions.add(root.serve(connection, self.ns))
-                        except OSError as error:  # no process is left, or no ssh server: the guest goes on
-                            self.log(f"ssh: {error}")
+                try:
+                    self._serve(root, connection)
+                except OSError as error:  # no process is left, or no ssh server: the guest goes on
+                    connection.close()
+                    self.log(f"ssh: {error}")
+
+    def _serve(self, root: Root, connection: socket.socket) -> None:
+        """By the image's ssh server, or by ours if it has none. Raises OSError."""
+        if root.server is None:
+            if self.server is None:
+                self.server = SshServer(root, self.ns, self.loop, self.sessions)
+            self.server.accept(connection)
+            return
+        with connection:
+            if len(self.sessions) < MOST_SESSIONS:
+                self.sessions.add(root.serve(connection, self.ns))
+
+    def forget(self) -> None:
+        """What was deployed, and its ssh server, are replaced."""
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+        if self.root is not None:
+            self.root.close()
+            self.root = None
 
     def reap(self) -> None:
         """Collect ssh servers that have ended."""

@@ -96,6 +96,12 @@ class Loop:
             self._leave(task)
             self._new.append(task)
 
+    def wake(self, task: Task) -> None:
+        """A task that waits continues in the next round, as if what it waits for had come."""
+        if task.fd is not None or task.signal is not None:
+            self._leave(task)
+            self._new.append(task)
+
     def run(self, running: Callable[[], bool]) -> None:
         """Run while ``running()``, which is looked at after every event."""
         while running():

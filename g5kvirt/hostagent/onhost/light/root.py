@@ -27,7 +27,7 @@ from ..libc import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from .netns import Home
 
@@ -67,7 +67,7 @@ class Root:
         self._files = {**files, "etc/hostname": f"{name}\n", "sbin/reboot": _REBOOT, "bin/reboot": _REBOOT}
         self._written = False
         self._spaces: list[int] = []
-        self.used = False  #: whether a process was started in it
+        self.used = False  #: whether a process may have been started in it
         shutil.rmtree(own, ignore_errors=True)
         for part in ("upper", "work", "root"):
             os.makedirs(f"{own}/{part}", mode=0o755)
@@ -130,22 +130,19 @@ class Root:
         self._written = True
 
     def serve(self, connection: socket.socket, ns: int) -> int:
-        """Start the ssh server for one connection, inside the guest; returns its process. Raises OSError."""
+        """Start the image's ssh server for one connection, inside the guest; returns its process.
+
+        Raises OSError.
+        """
         server = self.server
         assert server is not None
-        self.used = True
         connection.setblocking(True)
         actions = [
             (os.POSIX_SPAWN_DUP2, connection.fileno(), 0),
             (os.POSIX_SPAWN_DUP2, connection.fileno(), 1),
             (os.POSIX_SPAWN_DUP2, self._home.null, 2),  # a guest's own may be anything, by now
         ]
-        kinds = (CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS)
-        with self._home.away():
-            for fd, kind in zip([ns, *self._spaces], kinds):  # noqa: B905  Python 3.9
-                setns(fd, kind)
-            os.chroot(f"{self._own}/root")
-            os.chdir("/")
+        with self.inside(ns):
             # A fork would copy the page tables of all guests' process, and then each page that it writes.
             return os.posix_spawn(
                 server[0],
@@ -155,6 +152,17 @@ class Root:
                 setsid=True,
                 setsigdef=[signal.SIGPIPE],
             )
+
+    @contextlib.contextmanager
+    def inside(self, ns: int) -> Iterator[None]:
+        """Within the guest of this network namespace: what is started here belongs to it. Raises OSError."""
+        self.used = True
+        with self._home.away():
+            for fd, kind in zip([ns, *self._spaces], (CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS)):  # noqa: B905
+                setns(fd, kind)
+            os.chroot(f"{self._own}/root")
+            os.chdir("/")
+            yield
 
     def close(self) -> None:
         """Without its processes (`kill_processes`) nothing holds the mounts any more."""

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import shlex
 
+from ..libssh import library
 from .loop import sleep
 from .root import Root
 
@@ -145,6 +146,9 @@ def _install(guest: Guest, values: Mapping[str, str]) -> Root:
     except OSError as error:
         raise TaskError("postinstall", str(error)) from None
     if root.server is None:
-        reason = "the image has no ssh server (usr/sbin/dropbear or usr/sbin/sshd)"
-        raise TaskError("postinstall", reason, permanent=True)
+        try:
+            library()  # for a server of ours
+        except OSError as error:
+            reason = f"the image has no ssh server (usr/sbin/dropbear or usr/sbin/sshd), and {error}"
+            raise TaskError("postinstall", reason, permanent=True) from None
     return root

@@ -1,4 +1,4 @@
-"""A guest's ssh server: it goes on whatever its connections, or the lack of processes, do to it."""
+"""A guest goes on answering whatever its image's ssh server, or the lack of processes, does to it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from g5kvirt.hostagent.onhost.light.loop import Loop
 
 class Root:
     """Each connection is greeted and then held by a process; the host has none left for the first ones."""
+
+    server = ("/usr/sbin/dropbear", ["dropbear"])
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals

@@ -1,0 +1,184 @@
+"""An ssh server for guests whose image has none: connections and their login; `ssh_channel` runs commands.
+
+It is libssh's, within the process of all guests of a host: a server that is started for each connection
+takes four times as much processor time. Root is let in with the keys of the guest's authorized_keys; there
+are commands, shells with a terminal and sftp (of the image), but no forwarding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import time
+
+from .. import libssh
+from .authorized_keys import grant
+from .loop import READABLE, WRITABLE, Signal, ready
+from .ssh_channel import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .authorized_keys import Grant
+    from .loop import Loop, Task
+    from .root import Root
+
+#: Seconds for a client to log in.
+LOGIN_LIMIT = 60.0
+#: Connections of a guest at once, and commands of a connection.
+MOST_CONNECTIONS, MOST_CHANNELS = 64, 64
+#: Seconds without an answer after which a connection is given up: the client's machine is gone.
+_SILENCE = 60
+
+_AUTHORIZED_KEYS = "/root/.ssh/authorized_keys"
+_ENDED = libssh.CLOSED | libssh.CLOSED_ERROR
+
+
+class SshServer:
+    """The server of one guest, with a host key of its own."""
+
+    def __init__(self, root: Root, ns: int, loop: Loop, left: set[int]) -> None:
+        """``left`` gets the processes whose connection has gone. Raises OSError without the library."""
+        self.root = root
+        self.ns = ns
+        self.loop = loop
+        self.left = left
+        self._connections: dict[Connection, Task] = {}
+        library = libssh.library()
+        self._bind = library.ssh_bind_new()
+        libssh.set_option(library.ssh_bind_options_set, self._bind, libssh.BIND_PROCESS_CONFIG, False)
+        key = libssh.new_host_key()
+        if library.ssh_bind_options_set(self._bind, libssh.BIND_IMPORT_KEY, key):  # which owns it from now on
+            raise OSError("libssh does not take the host key")
+
+    def accept(self, connection: socket.socket) -> None:
+        """Serve a connection, unless there are too many."""
+        for one, task in list(self._connections.items()):
+            if task.done:
+                del self._connections[one]
+        if len(self._connections) >= MOST_CONNECTIONS:
+            connection.close()
+            return
+        served = Connection(self, connection, self._bind)
+        self._connections[served] = served.task = self.loop.spawn(served.serve())
+
+    def disconnect(self) -> None:
+        """End all connections; processes go on, see `left`."""
+        for task in self._connections.values():
+            self.loop.cancel(task)
+        self._connections.clear()
+
+    def close(self) -> None:
+        """Give back what the library holds."""
+        self.disconnect()
+        libssh.library().ssh_bind_free(self._bind)
+
+    def authorized_keys(self) -> str:
+        """The text of the guest's file; empty if it has none."""
+        with self.root.inside(self.ns):
+            try:
+                file = os.open(_AUTHORIZED_KEYS, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                return ""
+            try:
+                return os.read(file, 1 << 20).decode("utf-8", "replace")
+            finally:
+                os.close(file)
+
+
+class Connection:
+    """One connection. `serve` is to be run once."""
+
+    def __init__(self, server: SshServer, connection: socket.socket, bind: int) -> None:
+        """Raises OSError; ``connection`` is closed then."""
+        self.server = server
+        self.loop = server.loop
+        self.grant: Grant | None = None  #: of the key that has logged in
+        self.moved = Signal()  #: something has come, or can be sent
+        self.task: Task | None = None
+        self._channels: list[Channel] = []
+        self._socket = connection
+        #: Both ends, as in a command's environment.
+        self.addresses = "{} {} {} {}".format(*connection.getpeername(), *connection.getsockname())
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE // 2)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENCE)
+        self._library = libssh.library()
+        self._callbacks = libssh.ServerCallbacks(
+            size=ctypes.sizeof(libssh.ServerCallbacks),
+            public_key=libssh.OnKey(self._on_key),
+            channel=libssh.OnChannel(self._on_channel),
+        )
+        self._session = self._library.ssh_new()
+        self._event = self._library.ssh_event_new()
+        # The library closes what it gets whenever it likes, and this one is waited for.
+        if self._library.ssh_bind_accept_fd(bind, self._session, os.dup(connection.fileno())):
+            self._free()
+            raise OSError(f"libssh does not take the connection: {libssh.error(bind)}")
+        self._library.ssh_set_blocking(self._session, 0)
+        self._library.ssh_set_auth_methods(self._session, libssh.AUTH_PUBLIC_KEY)
+        self._library.ssh_set_server_callbacks(self._session, ctypes.byref(self._callbacks))
+
+    async def serve(self) -> None:
+        """Until it ends."""
+        deadline = time.monotonic() + LOGIN_LIMIT
+        try:
+            self._library.ssh_handle_key_exchange(self._session)
+            self._library.ssh_event_add_session(self._event, self._session)
+            while not self._status() & _ENDED:
+                events = READABLE | (WRITABLE if self._status() & libssh.WRITE_PENDING else 0)
+                await ready(self._socket.fileno(), events, deadline)
+                if self._library.ssh_event_dopoll(self._event, 0) == libssh.ERROR:
+                    return
+                if self.grant is not None:
+                    deadline = float("inf")
+                for channel in list(self._channels):
+                    if channel.attend():
+                        self._channels.remove(channel)
+                self.loop.fire(self.moved)
+        except TimeoutError:
+            pass
+        finally:
+            for channel in self._channels:
+                channel.close()
+            self._free()
+
+    def pass_on(self) -> None:
+        """Attend to what a channel has caused: it had something to send, or the library took something in."""
+        if self.task is not None and self._status() & (_ENDED | libssh.WRITE_PENDING):
+            self.loop.wake(self.task)
+
+    def _status(self) -> int:
+        return int(self._library.ssh_get_status(self._session))
+
+    def _free(self) -> None:
+        library = self._library
+        library.ssh_event_remove_session(self._event, self._session)
+        library.ssh_event_free(self._event)
+        library.ssh_disconnect(self._session)
+        library.ssh_free(self._session)
+        self._socket.close()
+
+    def _on_key(self, _session: int, user: bytes, key: int, signature: int, _data: int) -> int:
+        try:
+            found = grant(self.server.authorized_keys(), libssh.public_key_text(key))
+            if user != b"root" or found is None:
+                return libssh.DENIED
+            if signature == libssh.SIGNATURE_VALID:
+                self.grant = found
+            elif signature != libssh.SIGNATURE_NONE:  # no offer of a key, but a login by it
+                return libssh.DENIED
+        except BaseException:  # noqa: BLE001  the library would take it for success
+            sys.excepthook(*sys.exc_info())
+            return libssh.DENIED
+        return libssh.SUCCESS
+
+    def _on_channel(self, session: int, _data: int) -> int | None:
+        if self.grant is None or len(self._channels) >= MOST_CHANNELS:
+            return None
+        channel = Channel(self, self.grant, session)
+        self._channels.append(channel)
+        return channel.handle
