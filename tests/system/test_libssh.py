@@ -436,3 +436,46 @@ def test_connection_that_is_lost_while_the_command_runs(server: Server, home: Pa
     assert (found["code"], found["stopped"]) == (255, "")
     assert classify_failure(found["err"].encode())[0] == "other", "the command may have begun"
     assert found["seconds"] < 10
+
+
+def test_logins_to_openssh(server: Server, home: Path, tmp_path: Path) -> None:
+    """As environments with Debian's own ssh server answer."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "host_key"], check=True)
+    (tmp_path / "authorized_keys").chmod(0o600)
+    config = f"""
+ListenAddress 127.0.3.1:{server.port}
+HostKey {tmp_path}/host_key
+AuthorizedKeysFile {tmp_path}/authorized_keys
+PidFile none
+UsePAM no
+StrictModes no
+MaxStartups 100
+"""
+    (tmp_path / "config").write_text(config)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", tmp_path / "config"])
+    data = os.urandom(3 << 20)
+    (tmp_path / "input").write_bytes(data)
+    try:
+        guests = {f"vm-{i}": "127.0.3.1" for i in range(6)}
+        found = logins(server, home, guests, output=str(tmp_path / "output"), input=str(tmp_path / "input"))
+        assert [answer.detail["code"] for answer in found.values()] == [0] * 6, found
+        order = protocol.ssh(
+            {"vm-1": "127.0.3.1"},
+            "cat; exit 7",
+            limit=20.0,
+            port=server.port,
+            key=(tmp_path / "key").read_text(),
+            input=str(tmp_path / "input"),
+            output=str(tmp_path / "output"),
+        )
+        (answer,) = call(home, order)
+        assert (answer.detail["code"], answer.detail["bytes"]) == (7, len(data))
+        assert (tmp_path / "output/vm-1").read_bytes() == data
+        (refused,) = logins(
+            server, home, {"vm-1": "127.0.3.1"}, key=(tmp_path / "other").read_text()
+        ).values()
+        assert classify_failure(refused.detail["err"].encode())[0] == "key"
+    finally:
+        process.terminate()
+        process.wait(10)

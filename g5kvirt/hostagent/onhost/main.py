@@ -131,6 +131,10 @@ def import_for(text: str) -> None:
     with contextlib.suppress(*EXPECTED_ERRORS, AttributeError):
         for request in read_document(text)[1]:
             operation(str(request.get("op")))
+            if request["op"] == "ssh":
+                from .libssh import library
+
+                library()
             if request["op"] == "serve":
                 from .services import own_program
 

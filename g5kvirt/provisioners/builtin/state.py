@@ -40,7 +40,7 @@ class WorkflowState:
         self.deadlines = Deadlines(self.positions, self.load)
         self.broadcasts = HostBroadcasts(self.load)
         self.reboots = WindowQueue(reboots)
-        self.checks = WindowQueue(checks)
+        self.checks = WindowQueue(checks, by_host=True)
         self.awaiting_task: list[VMProgress] = []
 
     def load(self) -> int:

@@ -191,7 +191,7 @@ class Daemon:
         self._power_off(name)
         guest = self._guests.pop(name)
         root = guest.root
-        guest.forget()
+        guest.close()
         if root is not None:
             root.remove()
         os.close(guest.ns)  # with its namespace goes its link

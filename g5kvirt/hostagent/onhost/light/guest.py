@@ -65,11 +65,14 @@ class Guest:
         self.loop = loop
         self.images = images
         self.announcements = announcements
+        self.http = http.Client(home, ns)
         self.place = place  #: path without extension for what it writes
         self.console = console  #: file
+        self._console = -1  # its descriptor: to open it for each line took a tenth of a deployment's time
         self.root: Root | None = None  #: what was deployed
         self.dns: tuple[str, ...] = ()  #: addresses of its DNS servers, from its last lease
         self.start = time.monotonic()
+        self._assigned = ("", "")  # address and netmask of its interface
         self.server: SshServer | None = None  #: of an image that has none
         self.sessions: set[int] = set()  #: processes of ssh servers, or left by them
 
@@ -77,11 +80,18 @@ class Guest:
 
     async def live(self) -> None:
         """From power-on on, until it is cancelled."""
+        try:
+            await self._live()
+        finally:
+            self.http.close()
+
+    async def _live(self) -> None:
         self.start = time.monotonic()
         self.log("power-on")
         while True:
             try:
                 script = await self._firmware()
+                self.http.close()  # the firmware ends
                 if not script.from_disk:
                     await self._minimal_system(script)
                 elif self.root is not None:
@@ -89,6 +99,7 @@ class Guest:
                 else:
                     raise OSError("the disk is empty")
             except Reboot:
+                self.http.close()
                 self.log("reboot")
                 self.start = time.monotonic()
             except Exception as error:  # noqa: BLE001  whatever an odd server or image causes
@@ -97,9 +108,10 @@ class Guest:
 
     def log(self, line: str) -> None:
         """A line of its console."""
-        # a full disk ends no guest
-        with contextlib.suppress(OSError), open(self.console, "a", encoding="utf-8") as file:
-            file.write(f"[{time.monotonic() - self.start:12.6f}] {line}\n")
+        with contextlib.suppress(OSError):  # a full disk ends no guest
+            if self._console < 0:
+                self._console = os.open(self.console, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(self._console, f"[{time.monotonic() - self.start:12.6f}] {line}\n".encode())
 
     async def fetch(self, url: str, sink: Sink, patience: float = FILE_PATIENCE) -> None:
         """A file, piece by piece into ``sink``, which keeps none of them. Raises OSError."""
@@ -108,7 +120,7 @@ class Guest:
             server, _, path = url[7:].partition("/")
             await tftp.get(self.home, self.ns, server, path, sink, deadline)
         else:
-            await http.get(self.home, self.ns, url, sink, deadline)
+            await self.http.get(url, sink, deadline)
 
     async def read(self, url: str, patience: float = FILE_PATIENCE) -> str:
         """A small file. Raises OSError."""
@@ -137,8 +149,11 @@ class Guest:
         deadline = time.monotonic() + PATIENCE
         lease = await dhcp.lease(self.home, self.ns, INTERFACE, self.mac, ipxe=ipxe, deadline=deadline)
         self.dns = lease.dns
-        self.home.assign(self.ns, lease.address, lease.netmask)
-        self.home.announce(self.bridge, lease.address, self.mac)
+        # What runs in the guest may have changed it since the last boot.
+        if ipxe or (lease.address, lease.netmask) != self._assigned:
+            self.home.assign(self.ns, lease.address, lease.netmask)
+            self.home.announce(self.bridge, lease.address, self.mac)
+            self._assigned = (lease.address, lease.netmask)
         self.log(f"address {lease.address} ({'iPXE' if ipxe else 'system'})")
         return lease
 
@@ -176,6 +191,7 @@ class Guest:
         self.log("minimal system")
         host, last = str(self.vm["host"]), ""
         while True:
+            self.http.close()  # while it waits, it holds none of the server's connections
             given = await self.announcements.next_task(server, host, self.name, poll, last)
             try:
                 text = await self.read(f"{server}/task/{self.name}", patience=30.0)
@@ -203,8 +219,7 @@ class Guest:
         tasks = []
         try:
             tasks.append(self.loop.spawn(self._answer_ssh(root)))
-            about = {"deployment": root.identity["deployment"], "status": "ok"}
-            tasks.append(self.loop.spawn(self.report(root.identity["server"], "environment", **about)))
+            tasks.append(self.loop.spawn(self._report_environment(root)))
             self.log("environment")
             await ready(power, READABLE, float("inf"))
             raise Reboot
@@ -216,6 +231,11 @@ class Guest:
                 self.server.disconnect()
             self.end_processes()
             root.close()
+
+    async def _report_environment(self, root: Root) -> None:
+        about = {"deployment": root.identity["deployment"], "status": "ok"}
+        await self.report(root.identity["server"], "environment", **about)
+        self.http.close()
 
     async def _answer_ssh(self, root: Root) -> None:
         with self.home.inside(self.ns):
@@ -249,6 +269,13 @@ class Guest:
         with connection:
             if len(self.sessions) < MOST_SESSIONS:
                 self.sessions.add(root.serve(connection, self.ns))
+
+    def close(self) -> None:
+        """It is stopped: nothing of it stays open."""
+        self.forget()
+        if self._console >= 0:
+            os.close(self._console)
+            self._console = -1
 
     def forget(self) -> None:
         """What was deployed, and its ssh server, are replaced."""

@@ -1,4 +1,4 @@
-"""A GET request (HTTP/1.1, one per connection) from inside a guest."""
+"""GET requests (HTTP/1.1) from inside a guest."""
 
 from __future__ import annotations
 
@@ -41,38 +41,96 @@ def split(url: str) -> tuple[str, int, str]:
     return address, number, "/" + path
 
 
-async def get(home: Home, ns: int, url: str, sink: Sink, deadline: float) -> int:
-    """Fetch a file, piece by piece into ``sink``, which keeps none of them; returns its size.
+class ClosedError(OSError):
+    """The server has closed the connection before it answered."""
 
-    Raises TransferError.
-    """
-    address, port, path = split(url)
-    with home.inside(ns):
-        link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with link:
-        link.setblocking(False)
+
+class Client:
+    """GET requests of one guest. A connection is kept for the next request to its server, as iPXE does."""
+
+    def __init__(self, home: Home, ns: int) -> None:
+        self._home = home
+        self._ns = ns
+        self._links: dict[tuple[str, int], socket.socket] = {}
+
+    async def get(self, url: str, sink: Sink, deadline: float) -> int:
+        """Fetch a file, piece by piece into ``sink``, which keeps none of them; returns its size.
+
+        Raises TransferError.
+        """
+        address, port, path = split(url)
+        server = (address, port)
         try:
-            return await _exchange(link, (address, port), path, sink, deadline)
+            link = self._links.pop(server, None)
+            if link is not None:
+                try:
+                    return await self._exchange(link, server, path, sink, deadline)
+                except ClosedError:  # it has been idle for too long
+                    pass
+            link = await self._connect(server, deadline)
+            return await self._exchange(link, server, path, sink, deadline)
         except TransferError as error:
             raise TransferError(f"{url}: {error}") from None
         except OSError as error:
             raise TransferError(f"{url}: {error.strerror or error}") from None
 
+    def close(self) -> None:
+        """End all connections."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+
+    async def _connect(self, server: tuple[str, int], deadline: float) -> socket.socket:
+        with self._home.inside(self._ns):
+            link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            link.setblocking(False)
+            link.connect_ex(server)
+            await ready(link.fileno(), WRITABLE, min(deadline, time.monotonic() + SILENCE))
+            failure = link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failure:
+                raise OSError(failure, f"{server[0]}:{server[1]} cannot be reached (error {failure})")
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    async def _exchange(
+        self, link: socket.socket, server: tuple[str, int], path: str, sink: Sink, deadline: float
+    ) -> int:
+        """One request and its answer; ``link`` is kept or closed."""
+        try:
+            size, is_open = await _exchange(link, server[0], path, sink, deadline)
+        except BaseException:
+            link.close()
+            raise
+        if is_open:
+            self._links[server] = link
+        else:
+            link.close()
+        return size
+
+
+async def get(home: Home, ns: int, url: str, sink: Sink, deadline: float) -> int:
+    """`Client.get` over a connection of its own."""
+    client = Client(home, ns)
+    try:
+        return await client.get(url, sink, deadline)
+    finally:
+        client.close()
+
 
 async def _exchange(
-    link: socket.socket,
-    server: tuple[str, int],
-    path: str,
-    sink: Sink,
-    deadline: float,
-) -> int:
-    link.connect_ex(server)
-    await ready(link.fileno(), WRITABLE, min(deadline, time.monotonic() + SILENCE))
-    failure = link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if failure:
-        raise OSError(failure, f"{server[0]}:{server[1]} cannot be reached (error {failure})")
-    link.send(f"GET {path} HTTP/1.1\r\nHost: {server[0]}\r\nConnection: close\r\n\r\n".encode())
-    head = b""
+    link: socket.socket, host: str, path: str, sink: Sink, deadline: float
+) -> tuple[int, bool]:
+    """The size of what has come, and whether the server leaves the connection open."""
+    try:
+        link.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        head = bytes(await _receive(link, deadline))
+    except ConnectionError as error:
+        raise ClosedError(error.errno, error.strerror) from None
+    if not head:
+        raise ClosedError("the server closed the connection")
     while b"\r\n\r\n" not in head:
         data = await _receive(link, deadline)
         if not data or len(head) > 1 << 16:
@@ -91,7 +149,7 @@ async def _exchange(
     size = int(length) if length.isascii() and length.isdigit() else -1
     received = len(rest)
     sink(memoryview(rest))
-    while received != size:
+    while received < size or size < 0:
         data = await _receive(link, deadline)
         if not data:
             break
@@ -99,7 +157,8 @@ async def _exchange(
         sink(data)
     if size >= 0 and received != size:
         raise TransferError(f"{received} of {size} bytes came")
-    return received
+    is_open = size >= 0 and first.startswith("HTTP/1.1") and fields.get("connection", "").lower() != "close"
+    return received, is_open
 
 
 async def _receive(link: socket.socket, deadline: float) -> memoryview:

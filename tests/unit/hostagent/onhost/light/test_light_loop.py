@@ -191,6 +191,39 @@ def test_what_is_no_complete_file_is_an_error(answer: bytes, words: str) -> None
         run(fetch(url, lambda data: None))
 
 
+@pytest.mark.parametrize(("most", "connections"), [(9, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_connection_is_kept_while_its_server_keeps_it(most: int, connections: int, announced: bool) -> None:
+    """``most``: requests after which the server closes a connection, with or without a word."""
+    accepted = []
+
+    def serve(listener: socket.socket) -> None:
+        while len(accepted) < connections:
+            link, _ = listener.accept()
+            accepted.append(link)
+            with link:
+                for number in range(1, most + 1):
+                    if not link.recv(4096):
+                        break
+                    close = b"Connection: close\r\n" if announced and number == most else b""
+                    link.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" + close + b"\r\nhello")
+
+    async def fetch_all(client: http.Client, url: str, file: bytearray) -> None:
+        for _ in range(4):
+            await client.get(url, file.extend, time.monotonic() + 10)
+            await sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        client, file = http.Client(HOME, 0), bytearray()
+        run(fetch_all(client, f"http://127.0.0.1:{listener.getsockname()[1]}/file", file))
+        client.close()
+        thread.join(5)
+    assert file == b"hello" * 4
+    assert len(accepted) == connections
+
+
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
