@@ -53,8 +53,8 @@ MIN_CHECKS = 8
 #: (measured) and takes some twenty network round trips.
 CHECKS_PER_CORE = 4
 
-#: The same where hosts check their own VMs, per core of theirs: one costs 15 ms of a core for ssh and as much
-#: in the VM, and waits 0.1 s for the network (measured).
+#: The same where hosts check their own VMs, per core of theirs: one costs 2 ms of a core for the login and up
+#: to 15 ms in the VM, and waits 0.1 s for the network (measured).
 HOST_CHECKS_PER_CORE = 16
 
 #: Seconds allowed for every boot independent of load: DHCP retries, a slow link.

@@ -24,6 +24,7 @@ from agent_calls import call
 from localbed import wait
 
 from g5kvirt.hostagent import protocol
+from g5kvirt.hostagent.onhost import guest_ssh
 from g5kvirt.hostagent.onhost.light import ssh_server
 from g5kvirt.hostagent.onhost.light.loop import READABLE, Loop, ready
 from g5kvirt.hostagent.onhost.light.ssh_server import SshServer
@@ -266,6 +267,79 @@ def test_rubbish_and_silence_end_only_themselves(server: Server, monkeypatch: py
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
         time.sleep(1.5)
         assert server.run("echo on").stdout == b"on\n"
+
+
+def test_what_a_guest_may_put_in_the_place_of_its_keys_holds_nothing_up(server: Server) -> None:
+    server.keys.unlink()
+    os.mkfifo(server.keys)
+    assert b"Permission denied" in server.run("true").stderr
+    server.keys.unlink()
+    server.keys.symlink_to("/dev/zero")
+    assert b"Permission denied" in server.run("true").stderr
+    server.keys.unlink()
+    server.allow("")
+    assert server.run("true").returncode == 0
+
+
+def test_ends_and_variables_that_nobody_has_a_name_for(server: Server) -> None:
+    assert server.run("kill -35 $$").returncode == 255
+    assert server.run("echo $LC_A", "-o", "SetEnv=LC_A=b=c").stdout == b"b=c\n"
+
+
+def test_what_comes_while_something_is_sent_is_noticed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library takes in what has come whenever it sends; a slow loop makes that likely."""
+    poll = Loop._poll
+
+    def slow(loop: Loop) -> list[tuple[int, int]]:
+        found = poll(loop)
+        time.sleep(0.03)
+        return found
+
+    monkeypatch.setattr(Loop, "_poll", slow)
+    for _ in range(5):
+        done = server.run("echo a; sleep 0.02; echo b; cat", data=b"c\n")
+        assert (done.stdout, done.returncode) == (b"a\nb\nc\n", 0)
+
+
+def test_connection_that_has_not_begun_is_closed_with_the_others(server: Server) -> None:
+    loop = Loop()
+    other = SshServer(Root(), 0, loop, set())  # type: ignore[arg-type]
+    before = descriptors()
+    ours, theirs = _pair()
+    other.accept(theirs)
+    other.disconnect()
+    assert ours.recv(100) == b""
+    ours.close()
+    assert descriptors() == before
+    other.close()
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), 10)
+        return ours, listener.accept()[0]
+
+
+def test_logins_leave_no_descriptor(server: Server) -> None:
+    request = protocol.ssh(
+        {f"vm-{i}": "127.0.1.1" for i in range(20)},
+        COMMAND,
+        limit=9.0,
+        port=server.port,
+        key=(server.folder / "key").read_text(),
+    )
+    server.run("true")
+    before = descriptors()
+    results = dict(guest_ssh.ssh(request, ""))
+    assert [result["code"] for result in results.values()] == [0] * 20
+    wait(lambda: descriptors() <= before)
 
 
 # ---- logins of a host ---------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def ssh(request: Record, _home: str) -> Results:
                 place = (address, int(request.get("port", 22)))
                 login = Login(place, request["command"], key, files.input(), files.output(name), limits)
                 running[login] = (name, address, number)
-                threading.Thread(target=_run, args=(login, ended), daemon=True).start()
+                _start(login, ended)
             for login in _next(ended, running, limits, files):
                 name, address, number = running.pop(login)
                 result = _result(login, limits, files.size(name))
@@ -75,6 +75,15 @@ def ssh(request: Record, _home: str) -> Results:
             login.stop("nobody waits for it any more")
 
 
+def _start(login: Login, ended: queue.SimpleQueue[Login]) -> None:
+    """In a thread. Without one the login has failed, and says so."""
+    try:
+        threading.Thread(target=_run, args=(login, ended), daemon=True).start()
+    except RuntimeError as error:
+        login.fail(f"its host has no thread left: {error}")
+        ended.put(login)
+
+
 def _run(login: Login, ended: queue.SimpleQueue[Login]) -> None:
     try:
         login.run()
@@ -85,19 +94,20 @@ def _run(login: Login, ended: queue.SimpleQueue[Login]) -> None:
 def _next(
     ended: queue.SimpleQueue[Login], running: dict[Login, tuple[str, str, int]], limits: Limits, files: Files
 ) -> list[Login]:
-    """A login that has ended, if one does within a moment, or those that should have ended long ago."""
+    """A login that has ended, if one does within a moment, and those that should have ended long ago."""
+    found = []
     try:
-        return [login for login in (ended.get(timeout=0.25 if running else 0.05),) if login in running]
+        found = [login for login in (ended.get(timeout=0.25 if running else 0.05),) if login in running]
     except queue.Empty:
         pass
     if files.are_full():
         for login in running:
             login.stop("cut off: the disk of its host is full")
     last = time.monotonic() - limits.seconds - _GRACE
-    late = [login for login in running if login.begin < last]
+    late = [login for login in running if login.begin < last and login not in found]
     for login in late:
         login.stop(f"timed out: no end within {limits.seconds:.0f} s")
-    return late
+    return found + late
 
 
 def _result(login: Login, limits: Limits, size: int) -> Record:

@@ -17,7 +17,7 @@ PACKAGE = "libssh-4"
 
 OK, ERROR, AGAIN, EOF = 0, -1, -2, -127
 #: Answers to a request for authentication.
-SUCCESS, DENIED = 0, 1
+SUCCESS, DENIED, AUTH_AGAIN = 0, 1, 4
 AUTH_PUBLIC_KEY = 4
 SIGNATURE_NONE, SIGNATURE_VALID = 0, 1
 #: Flags of a session's status, and of what it waits for.
@@ -84,6 +84,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 # Types of callbacks. What one raises is printed, and the library gets 0 in its place, which is `SUCCESS`: so
 # nothing may depend on that answer alone.
 OnKey = ctypes.CFUNCTYPE(_INT, _POINTER, _TEXT, _POINTER, ctypes.c_byte, _POINTER)
+OnMechanism = ctypes.CFUNCTYPE(_POINTER, _POINTER, _TEXT, _INT, _POINTER, _POINTER)
 OnChannel = ctypes.CFUNCTYPE(_POINTER, _POINTER, _POINTER)
 OnData = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _POINTER, _SIZE, _INT, _POINTER)
 OnClose = ctypes.CFUNCTYPE(None, _POINTER, _POINTER, _POINTER)
@@ -108,7 +109,7 @@ class ServerCallbacks(ctypes.Structure):
         ("public_key", OnKey),
         ("service", _POINTER),
         ("channel", OnChannel),
-        ("gssapi_oid", _POINTER),
+        ("gssapi_oid", OnMechanism),
         ("gssapi_context", _POINTER),
         ("gssapi_verify", _POINTER),
     )

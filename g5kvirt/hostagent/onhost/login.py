@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import Any, NamedTuple
 
     class Limits(NamedTuple):
-        """Of one login: seconds until the guest takes a connection, until it has let us in, and in all; bytes
-        of its output, and of its errors."""
+        """Of one login: seconds until the guest takes a connection, for each step of the login, and in all;
+        bytes of its output, and of its errors."""
 
         connect: float
         log_in: float
@@ -93,13 +93,22 @@ class Login:
         finally:
             self.seconds = time.monotonic() - self.begin
             if self._session:
-                self._library.ssh_disconnect(self._session)
+                # ssh_disconnect would forget the socket, and leave it open.
                 self._library.ssh_free(self._session)
-            for descriptor in (self._source, self._target):
-                if descriptor is not None:
-                    os.close(descriptor)
+            self._close()
         if self.stopped:
             self.code = None
+
+    def _close(self) -> None:
+        for descriptor in (self._source, self._target):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._source = self._target = None
+
+    def fail(self, reason: str) -> None:
+        """It does not run."""
+        self.errors += f"{reason}\n".encode()
+        self._close()
 
     def stop(self, reason: str) -> None:
         """End it soon."""
@@ -141,7 +150,7 @@ class Login:
             answer = self._library.ssh_userauth_publickey(self._session, None, self._key)
         if answer == libssh.DENIED:
             raise LoginError(f"{self._address}: Permission denied (publickey)")
-        self._check(answer)
+        self._check(libssh.AGAIN if answer == libssh.AUTH_AGAIN else answer)
 
     def _converse(self) -> None:
         library = self._library
@@ -155,7 +164,8 @@ class Login:
         try:
             library.ssh_set_channel_callbacks(channel, ctypes.byref(callbacks))
             self._check(library.ssh_channel_open_session(channel))
-            self._check(library.ssh_channel_request_exec(channel, os.fsencode(self._command)))
+            if library.ssh_channel_request_exec(channel, os.fsencode(self._command)):
+                raise self._lost()  # it may have begun
             self._check(library.ssh_event_add_session(event, self._session))
             while not library.ssh_channel_is_closed(channel):
                 self._feed(channel)
@@ -181,7 +191,8 @@ class Login:
             return
         data = os.read(self._source, min(room, _PIECE))
         if data:
-            self._library.ssh_channel_write(channel, data, len(data))
+            if self._library.ssh_channel_write(channel, data, len(data)) != len(data):
+                raise self._lost()
         else:
             self._library.ssh_channel_send_eof(channel)
             os.close(self._source)
@@ -217,6 +228,9 @@ class Login:
         return LoginError(f"connection lost to {self._address}: {libssh.error(self._session)}")
 
     def _check(self, answer: int) -> None:
-        """Raises LoginError with the library's reason, unless ``answer`` is a good one."""
+        """Raises LoginError with the library's reason, unless ``answer`` is a good one; and if it is late."""
+        late = time.monotonic() - self.begin > self._limits.seconds
+        if answer == libssh.AGAIN or late:
+            raise LoginError(f"{self._address}: {os.strerror(errno.ETIMEDOUT)} during the login")
         if answer:
             raise LoginError(f"{self._address}: {libssh.error(self._session)}")

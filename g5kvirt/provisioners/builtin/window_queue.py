@@ -9,8 +9,8 @@ from g5kvirt.provisioners.builtin.positions import VMProgress
 
 __all__ = ["WindowQueue"]
 
-#: The part of a window that VMs of one host take together at most, if they go by host.
-_TOGETHER = 4
+#: Parts of a window, of which VMs of one host take one at a time, if they go by host.
+_PARTS = 4
 
 
 class WindowQueue:
@@ -27,7 +27,7 @@ class WindowQueue:
         self._by_host = by_host
         self._together = 1
         if by_host and isinstance(window, SlotWindow):
-            self._together = max(1, window.size // _TOGETHER)
+            self._together = max(1, window.size // _PARTS)
         self._last: float | None = None
         self._waiting = 0
         self._lines: OrderedDict[str, OrderedDict[VMProgress, None]] = OrderedDict()

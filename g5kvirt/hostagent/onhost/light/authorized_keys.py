@@ -34,7 +34,7 @@ def grant(text: str, key: str) -> Grant | None:
 
     A key with an option that is not known here (``from=``, ``expiry-time=``, …) is not let in.
     """
-    for line in text.splitlines():
+    for line in text.split("\n"):
         options, found = _split(line.strip())
         if found == key:
             granted = _read(options)

@@ -12,6 +12,7 @@ import termios
 
 from .. import libssh
 from .loop import READABLE, WRITABLE, Signal, ready, sleep
+from .root import read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,13 +73,10 @@ class Channel:
         self._library.ssh_set_channel_callbacks(self.handle, ctypes.byref(self._callbacks))
 
     def attend(self) -> bool:
-        """Begin what the client has requested; True if the channel has come to its end, and is closed."""
+        """Begin what the client has requested; True if the channel has come to its end."""
         if self._task is None and self._request is not None and not self._closed:
             self._task = self._connection.loop.spawn(self._run())
-        if self._closed or (self._task is not None and self._task.done):
-            self.close()
-            return True
-        return False
+        return self._closed or (self._task is not None and self._task.done)
 
     def close(self) -> None:
         """End it; its process may go on."""
@@ -107,7 +105,7 @@ class Channel:
         return self._take("sftp", "sftp") if name == b"sftp" else _REFUSED
 
     def _on_variable(self, _session: int, _channel: int, name: bytes, value: bytes, _data: int) -> int:
-        if name != b"LANG" and not name.startswith(b"LC_"):
+        if (name != b"LANG" and not name.startswith(b"LC_")) or b"=" in name:
             return _REFUSED
         self._environment[os.fsdecode(name)] = os.fsdecode(value)
         return _GRANTED
@@ -117,9 +115,13 @@ class Channel:
     ) -> int:
         if not self._grant.terminal or self._terminal is not None or self._request is not None:
             return _REFUSED
-        self._terminal, self._line = os.openpty()
+        try:
+            self._terminal, self._line = os.openpty()
+            self._resize(columns, rows)
+        except OSError:  # the library would take it for granted
+            self._close_terminal()
+            return _REFUSED
         self._environment["TERM"] = os.fsdecode(kind)
-        self._resize(columns, rows)
         return _GRANTED
 
     def _on_window_size(self, _session: int, _channel: int, columns: int, rows: int, *_: Any) -> int:
@@ -133,7 +135,7 @@ class Channel:
 
     def _on_signal(self, _session: int, _channel: int, name: bytes, _data: int) -> None:
         number = getattr(signal, f"SIG{name.decode('ascii', 'replace')}", None)
-        if self._pid and isinstance(number, signal.Signals):
+        if self._pid and self._grant.command is None and isinstance(number, signal.Signals):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, number)
 
@@ -141,8 +143,9 @@ class Channel:
         self, _session: int, _channel: int, _bytes: int, size: int, is_error: int, _data: int
     ) -> int:
         """It stays with the library, which asks the client for more only when it has been read."""
-        if not is_error:
-            self._waiting = size
+        if is_error:  # no client sends any
+            return size
+        self._waiting = size
         return 0
 
     def _on_close(self, *_: Any) -> None:
@@ -152,20 +155,27 @@ class Channel:
 
     async def _run(self) -> None:
         """Start the process, pass on what it reads and writes, and report its end."""
-        ends = []
         try:
-            ends = self._start()
-        except OSError as error:
-            message = f"{error.strerror or error}: {error.filename or self._connection.server.root.name}\n"
+            await self._serve()
+        except Exception as error:  # noqa: BLE001  of whatever kind, the client is told
+            reason = f"{getattr(error, 'strerror', None) or error}"
+            message = f"{reason}: {getattr(error, 'filename', None) or self._connection.server.root.name}\n"
             await self._send(self._library.ssh_channel_write_stderr, message.encode())
             self._finish(_NOT_FOUND << 8)
-            return
+        finally:
+            self._connection.pass_on()
+
+    async def _serve(self) -> None:
+        ends = self._start()
         loop, library = self._connection.loop, self._library
-        feed = loop.spawn(self._feed(ends[0]))
         writers = (library.ssh_channel_write, library.ssh_channel_write_stderr)
-        outputs = [loop.spawn(self._drain(end, write)) for end, write in zip(ends[1:], writers)]  # noqa: B905
-        exited = os.pidfd_open(self._pid)
+        tasks: list[Task] = []
+        exited = -1
         try:
+            exited = os.pidfd_open(self._pid)
+            tasks.append(loop.spawn(self._feed(ends[0])))
+            outputs = [loop.spawn(self._drain(end, write)) for end, write in zip(ends[1:], writers)]  # noqa: B905
+            tasks += outputs
             await ready(exited, READABLE, float("inf"))
             status = os.waitpid(self._pid, 0)[1]
             self._pid = 0
@@ -173,9 +183,14 @@ class Channel:
                 await self._output_ended.wait(float("inf"))
             self._finish(status)
         finally:
-            os.close(exited)
-            for task in (feed, *outputs):
+            if exited >= 0:
+                os.close(exited)
+            begun = [task.turn > 0 for task in tasks]
+            for task in tasks:
                 loop.cancel(task)
+            for number, end in enumerate(ends):
+                if number >= len(begun) or not begun[number]:  # else its task has closed it
+                    os.close(end)
             if self._pid:
                 self._connection.server.left.add(self._pid)
                 self._pid = 0
@@ -193,7 +208,8 @@ class Channel:
                 # the first terminal that the leader of a session opens is the session's
                 actions: list[Any] = [(os.POSIX_SPAWN_OPEN, 0, name, os.O_RDWR, 0)]
                 actions += [(os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2)]
-                ends = [os.dup(self._terminal) for _ in range(2)]
+                for _ in range(2):
+                    ends.append(os.dup(self._terminal))
             else:
                 for number in range(3):
                     pair = os.pipe()
@@ -301,6 +317,8 @@ class Channel:
             if size < 0:
                 return False
             data = data[size:]
+            while self._connection.is_sending:  # a client that reads nothing gets no more
+                await self._connection.moved.wait(float("inf"))
             if not size:  # the keys of the connection are being exchanged anew
                 await sleep(_KEY_EXCHANGE)
         return True
@@ -309,7 +327,7 @@ class Channel:
         """Tell the client how the process has ended."""
         library = self._library
         if os.WIFSIGNALED(status):
-            name = signal.Signals(os.WTERMSIG(status)).name[3:].encode()
+            name = signal_name(os.WTERMSIG(status)).encode()
             library.ssh_channel_request_send_exit_signal(self.handle, name, 0, b"", b"")
         else:
             library.ssh_channel_request_send_exit_status(self.handle, os.WEXITSTATUS(status))
@@ -324,11 +342,18 @@ class Channel:
         self._terminal = self._line = None
 
 
+def signal_name(number: int) -> str:
+    """As ssh has it, without SIG; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name[3:]
+    except ValueError:
+        return f"{number}@g5kvirt"
+
+
 def login_shell() -> str:
     """The shell of root, by this system's passwd file."""
-    with contextlib.suppress(OSError), open("/etc/passwd", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            fields = line.rstrip("\n").split(":")
-            if fields[0] == "root" and len(fields) > 6 and fields[6]:
-                return fields[6]
+    for line in read_regular("/etc/passwd").split("\n"):
+        fields = line.split(":")
+        if fields[0] == "root" and len(fields) > 6 and fields[6]:
+            return fields[6]
     return "/bin/sh"

@@ -16,6 +16,7 @@ import time
 from .. import libssh
 from .authorized_keys import grant
 from .loop import READABLE, WRITABLE, Signal, ready
+from .root import read_regular
 from .ssh_channel import Channel
 
 TYPE_CHECKING = False
@@ -65,8 +66,9 @@ class SshServer:
 
     def disconnect(self) -> None:
         """End all connections; processes go on, see `left`."""
-        for task in self._connections.values():
+        for connection, task in self._connections.items():
             self.loop.cancel(task)
+            connection.close()  # one that had not begun
         self._connections.clear()
 
     def close(self) -> None:
@@ -77,14 +79,7 @@ class SshServer:
     def authorized_keys(self) -> str:
         """The text of the guest's file; empty if it has none."""
         with self.root.inside(self.ns):
-            try:
-                file = os.open(_AUTHORIZED_KEYS, os.O_RDONLY | os.O_NONBLOCK)
-            except OSError:
-                return ""
-            try:
-                return os.read(file, 1 << 20).decode("utf-8", "replace")
-            finally:
-                os.close(file)
+            return read_regular(_AUTHORIZED_KEYS)
 
 
 class Connection:
@@ -111,11 +106,14 @@ class Connection:
             size=ctypes.sizeof(libssh.ServerCallbacks),
             public_key=libssh.OnKey(self._on_key),
             channel=libssh.OnChannel(self._on_channel),
+            # Otherwise the library would ask Kerberos, whoever the client is.
+            gssapi_oid=libssh.OnMechanism(lambda *_: None),
         )
+        copy = os.dup(connection.fileno())
         self._session = self._library.ssh_new()
         self._event = self._library.ssh_event_new()
         # The library closes what it gets whenever it likes, and this one is waited for.
-        if self._library.ssh_bind_accept_fd(bind, self._session, os.dup(connection.fileno())):
+        if self._library.ssh_bind_accept_fd(bind, self._session, copy):
             self._free()
             raise OSError(f"libssh does not take the connection: {libssh.error(bind)}")
         self._library.ssh_set_blocking(self._session, 0)
@@ -135,20 +133,39 @@ class Connection:
                     return
                 if self.grant is not None:
                     deadline = float("inf")
-                for channel in list(self._channels):
-                    if channel.attend():
-                        self._channels.remove(channel)
+                self._attend()
                 self.loop.fire(self.moved)
         except TimeoutError:
             pass
         finally:
+            self.close()
+
+    def close(self) -> None:
+        """End it, once; what its commands have started may go on."""
+        if self._session:
             for channel in self._channels:
                 channel.close()
+            self._channels.clear()
             self._free()
 
+    def _attend(self) -> None:
+        """Begin what is requested, and end what has ended, until nothing is left to do."""
+        while True:
+            ended = [channel for channel in self._channels if channel.attend()]
+            if not ended:
+                return
+            for channel in ended:
+                self._channels.remove(channel)
+                channel.close()  # meanwhile the library may take in more requests
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the library still holds something for the client."""
+        return bool(self._status() & libssh.WRITE_PENDING)
+
     def pass_on(self) -> None:
-        """Attend to what a channel has caused: it had something to send, or the library took something in."""
-        if self.task is not None and self._status() & (_ENDED | libssh.WRITE_PENDING):
+        """After each call that sends something: it may wait, and the library may have taken something in."""
+        if self.task is not None:
             self.loop.wake(self.task)
 
     def _status(self) -> int:
@@ -160,6 +177,7 @@ class Connection:
         library.ssh_event_free(self._event)
         library.ssh_disconnect(self._session)
         library.ssh_free(self._session)
+        self._session = 0
         self._socket.close()
 
     def _on_key(self, _session: int, user: bytes, key: int, signature: int, _data: int) -> int:
