@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from g5kvirt.errors import reason_of
-from g5kvirt.guests.registry import GUESTS
 from g5kvirt.inventory import Facts
 from g5kvirt.planning.windows import check_window_size
 from g5kvirt.remote import Access, Fanout, jumps
@@ -66,14 +65,14 @@ class Context:
     def check_key(self) -> Path:
         """The private key that deployed VMs let in for nothing but to print what they are.
 
-        For VMs RSA, which dropbear verifies in a tenth of the time that it takes for others; for guests
-        without a kernel of their own Ed25519, which costs their host less to sign.
+        For VMs RSA, which dropbear verifies in a tenth of the time that it takes for others; for other
+        guests Ed25519, which costs their host less to sign.
         Raises MachineError if it cannot be made.
         """
         path = self.run.path / "ssh" / "check"
         if not path.with_name("check.pub").exists():  # ssh-keygen writes it last
             path.unlink(missing_ok=True)
-            kind = ("-t", "rsa", "-b", "2048") if GUESTS[self.spec.guest].has_kernel else ("-t", "ed25519")
+            kind = ("-t", "rsa", "-b", "2048") if self.spec.guest == "vm" else ("-t", "ed25519")
             make_key(path, f"g5kvirt {self.run.name} check", *kind)
         return path
 

@@ -305,19 +305,18 @@ def ssh(
 ) -> Request:
     """Run a shell command as root on guests (name → address) by ssh, ``at_once`` at a time.
 
-    ``limit``: seconds for one guest, with its login; ``connect_limit`` and ``login_limit``: until it takes a
-    connection, and for each step of a login. ``key``: a private key, as text; without one, the ssh agent that
-    the caller forwards is used. ``input``: a file of the host that each command reads; ``output``: a
-    directory of the host where each guest's standard output becomes a file, named as the guest. ``most``:
-    bytes of output of one guest, after which it is cut off. One answer for each guest: ``code`` (as ssh(1)
-    exits; None if it was ``stopped``), ``out``, ``err``, the seconds until its first output (``begun``) and
-    until its end (``seconds``), ``bytes`` of its file.
+    ``limit``: seconds for one guest; ``connect_limit`` and ``login_limit``: until it takes a connection, and
+    for each step of a login. ``key``: a private key, as text; without one, the ssh agent that the caller
+    forwards is used. ``input``: a file of the host that each command reads; ``output``: a directory there,
+    where each guest's standard output becomes a file of its name. ``most``: bytes of output of one guest,
+    after which it is cut off. One answer for each: ``code`` (as ssh(1) exits; None if ``stopped``), ``out``,
+    ``err``, seconds until its first output (``begun``) and its end (``seconds``), ``bytes`` of its file.
     """
-    request: Request = {"op": "ssh", "guests": dict(guests), "command": command}
-    request |= {"port": port, "connect_limit": connect_limit, "login_limit": login_limit}
+    limits = {"limit": limit, "connect_limit": connect_limit, "login_limit": login_limit}
     optional = {"input": input, "output": output, "most": most}
     more = {name: value for name, value in optional.items() if value is not None}
-    return {**request, "limit": limit, "key": key, "at_once": at_once, **more}
+    request: Request = {"op": "ssh", "guests": dict(guests), "command": command, "port": port, "key": key}
+    return {**request, **limits, "at_once": at_once, **more}
 
 
 def load() -> Request:

@@ -17,11 +17,34 @@ from .root import read_regular
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from .authorized_keys import Grant
-    from .loop import Task
-    from .ssh_server import Connection
+    from .loop import Loop, Task
+    from .root import Root
+
+    class Server(Protocol):
+        """What a channel needs of the server of its guest."""
+
+        root: Root
+        ns: int
+        left: set[int]
+
+    class Connection(Protocol):
+        """What a channel needs of its connection."""
+
+        loop: Loop
+        moved: Signal
+        addresses: str
+
+        @property
+        def server(self) -> Server: ...
+
+        @property
+        def is_sending(self) -> bool: ...
+
+        def pass_on(self) -> None: ...
+
 
 #: Bytes that are passed on at a time.
 _PIECE = 1 << 15
