@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -216,8 +217,15 @@ def test_files_by_sftp(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "received").read_bytes() == (tmp_path / "sent").read_bytes()
 
 
-def test_several_commands_of_one_connection(server: Server, tmp_path: Path) -> None:
-    shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={tmp_path}/c", "-o", "ControlPersist=20")
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory for sockets, whose paths have at most 107 bytes."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def test_several_commands_of_one_connection(server: Server, short: Path) -> None:
+    shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={short}/c", "-o", "ControlPersist=20")
     assert server.run("true", *shared).returncode == 0
     commands = [
         subprocess.Popen(
@@ -429,8 +437,8 @@ def test_host_with_neither_key_nor_agent_refuses(
     assert (answer.ok, answer.reason) == (False, "the private key cannot be read")
 
 
-def test_login_by_an_agent(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(server.folder / "agent")
+def test_login_by_an_agent(server: Server, home: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(short / "agent")
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
     try:
         monkeypatch.setenv("SSH_AUTH_SOCK", path)
