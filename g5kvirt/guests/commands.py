@@ -33,7 +33,7 @@ __all__ = ["GuestCommands", "HostFiles"]
 AT_ONCE = 8
 #: Connections to one VM, at most.
 ATTEMPTS = 4
-#: Seconds until a VM takes a connection, and until its ssh server has let us in.
+#: Seconds until a VM takes a connection, and for each step of the login to its ssh server.
 CONNECT_TIMEOUT = 5
 LOGIN_TIMEOUT = 15.0
 #: The exit code where the login failed, as ssh has it.

@@ -95,11 +95,11 @@ def _next(
     ended: queue.SimpleQueue[Login], running: dict[Login, tuple[str, str, int]], limits: Limits, files: Files
 ) -> list[Login]:
     """A login that has ended, if one does within a moment, and those that should have ended long ago."""
-    found = []
     try:
-        found = [login for login in (ended.get(timeout=0.25 if running else 0.05),) if login in running]
+        login = ended.get(timeout=0.25 if running else 0.05)
+        found = [login] if login in running else []  # one that was given up may end later
     except queue.Empty:
-        pass
+        found = []
     if files.are_full():
         for login in running:
             login.stop("cut off: the disk of its host is full")

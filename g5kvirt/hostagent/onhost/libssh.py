@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 FILE = "libssh.so.4"
 PACKAGE = "libssh-4"
 
-OK, ERROR, AGAIN, EOF = 0, -1, -2, -127
+ERROR, AGAIN = -1, -2
 #: Answers to a request for authentication.
 SUCCESS, DENIED, AUTH_AGAIN = 0, 1, 4
 AUTH_PUBLIC_KEY = 4
 SIGNATURE_NONE, SIGNATURE_VALID = 0, 1
-#: Flags of a session's status, and of what it waits for.
-CLOSED, CLOSED_ERROR, WRITE_PENDING = 1, 4, 8
+#: Flags of a session's status: closed, by either end or by an error; something is still to be sent.
+ENDED, WRITE_PENDING = 1 | 4, 8
 
 #: Options of a session, and of what a server gives to its sessions.
 USER, TIMEOUT, KEY_EXCHANGE, HOST_KEYS, PROCESS_CONFIG, FD, HOST = 4, 9, 24, 25, 38, 3, 0
@@ -39,7 +40,6 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "ssh_connect": ([_POINTER], _INT),
     "ssh_get_error": ([_POINTER], _TEXT),
     "ssh_get_status": ([_POINTER], _INT),
-    "ssh_get_poll_flags": ([_POINTER], _INT),
     "ssh_set_blocking": ([_POINTER, _INT], None),
     "ssh_options_set": ([_POINTER, _INT, _POINTER], _INT),
     "ssh_service_request": ([_POINTER, _TEXT], _INT),
@@ -50,7 +50,6 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "ssh_event_add_session": ([_POINTER, _POINTER], _INT),
     "ssh_event_remove_session": ([_POINTER, _POINTER], _INT),
     "ssh_event_dopoll": ([_POINTER, _INT], _INT),
-    "ssh_key_free": ([_POINTER], None),
     "ssh_key_type_from_name": ([_TEXT], _INT),
     "ssh_pki_generate": ([_INT, _INT, _OUT], _INT),
     "ssh_pki_import_privkey_base64": ([_TEXT, _TEXT, _POINTER, _POINTER, _OUT], _INT),
@@ -97,7 +96,14 @@ OnText = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _TEXT, _POINTER)
 OnVariable = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _TEXT, _TEXT, _POINTER)
 
 
-class ServerCallbacks(ctypes.Structure):
+class Callbacks(ctypes.Structure):
+    """The functions that are given; the library sees by the size which ones it may know of."""
+
+    def __init__(self, **functions: Any) -> None:
+        super().__init__(size=ctypes.sizeof(self), **functions)
+
+
+class ServerCallbacks(Callbacks):
     """What a server is called for, of its sessions."""
 
     _fields_ = (
@@ -115,7 +121,7 @@ class ServerCallbacks(ctypes.Structure):
     )
 
 
-class ChannelCallbacks(ctypes.Structure):
+class ChannelCallbacks(Callbacks):
     """What both ends are called for, of a channel."""
 
     _fields_ = (
@@ -172,13 +178,19 @@ def error(session: int) -> str:
     return str(library().ssh_get_error(session).decode("utf-8", "replace"))
 
 
+def watch_for_silence(link: socket.socket, seconds: int) -> None:
+    """Have the kernel give up a connection whose other end does not answer for that long."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+        link.setsockopt(socket.IPPROTO_TCP, option, seconds // 3)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * seconds)
+
+
 def import_private_key(text: str) -> int:
-    """A private key from its file's text; `ssh_key_free` releases it. Raises OSError."""
-    key = ctypes.c_void_p()
-    if library().ssh_pki_import_privkey_base64(text.encode(), None, None, None, ctypes.byref(key)):
-        raise OSError("the private key cannot be read")
-    assert key.value is not None
-    return key.value
+    """A private key from its file's text. Raises OSError."""
+    function = library().ssh_pki_import_privkey_base64
+    return _made("the private key cannot be read", function, text.encode(), None, None, None)
 
 
 def new_host_key() -> int:
@@ -186,20 +198,23 @@ def new_host_key() -> int:
 
     Raises OSError.
     """
-    found, key = library(), ctypes.c_void_p()
-    kind = found.ssh_key_type_from_name(b"ecdsa-sha2-nistp256")
-    if found.ssh_pki_generate(kind, 256, ctypes.byref(key)):
-        raise OSError("libssh makes no host key")
-    assert key.value is not None
-    return key.value
+    kind = library().ssh_key_type_from_name(b"ecdsa-sha2-nistp256")
+    return _made("libssh makes no host key", library().ssh_pki_generate, kind, 256)
 
 
 def public_key_text(key: int) -> str:
     """A public key as in authorized_keys, without its type. Raises OSError."""
-    found, text = library(), ctypes.c_void_p()
-    if found.ssh_pki_export_pubkey_base64(key, ctypes.byref(text)):
-        raise OSError("libssh does not write the public key")
+    function = library().ssh_pki_export_pubkey_base64
+    text = _made("libssh does not write the public key", function, key)
     try:
         return ctypes.string_at(text).decode("ascii")
     finally:
-        found.ssh_string_free_char(text)
+        library().ssh_string_free_char(text)
+
+
+def _made(failure: str, function: Any, *arguments: object) -> int:
+    """What ``function`` leaves where its last argument points. Raises OSError with ``failure``."""
+    made = ctypes.c_void_p()
+    if function(*arguments, ctypes.byref(made)) or made.value is None:
+        raise OSError(failure)
+    return made.value

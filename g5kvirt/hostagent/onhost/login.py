@@ -43,7 +43,6 @@ _PIECE = 1 << 15
 _LOOK = 0.25  #: seconds between two looks at the clock, while nothing comes
 #: Seconds without an answer of the guest's kernel after which it is lost.
 _SILENCE = 30
-_ENDED = libssh.CLOSED | libssh.CLOSED_ERROR
 
 
 class LoginError(OSError):
@@ -66,7 +65,7 @@ class Login:
         target: int | None,
         limits: Limits,
     ) -> None:
-        self.code: int | None = FAILED
+        self.code = FAILED
         self.stopped = ""  #: why it was ended
         self.output, self.errors = bytearray(), bytearray()
         self.begun: float | None = None  #: seconds until the first output
@@ -96,8 +95,6 @@ class Login:
                 # ssh_disconnect would forget the socket, and leave it open.
                 self._library.ssh_free(self._session)
             self._close()
-        if self.stopped:
-            self.code = None
 
     def _close(self) -> None:
         for descriptor in (self._source, self._target):
@@ -121,11 +118,7 @@ class Login:
         except OSError as error:
             raise LoginError(f"{place}: {error.strerror or os.strerror(errno.ETIMEDOUT)}") from None
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
-            link.setsockopt(socket.IPPROTO_TCP, option, _SILENCE // 3)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENCE)
+        libssh.watch_for_silence(link, _SILENCE)
         self._session = self._library.ssh_new()
         set_option = self._library.ssh_options_set
         for option, value in (
@@ -157,7 +150,6 @@ class Login:
         channel = library.ssh_channel_new(self._session)
         event = library.ssh_event_new()
         callbacks = libssh.ChannelCallbacks(
-            size=ctypes.sizeof(libssh.ChannelCallbacks),
             data=libssh.OnData(self._on_data),
             exit_status=libssh.OnExitStatus(self._on_exit_status),
         )
@@ -168,13 +160,12 @@ class Login:
                 raise self._lost()  # it may have begun
             self._check(library.ssh_event_add_session(event, self._session))
             while not library.ssh_channel_is_closed(channel):
-                self._feed(channel)
-                room = self._source is not None and library.ssh_channel_window_size(channel)
-                if library.ssh_event_dopoll(event, 0 if room else int(1000 * _LOOK)) == libssh.ERROR:
+                patience = 0 if self._feed(channel) else int(1000 * _LOOK)
+                if library.ssh_event_dopoll(event, patience) == libssh.ERROR:
                     raise self._lost()
                 if self._must_stop():
                     return
-            if self.code == FAILED and library.ssh_get_status(self._session) & _ENDED:
+            if self.code == FAILED and library.ssh_get_status(self._session) & libssh.ENDED:
                 raise self._lost()
         finally:
             library.ssh_event_remove_session(event, self._session)
@@ -182,21 +173,19 @@ class Login:
             library.ssh_remove_channel_callbacks(channel, ctypes.byref(callbacks))
             library.ssh_channel_free(channel)
 
-    def _feed(self, channel: int) -> None:
-        """The next piece of its input."""
-        if self._source is None:
-            return
-        room = self._library.ssh_channel_window_size(channel)
-        if not room:
-            return
+    def _feed(self, channel: int) -> bool:
+        """Send the next piece of its input; False if there is none, or the guest takes none now."""
+        room = 0 if self._source is None else self._library.ssh_channel_window_size(channel)
+        if self._source is None or not room:
+            return False
         data = os.read(self._source, min(room, _PIECE))
-        if data:
-            if self._library.ssh_channel_write(channel, data, len(data)) != len(data):
-                raise self._lost()
-        else:
+        if not data:
             self._library.ssh_channel_send_eof(channel)
             os.close(self._source)
             self._source = None
+        elif self._library.ssh_channel_write(channel, data, len(data)) != len(data):
+            raise self._lost()
+        return bool(data)
 
     def _must_stop(self) -> bool:
         if self._failure is not None:

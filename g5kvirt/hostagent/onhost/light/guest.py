@@ -80,12 +80,6 @@ class Guest:
 
     async def live(self) -> None:
         """From power-on on, until it is cancelled."""
-        try:
-            await self._live()
-        finally:
-            self.http.close()
-
-    async def _live(self) -> None:
         self.start = time.monotonic()
         self.log("power-on")
         while True:
@@ -99,12 +93,13 @@ class Guest:
                 else:
                     raise OSError("the disk is empty")
             except Reboot:
-                self.http.close()
                 self.log("reboot")
                 self.start = time.monotonic()
             except Exception as error:  # noqa: BLE001  whatever an odd server or image causes
                 self.log(f"starting over: {type(error).__name__}: {error}")
                 await sleep(1.0)
+            finally:
+                self.http.close()
 
     def log(self, line: str) -> None:
         """A line of its console."""

@@ -93,8 +93,7 @@ class Loop:
     def fire(self, signal: Signal) -> None:
         """All that wait for ``signal`` continue in the next round."""
         for task in list(signal.waiting):
-            self._leave(task)
-            self._new.append(task)
+            self.wake(task)
 
     def wake(self, task: Task) -> None:
         """A task that waits continues in the next round, as if what it waits for had come."""

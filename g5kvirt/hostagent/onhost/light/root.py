@@ -44,7 +44,8 @@ _SERVERS = (
 )
 #: Files that every user of the guest may read.
 _PUBLIC = ("etc/hostname", "etc/resolv.conf")
-_ENVIRONMENT = {"PATH": "/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "LANG": "C"}
+#: Of what is started in a guest.
+ENVIRONMENT = {"PATH": "/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "LANG": "C"}
 
 
 class Root:
@@ -68,18 +69,12 @@ class Root:
         self._files = {**files, "etc/hostname": f"{name}\n", "sbin/reboot": _REBOOT, "bin/reboot": _REBOOT}
         self._written = False
         self._spaces: list[int] = []
+        #: the program that starts the image's ssh server, and its arguments; None if it has none
+        self.server = _server(image)
         self.used = False  #: whether a process may have been started in it
         shutil.rmtree(own, ignore_errors=True)
         for part in ("upper", "work", "root"):
             os.makedirs(f"{own}/{part}", mode=0o755)
-
-    @property
-    def server(self) -> tuple[str, list[str]] | None:
-        """The program that starts the image's ssh server, and its arguments; None if it has none."""
-        for path, program, arguments in _SERVERS:
-            if os.path.exists(f"{self.image}/{path}"):
-                return program, arguments
-        return None
 
     def open(self) -> int:
         """Mount it, in namespaces of its own; returns the descriptor from which power commands are read.
@@ -135,8 +130,7 @@ class Root:
 
         Raises OSError.
         """
-        server = self.server
-        assert server is not None
+        assert self.server is not None
         connection.setblocking(True)
         actions = [
             (os.POSIX_SPAWN_DUP2, connection.fileno(), 0),
@@ -146,9 +140,8 @@ class Root:
         with self.inside(ns):
             # A fork would copy the page tables of all guests' process, and then each page that it writes.
             return os.posix_spawn(
-                server[0],
-                server[1],
-                _ENVIRONMENT,
+                *self.server,
+                ENVIRONMENT,
                 file_actions=actions,
                 setsid=True,
                 setsigdef=[signal.SIGPIPE],
@@ -175,6 +168,13 @@ class Root:
         """Everything that the guest has written."""
         self.close()
         shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _server(image: str) -> tuple[str, list[str]] | None:
+    for path, program, arguments in _SERVERS:
+        if os.path.exists(f"{image}/{path}"):
+            return program, arguments
+    return None
 
 
 def read_regular(path: str, most: int = 1 << 20) -> str:

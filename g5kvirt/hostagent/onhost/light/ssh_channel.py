@@ -12,7 +12,7 @@ import termios
 
 from .. import libssh
 from .loop import READABLE, WRITABLE, Signal, ready, sleep
-from .root import read_regular
+from .root import ENVIRONMENT, read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,13 +50,7 @@ if TYPE_CHECKING:
 _PIECE = 1 << 15
 _BUFFER = ctypes.create_string_buffer(_PIECE)
 
-_ENVIRONMENT = {
-    "PATH": "/bin:/sbin:/usr/bin:/usr/sbin",
-    "HOME": "/root",
-    "USER": "root",
-    "LOGNAME": "root",
-    "LANG": "C",
-}
+_ENVIRONMENT = {**ENVIRONMENT, "USER": "root", "LOGNAME": "root"}
 _SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/lib/sftp-server", "/usr/libexec/sftp-server")
 _GRANTED, _REFUSED = 0, 1
 #: Exit code of what cannot be started, as a shell gives it.
@@ -82,7 +76,6 @@ class Channel:
         self._library = libssh.library()
         self.handle: int = self._library.ssh_channel_new(session)
         self._callbacks = libssh.ChannelCallbacks(
-            size=ctypes.sizeof(libssh.ChannelCallbacks),
             data=libssh.OnData(self._on_data),
             close=libssh.OnClose(self._on_close),
             signal=libssh.OnSignal(self._on_signal),

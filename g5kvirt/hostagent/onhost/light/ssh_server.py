@@ -33,7 +33,6 @@ MOST_CONNECTIONS, MOST_CHANNELS = 64, 64
 _SILENCE = 60
 
 _AUTHORIZED_KEYS = "/root/.ssh/authorized_keys"
-_ENDED = libssh.CLOSED | libssh.CLOSED_ERROR
 
 
 class SshServer:
@@ -98,12 +97,9 @@ class Connection:
         self.addresses = "{} {} {} {}".format(*connection.getpeername(), *connection.getsockname())
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE // 2)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENCE)
+        libssh.watch_for_silence(connection, _SILENCE)
         self._library = libssh.library()
         self._callbacks = libssh.ServerCallbacks(
-            size=ctypes.sizeof(libssh.ServerCallbacks),
             public_key=libssh.OnKey(self._on_key),
             channel=libssh.OnChannel(self._on_channel),
             # Otherwise the library would ask Kerberos, whoever the client is.
@@ -126,7 +122,7 @@ class Connection:
         try:
             self._library.ssh_handle_key_exchange(self._session)
             self._library.ssh_event_add_session(self._event, self._session)
-            while not self._status() & _ENDED:
+            while not self._status() & libssh.ENDED:
                 events = READABLE | (WRITABLE if self._status() & libssh.WRITE_PENDING else 0)
                 await ready(self._socket.fileno(), events, deadline)
                 if self._library.ssh_event_dopoll(self._event, 0) == libssh.ERROR:
